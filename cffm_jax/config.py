@@ -1,0 +1,137 @@
+"""Every setting of a run, with its default: the only place where defaults are written down.
+
+A config file (``configs/*.py``) defines ``get_config() -> Config`` and changes fields with ``dataclasses.replace``.
+The comments under the fields are the command line's help.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+IGNORED_LABEL = 255
+"""Label of the pixels that neither the loss nor the metrics count."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    name: str = "cffm_b1"
+    """cffm_b0 .. cffm_b5."""
+    num_classes: int = 124
+    """Number of classes K; labels are 0..K-1."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Compute type. Parameters, norms, softmax, logits and the loss stay in float32."""
+    dropout: float = 0.1
+    """Share of whole channels dropped before each classifier."""
+    drop_path: float = 0.1
+    """Largest probability of skipping an encoder block's branch; rises linearly from 0 over the blocks."""
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    root: str = "data/VSPW_480p"
+    """Dataset folder in the VSPW_480p layout: data/<video>/origin/*.jpg, data/<video>/mask/*.png, <split>.txt."""
+    train_split: str = "train"
+    """Split file (without .txt) to train on."""
+    eval_split: str = "val"
+    """Split file (without .txt) to evaluate on."""
+    offsets: tuple[int, ...] = (9, 6, 3)
+    """How many frames before the target the references lie, oldest first."""
+    scale: tuple[int, int] = (853, 480)
+    """Width and height that frames are resized to fit, aspect kept."""
+    ratio: tuple[float, float] = (0.5, 2.0)
+    """Range of the training resize, relative to the scale."""
+    crop: tuple[int, int] = (480, 480)
+    """Height and width of a training crop."""
+    max_class_share: float = 0.75
+    """A crop is redrawn (up to crop_tries times) while one class covers more than this of the target's labelled pixels."""
+    crop_tries: int = 10
+    """How often a crop is drawn at most."""
+    flip: float = 0.5
+    """Probability of a horizontal flip of the whole clip."""
+    reverse: float = 0.5
+    """Probability of reversing a video's order."""
+    distort: float = 0.5
+    """Probability of each photometric distortion, drawn anew for each frame."""
+    brightness: float = 32.0
+    """Largest brightness shift, in grey levels of 255."""
+    contrast: tuple[float, float] = (0.5, 1.5)
+    """Range of the contrast factor."""
+    saturation: tuple[float, float] = (0.5, 1.5)
+    """Range of the saturation factor."""
+    hue: int = 18
+    """Largest hue shift, of 180."""
+    workers: int = 0
+    """Loader processes; 0 loads in threads of this process."""
+    threads: int = 2
+    """Loader threads per process."""
+    prefetch: int = 4
+    """Batches kept ready."""
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimConfig:
+    rate: float = 6e-5
+    """Peak learning rate of the encoder (AdamW)."""
+    head_multiplier: float = 10.0
+    """Learning rate of everything outside the encoder, relative to the encoder's."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """AdamW moment decay rates."""
+    weight_decay: float = 0.01
+    """Decoupled weight decay; the encoder's norms have none."""
+    warmup_steps: int = 1500
+    """Iterations of the linear warm-up."""
+    warmup_ratio: float = 1e-6
+    """Share of the scheduled rate at which the warm-up starts."""
+    power: float = 1.0
+    """Exponent of the poly schedule."""
+
+
+@dataclasses.dataclass(frozen=True)
+class InitConfig:
+    encoder: str = ""
+    """File with ImageNet weights of the MiT encoder; the rest starts at random."""
+    model: str = ""
+    """File (released CFFM or SegFormer state dict) or checkpoint folder with weights of the whole model."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    steps: int = 160_000
+    """Training iterations."""
+    batch_size: int = 8
+    """Clips in a global batch, over all devices."""
+    frame_loss_weight: float = 0.5
+    """Weight of the per-frame logits' cross-entropy beside the clip's."""
+    log_every: int = 50
+    """Iterations between two lines of the log."""
+    eval_every: int = 16_000
+    """Iterations between two evaluations; the last iteration is always evaluated. 0: only at the end."""
+    checkpoint_every: int = 2_000
+    """Iterations between two checkpoints; the last iteration is always saved."""
+    keep: int = 3
+    """Checkpoints kept."""
+    devices: int = 0
+    """Devices to use; 0 uses all."""
+    seed: int = 0
+    """Seed of the initial weights, the data order, the augmentation and the dropouts."""
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalConfig:
+    chunk: int = 8
+    """Target frames segmented in one jitted call."""
+    max_videos: int = 0
+    """Evaluate the first so many videos of the split only; 0 evaluates all."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    workdir: str = "runs/cffm_b1_vspw"
+    """Folder of the run: checkpoints, logs, results."""
+    model: ModelConfig = ModelConfig()
+    data: DataConfig = DataConfig()
+    optim: OptimConfig = OptimConfig()
+    init: InitConfig = InitConfig()
+    train: TrainConfig = TrainConfig()
+    eval: EvalConfig = EvalConfig()
