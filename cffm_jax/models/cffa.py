@@ -1,0 +1,225 @@
+"""Coarse-to-fine feature assembling (CFFM section 3.2, Eq. 2): which tokens each window of the target reads.
+
+Every context is a row of a table; the static indices, masks and bias shapes follow from it for any feature size.
+A map is cut into windows of 7x7. A *pooled source* turns each window into cells x cells tokens, one learned weight a
+position; window (a, b) reads the reach x reach cells centred on its first cell. The *fine* source is the target's own
+13x13 region, the window and a halo of 3 that wraps around the map.
+
+Dimension key: N clips, C channels, D channels of a head, h w sides of a map at stride 8, nh nw windows a side,
+W = 7 window side, m cells a side of a window, p pooling side, K reach.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cffm_jax.models import layers
+
+WINDOW = 7
+HALO = 3
+REGION = WINDOW + 2 * HALO
+RING_TOKENS = 132
+MASKED = -100.0
+"""Added to the logits of cells outside the map."""
+
+
+@dataclasses.dataclass(frozen=True)
+class PooledSource:
+    """One row of the context table.
+
+    Attributes:
+      name: role of the tokens, and the name of their parameters.
+      cells: m, tokens a side that a window is pooled into.
+      pool: p, side of the pooling; the window is first resized to m * p a side if that is not 7.
+      reach: K, side of the neighbourhood of cells that a window reads (odd).
+    """
+
+    name: str
+    cells: int
+    pool: int
+    reach: int
+
+    @property
+    def tokens(self) -> int:
+        return self.reach**2
+
+    @property
+    def bias_side(self) -> int:
+        return WINDOW - 1 + self.reach
+
+
+TARGET = PooledSource("target", cells=1, pool=7, reach=5)
+REFERENCES = (
+    PooledSource("far", cells=1, pool=7, reach=7),  # t-9
+    PooledSource("middle", cells=2, pool=3, reach=5),  # t-6
+    PooledSource("near", cells=3, pool=2, reach=3),  # t-3
+)
+
+
+def padded_size(size: int) -> int:
+    """The least multiple of the window side that holds ``size``."""
+    return -(-size // WINDOW) * WINDOW
+
+
+def pad_to_windows(x: jax.Array) -> jax.Array:
+    """[N, h, w, C] -> [N, nh * 7, nw * 7, C], zeros at the bottom and right."""
+    _, h, w, _ = x.shape
+    return jnp.pad(x, ((0, 0), (0, padded_size(h) - h), (0, padded_size(w) - w), (0, 0)))
+
+
+def pooling_weights(weight: jax.Array, source: PooledSource) -> jax.Array:
+    """The resize to m * p and the pooling as one product: [p * p] -> [m, m, 7, 7] (cell row, cell column, row, column).
+
+    With m * p <= 7 the resize by m * p / 7 stays inside a window, so it is the same small matrix for all of them.
+    """
+    m, p = source.cells, source.pool
+    if m * p > WINDOW:
+        raise ValueError(f"{source}: cells * pool must not exceed the window side {WINDOW}")
+    resize = jnp.asarray(layers.interpolation_matrix(WINDOW, m * p).reshape(m, p, WINDOW))
+    return jnp.einsum("ij,aiu,bjv->abuv", weight.reshape(p, p), resize, resize, precision="highest")
+
+
+def pool(x: jax.Array, weight: jax.Array, bias: jax.Array, source: PooledSource) -> jax.Array:
+    """Pools each window: [N, nh * 7, nw * 7, C], [p * p], [1] -> [N, nh * m, nw * m, C]."""
+    n, height, width, c = x.shape
+    nh, nw, m = height // WINDOW, width // WINDOW, source.cells
+    kernel = pooling_weights(weight, source).reshape(m * m, WINDOW * WINDOW).astype(x.dtype)
+    windows = x.reshape(n, nh, WINDOW, nw, WINDOW, c).transpose(0, 1, 3, 2, 4, 5)
+    windows = windows.reshape(n, nh, nw, WINDOW * WINDOW, c)
+    cells = jnp.einsum("sq,nabqc->nabsc", kernel, windows) + bias.astype(x.dtype)
+    return cells.reshape(n, nh, nw, m, m, c).transpose(0, 1, 3, 2, 4, 5).reshape(n, nh * m, nw * m, c)
+
+
+def split_windows(x: jax.Array) -> jax.Array:
+    """[..., nh * 7, nw * 7, D] -> [..., nh, nw, 49, D]."""
+    *lead, height, width, d = x.shape
+    nh, nw = height // WINDOW, width // WINDOW
+    x = x.reshape(*lead, nh, WINDOW, nw, WINDOW, d)
+    return jnp.swapaxes(x, -3, -4).reshape(*lead, nh, nw, WINDOW**2, d)
+
+
+def join_windows(x: jax.Array) -> jax.Array:
+    """The inverse of ``split_windows``: [..., nh, nw, 49, D] -> [..., nh * 7, nw * 7, D]."""
+    *lead, nh, nw, _, d = x.shape
+    x = jnp.swapaxes(x.reshape(*lead, nh, nw, WINDOW, WINDOW, d), -3, -4)
+    return x.reshape(*lead, nh * WINDOW, nw * WINDOW, d)
+
+
+def _halo_axis(x: jax.Array, axis: int) -> jax.Array:
+    """Splits an axis of n * 7 into [n, 13]: each window with 3 neighbours a side, wrapped around."""
+    size = x.shape[axis]
+    cut = functools.partial(jax.lax.slice_in_dim, axis=axis)
+    x = jnp.concatenate([cut(x, size - HALO, size), x, cut(x, 0, WINDOW - HALO)], axis)
+    blocks = x.reshape(x.shape[:axis] + (size // WINDOW + 1, WINDOW) + x.shape[axis + 1 :])
+    first = jax.lax.slice_in_dim(blocks, 0, size // WINDOW, axis=axis)
+    second = jax.lax.slice_in_dim(blocks, 1, size // WINDOW + 1, axis=axis)
+    return jnp.concatenate([first, jax.lax.slice_in_dim(second, 0, 2 * HALO, axis=axis + 1)], axis + 1)
+
+
+def fine_tokens(x: jax.Array) -> jax.Array:
+    """Each window's 13x13 region: [L, nh * 7, nw * 7, D] -> [L, nh, nw, 169, D]; slices only, so no scatter backwards."""
+    lead, height, width, d = x.shape
+    x = _halo_axis(_halo_axis(x, 2), 1)  # [L, nh, 13, nw, 13, D]
+    return jnp.swapaxes(x, 2, 3).reshape(lead, height // WINDOW, width // WINDOW, REGION**2, d)
+
+
+def _reach_axis(x: jax.Array, axis: int, source: PooledSource) -> jax.Array:
+    """Splits an axis of n * m cells into [n, K]: the cells around each window's first one, zeros outside."""
+    m, k = source.cells, source.reach
+    count = x.shape[axis] // m
+    padding = [(0, 0)] * x.ndim
+    padding[axis] = (k // 2, k // 2)
+    x = jnp.pad(x, padding)
+    slices = [jax.lax.slice_in_dim(x, u, u + (count - 1) * m + 1, m, axis) for u in range(k)]
+    return jnp.stack(slices, axis + 1)
+
+
+def pooled_tokens(x: jax.Array, source: PooledSource) -> jax.Array:
+    """The cells that each window reads: [L, nh * m, nw * m, D] -> [L, nh, nw, K * K, D], zeros outside the map."""
+    lead, height, width, d = x.shape
+    x = _reach_axis(_reach_axis(x, 2, source), 1, source)  # [L, nh, K, nw, K, D]
+    return jnp.swapaxes(x, 2, 3).reshape(lead, height // source.cells, width // source.cells, source.tokens, d)
+
+
+# --- static tables -------------------------------------------------------------------------------------------------
+
+
+def cell_index(nh: int, nw: int, source: PooledSource) -> tuple[np.ndarray, np.ndarray]:
+    """Flat index i64[nh, nw, K * K] into the source's grid, and whether the cell lies outside it (its index is then 0)."""
+    m, reach = source.cells, np.arange(source.reach) - source.reach // 2
+    rows = m * np.arange(nh)[:, None] + reach  # [nh, K]
+    columns = m * np.arange(nw)[:, None] + reach
+    outside = ((rows < 0) | (rows >= m * nh))[:, None, :, None] | ((columns < 0) | (columns >= m * nw))[None, :, None, :]
+    index = rows[:, None, :, None] * (m * nw) + columns[None, :, None, :]
+    index = np.where(outside, 0, index)
+    return index.reshape(nh, nw, -1), outside.reshape(nh, nw, -1)
+
+
+def fine_index(nh: int, nw: int) -> np.ndarray:
+    """Flat index i64[nh, nw, 169] into the padded target map of each window's 13x13 region."""
+    reach = np.arange(-HALO, WINDOW + HALO)
+    rows = (WINDOW * np.arange(nh)[:, None] + reach) % (WINDOW * nh)
+    columns = (WINDOW * np.arange(nw)[:, None] + reach) % (WINDOW * nw)
+    index = rows[:, None, :, None] * (WINDOW * nw) + columns[None, :, None, :]
+    return index.reshape(nh, nw, -1)
+
+
+@functools.cache
+def context_mask(nh: int, nw: int, sources: tuple[PooledSource, ...]) -> np.ndarray:
+    """f32[nh, nw, 169 + sum K * K]: -100 where a pooled cell lies outside the map, else 0."""
+    fine = np.zeros((nh, nw, REGION**2), bool)
+    outside = np.concatenate([fine] + [cell_index(nh, nw, source)[1] for source in sources], -1)
+    return np.where(outside, MASKED, 0.0).astype(np.float32)
+
+
+@functools.cache
+def relative_index(reach: int) -> np.ndarray:
+    """i32[49, K * K] into a flattened (6 + K) x (6 + K) table: row yq - yk + K - 1, column xq - xk + K - 1."""
+    q, k = np.arange(WINDOW), np.arange(reach)
+    difference = q[:, None] - k[None, :] + reach - 1  # [7, K]
+    index = difference[:, None, :, None] * (WINDOW - 1 + reach) + difference[None, :, None, :]
+    return index.reshape(WINDOW**2, reach**2).astype(np.int32)
+
+
+@functools.cache
+def ring_index() -> np.ndarray:
+    """i32[169, 2]: for each token of the 13x13 region the ring entries (0..131) that read it, 132 for none.
+
+    The ring is four copies of the map at offsets (+-3, +-3), of whose windows 33 positions each are kept; 12 of the
+    120 positions of the region outside the window are thus read twice (specification section 3, point 3).
+    """
+    i, j = np.mgrid[0:WINDOW, 0:WINDOW]
+    low, high = HALO, WINDOW - HALO
+    copies = [
+        (HALO, HALO, (i >= high) | (j >= high)),
+        (HALO, -HALO, (i >= high) | (j < low)),
+        (-HALO, HALO, (i < low) | (j >= high)),
+        (-HALO, -HALO, (i < low) | (j < low)),
+    ]
+    readers: list[list[int]] = [[] for _ in range(REGION**2)]
+    entry = 0
+    for down, right, kept in copies:
+        for y, x in zip(i[kept] + down + HALO, j[kept] + right + HALO):
+            readers[y * REGION + x].append(entry)
+            entry += 1
+    return np.array([(r + [RING_TOKENS, RING_TOKENS])[:2] for r in readers], np.int32)
+
+
+def fine_bias(own: jax.Array, ring: jax.Array) -> jax.Array:
+    """Position bias of the 13x13 region: own f32[A, 13, 13], ring f32[A, 49, 132] -> f32[A, 49, 169].
+
+    A token that the ring reads twice gets logaddexp of its two biases: the softmax then gives it the weight of both.
+    """
+    heads = own.shape[0]
+    absent = jnp.full((heads, WINDOW**2, 1), -1e9, ring.dtype)
+    ring = jnp.concatenate([ring, absent], -1)
+    first, second = ring_index().T
+    merged = jnp.logaddexp(ring[:, :, first], ring[:, :, second]).reshape(heads, WINDOW**2, REGION, REGION)
+    inner = own.reshape(heads, -1)[:, relative_index(WINDOW)].reshape(heads, WINDOW**2, WINDOW, WINDOW)
+    inside = slice(HALO, HALO + WINDOW)
+    return merged.at[:, :, inside, inside].set(inner).reshape(heads, WINDOW**2, REGION**2)

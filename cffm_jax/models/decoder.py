@@ -1,0 +1,51 @@
+"""Frame features: the SegFormer decoder of both papers, 256 channels wide for every backbone (CFFM section 4.1)."""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from cffm_jax.models import layers
+
+
+class _Projection(nn.Module):
+    """The weights of one stage's dense layer, handed out rather than applied: see ``FrameDecoder``."""
+
+    channels: int
+    width: int
+
+    @nn.compact
+    def __call__(self) -> tuple[jax.Array, jax.Array]:
+        kernel = self.param("kernel", layers.dense_init, (self.channels, self.width))
+        return kernel, self.param("bias", nn.initializers.zeros, (self.width,))
+
+
+class FrameDecoder(nn.Module):
+    """Four encoder maps -> the frame's features at stride 4.
+
+    Each stage is projected to ``width`` channels, enlarged to stride 4, concatenated (stage 4 first) and fused by a 1x1
+    convolution, BatchNorm and ReLU. Enlarging is linear and acts on each channel alone, so it commutes with the
+    1x1 convolution: a stage is multiplied by (its projection x its slice of the fuse kernel) at its own stride and the sum
+    of the enlarged products is the fused map, before the batch's statistics are taken and hence in training too. That is a tenth of the
+    multiplications.
+    """
+
+    width: int = 256
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, maps: tuple[jax.Array, ...], train: bool = False) -> jax.Array:
+        """Args: maps [N, H/s, W/s, C_s] for s = 4, 8, 16, 32. Returns: [N, H/4, W/4, width]."""
+        size = maps[0].shape[1:3]
+        fuse = self.param("fuse", layers.dense_init, (len(maps), self.width, self.width))  # stage 4 first
+        fused = jnp.zeros((self.width,), jnp.float32)
+        for i, x in enumerate(maps):
+            kernel, bias = _Projection(x.shape[-1], self.width, name=f"project{i + 1}")()
+            slice_ = fuse[len(maps) - 1 - i]
+            merged = jnp.matmul(kernel, slice_, precision="highest")
+            y = jnp.einsum(
+                "nhwc,ck->nhwk", x.astype(self.dtype), merged.astype(self.dtype), preferred_element_type=jnp.float32
+            )
+            fused = fused + layers.resize_bilinear(y, size) + jnp.matmul(bias, slice_, precision="highest")
+        return nn.relu(layers.BatchNorm(name="norm")(fused, train)).astype(self.dtype)
