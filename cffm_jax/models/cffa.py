@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cffm_jax.models import layers
+from cffm_jax.resize import interpolation_matrix
 
 WINDOW = 7
 HALO = 3
@@ -80,7 +80,7 @@ def pooling_weights(weight: jax.Array, source: PooledSource) -> jax.Array:
     m, p = source.cells, source.pool
     if m * p > WINDOW:
         raise ValueError(f"{source}: cells * pool must not exceed the window side {WINDOW}")
-    resize = jnp.asarray(layers.interpolation_matrix(WINDOW, m * p).reshape(m, p, WINDOW))
+    resize = jnp.asarray(interpolation_matrix(WINDOW, m * p).reshape(m, p, WINDOW))
     return jnp.einsum("ij,aiu,bjv->abuv", weight.reshape(p, p), resize, resize, precision="highest")
 
 

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from cffm_jax.models import cffa, cfm, layers, mit
 from cffm_jax.models.decoder import FrameDecoder
+from cffm_jax.resize import resize_bilinear
 
 INPUT_MULTIPLE = 32
 
@@ -113,7 +114,7 @@ class CFFM(nn.Module):
         """Features of f32[N, H, W, 3]; each frame on its own, so a frame is encoded once however often it is a reference."""
         fine = self.decoder(self.encode_stages(frames, train), train)
         n, h, w, c = fine.shape
-        return FrameFeatures(fine, layers.resize_bilinear(fine, (h // 2, w // 2)))
+        return FrameFeatures(fine, resize_bilinear(fine, (h // 2, w // 2)))
 
     def classify_frames(self, fine: jax.Array, train: bool = False) -> jax.Array:
         """Per-frame logits of stride-4 features: [N, H/4, W/4, C] -> f32[N, H/4, W/4, K]."""
@@ -135,7 +136,7 @@ class CFFM(nn.Module):
         _, h, w, _ = target.shape
         x = self.clip_dropout(jnp.concatenate([target, mined], -1), deterministic=not train)
         logits = self.clip_classifier(x).astype(jnp.float32)
-        return layers.resize_bilinear(logits, (2 * h, 2 * w))
+        return resize_bilinear(logits, (2 * h, 2 * w))
 
 
 def create_model(

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from cffm_jax.models import layers
+from cffm_jax.resize import resize_bilinear
 
 
 class _Projection(nn.Module):
@@ -47,5 +48,5 @@ class FrameDecoder(nn.Module):
             y = jnp.einsum(
                 "nhwc,ck->nhwk", x.astype(self.dtype), merged.astype(self.dtype), preferred_element_type=jnp.float32
             )
-            fused = fused + layers.resize_bilinear(y, size) + jnp.matmul(bias, slice_, precision="highest")
+            fused = fused + resize_bilinear(y, size) + jnp.matmul(bias, slice_, precision="highest")
         return nn.relu(layers.BatchNorm(name="norm")(fused, train)).astype(self.dtype)
