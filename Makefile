@@ -1,0 +1,72 @@
+# Needs python3 (3.11 or later, with venv) and make; everything else comes from the hashed locks in requirements/.
+PYTHON3 ?= python3
+VENV ?= .venv
+UV ?= uv
+PYTEST_ARGS ?=
+DEMO_ARGS ?=
+
+PYTHON := $(VENV)/bin/python
+PIP := $(PYTHON) -m pip -qq --disable-pip-version-check
+LOCKED := $(PIP) install --require-hashes --no-build-isolation --use-pep517
+TORCH := torch==2.13.0
+
+.DEFAULT_GOAL := help
+.PHONY: help install install-cuda12 install-cuda13 test test-reference demo lock clean
+.DELETE_ON_ERROR:
+
+help:  ## List the targets
+	@grep -hE '^[a-z0-9-]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:[^#]*## */:/' | awk -F: '{printf "  %-16s %s\n", $$1, $$2}'
+
+install: $(VENV)/.base  ## Virtual environment in VENV (.venv) with the locked dependencies and this package
+install-cuda12: $(VENV)/.cuda12  ## The same, with JAX for NVIDIA GPUs (CUDA 12)
+install-cuda13: $(VENV)/.cuda13  ## The same, with JAX for NVIDIA GPUs (CUDA 13)
+
+test: $(VENV)/.test  ## Whole suite, but for the reference tests (PYTEST_ARGS="-k metrics")
+	@$(PYTHON) -m pytest $(PYTEST_ARGS)
+
+test-reference: $(VENV)/.reference  ## Tests against torch and transformers
+	@$(PYTHON) -m pytest -m reference $(PYTEST_ARGS)
+
+demo: $(VENV)/.base  ## Small run from training to masks on synthetic videos (DEMO_ARGS="...")
+	@$(PYTHON) benchmarks/demo.py $(DEMO_ARGS)
+
+clean:  ## Delete the virtual environment, caches and build files
+	rm -rf $(VENV) .cache .pytest_cache build dist cffm_jax.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# A stamp for each lock: installed once, and again when the lock changes.
+$(PYTHON):
+	@$(PYTHON3) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "error: $(PYTHON3) is missing or older than 3.11; install Python 3.11 or later, or give PYTHON3=..." >&2; exit 1; }
+	@$(PYTHON3) -c 'import ensurepip, venv' 2>/dev/null \
+	  || { echo "error: $(PYTHON3) cannot make virtual environments; install python3-venv" >&2; exit 1; }
+	@$(PYTHON3) -m venv $(VENV)
+
+$(VENV)/.base: requirements/build.txt requirements/base.txt pyproject.toml | $(PYTHON)
+	@echo "Installing into $(VENV) ..."
+	@$(LOCKED) -r requirements/build.txt
+	@$(LOCKED) -r requirements/base.txt
+	@$(PIP) install --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(VENV)/.test $(VENV)/.cuda12 $(VENV)/.cuda13: $(VENV)/.%: requirements/%.txt $(VENV)/.base
+	@$(LOCKED) -r $<
+	@touch $@
+
+# Without its dependencies a CPU build of torch is complete; the default one for Linux needs its CUDA libraries.
+$(VENV)/.reference: requirements/reference.txt $(VENV)/.test
+	@$(LOCKED) -r $<
+	@$(PIP) install --no-deps $(TORCH)
+	@$(PYTHON) -c 'import torch' 2>/dev/null || $(PIP) install $(TORCH)
+	@touch $@
+
+# For maintainers: solves the locks anew. Pins stay unless UPGRADE=--upgrade.
+COMPILE = $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+  --no-emit-index-url --no-header --no-annotate $(UPGRADE)
+lock:  ## Solve the locks anew (needs uv; UPGRADE=--upgrade moves the pins)
+	$(COMPILE) requirements/build.in -o requirements/build.txt
+	$(COMPILE) pyproject.toml -o requirements/base.txt
+	$(COMPILE) requirements/test.in -c requirements/base.txt -o requirements/test.txt
+	$(COMPILE) requirements/cuda12.in -c requirements/base.txt -o requirements/cuda12.txt
+	$(COMPILE) requirements/cuda13.in -c requirements/base.txt -o requirements/cuda13.txt
+	$(COMPILE) requirements/reference.in -c requirements/base.txt -c requirements/test.txt -o requirements/reference.txt

@@ -1,0 +1,135 @@
+"""The options of the commands and what each does with them; ``train.py`` and ``eval.py`` only call these."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from cffm_jax.config import Config
+from cffm_jax.errors import InputError
+from cffm_jax.settings import load_config, parse_command
+
+Settings = Annotated[Config, tyro.conf.arg(name="")]
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainOptions:
+    config: str = ""
+    """Config file, one of configs/*.py; the options below override its fields."""
+    settings: Settings = Config()
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalOptions:
+    config: str = ""
+    """Config file; without one, the config stored with the checkpoint."""
+    checkpoint: str = ""
+    """Folder of a run: its latest checkpoint is evaluated."""
+    predictions: str = ""
+    """Score PNGs (0..K-1) in DIR/<video>/<frame>.png that any program wrote, without a model."""
+    output: str = ""
+    """Write all figures to this JSON file; default: <checkpoint>/eval.json, or next to the predictions."""
+    save_predictions: str = ""
+    """Write the masks as indexed PNGs to this new folder: DIR/<video>/<frame>.png."""
+    settings: Settings = Config()
+
+
+def _cache_compilations() -> None:
+    """Keeps compiled programs between runs, unless the environment says where or not to."""
+    import jax
+
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        jax.config.update("jax_compilation_cache_dir", str(Path.home() / ".cache" / "cffm_jax" / "xla"))
+
+
+def train_command(argv: Sequence[str]) -> None:
+    """``train.py``: trains, or resumes the run in ``--workdir``."""
+
+    def default(path: str) -> TrainOptions:
+        return TrainOptions(path, load_config(path) if path else Config())
+
+    options = parse_command(TrainOptions, argv, default, "Train a model; the same command resumes a run that stopped.")
+    if not options.config:
+        raise InputError("--config", "is missing", "name one of configs/*.py")
+    from cffm_jax.training.loop import train
+
+    _cache_compilations()
+    train(options.settings)
+
+
+def eval_command(argv: Sequence[str]) -> None:
+    """``eval.py``: figures of a checkpoint, or of predictions on disk."""
+
+    def default(path: str) -> EvalOptions:
+        return EvalOptions(path, settings=load_config(path) if path else Config())
+
+    options = parse_command(EvalOptions, argv, default, "Evaluate a checkpoint, or predictions that another program wrote.")
+    if bool(options.checkpoint) == bool(options.predictions):
+        raise InputError("--checkpoint", "give either this or --predictions", "name a run's folder or a folder of PNGs")
+    if options.predictions:
+        _score(options)
+        return
+    _cache_compilations()
+    _evaluate(options, argv)
+
+
+def _score(options: EvalOptions) -> None:
+    from cffm_jax.data.classes import class_names
+    from cffm_jax.data.layouts import read_split
+    from cffm_jax.inference import scores
+
+    config = options.settings
+    videos = read_split(config.data.root, config.data.eval_split)
+    names = class_names(config.data.root, config.model.num_classes)
+    result = scores.score_predictions(
+        videos, options.predictions, config.model.num_classes, max_videos=config.eval.max_videos
+    )
+    rows = {"predictions": result}
+    output = Path(options.output or f"{options.predictions.rstrip('/')}.json")
+    print(scores.report(rows, names))
+    _write_json(output, scores.to_json(rows, names))
+
+
+def _evaluate(options: EvalOptions, argv: Sequence[str]) -> None:
+    from cffm_jax.data.classes import class_names
+    from cffm_jax.inference import evaluate, scores
+    from cffm_jax.inference.offline import VideoSegmenter
+    from cffm_jax.training import checkpoint as saved
+    from cffm_jax.training.state import build_model, init_variables
+
+    import jax
+
+    with saved.open_checkpoints(options.checkpoint) as checkpoints:
+        step = checkpoints.latest()
+        stored = checkpoints.config(step)
+        if not options.config:
+            # The stored config takes the place of a config file: the overrides go on top of it.
+            options = parse_command(EvalOptions, argv, lambda _: EvalOptions(settings=stored), "")
+        config = options.settings
+        saved.require_same_model(stored, config, options.checkpoint)
+        model = build_model(config)
+        videos = evaluate.evaluation_videos(config)
+        names = class_names(config.data.root, config.model.num_classes)
+        on_chunk = evaluate.PredictionWriter(options.save_predictions, len(names)) if options.save_predictions else None
+        like = jax.eval_shape(lambda key: init_variables(model, key), jax.random.key(0))
+        variables = jax.device_put(checkpoints.restore_variables(step, like))
+    rows = evaluate.evaluate(VideoSegmenter(model, config), variables, videos, on_chunk=on_chunk)
+    print(f"{config.model.name}, step {step} of {options.checkpoint}, {config.data.root} {config.data.eval_split}\n")
+    print(scores.report(rows, names))
+    output = Path(options.output or Path(options.checkpoint) / "eval.json")
+    _write_json(output, {"checkpoint": options.checkpoint, "step": step, **scores.to_json(rows, names)})
+
+
+def _write_json(path: Path, value: dict) -> None:
+    """Whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(value, indent=2) + "\n")
+    partial.replace(path)
+    print(f"figures written to {path}")

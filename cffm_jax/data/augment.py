@@ -1,0 +1,198 @@
+"""Training augmentation of a clip (CFFM section 4.1: random resizing, cropping, flipping, photometric distortion).
+
+Each step is a function of arrays and a random generator. A clip is frames u8[T,H,W,3] in RGB and labels u8[T,H,W],
+target last. Geometry is drawn once for a clip, so that its frames stay aligned; colours are drawn anew for each frame.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from cffm_jax.config import IGNORED_LABEL, DataConfig
+
+_HUES = 180
+"""OpenCV's 8-bit HSV counts hue in steps of 2 degrees."""
+
+
+def augment(
+    frames: Sequence[np.ndarray], labels: Sequence[np.ndarray], data: DataConfig, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Resizes, crops, flips, distorts and pads a clip.
+
+    Args:
+      frames: T x u8[H,W,3].
+      labels: T x u8[H,W].
+      data: the settings; the result has the size of `data.crop`.
+      rng: source of all draws.
+
+    Returns:
+      frames u8[T,h,w,3], labels u8[T,h,w] and size i32[2], the height and width of the part at the top left that is
+      not padding.
+    """
+    frames, labels = resize_and_crop(frames, labels, data, rng)
+    frames, labels = flip(frames, labels, data, rng)
+    return pad(distort(frames, data, rng), labels, data.crop)
+
+
+def fitted_size(height: int, width: int, box: tuple[int, int]) -> tuple[int, int]:
+    """Height and width of the largest image of the same aspect that fits the box, whichever way the box is turned.
+
+    The long side is at most max(box), the short side at most min(box). Sides are rounded to the nearest pixel, from 1 on.
+    """
+    factor = min(max(box) / max(height, width), min(box) / min(height, width))
+    return max(1, int(height * factor + 0.5)), max(1, int(width * factor + 0.5))
+
+
+def draw_size(height: int, width: int, data: DataConfig, rng: np.random.Generator) -> tuple[int, int]:
+    """Height and width of a frame resized to fit a random multiple (uniform in `data.ratio`) of `data.scale`."""
+    ratio = rng.uniform(*data.ratio)
+    return fitted_size(height, width, tuple(max(1, int(side * ratio)) for side in data.scale))
+
+
+def largest_share(labels: np.ndarray) -> float:
+    """Share of the most frequent class among the labelled pixels; 0 where nothing is labelled."""
+    counts = np.bincount(labels.ravel(), minlength=IGNORED_LABEL + 1)[:IGNORED_LABEL]
+    return float(counts.max() / max(1, counts.sum()))
+
+
+def draw_window(labels: np.ndarray, data: DataConfig, rng: np.random.Generator) -> tuple[slice, slice]:
+    """Draws the rows and columns of a crop of `data.crop`; along a side shorter than that, the whole side.
+
+    The window is drawn again, at most `data.crop_tries` draws in all, while one class covers more than
+    `data.max_class_share` of the labelled pixels in it. `labels` u8[H,W] are the target's, already resized.
+    """
+    height, width = labels.shape
+    h, w = min(height, data.crop[0]), min(width, data.crop[1])
+    for _ in range(max(1, data.crop_tries)):
+        top, left = int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1))
+        window = slice(top, top + h), slice(left, left + w)
+        if largest_share(labels[window]) <= data.max_class_share:
+            break
+    return window
+
+
+def resize_window(image: np.ndarray, size: tuple[int, int], window: tuple[slice, slice], mode: int) -> np.ndarray:
+    """Equals ``cv2.resize(image, size)[window]`` to the bit, without resizing what lies below and right of the window.
+
+    The factors stay those of the whole image, so the pixels do too; two source pixels more than the window covers
+    keep the border's replication out of it. What lies above and left cannot be spared: it fixes the sampling's phase.
+
+    Args:
+      image: u8[H,W] or u8[H,W,3].
+      size: height and width that the whole image is resized to.
+      window: rows and columns of the result, in the resized image.
+      mode: cv2.INTER_LINEAR or cv2.INTER_NEAREST.
+    """
+    factors = [after / before for after, before in zip(size, image.shape)]
+    rows, columns = (math.ceil(part.stop / factor) + 2 for part, factor in zip(window, factors))
+    return cv2.resize(image[:rows, :columns], None, fx=factors[1], fy=factors[0], interpolation=mode)[window]
+
+
+def resize_and_crop(
+    frames: Sequence[np.ndarray], labels: Sequence[np.ndarray], data: DataConfig, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Resizes a clip, frames bilinear and labels nearest, and cuts out one window: one size and window for all frames.
+
+    See `draw_size` and `draw_window`. Frame by frame, as the resized frames together would not fit the caches.
+    """
+    height, width = labels[-1].shape
+    size = draw_size(height, width, data, rng)
+    window = draw_window(cv2.resize(labels[-1], size[::-1], interpolation=cv2.INTER_NEAREST), data, rng)
+    h, w = (part.stop - part.start for part in window)
+    cut_frames = np.empty((len(frames), h, w, 3), np.uint8)
+    cut_labels = np.empty((len(labels), h, w), np.uint8)
+    for i, (frame, label) in enumerate(zip(frames, labels)):
+        cut_frames[i] = resize_window(frame, size, window, cv2.INTER_LINEAR)
+        cut_labels[i] = resize_window(label, size, window, cv2.INTER_NEAREST)
+    return cut_frames, cut_labels
+
+
+def flip(
+    frames: np.ndarray, labels: np.ndarray, data: DataConfig, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mirrors the whole clip left to right with probability `data.flip`."""
+    if rng.random() >= data.flip:
+        return frames, labels
+    # cv2 mirrors three channels several times faster than a NumPy copy with a negative stride.
+    return np.stack([cv2.flip(frame, 1) for frame in frames]), labels[:, :, ::-1]
+
+
+class Distortion(NamedTuple):
+    """Colour change of one frame; the defaults change nothing."""
+
+    brightness: float = 0.0
+    """Added to every channel, in grey levels."""
+    contrast: float = 1.0
+    """Factor of every channel."""
+    contrast_last: bool = False
+    """Contrast after saturation and hue rather than before."""
+    saturation: float = 1.0
+    """Factor of HSV's saturation."""
+    hue: int = 0
+    """Added to HSV's hue, in steps of 2 degrees."""
+
+
+def draw_distortion(data: DataConfig, rng: np.random.Generator) -> Distortion:
+    """Draws each part of a distortion with probability `data.distort`, and the place of the contrast by a coin."""
+    neutral = Distortion()
+    return Distortion(
+        rng.uniform(-data.brightness, data.brightness) if rng.random() < data.distort else neutral.brightness,
+        rng.uniform(*data.contrast) if rng.random() < data.distort else neutral.contrast,
+        bool(rng.integers(2)),
+        rng.uniform(*data.saturation) if rng.random() < data.distort else neutral.saturation,
+        int(rng.integers(-data.hue, data.hue, endpoint=True)) if rng.random() < data.distort else neutral.hue,
+    )
+
+
+def distort(frames: np.ndarray, data: DataConfig, rng: np.random.Generator) -> np.ndarray:
+    """Distorts the colours of frames u8[T,h,w,3], with a draw for each frame."""
+    return np.stack([distort_frame(frame, draw_distortion(data, rng)) for frame in frames])
+
+
+def distort_frame(frame: np.ndarray, distortion: Distortion) -> np.ndarray:
+    """Brightness, then contrast, saturation and hue on a frame u8[h,w,3] in RGB.
+
+    Brightness, contrast and saturation are x -> clip(x * factor + shift, 0, 255), cut to a whole number after each.
+    Saturation and hue act on OpenCV's 8-bit HSV, in one trip there and back, left out where neither changes anything;
+    hue wraps around at 180.
+    """
+    # Each step maps bytes to bytes: a table of 256 entries computes it exactly, and two steps in a row are one table.
+    shifted = _linear_table(1.0, distortion.brightness)
+    scaled = _linear_table(distortion.contrast, 0.0)
+    frame = cv2.LUT(frame, shifted if distortion.contrast_last else scaled[shifted])
+    if distortion.saturation != 1 or distortion.hue:
+        values = np.arange(256)
+        hues, saturations = (values + distortion.hue) % _HUES, _linear_table(distortion.saturation, 0.0)
+        table = np.stack([hues, saturations, values], axis=-1).astype(np.uint8)[None]
+        hsv = cv2.LUT(cv2.cvtColor(frame, cv2.COLOR_RGB2HSV), table)
+        frame = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
+    return cv2.LUT(frame, scaled) if distortion.contrast_last else frame
+
+
+def _linear_table(factor: float, shift: float) -> np.ndarray:
+    """Table u8[256] of x -> clip(x * factor + shift, 0, 255), cut to a whole number, in float32."""
+    values = np.arange(256, dtype=np.float32) * np.float32(factor) + np.float32(shift)
+    return np.clip(values, 0, 255).astype(np.uint8)
+
+
+def pad(
+    frames: np.ndarray, labels: np.ndarray, crop: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Pads a clip at the bottom and right to the crop size: frames with bytes of 0, labels with 255.
+
+    Returns:
+      frames u8[T,h,w,3], labels u8[T,h,w] and size i32[2], the height and width without the padding: only the model
+      normalises frames, so it is the model's input that must be zero there, not these bytes.
+    """
+    height, width = labels.shape[1:]
+    border = ((0, 0), (0, crop[0] - height), (0, crop[1] - width))
+    size = np.array([height, width], np.int32)
+    if (height, width) != tuple(crop):
+        frames = np.pad(frames, (*border, (0, 0)))
+        labels = np.pad(labels, border, constant_values=IGNORED_LABEL)
+    return frames, labels, size

@@ -1,0 +1,178 @@
+"""From videos on disk to batches of clips (Grain), and single frames for evaluation."""
+
+from __future__ import annotations
+
+import copyreg
+import dataclasses
+import types
+from collections.abc import Iterator, Sequence
+
+import cv2
+import grain
+import numpy as np
+from absl import flags
+
+from cffm_jax.config import DataConfig
+from cffm_jax.data import augment, clips, layouts
+from cffm_jax.errors import InputError
+
+Batch = dict[str, np.ndarray]
+
+_MULTIPLE = 32
+"""Sides of evaluated frames are multiples of the encoder's coarsest stride."""
+
+
+def training_batches(
+    videos: Sequence[layouts.Video],
+    data: DataConfig,
+    *,
+    num_classes: int,
+    batch_size: int,
+    seed: int,
+    start_step: int = 0,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> TrainingBatches:
+    """Endless batches of augmented training clips, one clip of every video in each epoch.
+
+    The batch of step s follows from (seed, s) alone, to the byte, whatever the numbers of workers, threads and
+    processes and wherever the run was resumed. The processes' batches, one after the other, are the global batch.
+
+    Args:
+      videos: the training split, with masks.
+      data: settings of sampling, augmentation and loading.
+      num_classes: number of classes; masks with larger labels are refused.
+      batch_size: clips in a global batch; each process gets b = batch_size // process_count.
+      seed: of the order of the videos and of every draw.
+      start_step: step of the first batch.
+      process_index: this process, of process_count.
+      process_count: number of processes that share the global batch.
+
+    Returns:
+      An iterator, also a context manager, of frames u8[b,T,h,w,3], labels u8[b,T,h,w] (255 = ignored) and
+      size i32[b,2] (height and width of the part that is not padding). With data.workers > 0 its processes are
+      spawned, so the program's entry needs the usual ``if __name__ == "__main__":``.
+
+    Raises:
+      InputError: a number does not fit; while iterating: a file cannot be used.
+    """
+    _require("--train.seed", seed, 0)
+    _require("--data.workers", data.workers, 0)
+    _require("--data.threads", data.threads, 1)
+    _require("--data.prefetch", data.prefetch, 1)
+    if batch_size < 1 or batch_size % process_count:
+        problem = f"{batch_size} clips cannot be shared equally by {process_count} process(es)"
+        raise InputError("--train.batch_size", problem, f"give a positive multiple of {process_count}")
+    batches = (
+        grain.MapDataset.source(videos)
+        .seed(seed)
+        .shuffle()
+        .repeat()
+        .random_map(_LoadClip(data, num_classes))
+        # Processes take turns at whole batches. Slicing before random_map instead would give all of them the same
+        # draws, and slicing single clips would interleave the processes' parts of the global batch.
+        .batch(batch_size // process_count, drop_remainder=True)[process_index::process_count][start_step:]
+    )
+    return TrainingBatches(batches, data)
+
+
+def _require(option: str, value: int, least: int) -> None:
+    if value < least:
+        raise InputError(option, f"{value} is too small", f"give at least {least}")
+
+
+@dataclasses.dataclass(frozen=True)
+class _LoadClip:
+    """Draws a clip of a video, reads and augments it; a class, because workers receive it pickled."""
+
+    data: DataConfig
+    num_classes: int
+
+    def __call__(self, video: layouts.Video, rng: np.random.Generator) -> Batch:
+        """One element of a batch: frames u8[T,h,w,3], labels u8[T,h,w], size i32[2]."""
+        indices = clips.training_clip(len(video.frames), rng, self.data.offsets, self.data.reverse)
+        pairs = {i: layouts.read_pair(video.frames[i], video.masks[i], self.num_classes) for i in set(indices)}
+        target = indices[-1]
+        for i, (_, labels) in pairs.items():
+            if labels.shape != pairs[target][1].shape:
+                problem = f"differs in size from {video.frames[target]}"
+                raise InputError(video.frames[i], problem, "give all frames of a video the same size")
+        frames, labels = zip(*(pairs[i] for i in indices))
+        frames, labels, size = augment.augment(frames, labels, self.data, rng)
+        return {"frames": frames, "labels": labels, "size": size}
+
+
+class TrainingBatches(Iterator[Batch]):
+    """Loads batches ahead; `close`, leaving the with-block or an error ends the worker processes and the threads."""
+
+    def __init__(self, batches: grain.MapDataset, data: DataConfig):
+        ahead = max(data.threads, data.prefetch if not data.workers else 0)
+        dataset = batches.to_iter_dataset(grain.ReadOptions(num_threads=data.threads, prefetch_buffer_size=ahead))
+        if data.workers:
+            # Before it starts a worker, Grain reads a flag of its own, which absl refuses while no flags were parsed.
+            if not flags.FLAGS.is_parsed():
+                flags.FLAGS.mark_as_parsed()
+            share = -(-data.prefetch // data.workers)
+            options = grain.MultiprocessingOptions(num_workers=data.workers, per_worker_buffer_size=share)
+            dataset = dataset.mp_prefetch(options, worker_init_fn=_start_worker)
+        else:
+            cv2.setNumThreads(0)
+        self._iterator = iter(dataset)
+
+    def __next__(self) -> Batch:
+        try:
+            return next(self._iterator)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Ends the worker processes and, once they have finished the batch in hand, the threads. May be called again."""
+        self._iterator.close()
+
+    def __enter__(self) -> TrainingBatches:
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: types.TracebackType | None) -> None:
+        self.close()
+
+
+def _start_worker(index: int, count: int) -> None:
+    """Prepares a loader process: the loader's threads use its share of the cores, OpenCV shall not add its own."""
+    del index, count
+    cv2.setNumThreads(0)
+
+
+def _restore_input_error(message: str) -> InputError:
+    return InputError.__new__(InputError, message)
+
+
+# Worker processes hand errors over pickled. By default unpickling calls the class with its args, here the one message.
+copyreg.pickle(InputError, lambda error: (_restore_input_error, (str(error),)))
+
+
+def evaluation_size(height: int, width: int, scale: tuple[int, int]) -> tuple[int, int]:
+    """Size (h, w) at which a frame is evaluated: resized to fit the scale, then each side up to a multiple of 32."""
+    h, w = augment.fitted_size(height, width, scale)
+    return -(-h // _MULTIPLE) * _MULTIPLE, -(-w // _MULTIPLE) * _MULTIPLE
+
+
+def load_evaluation_frame(path: str, scale: tuple[int, int]) -> tuple[np.ndarray, tuple[int, int]]:
+    """Reads a frame and resizes it for evaluation, bilinearly: first to fit the scale, then up to multiples of 32.
+
+    Args:
+      path: image file.
+      scale: width and height to fit; see `augment.fitted_size`.
+
+    Returns:
+      The frame u8[h,w,3] with (h, w) of `evaluation_size`, and its original (height, width).
+
+    Raises:
+      InputError: the file cannot be used.
+    """
+    frame = layouts.read_frame(path)
+    original = frame.shape[:2]
+    for size in (augment.fitted_size(*original, scale), evaluation_size(*original, scale)):
+        if frame.shape[:2] != size:
+            frame = cv2.resize(frame, size[::-1], interpolation=cv2.INTER_LINEAR)
+    return frame, original

@@ -1,0 +1,91 @@
+"""Evaluation of a model on a split: masks of whole videos -> scores of the clip's and of the per-frame logits."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from cffm_jax.config import Config
+from cffm_jax.data import layouts
+from cffm_jax.data.classes import palette
+from cffm_jax.errors import InputError
+from cffm_jax.inference.offline import Chunk, VideoSegmenter
+from cffm_jax.metrics import Confusion, Scores, VideoConsistency, VideoScore
+
+FRAME_ROW = "per-frame (SegFormer)"
+
+
+def evaluation_videos(config: Config) -> tuple[layouts.Video, ...]:
+    """The videos of the config's evaluation split, the first ``eval.max_videos`` of them if that is set."""
+    videos = layouts.read_split(config.data.root, config.data.eval_split)
+    return videos[: config.eval.max_videos or None]
+
+
+def evaluate(
+    segmenter: VideoSegmenter,
+    variables: dict[str, Any],
+    videos: Sequence[layouts.Video],
+    *,
+    on_chunk: Callable[[Chunk], None] | None = None,
+    progress: bool = True,
+) -> dict[str, Scores]:
+    """Scores by row: the model's own (named CFFM) and, of the same network, the per-frame logits.
+
+    Args:
+      segmenter: the compiled model.
+      variables: its weights.
+      videos: of ``evaluation_videos``.
+      on_chunk: called with each chunk, for example to write its masks.
+      progress: whether to show a progress bar with frames/s and time left.
+    """
+    num_classes = segmenter.config.model.num_classes
+    rows = {"CFFM": Scores.empty(num_classes), FRAME_ROW: Scores.empty(num_classes)}
+    parts: dict[str, tuple[Confusion, VideoConsistency]] = {}
+    total = sum(len(video.frames) for video in videos)
+    with tqdm(total=total, unit="frame", desc="evaluate", disable=not progress, leave=False) as bar:
+        for chunk in segmenter.segment(variables, videos):
+            if chunk.start == 0:
+                parts = {row: (Confusion.empty(num_classes), VideoConsistency.empty()) for row in rows}
+            for row, masks in zip(rows, chunk.masks):
+                parts[row] = _update(parts[row], chunk.labels, masks)
+            if chunk.start + len(chunk.labels) == len(chunk.video.frames):
+                for row in rows:
+                    rows[row] = rows[row].update(VideoScore.of(chunk.video.name, *parts[row]))
+            if on_chunk:
+                on_chunk(chunk)
+            bar.update(len(chunk.labels))
+    return rows
+
+
+def _update(
+    parts: tuple[Confusion, VideoConsistency], labels: np.ndarray, masks: np.ndarray
+) -> tuple[Confusion, VideoConsistency]:
+    confusion, consistency = parts
+    for label, mask in zip(labels, masks):
+        consistency = consistency.update(label, mask)
+    return confusion.update(labels, masks), consistency
+
+
+class PredictionWriter:
+    """Writes each chunk's masks as indexed PNGs, 0..K-1 with the classes' palette: ``<folder>/<video>/<frame>.png``."""
+
+    def __init__(self, folder: str | Path, num_classes: int):
+        self._folder = Path(folder)
+        self._palette = palette(num_classes).tobytes()
+        if self._folder.exists() and (not self._folder.is_dir() or any(self._folder.iterdir())):
+            raise InputError(folder, "exists and is not empty", "name a new folder for the predictions")
+
+    def __call__(self, chunk: Chunk) -> None:
+        folder = self._folder / chunk.video.name
+        folder.mkdir(parents=True, exist_ok=True)
+        for i, mask in enumerate(chunk.masks.clip):
+            name = os.path.splitext(os.path.basename(chunk.video.frames[chunk.start + i]))[0]
+            image = Image.fromarray(mask)
+            image.putpalette(self._palette)
+            image.save(folder / f"{name}.png")

@@ -1,0 +1,38 @@
+"""From logits to masks without the full-size logits."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from cffm_jax.resize import resize_bilinear
+
+
+def segmentation_masks(logits: jax.Array, input_size: tuple[int, int], output_size: tuple[int, int]) -> jax.Array:
+    """The class of every pixel: logits are resized to the input's size, then to the original one, then compared.
+
+    One class at a time with a running maximum: the same labels as an arg-max over full-size logits (the first of equals
+    wins) at 1/K of the memory.
+
+    Args:
+      logits: f32[N, h, w, K].
+      input_size: (H, W) of the frames that the model saw.
+      output_size: (H0, W0) of the original frames.
+
+    Returns:
+      u8[N, H0, W0].
+    """
+    n = logits.shape[0]
+
+    def full_size(plane: jax.Array) -> jax.Array:
+        return resize_bilinear(resize_bilinear(plane, input_size), output_size)
+
+    def compare(best: tuple[jax.Array, jax.Array], item: tuple[jax.Array, jax.Array]) -> tuple[tuple[jax.Array, jax.Array], None]:
+        score, label = best
+        plane, this = item
+        plane = full_size(plane)
+        return (jnp.maximum(score, plane), jnp.where(plane > score, this, label)), None
+
+    start = (jnp.full((n, *output_size), -jnp.inf, logits.dtype), jnp.zeros((n, *output_size), jnp.uint8))
+    planes = (jnp.moveaxis(logits, -1, 0), jnp.arange(logits.shape[-1], dtype=jnp.uint8))
+    return jax.lax.scan(compare, start, planes)[0][1]

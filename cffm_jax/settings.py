@@ -1,0 +1,136 @@
+"""Where settings come from: config files, stored JSON, the command line. Every fault is one line and exit status 2."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import difflib
+import importlib.util
+import io
+import re
+import sys
+import typing
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import tyro
+
+from cffm_jax.config import Config
+from cffm_jax.errors import InputError
+
+T = TypeVar("T")
+
+
+def load_config(path: str | Path) -> Config:
+    """The config of a Python file that defines ``get_config() -> Config``.
+
+    Raises:
+      InputError: the file is missing, is no such file, or sets a field that does not exist.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(path, "no such config file", "name one of configs/*.py")
+    spec = importlib.util.spec_from_file_location(f"cffm_jax_config_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise InputError(path, "is no Python file", "name one of configs/*.py")
+    module = importlib.util.module_from_spec(spec)
+    # A config may build on its neighbours: `import b1_vspw`.
+    sys.path.insert(0, str(path.parent.resolve()))
+    try:
+        spec.loader.exec_module(module)
+        config = module.get_config()
+    except (TypeError, AttributeError, ImportError, NameError, SyntaxError, ValueError) as error:
+        raise InputError(path, str(error).splitlines()[0], "see the fields in cffm_jax/config.py") from error
+    finally:
+        sys.path.pop(0)
+    if not isinstance(config, Config):
+        raise InputError(path, f"get_config() returned {type(config).__name__}, not Config", "return a Config")
+    return config
+
+
+def config_from_dict(stored: dict[str, Any], source: object) -> Config:
+    """The inverse of ``dataclasses.asdict``, as stored with a checkpoint. InputError on an unknown or missing field."""
+    return _from_dict(Config, stored, source, "")
+
+
+def _from_dict(cls: type[T], stored: dict[str, Any], source: object, prefix: str) -> T:
+    types = typing.get_type_hints(cls)
+    unknown = [prefix + key for key in stored if key not in types]
+    missing = [prefix + key for key in types if key not in stored]
+    if unknown or missing:
+        problem = "; ".join(f"{what} {', '.join(keys)}" for what, keys in (("unknown", unknown), ("missing", missing)) if keys)
+        raise InputError(source, f"stored config: {problem}", "use the version of cffm_jax that wrote it")
+    values = {}
+    for key, kind in types.items():
+        value = stored[key]
+        if dataclasses.is_dataclass(kind):
+            value = _from_dict(kind, value, source, f"{prefix}{key}.")
+        elif isinstance(value, list):
+            value = tuple(value)
+        values[key] = value
+    return cls(**values)
+
+
+def parse_command(cls: type[T], argv: Sequence[str], make_default: Callable[[str], T], description: str) -> T:
+    """Parses a command's options onto the defaults that its ``--config FILE`` gives.
+
+    Args:
+      cls: dataclass of the command's options, with a field ``config: str``.
+      argv: the arguments without the program's name.
+      make_default: from the value of ``--config`` ("" if absent) to the defaults.
+      description: first lines of ``--help``.
+
+    Raises:
+      InputError: an option is unknown or cannot be read.
+    """
+    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    early.add_argument("--config", default="")
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):
+            known = early.parse_known_args(list(argv))[0]
+    except SystemExit as error:
+        raise InputError("--config", "needs a file", "name one of configs/*.py") from error
+    default = make_default(known.config)
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            value, unknown = tyro.cli(cls, args=list(argv), default=default, description=description, return_unknown_args=True)
+    except SystemExit as error:
+        if not error.code:
+            raise
+        raise InputError("command line", _one_line(said.getvalue()), "see --help") from error
+    if unknown:
+        close = difflib.get_close_matches(unknown[0].split("=")[0].replace("-", "_"), _options(cls), n=1, cutoff=0.6)
+        raise InputError(
+            unknown[0], "is no option or config key", f"did you mean {close[0].replace('__', '--', 1)}?" if close else "see --help"
+        )
+    return value
+
+
+def _options(cls: type, prefix: str = "__") -> list[str]:
+    names = []
+    for key, kind in typing.get_type_hints(cls).items():
+        if dataclasses.is_dataclass(kind):
+            names += _options(kind, prefix if key == "settings" else f"{prefix}{key}.")
+        else:
+            names.append(prefix + key)
+    return names
+
+
+def _one_line(box: str) -> str:
+    """The words of tyro's framed error, without the frame and the pointers to the help."""
+    lines = [re.sub(r"[│╭╮╰╯─┌┐└┘|]", " ", line).strip() for line in box.splitlines()]
+    lines = [line for line in lines if line and not line.startswith(("For full helptext", "Parsing error"))]
+    return " ".join(" ".join(lines).split()).rstrip(".") or "cannot be read"
+
+
+def run_command(main: Callable[[Sequence[str]], None], argv: Sequence[str] | None = None) -> int:
+    """Runs a command; an ``InputError`` becomes one line on standard error and exit status 2."""
+    try:
+        main(sys.argv[1:] if argv is None else argv)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0

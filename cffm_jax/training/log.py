@@ -1,0 +1,68 @@
+"""What a run says while it goes on: a progress bar, JSON lines and TensorBoard scalars."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+from tensorboardX import SummaryWriter
+from tqdm import tqdm
+
+
+class RunLog:
+    """Log of a run in its folder: ``log.jsonl`` and ``tensorboard/``; progress on the terminal."""
+
+    def __init__(self, workdir: Path, steps: int, start: int, batch_size: int, progress: bool = True):
+        self._file = (workdir / "log.jsonl").open("a", buffering=1)
+        self._board = SummaryWriter(str(workdir / "tensorboard"))
+        self._bar = tqdm(total=steps, initial=start, unit="step", desc="train", disable=not progress)
+        self._batch_size = batch_size
+        self._waited = 0.0
+        self._since = (time.perf_counter(), start)
+
+    def __enter__(self) -> RunLog:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+        self._board.close()
+        self._file.close()
+
+    def step(self, waited: float) -> None:
+        """Counts a step that waited so many seconds for its data."""
+        self._waited += waited
+        self._bar.update()
+
+    def restart_clock(self) -> None:
+        """Leaves what came since the last line (compiling, an evaluation) out of the rates."""
+        self._waited, self._since = 0.0, (time.perf_counter(), self._bar.n if not self._bar.disable else self._since[1])
+
+    def scalars(self, step: int, values: dict[str, float]) -> None:
+        """A line of training figures; adds clips/s and the share of the time that was spent waiting for data."""
+        then, before = self._since
+        now = time.perf_counter()
+        values = {
+            **values,
+            "clips_per_second": (step - before) * self._batch_size / max(now - then, 1e-9),
+            "data_wait": self._waited / max(now - then, 1e-9),
+        }
+        self._since, self._waited = (now, step), 0.0
+        self._write(step, "train", values)
+        self._bar.set_postfix_str(
+            f"loss {values['loss']:.3f}, rate {values['rate']:.1e}, {values['clips_per_second']:.2f} clips/s, "
+            f"data wait {100 * values['data_wait']:.1f} %"
+        )
+
+    def evaluation(self, step: int, values: dict[str, float], table: str) -> None:
+        """A line of figures and the table on the terminal."""
+        self._write(step, "eval", values)
+        self._bar.write(f"step {step}:\n{table}")
+
+    def say(self, text: str) -> None:
+        self._bar.write(text)
+
+    def _write(self, step: int, group: str, values: dict[str, float]) -> None:
+        self._file.write(json.dumps({"step": step, "group": group, **values}) + "\n")
+        for name, value in values.items():
+            self._board.add_scalar(f"{group}/{name}", value, step)

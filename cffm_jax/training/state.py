@@ -1,0 +1,72 @@
+"""Training state: what a step changes, and how it starts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from cffm_jax.config import Config
+from cffm_jax.errors import InputError
+from cffm_jax.models.cffm import CFFM, INPUT_MULTIPLE, create_model
+
+DATA_AXIS = "data"
+
+
+@flax.struct.dataclass
+class TrainState:
+    """Iterations done, parameters, BatchNorm statistics, optimiser state."""
+
+    step: jax.Array
+    params: Any
+    batch_stats: Any
+    opt_state: optax.OptState
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        return {"params": self.params, "batch_stats": self.batch_stats}
+
+
+def build_model(config: Config) -> CFFM:
+    """The model that a config names. InputError on an unknown name."""
+    m = config.model
+    try:
+        return create_model(m.name, m.num_classes, dtype=m.dtype, dropout=m.dropout, drop_path=m.drop_path)
+    except ValueError as error:
+        raise InputError("--model.name", str(error), "name one of these") from error
+
+
+def make_mesh(devices: int) -> Mesh:
+    """A mesh over the first ``devices`` devices (0: all) with the batch's axis "data"."""
+    available = jax.devices()
+    if devices > len(available):
+        raise InputError("--train.devices", f"{devices} asked for, {len(available)} here", "ask for fewer, or 0 for all")
+    return Mesh(available[: devices or len(available)], (DATA_AXIS,))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def batch_sharded(mesh: Mesh) -> NamedSharding:
+    return NamedSharding(mesh, PartitionSpec(DATA_AXIS))
+
+
+def init_variables(model: CFFM, key: jax.Array) -> dict[str, Any]:
+    """Random variables; their shapes do not depend on the clips' size, so the smallest clip will do."""
+    clips = jnp.zeros((1, len(model.references) + 1, INPUT_MULTIPLE, INPUT_MULTIPLE, 3))
+    return jax.jit(model.init)(key, clips)
+
+
+def init_state(variables: dict[str, Any], optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
+    """State before the first step, replicated over the mesh."""
+
+    def start(variables: dict[str, Any]) -> TrainState:
+        params = variables["params"]
+        return TrainState(jnp.zeros((), jnp.int32), params, variables["batch_stats"], optimizer.init(params))
+
+    return jax.jit(start, out_shardings=replicated(mesh))(variables)

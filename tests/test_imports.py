@@ -1,0 +1,90 @@
+"""Who may import whom, and what no file may hold."""
+
+import ast
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = "cffm_jax"
+COMMANDS = {"train", "eval", "predict", "convert"}
+ARRAYS_ONLY = ("losses", "metrics", "optim")
+MAY_NOT = {
+    "data": {"models", "losses", "metrics", "optim", "training", "inference", "conversion"},
+    "models": {"data", "losses", "metrics", "optim", "training", "inference", "conversion"},
+    "conversion": {"data", "losses", "metrics", "optim", "training", "inference"},
+    **{name: {"data", "models", "training", "inference", "conversion"} for name in ARRAYS_ONLY},
+    # `training` and `inference` join them.
+}
+
+
+def modules_imported(path: Path) -> set[str]:
+    """Full names of all modules (or members of modules) that a file imports, at any depth."""
+    package = path.relative_to(ROOT).with_suffix("").parts[:-1]
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = list(package[: len(package) + 1 - node.level]) if node.level else []
+            base += [node.module] if node.module else []
+            found |= {".".join([*base, alias.name]) for alias in node.names}
+    return found
+
+
+IMPORTS = {path: modules_imported(path) for path in sorted((ROOT / PACKAGE).rglob("*.py"))}
+
+
+def part(path: Path) -> str:
+    """First level below the package: data/clips.py -> data, losses.py -> losses."""
+    return path.relative_to(ROOT / PACKAGE).with_suffix("").parts[0]
+
+
+PARTS = {part(path) for path in IMPORTS} - {"__init__"}
+
+
+def parts_imported(path: Path) -> set[str]:
+    ours = (name.split(".") for name in IMPORTS[path])
+    return {name[1] if len(name) > 1 else "__init__" for name in ours if name[0] == PACKAGE}
+
+
+def test_reads_every_form_of_import(tmp_path, monkeypatch):
+    monkeypatch.setattr(f"{__name__}.ROOT", tmp_path)
+    file = tmp_path / "cffm_jax" / "data" / "x.py"
+    file.parent.mkdir(parents=True)
+    file.write_text("import a.b\nfrom c import d\nfrom . import e\nfrom .f import g\ndef h():\n    from ..i import j\n")
+    assert modules_imported(file) == {"a.b", "c.d", "cffm_jax.data.e", "cffm_jax.data.f.g", "cffm_jax.i.j"}
+
+
+@pytest.mark.parametrize("name", ["config", "errors"])
+def test_imports_nothing_of_ours(name):
+    path = ROOT / PACKAGE / f"{name}.py"
+    assert not parts_imported(path)
+
+
+@pytest.mark.parametrize("path", IMPORTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_only_downwards(path):
+    assert parts_imported(path) <= PARTS  # Modules alone, not what the package's top offers to users.
+    forbidden = MAY_NOT.get(part(path), set()) & parts_imported(path)
+    assert not forbidden, f"{path} imports {forbidden}"
+    tops = {name.split(".")[0] for name in IMPORTS[path]}
+    assert not tops & (COMMANDS | {"configs", "benchmarks", "tests"})
+    assert not tops & {"tensorflow", "torch", "torchvision", "transformers"}
+
+
+def test_holds_no_address_or_path_of_one_machine():
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True)
+    if listed.returncode:
+        pytest.skip("not a git checkout")
+    # Joined here, so that this file does not hold them itself.
+    texts = ["/" + "work/", "/" + "tmp/venv", "pypi" + ".org", "pythonhosted" + ".org", "file" + ":///"]
+    texts += ["/" + "opt/pypi", "/" + "opt/wheels"]
+    found = []
+    for name in listed.stdout.decode().split("\0"):
+        path = ROOT / name
+        if name and path.is_file():  # Deleted files stay listed until they are committed.
+            content = path.read_bytes().lower()
+            found += [f"{name}: {text}" for text in texts if text.encode() in content]
+    assert not found

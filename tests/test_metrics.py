@@ -1,0 +1,283 @@
+import math
+import pickle
+
+import numpy as np
+import pytest
+
+from cffm_jax import metrics
+from cffm_jax.metrics import Confusion, Scores, VideoConsistency, Windows, score_video
+
+K = 5
+
+
+def random_video(frames, seed, ignored=0.1, change=0.1, shape=(6, 9)):
+    """Labels and predictions u8[T,H,W] whose pixels keep their class for some frames."""
+    rng = np.random.default_rng([frames, seed])
+    labels, predictions = np.empty((2, frames, *shape), np.uint8)
+    for t in range(frames):
+        new_labels = np.where(rng.random(shape) < ignored, 255, rng.integers(0, K, shape))
+        new_predictions = np.where(rng.random(shape) < 0.6, new_labels % K, rng.integers(0, K, shape))
+        changes, prediction_changes = rng.random((2, *shape)) < change
+        labels[t] = np.where(changes, new_labels, labels[t - 1]) if t else new_labels
+        predictions[t] = np.where(prediction_changes, new_predictions, predictions[t - 1]) if t else new_predictions
+    return labels, predictions
+
+
+def direct_windows(labels, predictions, length):
+    """(stable, consistent) pixels of each of the T-n+1 windows, from the definition."""
+    found = []
+    for start in range(len(labels) - length + 1):
+        stable = consistent = 0
+        for y in range(labels.shape[1]):
+            for x in range(labels.shape[2]):
+                if len(set(labels[start : start + length, y, x].tolist())) == 1:
+                    stable += 1
+                    consistent += len(set(predictions[start : start + length, y, x].tolist())) == 1
+        found.append((stable, consistent))
+    return found
+
+
+def direct_confusion(labels, predictions):
+    counts = [[int(((labels == i) & (predictions == j)).sum()) for j in range(K)] for i in range(K)]
+    return np.array(counts)
+
+
+def ratios(windows):
+    return [consistent / stable for stable, consistent in windows if stable]
+
+
+def mean(values):
+    return sum(values) / len(values) if values else math.nan
+
+
+def test_released_script(golden):
+    arrays, expected = golden("metrics")
+    scores = Scores.empty(124)
+    for i in range(5):
+        raw = arrays[f"gt_{i}"]
+        labels = np.where((raw == 0) | (raw == 255), 255, raw - 1).astype(np.uint8)
+        scores = scores.update(score_video(str(i), zip(labels, arrays[f"pred_{i}"], strict=True), 124))
+    figures = scores.figures()
+    found = {
+        "mIoU": figures.miou,
+        "weighted_iou": figures.weighted_iou,
+        "pixel_acc": figures.pixel_accuracy,
+        "class_acc": figures.class_accuracy,
+        "vc8": figures.vc8,
+        "vc16": figures.vc16,
+    }
+    assert set(expected) - set(found) == {"kind", "seed", "note", "per_video"}
+    for name, value in found.items():
+        assert value == pytest.approx(expected[name], rel=0, abs=1e-9), name
+    assert figures.videos == 4 and figures.left_out == 1 and figures.frames == 17 + 20 + 31 + 40
+    counted = {video.name: video for video in scores.longer_than(16).videos}
+    assert counted.keys() == expected["per_video"].keys()
+    for name, video in counted.items():
+        for length in (8, 16):
+            expected_vc = expected["per_video"][name][f"vc{length}"]
+            assert video.consistency(length, with_last=False) == pytest.approx(expected_vc, rel=0, abs=1e-9)
+
+
+@pytest.mark.parametrize("frames", [5, 7, 8, 9, 15, 16, 17, 18, 27, 40])
+def test_windows_equal_the_definition(frames):
+    labels, predictions = random_video(frames, seed=0)
+    state = VideoConsistency.empty()
+    found = {8: [], 16: []}
+    for label, prediction in zip(labels, predictions, strict=True):
+        state = state.update(label, prediction)
+        for windows, pixels in zip(state.windows, state.pixels, strict=True):
+            if pixels is not None:
+                found[windows.length].append(pixels)
+    for windows in state.windows:
+        direct = direct_windows(labels, predictions, windows.length)
+        assert found[windows.length] == direct
+        for with_last in (True, False):
+            expected = mean(ratios(direct if with_last else direct[:-1]))
+            assert windows.mean(with_last) == pytest.approx(expected, rel=1e-12, nan_ok=True)
+
+
+@pytest.mark.parametrize("longest", [1, 2, 254])
+def test_other_window_lengths(longest):
+    labels, predictions = random_video(300, seed=3, change=0.002, shape=(3, 4))
+    state = VideoConsistency.empty((longest,))
+    for label, prediction in zip(labels, predictions, strict=True):
+        state = state.update(label, prediction)
+    expected = mean(ratios(direct_windows(labels, predictions, longest)))
+    assert state.windows[0].mean(with_last=True) == pytest.approx(expected, rel=1e-12)
+
+
+def test_windows_without_stable_pixels_are_skipped():
+    windows = Windows(8).update(4, 1).update(0, 0).update(2, 2).update(0, 0)
+    assert windows.mean(with_last=False) == windows.mean(with_last=True) == (0.25 + 1.0) / 2
+    assert math.isnan(Windows(8).update(3, 1).mean(with_last=False))
+    assert math.isnan(Windows(8).update(0, 0).mean(with_last=True))
+
+
+def test_reused_frame_buffers():
+    labels, predictions = random_video(12, seed=1)
+    label, prediction = np.empty_like(labels[0]), np.empty_like(predictions[0])
+
+    def reusing():
+        for t in range(len(labels)):
+            label[:], prediction[:] = labels[t], predictions[t]
+            yield label, prediction
+
+    fresh = score_video("a", zip(labels, predictions, strict=True), K)
+    assert score_video("a", reusing(), K).windows == fresh.windows
+
+
+def test_confusion_equals_the_definition():
+    labels, predictions = random_video(9, seed=2)
+    labels[labels == 3] = 255  # A class without labels, but with predictions.
+    counts = direct_confusion(labels, predictions)
+    confusion = Confusion.empty(K)
+    for label, prediction in zip(labels, predictions, strict=True):
+        confusion = confusion.update(label, prediction)
+    np.testing.assert_array_equal(confusion.counts, counts)
+    assert confusion.counts.dtype == np.int64
+
+    ious, accuracies, weights = [], [], []
+    for k in range(K):
+        if counts[k].sum():
+            ious.append(counts[k, k] / (counts[k].sum() + counts[:, k].sum() - counts[k, k]))
+            accuracies.append(counts[k, k] / counts[k].sum())
+            weights.append(counts[k].sum() / counts.sum())
+    assert len(ious) == K - 1
+    assert np.isnan(confusion.ious()[3]) and np.isnan(confusion.accuracies()[3])
+    np.testing.assert_allclose(np.delete(confusion.ious(), 3), ious, rtol=1e-12)
+    np.testing.assert_allclose(np.delete(confusion.accuracies(), 3), accuracies, rtol=1e-12)
+    assert confusion.miou() == pytest.approx(mean(ious), rel=1e-12)
+    assert confusion.class_accuracy() == pytest.approx(mean(accuracies), rel=1e-12)
+    assert confusion.weighted_iou() == pytest.approx(np.dot(ious, weights), rel=1e-12)
+    assert confusion.pixel_accuracy() == pytest.approx(np.trace(counts) / counts.sum(), rel=1e-12)
+
+
+def test_confusion_of_many_classes_and_other_integers():
+    rng = np.random.default_rng(0)
+    labels, predictions = rng.integers(0, 255, (2, 4, 50))
+    confusion = Confusion.empty(255).update(labels.astype(np.int32), predictions)
+    assert confusion.counts.sum() == 200 and confusion.counts[labels[0, 0], predictions[0, 0]] >= 1
+    assert Confusion.empty(1).update(np.zeros((2, 2), bool), np.zeros((2, 2), np.uint8)).miou() == 1.0
+
+
+@pytest.mark.parametrize(
+    ("labels", "predictions", "message"),
+    [
+        ([[K]], [[0]], "labels hold a value that is not in 0..4"),
+        ([[0]], [[K]], "predictions hold a value that is not in 0..4"),
+        ([[0]], [[255]], "predictions hold"),
+        ([[0, 1]], [[0]], "differ in shape"),
+        ([[-1]], [[0]], "labels must be integers in 0..255"),
+        ([[0]], [[0.0]], "predictions must be integers in 0..255"),
+    ],
+)
+def test_confusion_refuses(labels, predictions, message):
+    with pytest.raises(ValueError, match=message):
+        Confusion.empty(K).update(np.array(labels), np.array(predictions))
+
+
+def test_predictions_of_ignored_pixels_do_not_matter():
+    ignored = np.full((3, 4), 255, np.uint8)
+    assert Confusion.empty(K).update(ignored, ignored).counts.sum() == 0
+
+
+def test_consistency_refuses():
+    frame = np.zeros((2, 3), np.uint8)
+    with pytest.raises(ValueError, match="must keep one shape"):
+        VideoConsistency.empty().update(frame, frame).update(frame[:, :2], frame[:, :2])
+    with pytest.raises(ValueError, match="must keep one shape"):
+        VideoConsistency.empty().update(frame, frame[:, :2])
+    for lengths in ((), (0,), (255,)):
+        with pytest.raises(ValueError, match="window lengths"):
+            VideoConsistency.empty(lengths)
+    for num_classes in (0, 256):
+        with pytest.raises(ValueError, match="num_classes"):
+            Confusion.empty(num_classes)
+
+
+def score(name, labels, predictions):
+    return score_video(name, zip(labels, predictions, strict=True), K)
+
+
+def test_perfect_and_constant_predictions():
+    labels, _ = random_video(20, seed=5, ignored=0.0)
+    perfect = Scores.empty(K).update(score("a", labels, labels)).figures()
+    shares = (perfect.miou, perfect.weighted_iou, perfect.pixel_accuracy, perfect.class_accuracy)
+    assert shares == (1.0, 1.0, 1.0, 1.0)
+    assert (perfect.vc8, perfect.vc16, perfect.vc8_paper, perfect.vc16_paper) == (1.0, 1.0, 1.0, 1.0)
+    constant = Scores.empty(K).update(score("a", labels, np.zeros_like(labels))).figures()
+    assert (constant.vc8, constant.vc16, constant.vc8_paper, constant.vc16_paper) == (1.0, 1.0, 1.0, 1.0)
+    assert constant.pixel_accuracy == pytest.approx((labels == 0).mean())
+
+
+def test_all_ignored():
+    labels = np.full((20, 4, 5), 255, np.uint8)
+    figures = Scores.empty(K).update(score("a", labels, np.zeros_like(labels))).figures()
+    for name in ("miou", "weighted_iou", "pixel_accuracy", "class_accuracy"):
+        assert math.isnan(getattr(figures, name))
+    assert (figures.vc8, figures.vc16) == (1.0, 1.0)  # An ignored label is a label like any other.
+
+
+def test_nothing_to_measure():
+    figures = Scores.empty(K).figures()
+    assert (figures.videos, figures.frames, figures.left_out) == (0, 0, 0)
+    assert math.isnan(figures.miou) and math.isnan(figures.vc8) and math.isnan(figures.vc16_paper)
+    labels, predictions = random_video(5, seed=0)
+    short = Scores.empty(K).update(score("a", labels, predictions))
+    assert math.isnan(short.figures().miou) and short.figures().left_out == 1
+    assert short.figures(longer_than=0).miou > 0 and math.isnan(short.figures(longer_than=0).vc8_paper)
+
+
+@pytest.fixture(scope="module")
+def many():
+    """Videos of 5 to 40 frames."""
+    return {f"v{frames:02}": random_video(frames, seed=7) for frames in range(5, 41, 5)}
+
+
+def test_figures_equal_the_definition(many):
+    scores = Scores.empty(K)
+    for name, video in many.items():
+        scores = scores.update(score(name, *video))
+    found = scores.figures()
+    long = [video for video in many.values() if len(video[0]) > 16]
+    confusion = Confusion(sum(direct_confusion(*video) for video in long))
+    assert found.miou == confusion.miou() and found.weighted_iou == confusion.weighted_iou()
+    assert (found.videos, found.left_out, found.frames) == (5, 3, 20 + 25 + 30 + 35 + 40)
+    for length, released, paper in ((8, found.vc8, found.vc8_paper), (16, found.vc16, found.vc16_paper)):
+        pooled = [ratio for video in long for ratio in ratios(direct_windows(*video, length)[:-1])]
+        assert released == pytest.approx(mean(pooled), rel=1e-12)
+        means = [mean(ratios(direct_windows(*video, length))) for video in many.values()]
+        assert paper == pytest.approx(mean([x for x in means if not math.isnan(x)]), rel=1e-12)
+
+
+def test_merging_is_exact_in_any_order(many):
+    videos = [score(name, *video) for name, video in many.items()]
+    one_go = Scores.empty(K)
+    for video in videos:
+        one_go = one_go.update(video)
+    rng = np.random.default_rng(0)
+    for _ in range(5):
+        order = rng.permutation(len(videos))
+        parts = [Scores.empty(K) for _ in range(3)]
+        for i in order:
+            part = rng.integers(3)
+            parts[part] = parts[part].update(videos[i])
+        parts = [pickle.loads(pickle.dumps(part)) for part in parts]  # As if from other processes.
+        merged = parts[2].merge(parts[0]).merge(parts[1])
+        assert merged.figures() == one_go.figures()
+        assert [v.name for v in merged.videos] == [v.name for v in one_go.videos]
+    with pytest.raises(ValueError, match="video scored twice: v05"):
+        one_go.update(videos[0])
+    with pytest.raises(ValueError, match="classes do not merge"):
+        one_go.merge(Scores.empty(K + 1))
+
+
+def test_state_does_not_grow(many):
+    labels, predictions = many["v40"]
+    state = VideoConsistency.empty()
+    sizes = set()
+    for label, prediction in zip(labels, predictions, strict=True):
+        state = state.update(label, prediction)
+        sizes.add(sum(x.nbytes for x in (state.label, state.prediction, state.label_run, state.both_run)))
+    assert sizes == {4 * labels[0].size}
+    assert metrics.LENGTHS == tuple(w.length for w in state.windows)

@@ -1,0 +1,222 @@
+"""Batches follow from (seed, step) alone, whoever loads them; faults arrive as one line."""
+
+import dataclasses
+import itertools
+import multiprocessing
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from cffm_jax.config import DataConfig
+from cffm_jax.data import layouts, pipeline
+from cffm_jax.errors import InputError
+
+DATA = DataConfig(scale=(85, 48), crop=(32, 32), prefetch=2)
+LENGTHS = (12, 11, 15, 5, 2, 1, 20)
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory):
+    """Seven videos, some too short for full references, one portrait; labels 0..9 and 255."""
+    root = tmp_path_factory.mktemp("dataset")
+    rng = np.random.default_rng(0)
+    for number, length in enumerate(LENGTHS):
+        height, width = (85, 48) if number == 2 else (48, 85)
+        folder = root / "data" / f"v{number}"
+        (folder / "origin").mkdir(parents=True)
+        (folder / "mask").mkdir()
+        for index in range(length):
+            frame = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+            assert cv2.imwrite(str(folder / "origin" / f"{index:08d}.jpg"), frame)
+            mask = rng.choice(np.array([*range(10), 255], np.uint8), (height, width))
+            Image.fromarray(mask).save(folder / "mask" / f"{index:08d}.png")
+    (root / "train.txt").write_text("\n".join(f"v{number}" for number in range(len(LENGTHS))))
+    return layouts.read_split(str(root), "train")
+
+
+def take(videos, count, data=DATA, batch_size=4, seed=0, **kwargs):
+    with pipeline.training_batches(videos, data, num_classes=9, batch_size=batch_size, seed=seed, **kwargs) as batches:
+        return list(itertools.islice(batches, count))
+
+
+def assert_same(first, second):
+    assert len(first) == len(second)
+    for a, b in zip(first, second):
+        assert a.keys() == b.keys()
+        for key in a:
+            assert a[key].dtype == b[key].dtype
+            np.testing.assert_array_equal(a[key], b[key])
+
+
+def test_shapes_and_types(videos):
+    for batch in take(videos, 5):
+        shapes = {key: (array.shape, array.dtype) for key, array in batch.items()}
+        assert shapes == {
+            "frames": ((4, 4, 32, 32, 3), np.uint8),
+            "labels": ((4, 4, 32, 32), np.uint8),
+            "size": ((4, 2), np.int32),
+        }
+        assert (batch["size"] >= 1).all() and (batch["size"] <= 32).all()
+        assert set(np.unique(batch["labels"])) <= {*range(9), 255}
+
+
+def test_other_clips_and_crops(videos):
+    data = dataclasses.replace(DATA, offsets=(4, 2), crop=(24, 40))
+    (batch,) = take(videos, 1, data)
+    assert batch["frames"].shape == (4, 3, 24, 40, 3) and batch["labels"].shape == (4, 3, 24, 40)
+
+
+def test_the_seed_decides(videos):
+    first = take(videos, 4)
+    assert_same(first, take(videos, 4))
+    assert not np.array_equal(first[0]["frames"], take(videos, 1, seed=1)[0]["frames"])
+
+
+def test_every_epoch_holds_every_video_in_another_order(tmp_path):
+    coloured = []
+    for number in range(7):  # Video i shows label i + 1 alone.
+        frame, mask = str(tmp_path / f"frame{number}.png"), str(tmp_path / f"mask{number}.png")
+        Image.new("RGB", (85, 48)).save(frame)
+        Image.new("L", (85, 48), number + 1).save(mask)
+        coloured.append(layouts.Video(str(number), (frame,) * 12, (mask,) * 12))
+    epochs = [tuple(batch["labels"][:, 3, 0, 0].tolist()) for batch in take(coloured, 12, batch_size=7)]
+    assert all(sorted(epoch) == list(range(7)) for epoch in epochs)
+    assert len(set(epochs)) > 9
+
+
+def test_every_epoch_has_other_draws(videos):
+    batches = take(videos[:1], 20, dataclasses.replace(DATA, distort=0.0), batch_size=1)
+    assert len({batch["frames"].tobytes() for batch in batches}) == 20
+
+
+def test_batches_run_on_over_the_end_of_an_epoch(videos):
+    small, large = take(videos, 14, batch_size=2), take(videos, 7, batch_size=4)
+    for index, batch in enumerate(large):
+        pair = small[2 * index : 2 * index + 2]
+        for key in batch:
+            np.testing.assert_array_equal(batch[key], np.concatenate([part[key] for part in pair]))
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_the_processes_batches_together_are_the_global_batch(videos, count):
+    whole = take(videos, 5, start_step=2)
+    parts = [take(videos, 5, start_step=2, process_index=p, process_count=count) for p in range(count)]
+    together = [{key: np.concatenate([part[key] for part in step]) for key in step[0]} for step in zip(*parts)]
+    assert_same(whole, together)
+
+
+@pytest.mark.parametrize("start", [1, 3, 7])
+def test_a_resumed_run_continues_as_if_never_stopped(videos, start):
+    assert_same(take(videos, 9)[start:], take(videos, 9 - start, start_step=start))
+
+
+def test_far_steps_cost_no_more_than_near_ones(videos):
+    far = take(videos, 1, start_step=10**9)
+    assert_same(far, take(videos, 1, start_step=10**9))
+
+
+@pytest.mark.parametrize("threads", [1, 5])
+def test_threads_and_prefetch_change_nothing(videos, threads):
+    assert_same(take(videos, 6), take(videos, 6, dataclasses.replace(DATA, threads=threads, prefetch=threads + 1)))
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_worker_processes_change_nothing_and_end_with_the_loader(videos, workers):
+    before = multiprocessing.active_children()
+    data = dataclasses.replace(DATA, workers=workers)
+    assert_same(take(videos, 5, start_step=1), take(videos, 5, data, start_step=1))
+    assert multiprocessing.active_children() == before
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_fault_arrives_as_one_line_and_ends_the_loader(videos, tmp_path, workers):
+    path = tmp_path / "cut.jpg"
+    with open(videos[0].frames[0], "rb") as file:
+        path.write_bytes(file.read()[:400])
+    broken = (layouts.Video("broken", (str(path),) * 12, videos[0].masks),)
+    with pytest.raises(InputError) as expected:
+        layouts.read_frame(str(path))
+    batches = pipeline.training_batches(
+        broken, dataclasses.replace(DATA, workers=workers), num_classes=9, batch_size=2, seed=0
+    )
+    with pytest.raises(InputError) as caught:
+        next(batches)
+    assert str(caught.value) == str(expected.value)
+    assert not multiprocessing.active_children()
+    batches.close()
+
+
+def test_frames_of_one_video_must_have_one_size(videos):
+    landscape, portrait = videos[0], videos[2]
+    masks = landscape.masks[:9] + portrait.masks[:9]
+    mixed = layouts.Video("mixed", landscape.frames[:9] + portrait.frames[:9], masks)
+    with pytest.raises(InputError, match="same size"):
+        take((mixed,), 30, batch_size=1)
+
+
+def test_labels_beyond_the_classes_are_refused(videos):
+    with pipeline.training_batches(videos, DATA, num_classes=8, batch_size=4, seed=0) as batches:
+        with pytest.raises(InputError, match="--model.num_classes"):
+            next(batches)
+
+
+@pytest.mark.parametrize(
+    ("option", "data", "settings"),
+    [
+        ("--train.batch_size", {}, {"batch_size": 6, "process_count": 4}),
+        ("--train.batch_size", {}, {"batch_size": 0}),
+        ("--train.seed", {}, {"seed": -1}),
+        ("--data.workers", {"workers": -1}, {}),
+        ("--data.threads", {"threads": 0}, {}),
+        ("--data.prefetch", {"prefetch": 0}, {}),
+    ],
+)
+def test_numbers_that_do_not_fit(videos, option, data, settings):
+    with pytest.raises(InputError, match=f"^{option}: "):
+        take(videos, 1, dataclasses.replace(DATA, **data), **settings)
+
+
+# --- evaluation
+
+
+@pytest.mark.parametrize(
+    ("size", "scale", "expected"),
+    [
+        ((480, 853), (853, 480), (480, 864)),
+        ((853, 480), (853, 480), (864, 480)),
+        ((720, 1280), (853, 480), (480, 864)),
+        ((480, 640), (853, 480), (480, 640)),
+        ((240, 320), (853, 480), (480, 640)),
+        ((1024, 2048), (1024, 512), (512, 1024)),
+        ((10, 1000), (853, 480), (32, 864)),
+    ],
+)
+def test_evaluation_size(size, scale, expected):
+    assert pipeline.evaluation_size(*size, scale) == expected
+
+
+@pytest.mark.parametrize("size", [(48, 85), (85, 48), (96, 64), (33, 70), (30, 40)])
+def test_evaluation_frames_are_resized_in_two_bilinear_steps(tmp_path, size):
+    frame = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+    Image.fromarray(frame).save(tmp_path / "a.png")
+    result, original = pipeline.load_evaluation_frame(str(tmp_path / "a.png"), (85, 48))
+    factor = min(85 / max(size), 48 / min(size))
+    fitted = cv2.resize(frame, tuple(int(side * factor + 0.5) for side in size[::-1]), interpolation=cv2.INTER_LINEAR)
+    aligned = tuple(-(-side // 32) * 32 for side in fitted.shape[1::-1])
+    np.testing.assert_array_equal(result, cv2.resize(fitted, aligned, interpolation=cv2.INTER_LINEAR))
+    assert result.shape[:2] == pipeline.evaluation_size(*size, (85, 48))
+    assert original == size
+
+
+def test_a_frame_of_fitting_size_is_left_alone(tmp_path):
+    frame = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)
+    Image.fromarray(frame).save(tmp_path / "a.png")
+    result, _ = pipeline.load_evaluation_frame(str(tmp_path / "a.png"), (96, 64))
+    np.testing.assert_array_equal(result, frame)
+
+
+def test_an_unreadable_evaluation_frame_is_refused(tmp_path):
+    with pytest.raises(InputError, match="gone.jpg"):
+        pipeline.load_evaluation_frame(str(tmp_path / "gone.jpg"), (85, 48))
