@@ -75,6 +75,14 @@ def test_the_ratio_is_uniform():
     np.testing.assert_allclose(ratios, np.linspace(0.5, 2.0, 4000), atol=0.05)
 
 
+def test_the_multiple_of_the_scale_is_never_exceeded():
+    rng = np.random.default_rng(0)
+    for ratio in np.linspace(0.5, 2.0, 301):
+        height, width = augment.draw_size(720, 1280, still(ratio=(ratio, ratio)), rng)
+        assert height <= 48 * ratio and width <= 85 * ratio
+        assert height + 1.5 > 48 * ratio or width + 1.5 > 85 * ratio
+
+
 @pytest.mark.parametrize("mode", [cv2.INTER_LINEAR, cv2.INTER_NEAREST])
 def test_a_resized_window_equals_the_window_of_the_whole_to_the_bit(mode):
     rng = np.random.default_rng(mode)
@@ -174,6 +182,16 @@ def test_ignored_pixels_do_not_count_for_the_share():
     assert tries(labels, STILL) == 10
     labels[1::2, ::4] = 6
     assert tries(labels, STILL) == 1
+
+
+def test_the_share_is_that_of_labels_resized_by_nearest():
+    labels = np.tile(np.array([[0, 0, 0, 0, 9]], np.uint8), (4, 48, 17))  # between 0 and 9 there is no class
+    rng, again = np.random.default_rng(0), np.random.default_rng(0)
+    data = still(ratio=(2.0, 2.0))
+    augment.resize_and_crop(np.zeros((4, 48, 85, 3), np.uint8), labels, data, rng)
+    augment.draw_size(48, 85, data, again)
+    augment.draw_window(labels[0].repeat(2, axis=0).repeat(2, axis=1), data, again)
+    assert rng.bit_generator.state == again.bit_generator.state, "drawn as often"
 
 
 def test_redrawn_crops_avoid_the_uniform_part():

@@ -75,15 +75,19 @@ def test_the_seed_decides(videos):
 
 
 def test_every_epoch_holds_every_video_in_another_order(tmp_path):
-    coloured = []
+    labelled = []
     for number in range(7):  # Video i shows label i + 1 alone.
         frame, mask = str(tmp_path / f"frame{number}.png"), str(tmp_path / f"mask{number}.png")
         Image.new("RGB", (85, 48)).save(frame)
         Image.new("L", (85, 48), number + 1).save(mask)
-        coloured.append(layouts.Video(str(number), (frame,) * 12, (mask,) * 12))
-    epochs = [tuple(batch["labels"][:, 3, 0, 0].tolist()) for batch in take(coloured, 12, batch_size=7)]
-    assert all(sorted(epoch) == list(range(7)) for epoch in epochs)
-    assert len(set(epochs)) > 9
+        labelled.append(layouts.Video(str(number), (frame,) * 12, (mask,) * 12))
+
+    def orders(seed):
+        return [tuple(batch["labels"][:, 3, 0, 0].tolist()) for batch in take(labelled, 12, batch_size=7, seed=seed)]
+
+    assert all(sorted(order) == list(range(7)) for order in orders(0))
+    assert len(set(orders(0))) > 9
+    assert orders(0) != orders(1)
 
 
 def test_every_epoch_has_other_draws(videos):

@@ -42,7 +42,7 @@ def augment(
 def fitted_size(height: int, width: int, box: tuple[int, int]) -> tuple[int, int]:
     """Height and width of the largest image of the same aspect that fits the box, whichever way the box is turned.
 
-    The long side is at most max(box), the short side at most min(box). Sides are rounded to the nearest pixel, from 1 on.
+    The long side is at most max(box), the short side at most min(box); both are rounded to whole pixels, at least 1.
     """
     factor = min(max(box) / max(height, width), min(box) / min(height, width))
     return max(1, int(height * factor + 0.5)), max(1, int(width * factor + 0.5))

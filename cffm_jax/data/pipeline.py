@@ -103,7 +103,7 @@ class _LoadClip:
 
 
 class TrainingBatches(Iterator[Batch]):
-    """Loads batches ahead; `close`, leaving the with-block or an error ends the worker processes and the threads."""
+    """Loads batches ahead; `close`, the end of a with-block or an error ends the worker processes and the threads."""
 
     def __init__(self, batches: grain.MapDataset, data: DataConfig):
         ahead = max(data.threads, data.prefetch if not data.workers else 0)
@@ -127,7 +127,7 @@ class TrainingBatches(Iterator[Batch]):
             raise
 
     def close(self) -> None:
-        """Ends the worker processes and, once they have finished the batch in hand, the threads. May be called again."""
+        """Ends the worker processes, and the threads as soon as they are done with the batch in hand. Idempotent."""
         self._iterator.close()
 
     def __enter__(self) -> TrainingBatches:

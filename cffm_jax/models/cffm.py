@@ -70,11 +70,11 @@ class CFFM(nn.Module):
         self.encoder = mit.MiT(self.backbone, self.drop_path, self.dtype)
         self.decoder = FrameDecoder(self.width, self.dtype)
         self.frame_dropout = layers.channel_dropout(self.dropout)
-        self.frame_classifier = layers.dense(self.num_classes, self.dtype)
+        self.frame_classifier = layers.Dense(self.num_classes, self.dtype)
         if self.local_blocks:
             self.local = [cfm.MiningBlock(self.references, self.width, self.dtype) for _ in range(self.local_blocks)]
             self.clip_dropout = layers.channel_dropout(self.dropout)
-            self.clip_classifier = layers.dense(self.num_classes, self.dtype)
+            self.clip_classifier = layers.Dense(self.num_classes, self.dtype)
 
     def __call__(self, clips: jax.Array, train: bool = False, outputs: str = "logits") -> jax.Array | ClipOutputs:
         """Segments the last frame of each clip.

@@ -29,8 +29,8 @@ class MLP(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         c = x.shape[-1]
-        x = jax.nn.gelu(layers.dense(MLP_RATIO * c, self.dtype, "fc1")(x), approximate=False)
-        return layers.dense(c, self.dtype, "fc2")(x)
+        x = jax.nn.gelu(layers.Dense(MLP_RATIO * c, self.dtype, name="fc1")(x), approximate=False)
+        return layers.Dense(c, self.dtype, name="fc2")(x)
 
 
 class _Pool(nn.Module):
@@ -58,8 +58,8 @@ class MiningBlock(nn.Module):
 
     def setup(self):
         self.norm1 = layers.layer_norm(EPSILON, self.dtype)
-        self.qkv = layers.dense(3 * self.width, self.dtype)
-        self.proj = layers.dense(self.width, self.dtype)
+        self.qkv = layers.Dense(3 * self.width, self.dtype)
+        self.proj = layers.Dense(self.width, self.dtype)
         self.norm2 = layers.layer_norm(EPSILON, self.dtype)
         self.mlp = MLP(self.dtype)
         self.pools = {source.name: _Pool(source) for source in self.sources}

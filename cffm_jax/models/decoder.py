@@ -45,8 +45,6 @@ class FrameDecoder(nn.Module):
             kernel, bias = _Projection(x.shape[-1], self.width, name=f"project{i + 1}")()
             slice_ = fuse[len(maps) - 1 - i]
             merged = jnp.matmul(kernel, slice_, precision="highest")
-            y = jnp.einsum(
-                "nhwc,ck->nhwk", x.astype(self.dtype), merged.astype(self.dtype), preferred_element_type=jnp.float32
-            )
+            y = layers.matmul(x, merged, self.dtype).astype(jnp.float32)
             fused = fused + resize_bilinear(y, size) + jnp.matmul(bias, slice_, precision="highest")
         return nn.relu(layers.BatchNorm(name="norm")(fused, train)).astype(self.dtype)

@@ -47,15 +47,15 @@ class Attention(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         n, h, w, c = x.shape
         head = c // self.heads
-        q = layers.dense(c, self.dtype, "q")(x).reshape(n, h * w, self.heads, head) * head**-0.5
+        q = layers.Dense(c, self.dtype, name="q")(x).reshape(n, h * w, self.heads, head) * head**-0.5
         if self.reduction > 1:
             x = layers.PatchConv(self.reduction, self.dtype, name="reduce")(x)
             x = layers.layer_norm(1e-5, self.dtype, "reduce_norm")(x)
-        kv = layers.dense(2 * c, self.dtype, "kv")(x).reshape(n, -1, 2, self.heads, head)
+        kv = layers.Dense(2 * c, self.dtype, name="kv")(x).reshape(n, -1, 2, self.heads, head)
         logits = jnp.einsum("nlad,nsad->nals", q, kv[:, :, 0], preferred_element_type=jnp.float32)
         weights = jax.nn.softmax(logits, axis=-1).astype(self.dtype)
         y = jnp.einsum("nals,nsad->nlad", weights, kv[:, :, 1])
-        return layers.dense(c, self.dtype, "proj")(y.reshape(n, h, w, c))
+        return layers.Dense(c, self.dtype, name="proj")(y.reshape(n, h, w, c))
 
 
 class MixFFN(nn.Module):
@@ -66,10 +66,10 @@ class MixFFN(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         c = x.shape[-1]
-        x = layers.dense(MLP_RATIO * c, self.dtype, "fc1")(x)
+        x = layers.Dense(MLP_RATIO * c, self.dtype, name="fc1")(x)
         x = layers.DepthwiseConv(self.dtype, name="dwconv")(x)
         x = jax.nn.gelu(x, approximate=False)
-        return layers.dense(c, self.dtype, "fc2")(x)
+        return layers.Dense(c, self.dtype, name="fc2")(x)
 
 
 class Block(nn.Module):
