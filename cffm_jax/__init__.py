@@ -1,6 +1,27 @@
-"""Video semantic segmentation with temporal contexts (CFFM, CVPR 2022) in JAX."""
+"""Video semantic segmentation with temporal contexts (CFFM, CVPR 2022) in JAX.
 
-from cffm_jax.conversion.state_dicts import convert_state_dict, export_state_dict
-from cffm_jax.models.cffm import create_model
+The names below are imported when they are first used: loader processes and the scoring of PNGs do without JAX.
+"""
 
-__all__ = ["convert_state_dict", "create_model", "export_state_dict"]
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cffm_jax.conversion.state_dicts import convert_state_dict, export_state_dict
+    from cffm_jax.losses import clip_loss
+    from cffm_jax.models.cffm import create_model
+
+_HOMES = {
+    "clip_loss": "cffm_jax.losses",
+    "convert_state_dict": "cffm_jax.conversion.state_dicts",
+    "create_model": "cffm_jax.models.cffm",
+    "export_state_dict": "cffm_jax.conversion.state_dicts",
+}
+
+__all__ = ["clip_loss", "convert_state_dict", "create_model", "export_state_dict"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)

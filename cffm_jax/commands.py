@@ -93,7 +93,7 @@ def _score(options: EvalOptions) -> None:
     rows = {"predictions": result}
     output = Path(options.output or f"{options.predictions.rstrip('/')}.json")
     print(scores.report(rows, names))
-    _write_json(output, scores.to_json(rows, names))
+    _write_json(output, {"predictions": options.predictions, "rows": scores.to_json(rows, names)})
 
 
 def _evaluate(options: EvalOptions, argv: Sequence[str]) -> None:
@@ -123,7 +123,7 @@ def _evaluate(options: EvalOptions, argv: Sequence[str]) -> None:
     print(f"{config.model.name}, step {step} of {options.checkpoint}, {config.data.root} {config.data.eval_split}\n")
     print(scores.report(rows, names))
     output = Path(options.output or Path(options.checkpoint) / "eval.json")
-    _write_json(output, {"checkpoint": options.checkpoint, "step": step, **scores.to_json(rows, names)})
+    _write_json(output, {"checkpoint": options.checkpoint, "step": step, "rows": scores.to_json(rows, names)})
 
 
 def _write_json(path: Path, value: dict) -> None:

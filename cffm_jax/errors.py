@@ -1,5 +1,7 @@
 """The one exception that input can cause; every command turns it into one line and exit status 2."""
 
+from __future__ import annotations
+
 
 class InputError(Exception):
     """Something the user gave cannot be used.
@@ -9,3 +11,8 @@ class InputError(Exception):
 
     def __init__(self, where: object, problem: str, remedy: str):
         super().__init__(f"{where}: {problem}; {remedy}")
+        self._parts = (str(where), problem, remedy)
+
+    def __reduce__(self) -> tuple[type[InputError], tuple[str, str, str]]:
+        """Pickled with its three parts: loader processes hand it over."""
+        return InputError, self._parts

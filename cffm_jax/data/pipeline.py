@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copyreg
 import dataclasses
 import types
 from collections.abc import Iterator, Sequence
@@ -141,14 +140,6 @@ def _start_worker(index: int, count: int) -> None:
     """Prepares a loader process: the loader's threads use its share of the cores, OpenCV shall not add its own."""
     del index, count
     cv2.setNumThreads(0)
-
-
-def _restore_input_error(message: str) -> InputError:
-    return InputError.__new__(InputError, message)
-
-
-# Worker processes hand errors over pickled. By default unpickling calls the class with its args, here the one message.
-copyreg.pickle(InputError, lambda error: (_restore_input_error, (str(error),)))
 
 
 def evaluation_size(height: int, width: int, scale: tuple[int, int]) -> tuple[int, int]:

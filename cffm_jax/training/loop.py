@@ -57,7 +57,8 @@ def train(config: Config) -> dict[str, Scores]:
         step_fn = make_train_step(model, optimizer, mesh, frame_loss_weight=plan.frame_loss_weight)
         segmenter = VideoSegmenter(model, config)
         batches = training_batches(
-            videos, config.data, num_classes=config.model.num_classes, batch_size=plan.batch_size, seed=plan.seed, start_step=start
+            videos, config.data, num_classes=config.model.num_classes, batch_size=plan.batch_size, seed=plan.seed, start_step=start,
+            process_index=jax.process_index(), process_count=jax.process_count(),
         )  # fmt: skip
         with batches, RunLog(workdir, plan.steps, start, plan.batch_size) as log:
             log.say(f"{config.model.name}: {len(videos)} training videos, {mesh.size} device(s), weights: {origin}")

@@ -1,0 +1,104 @@
+"""The whole way on a laptop: synthetic videos -> training -> evaluation -> pictures, with the real commands.
+
+Run by ``make demo``; ``make demo DEMO_ARGS="--seeds 0 1 2"`` trains three networks and prints mean and spread.
+What was done already (videos, a trained network) is not done again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import tyro
+
+from cffm_jax.data import layouts
+from cffm_jax.metrics import Confusion, Scores, score_video
+from cffm_jax.settings import load_config
+
+ROOT = Path(__file__).resolve().parents[1]
+CONFIG = "configs/synthetic.py"
+FIGURES = {
+    "mIoU": "miou", "wIoU": "weighted_iou", "pixel acc.": "pixel_accuracy",
+    "VC8": "vc8", "VC16": "vc16", "VC8 Eq. 9": "vc8_paper", "VC16 Eq. 9": "vc16_paper",
+}  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class DemoOptions:
+    folder: str = "demo"
+    """Where everything goes."""
+    seeds: tuple[int, ...] = (0,)
+    """A network is trained for each."""
+    steps: int = 0
+    """Training iterations; 0: as configs/synthetic.py says."""
+
+
+def run(*command: str) -> None:
+    """Shows and runs one of the project's commands; a failure ends the demo with its status."""
+    print(f"\n$ python {' '.join(command)}", flush=True)
+    status = subprocess.run([sys.executable, *command], cwd=ROOT, check=False).returncode
+    if status:
+        sys.exit(status)
+
+
+def most_frequent_class(root: str, num_classes: int) -> Scores:
+    """Scores of answering every pixel with the training split's most frequent class."""
+    counts = np.zeros(num_classes, np.int64)
+    for video in layouts.read_split(root, "train"):
+        labels = layouts.read_mask(video.masks[0], num_classes)
+        counts += Confusion.empty(num_classes).update(labels, np.zeros_like(labels)).pixels()
+    scores = Scores.empty(num_classes)
+    for video in layouts.read_split(root, "val"):
+        masks = (layouts.read_mask(path, num_classes) for path in video.masks)
+        pairs = ((mask, np.full_like(mask, counts.argmax())) for mask in masks)
+        scores = scores.update(score_video(video.name, pairs, num_classes))
+    return scores
+
+
+def table(results: Sequence[dict], constant: Scores) -> str:
+    """Markdown: a row for each kind of logits; with several seeds the mean and the standard deviation."""
+    lines = ["| % | " + " | ".join(FIGURES) + " |", "|---" * (len(FIGURES) + 1) + "|"]
+    figures = dataclasses.asdict(constant.figures())
+    lines.append("| most frequent class | " + " | ".join(f"{100 * figures[f]:.1f}" for f in FIGURES.values()) + " |")
+    for row in reversed(results[0]["rows"]):
+        cells = []
+        for figure in FIGURES.values():
+            values = [100 * (r["rows"][row][figure] or math.nan) for r in results]
+            spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+            cells.append(f"{statistics.fmean(values):.1f}{spread}")
+        lines.append(f"| {row} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    began = time.time()
+    options = tyro.cli(DemoOptions, description=__doc__)
+    folder, config = Path(options.folder), load_config(ROOT / CONFIG)
+    videos = str(folder / "videos")
+    run("-m", "cffm_jax.data.synthetic", videos)
+    results = []
+    for seed in options.seeds:
+        workdir = str(folder / f"seed{seed}")
+        shared = ("--data.root", videos)
+        steps = ("--train.steps", str(options.steps)) if options.steps else ()
+        run("train.py", "--config", CONFIG, *shared, "--workdir", workdir, "--train.seed", str(seed), *steps)
+        output = str(folder / f"seed{seed}.json")
+        pictures = ("--pictures", str(folder / "pictures")) if seed == options.seeds[0] else ()
+        run("eval.py", "--checkpoint", workdir, "--output", output, *pictures)
+        results.append(json.loads((ROOT / output).read_text()))
+    print(f"\n{config.model.name}, {len(results)} seed(s), validation videos of {videos}:\n")
+    print(table(results, most_frequent_class(ROOT / videos, config.model.num_classes)))
+    print(f"\nPictures: {folder}/pictures/sheet.png, {folder}/pictures/overlay.mp4")
+    print(f"Took {(time.time() - began) / 60:.1f} min.")
+
+
+if __name__ == "__main__":
+    main()
