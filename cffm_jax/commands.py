@@ -88,7 +88,7 @@ def _score(options: EvalOptions) -> None:
     videos = read_split(config.data.root, config.data.eval_split)
     names = class_names(config.data.root, config.model.num_classes)
     result = scores.score_predictions(
-        videos, options.predictions, config.model.num_classes, max_videos=config.eval.max_videos
+        videos, options.predictions, config.model.num_classes, names, max_videos=config.eval.max_videos
     )
     rows = {"predictions": result}
     output = Path(options.output or f"{options.predictions.rstrip('/')}.json")

@@ -89,6 +89,8 @@ def write(path: Path, body: str) -> Path:
         ("def get_config(:", "invalid syntax"),
         ("def get_config():\n    return Confog()", "Confog"),
         ("def get_config():\n    return Config(model=ModelConfig(1, 2, 3, 4, 5, 6, 7))", "positional"),
+        ("def get_config():\n    raise ValueError", "ValueError"),
+        ("def get_config():\n    return {}['crop']", "crop"),
     ],
 )
 def test_faulty_config_files(tmp_path, body, told):

@@ -96,7 +96,8 @@ class VideoSegmenter:
             for video, start, loaded in self._load(pool, videos, labels):
                 h, w = loaded.frames.shape[1:3]
                 if start == 0:
-                    memory = self._empty_memory(h, w)
+                    # Placed like the weights: what comes back is, and another placing would compile again.
+                    memory = jax.device_put(self._empty_memory(h, w), _placing(variables))
                     size = loaded.size
                 elif loaded.size != size:
                     raise InputError(
@@ -146,6 +147,11 @@ class VideoSegmenter:
             for _, _, futures in waiting:
                 for future in futures:
                     future.cancel()
+
+
+def _placing(variables: dict[str, Any]) -> jax.sharding.Sharding | None:
+    """The sharding of the weights, which is the same for all; None for arrays that are not on a device yet."""
+    return getattr(jax.tree.leaves(variables)[0], "sharding", None)
 
 
 def _read(frame: str, mask: str | None, *, scale: tuple[int, int], num_classes: int) -> tuple[np.ndarray, np.ndarray | None, tuple[int, int]]:

@@ -84,13 +84,13 @@ class Strip(NamedTuple):
       title: what is written above it, for example the video's name.
       times: index of each time step's frame.
       cells: for each time step the pictures by row label, as `views` gives them; all with the same rows and of one size.
-      classes: the classes that these masks hold.
+      labels: what these masks hold, `IGNORED_LABEL` included.
     """
 
     title: str
     times: Sequence[int]
     cells: Sequence[Mapping[str, np.ndarray]]
-    classes: frozenset[int]
+    labels: frozenset[int]
 
 
 def contact_sheet(strips: Sequence[Strip], class_names: Sequence[str]) -> np.ndarray:
@@ -110,17 +110,20 @@ def contact_sheet(strips: Sequence[Strip], class_names: Sequence[str]) -> np.nda
     for strip in strips:
         places.append(bottom)
         bottom += head + len(strip.cells[0]) * (strip.cells[0][INPUT].shape[0] + _GAP) + _TEXT
-    entries = _legend(ruler, small, sorted(set().union(*(s.classes for s in strips))), class_names, left, width - _MARGIN)
-    height = bottom + entries[-1][1][1] + 2 * _TEXT + _MARGIN if entries else bottom
+    names = {k: _legend_name(k, class_names) for k in sorted(set().union(*(s.labels for s in strips)))}
+    entries = _legend_places(ruler, small, names, left, width - _MARGIN)
+    height = bottom + max((y for _, y in entries.values()), default=0) + _TEXT + _MARGIN
     sheet = Image.new("RGB", (width, int(height)), _PAPER)
     draw = ImageDraw.Draw(sheet)
     for strip, top in zip(strips, places, strict=True):
         _draw_strip(sheet, draw, strip, rows, (int(left), top, head), (font, small))
     colours = palette(len(class_names))
-    for k, (x, y) in entries:
+    for k, (x, y) in entries.items():
         y += bottom
-        draw.rounded_rectangle((x, y, x + _TEXT + 3, y + _TEXT + 3), 3, tuple(colours[k].tolist()))
-        draw.text((x + _TEXT + 9, y + _TEXT / 2 + 1), _readable(class_names[k]), _INK, small, "lm")
+        known = k != IGNORED_LABEL
+        fill, outline = (tuple(colours[k].tolist()), None) if known else (_PAPER, _PALE)
+        draw.rounded_rectangle((x, y, x + _TEXT + 3, y + _TEXT + 3), 3, fill, outline)
+        draw.text((x + _TEXT + 9, y + _TEXT / 2 + 1), names[k], _INK, small, "lm")
     return np.asarray(sheet)
 
 
@@ -145,27 +148,22 @@ def _draw_strip(
                 draw.text((left - 12, y + height / 2), rows[label], _INK, fonts[0], "rm", align="right")
 
 
-def _legend(
-    ruler: ImageDraw.ImageDraw,
-    font: ImageFont.FreeTypeFont,
-    classes: Sequence[int],
-    class_names: Sequence[str],
-    left: float,
-    right: float,
-) -> list[tuple[int, tuple[int, int]]]:
-    """Where each class stands in the legend: (class, (x, y)), in lines from left to right."""
-    entries, x, y = [], left, 0
-    for k in classes:
-        needed = _TEXT + 9 + ruler.textlength(_readable(class_names[k]), font)
+def _legend_name(k: int, class_names: Sequence[str]) -> str:
+    return "no label (frame as it is)" if k == IGNORED_LABEL else class_names[k].replace("_", " ")
+
+
+def _legend_places(
+    ruler: ImageDraw.ImageDraw, font: ImageFont.FreeTypeFont, names: Mapping[int, str], left: float, right: float
+) -> dict[int, tuple[int, int]]:
+    """Where each entry stands in the legend, (x, y), in lines from left to right."""
+    places, x, y = {}, left, 0
+    for k, name in names.items():
+        needed = _TEXT + 9 + ruler.textlength(name, font)
         if x > left and x + needed > right:
             x, y = left, y + _TEXT + 12
-        entries.append((k, (int(x), y)))
+        places[k] = int(x), y
         x += needed + 22
-    return entries
-
-
-def _readable(name: str) -> str:
-    return name.replace("_", " ")
+    return places
 
 
 def side_by_side(panels: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -358,8 +356,8 @@ class PictureCollector:
 
     def _add(self, name: str, time: int, cells: Mapping[str, np.ndarray], masks: Mapping[str, np.ndarray]) -> None:
         strip = self._strips.get(name, Strip(name, (), (), frozenset()))
-        held = {int(k) for mask in masks.values() for k in np.unique(mask)} - {IGNORED_LABEL}
-        self._strips[name] = Strip(name, (*strip.times, time), (*strip.cells, cells), strip.classes | held)
+        held = {int(k) for mask in masks.values() for k in np.unique(mask)}
+        self._strips[name] = Strip(name, (*strip.times, time), (*strip.cells, cells), strip.labels | held)
 
     def __enter__(self) -> PictureCollector:
         return self

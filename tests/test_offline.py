@@ -1,0 +1,144 @@
+"""Whole-video segmentation equals the clip-by-clip definition, on every frame, the first ones included."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import cv2
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from cffm_jax import create_model
+from cffm_jax.config import Config, DataConfig, EvalConfig, ModelConfig
+from cffm_jax.data.layouts import Video
+from cffm_jax.data.pipeline import load_evaluation_frame
+from cffm_jax.errors import InputError
+from cffm_jax.frames import normalise
+from cffm_jax.inference.evaluate import FRAME_ROW, evaluate
+from cffm_jax.inference.offline import VideoSegmenter
+from cffm_jax.metrics import Confusion
+from cffm_jax.resize import resize_bilinear
+
+SIZE = (60, 90)  # resized to 64x96 for the model
+CLASSES = 5
+FIRST_FRAMES = {3: (0, 1, 2), 4: (0, 2, 3), 5: (0, 2, 4), 6: (0, 2, 4), 7: (0, 3, 5), 8: (0, 3, 6)}
+
+
+def write_video(folder, name: str, frames: int, size: tuple[int, int] = SIZE) -> Video:
+    rng = np.random.default_rng(frames)
+    paths, masks = [], []
+    for i in range(frames):
+        coarse = rng.integers(0, 256, (6, 9, 3), np.uint8)
+        paths.append(str(folder / f"{name}_{i:03}.jpg"))
+        cv2.imwrite(paths[-1], cv2.resize(coarse, size[::-1], interpolation=cv2.INTER_CUBIC))
+        masks.append(str(folder / f"{name}_{i:03}.png"))
+        Image.fromarray(rng.integers(0, CLASSES + 1, size, np.uint8)).save(masks[-1])
+    return Video(name, tuple(paths), tuple(masks))
+
+
+@pytest.fixture(scope="module")
+def setting(tmp_path_factory):
+    config = Config(
+        model=ModelConfig("cffm_b0", CLASSES), data=DataConfig(scale=(90, 60), threads=2), eval=EvalConfig(chunk=4)
+    )
+    model = create_model("cffm_b0", CLASSES)
+    variables = jax.jit(model.init)(jax.random.key(3), np.zeros((1, 4, 64, 96, 3), np.float32))
+    # Large logits and lively features: random weights alone predict one class everywhere.
+    params = jax.tree.map(lambda x: 5 * x if x.ndim > 1 else x, variables["params"])
+    folder = tmp_path_factory.mktemp("videos")
+    videos = [write_video(folder, "long", 14), write_video(folder, "short", 2)]
+    return config, model, {**variables, "params": params}, videos
+
+
+@pytest.fixture(scope="module")
+def chunks(setting):
+    config, model, variables, videos = setting
+    return list(VideoSegmenter(model, config).segment(variables, videos))
+
+
+def gathered(chunks, name: str, kind: str) -> np.ndarray:
+    return np.concatenate([getattr(chunk.masks, kind) for chunk in chunks if chunk.video.name == name])
+
+
+def test_chunks_cover_each_video_in_order(chunks):
+    spans = [(c.video.name, c.start, len(c.masks.clip)) for c in chunks]
+    assert spans == [("long", 0, 4), ("long", 4, 4), ("long", 8, 4), ("long", 12, 2), ("short", 0, 2)]
+    assert all(c.masks.clip.shape == c.masks.frame.shape == c.labels.shape == (len(c.labels), *SIZE) for c in chunks)
+
+
+def test_masks_equal_the_clip_by_clip_definition(setting, chunks):
+    config, model, variables, videos = setting
+    frames = np.stack([load_evaluation_frame(path, config.data.scale)[0] for path in videos[0].frames])
+    clip_logits = jax.jit(model.apply)
+    frame_logits = jax.jit(lambda v, x: model.apply(v, x, method="frame_logits"))
+    clip, frame = gathered(chunks, "long", "clip"), gathered(chunks, "long", "frame")
+    assert (clip != frame).any()
+    for t in range(len(frames)):
+        own = frame_logits(variables, normalise(frames[t : t + 1]))
+        logits = own
+        if t >= 3:
+            references = FIRST_FRAMES.get(t, (t - 9, t - 6, t - 3))
+            logits = clip_logits(variables, normalise(frames[[*references, t]])[None])
+        for result, expected in ((clip[t], logits), (frame[t], own)):
+            full = np.asarray(resize_bilinear(resize_bilinear(expected, (64, 96)), SIZE))[0]
+            top = np.sort(full, -1)
+            clear = top[..., -1] - top[..., -2] > 1e-4
+            assert clear.mean() > 0.99
+            np.testing.assert_array_equal(result[clear], full.argmax(-1)[clear], err_msg=f"frame {t}")
+
+
+def test_the_first_three_frames_have_their_own_logits(chunks):
+    for name in ("long", "short"):
+        np.testing.assert_array_equal(gathered(chunks, name, "clip")[:3], gathered(chunks, name, "frame")[:3])
+
+
+@pytest.mark.parametrize("chunk", [1, 5, 16])
+def test_the_chunk_changes_nothing(setting, chunks, chunk):
+    config, model, variables, videos = setting
+    other = dataclasses.replace(config, eval=EvalConfig(chunk=chunk))
+    results = list(VideoSegmenter(model, other).segment(variables, videos[:1]))
+    for kind in ("clip", "frame"):
+        assert (gathered(results, "long", kind) != gathered(chunks, "long", kind)).mean() < 1e-3
+
+
+def test_a_video_leaves_no_trace_in_the_next(setting, chunks):
+    config, model, variables, videos = setting
+    alone = list(VideoSegmenter(model, config).segment(variables, videos[1:]))
+    np.testing.assert_array_equal(gathered(alone, "short", "clip"), gathered(chunks, "short", "clip"))
+
+
+def test_scores_count_every_frame_once(setting, chunks):
+    config, model, variables, videos = setting
+    seen = []
+    rows = evaluate(VideoSegmenter(model, config), variables, videos, on_chunk=seen.append, progress=False)
+    assert len(seen) == len(chunks)
+    for row, kind in (("CFFM", "clip"), (FRAME_ROW, "frame")):
+        expected = Confusion.empty(CLASSES)
+        for chunk in chunks:
+            expected = expected.update(chunk.labels, getattr(chunk.masks, kind))
+        np.testing.assert_array_equal(rows[row].confusion().counts, expected.counts)
+        assert [(v.name, v.frames) for v in rows[row].videos] == [("long", 14), ("short", 2)]
+
+
+def test_segformer_is_its_per_frame_logits(setting):
+    config, _, _, videos = setting
+    model = create_model("segformer_b0", CLASSES)
+    variables = jax.jit(model.init)(jax.random.key(0), np.zeros((1, 4, 64, 96, 3), np.float32))
+    (chunk,) = VideoSegmenter(model, config).segment(variables, videos[1:])
+    np.testing.assert_array_equal(chunk.masks.clip, chunk.masks.frame)
+
+
+@pytest.mark.parametrize("frame", [1, 5])
+def test_a_frame_of_another_size_is_named(setting, tmp_path, frame):
+    config, model, variables, _ = setting
+    video = write_video(tmp_path, "mixed", 6)
+    odd = write_video(tmp_path, "odd", 1, (30, 40))
+    video = dataclasses.replace(
+        video,
+        frames=(*video.frames[:frame], odd.frames[0], *video.frames[frame + 1 :]),
+        masks=(*video.masks[:frame], odd.masks[0], *video.masks[frame + 1 :]),
+    )
+    with pytest.raises(InputError, match="odd_000.jpg: is 30x40"):
+        list(VideoSegmenter(model, config).segment(variables, [video]))
