@@ -221,6 +221,8 @@ def check_shapes(name: str, height: int, width: int) -> None:
     assert outputs.frame_logits.shape == (2, 4, height // 4, width // 4, 124)
     assert outputs.mined.shape == (2, height // 8, width // 8, 256)
     assert outputs.logits.dtype == outputs.frame_logits.dtype == jnp.float32
+    if model.backbone not in ("b0", "b1"):  # The others trace for seconds and have b1's stages.
+        return
     frames = jax.ShapeDtypeStruct((3, height, width, 3), jnp.float32)
     maps = jax.eval_shape(functools.partial(model.apply, method="encode_stages"), variables, frames)
     channels = SIZES[model.backbone].channels
@@ -332,16 +334,14 @@ def test_the_stages_of_the_paper_make_up_the_clip(b0, clips, outputs):
 
 def test_frame_logits_are_segformers_of_each_frame_alone(b0, clips, outputs):
     model, variables, _ = b0
-    segformer = cffm_jax.create_model("segformer_b0", 124)
-    keys = [*shapes_of("segformer_b0")["params"]]
-    part = {"params": {key: variables["params"][key] for key in keys}, "batch_stats": variables["batch_stats"]}
-    image = jax.jit(functools.partial(segformer.apply, method="frame_logits"))
+    image = jax.jit(functools.partial(model.apply, method="frame_logits"))
     for frame in range(4):
-        alone = image(part, clips[0, frame : frame + 1])
+        alone = image(variables, clips[0, frame : frame + 1])
         np.testing.assert_allclose(alone[0], outputs.frame_logits[0, frame], rtol=0, atol=1e-5)
-    # The same method of the video model; the same weights, so one frame will do.
-    same = jax.jit(functools.partial(model.apply, method="frame_logits"))(variables, clips[0, :1])
-    np.testing.assert_allclose(same[0], outputs.frame_logits[0, 0], rtol=0, atol=1e-5)
+    # The image model takes the same weights, less those of the clip, and any number of frames.
+    segformer = cffm_jax.create_model("segformer_b0", 124)
+    part = {"params": {key: variables["params"][key] for key in shapes_of("segformer_b0")["params"]}}
+    part["batch_stats"] = variables["batch_stats"]
     whole = jax.jit(functools.partial(segformer.apply, outputs="all"))(part, clips[:, 2:])
     np.testing.assert_allclose(whole.frame_logits, outputs.frame_logits[:, 2:], rtol=0, atol=1e-5)
     np.testing.assert_array_equal(whole.logits, whole.frame_logits[:, -1])
@@ -524,7 +524,9 @@ def initial():
     model = cffm_jax.create_model("cffm_b0", 124)
     init = jax.jit(model.init)
     clips = jnp.zeros((1, 4, 32, 32, 3))
-    first, again, other = (jax.device_get(init(jax.random.key(seed), clips)) for seed in (0, 0, 1))
+    # The default generator, threefry, compiles three times as long.
+    keys = [jax.random.key(seed, impl="rbg") for seed in (0, 0, 1)]
+    first, again, other = (jax.device_get(init(key, clips)) for key in keys)
     return flat(first["params"]), flat(again["params"]), flat(other["params"]), flat(first["batch_stats"])
 
 

@@ -26,7 +26,8 @@ import tqdm
 import tyro
 
 from cffm_jax.data.classes import synthetic_names
-from cffm_jax.data.scenes import World, noise
+from cffm_jax.data.scenes import World
+from cffm_jax.data.sprites import noise
 from cffm_jax.errors import InputError
 from cffm_jax.settings import parse_command, run_command
 

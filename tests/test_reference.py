@@ -1,0 +1,279 @@
+"""Against PyTorch and Hugging Face's SegFormer: pytest -m reference, with the reference extra."""
+
+import io
+import zipfile
+from pathlib import Path
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import cffm_jax
+import golden_values
+from cffm_jax.config import OptimConfig
+from cffm_jax.conversion.files import read_state_dict
+from cffm_jax.conversion.huggingface import to_nvlabs
+from cffm_jax.errors import InputError
+from cffm_jax.losses import clip_loss
+from cffm_jax.models.mit import HEADS, REDUCTIONS, SIZES
+from cffm_jax.optim import make_optimizer
+from cffm_jax.resize import resize_bilinear
+
+pytestmark = pytest.mark.reference
+
+
+@pytest.fixture(scope="module")
+def torch():
+    return pytest.importorskip("torch")
+
+
+def normal(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+# --- SegFormer -----------------------------------------------------------------------------------------------------
+
+
+def huggingface_segformer(size: str, classes: int):
+    """A SegFormer of the family's shape with drawn weights and statistics, in evaluation mode."""
+    import torch
+    from transformers import SegformerConfig, SegformerForSemanticSegmentation
+
+    config = SegformerConfig(
+        hidden_sizes=list(SIZES[size].channels),
+        depths=list(SIZES[size].depths),
+        num_attention_heads=list(HEADS),
+        sr_ratios=list(REDUCTIONS),
+        mlp_ratios=[4, 4, 4, 4],
+        decoder_hidden_size=256,
+        num_labels=classes,
+    )
+    model = SegformerForSemanticSegmentation(config).eval()
+    for name, module in model.named_modules():
+        # Hugging Face takes 1e-5 throughout; NVlabs, whom the papers follow, 1e-6 outside the patch embeddings and the
+        # reductions (specification, section 1).
+        if isinstance(module, torch.nn.LayerNorm):
+            assert module.eps == 1e-5
+            reduction = "sequence_reduction" in name or "attention" in name
+            module.eps = 1e-5 if reduction or "patch_embeddings" in name else 1e-6
+    drawn = {key: golden_values.draw(key, value.shape) for key, value in model.state_dict().items()}
+    model.load_state_dict({key: torch.from_numpy(np.asarray(value)) for key, value in drawn.items()})
+    return model
+
+
+@pytest.mark.parametrize(("size", "height", "width"), [("b0", 64, 96), ("b1", 96, 64), ("b2", 64, 64)])
+def test_a_saved_huggingface_segformer_gives_its_logits_here(torch, tmp_path, size, height, width):
+    theirs = huggingface_segformer(size, 19)
+    theirs.save_pretrained(tmp_path)
+    model = cffm_jax.create_model(f"segformer_{size}", 19)
+    stored = read_state_dict(tmp_path / "model.safetensors")
+    variables = cffm_jax.convert_state_dict(to_nvlabs(stored), model)
+    frames = normal(2, height, width, 3)
+    with torch.no_grad():
+        expected = theirs(torch.from_numpy(frames.transpose(0, 3, 1, 2).copy())).logits.numpy().transpose(0, 2, 3, 1)
+    ours = jax.jit(lambda v, x: model.apply(v, x, method="frame_logits"))(variables, frames)
+    assert ours.shape == expected.shape == (2, height // 4, width // 4, 19)
+    assert expected.std() > 0.1
+    np.testing.assert_allclose(ours, expected, rtol=0, atol=2e-5)
+
+
+def test_huggingface_names_are_all_known(torch, tmp_path):
+    huggingface_segformer("b0", 19).save_pretrained(tmp_path)
+    stored = read_state_dict(tmp_path / "model.safetensors")
+    renamed = to_nvlabs(stored)
+    assert all(key.startswith(("backbone.", "decode_head.")) for key in renamed)
+    # Keys and values share a layer: the count falls by two for each of the 8 blocks.
+    assert len(renamed) == len(stored) - 16
+    stored["segformer.encoder.extra"] = np.ones(1)
+    with pytest.raises(InputError, match="left over segformer.encoder.extra"):
+        cffm_jax.convert_state_dict(to_nvlabs(stored), cffm_jax.create_model("segformer_b0", 19))
+
+
+# --- resize and loss -----------------------------------------------------------------------------------------------
+
+SIZES_OF_MAPS = [
+    ((6, 10), (12, 20)),
+    ((6, 10), (24, 40)),
+    ((3, 5), (24, 40)),
+    ((6, 10), (3, 5)),
+    ((14, 21), (12, 18)),
+    ((6, 10), (6, 10)),
+    ((6, 10), (17, 31)),
+    ((17, 31), (6, 10)),
+    ((24, 40), (5, 9)),
+    ((1, 1), (4, 7)),
+    ((2, 9), (9, 2)),
+    ((30, 54), (480, 853)),
+    ((120, 216), (30, 54)),
+]
+
+
+@pytest.mark.parametrize(("size_in", "size_out"), SIZES_OF_MAPS)
+def test_resize_is_torchs(torch, size_in, size_out):
+    x, cotangent = normal(2, *size_in, 3), normal(2, *size_out, 3, seed=1)
+    theirs = torch.from_numpy(x.transpose(0, 3, 1, 2).copy()).requires_grad_()
+    expected = torch.nn.functional.interpolate(theirs, size=size_out, mode="bilinear", align_corners=False)
+    expected.backward(torch.from_numpy(cotangent.transpose(0, 3, 1, 2).copy()))
+
+    @jax.jit
+    def both(x, cotangent):
+        y, pull = jax.vjp(lambda x: resize_bilinear(x, size_out), x)
+        return y, pull(cotangent)[0]
+
+    ours, gradient = both(x, cotangent)
+    # torch computes source positions in float32: up to 853 pixels from 0.
+    np.testing.assert_allclose(ours, expected.detach().numpy().transpose(0, 2, 3, 1), rtol=0, atol=2e-5)
+    scale = max(1.0, size_out[0] * size_out[1] / (size_in[0] * size_in[1]))
+    np.testing.assert_allclose(gradient, theirs.grad.numpy().transpose(0, 2, 3, 1), rtol=0, atol=2e-5 * scale)
+
+
+@pytest.mark.parametrize("ignored", [0.0, 0.3, 1.0])
+def test_the_loss_is_torchs(torch, ignored):
+    rng = np.random.default_rng(0)
+    logits, frame_logits = 3 * normal(2, 6, 8, 7), 3 * normal(2, 4, 6, 8, 7, seed=1)
+    labels = rng.integers(0, 7, (2, 4, 24, 30))
+    labels[rng.random(labels.shape) < ignored] = 255
+
+    def cross_entropy(logits, labels):
+        """As the release: enlarged, ignored pixels zero, the mean over all pixels."""
+        full = torch.nn.functional.interpolate(logits, size=labels.shape[1:], mode="bilinear", align_corners=False)
+        return torch.nn.functional.cross_entropy(full, labels, ignore_index=255, reduction="none").mean()
+
+    theirs = torch.from_numpy(logits.transpose(0, 3, 1, 2).copy()).requires_grad_()
+    theirs_frames = torch.from_numpy(frame_logits.transpose(0, 1, 4, 2, 3).copy()).requires_grad_()
+    their_labels = torch.from_numpy(labels)
+    expected = cross_entropy(theirs, their_labels[:, -1])
+    expected = expected + 0.5 * cross_entropy(theirs_frames.flatten(0, 1), their_labels.flatten(0, 1))
+    expected.backward()
+
+    @jax.jit
+    def ours(logits, frame_logits, labels):
+        def loss(logits, frame_logits):
+            return clip_loss(SimpleNamespace(logits=logits, frame_logits=frame_logits), labels)[0]
+
+        return jax.value_and_grad(loss, (0, 1))(logits, frame_logits)
+
+    value, (gradient, frame_gradient) = ours(logits, frame_logits, labels.astype(np.uint8))
+    np.testing.assert_allclose(value, expected.item(), rtol=2e-6)
+    np.testing.assert_allclose(gradient, theirs.grad.numpy().transpose(0, 2, 3, 1), rtol=0, atol=1e-7)
+    np.testing.assert_allclose(frame_gradient, theirs_frames.grad.numpy().transpose(0, 1, 3, 4, 2), rtol=0, atol=1e-7)
+
+
+# --- optimiser -----------------------------------------------------------------------------------------------------
+
+
+def test_the_optimiser_is_torchs_with_three_groups(torch):
+    config, steps = OptimConfig(rate=1e-2, warmup_steps=3), 8
+    params = {
+        "encoder": {"stage1": {"norm": {"scale": normal(5)}, "embed": {"kernel": normal(3, 5, seed=1)}}},
+        "local_0": {"norm1": {"scale": normal(4, seed=2)}, "proj": {"kernel": normal(4, 4, seed=3)}},
+    }
+    gradients = [jax.tree.map(lambda x: normal(*x.shape, seed=10 + step), params) for step in range(6)]
+
+    theirs = jax.tree.map(lambda x: torch.nn.Parameter(torch.from_numpy(x.copy())), params)
+    groups = [
+        {"params": [theirs["encoder"]["stage1"]["norm"]["scale"]], "weight_decay": 0.0, "times": 1},
+        {"params": [theirs["encoder"]["stage1"]["embed"]["kernel"]], "weight_decay": 0.01, "times": 1},
+        {"params": [*jax.tree.leaves(theirs["local_0"])], "weight_decay": 0.01, "times": 10},
+    ]
+    reference = torch.optim.AdamW(groups, lr=1.0, betas=(0.9, 0.999), eps=1e-8)
+    optimizer = make_optimizer(config, steps)
+    state = optimizer.init(params)
+    update = jax.jit(optimizer.update)
+    for i, gradient in enumerate(gradients):
+        rate = 1e-2 * (1 - i / steps)
+        if i < 3:
+            rate *= 1 - (1 - i / 3) * (1 - 1e-6)
+        for group in reference.param_groups:
+            group["lr"] = group["times"] * rate
+        for parameter, g in zip(jax.tree.leaves(theirs), jax.tree.leaves(gradient), strict=True):
+            parameter.grad = torch.from_numpy(g.copy())
+        reference.step()
+        updates, state = update(gradient, state, params)
+        params = jax.tree.map(jnp.add, params, updates)
+        for ours, expected in zip(jax.tree.leaves(params), jax.tree.leaves(theirs), strict=True):
+            np.testing.assert_allclose(ours, expected.detach().numpy(), rtol=0, atol=5e-6)
+
+
+# --- files ---------------------------------------------------------------------------------------------------------
+
+
+def tensors(torch) -> dict:
+    base = torch.arange(24, dtype=torch.float32).reshape(4, 6) / 7
+    return {
+        "whole": base,
+        "transposed": base.T,
+        "part": base[1:, ::2],
+        "broadcast": base[:1].expand(3, 6),
+        "scalar": torch.tensor(2.5),
+        "empty": torch.zeros(0, 4),
+        "parameter": torch.nn.Parameter(base.clone()),
+        "half": base.half(),
+        "brain": base.bfloat16(),
+        "double": base.double(),
+        "long": torch.arange(3),
+        "int": torch.arange(3, dtype=torch.int32),
+        "byte": torch.arange(3, dtype=torch.uint8),
+        "bool": torch.tensor([True, False]),
+        "permuted": torch.arange(120.0).reshape(2, 3, 4, 5).permute(3, 0, 2, 1),
+    }
+
+
+def assert_same(loaded: dict[str, np.ndarray], expected: dict) -> None:
+    assert set(loaded) == set(expected)
+    for key, tensor in expected.items():
+        tensor = tensor.detach()
+        assert str(tensor.dtype) == f"torch.{loaded[key].dtype.name}", key
+        assert loaded[key].shape == tuple(tensor.shape), key
+        np.testing.assert_array_equal(loaded[key].astype(np.float64), tensor.double().numpy(), err_msg=key)
+
+
+def test_torchs_files_are_read(torch, tmp_path):
+    torch.save(tensors(torch), tmp_path / "weights.pth")
+    assert_same(read_state_dict(tmp_path / "weights.pth"), tensors(torch))
+
+
+@pytest.mark.parametrize("key", ["state_dict", "model"])
+def test_torchs_checkpoints_are_unwrapped(torch, tmp_path, key):
+    module = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.Linear(4, 2))
+    optimizer = torch.optim.AdamW(module.parameters())
+    module(torch.zeros(1, 3, 5, 6))[0].sum().backward()
+    optimizer.step()
+    meta = {
+        "epoch": 3, "time": "now", "shape": torch.Size([1, 2]), "dtype": torch.float16, "device": torch.device("cpu"),
+        "array": np.arange(3), "number": np.float64(1.5), "path": Path("a"), "namespace": SimpleNamespace(a=1), "set": {1, 2},
+    }  # fmt: skip
+    torch.save({"meta": meta, key: module.state_dict(), "optimizer": optimizer.state_dict()}, tmp_path / "weights.pth")
+    assert_same(read_state_dict(tmp_path / "weights.pth"), module.state_dict())
+
+
+def test_torchs_safetensors_are_read(torch, tmp_path):
+    save_file = pytest.importorskip("safetensors.torch").save_file
+    stored = {key: value.detach().contiguous().clone() for key, value in tensors(torch).items()}
+    save_file(stored, tmp_path / "weights.safetensors")
+    assert_same(read_state_dict(tmp_path / "weights.safetensors"), stored)
+
+
+def test_a_whole_pickled_module_and_the_old_format_are_refused(torch, tmp_path):
+    torch.save(torch.nn.Linear(2, 3), tmp_path / "module.pth")
+    with pytest.raises(InputError, match="holds no state dict"):
+        read_state_dict(tmp_path / "module.pth")
+    torch.save(tensors(torch), tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    with pytest.raises(InputError, match="torch >= 1.6"):
+        read_state_dict(tmp_path / "old.pth")
+
+
+def test_a_torch_file_of_the_release_goes_through_the_conversion(torch, tmp_path):
+    theirs = golden_values.state_dict("cffm_b0_96x160")
+    stored = {"meta": {"iter": 1}, "state_dict": {key: torch.from_numpy(np.array(value)) for key, value in theirs.items()}}
+    torch.save(stored, tmp_path / "cffm.pth")
+    model = cffm_jax.create_model("cffm_b0", 124)
+    back = cffm_jax.export_state_dict(cffm_jax.convert_state_dict(read_state_dict(tmp_path / "cffm.pth"), model), model)
+    assert all(np.array_equal(value, theirs[key]) for key, value in back.items())
+    # And torch reads what is exported.
+    again = {key: torch.from_numpy(value) for key, value in back.items()}
+    buffer = io.BytesIO()
+    torch.save(again, buffer)
+    assert zipfile.is_zipfile(buffer)
