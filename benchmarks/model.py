@@ -1,0 +1,337 @@
+"""Speed, memory, multiply-accumulates and compile time of the models, beside the figures of the papers.
+
+    python benchmarks/model.py --json model.json                                     # B0, B1, B2, B5 in float32 and bfloat16
+    python benchmarks/model.py --models cffm_b0 --height 96 --width 160 --output 96 160 --seconds 0.5
+    python benchmarks/model.py --train --train-model cffm_b1 --dtypes bfloat16       # the training step
+
+Programs: ``encode`` (normalised frames -> features), ``mine`` (mining blocks and clip classifier, reference features given),
+``frame_logits`` (SegFormer's logits), ``whole`` (u8 frames -> u8 masks of the original size, reference features given: the
+papers' FPS), ``evaluation`` (a chunk of ``inference.offline``: both masks of every frame and the cache of features).
+Inputs are on the device beforehand; a time is the median over calls that each wait for the result.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import functools
+import json
+import os
+import platform
+import shlex
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+
+from cffm_jax.config import Config, DataConfig, EvalConfig, ModelConfig
+from cffm_jax.counts import macs
+from cffm_jax.data.pipeline import evaluation_size
+from cffm_jax.errors import InputError
+from cffm_jax.frames import normalise
+from cffm_jax.inference.masks import segmentation_masks
+from cffm_jax.inference.offline import VideoSegmenter
+from cffm_jax.models.cffm import CFFM, INPUT_MULTIPLE
+from cffm_jax.optim import make_optimizer
+from cffm_jax.settings import parse_command, run_command
+from cffm_jax.training.state import batch_sharded, build_model, init_state, init_variables, make_mesh, replicated
+from cffm_jax.training.step import make_train_step
+
+# CFFM++ paper, Table 1: (GMAC, frames/s on one RTX 6000, batch 2), stated for 480x853; its MACs are those of 480x864.
+PUBLISHED_SIZE = (480, 864)
+PUBLISHED = {
+    "segformer_b0": (14.6, 73.4), "segformer_b1": (33.0, 58.7), "segformer_b2": (57.2, 39.2), "segformer_b5": (187.0, 17.2),
+    "cffm_b0": (25.6, 43.1), "cffm_b1": (55.4, 29.8), "cffm_b2": (79.6, 23.8), "cffm_b5": (232.2, 11.3),
+}  # fmt: skip
+MIB = 2**20
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    models: tuple[str, ...] = ("cffm_b0", "cffm_b1", "cffm_b2", "cffm_b5")
+    """Public names; segformer_b0 .. b5 as well."""
+    dtypes: tuple[Literal["float32", "bfloat16"], ...] = ("float32", "bfloat16")
+    """Compute types."""
+    height: int = 480
+    """Height of the model's input, a multiple of 32."""
+    width: int = 864
+    """Width of the model's input, a multiple of 32."""
+    batch: int = 2
+    """Frames in one call."""
+    output: tuple[int, int] = (480, 853)
+    """Height and width of the masks."""
+    seconds: float = 5.0
+    """Time for each measurement."""
+    train: bool = False
+    """Measure the training step instead."""
+    train_model: str = "cffm_b1"
+    """Model of the training step."""
+    crop: tuple[int, int] = (480, 480)
+    """Height and width of a training clip, multiples of 32."""
+    train_batch: int = 2
+    """Clips in a training step (4 frames each)."""
+    json: str = ""
+    """Write everything to this file too."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """Something to compile and time.
+
+    Attributes:
+      name: of its row.
+      frames: frames (or clips) of one call.
+      lower: traces it.
+      arguments: of one call, on the device.
+      carry: (arguments, result) -> arguments of the next call, where a call uses up some of its arguments.
+    """
+
+    name: str
+    frames: int
+    lower: Callable[[], jax.stages.Lowered]
+    arguments: tuple[Any, ...]
+    carry: Callable[[tuple[Any, ...], Any], tuple[Any, ...]] = lambda arguments, _: arguments
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One measurement. Sizes in bytes, None where the backend does not tell.
+
+    ``peak_bytes`` is argument + output + temporary - aliased memory of the compiled program; ``device_peak_bytes`` the device's
+    own figure since the process began; ``xla_gmac`` half of XLA's operations for a frame: elementwise work is included, the body
+    of a loop (the masks' classes, the loss's frames) counts once.
+    """
+
+    model: str
+    dtype: str
+    program: str
+    ms: float
+    call_ms: float
+    calls: int
+    per_second: float
+    xla_gmac: float | None
+    lower_seconds: float
+    compile_seconds: float
+    temp_bytes: int | None
+    peak_bytes: int | None
+    device_peak_bytes: int | None
+
+
+def device_peak() -> int | None:
+    return (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
+
+
+def measure(model: str, dtype: str, program: Program, seconds: float) -> Row:
+    """Compiles, warms up with two calls, then calls until the time is up (three times at least)."""
+    began = time.perf_counter()
+    lowered = program.lower()
+    traced = time.perf_counter()
+    compiled = lowered.compile()
+    finished = time.perf_counter()
+    arguments, times = program.arguments, []
+    while len(times) < 5 or sum(times[2:]) < seconds:
+        start = time.perf_counter()
+        result = jax.block_until_ready(compiled(*arguments))
+        times.append(time.perf_counter() - start)
+        arguments = program.carry(arguments, result)
+        del result
+    call_ms = 1e3 * statistics.median(times[2:])
+    ms = call_ms / program.frames
+    memory = compiled.memory_analysis()
+    temp = peak = None
+    if memory is not None:
+        temp = memory.temp_size_in_bytes
+        peak = temp + memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
+    flops = (compiled.cost_analysis() or {}).get("flops")
+    return Row(
+        model, dtype, program.name, ms, call_ms, len(times) - 2, 1e3 / ms, flops and flops / 2e9 / program.frames,
+        traced - began, finished - traced, temp, peak, device_peak(),
+    )  # fmt: skip
+
+
+def jitted(name: str, function: Callable, frames: int, *arguments: Any) -> Program:
+    return Program(name, frames, functools.partial(jax.jit(function).lower, *arguments), arguments)
+
+
+def inference_programs(model: CFFM, variables: dict[str, Any], config: Config, options: Options) -> Iterator[Program]:
+    n, size = options.batch, (options.height, options.width)
+    key = jax.random.key(0)
+    pixels = jax.random.randint(key, (n, *size, 3), 0, 256, jnp.uint8)
+    frames = normalise(pixels)
+    features = (n, options.height // 8, options.width // 8, model.width)
+    target = jax.random.normal(key, features, model.dtype)
+    references = jax.random.normal(key, (n, len(model.references), *features[1:]), model.dtype)
+
+    def whole(variables: dict[str, Any], pixels: jax.Array, references: jax.Array | None) -> jax.Array:
+        bound = model.bind(variables)
+        encoded = bound.encode(normalise(pixels))
+        if references is None:
+            logits = bound.classify_frames(encoded.fine)
+        else:
+            logits = bound.classify_clip(encoded.coarse, bound.mine_local(encoded.coarse, references))
+        return segmentation_masks(logits, size, options.output)
+
+    def mine(variables: dict[str, Any], target: jax.Array, references: jax.Array) -> jax.Array:
+        bound = model.bind(variables)
+        return bound.classify_clip(target, bound.mine_local(target, references))
+
+    yield jitted("encode", functools.partial(model.apply, method="encode"), n, variables, frames)
+    if model.local_blocks:
+        yield jitted("mine", mine, n, variables, target, references)
+    yield jitted("frame_logits", functools.partial(model.apply, method="frame_logits"), n, variables, frames)
+    yield jitted("whole", whole, n, variables, pixels, references if model.local_blocks else None)
+    if evaluation_size(*options.output, config.data.scale) == size:
+        segmenter = VideoSegmenter(model, config)
+        memory = jnp.zeros((segmenter.memory, *features[1:]), model.dtype)
+        positions = jnp.tile(jnp.arange(len(config.data.offsets), dtype=jnp.int32), (n, 1))
+        arguments = (variables, memory, pixels, positions, jnp.ones((n,), jnp.bool_))
+        lower = functools.partial(segmenter.lower, variables, options.output)
+        # The chunk before gives the memory of the next one; the old memory is donated.
+        yield Program("evaluation", n, lower, arguments, lambda old, result: (old[0], result[0], *old[2:]))
+
+
+def training_program(model: CFFM, config: Config, options: Options) -> Program:
+    mesh = make_mesh(1)
+    optimizer = make_optimizer(config.optim, config.train.steps)
+    step = make_train_step(model, optimizer, mesh, frame_loss_weight=config.train.frame_loss_weight)
+    state = init_state(init_variables(model, jax.random.key(0)), optimizer, mesh)
+    shape = (options.train_batch, len(config.data.offsets) + 1, *options.crop)
+    key = jax.random.key(1)
+    batch = {
+        "frames": jax.random.randint(key, (*shape, 3), 0, 256, jnp.uint8),
+        "labels": jax.random.randint(key, shape, 0, config.model.num_classes, jnp.uint8),
+        "size": jnp.tile(jnp.array(options.crop, jnp.int32), (options.train_batch, 1)),
+    }
+    arguments = (state, jax.device_put(batch, batch_sharded(mesh)), jax.device_put(key, replicated(mesh)))
+    lower = functools.partial(step.lower, *arguments)
+    return Program("training step", options.train_batch, lower, arguments, lambda old, result: (result[0], *old[1:]))
+
+
+def config_for(name: str, dtype: str, options: Options) -> Config:
+    return Config(
+        model=ModelConfig(name=name, dtype=dtype),
+        data=DataConfig(scale=options.output[::-1], crop=options.crop),
+        eval=EvalConfig(chunk=options.batch),
+    )
+
+
+def count_parameters(model: CFFM) -> int:
+    shapes = jax.eval_shape(functools.partial(init_variables, model), jax.random.key(0))
+    return sum(leaf.size for leaf in jax.tree.leaves(shapes["params"]))
+
+
+def published_figures(name: str, options: Options) -> tuple[float | None, float | None]:
+    """GMAC and frames/s of the papers, at their size only."""
+    at_size = (options.height, options.width) == PUBLISHED_SIZE
+    return PUBLISHED.get(name, (None, None)) if at_size else (None, None)
+
+
+def model_figures(name: str, options: Options) -> dict[str, Any]:
+    """What needs no measurement."""
+    counts = {
+        f"gmac_{convention}": macs(name, options.height, options.width, convention=convention).total / 1e9
+        for convention in ("true", "executed", "paper")
+    }
+    published = published_figures(name, options)
+    parameters = count_parameters(build_model(config_for(name, "float32", options)))
+    return {"model": name, "parameters": parameters, **counts, "published_gmac": published[0], "published_fps": published[1]}
+
+
+def environment(argv: Sequence[str]) -> dict[str, Any]:
+    device = jax.devices()[0]
+    name = device.device_kind
+    if device.platform == "cpu":
+        try:
+            lines = Path("/proc/cpuinfo").read_text().splitlines()
+            name = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+        except (OSError, StopIteration):
+            name = platform.processor() or platform.machine()
+        name += f" ({len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()} cores)"
+    return {
+        "device": f"{device.platform}: {name}",
+        "devices": jax.device_count(),
+        "jax": jax.__version__,
+        "matmul_precision": jax.config.jax_default_matmul_precision or "default of the backend",
+        "date": datetime.date.today().isoformat(),
+        "command": shlex.join(["python", "benchmarks/model.py", *argv]),
+    }
+
+
+def line(*cells: Any) -> None:
+    print("| " + " | ".join("-" if cell is None else str(cell) for cell in cells) + " |", flush=True)
+
+
+def header(*cells: str) -> None:
+    print()
+    line(*cells)
+    line(*("---" for _ in cells))
+
+
+def fixed(value: float | None, digits: int, unit: float = 1.0) -> str | None:
+    return None if value is None else f"{value / unit:.{digits}f}"
+
+
+def print_row(row: Row, fps: float | None) -> None:
+    line(
+        row.model, row.dtype, row.program, fixed(row.ms, 2), fixed(row.call_ms, 2), fixed(row.per_second, 1), fps, fixed(row.xla_gmac, 2),
+        fixed(row.lower_seconds + row.compile_seconds, 1), fixed(row.temp_bytes, 0, MIB), fixed(row.peak_bytes, 0, MIB),
+        fixed(row.device_peak_bytes, 0, MIB),
+    )  # fmt: skip
+
+
+def check(options: Options) -> None:
+    for option, sides in (("--height, --width", (options.height, options.width)), ("--crop", options.crop)):
+        if any(side < INPUT_MULTIPLE or side % INPUT_MULTIPLE for side in sides):
+            raise InputError(option, f"{sides[0]}x{sides[1]} is no size of inputs", f"give multiples of {INPUT_MULTIPLE}")
+    for name in (options.train_model, *options.models):
+        build_model(config_for(name, "float32", options))
+    if options.json and not Path(options.json).absolute().parent.is_dir():
+        raise InputError(options.json, "its folder does not exist", "make it first")
+
+
+def main(argv: Sequence[str]) -> None:
+    options = parse_command(Options, argv, lambda _: Options(), __doc__)
+    check(options)
+    # A compile time out of the cache would be none.
+    jax.config.update("jax_enable_compilation_cache", False)
+    about = environment(argv)
+    print("\n".join(f"- {key}: {value}" for key, value in about.items()))
+    rows: list[Row] = []
+    each, size = ("clip", options.crop) if options.train else ("frame", (options.height, options.width))
+    batch = options.train_batch if options.train else options.batch
+    print(f"- input: {size[0]}x{size[1]}, batch {batch}, {ModelConfig().num_classes} classes; {options.seconds} s a row, median")
+    print("- memory: MiB; XLA's GMAC: half its operations, elementwise work included, bodies of loops once")
+    figures = [] if options.train else [model_figures(name, options) for name in options.models]
+    if figures:
+        header("model", "parameters, M", "GMAC", "GMAC executed here", "GMAC, papers' convention", "papers, Table 1 (480x853)")
+        for f in figures:
+            counts = (fixed(f[f"gmac_{convention}"], 2) for convention in ("true", "executed", "paper"))
+            line(f["model"], fixed(f["parameters"], 2, 1e6), *counts, f["published_gmac"])
+    header(
+        "model", "dtype", "program", f"ms/{each}", "ms/call", f"{each}s/s", "papers' FPS (RTX 6000)", f"XLA's GMAC/{each}", "compile, s",
+        "temporary", "peak of the program", "peak of the device so far",
+    )  # fmt: skip
+    for name in (options.train_model,) if options.train else options.models:
+        for dtype in options.dtypes:
+            config = config_for(name, dtype, options)
+            model = build_model(config)
+            if options.train:
+                programs = iter([training_program(model, config, options)])
+            else:
+                programs = inference_programs(model, init_variables(model, jax.random.key(0)), config, options)
+            for program in programs:
+                rows.append(measure(name, dtype, program, options.seconds))
+                print_row(rows[-1], published_figures(name, options)[1] if program.name == "whole" else None)
+                if options.json:  # after every row: a long run may not reach its end
+                    result = {"environment": about, "options": dataclasses.asdict(options), "models": figures}
+                    result["programs"] = [dataclasses.asdict(row) for row in rows]
+                    Path(options.json).write_text(json.dumps(result, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))
