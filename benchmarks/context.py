@@ -2,8 +2,8 @@
 
     python benchmarks/context.py [--height 480 --width 864 --clips 1 --dtype float32 --seconds 2]
 
-Each form turns the grids of keys and values into the 277 tokens of every window; timed forwards and backwards (the map is linear: its
-gradient needs no forward pass).
+Each form turns the grids of keys and values into the 277 tokens of every window; timed forwards and backwards (the
+map is linear: its gradient needs no forward pass).
 """
 
 from __future__ import annotations
@@ -59,13 +59,17 @@ def main() -> None:
     fine = jax.random.normal(key, (lead, *side, d), options.dtype)
     shapes = [(lead, *(n // cffa.WINDOW * source.cells for n in side), d) for source in SOURCES]
     grids = tuple(jax.random.normal(jax.random.fold_in(key, i), shape, options.dtype) for i, shape in enumerate(shapes))
-    weight = jax.random.normal(key, jax.eval_shape(lambda *x: cffa.assemble(*x, SOURCES), fine, grids).shape, options.dtype)
+    weight = jax.random.normal(
+        key, jax.eval_shape(lambda *x: cffa.assemble(*x, SOURCES), fine, grids).shape, options.dtype
+    )
     print(f"{jax.devices()[0].device_kind}, jax {jax.__version__}, {datetime.date.today()}, {options}\n")
     print("| form | forward, ms | backward, ms |\n|---|---|---|")
     for form in ("take", "slices"):
         assemble = functools.partial(cffa.assemble, sources=SOURCES, form=form)
 
-        def loss(fine: jax.Array, grids: tuple[jax.Array, ...], weight: jax.Array, assemble: Callable = assemble) -> jax.Array:
+        def loss(
+            fine: jax.Array, grids: tuple[jax.Array, ...], weight: jax.Array, assemble: Callable = assemble
+        ) -> jax.Array:
             return jnp.sum(assemble(fine, grids) * weight)
 
         forward = median_ms(assemble, (fine, grids), options.seconds)

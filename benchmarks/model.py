@@ -1,13 +1,13 @@
 """Speed, memory, multiply-accumulates and compile time of the models, beside the figures of the papers.
 
-    python benchmarks/model.py --json model.json                                     # B0, B1, B2, B5 in float32 and bfloat16
+    python benchmarks/model.py --json model.json                                # B0, B1, B2, B5; both types
     python benchmarks/model.py --models cffm_b0 --height 96 --width 160 --output 96 160 --seconds 0.5
-    python benchmarks/model.py --train --train-model cffm_b1 --dtypes bfloat16       # the training step
+    python benchmarks/model.py --train --train-model cffm_b1 --dtypes bfloat16  # the training step
 
-Programs: ``encode`` (normalised frames -> features), ``mine`` (mining blocks and clip classifier, reference features given),
-``frame_logits`` (SegFormer's logits), ``whole`` (u8 frames -> u8 masks of the original size, reference features given: the
-papers' FPS), ``evaluation`` (a chunk of ``inference.offline``: both masks of every frame and the cache of features).
-Inputs are on the device beforehand; a time is the median over calls that each wait for the result.
+Programs: ``encode`` (normalised frames -> features), ``mine`` (mining blocks and clip classifier, reference features
+given), ``frame_logits`` (SegFormer's logits), ``whole`` (u8 frames -> u8 masks of the original size, reference features
+given: the papers' FPS), ``evaluation`` (a chunk of ``inference.offline``: both masks of every frame and the cache of
+features). Inputs are on the device beforehand; a time is the median over calls that each wait for the result.
 """
 
 from __future__ import annotations
@@ -102,9 +102,9 @@ class Program:
 class Row:
     """One measurement. Sizes in bytes, None where the backend does not tell.
 
-    ``peak_bytes`` is argument + output + temporary - aliased memory of the compiled program; ``device_peak_bytes`` the device's
-    own figure since the process began; ``xla_gmac`` half of XLA's operations for a frame: elementwise work is included, the body
-    of a loop (the masks' classes, the loss's frames) counts once.
+    ``peak_bytes`` is argument + output + temporary - aliased memory of the compiled program; ``device_peak_bytes`` the
+    device's own figure since the process began; ``xla_gmac`` half of XLA's operations for a frame: elementwise work is
+    included, the body of a loop (the masks' classes, the loss's frames) counts once.
     """
 
     model: str
@@ -239,7 +239,13 @@ def model_figures(name: str, options: Options) -> dict[str, Any]:
     }
     published = published_figures(name, options)
     parameters = count_parameters(build_model(config_for(name, "float32", options)))
-    return {"model": name, "parameters": parameters, **counts, "published_gmac": published[0], "published_fps": published[1]}
+    return {
+        "model": name,
+        "parameters": parameters,
+        **counts,
+        "published_gmac": published[0],
+        "published_fps": published[1],
+    }
 
 
 def environment(argv: Sequence[str]) -> dict[str, Any]:
@@ -287,7 +293,9 @@ def print_row(row: Row, fps: float | None) -> None:
 def check(options: Options) -> None:
     for option, sides in (("--height, --width", (options.height, options.width)), ("--crop", options.crop)):
         if any(side < INPUT_MULTIPLE or side % INPUT_MULTIPLE for side in sides):
-            raise InputError(option, f"{sides[0]}x{sides[1]} is no size of inputs", f"give multiples of {INPUT_MULTIPLE}")
+            raise InputError(
+                option, f"{sides[0]}x{sides[1]} is no size of inputs", f"give multiples of {INPUT_MULTIPLE}"
+            )
     for name in (options.train_model, *options.models):
         build_model(config_for(name, "float32", options))
     if options.json and not Path(options.json).absolute().parent.is_dir():
@@ -304,11 +312,20 @@ def main(argv: Sequence[str]) -> None:
     rows: list[Row] = []
     each, size = ("clip", options.crop) if options.train else ("frame", (options.height, options.width))
     batch = options.train_batch if options.train else options.batch
-    print(f"- input: {size[0]}x{size[1]}, batch {batch}, {ModelConfig().num_classes} classes; {options.seconds} s a row, median")
+    print(
+        f"- input: {size[0]}x{size[1]}, batch {batch}, {ModelConfig().num_classes} classes; {options.seconds} s a row, median"
+    )
     print("- memory: MiB; XLA's GMAC: half its operations, elementwise work included, bodies of loops once")
     figures = [] if options.train else [model_figures(name, options) for name in options.models]
     if figures:
-        header("model", "parameters, M", "GMAC", "GMAC executed here", "GMAC, papers' convention", "papers, Table 1 (480x853)")
+        header(
+            "model",
+            "parameters, M",
+            "GMAC",
+            "GMAC executed here",
+            "GMAC, papers' convention",
+            "papers, Table 1 (480x853)",
+        )
         for f in figures:
             counts = (fixed(f[f"gmac_{convention}"], 2) for convention in ("true", "executed", "paper"))
             line(f["model"], fixed(f["parameters"], 2, 1e6), *counts, f["published_gmac"])

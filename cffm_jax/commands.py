@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -37,6 +38,8 @@ class EvalOptions:
     """Write all figures to this JSON file; default: <checkpoint>/eval.json, or next to the predictions."""
     save_predictions: str = ""
     """Write the masks as indexed PNGs to this new folder: DIR/<video>/<frame>.png."""
+    pictures: str = ""
+    """Draw some of the videos to this folder: sheet.png (frame, per-frame, CFFM, truth) and overlay.mp4."""
     settings: Settings = Config()
 
 
@@ -69,7 +72,9 @@ def eval_command(argv: Sequence[str]) -> None:
     def default(path: str) -> EvalOptions:
         return EvalOptions(path, settings=load_config(path) if path else Config())
 
-    options = parse_command(EvalOptions, argv, default, "Evaluate a checkpoint, or predictions that another program wrote.")
+    options = parse_command(
+        EvalOptions, argv, default, "Evaluate a checkpoint, or predictions that another program wrote."
+    )
     if bool(options.checkpoint) == bool(options.predictions):
         raise InputError("--checkpoint", "give either this or --predictions", "name a run's folder or a folder of PNGs")
     if options.predictions:
@@ -87,23 +92,25 @@ def _score(options: EvalOptions) -> None:
     config = options.settings
     videos = read_split(config.data.root, config.data.eval_split)
     names = class_names(config.data.root, config.model.num_classes)
+    output = Path(options.output or f"{options.predictions.rstrip('/')}.json")
+    _require_writable(output)
     result = scores.score_predictions(
         videos, options.predictions, config.model.num_classes, names, max_videos=config.eval.max_videos
     )
     rows = {"predictions": result}
-    output = Path(options.output or f"{options.predictions.rstrip('/')}.json")
     print(scores.report(rows, names))
     _write_json(output, {"predictions": options.predictions, "rows": scores.to_json(rows, names)})
 
 
 def _evaluate(options: EvalOptions, argv: Sequence[str]) -> None:
+    import jax
+
     from cffm_jax.data.classes import class_names
     from cffm_jax.inference import evaluate, scores
     from cffm_jax.inference.offline import VideoSegmenter
+    from cffm_jax.inference.pictures import PictureCollector
     from cffm_jax.training import checkpoint as saved
     from cffm_jax.training.state import build_model, init_variables
-
-    import jax
 
     with saved.open_checkpoints(options.checkpoint) as checkpoints:
         step = checkpoints.latest()
@@ -116,14 +123,28 @@ def _evaluate(options: EvalOptions, argv: Sequence[str]) -> None:
         model = build_model(config)
         videos = evaluate.evaluation_videos(config)
         names = class_names(config.data.root, config.model.num_classes)
-        on_chunk = evaluate.PredictionWriter(options.save_predictions, len(names)) if options.save_predictions else None
+        output = Path(options.output or Path(options.checkpoint) / "eval.json")
+        _require_writable(output)
+        watchers = []
+        if options.save_predictions:
+            watchers.append(evaluate.PredictionWriter(options.save_predictions, len(names)))
+        if options.pictures:
+            watchers.append(PictureCollector(options.pictures, videos, names))
         like = jax.eval_shape(lambda key: init_variables(model, key), jax.random.key(0))
         variables = jax.device_put(checkpoints.restore_variables(step, like))
-    rows = evaluate.evaluate(VideoSegmenter(model, config), variables, videos, on_chunk=on_chunk)
+    with contextlib.ExitStack() as stack:
+        entered = [stack.enter_context(watcher) for watcher in watchers]
+        rows = evaluate.evaluate(VideoSegmenter(model, config), variables, videos, watchers=entered)
     print(f"{config.model.name}, step {step} of {options.checkpoint}, {config.data.root} {config.data.eval_split}\n")
     print(scores.report(rows, names))
-    output = Path(options.output or Path(options.checkpoint) / "eval.json")
     _write_json(output, {"checkpoint": options.checkpoint, "step": step, "rows": scores.to_json(rows, names)})
+
+
+def _require_writable(path: Path) -> None:
+    """InputError, before the work, for a file that cannot be written after it."""
+    there = next(parent for parent in path.absolute().parents if parent.exists())
+    if path.is_dir() or not there.is_dir() or not os.access(there, os.W_OK):
+        raise InputError(path, "cannot be written", "name a file in a folder that can be written")
 
 
 def _write_json(path: Path, value: dict) -> None:

@@ -4,8 +4,8 @@ The encoder and the decoder run once on the frame; the features of its reference
 norms, pooling, keys and values count: every target pools its references anew. Three conventions:
 
 - ``true``: what the papers' equations and the release compute. Per-frame logits count for SegFormer only: CFFM does not
-  need them. In a mining block every layer up to the output projection runs on the map padded to whole windows, all three
-  thirds of the qkv layer on pooled cells too, and a window attends to 289 tokens.
+  need them. In a mining block every layer up to the output projection runs on the map padded to whole windows, all
+  three thirds of the qkv layer on pooled cells too, and a window attends to 289 tokens.
 - ``executed``: what ``inference.offline`` runs. The decoder's projections are merged with the fuse kernel (no fuse at
   stride 4), a window attends to 277 tokens, the output projection runs on the map without padding, resize and pooling
   are one product, and both classifiers run (the first frames of a video take their own logits).
@@ -62,8 +62,8 @@ PAPER_TIMES = {
     "attention_projections": 2, "encoder_mlp": 2, "decoder_projections": 2, "cfm_qkv": 2, "cfm_output": 2, "cfm_mlp": 2,
     "cfm_pooling": 2, "attention_products": 0, "cfm_attention": 0,
 }  # fmt: skip
-"""How often the papers' convention counts a part, once if absent. The release's dense layers are these; its fuse, classifiers and
-spatial reduction are convolutions."""
+"""How often the papers' convention counts a part, once if absent. The release's dense layers are these; its fuse,
+classifiers and spatial reduction are convolutions."""
 
 
 def macs(name: str, height: int, width: int, *, num_classes: int = 124, convention: Convention = "true") -> Macs:
@@ -103,10 +103,20 @@ def macs(name: str, height: int, width: int, *, num_classes: int = 124, conventi
 def _encoder(model: CFFM, height: int, width: int) -> dict[str, int]:
     size = mit.SIZES[model.backbone]
     parts = dict.fromkeys(
-        ("patch_embeddings", "attention_projections", "attention_products", "attention_reduction", "encoder_mlp", "depthwise"), 0
+        (
+            "patch_embeddings",
+            "attention_projections",
+            "attention_products",
+            "attention_reduction",
+            "encoder_mlp",
+            "depthwise",
+        ),
+        0,
     )
     before = COLOURS
-    for i, (c, depth, stride, reduction) in enumerate(zip(size.channels, size.depths, mit.STRIDES, mit.REDUCTIONS, strict=True)):
+    for i, (c, depth, stride, reduction) in enumerate(
+        zip(size.channels, size.depths, mit.STRIDES, mit.REDUCTIONS, strict=True)
+    ):
         queries = (height // stride) * (width // stride)
         keys = (height // stride // reduction) * (width // stride // reduction)
         kernel = 7 if i == 0 else 3
@@ -122,11 +132,13 @@ def _encoder(model: CFFM, height: int, width: int) -> dict[str, int]:
 
 
 def _decoder(model: CFFM, height: int, width: int, *, merged: bool) -> dict[str, int]:
-    """Merged, a stage's kernel already contains its slice of the fuse kernel (that product runs once a call, not a frame)."""
+    """Merged, a stage's kernel already contains its slice of the fuse kernel (that product runs once a call, not a
+    frame)."""
     channels = mit.SIZES[model.backbone].channels
     fine = (height // mit.STRIDES[0]) * (width // mit.STRIDES[0])
     projections = sum(
-        (height // stride) * (width // stride) * c * model.width for c, stride in zip(channels, mit.STRIDES, strict=True)
+        (height // stride) * (width // stride) * c * model.width
+        for c, stride in zip(channels, mit.STRIDES, strict=True)
     )
     return {
         "decoder_projections": projections,

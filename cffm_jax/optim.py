@@ -14,7 +14,8 @@ ENCODER = "encoder"
 
 
 def learning_rate(config: OptimConfig, steps: int) -> optax.Schedule:
-    """The encoder's rate at iteration i: ``rate * (1 - i / steps)^power``, while i < warm-up times ``1 - (1 - i / w)(1 - ratio)``."""
+    """The encoder's rate at iteration i: ``rate * (1 - i / steps)^power``, while i < warm-up times ``1 - (1 - i /
+    w)(1 - ratio)``."""
 
     def schedule(step: jax.Array) -> jax.Array:
         i = jnp.asarray(step, jnp.float32)

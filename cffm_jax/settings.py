@@ -41,8 +41,9 @@ def load_config(path: str | Path) -> Config:
     try:
         spec.loader.exec_module(module)
         config = module.get_config()
-    except (TypeError, AttributeError, ImportError, NameError, SyntaxError, ValueError) as error:
-        raise InputError(path, str(error).splitlines()[0], "see the fields in cffm_jax/config.py") from error
+    except Exception as error:  # The file is a program of the user's: anything can go wrong in it.
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise InputError(path, reason, "see the fields in cffm_jax/config.py") from error
     finally:
         sys.path.pop(0)
     if not isinstance(config, Config):
@@ -57,10 +58,14 @@ def config_from_dict(stored: dict[str, Any], source: object) -> Config:
 
 def _from_dict(cls: type[T], stored: dict[str, Any], source: object, prefix: str) -> T:
     types = typing.get_type_hints(cls)
+    if not isinstance(stored, dict):
+        raise InputError(source, f"stored config: {prefix.rstrip('.')} is no section", "name another run")
     unknown = [prefix + key for key in stored if key not in types]
     missing = [prefix + key for key in types if key not in stored]
     if unknown or missing:
-        problem = "; ".join(f"{what} {', '.join(keys)}" for what, keys in (("unknown", unknown), ("missing", missing)) if keys)
+        problem = "; ".join(
+            f"{what} {', '.join(keys)}" for what, keys in (("unknown", unknown), ("missing", missing)) if keys
+        )
         raise InputError(source, f"stored config: {problem}", "use the version of cffm_jax that wrote it")
     values = {}
     for key, kind in types.items():
@@ -96,7 +101,9 @@ def parse_command(cls: type[T], argv: Sequence[str], make_default: Callable[[str
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
-            value, unknown = tyro.cli(cls, args=list(argv), default=default, description=description, return_unknown_args=True)
+            value, unknown = tyro.cli(
+                cls, args=list(argv), default=default, description=description, return_unknown_args=True
+            )
     except SystemExit as error:
         if not error.code:
             raise
@@ -104,7 +111,9 @@ def parse_command(cls: type[T], argv: Sequence[str], make_default: Callable[[str
     if unknown:
         close = difflib.get_close_matches(unknown[0].split("=")[0].replace("-", "_"), _options(cls), n=1, cutoff=0.6)
         raise InputError(
-            unknown[0], "is no option or config key", f"did you mean {close[0].replace('__', '--', 1)}?" if close else "see --help"
+            unknown[0],
+            "is no option or config key",
+            f"did you mean {close[0].replace('__', '--', 1)}?" if close else "see --help",
         )
     return value
 

@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from test_resize import naive_matrix
 
 from cffm_jax.models import cffa
 from cffm_jax.models.cfm import HEADS, MiningBlock
-from test_resize import naive_matrix
 
 SOURCES = (cffa.TARGET, *cffa.REFERENCES)
 WINDOWS = [(1, 1), (1, 2), (2, 3), (9, 16)]
@@ -107,21 +107,40 @@ def test_cell_index_is_the_neighbourhood_of_the_first_cell(source, nh, nw):
             assert index[a, b, token] == (y * m * nw + x if inside else 0)
 
 
-@each_source
-@each_size
-def test_pooled_tokens_are_the_static_gather(source, nh, nw):
-    grid = normal(2, source.cells * nh, source.cells * nw, 3)
-    index, outside = cffa.cell_index(nh, nw, source)
-    expected = np.take(grid.reshape(2, -1, 3), index, axis=1) * ~outside[..., None]
-    tokens = jax.jit(cffa.pooled_tokens, static_argnums=1)(grid, source)
-    np.testing.assert_array_equal(tokens, expected)
+def maps_of(nh: int, nw: int) -> tuple[np.ndarray, list[np.ndarray]]:
+    """The padded target and the grid of every source: 2 heads, 3 channels."""
+    grids = [normal(2, s.cells * nh, s.cells * nw, 3, seed=1 + i) for i, s in enumerate(SOURCES)]
+    return normal(2, 7 * nh, 7 * nw, 3), grids
 
 
 @each_size
-def test_fine_tokens_are_the_static_gather(nh, nw):
-    x = normal(2, 7 * nh, 7 * nw, 3)
-    expected = np.take(x.reshape(2, -1, 3), cffa.fine_index(nh, nw), axis=1)
-    np.testing.assert_array_equal(jax.jit(cffa.fine_tokens)(x), expected)
+@pytest.mark.parametrize("form", ["take", "slices"])
+def test_assembling_is_the_static_gather_of_each_source(form, nh, nw):
+    """Forwards the tokens that the index tables name, zeros outside; backwards each token's sum over its readers."""
+    fine, grids = maps_of(nh, nw)
+    tables = [(fine_index := cffa.fine_index(nh, nw), np.zeros(fine_index.shape, bool))]
+    tables += [cffa.cell_index(nh, nw, s) for s in SOURCES]
+    expected, sums = [], []
+    cotangent = normal(2, nh, nw, 277, 3, seed=9)
+    start = 0
+    for x, (index, outside) in zip((fine, *grids), tables, strict=True):
+        expected.append(np.take(x.reshape(2, -1, 3), index, axis=1) * ~outside[..., None])
+        part = cotangent[:, :, :, start : start + index.shape[-1]] * ~outside[..., None]
+        total = np.zeros((2, x.shape[1] * x.shape[2], 3))
+        np.add.at(total, (slice(None), index.ravel()), part.reshape(2, -1, 3))
+        sums.append(total.reshape(x.shape))
+        start += index.shape[-1]
+    assert start == 277
+
+    @jax.jit
+    def both(fine, grids, cotangent):
+        tokens, pull = jax.vjp(lambda fine, grids: cffa.assemble(fine, grids, SOURCES, form), fine, grids)
+        return tokens, pull(cotangent)
+
+    tokens, (by_fine, by_grids) = both(fine, grids, cotangent)
+    np.testing.assert_array_equal(tokens, np.concatenate(expected, 3))
+    for ours, total in zip((by_fine, *by_grids), sums, strict=True):
+        np.testing.assert_allclose(ours, total, atol=5e-5)
 
 
 @each_size
@@ -142,8 +161,12 @@ def test_the_mask_hides_the_cells_outside_alone(nh, nw):
     for a, b in np.ndindex(nh, nw):
         seen = 0
         for s in SOURCES:
-            rows = [y for y in range(s.cells * a - s.reach // 2, s.cells * a + s.reach // 2 + 1) if 0 <= y < s.cells * nh]
-            columns = [x for x in range(s.cells * b - s.reach // 2, s.cells * b + s.reach // 2 + 1) if 0 <= x < s.cells * nw]
+            rows = [
+                y for y in range(s.cells * a - s.reach // 2, s.cells * a + s.reach // 2 + 1) if 0 <= y < s.cells * nh
+            ]
+            columns = [
+                x for x in range(s.cells * b - s.reach // 2, s.cells * b + s.reach // 2 + 1) if 0 <= x < s.cells * nw
+            ]
             seen += len(rows) * len(columns)
         assert (mask[a, b] == 0).sum() == 169 + seen
     if (nh, nw) == (9, 16):
@@ -250,7 +273,9 @@ def literal_block(params: dict, target: jax.Array, references: jax.Array) -> jax
         for b in range(width // 7):
             window = np.s_[:, :, 7 * a : 7 * a + 7, 7 * b : 7 * b + 7]
             tokens = [fine[window].reshape(3, n, 49, HEADS, head)]
-            tokens += [x[window].reshape(3, n, 49, HEADS, head)[:, :, keep] for x, keep in zip(copies, kept, strict=True)]
+            tokens += [
+                x[window].reshape(3, n, 49, HEADS, head)[:, :, keep] for x, keep in zip(copies, kept, strict=True)
+            ]
             penalty = [np.zeros(49 + 132)]
             for s, grid in zip(SOURCES, grids, strict=True):
                 border = s.reach

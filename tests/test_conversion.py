@@ -1,13 +1,13 @@
 """State dicts of the release to variables and back, strict both ways."""
 
 import flax
+import golden_values
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import cffm_jax
-import golden_values
 from cffm_jax.conversion import table
 from cffm_jax.conversion.state_dicts import convert_state_dict, export_state_dict, key_map, variable_shapes
 from cffm_jax.errors import InputError
@@ -123,6 +123,22 @@ def test_all_faults_are_listed_in_one_line(model, released):
     assert "left over auxiliary.weight" in message
     assert "backbone.norm1.bias is [31], not [32]" in message
     assert "decode_head.linear_pred.weight is [19, 256, 1, 1], not [124, 256, 1, 1]" in message
+
+
+@pytest.mark.parametrize(
+    ("key", "change"),
+    [
+        ("backbone.block1.0.mlp.fc1.weight", lambda x: x.T),
+        ("backbone.patch_embed2.proj.weight", lambda x: x.transpose(2, 3, 1, 0)),
+        ("decode_head.linear_pred.weight", lambda x: x[:, :, 0, 0]),
+        ("decode_head.decoder_focal.blocks.0.attn.relative_position_bias_table", lambda x: x.T),
+        ("decode_head.linear_fuse.bn.weight", lambda x: x[None]),
+    ],
+)
+def test_the_right_size_in_another_shape_is_refused(model, released, key, change):
+    changed = change(released[key])
+    message = message_of(released | {key: changed}, model)
+    assert f"{key} is {list(changed.shape)}, not {list(released[key].shape)}" in message
 
 
 def test_each_key_is_needed(model, released):

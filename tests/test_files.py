@@ -198,12 +198,19 @@ def test_any_folder_inside_the_zip(tmp_path, prefix):
 
 @pytest.mark.parametrize("key", ["state_dict", "model"])
 def test_a_checkpoint_is_unwrapped(tmp_path, key):
-    """As mmcv writes them: the weights beside the run's notes and the optimiser's state, of classes that are not here."""
+    """As mmcv writes them: the weights beside notes and the optimiser's state, some of classes not here."""
 
     def wrap(weights: dict) -> dict:
         run = Build(New(Global("mmcv.utils.config", "ConfigDict"), ()), {"lr": 6e-5})
         moments = {0: {"step": 3, "exp_avg": list(weights.values())}}
-        meta = {"epoch": 3, "iter": 160000, "time": "now", "config": run, "CLASSES": ("wall", "floor"), "env": [None, True, 1.5]}
+        meta = {
+            "epoch": 3,
+            "iter": 160000,
+            "time": "now",
+            "config": run,
+            "CLASSES": ("wall", "floor"),
+            "env": [None, True, 1.5],
+        }
         return {"meta": meta, key: weights, "optimizer": {"state": moments, "param_groups": [{"params": [0, 1]}]}}
 
     assert_same(read_state_dict(torch_file(tmp_path / "weights.pth", ARRAYS, wrap)), ARRAYS)
@@ -248,7 +255,11 @@ def test_views_of_one_storage(tmp_path):
     offsets = {"all": 0, "row": 6, "transposed": 0, "corner": 15, "element": 23, "repeated": 5}
     described = {
         key: file.tensor(
-            base, storage=storage, offset=offsets[key], shape=np.shape(view), stride=tuple(s // 4 for s in np.asarray(view).strides)
+            base,
+            storage=storage,
+            offset=offsets[key],
+            shape=np.shape(view),
+            stride=tuple(s // 4 for s in np.asarray(view).strides),
         )
         for key, view in views.items()
     }
@@ -285,7 +296,14 @@ def test_a_missing_file_and_a_folder(tmp_path):
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"x", b"not weights at all\n" * 100, b"PK\x03\x04" + b"\0" * 100, b"PK\x05\x06" + b"\0" * 18, b"\x80\x02}q\x00."],
+    [
+        b"",
+        b"x",
+        b"not weights at all\n" * 100,
+        b"PK\x03\x04" + b"\0" * 100,
+        b"PK\x05\x06" + b"\0" * 18,
+        b"\x80\x02}q\x00.",
+    ],
     ids=["empty", "one byte", "text", "start of a zip", "empty zip", "bare pickle"],
 )
 def test_other_files_are_refused(tmp_path, content):
@@ -399,7 +417,8 @@ ATTACKS: dict[str, Callable[[str], Any]] = {
     "subprocess": lambda sentinel: Call(Global("subprocess", "call"), (["touch", sentinel],)),
     "new": lambda sentinel: New(Global("subprocess", "Popen"), ()),
     "a call of a call": lambda sentinel: Call(
-        Call(Global("builtins", "getattr"), (Call(Global("builtins", "__import__"), ("os",)), "system")), (f"touch {sentinel}",)
+        Call(Global("builtins", "getattr"), (Call(Global("builtins", "__import__"), ("os",)), "system")),
+        (f"touch {sentinel}",),
     ),
     "state": lambda sentinel: Build(
         New(Global("functools", "partial"), (Global("os", "system"), f"touch {sentinel}")), {"a": 1}

@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from test_resize import naive_matrix, naive_resize
 
 from cffm_jax.losses import clip_loss, cross_entropy
-from test_resize import naive_matrix, naive_resize
 
 value_and_grad = jax.jit(jax.value_and_grad(cross_entropy))
 

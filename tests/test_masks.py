@@ -4,10 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from test_resize import naive_resize
 
 from cffm_jax.inference.masks import segmentation_masks
 from cffm_jax.resize import resize_bilinear
-from test_resize import naive_resize
 
 masks_of = jax.jit(segmentation_masks, static_argnums=(1, 2))
 resize = jax.jit(resize_bilinear, static_argnums=1)

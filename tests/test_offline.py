@@ -112,7 +112,7 @@ def test_a_video_leaves_no_trace_in_the_next(setting, chunks):
 def test_scores_count_every_frame_once(setting, chunks):
     config, model, variables, videos = setting
     seen = []
-    rows = evaluate(VideoSegmenter(model, config), variables, videos, on_chunk=seen.append, progress=False)
+    rows = evaluate(VideoSegmenter(model, config), variables, videos, watchers=[seen.append], progress=False)
     assert len(seen) == len(chunks)
     for row, kind in (("CFFM", "clip"), (FRAME_ROW, "frame")):
         expected = Confusion.empty(CLASSES)

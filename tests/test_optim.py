@@ -122,7 +122,9 @@ def test_other_schedules():
 
 def test_masks_of_the_small_tree():
     assert {key for key, on in flat(decay_mask(draw(0))).items() if not on} == WITHOUT_DECAY
-    assert {key for key, on in flat(head_mask(draw(0))).items() if not on} == {k for k in flat(draw(0)) if k[:7] == "encoder"}
+    assert {key for key, on in flat(head_mask(draw(0))).items() if not on} == {
+        k for k in flat(draw(0)) if k[:7] == "encoder"
+    }
 
 
 @pytest.mark.parametrize("name", ["cffm_b0", "cffm_b1", "segformer_b2"])

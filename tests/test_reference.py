@@ -5,13 +5,13 @@ import zipfile
 from pathlib import Path
 from types import SimpleNamespace
 
+import golden_values
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import cffm_jax
-import golden_values
 from cffm_jax.config import OptimConfig
 from cffm_jax.conversion.files import read_state_dict
 from cffm_jax.conversion.huggingface import to_nvlabs
@@ -123,8 +123,8 @@ def test_resize_is_torchs(torch, size_in, size_out):
         return y, pull(cotangent)[0]
 
     ours, gradient = both(x, cotangent)
-    # torch computes source positions in float32: up to 853 pixels from 0.
-    np.testing.assert_allclose(ours, expected.detach().numpy().transpose(0, 2, 3, 1), rtol=0, atol=2e-5)
+    # torch computes source positions in float32: to 4e-6 at the 54th pixel, between neighbours that differ by up to 6.
+    np.testing.assert_allclose(ours, expected.detach().numpy().transpose(0, 2, 3, 1), rtol=0, atol=5e-5)
     scale = max(1.0, size_out[0] * size_out[1] / (size_in[0] * size_in[1]))
     np.testing.assert_allclose(gradient, theirs.grad.numpy().transpose(0, 2, 3, 1), rtol=0, atol=2e-5 * scale)
 
@@ -170,7 +170,7 @@ def test_the_optimiser_is_torchs_with_three_groups(torch):
         "encoder": {"stage1": {"norm": {"scale": normal(5)}, "embed": {"kernel": normal(3, 5, seed=1)}}},
         "local_0": {"norm1": {"scale": normal(4, seed=2)}, "proj": {"kernel": normal(4, 4, seed=3)}},
     }
-    gradients = [jax.tree.map(lambda x: normal(*x.shape, seed=10 + step), params) for step in range(6)]
+    gradients = [jax.tree.map(lambda x, s=step: normal(*x.shape, seed=10 + s), params) for step in range(6)]
 
     theirs = jax.tree.map(lambda x: torch.nn.Parameter(torch.from_numpy(x.copy())), params)
     groups = [
@@ -243,7 +243,8 @@ def test_torchs_checkpoints_are_unwrapped(torch, tmp_path, key):
     optimizer.step()
     meta = {
         "epoch": 3, "time": "now", "shape": torch.Size([1, 2]), "dtype": torch.float16, "device": torch.device("cpu"),
-        "array": np.arange(3), "number": np.float64(1.5), "path": Path("a"), "namespace": SimpleNamespace(a=1), "set": {1, 2},
+        "array": np.arange(3), "number": np.float64(1.5), "path": Path("a"), "namespace": SimpleNamespace(a=1),
+        "set": {1, 2},
     }  # fmt: skip
     torch.save({"meta": meta, key: module.state_dict(), "optimizer": optimizer.state_dict()}, tmp_path / "weights.pth")
     assert_same(read_state_dict(tmp_path / "weights.pth"), module.state_dict())
@@ -267,7 +268,10 @@ def test_a_whole_pickled_module_and_the_old_format_are_refused(torch, tmp_path):
 
 def test_a_torch_file_of_the_release_goes_through_the_conversion(torch, tmp_path):
     theirs = golden_values.state_dict("cffm_b0_96x160")
-    stored = {"meta": {"iter": 1}, "state_dict": {key: torch.from_numpy(np.array(value)) for key, value in theirs.items()}}
+    stored = {
+        "meta": {"iter": 1},
+        "state_dict": {key: torch.from_numpy(np.array(value)) for key, value in theirs.items()},
+    }
     torch.save(stored, tmp_path / "cffm.pth")
     model = cffm_jax.create_model("cffm_b0", 124)
     back = cffm_jax.export_state_dict(cffm_jax.convert_state_dict(read_state_dict(tmp_path / "cffm.pth"), model), model)

@@ -125,7 +125,9 @@ def test_stored_configs_name_what_does_not_fit():
     stored["model"]["width"] = 256
     assert "unknown model.width" in fault_of(config_from_dict, stored, "config.json")
     del stored["model"]["width"], stored["train"]["seed"]
-    assert fault_of(config_from_dict, stored, "config.json").startswith("config.json: stored config: missing train.seed;")
+    assert fault_of(config_from_dict, stored, "config.json").startswith(
+        "config.json: stored config: missing train.seed;"
+    )
     stored["optimizer"] = {}
     del stored["data"]
     message = fault_of(config_from_dict, stored, "config.json")
@@ -136,8 +138,8 @@ def test_stored_configs_name_what_does_not_fit():
 
 
 def test_options_change_the_config():
-    argv = "--workdir runs/x --model.name cffm_b0 --optim.rate 1e-4 --data.scale 320 160 --train.steps=7 --data.offsets 6 3"
-    settings = parse(*argv.split()).settings
+    argv = "--workdir runs/x --model.name cffm_b0 --optim.rate 1e-4 --data.scale 320 160"
+    settings = parse(*argv.split(), "--train.steps=7", "--data.offsets", "6", "3").settings
     assert settings.workdir == "runs/x" and settings.model == ModelConfig(name="cffm_b0")
     assert settings.optim.rate == 1e-4 and settings.data.scale == (320, 160)
     assert settings.train.steps == 7 and settings.data.offsets == (6, 3)
@@ -231,7 +233,9 @@ def test_faults_of_the_commands(command, argv, told, capsys, monkeypatch):
 
 @pytest.mark.parametrize(("script", "options"), [("train.py", TrainOptions), ("eval.py", EvalOptions)])
 def test_help_lists_every_field(script, options):
-    done = subprocess.run([sys.executable, ROOT / script, "--help"], capture_output=True, text=True, check=True, cwd=ROOT)
+    done = subprocess.run(
+        [sys.executable, ROOT / script, "--help"], capture_output=True, text=True, check=True, cwd=ROOT
+    )
     names = [name.removeprefix("settings.").replace("_", "-") for name in fields(options)]
     assert len(names) > 40
     text = done.stdout.replace("_", "-")
@@ -245,10 +249,14 @@ def test_a_faulty_command_line_ends_with_status_2():
     assert done.stderr == "error: --train.stesp: is no option or config key; did you mean --train.steps?\n"
 
 
-@pytest.mark.parametrize("cls", [value for value in vars(sys.modules[Config.__module__]).values() if dataclasses.is_dataclass(value)])
+@pytest.mark.parametrize(
+    "cls", [value for value in vars(sys.modules[Config.__module__]).values() if dataclasses.is_dataclass(value)]
+)
 def test_every_setting_is_documented_and_frozen(cls):
     assert cls.__dataclass_params__.frozen
-    source = Path(sys.modules[cls.__module__].__file__).read_text().split(f"class {cls.__name__}:")[1].split("@dataclass")[0]
+    source = (
+        Path(sys.modules[cls.__module__].__file__).read_text().split(f"class {cls.__name__}:")[1].split("@dataclass")[0]
+    )
     lines = [line.strip() for line in source.splitlines()]
     for field in dataclasses.fields(cls):
         if not dataclasses.is_dataclass(field.default):

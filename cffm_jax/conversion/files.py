@@ -34,7 +34,8 @@ _REMEDY = "give a .pth of torch >= 1.6, a .safetensors or an .npz with the weigh
 
 
 def read_state_dict(path: str | Path) -> dict[str, np.ndarray]:
-    """Arrays by key of a ``.pth``/``.pt`` (torch's zip format), ``.safetensors`` or ``.npz`` file; the format is told by its content.
+    """Arrays by key of a ``.pth``/``.pt`` (torch's zip format), ``.safetensors`` or ``.npz`` file; the format is told
+    by its content.
 
     A checkpoint that wraps its weights as ``state_dict`` (or ``model``) beside other things is unwrapped.
 
@@ -44,9 +45,9 @@ def read_state_dict(path: str | Path) -> dict[str, np.ndarray]:
     path = Path(path)
     if not path.is_file():
         raise InputError(path, "no such file", _REMEDY)
-    with path.open("rb") as file:
-        head = file.read(16)
     try:
+        with path.open("rb") as file:
+            head = file.read(16)
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
                 if any(name.endswith(".npy") for name in archive.namelist()):
@@ -55,8 +56,11 @@ def read_state_dict(path: str | Path) -> dict[str, np.ndarray]:
                 return _unwrap(_read_zip(archive), path)
         if head[8:9] == b"{":
             return safetensors.numpy.load_file(path)
-    except (zipfile.BadZipFile, safetensors.SafetensorError, pickle.UnpicklingError, ValueError, KeyError, EOFError, IndexError, AttributeError, TypeError) as error:
-        raise InputError(path, f"cannot be read ({error})", _REMEDY) from error
+    except InputError:
+        raise
+    except Exception as error:  # A damaged file makes the readers fail in more ways than can be listed.
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise InputError(path, f"cannot be read ({reason})", _REMEDY) from error
     raise InputError(path, "is no file of weights that is known here", _REMEDY)
 
 
@@ -92,7 +96,11 @@ class _Storage(str):
     """Name of a torch storage type."""
 
 
-def _rebuild_tensor(storage: np.ndarray, offset: int, shape: tuple[int, ...], stride: tuple[int, ...], *_: Any) -> np.ndarray:
+def _rebuild_tensor(
+    storage: np.ndarray, offset: int, shape: tuple[int, ...], stride: tuple[int, ...], *_: Any
+) -> np.ndarray:
+    if math.prod(shape) > storage.size:
+        raise ValueError("a tensor is larger than its storage")
     count = 1 + sum((n - 1) * s for n, s in zip(shape, stride, strict=True)) if math.prod(shape) else 0
     if offset < 0 or min(stride, default=0) < 0 or min(shape, default=0) < 0 or offset + count > storage.size:
         raise ValueError("a tensor reaches beyond its storage")

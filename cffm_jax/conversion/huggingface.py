@@ -36,7 +36,8 @@ _KEY_VALUE = r"(segformer\.encoder\.block\.\d\.\d+\.attention\.self)\.key\.(\w+)
 
 
 def to_nvlabs(state_dict: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """NVlabs' names for a ``SegformerForSemanticSegmentation`` state dict: stages from 1, keys and values in one layer.
+    """NVlabs' names for a saved ``SegformerForSemanticSegmentation`` state dict (its layer norms use 1e-5
+    throughout): stages from 1, keys and values in one layer.
 
     Keys that no rule knows are kept, so that the strict conversion reports them.
     """

@@ -1,8 +1,10 @@
-"""``convert_state_dict`` and ``export_state_dict``: torch-layout state dicts to variables and back, strict both ways."""
+"""``convert_state_dict`` and ``export_state_dict``: torch-layout state dicts to variables and back, strict both
+ways."""
 
 from __future__ import annotations
 
 import difflib
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -25,6 +27,7 @@ def variable_shapes(model: CFFM) -> dict[str, Any]:
     return jax.eval_shape(model.init, jax.random.key(0), clips)
 
 
+@functools.lru_cache(maxsize=16)
 def key_map(model: CFFM, part: str = "all") -> dict[str, tuple[str, str, table.Layout, tuple[int, ...]]]:
     """Their key -> (collection, our path, layout, our shape) for every leaf of the model (or of its encoder alone)."""
     result = {}

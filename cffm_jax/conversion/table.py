@@ -1,7 +1,7 @@
 """The released state dicts (NVlabs MiT and SegFormer, the authors' CFFM) and our variables: one table, read both ways.
 
-A rule maps one layer: the path in our tree and the key in theirs, both with numbered groups, and the layer's kind, which says
-how its arrays are laid out. No leaf is mapped by shape or by guess.
+A rule maps one layer: the path in our tree and the key in theirs, both with numbered groups, and the layer's kind,
+which says how its arrays are laid out. No leaf is mapped by shape or by guess.
 """
 
 from __future__ import annotations
@@ -44,7 +44,8 @@ OWN_TABLE = Layout(lambda x: _square_load(x.T), lambda x: x.reshape(x.shape[0], 
 
 PARAMS, STATS = "params", "batch_stats"
 
-# Kind of layer -> its arrays: (collection, our leaf, their leaf, layout). An empty leaf: the rule names the array itself.
+# Kind of layer -> its arrays: (collection, our leaf, their leaf, layout). An empty leaf: the rule names the array
+# itself.
 KINDS: dict[str, tuple[tuple[str, str, str, Layout], ...]] = {
     "dense": ((PARAMS, "/kernel", ".weight", DENSE), (PARAMS, "/bias", ".bias", COPY)),
     "dense 1x1": ((PARAMS, "/kernel", ".weight", DENSE_1X1), (PARAMS, "/bias", ".bias", COPY)),

@@ -180,9 +180,7 @@ def _linear_table(factor: float, shift: float) -> np.ndarray:
     return np.clip(values, 0, 255).astype(np.uint8)
 
 
-def pad(
-    frames: np.ndarray, labels: np.ndarray, crop: tuple[int, int]
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def pad(frames: np.ndarray, labels: np.ndarray, crop: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Pads a clip at the bottom and right to the crop size: frames with bytes of 0, labels with 255.
 
     Returns:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ def evaluate(
     variables: dict[str, Any],
     videos: Sequence[layouts.Video],
     *,
-    on_chunk: Callable[[Chunk], None] | None = None,
+    watchers: Sequence[Callable[[Chunk], None]] = (),
     progress: bool = True,
 ) -> dict[str, Scores]:
     """Scores by row: the model's own (named CFFM) and, of the same network, the per-frame logits.
@@ -41,7 +42,7 @@ def evaluate(
       segmenter: the compiled model.
       variables: its weights.
       videos: of ``evaluation_videos``.
-      on_chunk: called with each chunk, for example to write its masks.
+      watchers: called with each chunk, for example to write its masks.
       progress: whether to show a progress bar with frames/s and time left.
     """
     num_classes = segmenter.config.model.num_classes
@@ -57,8 +58,8 @@ def evaluate(
             if chunk.start + len(chunk.labels) == len(chunk.video.frames):
                 for row in rows:
                     rows[row] = rows[row].update(VideoScore.of(chunk.video.name, *parts[row]))
-            if on_chunk:
-                on_chunk(chunk)
+            for watch in watchers:
+                watch(chunk)
             bar.update(len(chunk.labels))
     return rows
 
@@ -73,17 +74,44 @@ def _update(
 
 
 class PredictionWriter:
-    """Writes each chunk's masks as indexed PNGs, 0..K-1 with the classes' palette: ``<folder>/<video>/<frame>.png``."""
+    """Writes each chunk's masks as indexed PNGs, 0..K-1 with the classes' palette: ``<folder>/<video>/<frame>.png``.
+
+    A context manager: the folder appears at its end, whole, and not after an error.
+    """
 
     def __init__(self, folder: str | Path, num_classes: int):
         self._folder = Path(folder)
+        self._partial = self._folder.with_name(f".{self._folder.name}.partial")
         self._palette = palette(num_classes).tobytes()
         if self._folder.exists() and (not self._folder.is_dir() or any(self._folder.iterdir())):
             raise InputError(folder, "exists and is not empty", "name a new folder for the predictions")
 
+    def __enter__(self) -> PredictionWriter:
+        try:
+            if self._partial.exists():  # Of a run that was killed.
+                shutil.rmtree(self._partial)
+            self._partial.mkdir(parents=True)
+        except OSError as error:
+            raise self._unwritable(error) from error
+        return self
+
+    def __exit__(self, kind: type | None, *_: object) -> None:
+        try:
+            if kind is None:
+                if self._folder.exists():
+                    self._folder.rmdir()
+                self._partial.rename(self._folder)
+        except OSError as error:
+            raise self._unwritable(error) from error
+        finally:
+            shutil.rmtree(self._partial, ignore_errors=True)
+
+    def _unwritable(self, error: OSError) -> InputError:
+        return InputError(self._folder, f"cannot be written ({error.strerror})", "name a folder that can be written")
+
     def __call__(self, chunk: Chunk) -> None:
-        folder = self._folder / chunk.video.name
-        folder.mkdir(parents=True, exist_ok=True)
+        folder = self._partial / chunk.video.name
+        folder.mkdir(exist_ok=True)
         for i, mask in enumerate(chunk.masks.clip):
             name = os.path.splitext(os.path.basename(chunk.video.frames[chunk.start + i]))[0]
             image = Image.fromarray(mask)

@@ -7,6 +7,8 @@ import jax.numpy as jnp
 
 from cffm_jax.resize import resize_bilinear
 
+Pair = tuple[jax.Array, jax.Array]
+
 
 def segmentation_masks(logits: jax.Array, input_size: tuple[int, int], output_size: tuple[int, int]) -> jax.Array:
     """The class of every pixel: logits are resized to the input's size, then to the original one, then compared.
@@ -27,7 +29,7 @@ def segmentation_masks(logits: jax.Array, input_size: tuple[int, int], output_si
     def full_size(plane: jax.Array) -> jax.Array:
         return resize_bilinear(resize_bilinear(plane, input_size), output_size)
 
-    def compare(best: tuple[jax.Array, jax.Array], item: tuple[jax.Array, jax.Array]) -> tuple[tuple[jax.Array, jax.Array], None]:
+    def compare(best: Pair, item: Pair) -> tuple[Pair, None]:
         score, label = best
         plane, this = item
         plane = full_size(plane)

@@ -25,7 +25,8 @@ from cffm_jax.models.cffm import CFFM
 
 
 class Masks(NamedTuple):
-    """Masks of some frames: ``clip`` by the clip's logits, ``frame`` by the frame's own (SegFormer), u8[n, H0, W0] each."""
+    """Masks of some frames: ``clip`` by the clip's logits, ``frame`` by the frame's own (SegFormer), u8[n, H0, W0]
+    each."""
 
     clip: np.ndarray
     frame: np.ndarray
@@ -51,6 +52,10 @@ class _Loaded(NamedTuple):
     frames: np.ndarray
     labels: np.ndarray | None
     size: tuple[int, int]
+
+
+_Read = tuple[np.ndarray, np.ndarray | None, tuple[int, int]]
+"""A frame as the model sees it, its labels, and its original size."""
 
 
 class VideoSegmenter:
@@ -85,7 +90,8 @@ class VideoSegmenter:
     def segment(
         self, variables: dict[str, Any], videos: Sequence[layouts.Video], *, labels: bool = True
     ) -> Iterator[Chunk]:
-        """The chunks of all videos in order. Reading overlaps with computing; memory does not grow with a video's length.
+        """The chunks of all videos in order. Reading overlaps with computing; memory does not grow with a video's
+        length.
 
         Raises:
           InputError: a file cannot be read, or frames of a video differ in size.
@@ -127,7 +133,8 @@ class VideoSegmenter:
         self, pool: ThreadPoolExecutor, videos: Sequence[layouts.Video], labels: bool
     ) -> Iterator[tuple[layouts.Video, int, _Loaded]]:
         """Reads a chunk ahead of the one in use."""
-        spans = [(v, s, min(s + self.chunk, len(v.frames))) for v in videos for s in range(0, len(v.frames), self.chunk)]
+        step = self.chunk
+        spans = [(v, s, min(s + step, len(v.frames))) for v in videos for s in range(0, len(v.frames), step)]
         waiting: deque[tuple[layouts.Video, int, list[Future]]] = deque()
 
         def submit(video: layouts.Video, start: int, stop: int) -> None:
@@ -154,19 +161,21 @@ def _placing(variables: dict[str, Any]) -> jax.sharding.Sharding | None:
     return getattr(jax.tree.leaves(variables)[0], "sharding", None)
 
 
-def _read(frame: str, mask: str | None, *, scale: tuple[int, int], num_classes: int) -> tuple[np.ndarray, np.ndarray | None, tuple[int, int]]:
+def _read(frame: str, mask: str | None, *, scale: tuple[int, int], num_classes: int) -> _Read:
     image, size = pipeline.load_evaluation_frame(frame, scale)
     if mask is None:
         return image, None, size
     label = layouts.read_mask(mask, num_classes)
     if label.shape != size:
         raise InputError(
-            mask, f"is {label.shape[0]}x{label.shape[1]}, its frame {size[0]}x{size[1]}", "give the mask its frame's size"
+            mask,
+            f"is {label.shape[0]}x{label.shape[1]}, its frame {size[0]}x{size[1]}",
+            "give the mask its frame's size",
         )
     return image, label, size
 
 
-def _stack(read: list[tuple[np.ndarray, np.ndarray | None, tuple[int, int]]], video: layouts.Video, start: int) -> _Loaded:
+def _stack(read: list[_Read], video: layouts.Video, start: int) -> _Loaded:
     size = read[0][2]
     for i, (_, _, other) in enumerate(read):
         if other != size:

@@ -306,7 +306,7 @@ class PictureCollector:
     Memory does not grow with the videos' length::
 
         with PictureCollector("pictures", videos, class_names) as pictures:
-            evaluate(segmenter, variables, videos, on_chunk=pictures)
+            evaluate(segmenter, variables, videos, watchers=[pictures])
 
     Args:
       folder: made if it is not there; pictures in it are replaced.

@@ -116,11 +116,14 @@ def join_windows(x: jax.Array) -> jax.Array:
 
 
 def cell_index(nh: int, nw: int, source: PooledSource) -> tuple[np.ndarray, np.ndarray]:
-    """Flat index i64[nh, nw, K * K] into the source's grid, and whether the cell lies outside it (its index is then 0)."""
+    """Flat index i64[nh, nw, K * K] into the source's grid, and whether the cell lies outside it (its index is then
+    0)."""
     m, reach = source.cells, np.arange(source.reach) - source.reach // 2
     rows = m * np.arange(nh)[:, None] + reach  # [nh, K]
     columns = m * np.arange(nw)[:, None] + reach
-    outside = ((rows < 0) | (rows >= m * nh))[:, None, :, None] | ((columns < 0) | (columns >= m * nw))[None, :, None, :]
+    outside = ((rows < 0) | (rows >= m * nh))[:, None, :, None] | ((columns < 0) | (columns >= m * nw))[
+        None, :, None, :
+    ]
     index = rows[:, None, :, None] * (m * nw) + columns[None, :, None, :]
     index = np.where(outside, 0, index)
     return index.reshape(nh, nw, -1), outside.reshape(nh, nw, -1)
@@ -137,7 +140,8 @@ def fine_index(nh: int, nw: int) -> np.ndarray:
 
 @functools.cache
 def context_index(nh: int, nw: int, sources: tuple[PooledSource, ...]) -> np.ndarray:
-    """i32[nh, nw, 169 + sum K * K] into the padded target map, the sources' grids and one token of zeros, end to end."""
+    """i32[nh, nw, 169 + sum K * K] into the padded target map, the sources' grids and one token of zeros, end to
+    end."""
     sizes = [nh * nw * WINDOW**2] + [nh * nw * source.cells**2 for source in sources]
     starts = np.cumsum([0, *sizes])
     index = [fine_index(nh, nw)]
@@ -207,7 +211,10 @@ def fine_bias(own: jax.Array, ring: jax.Array) -> jax.Array:
 
 
 def assemble(
-    fine: jax.Array, grids: Sequence[jax.Array], sources: tuple[PooledSource, ...], form: Literal["take", "slices"] = "take"
+    fine: jax.Array,
+    grids: Sequence[jax.Array],
+    sources: tuple[PooledSource, ...],
+    form: Literal["take", "slices"] = "take",
 ) -> jax.Array:
     """The context tokens of every window: the target's 13x13 region, then the cells of each pooled source.
 

@@ -1,6 +1,7 @@
 """Cross-frame feature mining (CFFM section 3.3, Eq. 4 and 5): the target's windows attend to the assembled context.
 
-Dimension key: N clips, C = 256 channels, A = 8 heads, D = 32 channels of a head, h w sides at stride 8, nh nw windows a side.
+Dimension key: N clips, C = 256 channels, A = 8 heads, D = 32 channels of a head, h w sides at stride 8, nh nw windows
+  a side.
 """
 
 from __future__ import annotations
@@ -14,8 +15,6 @@ from cffm_jax.models import cffa, layers
 HEADS = 8
 MLP_RATIO = 4
 EPSILON = 1e-5
-
-bias_init = nn.initializers.truncated_normal(stddev=0.02)
 
 ReferenceCells = tuple[tuple[jax.Array, jax.Array], ...]
 """Keys and values of each reference's pooled grid, [N * A, nh * m, nw * m, D] each: all that a block needs of them."""
@@ -64,9 +63,10 @@ class MiningBlock(nn.Module):
         self.mlp = MLP(self.dtype)
         self.pools = {source.name: _Pool(source) for source in self.sources}
         self.bias_own = self.param("bias_own", nn.initializers.zeros, (HEADS, cffa.REGION, cffa.REGION))
-        self.bias_ring = self.param("bias_ring", bias_init, (HEADS, cffa.WINDOW**2, cffa.RING_TOKENS))
+        self.bias_ring = self.param("bias_ring", layers.truncated_init, (HEADS, cffa.WINDOW**2, cffa.RING_TOKENS))
         self.biases = {
-            s.name: self.param(f"bias_{s.name}", bias_init, (HEADS, s.bias_side, s.bias_side)) for s in self.sources
+            s.name: self.param(f"bias_{s.name}", layers.truncated_init, (HEADS, s.bias_side, s.bias_side))
+            for s in self.sources
         }
 
     @property
@@ -82,7 +82,8 @@ class MiningBlock(nn.Module):
         )
 
     def __call__(self, target: jax.Array, cells: ReferenceCells) -> jax.Array:
-        """Args: target [N, h, w, C]; cells: ``reference_cells`` of this block. Returns: the mined target [N, h, w, C]."""
+        """Args: target [N, h, w, C]; cells: ``reference_cells`` of this block. Returns: the mined target [N, h, w,
+        C]."""
         n, h, w, c = target.shape
         x = cffa.pad_to_windows(self.norm1(target))
         qkv = self._heads(self.qkv(x), 3)
@@ -112,12 +113,14 @@ class MiningBlock(nn.Module):
         return jnp.concatenate([cffa.fine_bias(self.bias_own, self.bias_ring), *pooled], -1)
 
     def _heads(self, x: jax.Array, parts: int) -> jax.Array:
-        """[N, H, W, parts * C] -> [parts, N * A, H, W, D]: heads lead, so that the gathered tokens need no transpose."""
+        """[N, H, W, parts * C] -> [parts, N * A, H, W, D]: heads lead, so that the gathered tokens need no
+        transpose."""
         n, h, w, _ = x.shape
         x = x.reshape(n, h, w, parts, HEADS, -1).transpose(3, 0, 4, 1, 2, 5)
         return x.reshape(parts, n * HEADS, h, w, -1)
 
     def _keys_values(self, grid: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Keys and values of a pooled grid: the last two thirds of the shared layer. [N, H, W, C] -> 2 x [N * A, H, W, D]."""
+        """Keys and values of a pooled grid: the last two thirds of the shared layer. [N, H, W, C] -> 2 x [N * A, H,
+        W, D]."""
         keys, values = self._heads(self.qkv(grid), 3)[1:]
         return keys, values

@@ -18,7 +18,7 @@ class _Projection(nn.Module):
 
     @nn.compact
     def __call__(self) -> tuple[jax.Array, jax.Array]:
-        kernel = self.param("kernel", layers.dense_init, (self.channels, self.width))
+        kernel = self.param("kernel", layers.truncated_init, (self.channels, self.width))
         return kernel, self.param("bias", nn.initializers.zeros, (self.width,))
 
 
@@ -27,9 +27,10 @@ class FrameDecoder(nn.Module):
 
     Each stage is projected to ``width`` channels, enlarged to stride 4, concatenated (stage 4 first) and fused by a 1x1
     convolution, BatchNorm and ReLU. Enlarging is linear and acts on each channel alone, so it commutes with the
-    1x1 convolution: a stage is multiplied by (its projection x its slice of the fuse kernel) at its own stride and the sum
-    of the enlarged products is the fused map, before the batch's statistics are taken and hence in training too. That is a tenth of the
-    multiplications.
+    1x1 convolution: a stage is multiplied by (its projection x its slice of the fuse kernel) at its own stride and
+      the sum
+    of the enlarged products is the fused map, before the batch's statistics are taken and hence in training too. That
+    is a tenth of the multiplications.
     """
 
     width: int = 256
@@ -39,7 +40,7 @@ class FrameDecoder(nn.Module):
     def __call__(self, maps: tuple[jax.Array, ...], train: bool = False) -> jax.Array:
         """Args: maps [N, H/s, W/s, C_s] for s = 4, 8, 16, 32. Returns: [N, H/4, W/4, width]."""
         size = maps[0].shape[1:3]
-        fuse = self.param("fuse", layers.dense_init, (len(maps), self.width, self.width))  # stage 4 first
+        fuse = self.param("fuse", layers.truncated_init, (len(maps), self.width, self.width))  # stage 4 first
         fused = jnp.zeros((self.width,), jnp.float32)
         for i, x in enumerate(maps):
             kernel, bias = _Projection(x.shape[-1], self.width, name=f"project{i + 1}")()

@@ -128,15 +128,16 @@ class MiT(nn.Module):
 
     @nn.compact
     def __call__(self, frames: jax.Array, train: bool = False) -> tuple[jax.Array, ...]:
-        """Args: frames f32[N, H, W, 3], normalised, sides multiples of 32. Returns: four maps [N, H/s, W/s, C_s], s = 4, 8, 16, 32."""
+        """Args: frames f32[N, H, W, 3], normalised, sides multiples of 32. Returns: four maps [N, H/s, W/s, C_s], s =
+        4, 8, 16, 32."""
         size = SIZES[self.size]
         rates = np.linspace(0, self.drop_path, sum(size.depths)).tolist()
         x, maps = frames.astype(self.dtype), []
         for i, (channels, depth) in enumerate(zip(size.channels, size.depths)):
             rates_here, rates = tuple(rates[:depth]), rates[depth:]
             kernel, stride = (7, 4) if i == 0 else (3, 2)
-            x = Stage(
-                channels, kernel, stride, HEADS[i], REDUCTIONS[i], rates_here, self.dtype, name=f"stage{i + 1}"
-            )(x, train)
+            x = Stage(channels, kernel, stride, HEADS[i], REDUCTIONS[i], rates_here, self.dtype, name=f"stage{i + 1}")(
+                x, train
+            )
             maps.append(x)
         return tuple(maps)

@@ -32,6 +32,9 @@ class Checkpoints:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
         self._manager.close()
 
     def latest(self) -> int | None:
@@ -53,21 +56,20 @@ class Checkpoints:
 
     def config(self, step: int) -> Config:
         """The config that the checkpoint was trained with."""
-        stored = self._manager.restore(step, args=ocp.args.Composite(config=ocp.args.JsonRestore()))["config"]
+        stored = self._restore(step, config=ocp.args.JsonRestore())["config"]
         return config_from_dict(stored, self.directory / str(step))
 
     def restore_variables(self, step: int, like: Any) -> dict[str, Any]:
-        """The model's variables; ``like`` gives shapes, types and shardings."""
-        args = ocp.args.Composite(variables=ocp.args.StandardRestore(_abstract(like)))
-        return self._manager.restore(step, args=args)["variables"]
+        """The model's variables; ``like`` gives shapes, types and, where it has them, shardings."""
+        return self._restore(step, variables=ocp.args.StandardRestore(_abstract(like)))["variables"]
 
     def restore(self, step: int, like: TrainState) -> TrainState:
         """The whole state; ``like`` gives shapes, types and shardings."""
-        args = ocp.args.Composite(
+        restored = self._restore(
+            step,
             variables=ocp.args.StandardRestore(_abstract(like.variables)),
             optimizer=ocp.args.StandardRestore(_abstract({"opt_state": like.opt_state})),
         )
-        restored = self._manager.restore(step, args=args)
         return like.replace(
             step=jax.device_put(jax.numpy.int32(step), like.step.sharding),
             params=restored["variables"]["params"],
@@ -75,9 +77,24 @@ class Checkpoints:
             opt_state=restored["optimizer"]["opt_state"],
         )
 
+    def _restore(self, step: int, **items: ocp.args.CheckpointArgs) -> Any:
+        """InputError for a checkpoint that is damaged or has other contents."""
+        try:
+            return self._manager.restore(step, args=ocp.args.Composite(**items))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            remedy = "delete this folder to use the checkpoint before it, or name another run"
+            raise InputError(self.directory / str(step), f"cannot be restored ({reason})", remedy) from error
+
 
 def _abstract(tree: Any) -> Any:
-    return jax.tree.map(ocp.utils.to_shape_dtype_struct, tree)
+    """Shapes, types and shardings; without a sharding, the first device: that of the run may not be there."""
+    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+
+    def describe(leaf: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=getattr(leaf, "sharding", None) or here)
+
+    return jax.tree.map(describe, tree)
 
 
 def open_checkpoints(path: str | Path) -> Checkpoints:
@@ -92,8 +109,17 @@ def open_checkpoints(path: str | Path) -> Checkpoints:
         raise InputError(path, "no checkpoints here", "name a run's folder, as --workdir of train.py")
     checkpoints = Checkpoints(workdir)
     if checkpoints.latest() is None:
+        checkpoints.close()
         raise InputError(workdir / FOLDER, "holds no finished checkpoint", "train first, or name another run")
     return checkpoints
+
+
+def last_step(workdir: str | Path) -> int:
+    """Iterations of a run's latest checkpoint, 0 without any; writes nothing."""
+    if not (Path(workdir) / FOLDER).is_dir():
+        return 0
+    with Checkpoints(workdir) as checkpoints:
+        return checkpoints.latest() or 0
 
 
 def require_same_model(stored: Config, asked: Config, source: object) -> None:

@@ -25,7 +25,7 @@ from cffm_jax.inference.scores import main_table
 from cffm_jax.metrics import Scores
 from cffm_jax.models.cffm import CFFM
 from cffm_jax.optim import learning_rate, make_optimizer
-from cffm_jax.training.checkpoint import Checkpoints, open_checkpoints, require_same_model
+from cffm_jax.training.checkpoint import Checkpoints, last_step, open_checkpoints, require_same_model
 from cffm_jax.training.log import RunLog
 from cffm_jax.training.state import TrainState, batch_sharded, build_model, init_state, init_variables, make_mesh
 from cffm_jax.training.step import make_train_step
@@ -46,24 +46,30 @@ def train(config: Config) -> dict[str, Scores]:
     optimizer = make_optimizer(config.optim, plan.steps)
     rate = learning_rate(config.optim, plan.steps)
     key = jax.random.key(plan.seed)
-    variables, origin = initial_variables(model, config, jax.random.fold_in(key, 0))
-    state = init_state(variables, optimizer, mesh)
-    with Checkpoints(workdir, plan.keep, create=True) as checkpoints:
-        start = checkpoints.latest() or 0
-        if start:
+    start = last_step(workdir)
+    if start:
+        with open_checkpoints(workdir) as checkpoints:
             require_same_model(checkpoints.config(start), config, workdir)
-            state, origin = checkpoints.restore(start, state), f"step {start} of {workdir}"
-        (workdir / "config.json").write_text(json.dumps(dataclasses.asdict(config), indent=2) + "\n")
+    batches = training_batches(
+        videos, config.data, num_classes=config.model.num_classes, batch_size=plan.batch_size, seed=plan.seed, start_step=start,
+        process_index=jax.process_index(), process_count=jax.process_count(),
+    )  # fmt: skip
+    with batches:
+        clips = on_device(batches, mesh) if start < plan.steps else iter(())
+        variables, origin = initial_variables(model, config, jax.random.fold_in(key, 0))
+        state = init_state(variables, optimizer, mesh)
         step_fn = make_train_step(model, optimizer, mesh, frame_loss_weight=plan.frame_loss_weight)
         segmenter = VideoSegmenter(model, config)
-        batches = training_batches(
-            videos, config.data, num_classes=config.model.num_classes, batch_size=plan.batch_size, seed=plan.seed, start_step=start,
-            process_index=jax.process_index(), process_count=jax.process_count(),
-        )  # fmt: skip
-        with batches, RunLog(workdir, plan.steps, start, plan.batch_size) as log:
+        make_workdir(workdir)
+        with (
+            Checkpoints(workdir, plan.keep, create=True) as checkpoints,
+            RunLog(workdir, plan.steps, start, plan.batch_size) as log,
+        ):
+            if start:
+                state, origin = checkpoints.restore(start, state), f"step {start} of {workdir}"
+            (workdir / "config.json").write_text(json.dumps(dataclasses.asdict(config), indent=2) + "\n")
             log.say(f"{config.model.name}: {len(videos)} training videos, {mesh.size} device(s), weights: {origin}")
             scores = None
-            clips = on_device(batches, mesh)
             for step in range(start + 1, plan.steps + 1):
                 began = time.perf_counter()
                 batch = next(clips)
@@ -104,17 +110,27 @@ def check(config: Config, mesh: Mesh) -> None:
         raise InputError("--data.crop", f"is {config.data.crop}", "give multiples of 32")
 
 
+def make_workdir(workdir: Path) -> None:
+    """Makes the run's folder, after all that can be wrong with the input has shown itself. InputError if it cannot."""
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(workdir, f"cannot be made ({error.strerror})", "name another folder with --workdir") from error
+
+
 def on_device(batches: Iterator[dict[str, Any]], mesh: Mesh) -> Iterator[dict[str, jax.Array]]:
-    """Sends each batch while the step before it runs."""
+    """Sends each batch while the step before it runs; the first is read at once, so that its faults show early."""
     sharding = batch_sharded(mesh)
 
     def put(batch: dict[str, Any]) -> dict[str, jax.Array]:
         return {name: jax.make_array_from_process_local_data(sharding, value) for name, value in batch.items()}
 
-    ahead = put(next(batches))
-    for batch in batches:
-        ready, ahead = ahead, put(batch)
-        yield ready
+    def rest(ahead: dict[str, jax.Array]) -> Iterator[dict[str, jax.Array]]:
+        for batch in batches:
+            ready, ahead = ahead, put(batch)
+            yield ready
+
+    return rest(put(next(batches)))
 
 
 def initial_variables(model: CFFM, config: Config, key: jax.Array) -> tuple[dict[str, Any], str]:

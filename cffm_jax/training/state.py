@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from cffm_jax.config import Config
+from cffm_jax.config import IGNORED_LABEL, Config
 from cffm_jax.errors import InputError
+from cffm_jax.models.cffa import REFERENCES
 from cffm_jax.models.cffm import CFFM, INPUT_MULTIPLE, create_model
 
 DATA_AXIS = "data"
@@ -32,8 +33,16 @@ class TrainState:
 
 
 def build_model(config: Config) -> CFFM:
-    """The model that a config names. InputError on an unknown name."""
-    m = config.model
+    """The model that a config names. InputError on an unknown name, or settings that fit no model."""
+    m, offsets = config.model, config.data.offsets
+    if not 1 <= m.num_classes < IGNORED_LABEL:
+        raise InputError("--model.num_classes", f"is {m.num_classes}", f"give a number in 1..{IGNORED_LABEL - 1}")
+    if len(offsets) != len(REFERENCES) or min(offsets) < 1 or list(offsets) != sorted(offsets, reverse=True):
+        remedy = f"give {len(REFERENCES)} numbers of at least 1, the largest first"
+        raise InputError("--data.offsets", f"is {' '.join(map(str, offsets))}", remedy)
+    if config.eval.chunk < 1 or min(config.data.scale) < 1:
+        option, value = ("--eval.chunk", config.eval.chunk) if config.eval.chunk < 1 else ("--data.scale", config.data.scale)
+        raise InputError(option, f"is {value}", "give at least 1")
     try:
         return create_model(m.name, m.num_classes, dtype=m.dtype, dropout=m.dropout, drop_path=m.drop_path)
     except ValueError as error:
@@ -69,4 +78,6 @@ def init_state(variables: dict[str, Any], optimizer: optax.GradientTransformatio
         params = variables["params"]
         return TrainState(jnp.zeros((), jnp.int32), params, variables["batch_stats"], optimizer.init(params))
 
+    # Restored weights lie on one device, and a jitted function does not move what it is given.
+    variables = jax.device_put(variables, replicated(mesh))
     return jax.jit(start, out_shardings=replicated(mesh))(variables)

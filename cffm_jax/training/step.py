@@ -44,7 +44,7 @@ def make_train_step(
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         metrics = {
-            "loss": loss, "clip_loss": parts.clip, "frame_loss": parts.frames, "gradient_norm": optax.global_norm(grads)
+            "loss": loss, "clip_loss": parts.clip, "frame_loss": parts.frames, "gradient_norm": optax.tree.norm(grads)
         }  # fmt: skip
         return TrainState(state.step + jnp.int32(1), params, batch_stats, opt_state), metrics
 

@@ -1,0 +1,673 @@
+"""The commands from end to end on tiny videos: train, resume, evaluate, score; and every bad input as one line.
+
+The first run compiles a training step and the evaluation; later ones find them in the cache that conftest.py names.
+"""
+
+import dataclasses
+import json
+import math
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import jax
+import numpy as np
+import optax
+import pytest
+import safetensors.numpy
+from PIL import Image
+
+import cffm_jax
+from cffm_jax.commands import eval_command, train_command
+from cffm_jax.config import Config, TrainConfig
+from cffm_jax.data import synthetic
+from cffm_jax.data.classes import palette
+from cffm_jax.optim import make_optimizer
+from cffm_jax.settings import config_from_dict, load_config, run_command
+from cffm_jax.training import loop
+from cffm_jax.training.checkpoint import Checkpoints, open_checkpoints
+from cffm_jax.training.state import build_model, init_state, init_variables, make_mesh
+from cffm_jax.training.step import make_train_step
+
+ROOT = Path(__file__).parents[1]
+CONFIG = str(ROOT / "configs" / "synthetic.py")
+K, STEPS, FRAMES, SIZE = 8, 4, 18, (64, 96)
+TINY = (
+    "--data.scale", "96", "64", "--data.crop", "64", "64", "--optim.warmup_steps", "1", "--train.devices", "1",
+    "--train.batch_size", "2", "--train.steps", str(STEPS), "--train.checkpoint_every", "2", "--train.log_every", "1",
+)  # fmt: skip
+FIGURES = ("miou", "weighted_iou", "pixel_accuracy", "class_accuracy", "vc8", "vc16", "vc8_paper", "vc16_paper")
+
+
+def train_argv(data, workdir, *more):
+    return ["--config", CONFIG, *TINY, "--data.root", str(data), "--workdir", str(workdir), *map(str, more)]
+
+
+def started(*arguments, **kwargs):
+    """A real command in a process of its own."""
+    kwargs = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "cwd": ROOT, **kwargs}
+    return subprocess.Popen([sys.executable, *map(str, arguments)], **kwargs)
+
+
+def finished(*arguments, **kwargs):
+    """(exit status, standard output, standard error) of a real command."""
+    process = started(*arguments, **kwargs)
+    out, err = process.communicate(timeout=600)
+    return process.returncode, out, err
+
+
+def files(folder):
+    """Every path below a folder and its size."""
+    return {path: path.stat().st_size for path in folder.rglob("*")}
+
+
+def leaves(tree):
+    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def final_variables(workdir, step=STEPS):
+    with open_checkpoints(workdir) as checkpoints:
+        model = build_model(checkpoints.config(step))
+        like = jax.eval_shape(lambda key: init_variables(model, key), jax.random.key(0))
+        return model, checkpoints.restore_variables(step, like)
+
+
+def log_lines(workdir, group):
+    lines = map(json.loads, (Path(workdir) / "log.jsonl").read_text().splitlines())
+    return [line for line in lines if line["group"] == group]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Root of a dataset of 4 + 2 videos, made by the real command."""
+    root = tmp_path_factory.mktemp("data") / "videos"
+    options = {"videos-train": 4, "videos-val": 2, "videos-test": 0, "frames": FRAMES, "height": SIZE[0], "width": SIZE[1]}
+    argv = [str(root), *(part for name, value in options.items() for part in (f"--{name}", str(value)))]
+    status, out, err = finished("-m", "cffm_jax.data.synthetic", *argv)
+    assert status == 0, err
+    assert "written" in out and len(list(root.glob("data/*/origin/*.jpg"))) == 6 * FRAMES
+    return root
+
+
+@pytest.fixture(scope="module")
+def trained(data, tmp_path_factory):
+    """(folder of a finished run, what the command printed), trained by the real command."""
+    workdir = tmp_path_factory.mktemp("runs") / "run"
+    status, out, err = finished("train.py", *train_argv(data, workdir))
+    assert status == 0, err
+    return workdir, out
+
+
+@pytest.fixture(scope="module")
+def evaluated(trained, tmp_path_factory):
+    """(folder of masks, JSON, what the command printed) of the real command, without a config file."""
+    folder = tmp_path_factory.mktemp("eval")
+    argv = ["--checkpoint", trained[0], "--save_predictions", folder / "masks", "--output", folder / "figures.json"]
+    status, out, err = finished("eval.py", *argv)
+    assert status == 0, err
+    assert sorted(path.name for path in folder.iterdir()) == ["figures.json", "masks"]
+    return folder / "masks", json.loads((folder / "figures.json").read_text()), out
+
+
+@pytest.fixture(scope="module")
+def exported(trained):
+    """(model, variables, the same as a state dict in torch layout) of the finished run."""
+    model, variables = final_variables(trained[0])
+    return model, variables, cffm_jax.export_state_dict(variables, model)
+
+
+@pytest.fixture(scope="module")
+def plain(data, tmp_path_factory):
+    """The dataset with a single class in its masks: fit for any number of classes."""
+    root = Path(shutil.copytree(data, tmp_path_factory.mktemp("plain") / "videos"))
+    for mask in root.glob("data/*/mask/*.png"):
+        Image.new("L", SIZE[::-1], 1).save(mask)
+    return root
+
+
+# --- training
+
+
+def test_training_leaves_checkpoints_log_and_config(trained, data):
+    workdir, _ = trained
+    assert sorted(path.name for path in workdir.iterdir()) == ["checkpoints", "config.json", "log.jsonl", "tensorboard"]
+    assert sorted(path.name for path in (workdir / "checkpoints").iterdir()) == ["2", "4"]
+    assert [path.stat().st_size > 100 for path in (workdir / "tensorboard").iterdir()] == [True]
+    stored = config_from_dict(json.loads((workdir / "config.json").read_text()), "config.json")
+    with open_checkpoints(workdir) as checkpoints:
+        assert checkpoints.config(2) == checkpoints.config(4) == stored
+    default = load_config(CONFIG)
+    assert stored.workdir == str(workdir) and stored.data.root == str(data) and stored.train.steps == STEPS
+    assert (stored.model, stored.eval) == (default.model, default.eval)
+    lines = log_lines(workdir, "train")
+    assert [line["step"] for line in lines] == [1, 2, 3, 4]
+    for line in lines:
+        assert math.isfinite(line["loss"]) and math.isfinite(line["gradient_norm"]) and line["rate"] > 0
+        assert line["loss"] == pytest.approx(line["clip_loss"] + 0.5 * line["frame_loss"], rel=1e-5)
+    (line,) = log_lines(workdir, "eval")
+    assert line["step"] == STEPS and line["CFFM/frames"] == 2 * FRAMES and 0 <= line["CFFM/miou"] <= 1
+
+
+def test_training_changes_the_weights(trained):
+    _, first = final_variables(trained[0], 2)
+    _, last = final_variables(trained[0], 4)
+    first, last = leaves(first), leaves(last)
+    assert first.keys() == last.keys()
+    moved = [name for name in first if not np.array_equal(first[name], last[name])]
+    assert len(moved) > 0.9 * len(first) and all(np.isfinite(array).all() for array in last.values())
+
+
+def test_training_prints_the_final_table(trained):
+    lines = trained[1].splitlines()
+    assert "4 training videos, 1 device(s), weights: random" in lines[0]
+    assert lines[1] == "step 4:" and "mIoU" in lines[2] and "VC16" in lines[2]
+    assert lines[4].split()[0] == "CFFM" and lines[5].startswith("per-frame (SegFormer)")
+
+
+def test_same_command_again_is_done_already(trained, data, capfd):
+    workdir, out = trained
+    before = files(workdir / "checkpoints")
+    assert run_command(train_command, train_argv(data, workdir)) == 0
+    again = capfd.readouterr().out
+    assert f"{workdir} has done its {STEPS} steps already" in again
+    assert files(workdir / "checkpoints") == before and len(log_lines(workdir, "train")) == STEPS
+    table = out[out.index("%") :].strip()
+    assert table in again
+
+
+def test_killed_and_resumed_equals_unbroken(trained, data, tmp_path, capfd):
+    """Bitwise on one core; with several, the order of sums is left to the threads: 1e-5 of the largest weight."""
+    workdir = tmp_path / "run"
+    with (tmp_path / "said").open("w") as said:
+        process = started("train.py", *train_argv(data, workdir), stdout=said, stderr=said)
+        try:
+            while not (workdir / "checkpoints" / "2").is_dir():
+                assert process.poll() is None, (tmp_path / "said").read_text()
+                time.sleep(0.02)
+        finally:
+            process.kill()
+            process.wait()
+    shutil.rmtree(workdir / "checkpoints" / "4", ignore_errors=True)  # If it was faster than the signal.
+    assert run_command(train_command, train_argv(data, workdir)) == 0
+    assert f"weights: step 2 of {workdir}" in capfd.readouterr().out
+    _, resumed = final_variables(workdir)
+    _, unbroken = final_variables(trained[0])
+    resumed, unbroken = leaves(resumed), leaves(unbroken)
+    assert resumed.keys() == unbroken.keys()
+    for name, array in unbroken.items():
+        np.testing.assert_array_equal(resumed[name], array, err_msg=name)
+    last, expected = log_lines(workdir, "train")[-1], log_lines(trained[0], "train")[-1]
+    assert last["step"] == expected["step"] and last["rate"] == expected["rate"]
+    assert last["loss"] == pytest.approx(expected["loss"], rel=1e-5)
+
+
+def test_short_videos_train_from_another_run(trained, data, tmp_path, capfd):
+    """Videos of 1, 2, 5 and 9 frames: all shorter than the offsets need; weights from a run's folder."""
+    root = tmp_path / "short"
+    shutil.copytree(data, root)
+    for video, length in zip(sorted((root / "data").iterdir()), (1, 2, 5, 9, 2, 12)):
+        for part in ("origin", "mask"):
+            for path in sorted((video / part).iterdir())[length:]:
+                path.unlink()
+    argv = train_argv(root, tmp_path / "run", "--init.model", trained[0])
+    assert run_command(train_command, argv) == 0
+    out = capfd.readouterr().out
+    assert f"weights: step {STEPS} of {trained[0]}" in out
+    assert "Videos of at most 16 frames (2 here) count in Eq. 9 alone." in out
+    assert log_lines(tmp_path / "run", "train")[-1]["step"] == STEPS
+
+
+def test_one_and_eight_devices_take_the_same_step():
+    """One step of plain descent, so that the parameters tell the gradients; 1e-5 of each array's largest value."""
+    config = dataclasses.replace(Config(), train=TrainConfig(batch_size=8))
+    config = dataclasses.replace(config, model=dataclasses.replace(config.model, name="cffm_b0", num_classes=K))
+    model = build_model(config)
+    variables = jax.device_get(init_variables(model, jax.random.key(0)))
+    rng = np.random.default_rng(0)
+    labels = rng.choice(np.array([*range(K), 255], np.uint8), (8, 4, 4, 4))
+    batch = {
+        "frames": rng.integers(0, 256, (8, 4, 64, 64, 3), np.uint8),
+        "labels": labels.repeat(16, 2).repeat(16, 3),
+        "size": np.array([[64, 64]] * 7 + [[48, 64]], np.int32),
+    }
+    results = []
+    for devices in (1, 8):
+        mesh = make_mesh(devices)
+        optimizer = optax.sgd(1e-3)
+        state = init_state(variables, optimizer, mesh)
+        step = make_train_step(model, optimizer, mesh, frame_loss_weight=0.5)
+        sent = next(loop.on_device(iter([batch, batch]), mesh))
+        assert len(sent["frames"].sharding.device_set) == devices
+        # Twice as fast to compile; how the work is shared is decided before the backend's optimisations.
+        compiled = step.lower(state, sent, jax.random.key(1)).compile({"xla_backend_optimization_level": 0})
+        state, metrics = compiled(state, sent, jax.random.key(1))
+        results.append((leaves(state.variables), {name: float(value) for name, value in metrics.items()}))
+    (one, one_metrics), (eight, eight_metrics) = results
+    for name, value in one_metrics.items():
+        assert eight_metrics[name] == pytest.approx(value, rel=1e-5), name
+    start = leaves(variables)
+    assert one_metrics["gradient_norm"] > 0.1 and any(np.abs(one[name] - start[name]).max() > 1e-4 for name in one)
+    for name, array in one.items():
+        np.testing.assert_allclose(eight[name], array, rtol=0, atol=1e-5 * max(1.0, np.abs(array).max()), err_msg=name)
+
+
+# --- initial weights
+
+
+def assert_same(found, expected):
+    found, expected = leaves(found), leaves(expected)
+    assert found.keys() == expected.keys()
+    for name, array in expected.items():
+        np.testing.assert_array_equal(found[name], array, err_msg=name)
+
+
+def started_from(exported, **init):
+    config = load_config(CONFIG)
+    config = dataclasses.replace(config, init=dataclasses.replace(config.init, **{k: str(v) for k, v in init.items()}))
+    return loop.initial_variables(exported[0], config, jax.random.key(5))
+
+
+def test_init_encoder(exported, tmp_path):
+    _, variables, state_dict = exported
+    encoder = {k.removeprefix("backbone."): v for k, v in state_dict.items() if k.startswith("backbone.")}
+    np.savez(tmp_path / "mit_b0.npz", **encoder)
+    safetensors.numpy.save_file(encoder, tmp_path / "mit_b0.safetensors")
+    random, origin = started_from(exported)
+    assert origin == "random"
+    count = sum(value.size for value in encoder.values())
+    for path in (tmp_path / "mit_b0.npz", tmp_path / "mit_b0.safetensors"):
+        found, origin = started_from(exported, encoder=path)
+        assert origin == f"encoder ({count:,} parameters) from {path}, the rest random"
+        assert_same(found, {**random, "params": {**random["params"], "encoder": variables["params"]["encoder"]}})
+
+
+def test_init_model(trained, exported, tmp_path):
+    path = tmp_path / "model.safetensors"
+    safetensors.numpy.save_file(exported[2], path)
+    for source, said in ((path, f"all from {path}"), (trained[0], f"step {STEPS} of {trained[0]}")):
+        found, origin = started_from(exported, model=source)
+        assert origin == said
+        assert_same(found, exported[1])
+
+
+# --- evaluation
+
+
+def test_evaluation_repeats_the_figures_of_training(trained, evaluated):
+    _, result, out = evaluated
+    assert result["step"] == STEPS and result["checkpoint"] == str(trained[0])
+    assert list(result["rows"]) == ["CFFM", "per-frame (SegFormer)"]
+    (logged,) = [line for line in log_lines(trained[0], "eval")][:1]
+    for row, figures in result["rows"].items():
+        for name in FIGURES:
+            assert figures[name] == pytest.approx(logged[f"{row}/{name}"], abs=2e-3), (row, name)
+        assert figures["videos"] == 2 and figures["frames"] == 2 * FRAMES
+    assert "mIoU" in out and "grass" in out and "val_0001" in out
+
+
+def test_evaluation_with_a_config_file(trained, evaluated, data, tmp_path, capfd):
+    argv = ["--checkpoint", str(trained[0]), "--config", CONFIG, "--data.root", str(data), "--data.scale", "96", "64"]
+    argv += ["--output", str(tmp_path / "new" / "figures.json")]
+    assert run_command(eval_command, argv) == 0
+    assert json.loads((tmp_path / "new" / "figures.json").read_text())["rows"] == evaluated[1]["rows"]
+    assert "figures written to" in capfd.readouterr().out
+
+
+def test_evaluation_of_the_first_videos_with_a_stored_config(trained, evaluated, tmp_path):
+    workdir = tmp_path / "run"
+    shutil.copytree(trained[0], workdir)
+    assert run_command(eval_command, ["--checkpoint", str(workdir), "--eval.max_videos", "1"]) == 0
+    (video,) = json.loads((workdir / "eval.json").read_text())["rows"]["CFFM"]["per_video"]
+    assert video == evaluated[1]["rows"]["CFFM"]["per_video"][0]
+
+
+def test_saved_predictions_are_indexed_pngs(evaluated, data):
+    paths = sorted(evaluated[0].rglob("*.png"))
+    frames = sorted((data / "data").glob("val_*/origin/*.jpg"))
+    assert [(p.parent.name, p.stem) for p in paths] == [(f.parents[1].name, f.stem) for f in frames]
+    for path in paths:
+        with Image.open(path) as image:
+            assert image.mode == "P" and image.size == SIZE[::-1]
+            assert np.asarray(image).max() < K
+            colours = np.array(image.getpalette("RGB"), np.uint8).reshape(-1, 3)
+        np.testing.assert_array_equal(colours[:K], palette(K)[:K])
+
+
+def score_argv(data, masks, *more):
+    return ["--predictions", str(masks), "--config", CONFIG, "--data.root", str(data), *map(str, more)]
+
+
+def test_scores_of_the_saved_predictions_are_the_models(evaluated, data, tmp_path, capfd):
+    masks, result, _ = evaluated
+    assert run_command(eval_command, score_argv(data, masks)) == 0
+    assert f"figures written to {masks}.json" in capfd.readouterr().out
+    output = Path(f"{masks}.json")
+    found = json.loads(output.read_text())["rows"]["predictions"]
+    output.unlink()
+    assert found == result["rows"]["CFFM"]
+
+
+def test_checkpoint_of_two_devices_is_evaluated_on_one(trained, exported, tmp_path):
+    with open_checkpoints(trained[0]) as checkpoints:
+        config = checkpoints.config(STEPS)
+    state = init_state(exported[1], make_optimizer(config.optim, STEPS), make_mesh(2))
+    with Checkpoints(tmp_path / "run", create=True) as checkpoints:
+        checkpoints.save(state.replace(step=jax.numpy.int32(7)), config)
+        checkpoints.wait()
+    argv = ["--checkpoint", tmp_path / "run", "--eval.max_videos", 1]
+    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=1"}
+    status, out, err = finished("eval.py", *argv, env=environment)
+    assert status == 0, err
+    assert f"step 7 of {tmp_path / 'run'}" in out
+
+
+# --- bad input
+
+
+class Refusal:
+    """``refused(main, argv, *said)``: status 2, one line that says so, and nothing new or changed in the test's folder."""
+
+    def __init__(self, folder, capfd):
+        self._folder, self._capfd = folder, capfd
+
+    def __call__(self, main, argv, *said, progress=False):
+        self._capfd.readouterr()
+        before = files(self._folder)
+        status = run_command(main, [str(part) for part in argv])
+        self.check(status, self._capfd.readouterr().err, *said, progress=progress)
+        assert files(self._folder) == before
+
+    @staticmethod
+    def check(status, err, *said, progress=False):
+        lines = [line for line in err.splitlines() if line.strip()]
+        assert status == 2 and "Traceback" not in err
+        assert lines[-1].startswith("error: ") and lines[-1].count(": ") >= 2 and "; " in lines[-1], err
+        assert sum("error: " in line for line in lines) == 1
+        assert progress or len(lines) == 1, err
+        for words in said:
+            assert str(words) in lines[-1], lines[-1]
+
+
+@pytest.fixture
+def refused(tmp_path, capfd):
+    return Refusal(tmp_path, capfd)
+
+
+@pytest.fixture
+def broken(data, tmp_path):
+    """A copy of the dataset to break."""
+    return Path(shutil.copytree(data, tmp_path / "broken"))
+
+
+def remove_root(root):
+    shutil.rmtree(root)
+    return root, "there is no such folder"
+
+
+def remove_data_folder(root):
+    (root / "data").rename(root / "frames")
+    return root, "has no data folder inside"
+
+
+def empty_split(root):
+    (root / "train.txt").write_text("\n")
+    return root / "train.txt", "lists no video"
+
+
+def remove_split(root):
+    (root / "train.txt").unlink()
+    return root / "train.txt", "cannot be read"
+
+
+def remove_eval_split(root):
+    (root / "val.txt").unlink()
+    return root / "val.txt", "cannot be read"
+
+
+def remove_video(root):
+    shutil.rmtree(root / "data" / "train_0002")
+    return root / "data" / "train_0002", "missing"
+
+
+def remove_frames(root):
+    for path in (root / "data" / "train_0002" / "origin").iterdir():
+        path.unlink()
+    return root / "data" / "train_0002" / "origin", "holds no .jpg frame"
+
+
+def remove_mask(root):
+    (root / "data" / "train_0001" / "mask" / "00000004.png").unlink()
+    return root / "data" / "train_0001" / "origin" / "00000004.jpg", "has no mask"
+
+
+def remove_eval_mask(root):
+    (root / "data" / "val_0001" / "mask" / "00000004.png").unlink()
+    return root / "data" / "val_0001" / "origin" / "00000004.jpg", "has no mask"
+
+
+def shrink_masks(root):
+    for path in root.glob("data/train_*/mask/*.png"):
+        Image.new("L", (90, 64), 1).save(path)
+    return ".png", "is 90x64 but its frame is 96x64"
+
+
+def label_out_of_range(root):
+    for path in root.glob("data/train_*/mask/*.png"):
+        Image.new("L", SIZE[::-1], K + 3).save(path)
+    return ".png", f"holds label {K + 3} but the model has {K} classes"
+
+
+def truncate_frames(root):
+    for path in root.glob("data/train_*/origin/*.jpg"):
+        path.write_bytes(path.read_bytes()[:-200])
+    return ".jpg", "is truncated"
+
+
+def frames_are_text(root):
+    for path in root.glob("data/train_*/origin/*.jpg"):
+        path.write_text("no image")
+    return ".jpg", "no image"
+
+
+FAULTS = [
+    remove_root, remove_data_folder, empty_split, remove_split, remove_eval_split, remove_video, remove_frames,
+    remove_mask, remove_eval_mask, shrink_masks, label_out_of_range, truncate_frames, frames_are_text,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("spoil", FAULTS)
+def test_training_data_at_fault(broken, tmp_path, refused, spoil):
+    said = spoil(broken)
+    refused(train_command, train_argv(broken, tmp_path / "run"), *said)
+
+
+@pytest.mark.parametrize("spoil", [remove_video, truncate_frames])
+def test_training_data_at_fault_in_loader_processes(broken, tmp_path, spoil):
+    """Through the real command: the faults of other processes arrive as the same one line."""
+    said = spoil(broken)
+    argv = train_argv(broken, tmp_path / "run", "--data.workers", 1)
+    status, out, err = finished("train.py", *argv)
+    Refusal.check(status, err, *said)
+    assert not out and not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--train.stepz", "4"], ["--train.stepz", "is no option or config key", "did you mean --train.steps?"]),
+        (["--steps", "4"], ["--steps", "is no option"]),
+        (["--train.steps", "many"], ["train.steps", "many"]),
+        (["--train.steps", "2.5"], ["train.steps", "2.5"]),
+        (["--train.steps", "0"], ["--train.steps", "is 0"]),
+        (["--model.dtype", "float8"], ["model.dtype", "float8"]),
+        (["--model.name", "cffm_b9"], ["--model.name", "unknown model 'cffm_b9'"]),
+        (["--model.num_classes", "0"], ["--model.num_classes", "is 0"]),
+        (["--model.num_classes", "255"], ["--model.num_classes", "is 255"]),
+        (["--data.crop", "64", "60"], ["--data.crop", "multiples of 32"]),
+        (["--data.offsets", "6", "3"], ["--data.offsets", "is 6 3", "give 3 numbers"]),
+        (["--data.offsets", "3", "6", "9"], ["--data.offsets", "is 3 6 9", "the largest first"]),
+        (["--data.threads", "0"], ["--data.threads", "at least 1"]),
+        (["--eval.chunk", "0"], ["--eval.chunk", "is 0"]),
+        (["--train.devices", "8"], ["--train.batch_size", "2 clips do not divide over 8 devices"]),
+        (["--train.devices", "9"], ["--train.devices", "9 asked for, 8 here"]),
+        (["--init.model", "a", "--init.encoder", "b"], ["--init.encoder", "together with --init.model"]),
+        (["--init.model", "nowhere.safetensors"], ["nowhere.safetensors", "no such file"]),
+        (["--init.encoder", "README.txt"], ["README.txt", "no such file"]),
+    ],
+    ids=lambda value: "_".join(value[:3]) if value[0].startswith("--") and len(value) < 5 else "",
+)
+def test_options_at_fault(data, tmp_path, refused, more, said):
+    refused(train_command, train_argv(data, tmp_path / "run", *more), *said)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("from cffm_jax.config import *\ndef get_config():\n    return Config(trane=1)\n", "trane"),
+        ("from cffm_jax.config import *\ndef get_config():\n    return 3\n", "returned int, not Config"),
+        ("def get_config(:\n", "invalid syntax"),
+        ("x = 1\n", "get_config"),
+        ("import nothing_of_that_name\n", "nothing_of_that_name"),
+    ],
+)
+def test_config_files_at_fault(tmp_path, refused, text, said):
+    path = tmp_path / "config.py"
+    path.write_text(text)
+    sys.dont_write_bytecode, before = True, sys.dont_write_bytecode
+    try:
+        refused(train_command, ["--config", path, "--workdir", tmp_path / "run"], path, said)
+    finally:
+        sys.dont_write_bytecode = before
+
+
+def test_config_is_missing(tmp_path, refused):
+    refused(train_command, ["--workdir", tmp_path / "run"], "--config", "is missing")
+    refused(train_command, ["--config", tmp_path / "none.py"], tmp_path / "none.py", "no such config file")
+
+
+def test_workdir_that_cannot_be_made(data, tmp_path, refused):
+    (tmp_path / "file").write_text("")
+    refused(train_command, train_argv(data, tmp_path / "file" / "run"), tmp_path / "file" / "run", "cannot be made")
+
+
+@pytest.mark.parametrize(("option", "value"), [("--model.num_classes", 7), ("--model.name", "cffm_b1")])
+def test_checkpoint_of_another_model(trained, data, plain, tmp_path, refused, option, value):
+    workdir = shutil.copytree(trained[0], tmp_path / "run")
+    said = (workdir, f"is a checkpoint with {option.removeprefix('--')}")
+    refused(train_command, train_argv(data, workdir, option, value), *said)
+    refused(train_command, train_argv(plain, tmp_path / "new", option, value, "--init.model", workdir), *said)
+    refused(eval_command, ["--checkpoint", workdir, option, value], *said)
+    refused(eval_command, ["--checkpoint", workdir, "--config", CONFIG, "--data.root", data, option, value], *said)
+
+
+def test_weights_of_another_model(exported, data, plain, tmp_path, refused):
+    path = tmp_path / "model.safetensors"
+    safetensors.numpy.save_file(exported[2], path)
+    argv = train_argv(plain, tmp_path / "run", "--model.num_classes", 7, "--init.model", path)
+    refused(train_command, argv, path, "does not fit cffm_b0 with 7 classes")
+    path.write_bytes(path.read_bytes()[:-500])
+    refused(train_command, train_argv(data, tmp_path / "run", "--init.model", path), path, "cannot be read")
+    np.savez(tmp_path / "mit.npz", **{"block1.0.attn.q.weight": np.zeros((3, 3), np.float32)})
+    argv = train_argv(data, tmp_path / "run", "--init.encoder", tmp_path / "mit.npz")
+    refused(train_command, argv, tmp_path / "mit.npz", "does not fit", "missing")
+
+
+def test_no_checkpoint(tmp_path, refused):
+    refused(eval_command, [], "--checkpoint", "give either this or --predictions")
+    refused(eval_command, ["--checkpoint", tmp_path, "--predictions", tmp_path], "give either this or --predictions")
+    refused(eval_command, ["--checkpoint", tmp_path / "none"], tmp_path / "none", "no checkpoints here")
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    refused(eval_command, ["--checkpoint", tmp_path / "run"], "holds no finished checkpoint")
+
+
+def test_damaged_checkpoint(trained, data, tmp_path, refused):
+    workdir = Path(shutil.copytree(trained[0], tmp_path / "run"))
+    shutil.rmtree(workdir / "checkpoints" / "4" / "variables")
+    refused(eval_command, ["--checkpoint", workdir], workdir / "checkpoints" / "4", "cannot be restored")
+
+
+def test_evaluation_outputs_that_cannot_be_written(trained, tmp_path, refused):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine").write_text("")
+    argv = ["--checkpoint", trained[0]]
+    for output in (tmp_path / "file" / "x.json", tmp_path / "full"):
+        refused(eval_command, [*argv, "--output", output], output, "cannot be written")
+    refused(eval_command, [*argv, "--save_predictions", tmp_path / "full"], tmp_path / "full", "is not empty")
+    refused(eval_command, [*argv, "--save_predictions", tmp_path / "file" / "x"], tmp_path / "file", "cannot be written")
+
+
+def test_evaluation_data_at_fault(trained, broken, tmp_path, refused):
+    """Found after the first video's masks were written: they go again."""
+    argv = ["--checkpoint", trained[0], "--data.root", broken, "--save_predictions", tmp_path / "masks"]
+    argv += ["--output", tmp_path / "x.json"]
+    path = broken / "data" / "val_0001" / "origin" / "00000013.jpg"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-200])
+    refused(eval_command, argv, path, "is truncated", progress=True)
+    assert cv2.imwrite(str(path), np.zeros((48, 96, 3), np.uint8))
+    refused(eval_command, argv, "00000013", "48x96", progress=True)
+    path.write_bytes(whole)
+    Image.new("L", (60, 64), 1).save(broken / "data" / "val_0001" / "mask" / "00000011.png")
+    refused(eval_command, argv, "mask/00000011.png", "give the mask its frame's size", progress=True)
+    (broken / "classes.json").write_text('["one"]')
+    refused(eval_command, argv, broken / "classes.json", "names 1 classes")
+    (broken / "val.txt").write_text("val_0000\nelsewhere\n")
+    refused(eval_command, argv, broken / "data" / "elsewhere", "missing")
+
+
+def no_folder(masks):
+    shutil.rmtree(masks)
+    return masks, "no such folder"
+
+
+def no_png(masks):
+    (masks / "val_0001" / "00000003.png").unlink()
+    return masks / "val_0001" / "00000003.png", "prediction is missing"
+
+
+def wrong_size(masks):
+    Image.new("L", (48, 32)).save(masks / "val_0001" / "00000003.png")
+    return masks / "val_0001" / "00000003.png", "is 48x32, its mask 96x64"
+
+
+def no_class(masks):
+    Image.fromarray(np.full(SIZE, K, np.uint8)).save(masks / "val_0001" / "00000003.png")
+    return masks / "val_0001" / "00000003.png", f"holds the value {K}"
+
+
+@pytest.mark.parametrize("spoil", [no_folder, no_png, wrong_size, no_class])
+def test_predictions_at_fault(evaluated, data, tmp_path, refused, spoil):
+    masks = Path(shutil.copytree(evaluated[0], tmp_path / "masks"))
+    said = spoil(masks)
+    refused(eval_command, score_argv(data, masks), *said, progress=True)
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (["train.py", "--config", CONFIG, "--data.root", "nowhere", "--workdir", "{tmp}/run"], "nowhere: there is no such"),
+        (["eval.py", "--checkpoint", "{tmp}/run"], "/run: no checkpoints here"),
+        (["-m", "cffm_jax.data.synthetic", "{tmp}/run", "--classes", "1"], "--classes: 1 is out of range"),
+        (["-m", "cffm_jax.data.synthetic", "{tmp}"], "exists and was not made by this command"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_real_commands_refuse(tmp_path, command, said):
+    (tmp_path / "mine").write_text("")
+    status, out, err = finished(*(part.format(tmp=tmp_path) for part in command))
+    Refusal.check(status, err, said)
+    assert not out and [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+def test_synthetic_again(data, capfd):
+    before = files(data)
+    argv = [str(data), "--videos-train", "4", "--videos-val", "2", "--videos-test", "0", "--frames", str(FRAMES)]
+    assert run_command(synthetic.main, [*argv, "--height", str(SIZE[0]), "--width", str(SIZE[1])]) == 0
+    assert "nothing to do" in capfd.readouterr().out and files(data) == before
+    assert run_command(synthetic.main, argv) == 2
+    assert "made with other options" in capfd.readouterr().err and files(data) == before
