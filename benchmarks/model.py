@@ -45,7 +45,8 @@ from cffm_jax.training.step import make_train_step
 # CFFM++ paper, Table 1: (GMAC, frames/s on one RTX 6000, batch 2), stated for 480x853; its MACs are those of 480x864.
 PUBLISHED_SIZE = (480, 864)
 PUBLISHED = {
-    "segformer_b0": (14.6, 73.4), "segformer_b1": (33.0, 58.7), "segformer_b2": (57.2, 39.2), "segformer_b5": (187.0, 17.2),
+    "segformer_b0": (14.6, 73.4), "segformer_b1": (33.0, 58.7),
+    "segformer_b2": (57.2, 39.2), "segformer_b5": (187.0, 17.2),
     "cffm_b0": (25.6, 43.1), "cffm_b1": (55.4, 29.8), "cffm_b2": (79.6, 23.8), "cffm_b5": (232.2, 11.3),
 }  # fmt: skip
 MIB = 2**20
@@ -284,8 +285,8 @@ def fixed(value: float | None, digits: int, unit: float = 1.0) -> str | None:
 
 def print_row(row: Row, fps: float | None) -> None:
     line(
-        row.model, row.dtype, row.program, fixed(row.ms, 2), fixed(row.call_ms, 2), fixed(row.per_second, 1), fps, fixed(row.xla_gmac, 2),
-        fixed(row.lower_seconds + row.compile_seconds, 1), fixed(row.temp_bytes, 0, MIB), fixed(row.peak_bytes, 0, MIB),
+        row.model, row.dtype, row.program, fixed(row.ms, 2), fixed(row.call_ms, 2), fixed(row.per_second, 1), fps,
+        fixed(row.xla_gmac, 2), fixed(row.lower_seconds + row.compile_seconds, 1), fixed(row.temp_bytes, 0, MIB), fixed(row.peak_bytes, 0, MIB),
         fixed(row.device_peak_bytes, 0, MIB),
     )  # fmt: skip
 
@@ -312,9 +313,8 @@ def main(argv: Sequence[str]) -> None:
     rows: list[Row] = []
     each, size = ("clip", options.crop) if options.train else ("frame", (options.height, options.width))
     batch = options.train_batch if options.train else options.batch
-    print(
-        f"- input: {size[0]}x{size[1]}, batch {batch}, {ModelConfig().num_classes} classes; {options.seconds} s a row, median"
-    )
+    classes = ModelConfig().num_classes
+    print(f"- input: {size[0]}x{size[1]}, batch {batch}, {classes} classes; {options.seconds} s a row, median")
     print("- memory: MiB; XLA's GMAC: half its operations, elementwise work included, bodies of loops once")
     figures = [] if options.train else [model_figures(name, options) for name in options.models]
     if figures:
@@ -330,8 +330,8 @@ def main(argv: Sequence[str]) -> None:
             counts = (fixed(f[f"gmac_{convention}"], 2) for convention in ("true", "executed", "paper"))
             line(f["model"], fixed(f["parameters"], 2, 1e6), *counts, f["published_gmac"])
     header(
-        "model", "dtype", "program", f"ms/{each}", "ms/call", f"{each}s/s", "papers' FPS (RTX 6000)", f"XLA's GMAC/{each}", "compile, s",
-        "temporary", "peak of the program", "peak of the device so far",
+        "model", "dtype", "program", f"ms/{each}", "ms/call", f"{each}s/s", "papers' FPS (RTX 6000)",
+        f"XLA's GMAC/{each}", "compile, s", "temporary", "peak of the program", "peak of the device so far",
     )  # fmt: skip
     for name in (options.train_model,) if options.train else options.models:
         for dtype in options.dtypes:

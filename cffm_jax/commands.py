@@ -129,7 +129,7 @@ def _evaluate(options: EvalOptions, argv: Sequence[str]) -> None:
         if options.save_predictions:
             watchers.append(evaluate.PredictionWriter(options.save_predictions, len(names)))
         if options.pictures:
-            watchers.append(PictureCollector(options.pictures, videos, names))
+            watchers.append(PictureCollector(options.pictures, videos, names, first=max(config.data.offsets)))
         like = jax.eval_shape(lambda key: init_variables(model, key), jax.random.key(0))
         variables = jax.device_put(checkpoints.restore_variables(step, like))
     with contextlib.ExitStack() as stack:

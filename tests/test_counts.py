@@ -48,7 +48,7 @@ def test_parts_of_b1():
     [("segformer_b1", 32.97, 33.0), ("cffm_b1", 55.38, 55.4), ("cffm_b5", 232.13, 232.2)],
 )
 def test_paper_convention_is_just_below_the_table(name, stated, table):
-    """Doubled dense layers without attention products give 0.6 % less than the specification states; the rest is not identified."""
+    """Doubled dense layers without attention products: up to 0.6 % below the specification, the rest is not identified."""
     count = giga(name, convention="paper")
     assert 0.994 * stated < count < stated
     assert 0.993 * table < count < table
@@ -122,10 +122,16 @@ def traced_products(jaxpr) -> int:
 
 @pytest.mark.parametrize(
     ("name", "size"),
-    [("segformer_b0", (64, 96)), ("cffm_b0", (64, 96)), ("cffm_b0", (128, 224)), ("cffm_b1", (64, 96)), ("cffm_b2", (96, 64))],
+    [
+        ("segformer_b0", (64, 96)),
+        ("cffm_b0", (64, 96)),
+        ("cffm_b0", (128, 224)),
+        ("cffm_b1", (64, 96)),
+        ("cffm_b2", (96, 64)),
+    ],
 )
 def test_executed_count_equals_the_traced_products(name, size):
-    """Exactly, apart from depthwise convolutions, which are no products there; a second frame leaves out what runs once a call."""
+    """Exactly, but for depthwise convolutions, no products there; a second frame leaves out what runs once a call."""
     model = create_model(name, K)
     counts = []
     for frames in (1, 2):

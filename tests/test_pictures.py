@@ -83,7 +83,8 @@ def test_overlay_keeps_its_arguments():
 
 
 @pytest.mark.parametrize(
-    ("size", "shown"), [((64, 96), (128, 192)), ((96, 160), (192, 320)), ((480, 853), (225, 400)), ((300, 300), (300, 300))]
+    ("size", "shown"),
+    [((64, 96), (128, 192)), ((96, 160), (192, 320)), ((480, 853), (225, 400)), ((300, 300), (300, 300))],
 )
 def test_shown_size(size, shown):
     assert pictures.shown_size(*size, 400) == shown
@@ -99,8 +100,15 @@ def test_views_share_one_size():
 
 @pytest.mark.parametrize(
     ("arguments", "expected"),
-    [((3, 8), (0, 4, 7)), ((3, 2), (0, 1)), ((3, 0), ()), ((5, 24, 9), (9, 12, 16, 20, 23)), ((5, 10, 9), (0, 2, 4, 7, 9)), ((1, 5), (0,))],
-)  # fmt: skip
+    [
+        ((3, 8), (0, 4, 7)),
+        ((3, 2), (0, 1)),
+        ((3, 0), ()),
+        ((1, 5), (0,)),
+        ((5, 24, 9), (9, 12, 16, 20, 23)),
+        ((5, 10, 9), (0, 2, 4, 7, 9)),
+    ],
+)
 def test_spread(arguments, expected):
     assert pictures.spread(*arguments) == expected
 
@@ -312,7 +320,7 @@ def test_collector_leaves_nothing_after_an_error(videos, tmp_path):
 
 def test_collector_needs_a_folder(videos, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="file/out: cannot be written"):
-        pictures.PictureCollector(tmp_path / "file" / "out", videos, NAMES)
-    with pytest.raises(InputError, match="file: cannot be written"):
-        pictures.PictureCollector(tmp_path / "file", videos, NAMES)
+    for folder in (tmp_path / "file" / "out", tmp_path / "file"):
+        collector = pictures.PictureCollector(folder, videos, NAMES)
+        with pytest.raises(InputError, match=f"{folder}: cannot be written"), collector:
+            pass

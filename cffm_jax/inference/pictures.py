@@ -83,7 +83,8 @@ class Strip(NamedTuple):
     Attributes:
       title: what is written above it, for example the video's name.
       times: index of each time step's frame.
-      cells: for each time step the pictures by row label, as `views` gives them; all with the same rows and of one size.
+      cells: for each time step the pictures by row label, as `views` gives them; all with the same rows and of one
+        size.
       labels: what these masks hold, `IGNORED_LABEL` included.
     """
 
@@ -336,10 +337,6 @@ class PictureCollector:
         self._colours = palette(len(class_names))
         self._strips: dict[str, Strip] = {}
         self._video = VideoFile(self.folder / "overlay.mp4", fps)
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise _unwritable(self.folder, error.strerror) from error
 
     def __call__(self, chunk: Chunk) -> None:
         if chunk.video.name not in self._times:
@@ -360,6 +357,10 @@ class PictureCollector:
         self._strips[name] = Strip(name, (*strip.times, time), (*strip.cells, cells), strip.labels | held)
 
     def __enter__(self) -> PictureCollector:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise _unwritable(self.folder, error.strerror) from error
         return self
 
     def __exit__(self, kind: type | None, *rest: object) -> None:

@@ -26,7 +26,9 @@ class Checkpoints:
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep, create=create, read_only=not create, cleanup_tmp_directories=create
         )
-        self._manager = ocp.CheckpointManager(self.directory, options=options, item_names=("variables", "optimizer", "config"))
+        self._manager = ocp.CheckpointManager(
+            self.directory, options=options, item_names=("variables", "optimizer", "config")
+        )
 
     def __enter__(self) -> Checkpoints:
         return self

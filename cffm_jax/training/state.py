@@ -41,7 +41,9 @@ def build_model(config: Config) -> CFFM:
         remedy = f"give {len(REFERENCES)} numbers of at least 1, the largest first"
         raise InputError("--data.offsets", f"is {' '.join(map(str, offsets))}", remedy)
     if config.eval.chunk < 1 or min(config.data.scale) < 1:
-        option, value = ("--eval.chunk", config.eval.chunk) if config.eval.chunk < 1 else ("--data.scale", config.data.scale)
+        option, value = (
+            ("--eval.chunk", config.eval.chunk) if config.eval.chunk < 1 else ("--data.scale", config.data.scale)
+        )
         raise InputError(option, f"is {value}", "give at least 1")
     try:
         return create_model(m.name, m.num_classes, dtype=m.dtype, dropout=m.dropout, drop_path=m.drop_path)
@@ -53,7 +55,9 @@ def make_mesh(devices: int) -> Mesh:
     """A mesh over the first ``devices`` devices (0: all) with the batch's axis "data"."""
     available = jax.devices()
     if devices > len(available):
-        raise InputError("--train.devices", f"{devices} asked for, {len(available)} here", "ask for fewer, or 0 for all")
+        raise InputError(
+            "--train.devices", f"{devices} asked for, {len(available)} here", "ask for fewer, or 0 for all"
+        )
     return Mesh(available[: devices or len(available)], (DATA_AXIS,))
 
 

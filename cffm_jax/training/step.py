@@ -24,8 +24,10 @@ def make_train_step(
 ) -> Step:
     """The jitted step: (state, batch, key) -> (state, metrics). The old state's buffers are donated.
 
-    The batch (frames u8[B, T, H, W, 3], labels u8[B, T, H, W], size i32[B, 2]) is sharded over the mesh, the state is replicated.
-    Means over the batch, BatchNorm's included, are those of the global batch. ``key`` is the run's; the step is folded in.
+    The batch (frames u8[B, T, H, W, 3], labels u8[B, T, H, W], size i32[B, 2]) is sharded over the mesh, the state is
+    replicated.
+    Means over the batch, BatchNorm's included, are those of the global batch. ``key`` is the run's; the step is
+    folded in.
     """
 
     def step(state: TrainState, batch: Batch, key: jax.Array) -> tuple[TrainState, dict[str, jax.Array]]:

@@ -1,0 +1,159 @@
+"""What a run needs before its first step. All that can be wrong with the input shows here, before anything is
+written."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import optax
+from jax.sharding import Mesh
+
+from cffm_jax.config import Config
+from cffm_jax.conversion.files import read_state_dict
+from cffm_jax.conversion.state_dicts import ENCODER, convert_state_dict
+from cffm_jax.data import layouts
+from cffm_jax.data.pipeline import training_batches
+from cffm_jax.errors import InputError
+from cffm_jax.inference.evaluate import evaluation_videos
+from cffm_jax.inference.offline import VideoSegmenter
+from cffm_jax.models.cffm import CFFM
+from cffm_jax.optim import learning_rate, make_optimizer
+from cffm_jax.training.checkpoint import last_step, open_checkpoints, require_same_model
+from cffm_jax.training.state import TrainState, batch_sharded, build_model, init_state, init_variables, make_mesh
+from cffm_jax.training.step import Step, make_train_step
+
+
+class Run(NamedTuple):
+    """A run that is ready to start.
+
+    Attributes:
+      start: iterations done already.
+      state: before the first step; where ``start`` is not 0, only a pattern for what is restored.
+      step: the jitted step.
+      rate: the encoder's learning rate by iteration.
+      key: of the dropouts; the step folds its number in.
+      clips: batches on the devices, from the one of iteration ``start`` on.
+      segmenter: for evaluations.
+      held_out: the videos to evaluate on.
+      summary: one line about it.
+    """
+
+    start: int
+    state: TrainState
+    step: Step
+    rate: optax.Schedule
+    key: jax.Array
+    clips: Iterator[dict[str, jax.Array]]
+    segmenter: VideoSegmenter
+    held_out: tuple[layouts.Video, ...]
+    summary: str
+
+
+@contextlib.contextmanager
+def prepare(config: Config) -> Iterator[Run]:
+    """Makes a run ready; the loader is closed at the end.
+
+    Raises:
+      InputError: the config, the data, the initial weights or the checkpoints cannot be used.
+    """
+    plan = config.train
+    model = build_model(config)
+    mesh = make_mesh(plan.devices)
+    check(config, mesh)
+    videos = layouts.read_split(config.data.root, config.data.train_split)
+    held_out = evaluation_videos(config)
+    optimizer = make_optimizer(config.optim, plan.steps)
+    key = jax.random.key(plan.seed)
+    start = resume_step(config)
+    with training_batches(
+        videos,
+        config.data,
+        num_classes=config.model.num_classes,
+        batch_size=plan.batch_size,
+        seed=plan.seed,
+        start_step=start,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    ) as batches:
+        clips = on_device(batches, mesh) if start < plan.steps else iter(())
+        variables, origin = initial_variables(model, config, jax.random.fold_in(key, 0), start)
+        yield Run(
+            start=start,
+            state=init_state(variables, optimizer, mesh),
+            step=make_train_step(model, optimizer, mesh, frame_loss_weight=plan.frame_loss_weight),
+            rate=learning_rate(config.optim, plan.steps),
+            key=jax.random.fold_in(key, 1),
+            clips=clips,
+            segmenter=VideoSegmenter(model, config),
+            held_out=held_out,
+            summary=f"{config.model.name}: {len(videos)} training videos, {mesh.size} device(s), weights: {origin}",
+        )
+
+
+def resume_step(config: Config) -> int:
+    """Iterations that the run in ``workdir`` has done. InputError if it trains another model."""
+    start = last_step(config.workdir)
+    if start:
+        with open_checkpoints(config.workdir) as checkpoints:
+            require_same_model(checkpoints.config(start), config, config.workdir)
+    return start
+
+
+def check(config: Config, mesh: Mesh) -> None:
+    """InputError for settings that do not fit together or the machine."""
+    plan = config.train
+    if plan.batch_size % mesh.size:
+        problem = f"{plan.batch_size} clips do not divide over {mesh.size} devices"
+        raise InputError("--train.batch_size", problem, "change one of the two, or --train.devices")
+    for name in ("steps", "log_every", "checkpoint_every"):
+        if getattr(plan, name) < 1:
+            raise InputError(f"--train.{name}", f"is {getattr(plan, name)}", "give at least 1")
+    if any(side % 32 or side < 32 for side in config.data.crop):
+        raise InputError("--data.crop", f"is {config.data.crop}", "give multiples of 32")
+
+
+def on_device(batches: Iterator[dict[str, Any]], mesh: Mesh) -> Iterator[dict[str, jax.Array]]:
+    """Sends each batch while the step before it runs; the first is read at once, so that its faults show early."""
+    sharding = batch_sharded(mesh)
+
+    def put(batch: dict[str, Any]) -> dict[str, jax.Array]:
+        return {name: jax.make_array_from_process_local_data(sharding, value) for name, value in batch.items()}
+
+    def rest(ahead: dict[str, jax.Array]) -> Iterator[dict[str, jax.Array]]:
+        for batch in batches:
+            ready, ahead = ahead, put(batch)
+            yield ready
+
+    return rest(put(next(batches)))
+
+
+def initial_variables(model: CFFM, config: Config, key: jax.Array, start: int = 0) -> tuple[dict[str, Any], str]:
+    """Random variables, or those that ``init`` names; and in words what they are. A resumed run needs their shapes
+    only.
+
+    Raises:
+      InputError: both are named, or the file does not fit the model.
+    """
+    init = config.init
+    if start:
+        return init_variables(model, key), f"step {start} of {config.workdir}"
+    if init.encoder and init.model:
+        raise InputError("--init.encoder", "given together with --init.model", "give one of them")
+    if init.model and Path(init.model).is_dir():
+        with open_checkpoints(init.model) as checkpoints:
+            step = checkpoints.latest()
+            require_same_model(checkpoints.config(step), config, init.model)
+            return checkpoints.restore_variables(step, init_variables(model, key)), f"step {step} of {init.model}"
+    if init.model:
+        return convert_state_dict(read_state_dict(init.model), model, source=init.model), f"all from {init.model}"
+    variables = init_variables(model, key)
+    if not init.encoder:
+        return variables, "random"
+    loaded = convert_state_dict(read_state_dict(init.encoder), model, part=ENCODER, source=init.encoder)
+    count = sum(leaf.size for leaf in jax.tree.leaves(loaded))
+    params = {**variables["params"], ENCODER: loaded["params"][ENCODER]}
+    return {**variables, "params": params}, f"encoder ({count:,} parameters) from {init.encoder}, the rest random"
