@@ -286,8 +286,8 @@ def fixed(value: float | None, digits: int, unit: float = 1.0) -> str | None:
 def print_row(row: Row, fps: float | None) -> None:
     line(
         row.model, row.dtype, row.program, fixed(row.ms, 2), fixed(row.call_ms, 2), fixed(row.per_second, 1), fps,
-        fixed(row.xla_gmac, 2), fixed(row.lower_seconds + row.compile_seconds, 1), fixed(row.temp_bytes, 0, MIB), fixed(row.peak_bytes, 0, MIB),
-        fixed(row.device_peak_bytes, 0, MIB),
+        fixed(row.xla_gmac, 2), fixed(row.lower_seconds + row.compile_seconds, 1), fixed(row.temp_bytes, 0, MIB),
+        fixed(row.peak_bytes, 0, MIB), fixed(row.device_peak_bytes, 0, MIB),
     )  # fmt: skip
 
 

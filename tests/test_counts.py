@@ -48,7 +48,7 @@ def test_parts_of_b1():
     [("segformer_b1", 32.97, 33.0), ("cffm_b1", 55.38, 55.4), ("cffm_b5", 232.13, 232.2)],
 )
 def test_paper_convention_is_just_below_the_table(name, stated, table):
-    """Doubled dense layers without attention products: up to 0.6 % below the specification, the rest is not identified."""
+    """Doubled dense layers without attention products: up to 0.6 % below the specification."""
     count = giga(name, convention="paper")
     assert 0.994 * stated < count < stated
     assert 0.993 * table < count < table
