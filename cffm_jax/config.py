@@ -122,6 +122,8 @@ class TrainConfig:
 class EvalConfig:
     chunk: int = 8
     """Target frames segmented in one jitted call."""
+    references: Literal["past", "self"] = "past"
+    """Frames that a target is mined with: its past ones, or itself in their place (static contexts alone)."""
     max_videos: int = 0
     """Evaluate the first so many videos of the split only; 0 evaluates all."""
 

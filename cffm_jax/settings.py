@@ -52,7 +52,10 @@ def load_config(path: str | Path) -> Config:
 
 
 def config_from_dict(stored: dict[str, Any], source: object) -> Config:
-    """The inverse of ``dataclasses.asdict``, as stored with a checkpoint. InputError on an unknown or missing field."""
+    """The inverse of ``dataclasses.asdict``, as stored with a checkpoint.
+
+    A field that is not stored is younger than the checkpoint and has its default. InputError on an unknown field.
+    """
     return _from_dict(Config, stored, source, "")
 
 
@@ -61,15 +64,12 @@ def _from_dict(cls: type[T], stored: dict[str, Any], source: object, prefix: str
     if not isinstance(stored, dict):
         raise InputError(source, f"stored config: {prefix.rstrip('.')} is no section", "name another run")
     unknown = [prefix + key for key in stored if key not in types]
-    missing = [prefix + key for key in types if key not in stored]
-    if unknown or missing:
-        problem = "; ".join(
-            f"{what} {', '.join(keys)}" for what, keys in (("unknown", unknown), ("missing", missing)) if keys
-        )
-        raise InputError(source, f"stored config: {problem}", "use the version of cffm_jax that wrote it")
+    if unknown:
+        problem = f"stored config: unknown {', '.join(unknown)}"
+        raise InputError(source, problem, "use the version of cffm_jax that wrote it")
     values = {}
-    for key, kind in types.items():
-        value = stored[key]
+    for key, value in stored.items():
+        kind = types[key]
         if dataclasses.is_dataclass(kind):
             value = _from_dict(kind, value, source, f"{prefix}{key}.")
         elif isinstance(value, list):

@@ -103,6 +103,20 @@ def test_the_chunk_changes_nothing(setting, chunks, chunk):
         assert (gathered(results, "long", kind) != gathered(chunks, "long", kind)).mean() < 1e-3
 
 
+def test_own_references_are_the_target_repeated(setting, chunks):
+    config, model, variables, videos = setting
+    alone = dataclasses.replace(config, eval=dataclasses.replace(config.eval, references="self"))
+    results = list(VideoSegmenter(model, alone).segment(variables, videos[:1]))
+    masks = gathered(results, "long", "clip")
+    assert (masks != gathered(chunks, "long", "clip")).any()
+    np.testing.assert_array_equal(gathered(results, "long", "frame"), gathered(chunks, "long", "frame"))
+    for t in (3, 11):
+        frame = load_evaluation_frame(videos[0].frames[t], config.data.scale)[0]
+        logits = model.apply(variables, normalise(np.stack([frame] * 4))[None])
+        full = np.asarray(resize_bilinear(resize_bilinear(logits, (64, 96)), SIZE))[0]
+        assert (masks[t] == full.argmax(-1)).mean() > 0.995
+
+
 def test_a_video_leaves_no_trace_in_the_next(setting, chunks):
     config, model, variables, videos = setting
     alone = list(VideoSegmenter(model, config).segment(variables, videos[1:]))

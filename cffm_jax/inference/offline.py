@@ -123,10 +123,17 @@ class VideoSegmenter:
         return np.concatenate([frames, np.repeat(frames[-1:], self.chunk - len(frames), 0)])
 
     def _references(self, start: int) -> tuple[np.ndarray, np.ndarray]:
-        """Positions i32[n, R] of each frame's references in memory + chunk, and bool[n], whether it has any."""
+        """Positions i32[n, R] of each frame's references in memory + chunk, and bool[n], whether it has any.
+
+        With ``eval.references`` "self" the positions are the frame's own: what a model gains from its neighbours is
+        the difference.
+        """
         found = [clips.reference_indices(t, self.config.data.offsets) for t in range(start, start + self.chunk)]
-        none = (start,) * len(self.config.data.offsets)
-        positions = np.array([indices or none for indices in found], np.int32) - start + self.memory
+        count = len(self.config.data.offsets)
+        own = [(t,) * count for t in range(start, start + self.chunk)]
+        past = self.config.eval.references == "past"
+        rows = [indices if past and indices else self_ for indices, self_ in zip(found, own)]
+        positions = np.array(rows, np.int32) - start + self.memory
         return positions, np.array([indices is not None for indices in found])
 
     def _load(
