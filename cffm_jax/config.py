@@ -44,8 +44,7 @@ class DataConfig:
     crop: tuple[int, int] = (480, 480)
     """Height and width of a training crop."""
     max_class_share: float = 0.75
-    """A crop is redrawn (up to crop_tries times) while one class covers more than this of the target's labelled
-    pixels."""
+    """A crop is redrawn while one class covers more than this of the target's labelled pixels."""
     crop_tries: int = 10
     """How often a crop is drawn at most."""
     flip: float = 0.5

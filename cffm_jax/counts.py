@@ -132,8 +132,7 @@ def _encoder(model: CFFM, height: int, width: int) -> dict[str, int]:
 
 
 def _decoder(model: CFFM, height: int, width: int, *, merged: bool) -> dict[str, int]:
-    """Merged, a stage's kernel already contains its slice of the fuse kernel (that product runs once a call, not a
-    frame)."""
+    """Merged, a stage's kernel already contains its slice of the fuse kernel (a product of once a call)."""
     channels = mit.SIZES[model.backbone].channels
     fine = (height // mit.STRIDES[0]) * (width // mit.STRIDES[0])
     projections = sum(

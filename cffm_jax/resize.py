@@ -14,8 +14,7 @@ import numpy as np
 
 @functools.cache
 def interpolation_matrix(size_in: int, size_out: int) -> np.ndarray:
-    """Bilinear weights f32[size_out, size_in] of a resize with half-pixel centres, clamped at the borders, no
-    antialias."""
+    """Bilinear weights f32[size_out, size_in] of a resize with half-pixel centres, clamped at the borders."""
     source = np.clip((np.arange(size_out) + 0.5) * (size_in / size_out) - 0.5, 0, size_in - 1)
     low = np.floor(source).astype(np.int64)
     high = np.minimum(low + 1, size_in - 1)
@@ -27,8 +26,7 @@ def interpolation_matrix(size_in: int, size_out: int) -> np.ndarray:
 
 
 def _enlarge(x: jax.Array, axis: int, factor: int) -> jax.Array:
-    """Bilinear enlargement by an integer: each output phase is a lerp of two neighbours, so no gather and no scatter
-    backwards."""
+    """Bilinear enlargement by an integer: each output phase is a lerp of two neighbours, with no gather."""
     size = x.shape[axis]
     first = jax.lax.slice_in_dim(x, 0, 1, axis=axis)
     last = jax.lax.slice_in_dim(x, size - 1, size, axis=axis)

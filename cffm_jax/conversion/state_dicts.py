@@ -1,5 +1,4 @@
-"""``convert_state_dict`` and ``export_state_dict``: torch-layout state dicts to variables and back, strict both
-ways."""
+"""``convert_state_dict`` and ``export_state_dict``: torch-layout state dicts and variables, strictly."""
 
 from __future__ import annotations
 

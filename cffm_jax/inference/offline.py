@@ -25,8 +25,7 @@ from cffm_jax.models.cffm import CFFM
 
 
 class Masks(NamedTuple):
-    """Masks of some frames: ``clip`` by the clip's logits, ``frame`` by the frame's own (SegFormer), u8[n, H0, W0]
-    each."""
+    """Masks of some frames: ``clip`` by the clip's logits, ``frame`` by the frame's own logits, u8[n, H0, W0] each."""
 
     clip: np.ndarray
     frame: np.ndarray

@@ -116,8 +116,7 @@ def join_windows(x: jax.Array) -> jax.Array:
 
 
 def cell_index(nh: int, nw: int, source: PooledSource) -> tuple[np.ndarray, np.ndarray]:
-    """Flat index i64[nh, nw, K * K] into the source's grid, and whether the cell lies outside it (its index is then
-    0)."""
+    """Flat index i64[nh, nw, K * K] into the source's grid, and whether the cell lies outside it (index 0 then)."""
     m, reach = source.cells, np.arange(source.reach) - source.reach // 2
     rows = m * np.arange(nh)[:, None] + reach  # [nh, K]
     columns = m * np.arange(nw)[:, None] + reach
@@ -140,8 +139,7 @@ def fine_index(nh: int, nw: int) -> np.ndarray:
 
 @functools.cache
 def context_index(nh: int, nw: int, sources: tuple[PooledSource, ...]) -> np.ndarray:
-    """i32[nh, nw, 169 + sum K * K] into the padded target map, the sources' grids and one token of zeros, end to
-    end."""
+    """i32[nh, nw, 169 + sum K * K] into the padded target, the sources' grids and a zero token, end to end."""
     sizes = [nh * nw * WINDOW**2] + [nh * nw * source.cells**2 for source in sources]
     starts = np.cumsum([0, *sizes])
     index = [fine_index(nh, nw)]

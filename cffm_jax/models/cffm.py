@@ -23,8 +23,7 @@ LOCAL_BLOCKS = {"b0": 1, "b1": 2, "b2": 2, "b3": 2, "b4": 4, "b5": 4}
 
 
 class FrameFeatures(NamedTuple):
-    """Features of N frames: ``fine`` [N, H/4, W/4, C], for the per-frame logits; ``coarse`` [N, H/8, W/8, C], the
-    papers' F."""
+    """Features of N frames: ``fine`` [N, H/4, W/4, C], for the per-frame logits; ``coarse`` [N, H/8, W/8, C]."""
 
     fine: jax.Array
     coarse: jax.Array
@@ -112,8 +111,7 @@ class CFFM(nn.Module):
         return self.encoder(frames, train)
 
     def encode(self, frames: jax.Array, train: bool = False) -> FrameFeatures:
-        """Features of f32[N, H, W, 3]; each frame on its own, so a frame is encoded once however often it is a
-        reference."""
+        """Features of f32[N, H, W, 3]; each frame on its own, so that none is encoded twice."""
         fine = self.decoder(self.encode_stages(frames, train), train)
         n, h, w, c = fine.shape
         return FrameFeatures(fine, resize_bilinear(fine, (h // 2, w // 2)))
@@ -128,8 +126,7 @@ class CFFM(nn.Module):
         return self.classify_frames(self.encode(frames).fine)
 
     def mine_local(self, target: jax.Array, references: jax.Array) -> jax.Array:
-        """Mines the references for the target (CFFM Eq. 4-5, N times): [N, h, w, C], [N, T-1, h, w, C] -> [N, h, w,
-        C]."""
+        """Mining, block by block (CFFM Eq. 4-5): [N, h, w, C], [N, T-1, h, w, C] -> the mined target [N, h, w, C]."""
         for block in self.local:
             target = block(target, block.reference_cells(references))
         return target

@@ -82,8 +82,7 @@ class MiningBlock(nn.Module):
         )
 
     def __call__(self, target: jax.Array, cells: ReferenceCells) -> jax.Array:
-        """Args: target [N, h, w, C]; cells: ``reference_cells`` of this block. Returns: the mined target [N, h, w,
-        C]."""
+        """Args: target [N, h, w, C]; cells: ``reference_cells`` of this block. Returns: [N, h, w, C], mined."""
         n, h, w, c = target.shape
         x = cffa.pad_to_windows(self.norm1(target))
         qkv = self._heads(self.qkv(x), 3)
@@ -113,14 +112,12 @@ class MiningBlock(nn.Module):
         return jnp.concatenate([cffa.fine_bias(self.bias_own, self.bias_ring), *pooled], -1)
 
     def _heads(self, x: jax.Array, parts: int) -> jax.Array:
-        """[N, H, W, parts * C] -> [parts, N * A, H, W, D]: heads lead, so that the gathered tokens need no
-        transpose."""
+        """[N, H, W, parts * C] -> [parts, N * A, H, W, D]: heads lead, as attention wants them."""
         n, h, w, _ = x.shape
         x = x.reshape(n, h, w, parts, HEADS, -1).transpose(3, 0, 4, 1, 2, 5)
         return x.reshape(parts, n * HEADS, h, w, -1)
 
     def _keys_values(self, grid: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Keys and values of a pooled grid: the last two thirds of the shared layer. [N, H, W, C] -> 2 x [N * A, H,
-        W, D]."""
+        """Keys and values of a pooled grid: [N, H, W, C] -> 2 x [N * A, H, W, D]."""
         keys, values = self._heads(self.qkv(grid), 3)[1:]
         return keys, values

@@ -118,8 +118,7 @@ class BatchNorm(nn.Module):
 
 
 class DropPath(nn.Module):
-    """Skips a residual branch for whole images with probability ``rate``; the kept ones are scaled by 1 / (1 -
-    rate)."""
+    """Skips a residual branch for whole images with probability ``rate``; scales the others by 1 / (1 - rate)."""
 
     rate: float
 

@@ -1,5 +1,4 @@
-"""What a run needs before its first step. All that can be wrong with the input shows here, before anything is
-written."""
+"""What a run needs before its first step. What is wrong with the input shows here, with nothing written."""
 
 from __future__ import annotations
 
