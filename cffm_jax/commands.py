@@ -105,12 +105,13 @@ def _score(options: EvalOptions) -> None:
 def _evaluate(options: EvalOptions, argv: Sequence[str]) -> None:
     import jax
 
+    from cffm_jax.conversion.state_dicts import variable_shapes
     from cffm_jax.data.classes import class_names
     from cffm_jax.inference import evaluate, scores
     from cffm_jax.inference.offline import VideoSegmenter
     from cffm_jax.inference.pictures import PictureCollector
     from cffm_jax.training import checkpoint as saved
-    from cffm_jax.training.state import build_model, init_variables
+    from cffm_jax.training.state import build_model
 
     with saved.open_checkpoints(options.checkpoint) as checkpoints:
         step = checkpoints.latest()
@@ -130,8 +131,7 @@ def _evaluate(options: EvalOptions, argv: Sequence[str]) -> None:
             watchers.append(evaluate.PredictionWriter(options.save_predictions, len(names)))
         if options.pictures:
             watchers.append(PictureCollector(options.pictures, videos, names, first=max(config.data.offsets)))
-        like = jax.eval_shape(lambda key: init_variables(model, key), jax.random.key(0))
-        variables = jax.device_put(checkpoints.restore_variables(step, like))
+        variables = jax.device_put(checkpoints.restore_variables(step, variable_shapes(model)))
     with contextlib.ExitStack() as stack:
         entered = [stack.enter_context(watcher) for watcher in watchers]
         rows = evaluate.evaluate(VideoSegmenter(model, config), variables, videos, watchers=entered)

@@ -12,16 +12,21 @@ import jax.numpy as jnp
 import numpy as np
 
 
+def _neighbours(size_in: int, size_out: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """For each output position its two input positions i32 and the share f64 of the second one."""
+    source = np.clip((np.arange(size_out) + 0.5) * (size_in / size_out) - 0.5, 0, size_in - 1)
+    low = np.floor(source).astype(np.int32)
+    return low, np.minimum(low + 1, size_in - 1), source - low
+
+
 @functools.cache
 def interpolation_matrix(size_in: int, size_out: int) -> np.ndarray:
     """Bilinear weights f32[size_out, size_in] of a resize with half-pixel centres, clamped at the borders."""
-    source = np.clip((np.arange(size_out) + 0.5) * (size_in / size_out) - 0.5, 0, size_in - 1)
-    low = np.floor(source).astype(np.int64)
-    high = np.minimum(low + 1, size_in - 1)
+    low, high, share = _neighbours(size_in, size_out)
     matrix = np.zeros((size_out, size_in), np.float64)
     rows = np.arange(size_out)
-    np.add.at(matrix, (rows, low), 1.0 - (source - low))
-    np.add.at(matrix, (rows, high), source - low)
+    np.add.at(matrix, (rows, low), 1.0 - share)
+    np.add.at(matrix, (rows, high), share)
     return matrix.astype(np.float32)
 
 
@@ -54,10 +59,8 @@ def _resize_axis(x: jax.Array, axis: int, size: int) -> jax.Array:
         return _enlarge(x, axis, size // size_in)
     if size_in == 2 * size:
         return _halve(x, axis)
-    source = np.clip((np.arange(size) + 0.5) * (size_in / size) - 0.5, 0, size_in - 1)
-    low = np.floor(source).astype(np.int32)
-    high = np.minimum(low + 1, size_in - 1)
-    weight = (source - low).astype(np.float32).reshape((-1,) + (1,) * (x.ndim - axis - 1)).astype(x.dtype)
+    low, high, share = _neighbours(size_in, size)
+    weight = share.astype(np.float32).reshape((-1,) + (1,) * (x.ndim - axis - 1)).astype(x.dtype)
     at_low, at_high = jnp.take(x, low, axis), jnp.take(x, high, axis)
     return at_low + weight * (at_high - at_low)
 
