@@ -166,7 +166,7 @@ def inference_programs(model: CFFM, variables: dict[str, Any], config: Config, o
     frames = normalise(pixels)
     features = (n, options.height // 8, options.width // 8, model.width)
     target = jax.random.normal(key, features, model.dtype)
-    references = jax.random.normal(key, (n, len(model.references), *features[1:]), model.dtype)
+    references = jax.random.normal(key, (n, len(model.sources), *features[1:]), model.dtype)
 
     def whole(variables: dict[str, Any], pixels: jax.Array, references: jax.Array | None) -> jax.Array:
         bound = model.bind(variables)
@@ -200,7 +200,7 @@ def training_program(model: CFFM, config: Config, options: Options) -> Program:
     mesh = make_mesh(1)
     optimizer = make_optimizer(config.optim, config.train.steps)
     step = make_train_step(model, optimizer, mesh, frame_loss_weight=config.train.frame_loss_weight)
-    state = init_state(init_variables(model, jax.random.key(0)), optimizer, mesh)
+    state = init_state(model, init_variables(model, jax.random.key(0)), optimizer, mesh)
     shape = (options.train_batch, len(config.data.offsets) + 1, *options.crop)
     key = jax.random.key(1)
     batch = {

@@ -43,7 +43,7 @@ class EvalOptions:
     settings: Settings = Config()
 
 
-def _cache_compilations() -> None:
+def cache_compilations() -> None:
     """Keeps compiled programs between runs, unless the environment says where or not to."""
     import jax
 
@@ -62,7 +62,7 @@ def train_command(argv: Sequence[str]) -> None:
         raise InputError("--config", "is missing", "name one of configs/*.py")
     from cffm_jax.training.loop import train
 
-    _cache_compilations()
+    cache_compilations()
     train(options.settings)
 
 
@@ -80,7 +80,7 @@ def eval_command(argv: Sequence[str]) -> None:
     if options.predictions:
         _score(options)
         return
-    _cache_compilations()
+    cache_compilations()
     _evaluate(options, argv)
 
 
@@ -107,7 +107,7 @@ def _evaluate(options: EvalOptions, argv: Sequence[str]) -> None:
 
     from cffm_jax.conversion.state_dicts import variable_shapes
     from cffm_jax.data.classes import class_names
-    from cffm_jax.inference import evaluate, scores
+    from cffm_jax.inference import evaluate, prototypes, scores
     from cffm_jax.inference.offline import VideoSegmenter
     from cffm_jax.inference.pictures import PictureCollector
     from cffm_jax.training import checkpoint as saved
@@ -132,9 +132,13 @@ def _evaluate(options: EvalOptions, argv: Sequence[str]) -> None:
         if options.pictures:
             watchers.append(PictureCollector(options.pictures, videos, names, first=max(config.data.offsets)))
         variables = jax.device_put(checkpoints.restore_variables(step, variable_shapes(model)))
+    source = None
+    if model.global_blocks:
+        folder = checkpoints.directory.parent / prototypes.FOLDER
+        source = prototypes.prototype_source(config, model, variables, config.data.eval_split, folder)
     with contextlib.ExitStack() as stack:
         entered = [stack.enter_context(watcher) for watcher in watchers]
-        rows = evaluate.evaluate(VideoSegmenter(model, config), variables, videos, watchers=entered)
+        rows = evaluate.evaluate(VideoSegmenter(model, config, source), variables, videos, watchers=entered)
     print(f"{config.model.name}, step {step} of {options.checkpoint}, {config.data.root} {config.data.eval_split}\n")
     print(scores.report(rows, names))
     _write_json(output, {"checkpoint": options.checkpoint, "step": step, "rows": scores.to_json(rows, names)})

@@ -16,9 +16,21 @@ IGNORED_LABEL = 255
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
     name: str = "cffm_b1"
-    """cffm_b0 .. cffm_b5."""
+    """segformer_b0 .. b5, cffm_b0 .. b5, cffmpp_b0 .. b5 (CFFM++), cffmp_b0 .. b5 (global contexts alone, CFFM+)."""
     num_classes: int = 124
     """Number of classes K; labels are 0..K-1."""
+    blocks: int = 0
+    """Mining blocks N; 0: as many as the papers give the backbone."""
+    global_blocks: int = 0
+    """Global mining blocks N_g; 0: as many as the papers give the backbone."""
+    receptive: tuple[int, ...] = (49, 20, 6)
+    """r of the references, oldest first: side of the region that a window reads, in positions of the stride-8 map."""
+    pooling: tuple[int, ...] = (7, 4, 2)
+    """p of the references: side of the patch that is pooled into one context token (1, 2, 3, 4, 5 or 7)."""
+    references: Literal["past", "self"] = "past"
+    """What a target is mined with: past frames, or itself in their place (static contexts alone)."""
+    mining: Literal["attention", "positions"] = "attention"
+    """How context tokens are weighed: by attention, or by a learned weight of their position (CFFA without CFM)."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Compute type. Parameters, norms, softmax, logits and the loss stay in float32."""
     dropout: float = 0.1
@@ -92,7 +104,34 @@ class InitConfig:
     encoder: str = ""
     """File with ImageNet weights of the MiT encoder; the rest starts at random."""
     model: str = ""
-    """File (released CFFM or SegFormer state dict) or checkpoint folder with weights of the whole model."""
+    """File (released CFFM or SegFormer state dict) or checkpoint folder with weights of the whole model; for CFFM++
+    those of its CFFM will do, and the global blocks start at random."""
+
+
+@dataclasses.dataclass(frozen=True)
+class PrototypeConfig:
+    count: int = 100
+    """Prototypes N_p of a video."""
+    frames: int = 10
+    """Frames of a video whose features are clustered."""
+    rule: Literal["release", "paper"] = "release"
+    """Which frames: int((i + 0.5) * d), or i * d (counted from 0), where d = length // frames."""
+    start: Literal["k-means++", "random"] = "k-means++"
+    """Start of k-means; the release draws tokens at random."""
+    iterations: int = 10
+    """Iterations of k-means at most."""
+    seed: int = 0
+    """Seed of the start."""
+    checkpoint: str = ""
+    """Run whose network computes the features that are clustered; default: the weights of the model itself."""
+    imported: str = ""
+    """Folder with the prototypes that the authors' code computed, <video>/centers.pt, instead of computing any."""
+    folder: str = ""
+    """Where computed prototypes are kept, to be used again; default: <workdir>/prototypes."""
+    memory: float = 10.0
+    """Causal prototypes: frames' worth of tokens that a centre remembers."""
+    interval: int = 1
+    """Causal prototypes: every so many frames one is taken in."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,8 +160,8 @@ class TrainConfig:
 class EvalConfig:
     chunk: int = 8
     """Target frames segmented in one jitted call."""
-    references: Literal["past", "self"] = "past"
-    """Frames that a target is mined with: its past ones, or itself in their place (static contexts alone)."""
+    prototypes: Literal["video", "causal", "both"] = "video"
+    """Prototypes of the whole video, of the frames seen so far, or a row of figures for each (CFFM++)."""
     max_videos: int = 0
     """Evaluate the first so many videos of the split only; 0 evaluates all."""
 
@@ -135,5 +174,6 @@ class Config:
     data: DataConfig = DataConfig()
     optim: OptimConfig = OptimConfig()
     init: InitConfig = InitConfig()
+    prototypes: PrototypeConfig = PrototypeConfig()
     train: TrainConfig = TrainConfig()
     eval: EvalConfig = EvalConfig()

@@ -48,6 +48,12 @@ class Macs:
     cfm_mlp: int = 0
     cfm_pooling: int = 0
     clip_classifier: int = 0
+    global_query: int = 0
+    global_prototypes: int = 0
+    global_attention: int = 0
+    global_output: int = 0
+    global_mlp: int = 0
+    global_classifier: int = 0
 
     @property
     def total(self) -> int:
@@ -60,13 +66,22 @@ class Macs:
 
 PAPER_TIMES = {
     "attention_projections": 2, "encoder_mlp": 2, "decoder_projections": 2, "cfm_qkv": 2, "cfm_output": 2, "cfm_mlp": 2,
-    "cfm_pooling": 2, "attention_products": 0, "cfm_attention": 0,
+    "cfm_pooling": 2, "global_query": 2, "global_prototypes": 2, "global_output": 2, "global_mlp": 2,
+    "attention_products": 0, "cfm_attention": 0, "global_attention": 0,
 }  # fmt: skip
 """How often the papers' convention counts a part, once if absent. The release's dense layers are these; its fuse,
 classifiers and spatial reduction are convolutions."""
 
 
-def macs(name: str, height: int, width: int, *, num_classes: int = 124, convention: Convention = "true") -> Macs:
+def macs(
+    name: str,
+    height: int,
+    width: int,
+    *,
+    num_classes: int = 124,
+    prototypes: int = 100,
+    convention: Convention = "true",
+) -> Macs:
     """Multiply-accumulates of one frame.
 
     Args:
@@ -74,6 +89,7 @@ def macs(name: str, height: int, width: int, *, num_classes: int = 124, conventi
       height: of the model's input, a multiple of 32.
       width: likewise.
       num_classes: K.
+      prototypes: of the video; they are given, clustering is not counted.
       convention: see the module's docstring.
 
     Raises:
@@ -93,6 +109,8 @@ def macs(name: str, height: int, width: int, *, num_classes: int = 124, conventi
     if model.local_blocks:
         parts |= _mining(model, height // 8, width // 8, executed)
         parts["clip_classifier"] = height * width // 64 * 2 * model.width * num_classes
+    if model.global_blocks:
+        parts |= _global_mining(model, height // 8, width // 8, prototypes)
     if model.local_blocks and not executed:
         parts["frame_classifier"] = 0
     if convention == "paper":
@@ -148,7 +166,7 @@ def _decoder(model: CFFM, height: int, width: int, *, merged: bool) -> dict[str,
 
 def _mining(model: CFFM, h: int, w: int, executed: bool) -> dict[str, int]:
     """All blocks on a map of h x w."""
-    c, sources = model.width, (cffa.TARGET, *model.references)
+    c, sources = model.width, (cffa.TARGET, *model.sources)
     padded = cffa.padded_size(h) * cffa.padded_size(w)
     windows = padded // OWN_TOKENS
     cells = windows * sum(source.cells**2 for source in sources)
@@ -164,3 +182,17 @@ def _mining(model: CFFM, h: int, w: int, executed: bool) -> dict[str, int]:
         "cfm_pooling": windows * pooling * c,
     }
     return {part: model.local_blocks * count for part, count in block.items()}
+
+
+def _global_mining(model: CFFM, h: int, w: int, prototypes: int) -> dict[str, int]:
+    """All global blocks on a map of h x w, and their classifier."""
+    c, positions = model.width, h * w
+    block = {
+        "global_query": positions * c * c,
+        "global_prototypes": prototypes * 2 * c * c,
+        "global_attention": 2 * positions * prototypes * c,
+        "global_output": positions * c * c,
+        "global_mlp": 2 * positions * cfm.MLP_RATIO * c * c,
+    }
+    parts = {part: model.global_blocks * count for part, count in block.items()}
+    return parts | {"global_classifier": positions * c * model.num_classes}

@@ -15,7 +15,7 @@ def normalise(frames: jax.Array, size: jax.Array | None = None) -> jax.Array:
     """Normalised frames, zero where they are padding.
 
     Args:
-      frames: u8[B, T, H, W, 3] (or u8[..., H, W, 3] without ``size``), RGB.
+      frames: u8[B, ..., H, W, 3], RGB.
       size: i32[B, 2], height and width of each clip that are no padding; None if there is none.
 
     Returns:
@@ -24,7 +24,7 @@ def normalise(frames: jax.Array, size: jax.Array | None = None) -> jax.Array:
     x = (frames.astype(jnp.float32) - MEAN) / STD
     if size is None:
         return x
-    rows = jnp.arange(x.shape[2]) < size[:, :1]
-    columns = jnp.arange(x.shape[3]) < size[:, 1:]
-    inside = rows[:, None, :, None, None] & columns[:, None, None, :, None]
+    height, width = x.shape[-3:-1]
+    inside = (jnp.arange(height) < size[:, :1])[:, :, None] & (jnp.arange(width) < size[:, 1:])[:, None, :]
+    inside = inside.reshape(len(size), *[1] * (x.ndim - 4), height, width, 1)
     return jnp.where(inside, x, 0.0)

@@ -13,9 +13,43 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
 
 import golden_values
 import pytest
+import runs
 
 
 @pytest.fixture(scope="session")
 def golden():
     """``golden(case)`` -> (stored arrays, manifest entry)."""
     return lambda case: (golden_values.arrays(case), golden_values.manifest()[case])
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory):
+    """Root of a dataset of 4 + 2 videos, made by the real command."""
+    root = tmp_path_factory.mktemp("data") / "videos"
+    options = {
+        "videos-train": 4,
+        "videos-val": 2,
+        "videos-test": 0,
+        "frames": runs.FRAMES,
+        "height": runs.SIZE[0],
+        "width": runs.SIZE[1],
+    }
+    argv = [str(root), *(part for name, value in options.items() for part in (f"--{name}", str(value)))]
+    status, out, err = runs.finished("-m", "cffm_jax.data.synthetic", *argv)
+    assert status == 0, err
+    assert "written" in out and len(list(root.glob("data/*/origin/*.jpg"))) == 6 * runs.FRAMES
+    return root
+
+
+@pytest.fixture(scope="session")
+def trained(data, tmp_path_factory):
+    """(folder of a finished run, what the command printed), trained by the real command."""
+    workdir = tmp_path_factory.mktemp("runs") / "run"
+    status, out, err = runs.finished("train.py", *runs.train_argv(data, workdir))
+    assert status == 0, err
+    return workdir, out
+
+
+@pytest.fixture
+def refused(tmp_path, capfd):
+    return runs.Refusal(tmp_path, capfd)

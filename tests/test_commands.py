@@ -8,7 +8,6 @@ import json
 import math
 import os
 import shutil
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -20,6 +19,22 @@ import optax
 import pytest
 import safetensors.numpy
 from PIL import Image
+from runs import (
+    CONFIG,
+    FIGURES,
+    FRAMES,
+    SIZE,
+    STEPS,
+    K,
+    Refusal,
+    files,
+    final_variables,
+    finished,
+    leaves,
+    log_lines,
+    started,
+    train_argv,
+)
 
 import cffm_jax
 from cffm_jax.commands import eval_command, train_command
@@ -32,81 +47,6 @@ from cffm_jax.training import setup
 from cffm_jax.training.checkpoint import Checkpoints, open_checkpoints
 from cffm_jax.training.state import build_model, init_state, init_variables, make_mesh
 from cffm_jax.training.step import make_train_step
-
-ROOT = Path(__file__).parents[1]
-CONFIG = str(ROOT / "configs" / "synthetic.py")
-K, STEPS, FRAMES, SIZE = 8, 4, 18, (64, 96)
-TINY = (
-    "--data.scale", "96", "64", "--data.crop", "64", "64", "--optim.warmup_steps", "1", "--train.devices", "1",
-    "--train.batch_size", "2", "--train.steps", str(STEPS), "--train.checkpoint_every", "2", "--train.log_every", "1",
-)  # fmt: skip
-FIGURES = ("miou", "weighted_iou", "pixel_accuracy", "class_accuracy", "vc8", "vc16", "vc8_paper", "vc16_paper")
-
-
-def train_argv(data, workdir, *more):
-    return ["--config", CONFIG, *TINY, "--data.root", str(data), "--workdir", str(workdir), *map(str, more)]
-
-
-def started(*arguments, **kwargs):
-    """A real command in a process of its own."""
-    kwargs = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "cwd": ROOT, **kwargs}
-    return subprocess.Popen([sys.executable, *map(str, arguments)], **kwargs)
-
-
-def finished(*arguments, **kwargs):
-    """(exit status, standard output, standard error) of a real command."""
-    process = started(*arguments, **kwargs)
-    out, err = process.communicate(timeout=600)
-    return process.returncode, out, err
-
-
-def files(folder):
-    """Every path below a folder and its size."""
-    return {path: path.stat().st_size for path in folder.rglob("*")}
-
-
-def leaves(tree):
-    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
-
-
-def final_variables(workdir, step=STEPS):
-    with open_checkpoints(workdir) as checkpoints:
-        model = build_model(checkpoints.config(step))
-        like = jax.eval_shape(lambda key: init_variables(model, key), jax.random.key(0))
-        return model, checkpoints.restore_variables(step, like)
-
-
-def log_lines(workdir, group):
-    lines = map(json.loads, (Path(workdir) / "log.jsonl").read_text().splitlines())
-    return [line for line in lines if line["group"] == group]
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    """Root of a dataset of 4 + 2 videos, made by the real command."""
-    root = tmp_path_factory.mktemp("data") / "videos"
-    options = {
-        "videos-train": 4,
-        "videos-val": 2,
-        "videos-test": 0,
-        "frames": FRAMES,
-        "height": SIZE[0],
-        "width": SIZE[1],
-    }
-    argv = [str(root), *(part for name, value in options.items() for part in (f"--{name}", str(value)))]
-    status, out, err = finished("-m", "cffm_jax.data.synthetic", *argv)
-    assert status == 0, err
-    assert "written" in out and len(list(root.glob("data/*/origin/*.jpg"))) == 6 * FRAMES
-    return root
-
-
-@pytest.fixture(scope="module")
-def trained(data, tmp_path_factory):
-    """(folder of a finished run, what the command printed), trained by the real command."""
-    workdir = tmp_path_factory.mktemp("runs") / "run"
-    status, out, err = finished("train.py", *train_argv(data, workdir))
-    assert status == 0, err
-    return workdir, out
 
 
 @pytest.fixture(scope="module")
@@ -246,7 +186,7 @@ def test_one_and_eight_devices_take_the_same_step():
     for devices in (1, 8):
         mesh = make_mesh(devices)
         optimizer = optax.sgd(1e-3)
-        state = init_state(variables, optimizer, mesh)
+        state = init_state(model, variables, optimizer, mesh)
         step = make_train_step(model, optimizer, mesh, frame_loss_weight=0.5)
         sent = next(setup.on_device(iter([batch, batch]), mesh))
         assert len(sent["frames"].sharding.device_set) == devices
@@ -363,7 +303,7 @@ def test_scores_of_the_saved_predictions_are_the_models(evaluated, data, tmp_pat
 def test_checkpoint_of_two_devices_is_evaluated_on_one(trained, exported, tmp_path):
     with open_checkpoints(trained[0]) as checkpoints:
         config = checkpoints.config(STEPS)
-    state = init_state(exported[1], make_optimizer(config.optim, STEPS), make_mesh(2))
+    state = init_state(build_model(config), exported[1], make_optimizer(config.optim, STEPS), make_mesh(2))
     with Checkpoints(tmp_path / "run", create=True) as checkpoints:
         checkpoints.save(state.replace(step=jax.numpy.int32(7)), config)
         checkpoints.wait()
@@ -375,35 +315,6 @@ def test_checkpoint_of_two_devices_is_evaluated_on_one(trained, exported, tmp_pa
 
 
 # --- bad input
-
-
-class Refusal:
-    """``refused(main, argv, *said)``: status 2, one line that says so, nothing new or changed in the test's folder."""
-
-    def __init__(self, folder, capfd):
-        self._folder, self._capfd = folder, capfd
-
-    def __call__(self, main, argv, *said, progress=False):
-        self._capfd.readouterr()
-        before = files(self._folder)
-        status = run_command(main, [str(part) for part in argv])
-        self.check(status, self._capfd.readouterr().err, *said, progress=progress)
-        assert files(self._folder) == before
-
-    @staticmethod
-    def check(status, err, *said, progress=False):
-        lines = [line for line in err.splitlines() if line.strip()]
-        assert status == 2 and "Traceback" not in err
-        assert lines[-1].startswith("error: ") and lines[-1].count(": ") >= 2 and "; " in lines[-1], err
-        assert sum("error: " in line for line in lines) == 1
-        assert progress or len(lines) == 1, err
-        for words in said:
-            assert str(words) in lines[-1], lines[-1]
-
-
-@pytest.fixture
-def refused(tmp_path, capfd):
-    return Refusal(tmp_path, capfd)
 
 
 @pytest.fixture

@@ -14,10 +14,9 @@ import cffm_jax
 from cffm_jax.conversion.state_dicts import convert_state_dict, export_state_dict, variable_shapes
 from cffm_jax.losses import clip_loss
 from cffm_jax.models import layers
-from cffm_jax.models.cffm import LOCAL_BLOCKS, ClipOutputs
+from cffm_jax.models.cffm import FAMILIES, GLOBAL_BLOCKS, GLOBAL_WEIGHT, LOCAL_BLOCKS, ClipOutputs
 from cffm_jax.models.mit import SIZES
 
-FAMILIES = ("segformer", "cffm")
 NAMES = [f"{family}_{size}" for family in FAMILIES for size in SIZES]
 # Sides of the clips of the tests without golden values: their stride-8 maps are 8 x 12, four windows.
 H, W = 64, 96
@@ -64,6 +63,24 @@ def test_a_clip_gives_the_released_values(case):
     np.testing.assert_allclose(outputs.frame_logits[:, 0], nhwc(stored["single_frame_logits"]), rtol=0, atol=2e-5)
     np.testing.assert_allclose(outputs.mined, nhwc(stored["target_after_cfm"]), rtol=0, atol=2e-5)
     np.testing.assert_allclose(outputs.logits, nhwc(stored["logits"]), rtol=0, atol=2e-5)
+
+
+def test_cffmpp_gives_the_released_values():
+    case = "cffmpp_b1_96x160"
+    entry, stored = golden_values.manifest()[case], golden_values.arrays(case)
+    model = cffm_jax.create_model("cffmpp_b1", 124)
+    variables = convert_state_dict(golden_values.state_dict(case), model)
+    clips = nhwc(golden_values.draw_input("frames", entry["frames"]))[None]
+    prototypes = golden_values.draw_input("prototypes", entry["prototypes"])
+
+    def run(model, clips, prototypes):
+        mined = model.mine_global(model.encode(clips[:, -1]).coarse, prototypes)
+        return model(clips, prototypes=prototypes), model.global_classifier(mined)
+
+    logits, eighth = jax.jit(functools.partial(model.apply, method=run))(variables, clips, prototypes)
+    np.testing.assert_allclose(logits, nhwc(stored["logits"]), rtol=0, atol=2e-5)
+    np.testing.assert_allclose(eighth, nhwc(stored["global_logits_eighth"]), rtol=0, atol=2e-5)
+    assert entry["global_depth"] == model.global_blocks and entry["lambda_"] == GLOBAL_WEIGHT
 
 
 @pytest.fixture(scope="module")
@@ -141,12 +158,18 @@ def parameters(name: str) -> int:
 
 DEAD_CLASSIFIER = 128 * 124 + 124
 """``decode_head.conv_seg``, which the release builds and never calls; published counts include it."""
+DEAD_IN_GLOBAL = 2 * (256 * 256 + 256) + 256 * 256 + 256 + 169 * 8
+"""In each global block: two thirds of its qkv layer, the output layer and the position table of a self-attention."""
+
+
+def dead(name: str) -> int:
+    return DEAD_CLASSIFIER + cffm_jax.create_model(name, 124).global_blocks * DEAD_IN_GLOBAL
 
 
 def test_the_dead_classifier_is_the_releases():
     shapes = golden_values.manifest()["cffm_b1_160x224"]["state_dict"]
-    dead = [int(np.prod(shape)) for key, shape in shapes.items() if "conv_seg" in key]
-    assert sum(dead) == DEAD_CLASSIFIER == 15_996
+    counts = [int(np.prod(shape)) for key, shape in shapes.items() if "conv_seg" in key]
+    assert sum(counts) == DEAD_CLASSIFIER == 15_996
 
 
 @pytest.mark.parametrize(
@@ -156,13 +179,17 @@ def test_the_dead_classifier_is_the_releases():
         ("cffm_b1", 15.5),
         ("cffm_b2", 26.5),
         ("cffm_b5", 85.5),
+        ("cffmpp_b0", 5.7),
+        ("cffmpp_b1", 16.5),
+        ("cffmpp_b2", 28.5),
+        ("cffmpp_b5", 87.5),
         ("segformer_b0", 3.8),
         ("segformer_b2", 24.8),
     ],
 )
 def test_parameter_counts_round_to_the_papers(name, paper):
-    """Millions, dead classifier included (CFFM++ paper, Table 1)."""
-    assert round((parameters(name) + DEAD_CLASSIFIER) / 1e6, 1) == paper
+    """Millions, dead weights included (CFFM++ paper, Table 1)."""
+    assert round((parameters(name) + dead(name)) / 1e6, 1) == paper
 
 
 @pytest.mark.parametrize(("name", "paper"), [("segformer_b1", 13.8), ("segformer_b5", 82.1)])
@@ -171,12 +198,14 @@ def test_parameter_counts_that_the_papers_round_up(name, paper):
     assert 0 < paper - (parameters(name) + DEAD_CLASSIFIER) / 1e6 < 0.1
 
 
-@pytest.mark.parametrize(("name", "millions"), [("cffm_b0", 4.67), ("cffm_b1", 15.48), ("cffm_b2", 26.53)])
+@pytest.mark.parametrize(
+    ("name", "millions"), [("cffm_b0", 4.67), ("cffm_b1", 15.48), ("cffm_b2", 26.53), ("cffmpp_b1", 16.50)]
+)
 def test_parameter_counts_of_the_release(name, millions):
-    assert round((parameters(name) + DEAD_CLASSIFIER) / 1e6, 2) == millions
+    assert round((parameters(name) + dead(name)) / 1e6, 2) == millions
 
 
-@pytest.mark.parametrize("case", ["cffm_b0_96x160", "cffm_b1_160x224"])
+@pytest.mark.parametrize("case", ["cffm_b0_96x160", "cffm_b1_160x224", "cffmpp_b1_96x160"])
 def test_parameter_counts_are_those_of_the_released_state_dict(case):
     entry = golden_values.manifest()[case]
     counted = sum(
@@ -184,7 +213,8 @@ def test_parameter_counts_are_those_of_the_released_state_dict(case):
         for key, shape in entry["state_dict"].items()
         if not key.endswith(("num_batches_tracked", "running_mean", "running_var"))
     )
-    assert parameters(f"cffm_{entry['variant']}") + DEAD_CLASSIFIER == counted
+    name = f"{entry['kind']}_{entry['variant']}"
+    assert parameters(name) + dead(name) == counted
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -193,23 +223,26 @@ def test_names_give_their_models(name):
     family, size = name.split("_")
     assert model.backbone == size and model.num_classes == 19 and model.dtype == jnp.bfloat16
     assert (model.dropout, model.drop_path) == (0.3, 0.2)
-    assert model.local_blocks == (LOCAL_BLOCKS[size] if family == "cffm" else 0)
-    blocks = {path.split("/")[0] for path in flat(shapes_of(name)["params"]) if path.startswith("local_")}
-    assert blocks == {f"local_{i}" for i in range(model.local_blocks)}
+    assert model.local_blocks == (LOCAL_BLOCKS[size] if family in ("cffm", "cffmpp") else 0)
+    assert model.global_blocks == (GLOBAL_BLOCKS[size] if family in ("cffmp", "cffmpp") else 0)
+    blocks = {path.split("/")[0] for path in flat(shapes_of(name)["params"]) if path.startswith(("local_", "globals_"))}
+    expected = {f"local_{i}" for i in range(model.local_blocks)}
+    assert blocks == expected | {f"globals_{i}" for i in range(model.global_blocks)}
 
 
 def test_the_papers_numbers_of_blocks():
     assert [LOCAL_BLOCKS[size] for size in ("b0", "b1", "b2", "b5")] == [1, 2, 2, 4]
+    assert [GLOBAL_BLOCKS[size] for size in ("b0", "b1", "b2", "b5")] == [1, 1, 2, 2]
 
 
-@pytest.mark.parametrize("name", ["cffm_b6", "cffm", "b1", "cffm-b1", "mit_b0", "", "CFFM_B1", "cffm_b1_", "cffmpp"])
+@pytest.mark.parametrize("name", ["cffm_b6", "cffm", "b1", "cffm-b1", "mit_b0", "", "CFFM_B1", "cffm_b1_", "cffmpp_1"])
 def test_unknown_names_are_refused(name):
     with pytest.raises(ValueError, match="unknown model"):
         cffm_jax.create_model(name, 124)
 
 
 @pytest.mark.parametrize(("height", "width"), [(32, 32), (32, 224), (480, 864), (480, 480), (512, 1024), (96, 160)])
-@pytest.mark.parametrize("name", ["segformer_b0", "cffm_b0"])
+@pytest.mark.parametrize("name", ["segformer_b0", "cffmpp_b0"])
 def test_shapes_for_many_sizes(name, height, width):
     check_shapes(name, height, width)
 
@@ -222,7 +255,9 @@ def test_shapes_of_every_model(name):
 def check_shapes(name: str, height: int, width: int) -> None:
     model, variables = cffm_jax.create_model(name, 124), shapes_of(name)
     clips = jax.ShapeDtypeStruct((2, 4, height, width, 3), jnp.float32)
-    outputs = jax.eval_shape(functools.partial(model.apply, outputs="all"), variables, clips)
+    prototypes = jax.ShapeDtypeStruct((2, 100, 256), jnp.float32) if model.global_blocks else None
+    outputs = jax.eval_shape(functools.partial(model.apply, outputs="all"), variables, clips, prototypes=prototypes)
+    assert (outputs.global_logits is None) == (prototypes is None)
     assert isinstance(outputs, ClipOutputs)
     assert outputs.logits.shape == (2, height // 4, width // 4, 124)
     assert outputs.frame_logits.shape == (2, 4, height // 4, width // 4, 124)
@@ -284,14 +319,15 @@ def test_clips_of_a_batch_do_not_meet(b0, clips, outputs):
     changed = clips.copy()
     changed[1] = normal(4, H, W, 3, seed=5)
     other = run(variables, changed)
-    for before, after in zip(outputs, other, strict=True):
+    for before, after in zip(jax.tree.leaves(outputs), jax.tree.leaves(other), strict=True):
         np.testing.assert_array_equal(after[0], before[0])
         assert np.abs(after[1] - before[1]).max() > 0.1
 
 
 def test_the_order_of_a_batch_is_the_order_of_its_results(b0, clips, outputs):
     _, variables, run = b0
-    for before, after in zip(outputs, run(variables, clips[::-1]), strict=True):
+    other = run(variables, clips[::-1])
+    for before, after in zip(jax.tree.leaves(outputs), jax.tree.leaves(other), strict=True):
         np.testing.assert_allclose(after, before[::-1], rtol=0, atol=1e-5)
 
 
@@ -461,7 +497,7 @@ def test_dropouts_follow_their_key(b0, clips):
     first, updated = run(variables, small, jax.random.key(1))
     again, _ = run(variables, small, jax.random.key(1))
     other, _ = run(variables, small, jax.random.key(2))
-    for a, b, c in zip(first, again, other, strict=True):
+    for a, b, c in zip(*map(jax.tree.leaves, (first, again, other)), strict=True):
         np.testing.assert_array_equal(a, b)
         assert np.abs(a - c).max() > 0.1
     before, after = flat(variables["batch_stats"]), flat(updated["batch_stats"])

@@ -16,8 +16,8 @@ from cffm_jax.data.layouts import Video
 from cffm_jax.data.pipeline import load_evaluation_frame
 from cffm_jax.errors import InputError
 from cffm_jax.frames import normalise
-from cffm_jax.inference.evaluate import FRAME_ROW, evaluate
-from cffm_jax.inference.offline import VideoSegmenter
+from cffm_jax.inference.evaluate import evaluate
+from cffm_jax.inference.offline import FRAME_ROW, VideoSegmenter
 from cffm_jax.metrics import Confusion
 from cffm_jax.resize import resize_bilinear
 
@@ -59,13 +59,14 @@ def chunks(setting):
 
 
 def gathered(chunks, name: str, kind: str) -> np.ndarray:
-    return np.concatenate([getattr(chunk.masks, kind) for chunk in chunks if chunk.video.name == name])
+    return np.concatenate([chunk.masks[kind] for chunk in chunks if chunk.video.name == name])
 
 
 def test_chunks_cover_each_video_in_order(chunks):
-    spans = [(c.video.name, c.start, len(c.masks.clip)) for c in chunks]
+    spans = [(c.video.name, c.start, len(c.own)) for c in chunks]
     assert spans == [("long", 0, 4), ("long", 4, 4), ("long", 8, 4), ("long", 12, 2), ("short", 0, 2)]
-    assert all(c.masks.clip.shape == c.masks.frame.shape == c.labels.shape == (len(c.labels), *SIZE) for c in chunks)
+    assert all(list(c.masks) == ["CFFM", FRAME_ROW] for c in chunks)
+    assert all(m.shape == c.labels.shape == (len(c.labels), *SIZE) for c in chunks for m in c.masks.values())
 
 
 def test_masks_equal_the_clip_by_clip_definition(setting, chunks):
@@ -73,7 +74,7 @@ def test_masks_equal_the_clip_by_clip_definition(setting, chunks):
     frames = np.stack([load_evaluation_frame(path, config.data.scale)[0] for path in videos[0].frames])
     clip_logits = jax.jit(model.apply)
     frame_logits = jax.jit(lambda v, x: model.apply(v, x, method="frame_logits"))
-    clip, frame = gathered(chunks, "long", "clip"), gathered(chunks, "long", "frame")
+    clip, frame = gathered(chunks, "long", "CFFM"), gathered(chunks, "long", FRAME_ROW)
     assert (clip != frame).any()
     for t in range(len(frames)):
         own = frame_logits(variables, normalise(frames[t : t + 1]))
@@ -91,7 +92,7 @@ def test_masks_equal_the_clip_by_clip_definition(setting, chunks):
 
 def test_the_first_three_frames_have_their_own_logits(chunks):
     for name in ("long", "short"):
-        np.testing.assert_array_equal(gathered(chunks, name, "clip")[:3], gathered(chunks, name, "frame")[:3])
+        np.testing.assert_array_equal(gathered(chunks, name, "CFFM")[:3], gathered(chunks, name, FRAME_ROW)[:3])
 
 
 @pytest.mark.parametrize("chunk", [1, 5, 16])
@@ -99,18 +100,17 @@ def test_the_chunk_changes_nothing(setting, chunks, chunk):
     config, model, variables, videos = setting
     other = dataclasses.replace(config, eval=EvalConfig(chunk=chunk))
     results = list(VideoSegmenter(model, other).segment(variables, videos[:1]))
-    for kind in ("clip", "frame"):
+    for kind in ("CFFM", FRAME_ROW):
         assert (gathered(results, "long", kind) != gathered(chunks, "long", kind)).mean() < 1e-3
 
 
 def test_own_references_are_the_target_repeated(setting, chunks):
     config, model, variables, videos = setting
-    alone = dataclasses.replace(config, eval=dataclasses.replace(config.eval, references="self"))
-    results = list(VideoSegmenter(model, alone).segment(variables, videos[:1]))
-    masks = gathered(results, "long", "clip")
-    assert (masks != gathered(chunks, "long", "clip")).any()
-    np.testing.assert_array_equal(gathered(results, "long", "frame"), gathered(chunks, "long", "frame"))
-    for t in (3, 11):
+    results = list(VideoSegmenter(model.clone(static=True), config).segment(variables, videos[:1]))
+    masks = gathered(results, "long", "CFFM")
+    assert (masks != gathered(chunks, "long", "CFFM")).any()
+    np.testing.assert_array_equal(gathered(results, "long", FRAME_ROW), gathered(chunks, "long", FRAME_ROW))
+    for t in (0, 3, 11):
         frame = load_evaluation_frame(videos[0].frames[t], config.data.scale)[0]
         logits = model.apply(variables, normalise(np.stack([frame] * 4))[None])
         full = np.asarray(resize_bilinear(resize_bilinear(logits, (64, 96)), SIZE))[0]
@@ -120,7 +120,7 @@ def test_own_references_are_the_target_repeated(setting, chunks):
 def test_a_video_leaves_no_trace_in_the_next(setting, chunks):
     config, model, variables, videos = setting
     alone = list(VideoSegmenter(model, config).segment(variables, videos[1:]))
-    np.testing.assert_array_equal(gathered(alone, "short", "clip"), gathered(chunks, "short", "clip"))
+    np.testing.assert_array_equal(gathered(alone, "short", "CFFM"), gathered(chunks, "short", "CFFM"))
 
 
 def test_scores_count_every_frame_once(setting, chunks):
@@ -128,20 +128,20 @@ def test_scores_count_every_frame_once(setting, chunks):
     seen = []
     rows = evaluate(VideoSegmenter(model, config), variables, videos, watchers=[seen.append], progress=False)
     assert len(seen) == len(chunks)
-    for row, kind in (("CFFM", "clip"), (FRAME_ROW, "frame")):
+    for row in ("CFFM", FRAME_ROW):
         expected = Confusion.empty(CLASSES)
         for chunk in chunks:
-            expected = expected.update(chunk.labels, getattr(chunk.masks, kind))
+            expected = expected.update(chunk.labels, chunk.masks[row])
         np.testing.assert_array_equal(rows[row].confusion().counts, expected.counts)
         assert [(v.name, v.frames) for v in rows[row].videos] == [("long", 14), ("short", 2)]
 
 
-def test_segformer_is_its_per_frame_logits(setting):
+def test_segformer_has_its_per_frame_logits_alone(setting):
     config, _, _, videos = setting
     model = create_model("segformer_b0", CLASSES)
     variables = jax.jit(model.init)(jax.random.key(0), np.zeros((1, 4, 64, 96, 3), np.float32))
     (chunk,) = VideoSegmenter(model, config).segment(variables, videos[1:])
-    np.testing.assert_array_equal(chunk.masks.clip, chunk.masks.frame)
+    assert list(chunk.masks) == [FRAME_ROW]
 
 
 @pytest.mark.parametrize("frame", [1, 5])

@@ -1,7 +1,5 @@
 """Pictures: what an overlay may change, what a sheet shows, videos that read back, and files whole or not at all."""
 
-from types import SimpleNamespace
-
 import cv2
 import numpy as np
 import pytest
@@ -11,6 +9,7 @@ from cffm_jax.data.classes import palette
 from cffm_jax.data.layouts import Video
 from cffm_jax.errors import InputError
 from cffm_jax.inference import pictures
+from cffm_jax.inference.offline import Chunk
 
 K = 4
 NAMES = ("sky", "road_or_path", "person", "cat")
@@ -118,7 +117,7 @@ def test_spread(arguments, expected):
 
 def strip_of(size=SIZE, steps=3, title="video"):
     mask = mask_of(size)
-    masks = {pictures.FRAME: mask, pictures.CLIP: np.roll(mask, 9, 0), pictures.TRUTH: np.roll(mask, 18, 0)}
+    masks = {"per-frame (SegFormer)": mask, "CFFM": np.roll(mask, 9, 0), pictures.TRUTH: np.roll(mask, 18, 0)}
     cells = [pictures.views(frame_of(size, t), masks, COLOURS, 400) for t in range(steps)]
     return pictures.Strip(title, tuple(range(steps)), cells, frozenset({0, 1, 2, 255}))
 
@@ -192,7 +191,7 @@ def test_png_whole_or_not_at_all(tmp_path):
 
 def test_panels_of_odd_size_give_even_sides():
     panel = frame_of((33, 51))
-    labels = ("input", pictures.FRAME, pictures.CLIP)
+    labels = ("input", "per-frame (SegFormer)", "CFFM")
     picture = pictures.side_by_side({label: panel for label in labels})
     assert picture.shape[0] % 2 == 0 and picture.shape[1] % 2 == 0
     assert len(find(picture, panel)) == 3
@@ -278,8 +277,7 @@ def chunks(video, labels=True, chunk=5):
     for start in range(0, len(masks), chunk):
         cut = slice(start, start + chunk)
         truth = masks[cut] if labels else None
-        both = SimpleNamespace(clip=predictions[cut], frame=predictions[cut])
-        yield SimpleNamespace(video=video, start=start, labels=truth, masks=both)
+        yield Chunk(video, start, truth, {"CFFM": predictions[cut], "per-frame (SegFormer)": predictions[cut]})
 
 
 def test_collector_writes_sheet_and_video(videos, tmp_path):

@@ -57,7 +57,9 @@ def test_shapes_and_types(videos):
             "frames": ((4, 4, 32, 32, 3), np.uint8),
             "labels": ((4, 4, 32, 32), np.uint8),
             "size": ((4, 2), np.int32),
+            "video": ((4,), np.int32),
         }
+        assert set(batch["video"]) <= set(range(len(videos)))
         assert (batch["size"] >= 1).all() and (batch["size"] <= 32).all()
         assert set(np.unique(batch["labels"])) <= {*range(9), 255}
 

@@ -88,7 +88,7 @@ def write(path: Path, body: str) -> Path:
         ("import no_such_neighbour", "no_such_neighbour"),
         ("def get_config(:", "invalid syntax"),
         ("def get_config():\n    return Confog()", "Confog"),
-        ("def get_config():\n    return Config(model=ModelConfig(1, 2, 3, 4, 5, 6, 7))", "positional"),
+        ("def get_config():\n    return Config(model=ModelConfig(*range(99)))", "positional"),
         ("def get_config():\n    raise ValueError", "ValueError"),
         ("def get_config():\n    return {}['crop']", "crop"),
     ],

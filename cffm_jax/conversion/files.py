@@ -42,7 +42,25 @@ def read_state_dict(path: str | Path) -> dict[str, np.ndarray]:
     Raises:
       InputError: the file is missing, damaged or of another format.
     """
-    path = Path(path)
+    return _unwrap(_read(Path(path)), Path(path))
+
+
+def read_array(path: str | Path) -> np.ndarray:
+    """The one array of a file: a tensor saved by itself, or alone in a dictionary.
+
+    Raises:
+      InputError: as ``read_state_dict``, or the file holds none or several.
+    """
+    loaded = _read(Path(path))
+    if isinstance(loaded, Mapping):
+        arrays = [value for value in loaded.values() if isinstance(value, np.ndarray)]
+        loaded = arrays[0] if len(arrays) == 1 else None
+    if not isinstance(loaded, np.ndarray):
+        raise InputError(path, "holds no array, or several", "give a file with one array")
+    return loaded
+
+
+def _read(path: Path) -> Any:
     if not path.is_file():
         raise InputError(path, "no such file", _REMEDY)
     try:
@@ -53,11 +71,9 @@ def read_state_dict(path: str | Path) -> dict[str, np.ndarray]:
                 if any(name.endswith(".npy") for name in archive.namelist()):
                     with np.load(path, allow_pickle=False) as arrays:
                         return {key: arrays[key] for key in arrays.files}
-                return _unwrap(_read_zip(archive), path)
+                return _read_zip(archive)
         if head[8:9] == b"{":
             return safetensors.numpy.load_file(path)
-    except InputError:
-        raise
     except Exception as error:  # A damaged file makes the readers fail in more ways than can be listed.
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise InputError(path, f"cannot be read ({reason})", _REMEDY) from error

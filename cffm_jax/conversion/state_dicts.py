@@ -21,7 +21,7 @@ ENCODER = "encoder"
 
 def variable_shapes(model: CFFM) -> dict[str, Any]:
     """Shapes of the model's variables, without computing anything; they do not depend on the clips' size."""
-    frames = len(model.references) + 1
+    frames = len(model.sources) + 1
     clips = jax.ShapeDtypeStruct((1, frames, INPUT_MULTIPLE, INPUT_MULTIPLE, 3), jnp.float32)
     return jax.eval_shape(model.init, jax.random.key(0), clips)
 
@@ -36,7 +36,8 @@ def key_map(model: CFFM, part: str = "all") -> dict[str, tuple[str, str, table.L
                 continue
             found = table.torch_key(collection, path)
             if found is None:
-                raise KeyError(f"no rule maps {collection}/{path}")
+                problem = "has no counterpart in the released weights"
+                raise InputError(path, problem, "load the encoder alone (--init.encoder), or name a checkpoint folder")
             result[found[0]] = (collection, path, found[1], leaf.shape)
     return result
 
@@ -77,10 +78,9 @@ def convert_state_dict(
             continue
         variables.setdefault(collection, {})[path] = np.ascontiguousarray(layout.load(array.astype(np.float32)))
     if problems:
-        name = f"{'segformer' if not model.local_blocks else 'cffm'}_{model.backbone}"
         raise InputError(
             source,
-            f"does not fit {name} with {model.num_classes} classes: {'; '.join(problems)}",
+            f"does not fit {model.public_name} with {model.num_classes} classes: {'; '.join(problems)}",
             "give the weights of this model, or name the model they are of",
         )
     return {c: flax.traverse_util.unflatten_dict(leaves, sep="/") for c, leaves in variables.items()}

@@ -39,6 +39,10 @@ FUSE = Layout(
 )
 POOL = Layout(lambda x: x[0], lambda x: x[None])
 RING = Layout(lambda x: x[0], lambda x: x[None])
+# The first third of a layer whose other thirds are dead; they are written as zeros.
+FIRST_THIRD = Layout(
+    lambda x: x[: len(x) // 3].T, lambda x: np.concatenate([x.T, np.zeros((2 * x.shape[-1], *x.shape[:-1]), x.dtype)])
+)
 TABLE = Layout(_square_load, lambda x: x.reshape(x.shape[0], -1))  # [A, n * n] <-> [A, n, n]
 OWN_TABLE = Layout(lambda x: _square_load(x.T), lambda x: x.reshape(x.shape[0], -1).T)  # [n * n, A] <-> [A, n, n]
 
@@ -48,6 +52,7 @@ PARAMS, STATS = "params", "batch_stats"
 # itself.
 KINDS: dict[str, tuple[tuple[str, str, str, Layout], ...]] = {
     "dense": ((PARAMS, "/kernel", ".weight", DENSE), (PARAMS, "/bias", ".bias", COPY)),
+    "dense third": ((PARAMS, "/kernel", ".weight", FIRST_THIRD), (PARAMS, "/bias", ".bias", FIRST_THIRD)),
     "dense 1x1": ((PARAMS, "/kernel", ".weight", DENSE_1X1), (PARAMS, "/bias", ".bias", COPY)),
     "conv": ((PARAMS, "/kernel", ".weight", CONV), (PARAMS, "/bias", ".bias", COPY)),
     "depthwise": ((PARAMS, "/kernel", ".weight", DEPTHWISE), (PARAMS, "/bias", ".bias", COPY)),
@@ -66,6 +71,7 @@ KINDS: dict[str, tuple[tuple[str, str, str, Layout], ...]] = {
 }
 
 _FOCAL = "decode_head.decoder_focal.blocks.{0}."
+_SWIN = "decode_head.decoder_swin.blocks.{0}."
 
 # (our path, their key, kind)
 ENCODER_RULES = (
@@ -98,10 +104,18 @@ HEAD_RULES = (
     (r"local_(\d+)/bias_far", _FOCAL + "attn.relative_position_bias_table_to_windows_clips.0", "table"),
     (r"local_(\d+)/bias_middle", _FOCAL + "attn.relative_position_bias_table_to_windows_clips.1", "table"),
     (r"local_(\d+)/bias_near", _FOCAL + "attn.relative_position_bias_table_to_windows_clips.2", "table"),
+    (r"global_classifier", "decode_head.linear_pred3", "dense 1x1"),
+    (r"globals_(\d+)/(norm[12])", _SWIN + "{1}", "norm"),
+    (r"globals_(\d+)/q", _SWIN + "attn.qkv", "dense third"),
+    (r"globals_(\d+)/kv", _SWIN + "attn.qkv_cluster", "dense"),
+    (r"globals_(\d+)/proj", _SWIN + "attn.proj_cluster", "dense"),
+    (r"globals_(\d+)/mlp/(fc[12])", _SWIN + "mlp.{1}", "dense"),
 )
 
 DEAD_KEYS = (
     r"decode_head\.conv_seg\.(weight|bias)",  # a classifier that the release builds and never calls
+    # CFFM++'s blocks were made for self-attention: what is left of it is not called (nor are two thirds of their qkv).
+    r"decode_head\.decoder_swin\.blocks\.\d+\.attn\.(relative_position_bias_table|proj\.(weight|bias))",
     r".*\.num_batches_tracked",
     r".*\.relative_position_index.*",
     r".*\.valid_ind_rolled.*",
@@ -112,6 +126,11 @@ DEAD_KEYS = (
 def is_dead(key: str) -> bool:
     """Whether a key of a released state dict carries nothing that the model computes with."""
     return any(re.fullmatch(pattern, key) for pattern in DEAD_KEYS)
+
+
+def is_global(key: str) -> bool:
+    """Whether a key of a released state dict belongs to CFFM++'s global blocks or their classifier."""
+    return key.startswith(("decode_head.decoder_swin.", "decode_head.linear_pred3."))
 
 
 def torch_key(collection: str, path: str) -> tuple[str, Layout] | None:

@@ -6,6 +6,7 @@ Offsets say how many frames before the target the references lie, oldest first (
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 
@@ -54,3 +55,15 @@ def training_clip(
         target = int(rng.integers(length))
         indices = (target,) * (len(offsets) + 1)
     return tuple(length - 1 - index for index in indices) if backwards else indices
+
+
+def prototype_indices(length: int, frames: int = 10, rule: Literal["release", "paper"] = "release") -> tuple[int, ...]:
+    """Frames of a video whose features are clustered: all of a video that has no more than `frames`.
+
+    With d = length // frames they are ``int((i + 0.5) * d)`` in the released code, ``i * d`` in the paper (CFFM++
+    section 4.1, there counted from 1).
+    """
+    if length <= frames:
+        return tuple(range(length))
+    step = length // frames
+    return tuple(int((i + 0.5) * step) if rule == "release" else i * step for i in range(frames))

@@ -48,9 +48,10 @@ def training_batches(
       process_count: number of processes that share the global batch.
 
     Returns:
-      An iterator, also a context manager, of frames u8[b,T,h,w,3], labels u8[b,T,h,w] (255 = ignored) and
-      size i32[b,2] (height and width of the part that is not padding). With data.workers > 0 its processes are
-      spawned, so the program's entry needs the usual ``if __name__ == "__main__":``.
+      An iterator, also a context manager, of frames u8[b,T,h,w,3], labels u8[b,T,h,w] (255 = ignored), size i32[b,2]
+      (height and width of the part that is not padding) and video i32[b] (index into ``videos``). With
+      data.workers > 0 its processes are spawned, so the program's entry needs the usual
+      ``if __name__ == "__main__":``.
 
     Raises:
       InputError: a number does not fit; while iterating: a file cannot be used.
@@ -63,7 +64,7 @@ def training_batches(
         problem = f"{batch_size} clips cannot be shared equally by {process_count} process(es)"
         raise InputError("--train.batch_size", problem, f"give a positive multiple of {process_count}")
     batches = (
-        grain.MapDataset.source(videos)
+        grain.MapDataset.source(tuple(enumerate(videos)))
         .seed(seed)
         .shuffle()
         .repeat()
@@ -87,8 +88,9 @@ class _LoadClip:
     data: DataConfig
     num_classes: int
 
-    def __call__(self, video: layouts.Video, rng: np.random.Generator) -> Batch:
-        """One element of a batch: frames u8[T,h,w,3], labels u8[T,h,w], size i32[2]."""
+    def __call__(self, item: tuple[int, layouts.Video], rng: np.random.Generator) -> Batch:
+        """One element of a batch: frames u8[T,h,w,3], labels u8[T,h,w], size i32[2], video i32[]."""
+        number, video = item
         indices = clips.training_clip(len(video.frames), rng, self.data.offsets, self.data.reverse)
         pairs = {i: layouts.read_pair(video.frames[i], video.masks[i], self.num_classes) for i in set(indices)}
         target = indices[-1]
@@ -98,7 +100,7 @@ class _LoadClip:
                 raise InputError(video.frames[i], problem, "give all frames of a video the same size")
         frames, labels = zip(*(pairs[i] for i in indices))
         frames, labels, size = augment.augment(frames, labels, self.data, rng)
-        return {"frames": frames, "labels": labels, "size": size}
+        return {"frames": frames, "labels": labels, "size": size, "video": np.int32(number)}
 
 
 class TrainingBatches(Iterator[Batch]):

@@ -19,8 +19,6 @@ from cffm_jax.errors import InputError
 from cffm_jax.inference.offline import Chunk, VideoSegmenter
 from cffm_jax.metrics import Confusion, Scores, VideoConsistency, VideoScore
 
-FRAME_ROW = "per-frame (SegFormer)"
-
 
 def evaluation_videos(config: Config) -> tuple[layouts.Video, ...]:
     """The videos of the config's evaluation split, the first ``eval.max_videos`` of them if that is set."""
@@ -36,7 +34,7 @@ def evaluate(
     watchers: Sequence[Callable[[Chunk], None]] = (),
     progress: bool = True,
 ) -> dict[str, Scores]:
-    """Scores by row: the model's own (named CFFM) and, of the same network, the per-frame logits.
+    """Scores by row of ``offline.row_names``: the model's own, then those of its parts down to the per-frame logits.
 
     Args:
       segmenter: the compiled model.
@@ -46,14 +44,14 @@ def evaluate(
       progress: whether to show a progress bar with frames/s and time left.
     """
     num_classes = segmenter.config.model.num_classes
-    rows = {"CFFM": Scores.empty(num_classes), FRAME_ROW: Scores.empty(num_classes)}
+    rows = {row: Scores.empty(num_classes) for row in segmenter.rows}
     parts: dict[str, tuple[Confusion, VideoConsistency]] = {}
     total = sum(len(video.frames) for video in videos)
     with tqdm(total=total, unit="frame", desc="evaluate", disable=not progress, leave=False) as bar:
         for chunk in segmenter.segment(variables, videos):
             if chunk.start == 0:
                 parts = {row: (Confusion.empty(num_classes), VideoConsistency.empty()) for row in rows}
-            for row, masks in zip(rows, chunk.masks):
+            for row, masks in chunk.masks.items():
                 parts[row] = _update(parts[row], chunk.labels, masks)
             if chunk.start + len(chunk.labels) == len(chunk.video.frames):
                 for row in rows:
@@ -112,7 +110,7 @@ class PredictionWriter:
     def __call__(self, chunk: Chunk) -> None:
         folder = self._partial / chunk.video.name
         folder.mkdir(exist_ok=True)
-        for i, mask in enumerate(chunk.masks.clip):
+        for i, mask in enumerate(chunk.own):
             name = os.path.splitext(os.path.basename(chunk.video.frames[chunk.start + i]))[0]
             image = Image.fromarray(mask)
             image.putpalette(self._palette)

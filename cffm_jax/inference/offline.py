@@ -1,7 +1,7 @@
 """Whole videos in chunks: every frame is encoded once, every target mined with the cached features of its references.
 
 Dimension key: n frames of a chunk, R references, M frames of memory (the largest offset), H W the model's input,
-H0 W0 the original frames, h w the map at stride 8, C its channels.
+H0 W0 the original frames, h w the map at stride 8, C its channels, P prototypes.
 """
 
 from __future__ import annotations
@@ -10,25 +10,39 @@ import functools
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cffm_jax.config import Config
+from cffm_jax.config import Config, PrototypeConfig
 from cffm_jax.data import clips, layouts, pipeline
 from cffm_jax.errors import InputError
 from cffm_jax.frames import normalise
 from cffm_jax.inference.masks import segmentation_masks
-from cffm_jax.models.cffm import CFFM
+from cffm_jax.models.cffm import CFFM, GLOBAL_WEIGHT
+from cffm_jax.models.prototypes import RunningClusters, start_running, update_running
 
 
-class Masks(NamedTuple):
-    """Masks of some frames: ``clip`` by the clip's logits, ``frame`` by the frame's own logits, u8[n, H0, W0] each."""
+class PrototypeSource(Protocol):
+    """Gives prototypes f32[P, C] of a video, see ``inference.prototypes``."""
 
-    clip: np.ndarray
-    frame: np.ndarray
+    def of(self, video: layouts.Video) -> np.ndarray: ...
+
+
+FRAME_ROW = "per-frame (SegFormer)"
+
+
+def row_names(model: CFFM, prototypes: str = "video") -> tuple[str, ...]:
+    """What a model's logits are called, best first; ``prototypes`` as ``EvalConfig.prototypes``.
+
+    The rows of CFFM++ are CFFM++, CFFM and the per-frame logits, all of the same network.
+    """
+    whole = {(True, True): "CFFM++", (False, True): "CFFM+"}.get((bool(model.local_blocks), bool(model.global_blocks)))
+    names = [whole, f"{whole}, causal"] if whole else []
+    names = {"video": names[:1], "causal": names[1:], "both": names}[prototypes]
+    return (*names, *(["CFFM"] if model.local_blocks else []), FRAME_ROW)
 
 
 class Chunk(NamedTuple):
@@ -38,13 +52,25 @@ class Chunk(NamedTuple):
       video: the video.
       start: index of the first frame.
       labels: u8[n, H0, W0] ground truth, None where it was not asked for.
-      masks: predictions.
+      masks: predictions u8[n, H0, W0] by ``row_names``, the model's own first.
     """
 
     video: layouts.Video
     start: int
     labels: np.ndarray | None
-    masks: Masks
+    masks: dict[str, np.ndarray]
+
+    @property
+    def own(self) -> np.ndarray:
+        """The masks by all that the model knows."""
+        return next(iter(self.masks.values()))
+
+
+class _State(NamedTuple):
+    """What a chunk hands on to the next: features [M, h, w, C] of the last frames, causal prototypes if asked for."""
+
+    memory: jax.Array
+    running: RunningClusters | None
 
 
 class _Loaded(NamedTuple):
@@ -63,28 +89,43 @@ class VideoSegmenter:
     Compiles once for each size of frames; a video's last chunk is padded.
     """
 
-    def __init__(self, model: CFFM, config: Config):
+    def __init__(self, model: CFFM, config: Config, prototypes: PrototypeSource | None = None):
+        """``prototypes`` gives those of a video to a model with global contexts, unless they are all causal."""
         self.config = config
         self.memory = max(config.data.offsets)
         self.chunk = config.eval.chunk
+        self.rows = row_names(model, config.eval.prototypes)
         self._model = model
-        self._segment = jax.jit(functools.partial(_segment, model), static_argnames="output_size", donate_argnums=1)
+        mode = config.eval.prototypes if model.global_blocks else ""
+        self._prototypes = prototypes if mode in ("video", "both") else None
+        self._causal = mode in ("causal", "both")
+        self._segment = jax.jit(
+            functools.partial(_segment, model, config, self.rows), static_argnames="output_size", donate_argnums=1
+        )
 
     def lower(self, variables: dict[str, Any], size: tuple[int, int]) -> jax.stages.Lowered:
         """The chunk's program for original frames of ``size``, uncompiled: for measuring it."""
         h, w = pipeline.evaluation_size(*size, self.config.data.scale)
         references = len(self.config.data.offsets)
+        prototypes = jax.ShapeDtypeStruct((self.config.prototypes.count, self._model.width), jnp.float32)
         return self._segment.lower(
             variables,
-            self._empty_memory(h, w),
+            self._start(h, w),
             jax.ShapeDtypeStruct((self.chunk, h, w, 3), jnp.uint8),
+            jax.ShapeDtypeStruct((self.chunk,), jnp.int32),
             jax.ShapeDtypeStruct((self.chunk, references), jnp.int32),
             jax.ShapeDtypeStruct((self.chunk,), jnp.bool_),
+            prototypes if self._prototypes else None,
             output_size=size,
         )
 
-    def _empty_memory(self, height: int, width: int) -> jax.Array:
-        return jnp.zeros((self.memory, height // 8, width // 8, self._model.width), self._model.dtype)
+    def _start(self, height: int, width: int) -> _State:
+        h, w, c = height // 8, width // 8, self._model.width
+        count = self.config.prototypes.count
+        running = None
+        if self._causal:
+            running = RunningClusters(jnp.zeros((count, c)), jnp.zeros(count), jnp.zeros((), jnp.int32))
+        return _State(jnp.zeros((self.memory, h, w, c), self._model.dtype), running)
 
     def segment(
         self, variables: dict[str, Any], videos: Sequence[layouts.Video], *, labels: bool = True
@@ -93,16 +134,18 @@ class VideoSegmenter:
         length.
 
         Raises:
-          InputError: a file cannot be read, or frames of a video differ in size.
+          InputError: a file cannot be read, frames of a video differ in size, or a video has no prototypes.
         """
         threads = max(1, self.config.data.threads)
         with ThreadPoolExecutor(threads) as pool:
-            memory = None
+            state = prototypes = None
             for video, start, loaded in self._load(pool, videos, labels):
                 h, w = loaded.frames.shape[1:3]
                 if start == 0:
+                    self._require_tokens(video, h, w)
                     # Placed like the weights: what comes back is, and another placing would compile again.
-                    memory = jax.device_put(self._empty_memory(h, w), _placing(variables))
+                    state = jax.device_put(self._start(h, w), _placing(variables))
+                    prototypes = self._prototypes.of(video) if self._prototypes else None
                     size = loaded.size
                 elif loaded.size != size:
                     raise InputError(
@@ -110,29 +153,30 @@ class VideoSegmenter:
                         f"is {loaded.size[0]}x{loaded.size[1]}, the video's first frame {size[0]}x{size[1]}",
                         "give a video one size",
                     )
-                reference, has_reference = self._references(start)
-                memory, clip, frame = self._segment(
-                    variables, memory, self._fill(loaded.frames), reference, has_reference, output_size=size
-                )
+                index = np.arange(start, start + self.chunk, dtype=np.int32)
+                state, masks = self._segment(
+                    variables, state, self._fill(loaded.frames), index, *self._references(start), prototypes,
+                    output_size=size,
+                )  # fmt: skip
                 n = len(loaded.frames)
-                yield Chunk(video, start, loaded.labels, Masks(np.asarray(clip)[:n], np.asarray(frame)[:n]))
+                masks = {row: np.asarray(masks[row])[:n] for row in self.rows}
+                yield Chunk(video, start, loaded.labels, masks)
+
+    def _require_tokens(self, video: layouts.Video, height: int, width: int) -> None:
+        tokens, count = (height // 8) * (width // 8), self.config.prototypes.count
+        if self._causal and tokens < count:
+            problem = f"has {tokens} tokens at {height}x{width}, fewer than {count} prototypes"
+            raise InputError(video.frames[0], problem, "give fewer with --prototypes.count")
 
     def _fill(self, frames: np.ndarray) -> np.ndarray:
         """Repeats the last frame up to a whole chunk."""
         return np.concatenate([frames, np.repeat(frames[-1:], self.chunk - len(frames), 0)])
 
     def _references(self, start: int) -> tuple[np.ndarray, np.ndarray]:
-        """Positions i32[n, R] of each frame's references in memory + chunk, and bool[n], whether it has any.
-
-        With ``eval.references`` "self" the positions are the frame's own: what a model gains from its neighbours is
-        the difference.
-        """
+        """Positions i32[n, R] of each frame's references in memory + chunk, and bool[n], whether it has any."""
         found = [clips.reference_indices(t, self.config.data.offsets) for t in range(start, start + self.chunk)]
-        count = len(self.config.data.offsets)
-        own = [(t,) * count for t in range(start, start + self.chunk)]
-        past = self.config.eval.references == "past"
-        rows = [indices if past and indices else self_ for indices, self_ in zip(found, own)]
-        positions = np.array(rows, np.int32) - start + self.memory
+        own = [(t,) * len(self.config.data.offsets) for t in range(start, start + self.chunk)]
+        positions = np.array([indices or self_ for indices, self_ in zip(found, own)], np.int32) - start + self.memory
         return positions, np.array([indices is not None for indices in found])
 
     def _load(
@@ -196,37 +240,75 @@ def _stack(read: list[_Read], video: layouts.Video, start: int) -> _Loaded:
 
 def _segment(
     model: CFFM,
+    config: Config,
+    rows: Sequence[str],
     variables: dict[str, Any],
-    memory: jax.Array,
+    state: _State,
     frames: jax.Array,
+    index: jax.Array,
     reference: jax.Array,
     has_reference: jax.Array,
+    prototypes: jax.Array | None,
     *,
     output_size: tuple[int, int],
-) -> tuple[jax.Array, jax.Array, jax.Array]:
+) -> tuple[_State, dict[str, jax.Array]]:
     """Masks of a chunk.
 
     Args:
       model: the module.
-      variables: its weights.
-      memory: [M, h, w, C], features of the frames before the chunk.
+      config: for the causal prototypes.
+      rows: of ``row_names``.
+      variables: the module's weights.
+      state: what the chunk before left.
       frames: u8[n, H, W, 3].
+      index: i32[n], their indices in the video.
       reference: i32[n, R], positions in memory + chunk.
-      has_reference: bool[n]; frames without references get their own logits.
+      has_reference: bool[n]; frames without references get their own logits in place of CFFM's.
+      prototypes: f32[P, C] of the whole video, or None.
       output_size: (H0, W0).
 
     Returns:
-      The memory for the next chunk, the clip's and the frame's masks u8[n, H0, W0].
+      The state for the next chunk and u8[n, H0, W0] for each row.
     """
-    input_size = frames.shape[1:3]
     bound = model.bind(variables)
     features = bound.encode(normalise(frames))
-    frame_logits = bound.classify_frames(features.fine)
-    frame_masks = segmentation_masks(frame_logits, input_size, output_size)
-    known = jnp.concatenate([memory, features.coarse])
-    if not model.local_blocks:
-        return known[-len(memory) :], frame_masks, frame_masks
-    mined = bound.mine_local(features.coarse, known[reference])
-    logits = bound.classify_clip(features.coarse, mined)
-    masks = segmentation_masks(logits, input_size, output_size)
-    return known[-len(memory) :], jnp.where(has_reference[:, None, None], masks, frame_masks), frame_masks
+    known = jnp.concatenate([state.memory, features.coarse])
+    running = state.running
+    logits = {FRAME_ROW: bound.classify_frames(features.fine)}
+    local = logits[FRAME_ROW]
+    if model.local_blocks:
+        mined = bound.mine_local(features.coarse, known[reference])
+        mined_logits = bound.classify_clip(features.coarse, mined)
+        # Static contexts are there from the first frame on.
+        has_reference = has_reference | model.static
+        local = logits["CFFM"] = jnp.where(has_reference[:, None, None, None], mined_logits, local)
+    contexts = {}
+    if prototypes is not None:
+        contexts[rows[0]] = jnp.broadcast_to(prototypes, (len(frames), *prototypes.shape))
+    if running is not None:
+        running, contexts[rows[len(contexts)]] = _causal_prototypes(running, features.coarse, index, config.prototypes)
+    for row, each in contexts.items():
+        mined = bound.mine_global(features.coarse, each)
+        logits[row] = local + GLOBAL_WEIGHT * bound.classify_global(mined)
+    masks = {row: segmentation_masks(logits[row], frames.shape[1:3], output_size) for row in rows}
+    return _State(known[-len(state.memory) :], running), masks
+
+
+def _causal_prototypes(
+    running: RunningClusters, features: jax.Array, index: jax.Array, plan: PrototypeConfig
+) -> tuple[RunningClusters, jax.Array]:
+    """Prototypes of the frames so far, each frame's own included: [n, h, w, C] -> f32[n, P, C]."""
+
+    def take_in(running: RunningClusters, item: tuple[jax.Array, jax.Array]) -> tuple[RunningClusters, jax.Array]:
+        frame, t = item
+        tokens = frame.reshape(-1, frame.shape[-1]).astype(jnp.float32)
+        branches = (
+            lambda: running,
+            lambda: update_running(running, tokens, memory=plan.memory),
+            lambda: start_running(jax.random.key(plan.seed), tokens, plan.count),
+        )
+        choice = jnp.where(t == 0, 2, jnp.where(t % plan.interval == 0, 1, 0))
+        running = jax.lax.switch(choice, branches)
+        return running, running.centres
+
+    return jax.lax.scan(take_in, running, (features, index))

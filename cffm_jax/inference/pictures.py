@@ -23,8 +23,8 @@ from cffm_jax.errors import InputError
 if TYPE_CHECKING:
     from cffm_jax.inference.offline import Chunk
 
-INPUT, FRAME, CLIP, TRUTH = "input", "per-frame (SegFormer)", "CFFM", "ground truth"
-"""Labels of the rows of a sheet and of the panels of a video, in this order."""
+INPUT, TRUTH = "input", "ground truth"
+"""Labels of the first and the last row of a sheet (panel of a video); between them are the model's, the best last."""
 ALPHA = 0.7
 """How much of a class's colour covers the frame."""
 
@@ -341,10 +341,10 @@ class PictureCollector:
     def __call__(self, chunk: Chunk) -> None:
         if chunk.video.name not in self._times:
             return
-        for i in range(len(chunk.masks.clip)):
+        for i in range(len(chunk.own)):
             time = chunk.start + i
             frame = layouts.read_frame(chunk.video.frames[time])
-            masks = {FRAME: chunk.masks.frame[i], CLIP: chunk.masks.clip[i]}
+            masks = {row: chunk.masks[row][i] for row in reversed(chunk.masks)}
             if chunk.labels is not None:
                 masks[TRUTH] = chunk.labels[i]
             self._video.write(side_by_side(views(frame, masks, self._colours, _PANEL)))

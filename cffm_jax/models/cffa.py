@@ -56,11 +56,41 @@ class PooledSource:
 
 
 TARGET = PooledSource("target", cells=1, pool=7, reach=5)
-REFERENCES = (
-    PooledSource("far", cells=1, pool=7, reach=7),  # t-9
-    PooledSource("middle", cells=2, pool=3, reach=5),  # t-6
-    PooledSource("near", cells=3, pool=2, reach=3),  # t-3
-)
+
+WINDOW_CELLS = {7: (1, 7), 5: (1, 7), 4: (2, 3), 3: (2, 3), 2: (3, 2), 1: (7, 1)}
+"""The papers' pooling p -> cells a side of a window and side of the pooling in the release, where a window of 7 holds
+whole cells: p' = 5 is 7 there, 4 is 3 and 2 is 2 after a resize of the window to 6 (3 as 4, by the same rule)."""
+
+
+def reference_sources(
+    receptive: Sequence[int] = (49, 20, 6), pooling: Sequence[int] = (7, 4, 2)
+) -> tuple[PooledSource, ...]:
+    """The context table's rows of the references, from the papers' r and p (section 3.2; ablated in Tables 6 and 7).
+
+    A window reads r / p cells a side. The cells have a middle one, so that is rounded to the nearest odd number (up
+    where two are as near): the papers' default comes out as the release has it, {7, 5, 3}.
+
+    Args:
+      receptive: r for each reference, oldest first.
+      pooling: p for each reference.
+
+    Raises:
+      ValueError: the numbers of r and p differ, p is not one of 1, 2, 3, 4, 5, 7, or r is less than 1.
+    """
+    if not receptive or len(receptive) != len(pooling):
+        raise ValueError(f"r has {len(receptive)} numbers and p has {len(pooling)}: one of each for a reference")
+    if any(p not in WINDOW_CELLS for p in pooling) or min(receptive) < 1:
+        raise ValueError(f"r must be at least 1 and p one of {sorted(WINDOW_CELLS)}, not {receptive} and {pooling}")
+    names = ["far", "middle", "near"][-len(receptive) :]
+    names = [f"far_{i}" for i in range(len(receptive) - len(names), 0, -1)] + names
+    return tuple(
+        PooledSource(name, *WINDOW_CELLS[p], reach=2 * int(r / p / 2) + 1)
+        for name, r, p in zip(names, receptive, pooling, strict=True)
+    )
+
+
+REFERENCES = reference_sources()
+"""Far (t-9), middle (t-6) and near (t-3): r = {49, 20, 6}, p = {7, 4, 2}."""
 
 
 def padded_size(size: int) -> int:

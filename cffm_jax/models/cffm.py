@@ -1,12 +1,13 @@
 """The models: wiring of encoder, frame features and mining, and the public constructor.
 
 Dimension key: B clips, T = 4 frames of a clip (references oldest first, target last), N frames, H W sides of the input,
-K classes, C = 256 channels of the frame features.
+K classes, C = 256 channels of the frame features, P prototypes.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -22,6 +23,24 @@ LOCAL_BLOCKS = {"b0": 1, "b1": 2, "b2": 2, "b3": 2, "b4": 4, "b5": 4}
 """Mining blocks N for each backbone (CFFM section 4.1; B3 and B4, which the papers leave out, as their neighbours)."""
 
 
+GLOBAL_BLOCKS = {"b0": 1, "b1": 1, "b2": 2, "b3": 2, "b4": 2, "b5": 2}
+"""Global mining blocks N_g for each backbone (CFFM++ section 5.1: 1 for the small ones, 2 for the large ones)."""
+
+GLOBAL_WEIGHT = 0.5
+"""Lambda, the weight of the global logits beside the local ones (CFFM++ section 4.2)."""
+
+GLOBAL_PREFIX = "global"
+"""How the names of the parameters begin that the second stage trains."""
+
+FAMILIES = {
+    "segformer": (False, False),
+    "cffm": (True, False),
+    "cffmp": (False, True),
+    "cffmpp": (True, True),
+}
+"""Names of the papers' methods -> local contexts, global contexts. ``cffmp`` is CFFM+, global contexts alone."""
+
+
 class FrameFeatures(NamedTuple):
     """Features of N frames: ``fine`` [N, H/4, W/4, C], for the per-frame logits; ``coarse`` [N, H/8, W/8, C]."""
 
@@ -33,24 +52,32 @@ class ClipOutputs(NamedTuple):
     """All results of a clip.
 
     Attributes:
-      logits: f32[B, H/4, W/4, K], the clip's logits of the target.
+      logits: f32[B, H/4, W/4, K], the clip's logits of the target, with global contexts where the model has them.
       frame_logits: f32[B, T, H/4, W/4, K], every frame's own (SegFormer) logits.
-      mined: [B, H/8, W/8, C], the target after the mining blocks.
+      mined: [B, H/8, W/8, C], the target after the (local) mining blocks.
+      global_logits: f32[B, H/4, W/4, K], those of the global blocks; None without any.
     """
 
     logits: jax.Array
     frame_logits: jax.Array
     mined: jax.Array
+    global_logits: jax.Array | None = None
 
 
 class CFFM(nn.Module):
-    """Video semantic segmentation with local temporal contexts; without mining blocks it is SegFormer, frame by frame.
+    """Video semantic segmentation with temporal contexts.
+
+    With local blocks it is CFFM, with global ones besides CFFM++, with global ones alone the papers' CFFM+, and with
+    none SegFormer, frame by frame. Parameters of a smaller method are those of the larger one.
 
     Attributes:
       backbone: "b0" .. "b5".
       num_classes: K.
-      local_blocks: mining blocks in sequence, 0 for the image baseline.
-      references: the context table, one row a reference frame, oldest first.
+      local_blocks: mining blocks N in sequence.
+      global_blocks: global mining blocks N_g in sequence.
+      sources: the context table, one row a reference frame, oldest first.
+      static: the target stands in for its references (static contexts alone).
+      attention: False leaves the mining out ("CFFA only"), see ``cfm.MiningBlock``.
       width: channels of the frame features.
       dropout: share of channels dropped before each classifier.
       drop_path: the encoder's largest drop path rate.
@@ -60,11 +87,20 @@ class CFFM(nn.Module):
     backbone: str
     num_classes: int
     local_blocks: int
-    references: tuple[cffa.PooledSource, ...] = cffa.REFERENCES
+    global_blocks: int = 0
+    sources: tuple[cffa.PooledSource, ...] = cffa.REFERENCES
+    static: bool = False
+    attention: bool = True
     width: int = 256
     dropout: float = 0.1
     drop_path: float = 0.1
     dtype: jnp.dtype = jnp.float32
+
+    @property
+    def public_name(self) -> str:
+        """As ``create_model`` takes it."""
+        contexts = bool(self.local_blocks), bool(self.global_blocks)
+        return f"{next(name for name, has in FAMILIES.items() if has == contexts)}_{self.backbone}"
 
     def setup(self):
         self.encoder = mit.MiT(self.backbone, self.drop_path, self.dtype)
@@ -72,36 +108,52 @@ class CFFM(nn.Module):
         self.frame_dropout = layers.channel_dropout(self.dropout)
         self.frame_classifier = layers.Dense(self.num_classes, self.dtype)
         if self.local_blocks:
-            self.local = [cfm.MiningBlock(self.references, self.width, self.dtype) for _ in range(self.local_blocks)]
+            self.local = [
+                cfm.MiningBlock(self.sources, self.width, self.attention, self.dtype) for _ in range(self.local_blocks)
+            ]
             self.clip_dropout = layers.channel_dropout(self.dropout)
             self.clip_classifier = layers.Dense(self.num_classes, self.dtype)
+        if self.global_blocks:
+            self.globals = [cfm.GlobalBlock(self.width, self.dtype) for _ in range(self.global_blocks)]
+            self.global_dropout = layers.channel_dropout(self.dropout)
+            self.global_classifier = layers.Dense(self.num_classes, self.dtype)
 
-    def __call__(self, clips: jax.Array, train: bool = False, outputs: str = "logits") -> jax.Array | ClipOutputs:
+    def __call__(
+        self, clips: jax.Array, train: bool = False, outputs: str = "logits", prototypes: jax.Array | None = None
+    ) -> jax.Array | ClipOutputs:
         """Segments the last frame of each clip.
 
         Args:
           clips: f32[B, T, H, W, 3], normalised, oldest first, the target last; sides multiples of 32.
           train: dropout, drop path and the batch's own statistics (needs a "dropout" key and mutable "batch_stats").
           outputs: "logits" or "all".
+          prototypes: f32[B, P, C] of each clip's video, for the models with global contexts (not needed by ``init``).
 
         Returns:
-          f32[B, H/4, W/4, K], or ``ClipOutputs`` for "all".
+          f32[B, H/4, W/4, K], or ``ClipOutputs`` for "all". With global contexts: local + 0.5 * global logits.
         """
         if outputs not in ("logits", "all"):
             raise ValueError(f"outputs must be 'logits' or 'all', not {outputs!r}")
+        if self.global_blocks and prototypes is None and not self.is_initializing():
+            raise ValueError("a model with global contexts needs prototypes=, f32[B, P, C]")
         b, t, h, w, _ = clips.shape
         features = self.encode(clips.reshape(b * t, h, w, 3), train)
-        if outputs == "all" or not self.local_blocks or self.is_initializing():
-            frame_logits = self.classify_frames(features.fine, train).reshape(b, t, h // 4, w // 4, -1)
-        if not self.local_blocks:
-            logits = frame_logits[:, -1]
-            coarse = features.coarse.reshape(b, t, h // 8, w // 8, -1)
-            return ClipOutputs(logits, frame_logits, coarse[:, -1]) if outputs == "all" else logits
         coarse = features.coarse.reshape(b, t, h // 8, w // 8, -1)
         target, references = coarse[:, -1], coarse[:, :-1]
-        mined = self.mine_local(target, references)
-        logits = self.classify_clip(target, mined, train)
-        return ClipOutputs(logits, frame_logits, mined) if outputs == "all" else logits
+        if outputs == "all" or not self.local_blocks or self.is_initializing():
+            frame_logits = self.classify_frames(features.fine, train).reshape(b, t, h // 4, w // 4, -1)
+        mined, logits, global_logits = target, None, None
+        if self.local_blocks:
+            mined = self.mine_local(target, references)
+            logits = self.classify_clip(target, mined, train)
+        else:
+            logits = frame_logits[:, -1]
+        if self.global_blocks:
+            if prototypes is None:
+                prototypes = jnp.zeros((b, 1, self.width))
+            global_logits = self.classify_global(self.mine_global(target, prototypes), train)
+            logits = logits + GLOBAL_WEIGHT * global_logits
+        return ClipOutputs(logits, frame_logits, mined, global_logits) if outputs == "all" else logits
 
     def encode_stages(self, frames: jax.Array, train: bool = False) -> tuple[jax.Array, ...]:
         """The encoder's four maps of f32[N, H, W, 3]: [N, H/s, W/s, C_s] for s = 4, 8, 16, 32."""
@@ -127,8 +179,16 @@ class CFFM(nn.Module):
 
     def mine_local(self, target: jax.Array, references: jax.Array) -> jax.Array:
         """Mining, block by block (CFFM Eq. 4-5): [N, h, w, C], [N, T-1, h, w, C] -> the mined target [N, h, w, C]."""
+        if self.static:
+            references = jnp.broadcast_to(target[:, None], (len(target), len(self.sources), *target.shape[1:]))
         for block in self.local:
             target = block(target, block.reference_cells(references))
+        return target
+
+    def mine_global(self, target: jax.Array, prototypes: jax.Array) -> jax.Array:
+        """Global mining, block by block (CFFM++ Eq. 7-8): [N, h, w, C], [N, P, C] -> the mined target [N, h, w, C]."""
+        for block in self.globals:
+            target = block(target, prototypes)
         return target
 
     def classify_clip(self, target: jax.Array, mined: jax.Array, train: bool = False) -> jax.Array:
@@ -138,21 +198,58 @@ class CFFM(nn.Module):
         logits = self.clip_classifier(x).astype(jnp.float32)
         return resize_bilinear(logits, (2 * h, 2 * w))
 
+    def classify_global(self, mined: jax.Array, train: bool = False) -> jax.Array:
+        """Logits of the globally mined target: [N, h, w, C] -> f32[N, 2h, 2w, K], before they are weighted."""
+        _, h, w, _ = mined.shape
+        logits = self.global_classifier(self.global_dropout(mined, deterministic=not train)).astype(jnp.float32)
+        return resize_bilinear(logits, (2 * h, 2 * w))
+
+    def train_global(self, frames: jax.Array, prototypes: jax.Array) -> jax.Array:
+        """Global logits for the second stage of training: all but the global blocks runs as in evaluation.
+
+        Args:
+          frames: f32[B, H, W, 3], the targets alone: the global blocks read no references.
+          prototypes: f32[B, P, C].
+
+        Returns:
+          f32[B, H/4, W/4, K].
+        """
+        target = jax.lax.stop_gradient(self.encode(frames).coarse)
+        return self.classify_global(self.mine_global(target, prototypes), train=True)
+
 
 def create_model(
-    name: str, num_classes: int, *, dtype: str | jnp.dtype = "float32", dropout: float = 0.1, drop_path: float = 0.1
+    name: str,
+    num_classes: int,
+    *,
+    dtype: str | jnp.dtype = "float32",
+    dropout: float = 0.1,
+    drop_path: float = 0.1,
+    blocks: int = 0,
+    global_blocks: int = 0,
+    receptive: Sequence[int] = (49, 20, 6),
+    pooling: Sequence[int] = (7, 4, 2),
+    references: Literal["past", "self"] = "past",
+    mining: Literal["attention", "positions"] = "attention",
 ) -> CFFM:
     """A model by its public name.
 
     Args:
-      name: ``segformer_b0`` .. ``segformer_b5`` (the image baseline) or ``cffm_b0`` .. ``cffm_b5``.
+      name: ``segformer_b0`` .. ``segformer_b5`` (the image baseline), ``cffm_b0`` .. (local temporal contexts),
+        ``cffmpp_b0`` .. (local and global ones), ``cffmp_b0`` .. (global ones alone, the papers' CFFM+).
       num_classes: K.
       dtype: compute type, "float32" or "bfloat16".
       dropout: share of channels dropped before each classifier.
       drop_path: the encoder's largest drop path rate.
+      blocks: mining blocks N; 0 takes the papers' number for the backbone.
+      global_blocks: global mining blocks N_g; 0 likewise.
+      receptive: the papers' r, one number a reference frame, oldest first.
+      pooling: the papers' p.
+      references: "self" has the target in place of its references (static contexts).
+      mining: "positions" leaves the attention to the content out (CFFA only).
 
     Raises:
-      ValueError: the name is unknown.
+      ValueError: the name is unknown, or a number fits no model.
 
     Example:
       >>> model = create_model("cffm_b0", num_classes=124)
@@ -160,8 +257,21 @@ def create_model(
       1
     """
     family, _, backbone = name.partition("_")
-    if family not in ("segformer", "cffm") or backbone not in mit.SIZES:
-        known = ", ".join(f"{f}_b0..b5" for f in ("segformer", "cffm"))
+    if family not in FAMILIES or backbone not in mit.SIZES:
+        known = ", ".join(f"{f}_b0..b5" for f in FAMILIES)
         raise ValueError(f"unknown model {name!r}; known: {known}")
-    local_blocks = LOCAL_BLOCKS[backbone] if family == "cffm" else 0
-    return CFFM(backbone, num_classes, local_blocks, dropout=dropout, drop_path=drop_path, dtype=jnp.dtype(dtype))
+    if blocks < 0 or global_blocks < 0:
+        raise ValueError(f"{blocks} blocks, {global_blocks} global blocks: at least 1, or 0 for the papers' number")
+    has_local, has_global = FAMILIES[family]
+    return CFFM(
+        backbone,
+        num_classes,
+        local_blocks=(blocks or LOCAL_BLOCKS[backbone]) if has_local else 0,
+        global_blocks=(global_blocks or GLOBAL_BLOCKS[backbone]) if has_global else 0,
+        sources=cffa.reference_sources(receptive, pooling),
+        static=references == "self",
+        attention=mining == "attention",
+        dropout=dropout,
+        drop_path=drop_path,
+        dtype=jnp.dtype(dtype),
+    )

@@ -26,11 +26,10 @@ class FrameDecoder(nn.Module):
     """Four encoder maps -> the frame's features at stride 4.
 
     Each stage is projected to ``width`` channels, enlarged to stride 4, concatenated (stage 4 first) and fused by a 1x1
-    convolution, BatchNorm and ReLU. Enlarging is linear and acts on each channel alone, so it commutes with the
-    1x1 convolution: a stage is multiplied by (its projection x its slice of the fuse kernel) at its own stride and
-      the sum
-    of the enlarged products is the fused map, before the batch's statistics are taken and hence in training too. That
-    is a tenth of the multiplications.
+    convolution, BatchNorm and ReLU. Enlarging is linear and acts on each channel alone, so it commutes with the 1x1
+    convolution: a stage is multiplied by (its projection x its slice of the fuse kernel) at its own stride, and the
+    sum of the enlarged products is the fused map, before the batch's statistics are taken and hence in training too.
+    That is a tenth of the multiplications.
     """
 
     width: int = 256

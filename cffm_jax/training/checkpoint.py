@@ -12,6 +12,7 @@ import orbax.checkpoint as ocp
 
 from cffm_jax.config import Config
 from cffm_jax.errors import InputError
+from cffm_jax.models.cffm import create_model
 from cffm_jax.settings import config_from_dict
 from cffm_jax.training.state import TrainState
 
@@ -124,13 +125,22 @@ def last_step(workdir: str | Path) -> int:
         return checkpoints.latest() or 0
 
 
-def require_same_model(stored: Config, asked: Config, source: object) -> None:
-    """InputError if a checkpoint is of another model than the config asks for."""
-    for field in ("name", "num_classes"):
-        has, wants = getattr(stored.model, field), getattr(asked.model, field)
-        if has != wants:
+def require_same_model(stored: Config, asked: Config, source: object, *, name: str = "") -> None:
+    """InputError if a checkpoint's parameters are of another model than the config asks for.
+
+    ``name`` stands in for the name that is asked for: CFFM++ starts from its CFFM.
+    """
+    has, wants = stored.model, asked.model
+    wants = dataclasses.replace(wants, name=name or wants.name)
+    numbers = {"blocks": "local_blocks", "global_blocks": "global_blocks"}  # 0 means the backbone's own number
+    for field in ("name", "num_classes", "blocks", "global_blocks", "receptive", "pooling", "mining"):
+        pair = [getattr(config, field) for config in (has, wants)]
+        if field in numbers:
+            pair = [getattr(create_model(**dataclasses.asdict(config)), numbers[field]) for config in (has, wants)]
+        if pair[0] != pair[1]:
+            value = " ".join(map(str, pair[0])) if isinstance(pair[0], tuple) else pair[0]
             raise InputError(
                 source,
-                f"is a checkpoint with model.{field} {json.dumps(has)}, but the config says {json.dumps(wants)}",
-                f"give its own config, or --model.{field} {has}",
+                f"is a checkpoint with model.{field} {json.dumps(pair[0])}, but the config says {json.dumps(pair[1])}",
+                f"give its own config, or --model.{field} {value}",
             )

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 import optax
 from jax.sharding import Mesh
 
 from cffm_jax.config import Config
 from cffm_jax.conversion.files import read_state_dict
-from cffm_jax.conversion.state_dicts import ENCODER, convert_state_dict
+from cffm_jax.conversion.state_dicts import ENCODER, convert_state_dict, variable_shapes
+from cffm_jax.conversion.table import is_global
 from cffm_jax.data import layouts
 from cffm_jax.data.pipeline import training_batches
 from cffm_jax.errors import InputError
 from cffm_jax.inference.evaluate import evaluation_videos
 from cffm_jax.inference.offline import VideoSegmenter
+from cffm_jax.inference.prototypes import all_prototypes, prototype_source
 from cffm_jax.models.cffm import CFFM
 from cffm_jax.optim import learning_rate, make_optimizer
 from cffm_jax.training.checkpoint import last_step, open_checkpoints, require_same_model
@@ -68,9 +72,17 @@ def prepare(config: Config) -> Iterator[Run]:
     optimizer = make_optimizer(config.optim, plan.steps)
     key = jax.random.key(plan.seed)
     start = resume_step(config)
+    variables, origin = initial_variables(model, config, jax.random.fold_in(key, 0), start)
+    data, prototypes, held_out_prototypes = config.data, None, None
+    if model.global_blocks:
+        data = dataclasses.replace(data, offsets=())  # The global blocks read no references: neither does the loader.
+        held_out_prototypes = prototype_source(config, model, variables, config.data.eval_split)
+        if start < plan.steps:
+            source = prototype_source(config, model, variables, config.data.train_split)
+            prototypes = all_prototypes(source, videos, config.data.train_split)
     with training_batches(
         videos,
-        config.data,
+        data,
         num_classes=config.model.num_classes,
         batch_size=plan.batch_size,
         seed=plan.seed,
@@ -78,16 +90,15 @@ def prepare(config: Config) -> Iterator[Run]:
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     ) as batches:
-        clips = on_device(batches, mesh) if start < plan.steps else iter(())
-        variables, origin = initial_variables(model, config, jax.random.fold_in(key, 0), start)
+        clips = on_device(batches, mesh, prototypes) if start < plan.steps else iter(())
         yield Run(
             start=start,
-            state=init_state(variables, optimizer, mesh),
+            state=init_state(model, variables, optimizer, mesh),
             step=make_train_step(model, optimizer, mesh, frame_loss_weight=plan.frame_loss_weight),
             rate=learning_rate(config.optim, plan.steps),
             key=jax.random.fold_in(key, 1),
             clips=clips,
-            segmenter=VideoSegmenter(model, config),
+            segmenter=VideoSegmenter(model, config, held_out_prototypes),
             held_out=held_out,
             summary=f"{config.model.name}: {len(videos)} training videos, {mesh.size} device(s), weights: {origin}",
         )
@@ -115,12 +126,20 @@ def check(config: Config, mesh: Mesh) -> None:
         raise InputError("--data.crop", f"is {config.data.crop}", "give multiples of 32")
 
 
-def on_device(batches: Iterator[dict[str, Any]], mesh: Mesh) -> Iterator[dict[str, jax.Array]]:
-    """Sends each batch while the step before it runs; the first is read at once, so that its faults show early."""
+def on_device(
+    batches: Iterator[dict[str, Any]], mesh: Mesh, prototypes: np.ndarray | None = None
+) -> Iterator[dict[str, jax.Array]]:
+    """Sends each batch while the step before it runs; the first is read at once, so that its faults show early.
+
+    ``prototypes`` f32[V, P, C] of all videos: a batch then holds those of its own.
+    """
     sharding = batch_sharded(mesh)
 
     def put(batch: dict[str, Any]) -> dict[str, jax.Array]:
-        return {name: jax.make_array_from_process_local_data(sharding, value) for name, value in batch.items()}
+        arrays = {name: value for name, value in batch.items() if name != "video"}
+        if prototypes is not None:
+            arrays["prototypes"] = prototypes[batch["video"]]
+        return {name: jax.make_array_from_process_local_data(sharding, value) for name, value in arrays.items()}
 
     def rest(ahead: dict[str, jax.Array]) -> Iterator[dict[str, jax.Array]]:
         for batch in batches:
@@ -131,24 +150,24 @@ def on_device(batches: Iterator[dict[str, Any]], mesh: Mesh) -> Iterator[dict[st
 
 
 def initial_variables(model: CFFM, config: Config, key: jax.Array, start: int = 0) -> tuple[dict[str, Any], str]:
-    """Random variables, or those that ``init`` names; and in words what they are. A resumed run needs their shapes
-    only.
+    """The variables that training starts from, and in words what they are: random ones, those that ``init`` names, or
+    of a run that goes on those of its last checkpoint.
 
     Raises:
-      InputError: both are named, or the file does not fit the model.
+      InputError: what ``init`` names does not fit the model, or names nothing for a model with global contexts.
     """
     init = config.init
     if start:
-        return init_variables(model, key), f"step {start} of {config.workdir}"
+        with open_checkpoints(config.workdir) as checkpoints:
+            return checkpoints.restore_variables(start, variable_shapes(model)), f"step {start} of {config.workdir}"
     if init.encoder and init.model:
         raise InputError("--init.encoder", "given together with --init.model", "give one of them")
-    if init.model and Path(init.model).is_dir():
-        with open_checkpoints(init.model) as checkpoints:
-            step = checkpoints.latest()
-            require_same_model(checkpoints.config(step), config, init.model)
-            return checkpoints.restore_variables(step, init_variables(model, key)), f"step {step} of {init.model}"
     if init.model:
-        return convert_state_dict(read_state_dict(init.model), model, source=init.model), f"all from {init.model}"
+        return whole_model(model, config, key)
+    if model.global_blocks:
+        base = model.clone(global_blocks=0)
+        problem = f"is missing: {config.model.name} trains its global blocks on top of a trained {base.public_name}"
+        raise InputError("--init.model", problem, "name the folder of its run, or a file with its weights")
     variables = init_variables(model, key)
     if not init.encoder:
         return variables, "random"
@@ -156,3 +175,27 @@ def initial_variables(model: CFFM, config: Config, key: jax.Array, start: int = 
     count = sum(leaf.size for leaf in jax.tree.leaves(loaded))
     params = {**variables["params"], ENCODER: loaded["params"][ENCODER]}
     return {**variables, "params": params}, f"encoder ({count:,} parameters) from {init.encoder}, the rest random"
+
+
+def whole_model(model: CFFM, config: Config, key: jax.Array) -> tuple[dict[str, Any], str]:
+    """Variables that ``init.model`` names, and in words what they are. A model with global contexts takes those of
+    its base as well, and its global blocks start at random."""
+    source, base = config.init.model, model.clone(global_blocks=0)
+    if Path(source).is_dir():
+        with open_checkpoints(source) as checkpoints:
+            step = checkpoints.latest()
+            stored = checkpoints.config(step)
+            added = bool(model.global_blocks) and stored.model.name != config.model.name
+            require_same_model(stored, config, source, name=base.public_name if added else "")
+            loaded = checkpoints.restore_variables(step, variable_shapes(base if added else model))
+        origin = f"step {step} of {source}"
+    else:
+        state_dict = read_state_dict(source)
+        added = bool(model.global_blocks) and not any(is_global(name) for name in state_dict)
+        loaded = convert_state_dict(state_dict, base if added else model, source=source)
+        origin = f"all from {source}"
+    if not added:
+        return loaded, origin
+    variables = init_variables(model, key)
+    params = {**variables["params"], **loaded["params"]}
+    return {**loaded, "params": params}, f"{base.public_name} from {origin}, the global blocks random"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import flax
@@ -12,8 +13,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from cffm_jax.config import IGNORED_LABEL, Config
 from cffm_jax.errors import InputError
-from cffm_jax.models.cffa import REFERENCES
-from cffm_jax.models.cffm import CFFM, INPUT_MULTIPLE, create_model
+from cffm_jax.models.cffa import reference_sources
+from cffm_jax.models.cffm import CFFM, GLOBAL_PREFIX, INPUT_MULTIPLE, create_model
 
 DATA_AXIS = "data"
 
@@ -37,8 +38,8 @@ def build_model(config: Config) -> CFFM:
     m, offsets = config.model, config.data.offsets
     if not 1 <= m.num_classes < IGNORED_LABEL:
         raise InputError("--model.num_classes", f"is {m.num_classes}", f"give a number in 1..{IGNORED_LABEL - 1}")
-    if len(offsets) != len(REFERENCES) or min(offsets) < 1 or list(offsets) != sorted(offsets, reverse=True):
-        remedy = f"give {len(REFERENCES)} numbers of at least 1, the largest first"
+    if len(offsets) != len(m.receptive) or min(offsets, default=0) < 1 or list(offsets) != sorted(offsets)[::-1]:
+        remedy = f"give {len(m.receptive)} numbers of at least 1, the largest first; as many as --model.receptive"
         raise InputError("--data.offsets", f"is {' '.join(map(str, offsets))}", remedy)
     if config.eval.chunk < 1 or min(config.data.scale) < 1:
         option, value = (
@@ -46,7 +47,15 @@ def build_model(config: Config) -> CFFM:
         )
         raise InputError(option, f"is {value}", "give at least 1")
     try:
-        return create_model(m.name, m.num_classes, dtype=m.dtype, dropout=m.dropout, drop_path=m.drop_path)
+        reference_sources(m.receptive, m.pooling)
+    except ValueError as error:
+        raise InputError(
+            "--model.receptive, --model.pooling", str(error), "see Tables 6 and 7 of the papers"
+        ) from error
+    if min(m.blocks, m.global_blocks) < 0:
+        raise InputError("--model.blocks, --model.global_blocks", "less than 0", "give 0 for the papers' numbers")
+    try:
+        return create_model(**dataclasses.asdict(m))
     except ValueError as error:
         raise InputError("--model.name", str(error), "name one of these") from error
 
@@ -71,16 +80,25 @@ def batch_sharded(mesh: Mesh) -> NamedSharding:
 
 def init_variables(model: CFFM, key: jax.Array) -> dict[str, Any]:
     """Random variables; their shapes do not depend on the clips' size, so the smallest clip will do."""
-    clips = jnp.zeros((1, len(model.references) + 1, INPUT_MULTIPLE, INPUT_MULTIPLE, 3))
+    clips = jnp.zeros((1, len(model.sources) + 1, INPUT_MULTIPLE, INPUT_MULTIPLE, 3))
     return jax.jit(model.init)(key, clips)
 
 
-def init_state(variables: dict[str, Any], optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
-    """State before the first step, replicated over the mesh."""
+def trained_parts(model: CFFM, params: dict[str, Any]) -> dict[str, Any]:
+    """What training updates: everything, or, with global contexts, the global blocks and their classifier alone
+    (CFFM++ section 5.1: the second stage)."""
+    return {k: v for k, v in params.items() if not model.global_blocks or k.startswith(GLOBAL_PREFIX)}
+
+
+def init_state(
+    model: CFFM, variables: dict[str, Any], optimizer: optax.GradientTransformation, mesh: Mesh
+) -> TrainState:
+    """State before the first step, replicated over the mesh; what is not trained needs no optimiser state."""
 
     def start(variables: dict[str, Any]) -> TrainState:
         params = variables["params"]
-        return TrainState(jnp.zeros((), jnp.int32), params, variables["batch_stats"], optimizer.init(params))
+        opt_state = optimizer.init(trained_parts(model, params))
+        return TrainState(jnp.zeros((), jnp.int32), params, variables["batch_stats"], opt_state)
 
     # Restored weights lie on one device, and a jitted function does not move what it is given.
     variables = jax.device_put(variables, replicated(mesh))

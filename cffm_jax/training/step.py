@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -11,9 +12,9 @@ import optax
 from jax.sharding import Mesh
 
 from cffm_jax.frames import normalise
-from cffm_jax.losses import clip_loss
+from cffm_jax.losses import clip_loss, cross_entropy
 from cffm_jax.models.cffm import CFFM
-from cffm_jax.training.state import TrainState, batch_sharded, replicated
+from cffm_jax.training.state import TrainState, batch_sharded, replicated, trained_parts
 
 Batch = dict[str, jax.Array]
 Step = Callable[[TrainState, Batch, jax.Array], tuple[TrainState, dict[str, jax.Array]]]
@@ -24,31 +25,50 @@ def make_train_step(
 ) -> Step:
     """The jitted step: (state, batch, key) -> (state, metrics). The old state's buffers are donated.
 
-    The batch (frames u8[B, T, H, W, 3], labels u8[B, T, H, W], size i32[B, 2]) is sharded over the mesh, the state is
-    replicated.
-    Means over the batch, BatchNorm's included, are those of the global batch. ``key`` is the run's; the step is
-    folded in.
+    The batch (frames u8[B, T, H, W, 3], labels u8[B, T, H, W], size i32[B, 2], with global contexts prototypes
+    f32[B, P, C]) is sharded over the mesh, the state is replicated. Means over the batch, BatchNorm's included, are
+    those of the global batch. ``key`` is the run's; the step is folded in.
+
+    A model with global contexts trains its global blocks and their classifier alone, on the cross-entropy of the
+    global logits (CFFM++ section 4.2): the rest of it runs as in evaluation, on the targets alone, and has neither a
+    backward pass nor optimiser state.
     """
+    losses = functools.partial(_clip_losses, model, frame_loss_weight)
+    if model.global_blocks:
+        losses = functools.partial(_global_losses, model)
 
     def step(state: TrainState, batch: Batch, key: jax.Array) -> tuple[TrainState, dict[str, jax.Array]]:
-        clips = normalise(batch["frames"], batch["size"])
         rngs = {"dropout": jax.random.fold_in(key, state.step)}
+        trained = trained_parts(model, state.params)
 
-        def loss_of(params: Any) -> tuple[jax.Array, Any]:
-            outputs, updates = model.apply(
-                {"params": params, "batch_stats": state.batch_stats},
-                clips, train=True, outputs="all", mutable=["batch_stats"], rngs=rngs,
-            )  # fmt: skip
-            loss, parts = clip_loss(outputs, batch["labels"], frame_loss_weight)
-            return loss, (parts, updates["batch_stats"])
+        def loss_of(trained: Any) -> tuple[jax.Array, Any]:
+            variables = {"params": {**state.params, **trained}, "batch_stats": state.batch_stats}
+            return losses(variables, batch, rngs)
 
-        (loss, (parts, batch_stats)), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        metrics = {
-            "loss": loss, "clip_loss": parts.clip, "frame_loss": parts.frames, "gradient_norm": optax.tree.norm(grads)
-        }  # fmt: skip
+        (loss, (parts, batch_stats)), grads = jax.value_and_grad(loss_of, has_aux=True)(trained)
+        updates, opt_state = optimizer.update(grads, state.opt_state, trained)
+        params = {**state.params, **optax.apply_updates(trained, updates)}
+        metrics = {"loss": loss, **parts, "gradient_norm": optax.tree.norm(grads)}
         return TrainState(state.step + jnp.int32(1), params, batch_stats, opt_state), metrics
 
     whole, split = replicated(mesh), batch_sharded(mesh)
     return jax.jit(step, in_shardings=(whole, split, whole), out_shardings=whole, donate_argnums=0)
+
+
+Losses = tuple[jax.Array, tuple[dict[str, jax.Array], Any]]
+"""Loss f32[], and its parts by name with the BatchNorm statistics after the step."""
+
+
+def _clip_losses(model: CFFM, frame_loss_weight: float, variables: Any, batch: Batch, rngs: Any) -> Losses:
+    clips = normalise(batch["frames"], batch["size"])
+    outputs, updates = model.apply(
+        variables, clips, train=True, outputs="all", mutable=["batch_stats"], rngs=rngs
+    )  # fmt: skip
+    loss, parts = clip_loss(outputs, batch["labels"], frame_loss_weight)
+    return loss, ({"clip_loss": parts.clip, "frame_loss": parts.frames}, updates["batch_stats"])
+
+
+def _global_losses(model: CFFM, variables: Any, batch: Batch, rngs: Any) -> Losses:
+    targets = normalise(batch["frames"][:, -1], batch["size"])
+    logits = model.apply(variables, targets, batch["prototypes"], method="train_global", rngs=rngs)
+    return cross_entropy(logits, batch["labels"][:, -1]), ({}, variables["batch_stats"])

@@ -1,0 +1,237 @@
+"""Prototypes of whole videos (CFFM++ section 4.1): computed by a trained network, kept on disk, or imported.
+
+Dimension key: f frames of a video that are clustered, H W the model's input, h w the map at stride 8, P prototypes,
+C = 256 channels.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+import sqlite3
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tqdm import tqdm
+
+from cffm_jax.config import Config
+from cffm_jax.conversion.files import read_array
+from cffm_jax.conversion.state_dicts import variable_shapes
+from cffm_jax.data import clips, layouts, pipeline
+from cffm_jax.errors import InputError
+from cffm_jax.frames import normalise
+from cffm_jax.models.cffm import CFFM
+from cffm_jax.models.prototypes import cluster
+from cffm_jax.training.checkpoint import open_checkpoints
+from cffm_jax.training.state import build_model
+
+FOLDER = "prototypes"
+IMPORTED = "centers.pt"
+"""The authors' file of a video's prototypes, in a folder of the video's name."""
+
+_ENCODING = ("encoder", "decoder")
+
+
+def fingerprint(variables: dict[str, Any]) -> str:
+    """Digest of the weights that the features depend on: encoder, decoder and the decoder's statistics.
+
+    Raises:
+      InputError: one is not finite. The features may not show it: XLA's ReLU on CPUs turns NaN into 0.
+    """
+    digest = hashlib.sha256()
+    for collection in sorted(variables):
+        for part in _ENCODING:
+            leaves = jax.tree_util.tree_leaves_with_path(variables[collection].get(part, {}))
+            for path, leaf in leaves:
+                if not np.isfinite(leaf).all():
+                    name = f"{part}{jax.tree_util.keystr(path)}"
+                    raise InputError("weights", f"{name} is not finite", "use an earlier checkpoint, or other weights")
+                digest.update(f"{collection}/{part}{jax.tree_util.keystr(path)}{leaf.shape}".encode())
+                digest.update(np.ascontiguousarray(leaf).tobytes())
+    return digest.hexdigest()
+
+
+class PrototypeStore:
+    """Prototypes of a split's videos in one file (SQLite): a video that is written is written whole.
+
+    A row is found by the video and by a digest of all that its prototypes depend on, so that those of other weights
+    or settings are never taken for them.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = sqlite3.connect(path, timeout=60)
+            with self._file:
+                self._file.execute(
+                    "CREATE TABLE IF NOT EXISTS prototypes"
+                    " (video TEXT, key TEXT, count INTEGER, width INTEGER, data BLOB, PRIMARY KEY (video, key))"
+                )
+        except (OSError, sqlite3.Error) as error:
+            remedy = "delete it, or name another folder with --prototypes.folder"
+            raise InputError(path, f"cannot be used to keep prototypes ({error})", remedy) from error
+
+    def get(self, video: str, key: str) -> np.ndarray | None:
+        """f32[P, C], or None."""
+        query = "SELECT count, width, data FROM prototypes WHERE video = ? AND key = ?"
+        row = self._file.execute(query, (video, key)).fetchone()
+        return None if row is None else np.frombuffer(row[2], np.float32).reshape(row[0], row[1])
+
+    def put(self, video: str, key: str, prototypes: np.ndarray) -> None:
+        row = (video, key, *prototypes.shape, np.ascontiguousarray(prototypes, np.float32).tobytes())
+        with self._file:
+            self._file.execute("INSERT OR REPLACE INTO prototypes VALUES (?, ?, ?, ?, ?)", row)
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class Prototyper:
+    """Gives the prototypes of videos: out of the store, or computed in one jitted call a video and stored."""
+
+    def __init__(self, model: CFFM, variables: dict[str, Any], config: Config, store: PrototypeStore | None = None):
+        """``model`` and ``variables`` are the network whose features are clustered; its width is the prototypes'."""
+        self.config = config
+        self._model, self._store = model, store
+        self._variables = {c: {k: v for k, v in tree.items() if k in _ENCODING} for c, tree in variables.items()}
+        self._cluster = jax.jit(functools.partial(_cluster, model, config))
+        self._key = self._digest()
+
+    def _digest(self) -> str:
+        """Of the weights and of every setting that changes prototypes."""
+        plan = dataclasses.asdict(self.config.prototypes)
+        used = {name: plan[name] for name in ("count", "frames", "rule", "start", "iterations", "seed")}
+        data = self.config.data
+        settings = [used, self.config.model.dtype, data.scale, str(Path(data.root).absolute())]
+        text = json.dumps([fingerprint(self._variables), *settings])
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def of(self, video: layouts.Video) -> np.ndarray:
+        """Prototypes f32[P, C] of a video.
+
+        Raises:
+          InputError: a frame cannot be read, the video has fewer tokens than prototypes, or its features are not
+            finite.
+        """
+        found = self._store.get(video.name, self._key) if self._store else None
+        if found is None:
+            found = self._compute(video)
+            if self._store:
+                self._store.put(video.name, self._key, found)
+        return found
+
+    def _compute(self, video: layouts.Video) -> np.ndarray:
+        plan = self.config.prototypes
+        indices = clips.prototype_indices(len(video.frames), plan.frames, plan.rule)
+        read = functools.partial(pipeline.load_evaluation_frame, scale=self.config.data.scale)
+        with ThreadPoolExecutor(max(1, self.config.data.threads)) as pool:
+            frames = [frame for frame, _ in pool.map(read, [video.frames[i] for i in indices])]
+        if any(frame.shape != frames[0].shape for frame in frames):
+            raise InputError(video.frames[0], "its video has frames of several sizes", "give a video one size")
+        h, w = frames[0].shape[:2]
+        tokens = len(frames) * (h // 8) * (w // 8)
+        if tokens < plan.count:
+            problem = f"its {len(frames)} frame(s) of {h}x{w} have {tokens} tokens, fewer than {plan.count} prototypes"
+            raise InputError(video.frames[0], problem, "give fewer with --prototypes.count, or a longer video")
+        valid = np.arange(plan.frames) < len(frames)
+        frames = np.stack(frames + frames[-1:] * (plan.frames - len(frames)))
+        centres, inertia = jax.device_get(self._cluster(self._variables, frames, valid))
+        if not np.isfinite(inertia):
+            raise InputError(video.frames[0], "its features are not finite", "check the weights: they may be damaged")
+        return centres
+
+
+def _cluster(
+    model: CFFM, config: Config, variables: dict[str, Any], frames: jax.Array, valid: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """frames u8[f, H, W, 3], valid bool[f] -> centres f32[P, C] and inertia f32[]; some frames at a time, so that
+    memory does not grow with f."""
+    plan = config.prototypes
+
+    def encode(frame: jax.Array) -> jax.Array:
+        return model.apply(variables, normalise(frame[None]), method="encode").coarse[0]
+
+    features = jax.lax.map(encode, frames, batch_size=min(len(frames), 5))
+    _, h, w, c = features.shape
+    tokens = features.reshape(-1, c).astype(jnp.float32)
+    clusters = cluster(
+        jax.random.key(plan.seed), tokens, plan.count, plan.iterations,
+        valid=jnp.repeat(valid, h * w), start=plan.start,
+    )  # fmt: skip
+    return clusters.centres, clusters.inertia
+
+
+def all_prototypes(source: Prototyper | ImportedPrototypes, videos: Sequence[layouts.Video], what: str) -> np.ndarray:
+    """Prototypes f32[V, P, C] of all videos, with a progress bar; what was stored already is not computed again.
+
+    Raises:
+      InputError: those of a video cannot be had, or videos differ in their number of prototypes.
+    """
+    found = [source.of(video) for video in tqdm(videos, desc=f"prototypes, {what}", unit="video", leave=False)]
+    for video, prototypes in zip(videos, found, strict=True):
+        if len(prototypes) != len(found[0]):
+            problem = f"video {video.name} has {len(prototypes)} prototypes, {videos[0].name} {len(found[0])}"
+            raise InputError(what, problem, "give all videos the same number")
+    return np.stack(found)
+
+
+def prototype_source(
+    config: Config, model: CFFM, variables: dict[str, Any], split: str, folder: str | Path = ""
+) -> Prototyper | ImportedPrototypes:
+    """Where the prototypes of a split's videos come from, as ``config.prototypes`` says: imported ones, or those of
+    another run's network, or of the model itself; computed ones are kept in one file a split.
+
+    Args:
+      config: of the model.
+      model: that will use them.
+      variables: its weights.
+      split: names the file.
+      folder: of the file, where the config names none; default: ``<workdir>/prototypes``.
+
+    Raises:
+      InputError: the folder, the other run or the file cannot be used.
+    """
+    plan = config.prototypes
+    for name in ("count", "frames", "iterations", "interval"):
+        if getattr(plan, name) < 1:
+            raise InputError(f"--prototypes.{name}", f"is {getattr(plan, name)}", "give at least 1")
+    if plan.imported:
+        return ImportedPrototypes(plan.imported, model.width)
+    if plan.checkpoint:
+        with open_checkpoints(plan.checkpoint) as checkpoints:
+            step = checkpoints.latest()
+            model = build_model(checkpoints.config(step))
+            variables = jax.device_put(checkpoints.restore_variables(step, variable_shapes(model)))
+    folder = Path(plan.folder or folder or Path(config.workdir) / FOLDER)
+    return Prototyper(model, variables, config, PrototypeStore(folder / f"{split}.sqlite"))
+
+
+class ImportedPrototypes:
+    """Prototypes that the authors' code computed: ``<folder>/<video>/centers.pt``, one array [P, C] each."""
+
+    def __init__(self, folder: str, width: int):
+        self._folder, self._width = Path(folder), width
+        if not self._folder.is_dir():
+            raise InputError(folder, "no such folder", f"name one that holds <video>/{IMPORTED}")
+
+    def of(self, video: layouts.Video) -> np.ndarray:
+        """f32[P, C]. InputError if the video's file is missing, cannot be read or has another shape."""
+        path = self._folder / video.name / IMPORTED
+        if not path.is_file():
+            raise InputError(path, "no such file", f"name a folder with the prototypes of video {video.name}")
+        array = read_array(path)
+        array = array[0] if array.ndim == 3 and len(array) == 1 else array
+        if array.ndim != 2 or array.shape[1] != self._width or not len(array):
+            problem = f"is {list(array.shape)}, not [prototypes, {self._width}]"
+            raise InputError(path, problem, "give the prototypes of a network of this family")
+        if not np.isfinite(array).all():
+            raise InputError(path, "holds values that are not finite", "compute it again")
+        return array.astype(np.float32)

@@ -1,0 +1,330 @@
+"""Prototypes of a video: k-means over frame features (CFFM++, section 3.4), and their causal counterpart for streams.
+
+Dimension key: N tokens, C channels, k centres; m blocks of n tokens; S tokens of the start's sample.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+SAMPLE = 4096
+"""Tokens that k-means++ draws from (32 k, if that is more)."""
+MEMORY = 10.0
+"""Frames that the past weighs in a running clustering: as many as the paper clusters of a video."""
+EXACT = jax.lax.Precision.HIGHEST
+
+
+class Clusters(NamedTuple):
+    """Result of k-means.
+
+    Attributes:
+      centres: f32[k, C].
+      assignment: i32[N], the nearest of these centres (of equally near ones the first); -1 where a token is not valid.
+      inertia: f32[], sum of the valid tokens' squared distances to their centres; not finite if a token is not.
+      iterations: i32[], how often the centres were moved.
+      counts: f32[k], tokens of each cluster; zero only if the last move emptied it or too few tokens differ.
+    """
+
+    centres: jax.Array
+    assignment: jax.Array
+    inertia: jax.Array
+    iterations: jax.Array
+    counts: jax.Array
+
+
+class RunningClusters(NamedTuple):
+    """Prototypes of the frames so far: f32[k, C] centres, f32[k] their weights in tokens, i32[] number of frames."""
+
+    centres: jax.Array
+    counts: jax.Array
+    frames: jax.Array
+
+
+def kmeans(
+    key: jax.Array,
+    tokens: jax.Array,
+    k: int = 100,
+    max_iterations: int = 10,
+    *,
+    valid: jax.Array | None = None,
+    start: str | jax.Array = "k-means++",
+    chunk: int | None = None,
+) -> tuple[jax.Array, jax.Array]:
+    """The centres f32[k, C] and the assignment i32[N] of ``cluster``."""
+    return cluster(key, tokens, k, max_iterations, valid=valid, start=start, chunk=chunk)[:2]
+
+
+def cluster(
+    key: jax.Array | None,
+    tokens: jax.Array,
+    k: int = 100,
+    max_iterations: int = 10,
+    *,
+    valid: jax.Array | None = None,
+    start: str | jax.Array = "k-means++",
+    chunk: int | None = None,
+) -> Clusters:
+    """Euclidean k-means (Lloyd) in float32 as one program, which may be part of another and of ``jax.vmap``.
+
+    Stops early once no token changes its cluster. In every move the j-th empty cluster starts anew at the token that
+    is j-th farthest from its own centre.
+
+    Args:
+      key: of the start; unused if ``start`` is an array.
+      tokens: [N, C], any float type. Values that are not finite are not refused: the inertia shows them, and the
+        caller checks it.
+      k: number of centres.
+      max_iterations: most moves of the centres.
+      valid: bool[N]; tokens where it is False have no influence, NaN and place included. None: all are valid. With
+        fewer than k valid tokens some centres coincide and have no tokens.
+      start: "k-means++": greedy (Arthur and Vassilvitskii 2007), 6 + 3 ln k trials a centre, on a sample that is spread
+        evenly over the valid tokens; "random": k different tokens, as in the release; or the centres, [k, C].
+      chunk: tokens whose distances are held at once; None: 4096 on CPUs, where they stay in the cache, else 65536.
+
+    Raises:
+      ValueError: N < k, shapes that do not fit, or an unknown start.
+    """
+    if tokens.ndim != 2 or not 1 <= k <= len(tokens):
+        raise ValueError(f"k-means needs tokens [N, C] with N >= k >= 1, got {tokens.shape} and k = {k}")
+    if valid is not None and valid.shape != tokens.shape[:1]:
+        raise ValueError(f"valid must have the shape {tokens.shape[:1]}, got {valid.shape}")
+    given = None if isinstance(start, str) else jnp.asarray(start, jnp.float32)
+    if given is None and start not in _START:
+        raise ValueError(f"start must be one of {', '.join(_START)} or an array, not {start!r}")
+    if given is not None and given.shape != (k, tokens.shape[1]):
+        raise ValueError(f"start must have the shape {(k, tokens.shape[1])}, got {given.shape}")
+    rule = start if given is None else ""
+    return _cluster(key, tokens, valid, given, k=k, max_iterations=max_iterations, rule=rule, chunk=_chunk(chunk))
+
+
+def start_running(
+    key: jax.Array, tokens: jax.Array, k: int = 100, max_iterations: int = 10, *, valid: jax.Array | None = None
+) -> RunningClusters:
+    """A stream's prototypes after its first frame: ``cluster`` of its tokens [N, C]; arguments and errors as there."""
+    clusters = cluster(key, tokens, k, max_iterations, valid=valid)
+    return RunningClusters(clusters.centres, clusters.counts, jnp.int32(1))
+
+
+@jax.jit
+def update_running(
+    state: RunningClusters,
+    tokens: jax.Array,
+    *,
+    memory: float | jax.Array = MEMORY,
+    valid: jax.Array | None = None,
+) -> RunningClusters:
+    """Adds a frame to the prototypes: mini-batch k-means (Sculley 2010) that forgets. Neither paper has it.
+
+    All counts fade by memory / (memory + 1); then each centre moves to the mean of itself, weighing its count, and the
+    new tokens nearest to it, weighing one each, and their number is added to its count. So the past weighs at most as
+    much as ``memory`` frames. A centre whose count is below one token then starts anew, with a count of 1: the j-th
+    of them at the new token that is j-th farthest from its own centre.
+
+    Args:
+      state: after the frames so far.
+      tokens: [N, C] of the new frame.
+      memory: in frames; inf never forgets, 0 forgets everything but where to look for the new clusters.
+      valid: bool[N], as in ``cluster``.
+    """
+    new = _tokens(tokens, valid)
+    old = state.centres - new.mean
+    step = _assign(new, old, _chunk(None))
+    kept = state.counts / (1 + 1 / jnp.float32(memory))
+    counts = kept + step.counts
+    means = (kept[:, None] * old + step.sums) / jnp.maximum(counts, 1)[:, None]
+    lost = counts < 1
+    centres = _start_anew(new, step.distances, lost, jnp.where(lost[:, None], old, means))
+    return RunningClusters(centres + new.mean, jnp.maximum(counts, 1), state.frames + 1)
+
+
+# --- Lloyd's iteration -----------------------------------------------------------------------------------------------
+
+
+class _Tokens(NamedTuple):
+    """Tokens [N, C] as they came; bool[N] valid; the mean f32[C] of the valid ones, which is taken off before every
+    product, as its norm would cost digits; f32[N] squared norms without it."""
+
+    rows: jax.Array
+    valid: jax.Array
+    mean: jax.Array
+    norms: jax.Array
+
+
+class _Step(NamedTuple):
+    """Tokens by their nearest centre: i32[N] which (-1: not valid), f32[N] squared distance (-1: not valid); f32[k, C]
+    sum and f32[k] number of each centre's tokens."""
+
+    assignment: jax.Array
+    distances: jax.Array
+    sums: jax.Array
+    counts: jax.Array
+
+
+def _chunk(chunk: int | None) -> int:
+    return chunk or (4096 if jax.default_backend() == "cpu" else 65536)
+
+
+def _tokens(rows: jax.Array, valid: jax.Array | None) -> _Tokens:
+    valid = jnp.ones(len(rows), bool) if valid is None else valid
+    mean = jnp.sum(_centred(rows, valid, jnp.zeros(rows.shape[1])), 0) / jnp.maximum(jnp.sum(valid), 1)
+    return _Tokens(rows, valid, mean, jnp.sum(jnp.square(_centred(rows, valid, mean)), 1))
+
+
+def _centred(rows: jax.Array, valid: jax.Array, mean: jax.Array) -> jax.Array:
+    return jnp.where(valid[:, None], rows.astype(jnp.float32) - mean, 0.0)
+
+
+def _products(x: jax.Array, y: jax.Array) -> jax.Array:
+    """[a, C] x [b, C] -> [a, b]."""
+    return jax.lax.dot_general(x, y, (((1,), (1,)), ((), ())), precision=EXACT)
+
+
+def _least(scores: jax.Array, offsets: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Minimum over the rows of f32[k, n] + f32[k, 1], and its row."""
+    return jnp.min(scores + offsets, 0), jnp.argmin(scores + offsets, 0).astype(jnp.int32)
+
+
+def _least_by_loop(scores: jax.Array, offsets: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The same row by row: on CPUs XLA's arg-min is not vectorised and takes eight times as long."""
+
+    def compare(best, row):
+        score = row[0] + row[1]
+        nearer = score < best[0]
+        return (jnp.where(nearer, score, best[0]), jnp.where(nearer, row[2], best[1])), None
+
+    first = scores[0] + offsets[0]  # Not infinity: what is no number stays none.
+    rows = (scores, offsets, jnp.arange(len(scores)))
+    return jax.lax.scan(compare, (first, jnp.zeros_like(first, jnp.int32)), rows, unroll=min(8, len(scores)))[0]
+
+
+def _sums(x: jax.Array, assignment: jax.Array, k: int) -> jax.Array:
+    """Sums of the rows of f32[n, C] by i32[n] in 0..k, k being none of them; a product needs no atomic additions."""
+    return jnp.matmul((assignment == jnp.arange(k)[:, None]).astype(x.dtype), x, precision=EXACT)
+
+
+def _assign(tokens: _Tokens, centres: jax.Array, chunk: int) -> _Step:
+    """One pass over the tokens, block by block. Centres and sums are those of the tokens without their mean."""
+    k, size = len(centres), len(tokens.rows)
+    m = math.ceil(size / chunk)
+    n = math.ceil(size / m)
+    offsets = jnp.sum(jnp.square(centres), 1, keepdims=True)
+
+    def add(totals, first):
+        begin = jnp.minimum(first, size - n)  # The last block repeats tokens of the one before: padding would copy all.
+        rows, valid, norms = (
+            jax.lax.dynamic_slice_in_dim(x, begin, n) for x in (tokens.rows, tokens.valid, tokens.norms)
+        )
+        x = _centred(rows, valid, tokens.mean)
+        scores = _products(-2 * centres, x)
+        least, nearest = jax.lax.platform_dependent(scores, offsets, cpu=_least_by_loop, default=_least)
+        target = jnp.where(valid & (begin + jnp.arange(n) >= first), nearest, k)
+        sums = jax.lax.platform_dependent(
+            x, target, cpu=lambda x, i: jax.ops.segment_sum(x, i, k), default=lambda x, i: _sums(x, i, k)
+        )
+        counts = jax.ops.segment_sum(jnp.ones(n), target, k)
+        result = jnp.where(valid, nearest, -1), jnp.where(valid, jnp.maximum(least + norms, 0.0), -1.0)
+        return (totals[0] + sums, totals[1] + counts), result
+
+    totals, results = jax.lax.scan(add, (jnp.zeros_like(centres), jnp.zeros(k)), n * jnp.arange(m))
+    assignment, distances = (jnp.append(x[:-1], x[-1, m * n - size :]) for x in results)
+    return _Step(assignment, distances, *totals)
+
+
+def _start_anew(tokens: _Tokens, distances: jax.Array, lost: jax.Array, centres: jax.Array) -> jax.Array:
+    """Puts the j-th lost centre at the j-th farthest valid token; where tokens run out, it stays."""
+
+    def place(centres: jax.Array) -> jax.Array:
+        far, index = jax.lax.top_k(distances, min(len(centres), distances.size))
+        rank = jnp.cumsum(lost) - 1
+        found = lost & (rank < len(far)) & (far[rank] >= 0)
+        return jnp.where(found[:, None], tokens.rows[index[rank]].astype(jnp.float32) - tokens.mean, centres)
+
+    return jax.lax.cond(jnp.any(lost), place, lambda centres: centres, centres)
+
+
+@functools.partial(jax.jit, static_argnames=("k", "max_iterations", "rule", "chunk"))
+def _cluster(
+    key: jax.Array | None,
+    rows: jax.Array,
+    valid: jax.Array | None,
+    centres: jax.Array | None,
+    *,
+    k: int,
+    max_iterations: int,
+    rule: str,
+    chunk: int,
+) -> Clusters:
+    if centres is None:
+        centres = _START[rule](key, rows, valid, k)
+    tokens = _tokens(rows, valid)
+    centres = centres - tokens.mean
+    # As if each start centre had one token, itself: the first move leaves it, and a pass is compiled once, not twice.
+    step = _Step(jnp.full(len(rows), -2), jnp.full(len(rows), -1.0), centres, jnp.ones(k))
+
+    def proceed(state):
+        return (state[0] <= max_iterations) & state[-1]
+
+    def iterate(state):
+        moves, centres, step, _ = state
+        lost = step.counts == 0
+        means = jnp.where(lost[:, None], centres, step.sums / jnp.maximum(step.counts, 1)[:, None])
+        centres = _start_anew(tokens, step.distances, lost, means)
+        new = _assign(tokens, centres, chunk)
+        return moves + 1, centres, new, jnp.any(new.assignment != step.assignment)
+
+    moves, centres, step, _ = jax.lax.while_loop(proceed, iterate, (jnp.int32(0), centres, step, jnp.bool_(True)))
+    inertia = jnp.sum(jnp.where(tokens.valid, step.distances, 0.0))
+    return Clusters(centres + tokens.mean, step.assignment, inertia, moves - 1, step.counts)
+
+
+# --- where it starts -------------------------------------------------------------------------------------------------
+
+
+def _count(tokens: jax.Array, valid: jax.Array | None) -> jax.Array:
+    return jnp.int32(len(tokens)) if valid is None else jnp.maximum(jnp.sum(valid, dtype=jnp.int32), 1)
+
+
+def _by_rank(tokens: jax.Array, valid: jax.Array | None, ranks: jax.Array) -> jax.Array:
+    """f32[..., C]: the tokens of the given ranks among the valid ones. Draws are of ranks: padding changes none."""
+    index = ranks if valid is None else jnp.searchsorted(jnp.cumsum(valid), ranks + 1)
+    return tokens[index].astype(jnp.float32)
+
+
+def _random(key: jax.Array, tokens: jax.Array, valid: jax.Array | None, k: int) -> jax.Array:
+    """k different valid tokens."""
+    count = _count(tokens, valid)
+    order = jnp.where(jnp.arange(len(tokens)) < count, jax.random.uniform(key, len(tokens)), -1.0)
+    return _by_rank(tokens, valid, jax.lax.top_k(order, k)[1] % count)
+
+
+def _plus_plus(key: jax.Array, tokens: jax.Array, valid: jax.Array | None, k: int) -> jax.Array:
+    """Greedy k-means++ on a token of each of S equal strata, or on all tokens if there are no more than S."""
+    size, trials, count = max(SAMPLE, 32 * k), 6 + int(3 * math.log(k)), _count(tokens, valid)
+    place = jnp.arange(size)
+    strata = (place + jax.random.uniform(key, size)) * (count / size)
+    ranks = jnp.where(count > size, strata.astype(jnp.int32), place)
+    x = _by_rank(tokens, valid, jnp.minimum(ranks, count - 1))
+    mean, inside = jnp.mean(x, 0), place < count
+    x = x - mean
+    norms = jnp.sum(jnp.square(x), 1)
+
+    def add(i, state):
+        centres, distances = state
+        mass = jnp.cumsum(jnp.where((i > 0) & (jnp.sum(distances) > 0), distances, inside))
+        drawn = jax.random.uniform(jax.random.fold_in(key, i), trials) * mass[-1]
+        drawn = jnp.minimum(jnp.searchsorted(mass, drawn, side="right"), jnp.minimum(count, size) - 1)
+        shorter = jnp.maximum(norms[drawn, None] - 2 * _products(x[drawn], x) + norms, 0.0)
+        shorter = jnp.minimum(distances, shorter).at[jnp.arange(trials), drawn].set(0.0)  # Not drawn again.
+        best = jnp.argmin(jnp.sum(shorter, 1))
+        return centres.at[i].set(x[drawn[best]]), shorter[best]
+
+    nothing = (jnp.zeros((k, x.shape[1])), jnp.where(inside, jnp.inf, 0.0))
+    return jax.lax.fori_loop(0, k, add, nothing)[0] + mean
+
+
+_START = {"k-means++": _plus_plus, "random": _random}

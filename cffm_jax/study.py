@@ -1,0 +1,345 @@
+"""The papers' ablations in small: rows of a table trained and measured for several seeds, beside the published figures.
+
+    python -m cffm_jax.study table8 --seeds 0 1 2
+    python -m cffm_jax.study table8 --rows A C F --config configs/synthetic.py --train.steps 900
+
+Rows that are the same network share a run; what is finished is not done again, and what was interrupted goes on at
+its last checkpoint. ``<folder>/<table>.json`` holds the figures, ``<folder>/<network>/seed<s>/`` each run.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import statistics
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from cffm_jax.commands import Settings, cache_compilations
+from cffm_jax.config import Config
+from cffm_jax.data import synthetic
+from cffm_jax.errors import InputError
+from cffm_jax.settings import load_config, parse_command, run_command
+from cffm_jax.tables import TABLE4, TABLE8, TABLE10, TABLES, Network, Row, Table, with_changes
+
+DEFAULT_CONFIG = "configs/synthetic.py"
+DEFAULT_TABLES = (TABLE8, TABLE10, TABLE4)
+STUDIED = tuple(table for table in TABLES if table.ablation)
+
+SECOND_STAGE_STEPS = 40_000 / 160_000
+SECOND_STAGE_RATE = 2e-4 / 6e-5
+"""The training of the global blocks relative to the first stage's (CFFM++ section 5.1)."""
+
+FIGURES = {"mIoU": "miou", "VC8": "vc8", "VC16": "vc16"}
+"""Heading -> field of ``metrics.Figures`` and of ``tables.Row``."""
+
+OWN = ("workdir", "train.seed", "init.model", "prototypes.checkpoint", "prototypes.folder")
+"""Settings that the study makes itself."""
+WITHOUT_EFFECT = (
+    "data.workers", "data.threads", "data.prefetch", "train.log_every", "train.eval_every", "train.checkpoint_every",
+    "train.keep", "train.devices", "eval.chunk",
+)  # fmt: skip
+"""Settings that change no figure: runs that differ in nothing else are one."""
+
+
+@dataclasses.dataclass(frozen=True)
+class StudyOptions:
+    tables: tyro.conf.Positional[tuple[str, ...]] = ()
+    """table4 .. table11, cffa; without any: table8 table10 table4."""
+    config: str = DEFAULT_CONFIG
+    """Config file; the options below override its fields, and a row's settings those. Its backbone is that of all rows
+    (but Table 11's)."""
+    rows: tuple[str, ...] = ()
+    """Only the rows with these labels, see docs/tables.md."""
+    seeds: tuple[int, ...] = (0,)
+    """Every network is trained for each."""
+    folder: str = "studies"
+    """Where everything goes."""
+    second_steps: int = 0
+    """Iterations of the global blocks; 0: a quarter of the others', as in the paper."""
+    second_rate: float = 0.0
+    """Learning rate of the global blocks; 0: 3.3 times the encoder's, as in the paper."""
+    settings: Settings = Config()
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A network to train with one seed.
+
+    Attributes:
+      name: the folder's, the same for all seeds.
+      config: all of its settings.
+      needs: runs that it starts from or takes prototypes of.
+    """
+
+    name: str
+    config: Config
+    needs: tuple[Run, ...]
+
+    @property
+    def workdir(self) -> Path:
+        return Path(self.config.workdir)
+
+    @property
+    def result(self) -> Path:
+        return self.workdir / "result.json"
+
+    def in_order(self) -> Iterator[Run]:
+        """The runs that it needs, then itself."""
+        for run in self.needs:
+            yield from run.in_order()
+        yield self
+
+
+def second_stage(config: Config, steps: int = 0, rate: float = 0.0) -> Config:
+    """The training of global blocks that follows a first stage with this config; 0: the paper's share of its."""
+    return with_changes(
+        config,
+        [
+            ("train.steps", steps or max(1, round(config.train.steps * SECOND_STAGE_STEPS))),
+            ("optim.rate", rate or config.optim.rate * SECOND_STAGE_RATE),
+            ("optim.head_multiplier", 1.0),
+            ("init.encoder", ""),
+        ],
+    )
+
+
+def plan(network: Network, options: StudyOptions, seed: int) -> Run:
+    """The run of a network, and of those that it needs, with the study's settings.
+
+    Raises:
+      InputError: the settings fit no model.
+    """
+    config = with_changes(options.settings, [("model.name", network.model), ("train.seed", seed), *network.changes])
+    needs = []
+    if network.base:
+        needs.append(plan(network.base, options, seed))
+        config = second_stage(config, options.second_steps, options.second_rate)
+        config = with_changes(config, [("init.model", needs[0].config.workdir)])
+    if network.prototypes:
+        needs.append(plan(network.prototypes, options, seed))
+        config = with_changes(config, [("prototypes.checkpoint", needs[-1].config.workdir)])
+    name = f"{network.model}-{_digest(config, [run.name for run in needs])}"
+    workdir = Path(options.folder) / name / f"seed{seed}"
+    return Run(name, with_changes(config, [("workdir", str(workdir))]), tuple(needs))
+
+
+def _digest(config: Config, needs: Sequence[str]) -> str:
+    """Of all that a network's figures depend on but the seed."""
+    from cffm_jax.training.state import build_model
+
+    model = build_model(config)
+    blocks = [("model.blocks", model.local_blocks), ("model.global_blocks", model.global_blocks)]
+    tree = dataclasses.asdict(with_changes(config, blocks))
+    flat = {"workdir": tree.pop("workdir")}
+    flat |= {f"{section}.{field}": value for section, fields in tree.items() for field, value in fields.items()}
+    left_out = {*OWN, *WITHOUT_EFFECT}
+    if not model.global_blocks:
+        left_out |= {name for name in flat if name.startswith("prototypes.")} | {"eval.prototypes"}
+    if not model.local_blocks:
+        left_out |= {"model.receptive", "model.pooling", "model.references", "model.mining"}
+    kept = {name: value for name, value in flat.items() if name not in left_out}
+    return hashlib.sha256(json.dumps([kept, needs], sort_keys=True).encode()).hexdigest()[:8]
+
+
+def measure(run: Run) -> dict[str, Any]:
+    """A run's result, which is trained and measured unless it is there; the runs that it needs must be done.
+
+    Raises:
+      InputError: the data, the weights or the checkpoints cannot be used.
+    """
+    if run.result.is_file():
+        return json.loads(run.result.read_text())
+    from cffm_jax.training import loop
+
+    began = time.time()
+    scores = loop.train(run.config)
+    rows = {row: _shares(dataclasses.asdict(of.figures())) for row, of in scores.items()}
+    result = {
+        "row": next(iter(rows)),  # The first is the network's own, the others are its parts'.
+        "rows": rows,
+        "minutes": round((time.time() - began) / 60, 2),
+        "config": dataclasses.asdict(run.config),
+    }
+    _write(run.result, result)
+    return result
+
+
+def _shares(figures: Mapping[str, float]) -> dict[str, float | None]:
+    """JSON knows no nan."""
+    return {name: None if math.isnan(value) else value for name, value in figures.items()}
+
+
+def _write(path: Path, value: Any) -> None:
+    """Whole or not at all. InputError if it cannot be written."""
+    partial = path.with_name(path.name + ".partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(json.dumps(value, indent=2) + "\n")
+        partial.replace(path)
+    except OSError as error:
+        raise InputError(path, f"cannot be written ({error.strerror})", "name another --folder") from error
+
+
+def mean_and_spread(values: Sequence[float | None]) -> tuple[float | None, float | None]:
+    """Mean and sample standard deviation; None where a value is missing, or where one alone has no spread."""
+    if not values or None in values:
+        return None, None
+    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """A table's rows and their runs, one for each seed."""
+
+    table: Table
+    runs: tuple[tuple[Row, tuple[Run, ...]], ...]
+
+    def results(self, seeds: int) -> list[dict[str, Any]]:
+        """For each row its published figures (percent) and ours (shares of 1) for the first so many seeds."""
+        tree = []
+        for row, runs in self.runs:
+            found = [json.loads(run.result.read_text()) for run in runs[:seeds]]
+            own = [result["rows"][result["row"]] for result in found]
+            ours = {figure: mean_and_spread([figures[figure] for figures in own]) for figure in own[0]}
+            tree.append(
+                {
+                    "label": row.label,
+                    "method": row.method,
+                    "published": {figure: getattr(row, figure) for figure in FIGURES.values()},
+                    "mean": {figure: mean for figure, (mean, _) in ours.items()},
+                    "spread": {figure: spread for figure, (_, spread) in ours.items()},
+                    "runs": [str(run.workdir) for run in runs[:seeds]],
+                    "figures": own,
+                }
+            )
+        return tree
+
+
+def markdown(study: Study, options: StudyOptions, seeds: int) -> str:
+    """The table: the papers' figures beside ours, mean ± sample standard deviation over the first so many seeds."""
+    settings = options.settings
+    lines = [
+        f"{study.table.title}. Ours: {settings.model.name.partition('_')[2]}, {settings.train.steps} steps, "
+        f"{settings.data.eval_split} of {settings.data.root}, {seeds} seed(s). Papers: VSPW val.",
+        "",
+        "| row | method | " + " | ".join(f"{head} papers | {head} ours" for head in FIGURES) + " |",
+        "|---" * (2 + 2 * len(FIGURES)) + "|",
+    ]
+    for row in study.results(seeds):
+        cells = [row["label"], row["method"]]
+        for figure in FIGURES.values():
+            published, mean, spread = row["published"][figure], row["mean"][figure], row["spread"][figure]
+            cells.append("-" if published is None else f"{published:.1f}")
+            ours = "-" if mean is None else f"{100 * mean:.1f}"
+            cells.append(ours if spread is None else f"{ours} ± {100 * spread:.1f}")
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def chosen_tables(options: StudyOptions) -> list[tuple[Table, tuple[Row, ...]]]:
+    """The tables that are asked for, with the rows that are. InputError for one that there is not."""
+    known = {table.name: table for table in STUDIED}
+    for name in options.tables:
+        if name not in known:
+            raise InputError(name, "is no table that can be studied", f"name some of {', '.join(known)}")
+    tables = [known[name] for name in dict.fromkeys(options.tables)] or DEFAULT_TABLES
+    labels = {row.label for table in tables for row in table.rows}
+    for label in options.rows:
+        if label not in labels:
+            remedy = "name some of " + ", ".join(row.label for table in tables for row in table.rows)
+            raise InputError("--rows", f"{label} is no row of {', '.join(table.name for table in tables)}", remedy)
+    kept = [(table, tuple(r for r in table.rows if not options.rows or r.label in options.rows)) for table in tables]
+    return [(table, rows) for table, rows in kept if rows]
+
+
+def prepare(options: StudyOptions) -> list[Study]:
+    """All that is to be done. InputError for options that do not fit, before anything is written."""
+    if not options.seeds or len(set(options.seeds)) < len(options.seeds):
+        raise InputError("--seeds", f"is {' '.join(map(str, options.seeds)) or 'empty'}", "give different numbers")
+    given = load_config(options.config)
+    for name in OWN:
+        section, _, field = name.partition(".")
+        pair = [getattr(getattr(c, section), field) if field else c.workdir for c in (options.settings, given)]
+        if pair[0] != pair[1]:
+            raise InputError(f"--{name}", "has no use here: a study sets it for each run", "give --folder, --seeds")
+    if options.second_steps < 0 or options.second_rate < 0:
+        raise InputError("--second_steps, --second_rate", "less than 0", "give 0 for the paper's share")
+    family, _, backbone = options.settings.model.name.partition("_")
+    if family in ("cffmp", "cffmpp"):
+        problem = f"{options.settings.model.name} is trained in the second stage"
+        raise InputError("--model.name", problem, "give the config of its first stage: a study derives the second")
+    settings = with_changes(options.settings, [("init.model", ""), ("prototypes.checkpoint", "")])
+    settings = with_changes(settings, [("prototypes.folder", "")])  # Runs of several seeds must not share a file.
+    options = dataclasses.replace(options, settings=settings)
+    studies = []
+    for table, rows in chosen_tables(options):
+        runs = []
+        for row in rows:
+            network = row.network if table.keeps_backbones else (row.one_backbone or row.network).on(backbone)
+            runs.append((row, tuple(plan(network, options, seed) for seed in options.seeds)))
+        studies.append(Study(table, tuple(runs)))
+    return studies
+
+
+def distinct_runs(studies: Sequence[Study], seed: int) -> list[tuple[Run, list[str]]]:
+    """The runs of the seed at that place, in order and each once, with the rows that they are measured for."""
+    found: dict[str, tuple[Run, list[str]]] = {}
+    for study in studies:
+        for row, runs in study.runs:
+            for run in runs[seed].in_order():
+                found.setdefault(run.name, (run, []))
+            found[runs[seed].name][1].append(f"{study.table.name} {row.label}")
+    return list(found.values())
+
+
+def conduct(options: StudyOptions) -> None:
+    """Trains what is missing, seed after seed, and prints and keeps the tables after each seed."""
+    studies = prepare(options)
+    cache_compilations()
+    root = Path(options.settings.data.root)
+    if Path(options.config).resolve() == Path(DEFAULT_CONFIG).resolve() and not root.exists():
+        synthetic.generate(root, synthetic.SyntheticConfig())
+    per_seed = [distinct_runs(studies, i) for i in range(len(options.seeds))]
+    total, done = sum(map(len, per_seed)), 0
+    for i, runs in enumerate(per_seed):
+        for run, rows in runs:
+            done += 1
+            state = "done already" if run.result.is_file() else f"{run.config.train.steps} steps"
+            print(f"run {done} of {total}: {run.workdir} ({', '.join(rows) or 'a base'}), {state}", flush=True)
+            measure(run)
+        for study in studies:
+            tree = {
+                "table": study.table.name,
+                "seeds": options.seeds[: i + 1],
+                "settings": dataclasses.asdict(options.settings),
+                "rows": study.results(i + 1),
+            }
+            _write(Path(options.folder) / f"{study.table.name}.json", tree)
+            print(f"\n{markdown(study, options, i + 1)}\n", flush=True)
+
+
+def main(argv: Sequence[str]) -> None:
+    """Train and measure the rows of the papers' tables on any videos; the same command goes on where it stopped."""
+
+    def default(path: str) -> StudyOptions:
+        path = path or DEFAULT_CONFIG
+        return StudyOptions(config=path, settings=load_config(path))
+
+    options = parse_command(StudyOptions, argv, default, main.__doc__)
+    try:
+        conduct(options)
+    except KeyboardInterrupt:
+        print("stopped: the same command goes on where it was", file=sys.stderr)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

@@ -1,0 +1,146 @@
+"""The papers' tables: every command parses and builds its model, bases fit, and the facts agree with each other."""
+
+import itertools
+import subprocess
+import sys
+
+import pytest
+from runs import ROOT
+
+from cffm_jax import tables
+from cffm_jax.commands import EvalOptions, TrainOptions
+from cffm_jax.settings import load_config, parse_command, run_command
+from cffm_jax.tables import CITYSCAPES, TABLES, TEST_SERVER, VSPW, commands
+from cffm_jax.training.checkpoint import require_same_model
+from cffm_jax.training.state import build_model
+
+ROWS = [(table, row) for table in TABLES for row in table.rows]
+NETWORKS = list(dict.fromkeys(network for _, row in ROWS if row.network for network in row.network.needs()))
+
+
+@pytest.fixture(scope="module")
+def configs():
+    """What each network's training command asks for, as the command itself reads it."""
+
+    def default(path):
+        return TrainOptions(path, load_config(ROOT / path))
+
+    commands = {network: tables.train_command(network) for network in NETWORKS}
+    assert all(command[0] == "train.py" for command in commands.values())
+    return {network: parse_command(TrainOptions, c[1:], default, "").settings for network, c in commands.items()}
+
+
+def test_document_is_what_the_command_prints(capsys):
+    assert run_command(tables.main, []) == 0
+    assert (ROOT / "docs" / "tables.md").read_text() == capsys.readouterr().out
+
+
+def test_document_holds_every_command_once_and_in_order():
+    lines = [line.removeprefix("python ") for line in tables.markdown().splitlines() if line.startswith("python ")]
+    needed = {" ".join(command) for _, row in ROWS for command in commands(row)}
+    assert len(lines) == len(set(lines)) and set(lines) == needed
+    for _, row in ROWS:
+        places = [lines.index(" ".join(command)) for command in commands(row)]
+        assert places == sorted(places)
+
+
+@pytest.mark.parametrize("network", NETWORKS, ids=lambda network: network.run.removeprefix("runs/"))
+def test_training_command_is_the_network(configs, network):
+    config = configs[network]
+    expected = load_config(ROOT / tables.config_file(network))
+    start = ("init.model", network.base.run) if network.base else ("init.encoder", f"mit_{network.backbone}.pth")
+    changes = [("workdir", network.run), ("model.name", network.model), start, *network.changes]
+    if network.prototypes:
+        changes.append(("prototypes.checkpoint", network.prototypes.run))
+    assert config == tables.with_changes(expected, changes)
+    model = build_model(config)
+    assert bool(model.local_blocks) == (network.family in ("cffm", "cffmpp"))
+    assert bool(model.global_blocks) == bool(network.base)
+    if network.base:  # What the second stage demands of the run that it starts from.
+        require_same_model(configs[network.base], config, network.base.run, name=network.base.model)
+        assert network.base.model == {"cffmpp": "cffm", "cffmp": "segformer"}[network.family] + f"_{network.backbone}"
+
+
+def test_evaluation_commands_parse():
+    for command in {command for _, row in ROWS for command in commands(row) if command[0] == "eval.py"}:
+        options = parse_command(EvalOptions, command[1:], lambda _: EvalOptions(), "")
+        assert options.checkpoint in {network.run for network in NETWORKS}
+
+
+def test_commands_come_after_what_they_need():
+    for _, row in ROWS:
+        made = set()
+        for command in commands(row):
+            named = dict(itertools.pairwise(command))
+            for option in ("--init.model", "--prototypes.checkpoint", "--checkpoint"):
+                assert named.get(option) is None or named[option] in made
+            made.add(named.get("--workdir"))
+        evaluated = [command for command in commands(row) if command[0] == "eval.py"]
+        assert evaluated == ([tables.eval_command(row.network)] if row.where == VSPW else [])
+        assert (row.network is None) == (row.where == CITYSCAPES) and bool(commands(row)) == (row.where != CITYSCAPES)
+
+
+def test_a_run_is_one_network(configs):
+    assert len({network.run for network in NETWORKS}) == len(NETWORKS)
+    plain = [tables.with_changes(config, [("workdir", "")]) for config in configs.values()]
+    assert len(set(plain)) == len(plain)
+
+
+def test_one_network_has_the_same_published_figures_in_every_table():
+    found = {}
+    for table, row in ROWS:
+        for figure in ("miou", "vc8", "vc16", "weighted_iou"):
+            value = getattr(row, figure)
+            if value is not None and row.network:
+                assert 0 < value < 100
+                first = found.setdefault((row.network, row.where, figure), value)
+                assert value == first, (table.name, row.label)
+
+
+def test_labels_name_rows():
+    assert [table.name for table in TABLES] == [f"table{n}" for n in range(1, 12)] + ["cffa"]
+    for table in TABLES:
+        labels = [row.label for row in table.rows]
+        assert len(set(labels)) == len(labels) and not any(set(label) & set(" ,|") for label in labels)
+        assert {row.where for row in table.rows} <= {VSPW, TEST_SERVER, CITYSCAPES}
+        assert table.ablation == (table.name not in ("table1", "table2", "table3"))
+
+
+def test_configs_expect_the_figures_of_table_1():
+    for row in tables.TABLE1.rows:
+        if row.network.family == "segformer":
+            continue
+        text = (ROOT / tables.config_file(row.network)).read_text()
+        assert f"mIoU {row.miou}, weighted IoU {row.weighted_iou}, mVC8 {row.vc8}, mVC16 {row.vc16}" in text
+
+
+def test_receptive_fields_are_whole_cells(configs):
+    for row in tables.TABLE6.rows:
+        model = configs[row.network].model
+        assert all(r % p == 0 for r, p in zip(model.receptive, model.pooling, strict=True))
+        assert "-".join(map(str, model.receptive)) == row.label
+    for row in tables.TABLE7.rows:
+        assert "-".join(map(str, configs[row.network].model.pooling)) == row.label
+    for row in tables.TABLE5.rows[1:]:
+        assert "-".join(map(str, configs[row.network].data.offsets)) == row.label
+
+
+def test_blocks_are_those_of_the_rows(configs):
+    for row in tables.TABLE4.rows:
+        wanted = 0 if row.label.endswith("segformer") else int(row.label[-1])
+        assert build_model(configs[row.network]).local_blocks == wanted
+
+
+def test_with_another_backbone():
+    network = next(row.network for row in tables.TABLE11.rows if row.label == "b5").on("b2")
+    assert (network.model, network.base.model, network.prototypes.model) == ("cffmpp_b2", "cffm_b2", "cffm_b5")
+    assert tables.TABLE8.rows[4].network.on("b0").needs()[0].model == "cffm_b0"
+
+
+def test_needs_no_jax():
+    program = "import cffm_jax.tables, cffm_jax.data.consistency, sys; sys.exit('jax' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], cwd=ROOT).returncode == 0
+
+
+def test_options_at_fault(refused):
+    refused(tables.main, ["--format", "html"], "--format", "is no option")
