@@ -5,9 +5,10 @@
     python benchmarks/model.py --train --train-model cffm_b1 --dtypes bfloat16  # the training step
 
 Programs: ``encode`` (normalised frames -> features), ``mine`` (mining blocks and clip classifier, reference features
-given), ``frame_logits`` (SegFormer's logits), ``whole`` (u8 frames -> u8 masks of the original size, reference features
-given: the papers' FPS), ``evaluation`` (a chunk of ``inference.offline``: both masks of every frame and the cache of
-features). Inputs are on the device beforehand; a time is the median over calls that each wait for the result.
+given), ``mine_global`` (CFFM++: global blocks and their classifier, prototypes given), ``frame_logits`` (SegFormer's
+logits), ``whole`` (u8 frames -> u8 masks of the original size, reference features and prototypes given: the papers'
+FPS), ``evaluation`` (a chunk of ``inference.offline``: all masks of every frame and the cache of features). Inputs are
+on the device beforehand; a time is the median over calls that each wait for the result.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import shlex
 import statistics
 import sys
 import time
+import types
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -36,7 +38,7 @@ from cffm_jax.errors import InputError
 from cffm_jax.frames import normalise
 from cffm_jax.inference.masks import segmentation_masks
 from cffm_jax.inference.offline import VideoSegmenter
-from cffm_jax.models.cffm import CFFM, INPUT_MULTIPLE
+from cffm_jax.models.cffm import CFFM, GLOBAL_WEIGHT, INPUT_MULTIPLE
 from cffm_jax.optim import make_optimizer
 from cffm_jax.settings import parse_command, run_command
 from cffm_jax.training.state import batch_sharded, build_model, init_state, init_variables, make_mesh, replicated
@@ -48,6 +50,7 @@ PUBLISHED = {
     "segformer_b0": (14.6, 73.4), "segformer_b1": (33.0, 58.7),
     "segformer_b2": (57.2, 39.2), "segformer_b5": (187.0, 17.2),
     "cffm_b0": (25.6, 43.1), "cffm_b1": (55.4, 29.8), "cffm_b2": (79.6, 23.8), "cffm_b5": (232.2, 11.3),
+    "cffmpp_b0": (34.3, 40.4), "cffmpp_b1": (64.2, 27.6), "cffmpp_b2": (96.9, 21.5), "cffmpp_b5": (249.5, 10.4),
 }  # fmt: skip
 MIB = 2**20
 
@@ -55,7 +58,7 @@ MIB = 2**20
 @dataclasses.dataclass(frozen=True)
 class Options:
     models: tuple[str, ...] = ("cffm_b0", "cffm_b1", "cffm_b2", "cffm_b5")
-    """Public names; segformer_b0 .. b5 as well."""
+    """Public names; segformer_b0 .. b5 and cffmpp_b0 .. b5 as well."""
     dtypes: tuple[Literal["float32", "bfloat16"], ...] = ("float32", "bfloat16")
     """Compute types."""
     height: int = 480
@@ -75,7 +78,7 @@ class Options:
     crop: tuple[int, int] = (480, 480)
     """Height and width of a training clip, multiples of 32."""
     train_batch: int = 2
-    """Clips in a training step (4 frames each)."""
+    """Clips in a training step (4 frames each; for CFFM++ target frames alone)."""
     json: str = ""
     """Write everything to this file too."""
 
@@ -168,14 +171,25 @@ def inference_programs(model: CFFM, variables: dict[str, Any], config: Config, o
     target = jax.random.normal(key, features, model.dtype)
     references = jax.random.normal(key, (n, len(model.sources), *features[1:]), model.dtype)
 
-    def whole(variables: dict[str, Any], pixels: jax.Array, references: jax.Array | None) -> jax.Array:
+    count = config.prototypes.count
+    prototypes = jax.random.normal(key, (n, count, model.width)) if model.global_blocks else None
+
+    def whole(
+        variables: dict[str, Any], pixels: jax.Array, references: jax.Array | None, prototypes: jax.Array | None
+    ) -> jax.Array:
         bound = model.bind(variables)
         encoded = bound.encode(normalise(pixels))
         if references is None:
             logits = bound.classify_frames(encoded.fine)
         else:
             logits = bound.classify_clip(encoded.coarse, bound.mine_local(encoded.coarse, references))
+        if prototypes is not None:
+            logits += GLOBAL_WEIGHT * bound.classify_global(bound.mine_global(encoded.coarse, prototypes))
         return segmentation_masks(logits, size, options.output)
+
+    def mine_global(variables: dict[str, Any], target: jax.Array, prototypes: jax.Array) -> jax.Array:
+        bound = model.bind(variables)
+        return bound.classify_global(bound.mine_global(target, prototypes))
 
     def mine(variables: dict[str, Any], target: jax.Array, references: jax.Array) -> jax.Array:
         bound = model.bind(variables)
@@ -184,15 +198,18 @@ def inference_programs(model: CFFM, variables: dict[str, Any], config: Config, o
     yield jitted("encode", functools.partial(model.apply, method="encode"), n, variables, frames)
     if model.local_blocks:
         yield jitted("mine", mine, n, variables, target, references)
+    if model.global_blocks:
+        yield jitted("mine_global", mine_global, n, variables, target, prototypes)
     yield jitted("frame_logits", functools.partial(model.apply, method="frame_logits"), n, variables, frames)
-    yield jitted("whole", whole, n, variables, pixels, references if model.local_blocks else None)
+    yield jitted("whole", whole, n, variables, pixels, references if model.local_blocks else None, prototypes)
     if evaluation_size(*options.output, config.data.scale) == size:
-        segmenter = VideoSegmenter(model, config)
-        memory = jnp.zeros((segmenter.memory, *features[1:]), model.dtype)
+        given = prototypes if prototypes is None else prototypes[0]
+        segmenter = VideoSegmenter(model, config, types.SimpleNamespace(of=lambda video: given))
         positions = jnp.tile(jnp.arange(len(config.data.offsets), dtype=jnp.int32), (n, 1))
-        arguments = (variables, memory, pixels, positions, jnp.ones((n,), jnp.bool_))
+        state = segmenter.start(*size)
+        arguments = (variables, state, pixels, jnp.arange(n), positions, jnp.ones((n,), jnp.bool_), given)
         lower = functools.partial(segmenter.lower, variables, options.output)
-        # The chunk before gives the memory of the next one; the old memory is donated.
+        # The chunk before gives the state of the next one; the old state is donated.
         yield Program("evaluation", n, lower, arguments, lambda old, result: (old[0], result[0], *old[2:]))
 
 
@@ -201,13 +218,17 @@ def training_program(model: CFFM, config: Config, options: Options) -> Program:
     optimizer = make_optimizer(config.optim, config.train.steps)
     step = make_train_step(model, optimizer, mesh, frame_loss_weight=config.train.frame_loss_weight)
     state = init_state(model, init_variables(model, jax.random.key(0)), optimizer, mesh)
-    shape = (options.train_batch, len(config.data.offsets) + 1, *options.crop)
+    frames = 1 if model.global_blocks else len(config.data.offsets) + 1
+    shape = (options.train_batch, frames, *options.crop)
     key = jax.random.key(1)
     batch = {
         "frames": jax.random.randint(key, (*shape, 3), 0, 256, jnp.uint8),
         "labels": jax.random.randint(key, shape, 0, config.model.num_classes, jnp.uint8),
         "size": jnp.tile(jnp.array(options.crop, jnp.int32), (options.train_batch, 1)),
     }
+    if model.global_blocks:
+        count = config.prototypes.count
+        batch["prototypes"] = jax.random.normal(key, (options.train_batch, count, model.width))
     arguments = (state, jax.device_put(batch, batch_sharded(mesh)), jax.device_put(key, replicated(mesh)))
     lower = functools.partial(step.lower, *arguments)
     return Program("training step", options.train_batch, lower, arguments, lambda old, result: (result[0], *old[1:]))

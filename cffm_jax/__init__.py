@@ -1,4 +1,4 @@
-"""Video semantic segmentation with temporal contexts (CFFM, CVPR 2022) in JAX.
+"""Video semantic segmentation with local and global temporal contexts (CFFM, CVPR 2022; CFFM++, TPAMI 2024) in JAX.
 
 The names below are imported when they are first used: loader processes and the scoring of PNGs do without JAX.
 """
@@ -10,15 +10,17 @@ if TYPE_CHECKING:
     from cffm_jax.conversion.state_dicts import convert_state_dict, export_state_dict
     from cffm_jax.losses import clip_loss
     from cffm_jax.models.cffm import create_model
+    from cffm_jax.models.prototypes import kmeans
 
 _HOMES = {
     "clip_loss": "cffm_jax.losses",
     "convert_state_dict": "cffm_jax.conversion.state_dicts",
     "create_model": "cffm_jax.models.cffm",
     "export_state_dict": "cffm_jax.conversion.state_dicts",
+    "kmeans": "cffm_jax.models.prototypes",
 }
 
-__all__ = ["clip_loss", "convert_state_dict", "create_model", "export_state_dict"]
+__all__ = ["clip_loss", "convert_state_dict", "create_model", "export_state_dict", "kmeans"]
 
 
 def __getattr__(name: str) -> Any:

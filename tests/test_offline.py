@@ -17,7 +17,7 @@ from cffm_jax.data.pipeline import load_evaluation_frame
 from cffm_jax.errors import InputError
 from cffm_jax.frames import normalise
 from cffm_jax.inference.evaluate import evaluate
-from cffm_jax.inference.offline import FRAME_ROW, VideoSegmenter
+from cffm_jax.inference.offline import FRAME_ROW, VideoSegmenter, row_names
 from cffm_jax.metrics import Confusion
 from cffm_jax.resize import resize_bilinear
 
@@ -134,6 +134,21 @@ def test_scores_count_every_frame_once(setting, chunks):
             expected = expected.update(chunk.labels, chunk.masks[row])
         np.testing.assert_array_equal(rows[row].confusion().counts, expected.counts)
         assert [(v.name, v.frames) for v in rows[row].videos] == [("long", 14), ("short", 2)]
+
+
+@pytest.mark.parametrize(
+    ("name", "mode", "rows"),
+    [
+        ("segformer_b0", "both", []),
+        ("cffm_b0", "causal", ["CFFM"]),
+        ("cffmp_b0", "video", ["CFFM+"]),
+        ("cffmp_b0", "causal", ["CFFM+, causal"]),
+        ("cffmpp_b0", "video", ["CFFM++", "CFFM"]),
+        ("cffmpp_b0", "both", ["CFFM++", "CFFM++, causal", "CFFM"]),
+    ],
+)
+def test_rows_are_the_models_own_first(name, mode, rows):
+    assert row_names(create_model(name, CLASSES), mode) == (*rows, FRAME_ROW)
 
 
 def test_segformer_has_its_per_frame_logits_alone(setting):

@@ -1,8 +1,10 @@
 """CFFM++ from end to end: prototypes, training of the global blocks on top of a CFFM, evaluation; and its bad input."""
 
 import dataclasses
+import functools
 import json
 import shutil
+import types
 import zipfile
 from pathlib import Path
 
@@ -19,6 +21,8 @@ from cffm_jax.data import layouts, pipeline
 from cffm_jax.errors import InputError
 from cffm_jax.frames import normalise
 from cffm_jax.inference import prototypes
+from cffm_jax.inference.masks import segmentation_masks
+from cffm_jax.inference.offline import VideoSegmenter
 from cffm_jax.models.prototypes import cluster, kmeans
 from cffm_jax.settings import load_config, run_command
 from cffm_jax.training import setup
@@ -215,6 +219,19 @@ def test_prototypes_are_stored_and_not_computed_again(second, network, data, mon
     assert computed == [videos[0].name] * 2
 
 
+def test_prototypes_of_another_network(network, trained, data, second, tmp_path):
+    """Of the CFFM that this one started from they are its own; of a SegFormer's random weights they are not."""
+    model, variables, config, _ = network
+    video = layouts.read_split(str(data), "val")[0]
+    own = prototypes.Prototyper(model, variables, config).of(video)
+    plan = dataclasses.replace(config.prototypes, checkpoint=str(trained[0]), folder=str(tmp_path))
+    config = dataclasses.replace(config, prototypes=plan)
+    other = jax.tree.map(lambda x: 0.5 * x, variables)
+    source = prototypes.prototype_source(config, model, other, "val")
+    np.testing.assert_array_equal(source.of(video), own)
+    assert np.abs(prototypes.Prototyper(model, other, config).of(video) - own).max() > 0.01
+
+
 def test_training_goes_on_after_half_of_the_prototypes(trained, data, tmp_path, monkeypatch):
     compute, done = prototypes.Prototyper._compute, []
 
@@ -242,6 +259,67 @@ def test_training_goes_on_after_half_of_the_prototypes(trained, data, tmp_path, 
 def test_rows_of_both_kinds_of_prototypes(both):
     assert list(both) == ["CFFM++", "CFFM++, causal", "CFFM", "per-frame (SegFormer)"]
     assert all(row["frames"] == 2 * FRAMES for row in both.values())
+
+
+@pytest.fixture(scope="module")
+def segmented(network, data):
+    """``segmented(chunk, mode, length)`` -> masks u8[T, H0, W0] of the first validation video by row."""
+    model, variables, config, _ = network
+    video = layouts.read_split(str(data), "val")[0]
+
+    @functools.cache
+    def run(chunk: int, mode: str, length: int = FRAMES):
+        plan = dataclasses.replace(config.eval, chunk=chunk, prototypes=mode)
+        source = types.SimpleNamespace(of=lambda _: some_prototypes())
+        segmenter = VideoSegmenter(model, dataclasses.replace(config, eval=plan), source)
+        short = dataclasses.replace(video, frames=video.frames[:length], masks=video.masks[:length])
+        chunks = list(segmenter.segment(variables, [short]))
+        return {row: np.concatenate([chunk.masks[row] for chunk in chunks]) for row in segmenter.rows}
+
+    return run
+
+
+def some_prototypes() -> np.ndarray:
+    return np.random.default_rng(1).standard_normal((P, 256)).astype(np.float32)
+
+
+def test_masks_equal_the_clip_by_clip_definition(network, data, segmented):
+    model, variables, config, _ = network
+    found = segmented(8, "both")
+    video = layouts.read_split(str(data), "val")[0]
+    frames = np.stack([pipeline.load_evaluation_frame(path, config.data.scale)[0] for path in video.frames])
+    clip = jax.jit(lambda v, x, p: model.apply(v, normalise(x)[None], prototypes=p[None]))
+    for t in (9, 17):
+        logits = clip(variables, frames[[t - 9, t - 6, t - 3, t]], some_prototypes())
+        expected = np.asarray(segmentation_masks(logits, frames.shape[1:3], found["CFFM++"].shape[1:]))[0]
+        assert (found["CFFM++"][t] == expected).mean() > 0.999
+    assert (found["CFFM++"] != found["CFFM"]).any() and (found["CFFM++"] != found["CFFM++, causal"]).any()
+
+
+def test_without_references_the_frames_own_logits_are_the_local_ones(network, data, segmented):
+    model, variables, config, _ = network
+    video = layouts.read_split(str(data), "val")[0]
+    frame = pipeline.load_evaluation_frame(video.frames[0], config.data.scale)[0][None]
+
+    def logits(model, frame, p):
+        features = model.encode(normalise(frame))
+        return model.classify_frames(features.fine) + 0.5 * model.classify_global(model.mine_global(features.coarse, p))
+
+    expected = jax.jit(lambda v, x, p: model.apply(v, x, p, method=logits))(variables, frame, some_prototypes()[None])
+    expected = np.asarray(segmentation_masks(expected, frame.shape[1:3], segmented(8, "both")["CFFM++"].shape[1:]))[0]
+    assert (segmented(8, "both")["CFFM++"][0] == expected).mean() > 0.999
+
+
+def test_causal_masks_know_nothing_of_later_frames(segmented):
+    whole, part = segmented(8, "causal"), segmented(8, "causal", 11)
+    assert list(whole) == ["CFFM++, causal", "CFFM", "per-frame (SegFormer)"]
+    for row in whole:
+        np.testing.assert_array_equal(whole[row][:11], part[row])
+
+
+def test_the_chunk_changes_nothing(segmented):
+    for row, masks in segmented(8, "both").items():
+        assert (masks != segmented(5, "both")[row]).mean() < 2e-3, row
 
 
 def test_the_base_scores_as_before(both, trained, tmp_path):

@@ -110,7 +110,7 @@ class VideoSegmenter:
         prototypes = jax.ShapeDtypeStruct((self.config.prototypes.count, self._model.width), jnp.float32)
         return self._segment.lower(
             variables,
-            self._start(h, w),
+            self.start(h, w),
             jax.ShapeDtypeStruct((self.chunk, h, w, 3), jnp.uint8),
             jax.ShapeDtypeStruct((self.chunk,), jnp.int32),
             jax.ShapeDtypeStruct((self.chunk, references), jnp.int32),
@@ -119,7 +119,8 @@ class VideoSegmenter:
             output_size=size,
         )
 
-    def _start(self, height: int, width: int) -> _State:
+    def start(self, height: int, width: int) -> _State:
+        """What the first chunk of a video is given, for model inputs of that size."""
         h, w, c = height // 8, width // 8, self._model.width
         count = self.config.prototypes.count
         running = None
@@ -144,7 +145,7 @@ class VideoSegmenter:
                 if start == 0:
                     self._require_tokens(video, h, w)
                     # Placed like the weights: what comes back is, and another placing would compile again.
-                    state = jax.device_put(self._start(h, w), _placing(variables))
+                    state = jax.device_put(self.start(h, w), _placing(variables))
                     prototypes = self._prototypes.of(video) if self._prototypes else None
                     size = loaded.size
                 elif loaded.size != size:

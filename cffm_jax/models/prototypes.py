@@ -99,7 +99,7 @@ def cluster(
     if given is not None and given.shape != (k, tokens.shape[1]):
         raise ValueError(f"start must have the shape {(k, tokens.shape[1])}, got {given.shape}")
     rule = start if given is None else ""
-    return _cluster(key, tokens, valid, given, k=k, max_iterations=max_iterations, rule=rule, chunk=_chunk(chunk))
+    return _cluster(key, tokens, valid, given, max_iterations, k=k, rule=rule, chunk=_chunk(chunk))
 
 
 def start_running(
@@ -247,15 +247,15 @@ def _start_anew(tokens: _Tokens, distances: jax.Array, lost: jax.Array, centres:
     return jax.lax.cond(jnp.any(lost), place, lambda centres: centres, centres)
 
 
-@functools.partial(jax.jit, static_argnames=("k", "max_iterations", "rule", "chunk"))
+@functools.partial(jax.jit, static_argnames=("k", "rule", "chunk"))
 def _cluster(
     key: jax.Array | None,
     rows: jax.Array,
     valid: jax.Array | None,
     centres: jax.Array | None,
+    max_iterations: int | jax.Array,
     *,
     k: int,
-    max_iterations: int,
     rule: str,
     chunk: int,
 ) -> Clusters:
