@@ -2,6 +2,7 @@
 PYTHON3 ?= python3
 VENV ?= .venv
 UV ?= uv
+JOBS ?= 2
 PYTEST_ARGS ?=
 DEMO_ARGS ?=
 
@@ -21,8 +22,8 @@ install: $(VENV)/.base  ## Virtual environment in VENV (.venv) with the locked d
 install-cuda12: $(VENV)/.cuda12  ## The same, with JAX for NVIDIA GPUs (CUDA 12)
 install-cuda13: $(VENV)/.cuda13  ## The same, with JAX for NVIDIA GPUs (CUDA 13)
 
-test: $(VENV)/.test  ## Whole suite, but for the reference tests (PYTEST_ARGS="-k metrics")
-	@$(PYTHON) -m pytest $(PYTEST_ARGS)
+test: $(VENV)/.test  ## Whole suite, but for the reference tests (PYTEST_ARGS="-k metrics"), in JOBS processes
+	@$(PYTHON) -m pytest -n $(JOBS) --dist loadfile $(PYTEST_ARGS)
 
 test-reference: $(VENV)/.reference  ## Tests against torch and transformers
 	@$(PYTHON) -m pytest -m reference $(PYTEST_ARGS)
