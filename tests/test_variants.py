@@ -13,7 +13,7 @@ from cffm_jax import tables
 from cffm_jax.config import Config, DataConfig, ModelConfig
 from cffm_jax.conversion.state_dicts import variable_shapes
 from cffm_jax.models import cffa, mit
-from cffm_jax.training.state import build_model, init_state, make_mesh
+from cffm_jax.training.state import batch_sharded, build_model, init_state, make_mesh
 from cffm_jax.training.step import make_train_step
 
 K, SIDE = 5, 64
@@ -93,6 +93,26 @@ def test_one_training_step(name, monkeypatch):
 
 def moved_or_not(params: dict) -> list[str]:
     return [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+
+
+def test_the_second_stage_on_eight_devices_is_that_on_one(monkeypatch):
+    monkeypatch.setitem(mit.SIZES, "b0", dataclasses.replace(mit.SIZES["b0"], depths=(1, 1, 1, 1)))
+    config = VARIANTS["cffmpp"]
+    model = build_model(dataclasses.replace(config, model=dataclasses.replace(config.model, dropout=0.0)))
+    variables, rng = weights(model), np.random.default_rng(6)
+    clips = [batch_of(config, rng) for _ in range(8)]
+    batch = {name: np.concatenate([clip[name] for clip in clips]) for name in clips[0]}
+    results = []
+    for devices in (1, 8):
+        mesh, optimizer = make_mesh(devices), optax.sgd(0.1)
+        state = init_state(model, variables, optimizer, mesh)
+        step = make_train_step(model, optimizer, mesh, frame_loss_weight=0.5)
+        sent = jax.device_put(batch, batch_sharded(mesh))
+        compiled = step.lower(state, sent, jax.random.key(0)).compile({"xla_backend_optimization_level": 0})
+        results.append(jax.device_get(compiled(state, sent, jax.random.key(0))))
+    (one, of_one), (eight, of_eight) = results
+    assert of_eight["loss"] == pytest.approx(of_one["loss"], abs=1e-5)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-5), one.params, eight.params)
 
 
 @pytest.mark.parametrize("name", VARIANTS)
