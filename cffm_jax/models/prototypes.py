@@ -16,6 +16,8 @@ SAMPLE = 4096
 """Tokens that k-means++ draws from (32 k, if that is more)."""
 MEMORY = 10.0
 """Frames that the past weighs in a running clustering: as many as the paper clusters of a video."""
+CHUNK = 65536
+"""Tokens of a block. Ten frames of 480x864 are one: the product of the whole is faster than those of its parts."""
 EXACT = jax.lax.Precision.HIGHEST
 
 
@@ -84,7 +86,7 @@ def cluster(
         fewer than k valid tokens some centres coincide and have no tokens.
       start: "k-means++": greedy (Arthur and Vassilvitskii 2007), 6 + 3 ln k trials a centre, on a sample that is spread
         evenly over the valid tokens; "random": k different tokens, as in the release; or the centres, [k, C].
-      chunk: tokens whose distances are held at once; None: 4096 on CPUs, where they stay in the cache, else 65536.
+      chunk: tokens whose distances are held at once; None: 65536.
 
     Raises:
       ValueError: N < k, shapes that do not fit, or an unknown start.
@@ -131,7 +133,7 @@ def update_running(
       memory: in frames; inf never forgets, 0 forgets everything but where to look for the new clusters.
       valid: bool[N], as in ``cluster``.
     """
-    new = _tokens(tokens, valid)
+    new = _tokens(tokens, valid, _chunk(None))
     old = state.centres - new.mean
     step = _assign(new, old, _chunk(None))
     kept = state.counts / (1 + 1 / jnp.float32(memory))
@@ -146,13 +148,24 @@ def update_running(
 
 
 class _Tokens(NamedTuple):
-    """Tokens [N, C] as they came; bool[N] valid; the mean f32[C] of the valid ones, which is taken off before every
-    product, as its norm would cost digits; f32[N] squared norms without it."""
+    """Tokens [N, C]; bool[N] valid; the mean f32[C] of the valid ones, which is taken off before every product, as its
+    norm would cost digits; f32[N] squared norms without it. A single block has it taken off once and for all."""
 
     rows: jax.Array
     valid: jax.Array
     mean: jax.Array
     norms: jax.Array
+    centred: bool
+
+    def block(self, begin: jax.Array, size: int) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """f32[n, C] rows without the mean, and their bool[n] valid and f32[n] norms."""
+        cut = functools.partial(jax.lax.dynamic_slice_in_dim, start_index=begin, slice_size=size)
+        rows, valid, norms = (x if size == len(x) else cut(x) for x in (self.rows, self.valid, self.norms))
+        return rows if self.centred else _centred(rows, valid, self.mean), valid, norms
+
+    def take(self, index: jax.Array) -> jax.Array:
+        """f32[..., C]: some rows without the mean."""
+        return self.rows[index].astype(jnp.float32) - (0.0 if self.centred else self.mean)
 
 
 class _Step(NamedTuple):
@@ -166,13 +179,15 @@ class _Step(NamedTuple):
 
 
 def _chunk(chunk: int | None) -> int:
-    return chunk or (4096 if jax.default_backend() == "cpu" else 65536)
+    return chunk or CHUNK
 
 
-def _tokens(rows: jax.Array, valid: jax.Array | None) -> _Tokens:
+def _tokens(rows: jax.Array, valid: jax.Array | None, chunk: int) -> _Tokens:
     valid = jnp.ones(len(rows), bool) if valid is None else valid
     mean = jnp.sum(_centred(rows, valid, jnp.zeros(rows.shape[1])), 0) / jnp.maximum(jnp.sum(valid), 1)
-    return _Tokens(rows, valid, mean, jnp.sum(jnp.square(_centred(rows, valid, mean)), 1))
+    centred = _centred(rows, valid, mean)
+    norms, single = jnp.sum(jnp.square(centred), 1), len(rows) <= chunk
+    return _Tokens(centred if single else rows, valid, mean, norms, single)
 
 
 def _centred(rows: jax.Array, valid: jax.Array, mean: jax.Array) -> jax.Array:
@@ -216,10 +231,7 @@ def _assign(tokens: _Tokens, centres: jax.Array, chunk: int) -> _Step:
 
     def add(totals, first):
         begin = jnp.minimum(first, size - n)  # The last block repeats tokens of the one before: padding would copy all.
-        rows, valid, norms = (
-            jax.lax.dynamic_slice_in_dim(x, begin, n) for x in (tokens.rows, tokens.valid, tokens.norms)
-        )
-        x = _centred(rows, valid, tokens.mean)
+        x, valid, norms = tokens.block(begin, n)
         scores = _products(-2 * centres, x)
         least, nearest = jax.lax.platform_dependent(scores, offsets, cpu=_least_by_loop, default=_least)
         target = jnp.where(valid & (begin + jnp.arange(n) >= first), nearest, k)
@@ -230,7 +242,11 @@ def _assign(tokens: _Tokens, centres: jax.Array, chunk: int) -> _Step:
         result = jnp.where(valid, nearest, -1), jnp.where(valid, jnp.maximum(least + norms, 0.0), -1.0)
         return (totals[0] + sums, totals[1] + counts), result
 
-    totals, results = jax.lax.scan(add, (jnp.zeros_like(centres), jnp.zeros(k)), n * jnp.arange(m))
+    nothing = jnp.zeros_like(centres), jnp.zeros(k)
+    if m == 1:  # Not a loop of one: on CPUs what is in a loop is not spread over the cores.
+        totals, results = add(nothing, 0)
+        return _Step(*results, *totals)
+    totals, results = jax.lax.scan(add, nothing, n * jnp.arange(m))
     assignment, distances = (jnp.append(x[:-1], x[-1, m * n - size :]) for x in results)
     return _Step(assignment, distances, *totals)
 
@@ -242,7 +258,7 @@ def _start_anew(tokens: _Tokens, distances: jax.Array, lost: jax.Array, centres:
         far, index = jax.lax.top_k(distances, min(len(centres), distances.size))
         rank = jnp.cumsum(lost) - 1
         found = lost & (rank < len(far)) & (far[rank] >= 0)
-        return jnp.where(found[:, None], tokens.rows[index[rank]].astype(jnp.float32) - tokens.mean, centres)
+        return jnp.where(found[:, None], tokens.take(index[rank]), centres)
 
     return jax.lax.cond(jnp.any(lost), place, lambda centres: centres, centres)
 
@@ -261,7 +277,7 @@ def _cluster(
 ) -> Clusters:
     if centres is None:
         centres = _START[rule](key, rows, valid, k)
-    tokens = _tokens(rows, valid)
+    tokens = _tokens(rows, valid, chunk)
     centres = centres - tokens.mean
     # As if each start centre had one token, itself: the first move leaves it, and a pass is compiled once, not twice.
     step = _Step(jnp.full(len(rows), -2), jnp.full(len(rows), -1.0), centres, jnp.ones(k))
