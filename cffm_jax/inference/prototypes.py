@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from cffm_jax.config import Config
+from cffm_jax.config import Config, PrototypeConfig
 from cffm_jax.conversion.files import read_array
 from cffm_jax.conversion.state_dicts import variable_shapes
 from cffm_jax.data import clips, layouts, pipeline
@@ -102,7 +102,6 @@ class Prototyper:
         self.config = config
         self._model, self._store = model, store
         self._variables = {c: {k: v for k, v in tree.items() if k in _ENCODING} for c, tree in variables.items()}
-        self._cluster = jax.jit(functools.partial(_cluster, model, config))
         self._key = self._digest()
 
     def _digest(self) -> str:
@@ -143,18 +142,19 @@ class Prototyper:
             raise InputError(video.frames[0], problem, "give fewer with --prototypes.count, or a longer video")
         valid = np.arange(plan.frames) < len(frames)
         frames = np.stack(frames + frames[-1:] * (plan.frames - len(frames)))
-        centres, inertia = jax.device_get(self._cluster(self._variables, frames, valid))
+        centres, inertia = jax.device_get(_cluster(self._model, self.config.prototypes, self._variables, frames, valid))
         if not np.isfinite(inertia):
             raise InputError(video.frames[0], "its features are not finite", "check the weights: they may be damaged")
         return centres
 
 
+# Not a function of each Prototyper: training has two, for both splits, and one compiled program.
+@functools.partial(jax.jit, static_argnums=(0, 1))
 def _cluster(
-    model: CFFM, config: Config, variables: dict[str, Any], frames: jax.Array, valid: jax.Array
+    model: CFFM, plan: PrototypeConfig, variables: dict[str, Any], frames: jax.Array, valid: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """frames u8[f, H, W, 3], valid bool[f] -> centres f32[P, C] and inertia f32[]; some frames at a time, so that
     memory does not grow with f."""
-    plan = config.prototypes
 
     def encode(frame: jax.Array) -> jax.Array:
         return model.apply(variables, normalise(frame[None]), method="encode").coarse[0]

@@ -101,7 +101,7 @@ def cluster(
     if given is not None and given.shape != (k, tokens.shape[1]):
         raise ValueError(f"start must have the shape {(k, tokens.shape[1])}, got {given.shape}")
     rule = start if given is None else ""
-    return _cluster(key, tokens, valid, given, max_iterations, k=k, rule=rule, chunk=_chunk(chunk))
+    return _cluster(key, tokens, valid, given, max_iterations, k=k, rule=rule, chunk=chunk or CHUNK)
 
 
 def start_running(
@@ -133,9 +133,9 @@ def update_running(
       memory: in frames; inf never forgets, 0 forgets everything but where to look for the new clusters.
       valid: bool[N], as in ``cluster``.
     """
-    new = _tokens(tokens, valid, _chunk(None))
+    new = _tokens(tokens, valid, CHUNK)
     old = state.centres - new.mean
-    step = _assign(new, old, _chunk(None))
+    step = _assign(new, old, CHUNK)
     kept = state.counts / (1 + 1 / jnp.float32(memory))
     counts = kept + step.counts
     means = (kept[:, None] * old + step.sums) / jnp.maximum(counts, 1)[:, None]
@@ -160,7 +160,7 @@ class _Tokens(NamedTuple):
     def block(self, begin: jax.Array, size: int) -> tuple[jax.Array, jax.Array, jax.Array]:
         """f32[n, C] rows without the mean, and their bool[n] valid and f32[n] norms."""
         cut = functools.partial(jax.lax.dynamic_slice_in_dim, start_index=begin, slice_size=size)
-        rows, valid, norms = (x if size == len(x) else cut(x) for x in (self.rows, self.valid, self.norms))
+        rows, valid, norms = (cut(x) for x in (self.rows, self.valid, self.norms))
         return rows if self.centred else _centred(rows, valid, self.mean), valid, norms
 
     def take(self, index: jax.Array) -> jax.Array:
@@ -176,10 +176,6 @@ class _Step(NamedTuple):
     distances: jax.Array
     sums: jax.Array
     counts: jax.Array
-
-
-def _chunk(chunk: int | None) -> int:
-    return chunk or CHUNK
 
 
 def _tokens(rows: jax.Array, valid: jax.Array | None, chunk: int) -> _Tokens:
@@ -243,9 +239,6 @@ def _assign(tokens: _Tokens, centres: jax.Array, chunk: int) -> _Step:
         return (totals[0] + sums, totals[1] + counts), result
 
     nothing = jnp.zeros_like(centres), jnp.zeros(k)
-    if m == 1:  # Not a loop of one: on CPUs what is in a loop is not spread over the cores.
-        totals, results = add(nothing, 0)
-        return _Step(*results, *totals)
     totals, results = jax.lax.scan(add, nothing, n * jnp.arange(m))
     assignment, distances = (jnp.append(x[:-1], x[-1, m * n - size :]) for x in results)
     return _Step(assignment, distances, *totals)
