@@ -16,7 +16,8 @@ IGNORED_LABEL = 255
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
     name: str = "cffm_b1"
-    """segformer_b0 .. b5, cffm_b0 .. b5, cffmpp_b0 .. b5 (CFFM++), cffmp_b0 .. b5 (global contexts alone, CFFM+)."""
+    """segformer_b0 .. b5, cffm_b0 .. b5, cffmpp_b0 .. b5 (CFFM++), cffmp_b0 .. b5 (global contexts alone, CFFM+); in
+    place of MiT b0 .. b5 also pvtv2_b0 .. b5 and convnext_tiny, _small, _base."""
     num_classes: int = 124
     """Number of classes K; labels are 0..K-1."""
     blocks: int = 0
@@ -31,6 +32,12 @@ class ModelConfig:
     """What a target is mined with: past frames, or itself in their place (static contexts alone)."""
     mining: Literal["attention", "positions"] = "attention"
     """How context tokens are weighed: by attention, or by a learned weight of their position (CFFA without CFM)."""
+    norm_epsilons: tuple[float, ...] = ()
+    """Epsilons of the encoder's layer norms: those of its embeddings and reductions, those of its blocks and stages;
+    without any the backbone's own. Weights from elsewhere may need theirs."""
+    projection: Literal["linear", "normalised"] = "linear"
+    """How the decoder projects the encoder's stages: dense with bias (SegFormer), or without and with BatchNorm and
+    ReLU (MMSegmentation)."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Compute type. Parameters, norms, softmax, logits and the loss stay in float32."""
     dropout: float = 0.1
@@ -90,7 +97,7 @@ class OptimConfig:
     betas: tuple[float, float] = (0.9, 0.999)
     """AdamW moment decay rates."""
     weight_decay: float = 0.01
-    """Decoupled weight decay; the encoder's norms have none."""
+    """Decoupled weight decay; the encoder's norms and layer scales have none."""
     warmup_steps: int = 1500
     """Iterations of the linear warm-up."""
     warmup_ratio: float = 1e-6

@@ -10,7 +10,7 @@ norms, pooling, keys and values count: every target pools its references anew. T
   stride 4), a window attends to 277 tokens, the output projection runs on the map without padding, resize and pooling
   are one product, and both classifiers run (the first frames of a video take their own logits).
 - ``paper``: the convention that comes closest to the MACs of the papers' Table 1: every dense layer twice (convolutions
-  once), attention products left out. Up to 1.1 % below it.
+  once), attention products left out. Up to 1.1 % below it. A normalised projection is a convolution.
 
 Norms, activations, softmax, position biases and resizes are not multiply-accumulates here.
 """
@@ -20,13 +20,17 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
-from cffm_jax.models import cffa, cfm, mit
+from cffm_jax.models import cffa, cfm, convnext, encoders, mit
 from cffm_jax.models.cffm import CFFM, INPUT_MULTIPLE, create_model
 
 Convention = Literal["true", "executed", "paper"]
 
 OWN_TOKENS = cffa.WINDOW**2
 COLOURS = 3
+ENCODER_PARTS = (
+    "patch_embeddings", "attention_projections", "attention_products", "attention_reduction", "encoder_mlp",
+    "depthwise",
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,6 +84,7 @@ def macs(
     *,
     num_classes: int = 124,
     prototypes: int = 100,
+    projection: Literal["linear", "normalised"] = "linear",
     convention: Convention = "true",
 ) -> Macs:
     """Multiply-accumulates of one frame.
@@ -90,6 +95,7 @@ def macs(
       width: likewise.
       num_classes: K.
       prototypes: of the video; they are given, clustering is not counted.
+      projection: see ``create_model``.
       convention: see the module's docstring.
 
     Raises:
@@ -103,7 +109,7 @@ def macs(
         raise ValueError(f"convention must be 'true', 'executed' or 'paper', not {convention!r}")
     if height % INPUT_MULTIPLE or width % INPUT_MULTIPLE:
         raise ValueError(f"frames are {height}x{width}: both sides must be multiples of {INPUT_MULTIPLE}")
-    model = create_model(name, num_classes)
+    model = create_model(name, num_classes, projection=projection)
     executed = convention == "executed"
     parts = _encoder(model, height, width) | _decoder(model, height, width, merged=executed)
     if model.local_blocks:
@@ -114,26 +120,19 @@ def macs(
     if model.local_blocks and not executed:
         parts["frame_classifier"] = 0
     if convention == "paper":
-        parts = {part: PAPER_TIMES.get(part, 1) * count for part, count in parts.items()}
+        times = PAPER_TIMES | ({"decoder_projections": 1} if projection == "normalised" else {})
+        parts = {part: times.get(part, 1) * count for part, count in parts.items()}
     return Macs(**parts)
 
 
 def _encoder(model: CFFM, height: int, width: int) -> dict[str, int]:
-    size = mit.SIZES[model.backbone]
-    parts = dict.fromkeys(
-        (
-            "patch_embeddings",
-            "attention_projections",
-            "attention_products",
-            "attention_reduction",
-            "encoder_mlp",
-            "depthwise",
-        ),
-        0,
-    )
+    size = encoders.size_of(model.backbone)
+    parts = dict.fromkeys(ENCODER_PARTS, 0)
+    if isinstance(size, convnext.ConvNeXtSize):
+        return parts | _convnext(size, height, width)
     before = COLOURS
-    for i, (c, depth, stride, reduction) in enumerate(
-        zip(size.channels, size.depths, mit.STRIDES, mit.REDUCTIONS, strict=True)
+    for i, (c, depth, ratio, stride, reduction) in enumerate(
+        zip(size.channels, size.depths, size.mlp_ratios, encoders.STRIDES, mit.REDUCTIONS, strict=True)
     ):
         queries = (height // stride) * (width // stride)
         keys = (height // stride // reduction) * (width // stride // reduction)
@@ -143,24 +142,35 @@ def _encoder(model: CFFM, height: int, width: int) -> dict[str, int]:
         parts["attention_products"] += depth * 2 * queries * keys * c
         if reduction > 1:
             parts["attention_reduction"] += depth * keys * reduction**2 * c * c
-        parts["encoder_mlp"] += depth * 2 * queries * mit.MLP_RATIO * c * c
-        parts["depthwise"] += depth * queries * 9 * mit.MLP_RATIO * c
+        parts["encoder_mlp"] += depth * 2 * queries * ratio * c * c
+        parts["depthwise"] += depth * queries * 9 * ratio * c
         before = c
     return parts
 
 
-def _decoder(model: CFFM, height: int, width: int, *, merged: bool) -> dict[str, int]:
-    """Merged, a stage's kernel already contains its slice of the fuse kernel (a product of once a call)."""
-    channels = mit.SIZES[model.backbone].channels
-    fine = (height // mit.STRIDES[0]) * (width // mit.STRIDES[0])
-    projections = sum(
-        (height // stride) * (width // stride) * c * model.width
-        for c, stride in zip(channels, mit.STRIDES, strict=True)
-    )
+def _convnext(size: convnext.ConvNeXtSize, height: int, width: int) -> dict[str, int]:
+    positions = [(height // stride) * (width // stride) for stride in encoders.STRIDES]
+    stages = list(zip(positions, size.channels, size.depths, strict=True))
+    reductions = zip(positions, (4, 2, 2, 2), (COLOURS, *size.channels), size.channels)
     return {
-        "decoder_projections": projections,
-        "fuse": 0 if merged else fine * len(channels) * model.width**2,
-        "frame_classifier": fine * model.width * model.num_classes,
+        "patch_embeddings": sum(n * side**2 * before * c for n, side, before, c in reductions),
+        "encoder_mlp": sum(depth * 2 * n * convnext.MLP_RATIO * c * c for n, c, depth in stages),
+        "depthwise": sum(depth * n * convnext.KERNEL**2 * c for n, c, depth in stages),
+    }
+
+
+def _decoder(model: CFFM, height: int, width: int, *, merged: bool) -> dict[str, int]:
+    """Merged, a stage's kernel already contains its slice of the fuse kernel (a product of once a call); that of a
+    normalised projection does not, and its slice is applied at the stage's own stride."""
+    channels = encoders.size_of(model.backbone).channels
+    positions = [(height // stride) * (width // stride) for stride in encoders.STRIDES]
+    fused = len(channels) * positions[0]
+    if merged:
+        fused = sum(positions) if model.projection == "normalised" else 0
+    return {
+        "decoder_projections": sum(n * c * model.width for n, c in zip(positions, channels, strict=True)),
+        "fuse": fused * model.width**2,
+        "frame_classifier": positions[0] * model.width * model.num_classes,
     }
 
 

@@ -11,6 +11,7 @@ import optax
 from cffm_jax.config import OptimConfig
 
 ENCODER = "encoder"
+LAYER_SCALE = "gamma"
 
 
 def learning_rate(config: OptimConfig, steps: int) -> optax.Schedule:
@@ -31,11 +32,11 @@ def _names(path: tuple[Any, ...]) -> list[str]:
 
 
 def decay_mask(params: Any) -> Any:
-    """True where weight decay applies: everywhere but in the encoder's norms."""
+    """True where weight decay applies: everywhere but in the encoder's norms and the layer scales of its branches."""
 
     def decays(path: tuple[Any, ...], _: Any) -> bool:
         names = _names(path)
-        return names[0] != ENCODER or not any("norm" in name for name in names)
+        return names[0] != ENCODER or not (names[-1] == LAYER_SCALE or any("norm" in name for name in names))
 
     return jax.tree_util.tree_map_with_path(decays, params)
 

@@ -84,11 +84,68 @@ def test_every_leaf_of_the_model_is_filled(model, released):
         assert array.shape == leaf.shape and array.dtype == np.float32, path
 
 
-@pytest.mark.parametrize("name", ["cffm_b3", "cffm_b4", "cffm_b5", "segformer_b2", "cffmpp_b5", "cffmp_b0"])
-def test_every_size_has_a_key_for_every_leaf(name):
-    model = cffm_jax.create_model(name, 19)
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("cffm_b3", {}),
+        ("cffm_b4", {}),
+        ("cffm_b5", {}),
+        ("segformer_b2", {"projection": "normalised"}),
+        ("cffmpp_b5", {}),
+        ("cffmp_b0", {}),
+        ("cffm_pvtv2_b1", {}),
+        ("cffmpp_convnext_tiny", {"projection": "normalised"}),
+    ],
+)
+def test_every_size_has_a_key_for_every_leaf(name, options):
+    model = cffm_jax.create_model(name, 19, **options)
     leaves = sum(len(flat(tree)) for tree in variable_shapes(model).values())
     assert len(key_map(model)) == leaves, "no two leaves share a key"
+
+
+def test_pvtv2_has_the_keys_of_mit():
+    pvt, mit = (set(key_map(cffm_jax.create_model(f"segformer_{name}", 19))) for name in ("pvtv2_b0", "b0"))
+    assert pvt == mit
+
+
+def test_keys_of_convnext():
+    """Its authors': convolution before norm in the first of the downsampling layers, after it in the others."""
+    names = key_map(cffm_jax.create_model("segformer_convnext_tiny", 19), "encoder")
+    expected = {f"backbone.norm{i}." for i in range(4)}
+    expected |= {f"backbone.downsample_layers.{i}.{j}." for i in range(4) for j in range(2)}
+    expected |= {
+        f"backbone.stages.{i}.{j}.{layer}."
+        for i, depth in enumerate((3, 3, 9, 3))
+        for j in range(depth)
+        for layer in ("dwconv", "norm", "pwconv1", "pwconv2")
+    }
+    whole = {prefix + leaf for prefix in expected for leaf in ("weight", "bias")}
+    whole |= {f"backbone.stages.{i}.{j}.gamma" for i, depth in enumerate((3, 3, 9, 3)) for j in range(depth)}
+    assert set(names) == whole
+
+    def shape(key: str) -> tuple[int, ...]:
+        _, _, layout, ours = names[key]
+        return layout.save(np.empty(ours)).shape
+
+    assert shape("backbone.downsample_layers.0.0.weight") == (96, 3, 4, 4)
+    assert shape("backbone.downsample_layers.0.1.weight") == (96,)
+    assert shape("backbone.downsample_layers.2.0.weight") == (192,)
+    assert shape("backbone.downsample_layers.2.1.weight") == (384, 192, 2, 2)
+    assert shape("backbone.stages.2.8.dwconv.weight") == (384, 1, 7, 7)
+    assert shape("backbone.stages.2.8.pwconv1.weight") == (1536, 384)
+    assert shape("backbone.stages.2.8.gamma") == (384,)
+
+
+def test_keys_of_normalised_projections():
+    linear, normalised = (
+        key_map(cffm_jax.create_model("segformer_b0", 19, projection=p)) for p in ("linear", "normalised")
+    )
+    assert set(linear) - set(normalised) == {f"decode_head.linear_c{i}.proj.bias" for i in range(1, 5)}
+    assert set(normalised) - set(linear) == {
+        f"decode_head.linear_c{i}.bn.{leaf}"
+        for i in range(1, 5)
+        for leaf in ("weight", "bias", "running_mean", "running_var")
+    }
 
 
 def test_kernels_are_the_operations_of_torch(model, released):

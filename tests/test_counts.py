@@ -141,16 +141,28 @@ def traced_products(jaxpr) -> int:
         ("cffm_b1", (64, 96)),
         ("cffm_b2", (96, 64)),
         ("cffmpp_b0", (64, 96)),
+        ("segformer_pvtv2_b0", (64, 96)),
+        ("cffm_convnext_tiny", (64, 96)),
     ],
 )
 def test_executed_count_equals_the_traced_products(name, size):
     """Exactly, but for depthwise convolutions, no products there; a second frame leaves out what runs once a call."""
-    model = create_model(name, K)
+    check_products(name, size, "linear")
+
+
+def test_normalised_projections_in_the_traced_products():
+    check_products("segformer_b0", (64, 96), "normalised")
+    image, plain = macs("segformer_b0", 64, 96, projection="normalised"), macs("segformer_b0", 64, 96)
+    assert image == plain, "in the order of the definition they are the same products"
+
+
+def check_products(name: str, size: tuple[int, int], projection: str) -> None:
+    model = create_model(name, K, projection=projection)
     counts = []
     for frames in (1, 2):
         run, arguments = program(model, *size, frames)
         counts.append(traced_products(jax.make_jaxpr(run)(*arguments).jaxpr))
-    expected = macs(name, *size, convention="executed")
+    expected = macs(name, *size, projection=projection, convention="executed")
     assert counts[1] - counts[0] == expected.total - expected.depthwise
 
 

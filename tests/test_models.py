@@ -17,7 +17,8 @@ from cffm_jax.models import layers
 from cffm_jax.models.cffm import FAMILIES, GLOBAL_BLOCKS, GLOBAL_WEIGHT, LOCAL_BLOCKS, ClipOutputs
 from cffm_jax.models.mit import SIZES
 
-NAMES = [f"{family}_{size}" for family in FAMILIES for size in SIZES]
+# The papers'; other encoders are in test_encoders.py.
+NAMES = [f"{family}_b{i}" for family in FAMILIES for i in range(6)]
 # Sides of the clips of the tests without golden values: their stride-8 maps are 8 x 12, four windows.
 H, W = 64, 96
 

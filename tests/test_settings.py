@@ -53,7 +53,7 @@ def test_config_files_load(path):
     assert isinstance(config, Config)
     assert create_model(config.model.name, config.model.num_classes, dtype=config.model.dtype).local_blocks
     if path.stem.endswith("_vspw"):
-        assert config.model.name == f"cffm_{path.stem[:2]}"
+        assert config.model.name == f"cffm_{path.stem.removesuffix('_vspw')}"
         assert config.workdir == f"runs/cffm_{path.stem}"
         others = dataclasses.replace(config, workdir=Config().workdir, model=Config().model)
         assert others == Config(), "the sizes differ in the backbone alone"

@@ -12,7 +12,7 @@ import cffm_jax
 from cffm_jax import tables
 from cffm_jax.config import Config, DataConfig, ModelConfig
 from cffm_jax.conversion.state_dicts import variable_shapes
-from cffm_jax.models import cffa, mit
+from cffm_jax.models import cffa, convnext, mit
 from cffm_jax.training.state import batch_sharded, build_model, init_state, make_mesh
 from cffm_jax.training.step import make_train_step
 
@@ -36,6 +36,13 @@ def variants() -> dict[str, Config]:
 
 
 VARIANTS = variants()
+OTHERS = {
+    f"{name} {projection}": dataclasses.replace(
+        BASE, model=ModelConfig(name=name, num_classes=K, projection=projection)
+    )
+    for name, projection in (("cffm_pvtv2_b0", "linear"), ("cffm_convnext_tiny", "normalised"))
+}
+"""Encoders and a decoder that the papers do not have."""
 
 
 def weights(model, seed: int = 0) -> dict:
@@ -61,11 +68,12 @@ def batch_of(config: Config, rng: np.random.Generator) -> dict[str, np.ndarray]:
     return batch
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", [*VARIANTS, *OTHERS])
 def test_one_training_step(name, monkeypatch):
-    # What differs lies behind the encoder: a small one is compiled sooner.
-    monkeypatch.setitem(mit.SIZES, "b0", dataclasses.replace(mit.SIZES["b0"], depths=(1, 1, 1, 1)))
-    config = VARIANTS[name]
+    # Blocks of a stage are alike: an encoder with one each is compiled sooner.
+    for sizes, size in ((mit.SIZES, "b0"), (mit.SIZES, "pvtv2_b0"), (convnext.SIZES, "convnext_tiny")):
+        monkeypatch.setitem(sizes, size, dataclasses.replace(sizes[size], depths=(1, 1, 1, 1)))
+    config = (VARIANTS | OTHERS)[name]
     model, mesh = build_model(config), make_mesh(1)
     variables = weights(model)
     optimizer = optax.sgd(0.1)

@@ -1,4 +1,5 @@
-"""The released state dicts (NVlabs MiT and SegFormer, the authors' CFFM) and our variables: one table, read both ways.
+"""The released state dicts (NVlabs MiT and SegFormer, the authors' CFFM; PVTv2 and ConvNeXt by their authors) and our
+variables: one table, read both ways.
 
 A rule maps one layer: the path in our tree and the key in theirs, both with numbered groups, and the layer's kind,
 which says how its arrays are laid out. No leaf is mapped by shape or by guess.
@@ -66,6 +67,7 @@ KINDS: dict[str, tuple[tuple[str, str, str, Layout], ...]] = {
     "fuse": ((PARAMS, "", ".weight", FUSE),),
     "pool": ((PARAMS, "/weight", ".weight", POOL), (PARAMS, "/bias", ".bias", COPY)),
     "ring": ((PARAMS, "", "", RING),),
+    "array": ((PARAMS, "", "", COPY),),
     "table": ((PARAMS, "", "", TABLE),),
     "own table": ((PARAMS, "", "", OWN_TABLE),),
 }
@@ -84,9 +86,20 @@ ENCODER_RULES = (
     (r"encoder/stage(\d)/block(\d+)/mlp/(fc[12])", "backbone.block{0}.{1}.mlp.{2}", "dense"),
     (r"encoder/stage(\d)/block(\d+)/mlp/dwconv", "backbone.block{0}.{1}.mlp.dwconv.dwconv", "depthwise"),
     (r"encoder/stage(\d)/norm", "backbone.norm{0}", "norm"),
+    # ConvNeXt; the first stage convolves before it normalises, the others after.
+    (r"encoder/stages_(0)/reduce", "backbone.downsample_layers.{0}.0", "conv"),
+    (r"encoder/stages_(0)/reduce_norm", "backbone.downsample_layers.{0}.1", "norm"),
+    (r"encoder/stages_([1-3])/reduce_norm", "backbone.downsample_layers.{0}.0", "norm"),
+    (r"encoder/stages_([1-3])/reduce", "backbone.downsample_layers.{0}.1", "conv"),
+    (r"encoder/stages_(\d)/blocks_(\d+)/dwconv", "backbone.stages.{0}.{1}.dwconv", "depthwise"),
+    (r"encoder/stages_(\d)/blocks_(\d+)/norm", "backbone.stages.{0}.{1}.norm", "norm"),
+    (r"encoder/stages_(\d)/blocks_(\d+)/(pwconv[12])", "backbone.stages.{0}.{1}.{2}", "dense"),
+    (r"encoder/stages_(\d)/blocks_(\d+)/gamma", "backbone.stages.{0}.{1}.gamma", "array"),
+    (r"encoder/stages_(\d)/norm", "backbone.norm{0}", "norm"),
 )
 HEAD_RULES = (
     (r"decoder/project(\d)", "decode_head.linear_c{0}.proj", "dense"),
+    (r"decoder/project(\d)/norm", "decode_head.linear_c{0}.bn", "batch norm"),
     (r"decoder/fuse", "decode_head.linear_fuse.conv", "fuse"),
     (r"decoder/norm", "decode_head.linear_fuse.bn", "batch norm"),
     (r"frame_classifier", "decode_head.linear_pred", "dense 1x1"),

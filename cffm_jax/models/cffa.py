@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cffm_jax.config import ModelConfig
 from cffm_jax.resize import interpolation_matrix
 
 WINDOW = 7
@@ -63,7 +64,7 @@ whole cells: p' = 5 is 7 there, 4 is 3 and 2 is 2 after a resize of the window t
 
 
 def reference_sources(
-    receptive: Sequence[int] = (49, 20, 6), pooling: Sequence[int] = (7, 4, 2)
+    receptive: Sequence[int] = ModelConfig.receptive, pooling: Sequence[int] = ModelConfig.pooling
 ) -> tuple[PooledSource, ...]:
     """The context table's rows of the references, from the papers' r and p (section 3.2; ablated in Tables 6 and 7).
 

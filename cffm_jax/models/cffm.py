@@ -13,17 +13,23 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from cffm_jax.models import cffa, cfm, layers, mit
+from cffm_jax.config import ModelConfig
+from cffm_jax.models import cffa, cfm, encoders, layers
 from cffm_jax.models.decoder import FrameDecoder
 from cffm_jax.resize import resize_bilinear
 
 INPUT_MULTIPLE = 32
 
+LIKE_MIT = {f"pvtv2_b{i}": f"b{i}" for i in range(6)}
+LIKE_MIT |= {"convnext_tiny": "b2", "convnext_small": "b3", "convnext_base": "b5"}
+"""Encoders that the papers do not have -> MiT of like size, whose numbers of blocks they take: our choice."""
+
 LOCAL_BLOCKS = {"b0": 1, "b1": 2, "b2": 2, "b3": 2, "b4": 4, "b5": 4}
+LOCAL_BLOCKS |= {name: LOCAL_BLOCKS[like] for name, like in LIKE_MIT.items()}
 """Mining blocks N for each backbone (CFFM section 4.1; B3 and B4, which the papers leave out, as their neighbours)."""
 
-
 GLOBAL_BLOCKS = {"b0": 1, "b1": 1, "b2": 2, "b3": 2, "b4": 2, "b5": 2}
+GLOBAL_BLOCKS |= {name: GLOBAL_BLOCKS[like] for name, like in LIKE_MIT.items()}
 """Global mining blocks N_g for each backbone (CFFM++ section 5.1: 1 for the small ones, 2 for the large ones)."""
 
 GLOBAL_WEIGHT = 0.5
@@ -71,13 +77,15 @@ class CFFM(nn.Module):
     none SegFormer, frame by frame. Parameters of a smaller method are those of the larger one.
 
     Attributes:
-      backbone: "b0" .. "b5".
+      backbone: one of ``encoders.names()``.
       num_classes: K.
       local_blocks: mining blocks N in sequence.
+      norm_epsilons: of the encoder's norms: those of embeddings and reductions, those of blocks and stages.
       global_blocks: global mining blocks N_g in sequence.
       sources: the context table, one row a reference frame, oldest first.
       static: the target stands in for its references (static contexts alone).
       attention: False leaves the mining out ("CFFA only"), see ``cfm.MiningBlock``.
+      projection: of the encoder's stages, see ``FrameDecoder``.
       width: channels of the frame features.
       dropout: share of channels dropped before each classifier.
       drop_path: the encoder's largest drop path rate.
@@ -87,13 +95,15 @@ class CFFM(nn.Module):
     backbone: str
     num_classes: int
     local_blocks: int
+    norm_epsilons: tuple[float, float]
     global_blocks: int = 0
     sources: tuple[cffa.PooledSource, ...] = cffa.REFERENCES
     static: bool = False
     attention: bool = True
+    projection: Literal["linear", "normalised"] = ModelConfig.projection
     width: int = 256
-    dropout: float = 0.1
-    drop_path: float = 0.1
+    dropout: float = ModelConfig.dropout
+    drop_path: float = ModelConfig.drop_path
     dtype: jnp.dtype = jnp.float32
 
     @property
@@ -103,8 +113,8 @@ class CFFM(nn.Module):
         return f"{next(name for name, has in FAMILIES.items() if has == contexts)}_{self.backbone}"
 
     def setup(self):
-        self.encoder = mit.MiT(self.backbone, self.drop_path, self.dtype)
-        self.decoder = FrameDecoder(self.width, self.dtype)
+        self.encoder = encoders.make_encoder(self.backbone, self.norm_epsilons, self.drop_path, self.dtype)
+        self.decoder = FrameDecoder(self.width, self.dtype, self.projection)
         self.frame_dropout = layers.channel_dropout(self.dropout)
         self.frame_classifier = layers.Dense(self.num_classes, self.dtype)
         if self.local_blocks:
@@ -222,21 +232,25 @@ def create_model(
     name: str,
     num_classes: int,
     *,
-    dtype: str | jnp.dtype = "float32",
-    dropout: float = 0.1,
-    drop_path: float = 0.1,
-    blocks: int = 0,
-    global_blocks: int = 0,
-    receptive: Sequence[int] = (49, 20, 6),
-    pooling: Sequence[int] = (7, 4, 2),
-    references: Literal["past", "self"] = "past",
-    mining: Literal["attention", "positions"] = "attention",
+    dtype: str | jnp.dtype = ModelConfig.dtype,
+    dropout: float = ModelConfig.dropout,
+    drop_path: float = ModelConfig.drop_path,
+    blocks: int = ModelConfig.blocks,
+    global_blocks: int = ModelConfig.global_blocks,
+    receptive: Sequence[int] = ModelConfig.receptive,
+    pooling: Sequence[int] = ModelConfig.pooling,
+    references: Literal["past", "self"] = ModelConfig.references,
+    mining: Literal["attention", "positions"] = ModelConfig.mining,
+    norm_epsilons: Sequence[float] = ModelConfig.norm_epsilons,
+    projection: Literal["linear", "normalised"] = ModelConfig.projection,
 ) -> CFFM:
-    """A model by its public name.
+    """A model by its public name. The defaults are those of ``config.ModelConfig``.
 
     Args:
       name: ``segformer_b0`` .. ``segformer_b5`` (the image baseline), ``cffm_b0`` .. (local temporal contexts),
-        ``cffmpp_b0`` .. (local and global ones), ``cffmp_b0`` .. (global ones alone, the papers' CFFM+).
+        ``cffmpp_b0`` .. (local and global ones), ``cffmp_b0`` .. (global ones alone, the papers' CFFM+). In place of
+        MiT ``b0`` each also takes ``pvtv2_b0`` .. ``pvtv2_b5``, ``convnext_tiny``, ``convnext_small`` and
+        ``convnext_base``.
       num_classes: K.
       dtype: compute type, "float32" or "bfloat16".
       dropout: share of channels dropped before each classifier.
@@ -247,6 +261,9 @@ def create_model(
       pooling: the papers' p.
       references: "self" has the target in place of its references (static contexts).
       mining: "positions" leaves the attention to the content out (CFFA only).
+      norm_epsilons: of the encoder's norms: those of embeddings and reductions, those of blocks and stages; () takes
+        the backbone's own.
+      projection: of the encoder's stages: "linear" as SegFormer's, "normalised" as MMSegmentation's.
 
     Raises:
       ValueError: the name is unknown, or a number fits no model.
@@ -257,20 +274,26 @@ def create_model(
       1
     """
     family, _, backbone = name.partition("_")
-    if family not in FAMILIES or backbone not in mit.SIZES:
-        known = ", ".join(f"{f}_b0..b5" for f in FAMILIES)
+    if family not in FAMILIES or backbone not in encoders.names():
+        known = f"{', '.join(FAMILIES)}, each followed by _ and one of {', '.join(encoders.names())}"
         raise ValueError(f"unknown model {name!r}; known: {known}")
     if blocks < 0 or global_blocks < 0:
         raise ValueError(f"{blocks} blocks, {global_blocks} global blocks: at least 1, or 0 for the papers' number")
+    if len(norm_epsilons) not in (0, 2) or any(epsilon <= 0 for epsilon in norm_epsilons):
+        raise ValueError(f"norm_epsilons {tuple(norm_epsilons)}: two numbers above 0, or none for the backbone's own")
+    if projection not in ("linear", "normalised"):
+        raise ValueError(f"projection must be 'linear' or 'normalised', not {projection!r}")
     has_local, has_global = FAMILIES[family]
     return CFFM(
         backbone,
         num_classes,
         local_blocks=(blocks or LOCAL_BLOCKS[backbone]) if has_local else 0,
+        norm_epsilons=tuple(norm_epsilons) or encoders.size_of(backbone).norm_epsilons,
         global_blocks=(global_blocks or GLOBAL_BLOCKS[backbone]) if has_global else 0,
         sources=cffa.reference_sources(receptive, pooling),
         static=references == "self",
         attention=mining == "attention",
+        projection=projection,
         dropout=dropout,
         drop_path=drop_path,
         dtype=jnp.dtype(dtype),

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from cffm_jax.config import ModelConfig
 from cffm_jax.models import layers
 from cffm_jax.resize import resize_bilinear
 
@@ -22,6 +25,19 @@ class _Projection(nn.Module):
         return kernel, self.param("bias", nn.initializers.zeros, (self.width,))
 
 
+class _NormalisedProjection(nn.Module):
+    """Dense without bias, BatchNorm, ReLU: [N, H, W, C] -> [N, H, W, width]."""
+
+    width: int
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        kernel = self.param("kernel", layers.truncated_init, (x.shape[-1], self.width))
+        y = layers.matmul(x, kernel, self.dtype)
+        return nn.relu(layers.BatchNorm(name="norm")(y, train)).astype(self.dtype)
+
+
 class FrameDecoder(nn.Module):
     """Four encoder maps -> the frame's features at stride 4.
 
@@ -29,11 +45,19 @@ class FrameDecoder(nn.Module):
     convolution, BatchNorm and ReLU. Enlarging is linear and acts on each channel alone, so it commutes with the 1x1
     convolution: a stage is multiplied by (its projection x its slice of the fuse kernel) at its own stride, and the
     sum of the enlarged products is the fused map, before the batch's statistics are taken and hence in training too.
-    That is a tenth of the multiplications.
+    That is a tenth of the multiplications. A normalised projection ends in a ReLU: only what follows it commutes, and
+    a stage is multiplied twice at its own stride.
+
+    Attributes:
+      width: channels of the features.
+      dtype: compute type; parameters and statistics are float32.
+      projection: "linear", dense with bias as in SegFormer, or "normalised", dense without bias, BatchNorm and ReLU as
+        in MMSegmentation.
     """
 
     width: int = 256
     dtype: jnp.dtype = jnp.float32
+    projection: Literal["linear", "normalised"] = ModelConfig.projection
 
     @nn.compact
     def __call__(self, maps: tuple[jax.Array, ...], train: bool = False) -> jax.Array:
@@ -42,9 +66,13 @@ class FrameDecoder(nn.Module):
         fuse = self.param("fuse", layers.truncated_init, (len(maps), self.width, self.width))  # stage 4 first
         fused = jnp.zeros((self.width,), jnp.float32)
         for i, x in enumerate(maps):
-            kernel, bias = _Projection(x.shape[-1], self.width, name=f"project{i + 1}")()
-            slice_ = fuse[len(maps) - 1 - i]
-            merged = jnp.matmul(kernel, slice_, precision="highest")
-            y = layers.matmul(x, merged, self.dtype).astype(jnp.float32)
-            fused = fused + resize_bilinear(y, size) + jnp.matmul(bias, slice_, precision="highest")
+            name, kernel = f"project{i + 1}", fuse[len(maps) - 1 - i]
+            if self.projection == "normalised":
+                x = _NormalisedProjection(self.width, self.dtype, name=name)(x, train)
+            else:
+                projection, bias = _Projection(x.shape[-1], self.width, name=name)()
+                fused = fused + jnp.matmul(bias, kernel, precision="highest")
+                kernel = jnp.matmul(projection, kernel, precision="highest")
+            y = layers.matmul(x, kernel, self.dtype).astype(jnp.float32)
+            fused = fused + resize_bilinear(y, size)
         return nn.relu(layers.BatchNorm(name="norm")(fused, train)).astype(self.dtype)

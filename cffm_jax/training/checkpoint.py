@@ -126,17 +126,22 @@ def last_step(workdir: str | Path) -> int:
 
 
 def require_same_model(stored: Config, asked: Config, source: object, *, name: str = "") -> None:
-    """InputError if a checkpoint's parameters are of another model than the config asks for.
+    """InputError if a checkpoint's parameters are of another model than the config asks for, or of other arithmetic.
 
     ``name`` stands in for the name that is asked for: CFFM++ starts from its CFFM.
     """
     has, wants = stored.model, asked.model
     wants = dataclasses.replace(wants, name=name or wants.name)
-    numbers = {"blocks": "local_blocks", "global_blocks": "global_blocks"}  # 0 means the backbone's own number
-    for field in ("name", "num_classes", "blocks", "global_blocks", "receptive", "pooling", "mining"):
+    # What a model gives its backbone where the config says nothing: no or 0.
+    resolved = {"blocks": "local_blocks", "global_blocks": "global_blocks", "norm_epsilons": "norm_epsilons"}
+    fields = (
+        "name", "num_classes", "blocks", "global_blocks", "receptive", "pooling", "mining", "norm_epsilons",
+        "projection",
+    )  # fmt: skip
+    for field in fields:
         pair = [getattr(config, field) for config in (has, wants)]
-        if field in numbers:
-            pair = [getattr(create_model(**dataclasses.asdict(config)), numbers[field]) for config in (has, wants)]
+        if field in resolved:
+            pair = [getattr(create_model(**dataclasses.asdict(config)), resolved[field]) for config in (has, wants)]
         if pair[0] != pair[1]:
             value = " ".join(map(str, pair[0])) if isinstance(pair[0], tuple) else pair[0]
             raise InputError(

@@ -54,6 +54,9 @@ def build_model(config: Config) -> CFFM:
         ) from error
     if min(m.blocks, m.global_blocks) < 0:
         raise InputError("--model.blocks, --model.global_blocks", "less than 0", "give 0 for the papers' numbers")
+    if len(m.norm_epsilons) not in (0, 2) or min(m.norm_epsilons, default=1.0) <= 0:
+        problem = f"is {' '.join(map(str, m.norm_epsilons))}"
+        raise InputError("--model.norm_epsilons", problem, "give two numbers above 0, or none for the backbone's own")
     try:
         return create_model(**dataclasses.asdict(m))
     except ValueError as error:
