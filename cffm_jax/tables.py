@@ -30,7 +30,7 @@ class Network:
 
     Attributes:
       family: of ``models.cffm.FAMILIES``.
-      backbone: of ``models.encoders``; the papers' are "b0", "b1", "b2" and "b5".
+      backbone: of ``models.encoders.names()``; the tables have "b0", "b1", "b2" and "b5".
       variant: what tells its run from the family's own; "" for that.
       changes: settings in which it differs from the family's config.
       base: the network it starts from; those with global contexts have one.
