@@ -291,7 +291,7 @@ def test_arrays_can_be_changed_and_outlive_the_file(tmp_path, name):
 
 def test_a_missing_file_and_a_folder(tmp_path):
     assert "no such file" in fault_of(tmp_path / "missing.pth")
-    assert "no such file" in fault_of(tmp_path)
+    assert "model.safetensors.index.json" in fault_of(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -314,7 +314,7 @@ def test_other_files_are_refused(tmp_path, content):
 
 def test_text_that_looks_like_safetensors(tmp_path):
     path = tmp_path / "weights.safetensors"
-    path.write_bytes(b"12345678{ this is no header }" * 10)
+    path.write_bytes((100).to_bytes(8, "little") + b"{ this is no header }" * 10)
     assert "cannot be read" in fault_of(path)
 
 
@@ -357,7 +357,7 @@ def test_a_zip_of_something_else(tmp_path):
     path = tmp_path / "weights.pth"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("readme.txt", "hello")
-    assert "not torch's" in fault_of(path)
+    assert "neither torch's nor numpy's" in fault_of(path)
 
 
 @pytest.mark.parametrize(
@@ -440,10 +440,7 @@ def test_nothing_in_a_pickle_is_run(tmp_path, attack, place):
         "as the whole file": bomb,
     }[place]
     path = file.write(tmp_path / "weights.pth", value)
-    if place == "as the whole file" or attack == "a call of a call":
-        fault_of(path)
-    else:
-        assert_same(read_state_dict(path), ARRAYS)
+    assert "do not trust it" in fault_of(path)
     assert not sentinel.exists()
 
 

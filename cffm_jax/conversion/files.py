@@ -1,48 +1,91 @@
-"""Reading torch-layout state dicts without torch, and without running anything that a file holds."""
+"""Files of weights, read without torch and without running anything that a file holds.
+
+The format is told by the content: torch's two, safetensors (whole or in shards, a file or a folder), npz. A file is
+first described (``open_weights``); arrays are read one at a time.
+"""
 
 from __future__ import annotations
 
-import io
-import math
-import pickle
-import zipfile
-from collections import OrderedDict
-from collections.abc import Mapping
+import contextlib
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-import ml_dtypes
 import numpy as np
-import safetensors
-import safetensors.numpy
 
+from cffm_jax.conversion import archives, array_files, kinds, torch_files
+from cffm_jax.conversion.stored import MAX_BYTES, REMEDY, StoredArray, is_numeric, printable, reading
+from cffm_jax.conversion.torch_files import SAVE_WEIGHTS, Tensor, TorchFile
+from cffm_jax.conversion.unpickle import Inert, Pairs, plain
 from cffm_jax.errors import InputError
 
-_STORAGES = {
-    "FloatStorage": np.float32,
-    "DoubleStorage": np.float64,
-    "HalfStorage": np.float16,
-    "BFloat16Storage": ml_dtypes.bfloat16,
-    "LongStorage": np.int64,
-    "IntStorage": np.int32,
-    "ShortStorage": np.int16,
-    "CharStorage": np.int8,
-    "ByteStorage": np.uint8,
-    "BoolStorage": np.bool_,
-}
-_REMEDY = "give a .pth of torch >= 1.6, a .safetensors or an .npz with the weights"
+__all__ = ["StoredArray", "WeightFile", "file_digest", "open_weights", "read_array", "read_state_dict"]
+
+FOLDER_FILES = (
+    "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json",
+)  # fmt: skip
+"""What Hugging Face's ``save_pretrained`` writes, in the order in which it is looked for."""
+
+WRAPPERS = (
+    "state_dict", "model", "model_state_dict", "network", "net", "module", "state_dict_ema", "model_ema", "ema",
+)  # fmt: skip
+"""Names under which a checkpoint keeps its weights; the averaged ones only if there are no others."""
+
+MAX_SHARDS = 256
+"""All are kept open, and a process may usually open 1,024 files."""
+
+MAX_JSON = 16 << 20
+"""Bytes of an index or a configuration: 100,000 long names."""
+
+MAX_KEY = 512
+"""Characters of a key; the longest of this family has some eighty."""
+
+
+@dataclasses.dataclass(frozen=True)
+class WeightFile:
+    """A state dict in a file, described; its arrays can be read while the file is open."""
+
+    path: Path
+    """As given."""
+    files: tuple[Path, ...]
+    """All files that it consists of: for checksums."""
+    format: str
+    """"torch (zip)", "torch (legacy)", "safetensors", "safetensors, 3 shards", "npz"."""
+    arrays: dict[str, StoredArray]
+    metadata: dict[str, Any]
+    """Plain values: safetensors' own metadata, a checkpoint's ``meta``, a folder's config.json as "config"."""
+    ignored: tuple[str, ...]
+    """What else the file holds, by name: "optimizer", "meta", and keys of the state dict that are no arrays."""
+
+
+@contextlib.contextmanager
+def open_weights(path: str | Path) -> Iterator[WeightFile]:
+    """The state dict of a file, or of a folder as ``save_pretrained`` writes it, described without reading its arrays.
+
+    A checkpoint that wraps its weights as ``state_dict``, ``model`` and the like beside other things is unwrapped.
+
+    Raises:
+      InputError: it is missing, damaged, of another format, beyond the limits of size, or holds no state dict of
+        arrays of numbers.
+    """
+    path = Path(path)
+    with contextlib.ExitStack() as stack:
+        with reading(path):
+            described = _describe(path, stack)
+        yield described
 
 
 def read_state_dict(path: str | Path) -> dict[str, np.ndarray]:
-    """Arrays by key of a ``.pth``/``.pt`` (torch's zip format), ``.safetensors`` or ``.npz`` file; the format is told
-    by its content.
-
-    A checkpoint that wraps its weights as ``state_dict`` (or ``model``) beside other things is unwrapped.
+    """Arrays by key of a file or folder, as ``open_weights`` describes them.
 
     Raises:
-      InputError: the file is missing, damaged or of another format.
+      InputError: as ``open_weights``, or an array is damaged.
     """
-    return _unwrap(_read(Path(path)), Path(path))
+    with open_weights(path) as weights:
+        return {key: array.load() for key, array in weights.arrays.items()}
 
 
 def read_array(path: str | Path) -> np.ndarray:
@@ -51,112 +94,207 @@ def read_array(path: str | Path) -> np.ndarray:
     Raises:
       InputError: as ``read_state_dict``, or the file holds none or several.
     """
-    loaded = _read(Path(path))
-    if isinstance(loaded, Mapping):
-        arrays = [value for value in loaded.values() if isinstance(value, np.ndarray)]
-        loaded = arrays[0] if len(arrays) == 1 else None
-    if not isinstance(loaded, np.ndarray):
-        raise InputError(path, "holds no array, or several", "give a file with one array")
-    return loaded
+    path = Path(path)
+    with contextlib.ExitStack() as stack:
+        with reading(path):
+            array = single_array(_contents(_open(path, stack), path.stat().st_size, path), path)
+        return array.load()
 
 
-def _read(path: Path) -> Any:
+def single_array(contents: TorchFile | array_files.ArrayFile, where: object) -> StoredArray:
+    """The one array of an open file, as ``read_array``."""
+    if isinstance(contents, TorchFile):
+        value = contents.value
+        found = [value] if isinstance(value, Tensor) else []
+        if isinstance(value, Pairs):
+            found = [item for _, item in value.items if isinstance(item, Tensor)]
+        arrays = {str(i): contents.array(tensor) for i, tensor in enumerate(found)}
+    else:
+        arrays = contents.arrays
+    if len(arrays) != 1:
+        raise InputError(where, "holds no array, or several", "give a file with one array")
+    _check_arrays(arrays, where)
+    return next(iter(arrays.values()))
+
+
+def file_digest(files: Sequence[str | Path]) -> str:
+    """SHA-256 of a file in hexadecimal; of several, that of their digests in order.
+
+    Raises:
+      InputError: a file cannot be read.
+    """
+    digests = []
+    for path in files:
+        with reading(path), Path(path).open("rb") as file:
+            digests.append(hashlib.file_digest(file, "sha256").hexdigest())
+    return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+
+
+# --- files and folders ----------------------------------------------------------------------------------------------
+
+
+def _describe(path: Path, stack: contextlib.ExitStack) -> WeightFile:
+    if path.is_dir():
+        found = next((path / name for name in FOLDER_FILES if (path / name).is_file()), None)
+        if found is None:
+            problem = f"is a folder without {' or '.join(FOLDER_FILES)}"
+            raise InputError(path, problem, "name the file with the weights")
+        with reading(found):
+            described = _describe(found, stack)
+        metadata = described.metadata | _configuration(path / "config.json")
+        return dataclasses.replace(described, path=path, metadata=metadata)
+    file, size = _open(path, stack), path.stat().st_size
+    if kinds.recognise(file, size, path) == "json":
+        return _sharded(path, stack)
+    contents = _contents(file, size, path)
+    if isinstance(contents, TorchFile):
+        arrays, metadata, ignored = _unwrap(contents, path)
+    else:
+        arrays, metadata, ignored = contents.arrays, contents.metadata, contents.ignored
+    if not arrays:
+        raise InputError(path, "holds no state dict", REMEDY)
+    _check_arrays(arrays, path)
+    return WeightFile(path, (path,), contents.format, arrays, metadata, tuple(ignored))
+
+
+def _open(path: Path, stack: contextlib.ExitStack) -> BinaryIO:
+    if not path.exists():
+        raise InputError(path, "no such file", REMEDY)
     if not path.is_file():
-        raise InputError(path, "no such file", _REMEDY)
+        raise InputError(path, "is no file", REMEDY)
+    return stack.enter_context(path.open("rb"))
+
+
+def _contents(file: BinaryIO, size: int, path: Path) -> TorchFile | array_files.ArrayFile:
+    """What an open file holds, by the reader of its format."""
+    match kinds.recognise(file, size, path):
+        case "safetensors":
+            return array_files.read_safetensors(file, size, path)
+        case "zip":
+            archive = archives.open_zip(file, size)
+            found = torch_files.read_zip(archive, path) or array_files.read_npz(archive, path)
+            if found is None:
+                raise InputError(path, "is a zip file, but neither torch's nor numpy's", REMEDY)
+            return found
+        case "torch (legacy)":
+            return torch_files.read_legacy(file, size, path)
+    raise InputError(path, "is JSON, not weights", REMEDY)
+
+
+def _sharded(path: Path, stack: contextlib.ExitStack) -> WeightFile:
+    """The shards that an index names, each a file beside it."""
+    index = _json(path)
+    places = index.get("weight_map") if isinstance(index, dict) else None
+    if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()) or not places:
+        raise InputError(path, "is JSON, but no index of shards", REMEDY)
+    names = sorted(set(places.values()))
+    if len(names) > MAX_SHARDS:
+        raise InputError(path, f"names {len(names)} shards, more than {MAX_SHARDS}", "save it in fewer")
+    for name in names:
+        if not name or "/" in name or "\\" in name or ":" in name or name in (".", "..") or not name.isprintable():
+            raise InputError(path, f"names a shard outside its folder: {printable(name)}", "name files beside it")
+    shards: dict[str, WeightFile] = {}
+    for name in names:
+        shard = path.with_name(name)
+        with reading(shard):
+            shards[name] = _whole(shard, stack)
+    missing = [f"{places[key]} has no {key}" for key in places if key not in shards[places[key]].arrays]
+    if missing:
+        raise InputError(path, f"does not fit its shards: {printable(missing[0])}", "save the weights again")
+    arrays = {key: shards[name].arrays[key] for key, name in places.items()}
+    format = shards[names[0]].format
+    return WeightFile(
+        path,
+        (path, *(path.with_name(name) for name in names)),
+        f"{format}, {len(names)} shard{'s' * (len(names) > 1)}",
+        arrays,
+        shards[names[0]].metadata,
+        tuple(
+            key for name in names for key in (*shards[name].arrays, *shards[name].ignored) if places.get(key) != name
+        ),
+    )
+
+
+def _whole(path: Path, stack: contextlib.ExitStack) -> WeightFile:
+    """A shard: a file of weights that is no index itself."""
+    if not path.is_file():
+        raise InputError(path, "no such file, but the index names it", "fetch all shards")
+    with path.open("rb") as file:
+        if kinds.recognise(file, path.stat().st_size, path) == "json":
+            raise InputError(path, "is JSON, but the index names it as a shard", "fetch all shards")
+    return _describe(path, stack)
+
+
+def _json(path: Path) -> Any:
+    with path.open("rb") as file:
+        text = file.read(MAX_JSON + 1)
+    if len(text) > MAX_JSON:
+        raise ValueError(f"JSON of more than {MAX_JSON} bytes")
+    return json.loads(text)
+
+
+def _configuration(path: Path) -> dict[str, Any]:
+    """{"config": ...} of a model's config.json; empty without one that can be read, as it is not needed."""
     try:
-        with path.open("rb") as file:
-            head = file.read(16)
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
-                if any(name.endswith(".npy") for name in archive.namelist()):
-                    with np.load(path, allow_pickle=False) as arrays:
-                        return {key: arrays[key] for key in arrays.files}
-                return _read_zip(archive)
-        if head[8:9] == b"{":
-            return safetensors.numpy.load_file(path)
-    except Exception as error:  # A damaged file makes the readers fail in more ways than can be listed.
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise InputError(path, f"cannot be read ({reason})", _REMEDY) from error
-    raise InputError(path, "is no file of weights that is known here", _REMEDY)
+        config = _json(path)
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return {"config": config} if isinstance(config, dict) else {}
 
 
-def _unwrap(loaded: Any, path: Path) -> dict[str, np.ndarray]:
-    for key in ("state_dict", "model"):
-        if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
-            loaded = loaded[key]
-    if not isinstance(loaded, Mapping) or not any(isinstance(value, np.ndarray) for value in loaded.values()):
-        raise InputError(path, "holds no state dict", _REMEDY)
-    return {str(key): value for key, value in loaded.items() if isinstance(value, np.ndarray)}
+# --- what a checkpoint wraps ----------------------------------------------------------------------------------------
 
 
-class _Inert:
-    """Stands for anything that is not weights: made from any arguments, does nothing, imports nothing."""
-
-    def __init__(self, *_: Any, **__: Any):
-        pass
-
-    def __setstate__(self, _: Any) -> None:
-        pass
-
-    def __setitem__(self, *_: Any) -> None:
-        pass
-
-    def append(self, *_: Any) -> None:
-        pass
-
-    def extend(self, *_: Any) -> None:
-        pass
-
-
-class _Storage(str):
-    """Name of a torch storage type."""
-
-
-def _rebuild_tensor(
-    storage: np.ndarray, offset: int, shape: tuple[int, ...], stride: tuple[int, ...], *_: Any
-) -> np.ndarray:
-    if math.prod(shape) > storage.size:
-        raise ValueError("a tensor is larger than its storage")
-    count = 1 + sum((n - 1) * s for n, s in zip(shape, stride, strict=True)) if math.prod(shape) else 0
-    if offset < 0 or min(stride, default=0) < 0 or min(shape, default=0) < 0 or offset + count > storage.size:
-        raise ValueError("a tensor reaches beyond its storage")
-    view = storage[offset : offset + count]
-    strides = tuple(s * storage.itemsize for s in stride)
-    return np.lib.stride_tricks.as_strided(view, shape, strides, writeable=False).copy()
+def _unwrap(file: TorchFile, path: Path) -> tuple[dict[str, StoredArray], dict[str, Any], list[str]]:
+    """(arrays, metadata, names that are ignored) of the outermost state dict."""
+    value, metadata, ignored = file.value, {}, []
+    for _ in WRAPPERS:  # Wrappers in wrappers, but a dictionary may hold itself.
+        if not isinstance(value, Pairs):
+            break
+        named = value.named()
+        wrapper = next((name for name in WRAPPERS if _holds_tensors(named.get(name))), None)
+        if wrapper is None:
+            break
+        ignored += [printable(name) for name in named if name != wrapper]
+        metadata = metadata or plain(named.get("meta"))
+        value = named[wrapper]
+    module = value if isinstance(value, Inert) else None
+    if isinstance(value, Pairs) and not _holds_tensors(value):
+        module = next((item for key, item in value.items if key in WRAPPERS and isinstance(item, Inert)), None)
+    if module:
+        raise InputError(path, f"holds no state dict, but a whole object: {printable(module.kind)}", SAVE_WEIGHTS)
+    if not isinstance(value, Pairs):
+        return {}, {}, []
+    arrays = {}
+    for key, item in value.named().items():
+        if isinstance(item, Inert) and "tensor" in item.kind:
+            problem = f"{printable(key)} is no plain tensor ({printable(item.kind)})"
+            raise InputError(path, problem, "save dense tensors of floating point")
+        if isinstance(item, Tensor):
+            arrays[key] = file.array(item)
+    ignored += [printable(key) for key, item in value.items if not isinstance(item, Tensor)]
+    return arrays, metadata, ignored
 
 
-def _rebuild_parameter(data: np.ndarray, *_: Any) -> np.ndarray:
-    return data
+def _holds_tensors(value: Any, depth: int = 3) -> bool:
+    """Whether a dictionary holds tensors, or is a wrapper of one that does."""
+    if not isinstance(value, Pairs) or not depth:
+        return False
+    if any(isinstance(item, Tensor) for _, item in value.items):
+        return True
+    named = value.named()
+    return any(_holds_tensors(named.get(name), depth - 1) for name in WRAPPERS)
 
 
-class _Unpickler(pickle.Unpickler):
-    """Knows tensors and plain containers; every other class becomes an inert stand-in."""
-
-    def __init__(self, file: io.BytesIO, archive: zipfile.ZipFile, prefix: str):
-        super().__init__(file)
-        self._archive, self._prefix = archive, prefix
-
-    def find_class(self, module: str, name: str) -> Any:
-        if module == "torch" and name in _STORAGES:
-            return _Storage(name)
-        known = {
-            ("collections", "OrderedDict"): OrderedDict,
-            ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
-            ("torch._utils", "_rebuild_parameter"): _rebuild_parameter,
-        }
-        return known.get((module, name), _Inert)
-
-    def persistent_load(self, pid: Any) -> np.ndarray:
-        kind, storage, key, _, count = pid
-        if kind != "storage" or not isinstance(storage, _Storage):
-            raise pickle.UnpicklingError(f"unknown reference {kind!r}")
-        data = self._archive.read(f"{self._prefix}data/{key}")
-        return np.frombuffer(data, _STORAGES[storage], count)
-
-
-def _read_zip(archive: zipfile.ZipFile) -> Any:
-    pickles = [name for name in archive.namelist() if name.endswith("data.pkl")]
-    if len(pickles) != 1:
-        raise ValueError("a zip file, but not torch's")
-    prefix = pickles[0].removesuffix("data.pkl")
-    return _Unpickler(io.BytesIO(archive.read(pickles[0])), archive, prefix).load()
+def _check_arrays(arrays: dict[str, StoredArray], where: object) -> None:
+    """Keys that can be named in one line, and numbers, not too many."""
+    total = 0
+    for key, array in arrays.items():
+        if not 0 < len(key) <= MAX_KEY or not key.isprintable():
+            raise InputError(where, f"has a key that is no name: {printable(key)}", REMEDY)
+        if not is_numeric(array.dtype):
+            problem = f"{printable(key)} has the type {printable(array.dtype)}"
+            raise InputError(where, problem, "give arrays of floating point, integers or Booleans")
+        total += array.nbytes
+    if total > MAX_BYTES:
+        raise InputError(where, f"its arrays take {total} bytes, more than {MAX_BYTES}", REMEDY)

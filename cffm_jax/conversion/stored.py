@@ -1,0 +1,86 @@
+"""What all readers of weight files share: an array that is described but not read, and errors of one line."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator
+
+import ml_dtypes
+import numpy as np
+
+from cffm_jax.errors import InputError
+
+REMEDY = "give a .pth of torch, a .safetensors or an .npz with the weights"
+MAX_DIMENSIONS = 32
+"""numpy's own limit before version 2."""
+
+MAX_BYTES = 16 << 30
+"""Bytes that the arrays of one file may have together: forty times a B5 in float32."""
+
+FLOOR_BYTES = 64 << 20
+"""Up to here the size of a file's content is nobody's concern, however small the file."""
+
+_KINDS = "biuf"
+_FLOATS = {
+    np.dtype(kind)
+    for kind in (ml_dtypes.bfloat16, ml_dtypes.float8_e4m3fn, ml_dtypes.float8_e4m3fnuz, ml_dtypes.float8_e5m2,
+                 ml_dtypes.float8_e5m2fnuz, ml_dtypes.float8_e8m0fnu)
+}  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class StoredArray:
+    """One array of a file, described but not read."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    """ml_dtypes' for bfloat16 and float8."""
+    load: Callable[[], np.ndarray]
+    """Reads it: an own, writable, contiguous array. InputError, naming the file, if it is damaged."""
+
+    @property
+    def nbytes(self) -> int:
+        size = self.dtype.itemsize
+        for n in self.shape:
+            size *= n
+        return size
+
+
+def is_numeric(dtype: np.dtype) -> bool:
+    """Whether arrays of this type may be weights: booleans, integers and real floating point."""
+    return dtype.kind in _KINDS or dtype in _FLOATS
+
+
+def check_shape(shape: tuple[int, ...]) -> None:
+    """ValueError unless these are dimensions: not negative, and few enough."""
+    if len(shape) > MAX_DIMENSIONS or not all(type(n) is int and 0 <= n < 2**48 for n in shape):
+        raise ValueError("a shape that no array can have")
+
+
+def from_bytes(data: np.ndarray, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
+    """data u8[n], writable -> an array over the same memory; a Boolean is True wherever its byte is not 0."""
+    if dtype == np.bool_:
+        data = np.not_equal(data, 0)
+    return data.view(dtype).reshape(shape)
+
+
+def printable(text: object, limit: int = 160) -> str:
+    """Text of a file for a message: one line, of bounded length."""
+    text = str(text)
+    text = "".join(c if c.isprintable() else "?" for c in text[: limit + 1])
+    return text if len(text) <= limit else text[:limit] + "..."
+
+
+@contextlib.contextmanager
+def reading(where: object) -> Iterator[None]:
+    """Every fault of the readers below it becomes an InputError that names the file."""
+    try:
+        yield
+    except InputError:
+        raise
+    except MemoryError as error:
+        raise InputError(where, "cannot be read (it asks for more memory than there is)", REMEDY) from error
+    except Exception as error:  # A damaged file makes the readers fail in more ways than can be listed.
+        lines = str(error).splitlines() or [type(error).__name__]
+        raise InputError(where, f"cannot be read ({printable(lines[0])})", REMEDY) from error
