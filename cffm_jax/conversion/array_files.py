@@ -18,7 +18,7 @@ from cffm_jax.conversion.stored import StoredArray, check_shape, from_bytes, pri
 MAX_HEADER = 16 << 20
 """Bytes of a safetensors header; 10,000 tensors take 1 MB."""
 
-_TYPES = {
+SAFETENSORS_TYPES = {
     "BOOL": np.bool_,
     "U8": np.uint8,
     "I8": np.int8,
@@ -63,12 +63,12 @@ def read_safetensors(file: BinaryIO, size: int, path: Path) -> ArrayFile:
         raise ValueError(f"its header is larger than {MAX_HEADER} bytes")
     arrays = {}
     with safetensors.safe_open(path, framework="np") as described:
-        metadata = dict(described.metadata() or {})
+        metadata = dict(sorted((described.metadata() or {}).items()))  # The library draws their order.
         for key in described.offset_keys():
             entry = described.get_slice(key)
-            if entry.get_dtype() not in _TYPES:
+            if entry.get_dtype() not in SAFETENSORS_TYPES:
                 raise ValueError(f"{printable(key)} has the type {entry.get_dtype()}")
-            shape, dtype = tuple(entry.get_shape()), np.dtype(_TYPES[entry.get_dtype()])
+            shape, dtype = tuple(entry.get_shape()), np.dtype(SAFETENSORS_TYPES[entry.get_dtype()])
             check_shape(shape)
             arrays[key] = StoredArray(shape, dtype, functools.partial(_load, file, start, shape, dtype, path))
             start += arrays[key].nbytes
