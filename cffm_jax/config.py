@@ -132,7 +132,8 @@ class PrototypeConfig:
     checkpoint: str = ""
     """Run whose network computes the features that are clustered; default: the weights of the model itself."""
     imported: str = ""
-    """Folder with the prototypes that the authors' code computed, <video>/centers.pt, instead of computing any."""
+    """Prototypes that the authors' code computed, to be used instead of computing any: their folder with
+    <video>/centers.pt, a zip of it, or a .safetensors with a key for each video."""
     folder: str = ""
     """Where computed prototypes are kept, to be used again; default: <workdir>/prototypes."""
     memory: float = 10.0

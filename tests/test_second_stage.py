@@ -457,13 +457,13 @@ def test_the_authors_prototypes(second, data, imported, tmp_path):
 def test_the_authors_prototypes_at_fault(second, data, imported, refused):
     names = [video.name for video in layouts.read_split(str(data), "val")]
     argv = ["--checkpoint", second, "--prototypes.imported"]
-    refused(eval_command, [*argv, imported / "none"], imported / "none", "no such folder")
+    refused(eval_command, [*argv, imported / "none"], imported / "none", "no such folder or file")
     path = imported / names[0] / "centers.pt"
     write_centres(path, np.zeros((P, 128), np.float32))
-    assert_refused([*argv, imported], path, f"is [{P}, 128], not [prototypes, 256]")
+    assert_refused([*argv, imported], path, names[0], f"is [{P}, 128], not [prototypes, 256]")
     write_centres(path, np.full((P, 256), np.nan, np.float32))
     assert_refused([*argv, imported], path, "not finite")
     path.write_bytes(b"nothing")
     assert_refused([*argv, imported], path)
     path.unlink()
-    assert_refused([*argv, imported], path, "no such file", names[0])
+    assert_refused([*argv, imported], imported, "holds no prototypes of video", names[0])

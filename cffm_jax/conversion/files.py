@@ -117,6 +117,21 @@ def single_array(contents: TorchFile | array_files.ArrayFile, where: object) -> 
     return next(iter(arrays.values()))
 
 
+def read_torch(file: BinaryIO, size: int, where: object) -> TorchFile:
+    """What an open file of torch holds.
+
+    Raises:
+      InputError: it is of another format; other errors as of ``torch_files``.
+    """
+    kind = kinds.recognise(file, size, where)
+    if kind == "torch (legacy)":
+        return torch_files.read_legacy(file, size, where)
+    found = torch_files.read_zip(archives.open_zip(file, size), where) if kind == "zip" else None
+    if found is None:
+        raise InputError(where, "is no file of torch", "give one that torch.save wrote")
+    return found
+
+
 def file_digest(files: Sequence[str | Path]) -> str:
     """SHA-256 of a file in hexadecimal; of several, that of their digests in order.
 

@@ -22,7 +22,7 @@ import numpy as np
 from tqdm import tqdm
 
 from cffm_jax.config import Config, PrototypeConfig
-from cffm_jax.conversion.files import read_array
+from cffm_jax.conversion.centres import find_centres
 from cffm_jax.conversion.state_dicts import variable_shapes
 from cffm_jax.data import clips, layouts, pipeline
 from cffm_jax.errors import InputError
@@ -33,9 +33,6 @@ from cffm_jax.training.checkpoint import open_checkpoints
 from cffm_jax.training.state import build_model
 
 FOLDER = "prototypes"
-IMPORTED = "centers.pt"
-"""The authors' file of a video's prototypes, in a folder of the video's name."""
-
 _ENCODING = ("encoder", "decoder")
 
 
@@ -215,23 +212,24 @@ def prototype_source(
 
 
 class ImportedPrototypes:
-    """Prototypes that the authors' code computed: ``<folder>/<video>/centers.pt``, one array [P, C] each."""
+    """Prototypes that were computed elsewhere, one array [P, C] a video: what ``conversion.centres`` finds."""
 
-    def __init__(self, folder: str, width: int):
-        self._folder, self._width = Path(folder), width
-        if not self._folder.is_dir():
-            raise InputError(folder, "no such folder", f"name one that holds <video>/{IMPORTED}")
+    def __init__(self, path: str, width: int):
+        self._path, self._width = Path(path), width
+        self._found = find_centres(path)
 
     def of(self, video: layouts.Video) -> np.ndarray:
-        """f32[P, C]. InputError if the video's file is missing, cannot be read or has another shape."""
-        path = self._folder / video.name / IMPORTED
-        if not path.is_file():
-            raise InputError(path, "no such file", f"name a folder with the prototypes of video {video.name}")
-        array = read_array(path)
+        """f32[P, C]. InputError if there are none of the video, or they cannot be read or have another shape."""
+        if video.name not in self._found:
+            problem = f"holds no prototypes of video {video.name}"
+            raise InputError(self._path, problem, "name prototypes of all videos of the split")
+        where, load = self._found[video.name]
+        array = load()
         array = array[0] if array.ndim == 3 and len(array) == 1 else array
         if array.ndim != 2 or array.shape[1] != self._width or not len(array):
-            problem = f"is {list(array.shape)}, not [prototypes, {self._width}]"
-            raise InputError(path, problem, "give the prototypes of a network of this family")
+            problem = f"video {video.name} is {list(array.shape)}, not [prototypes, {self._width}]"
+            raise InputError(where, problem, "give the prototypes of a network of this family")
+        array = array.astype(np.float32)
         if not np.isfinite(array).all():
-            raise InputError(path, "holds values that are not finite", "compute it again")
-        return array.astype(np.float32)
+            raise InputError(where, f"video {video.name} has values that are not finite", "compute it again")
+        return array

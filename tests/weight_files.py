@@ -1,0 +1,178 @@
+"""Weight files written by hand, without torch, as the tests of the readers need them: also wrong and hostile ones."""
+
+import pickle
+import struct
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import ml_dtypes
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from cffm_jax.conversion.files import read_state_dict
+from cffm_jax.errors import InputError
+
+ARRAYS = {
+    "backbone.norm.weight": np.arange(6, dtype=np.float32).reshape(2, 3),
+    "backbone.norm.bias": np.array([1.5, -2.5], np.float32),
+    "scalar": np.array(7.0, np.float32),
+    "none": np.zeros((0, 3), np.float32),
+    "count": np.array(3, np.int64),
+}
+
+
+# --- a small writer of torch's zip format -----------------------------------------------------------------------------
+
+
+class Global(NamedTuple):
+    """A class or function by name."""
+
+    module: str
+    name: str
+
+
+class Call(NamedTuple):
+    """``function(*arguments)``, as pickle's REDUCE."""
+
+    function: Global
+    arguments: tuple
+
+
+class New(NamedTuple):
+    """``cls.__new__(cls, *arguments)``."""
+
+    cls: Global
+    arguments: tuple
+
+
+class Build(NamedTuple):
+    """``instance`` whose state is set."""
+
+    instance: Any
+    state: Any
+
+
+class Reference(NamedTuple):
+    """A persistent id, e.g. of a storage."""
+
+    pid: tuple
+
+
+def opcodes(value: Any) -> bytes:
+    """Pickle protocol 2 of plain values and of the classes above."""
+    match value:
+        case Global(module, name):
+            return f"c{module}\n{name}\n".encode()
+        case Call(function, arguments):
+            return opcodes(function) + opcodes(arguments) + b"R"
+        case New(cls, arguments):
+            return opcodes(cls) + opcodes(arguments) + b"\x81"
+        case Build(instance, state):
+            return opcodes(instance) + opcodes(state) + b"b"
+        case Reference(pid):
+            return opcodes(pid) + b"Q"
+        case None:
+            return b"N"
+        case bool():
+            return b"\x88" if value else b"\x89"
+        case int():
+            return b"\x8a\x09" + value.to_bytes(9, "little", signed=True)
+        case float():
+            return b"G" + struct.pack(">d", value)
+        case str():
+            return b"X" + struct.pack("<I", len(value.encode())) + value.encode()
+        case tuple():
+            return b"(" + b"".join(map(opcodes, value)) + b"t"
+        case list():
+            return b"](" + b"".join(map(opcodes, value)) + b"e"
+        case dict():
+            return b"}(" + b"".join(opcodes(item) for pair in value.items() for item in pair) + b"u"
+    raise TypeError(type(value))
+
+
+STORAGES = {
+    "float32": "FloatStorage",
+    "float64": "DoubleStorage",
+    "float16": "HalfStorage",
+    "bfloat16": "BFloat16Storage",
+    "int64": "LongStorage",
+    "int32": "IntStorage",
+    "int16": "ShortStorage",
+    "int8": "CharStorage",
+    "uint8": "ByteStorage",
+    "bool": "BoolStorage",
+}
+REBUILD = Global("torch._utils", "_rebuild_tensor_v2")
+ORDERED = Call(Global("collections", "OrderedDict"), ())
+
+
+class TorchFile:
+    """Collects storages while tensors are described, then writes the zip."""
+
+    def __init__(self):
+        self.storages: dict[str, bytes] = {}
+
+    def storage(self, data: np.ndarray, count: int | None = None) -> Reference:
+        key = str(len(self.storages))
+        self.storages[key] = data.tobytes()
+        kind = Global("torch", STORAGES[data.dtype.name])
+        return Reference(("storage", kind, key, "cpu", data.size if count is None else count))
+
+    def tensor(self, array: np.ndarray, **changes: Any) -> Call:
+        """A contiguous tensor; ``changes`` replaces storage, offset, shape or stride."""
+        stride = tuple(s // array.itemsize for s in np.ascontiguousarray(array).strides) if array.ndim else ()
+        parts = {"storage": None, "offset": 0, "shape": array.shape, "stride": stride} | changes
+        parts["storage"] = parts["storage"] or self.storage(array)
+        return Call(REBUILD, (*parts.values(), False, ORDERED))
+
+    def write(self, path: Path, value: Any, prefix: str = "archive/") -> Path:
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr(f"{prefix}data.pkl", b"\x80\x02" + opcodes(value) + b".")
+            archive.writestr(f"{prefix}byteorder", "little")
+            for key, data in self.storages.items():
+                archive.writestr(f"{prefix}data/{key}", data)
+            archive.writestr(f"{prefix}version", "3\n")
+        return path
+
+
+def torch_file(path: Path, arrays: dict[str, np.ndarray], wrap: Callable = lambda x: x, **options: Any) -> Path:
+    file = TorchFile()
+    return file.write(path, wrap({key: file.tensor(array) for key, array in arrays.items()}), **options)
+
+
+def write_npz(path: Path) -> Path:
+    np.savez(path, **ARRAYS)
+    return path
+
+
+def write_safetensors(path: Path) -> Path:
+    safetensors.numpy.save_file(ARRAYS, path)
+    return path
+
+
+WRITERS = {
+    "weights.npz": write_npz,
+    "weights.safetensors": write_safetensors,
+    "weights.pth": lambda path: torch_file(path, ARRAYS),
+}
+every_format = pytest.mark.parametrize("name", WRITERS)
+
+
+def assert_same(loaded: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:
+    assert list(sorted(loaded)) == list(sorted(expected))
+    for key, array in expected.items():
+        assert isinstance(loaded[key], np.ndarray) and loaded[key].dtype == array.dtype, key
+        np.testing.assert_array_equal(loaded[key], array, err_msg=key, strict=True)
+
+
+def fault_of(path: Path) -> str:
+    with pytest.raises(InputError) as caught:
+        read_state_dict(path)
+    message = str(caught.value)
+    assert message.startswith(f"{path}: ") and "\n" not in message, message
+    return message
+
+
