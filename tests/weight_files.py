@@ -1,13 +1,11 @@
 """Weight files written by hand, without torch, as the tests of the readers need them: also wrong and hostile ones."""
 
-import pickle
 import struct
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import ml_dtypes
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -55,6 +53,12 @@ class Build(NamedTuple):
     state: Any
 
 
+class Raw(NamedTuple):
+    """Opcodes as they are."""
+
+    code: bytes
+
+
 class Reference(NamedTuple):
     """A persistent id, e.g. of a storage."""
 
@@ -72,6 +76,8 @@ def opcodes(value: Any) -> bytes:
             return opcodes(cls) + opcodes(arguments) + b"\x81"
         case Build(instance, state):
             return opcodes(instance) + opcodes(state) + b"b"
+        case Raw(code):
+            return code
         case Reference(pid):
             return opcodes(pid) + b"Q"
         case None:
@@ -105,21 +111,27 @@ STORAGES = {
     "uint8": "ByteStorage",
     "bool": "BoolStorage",
 }
+LEGACY_START = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02M\xe9\x03."
+"""Torch's magic number and its protocol."""
+
 REBUILD = Global("torch._utils", "_rebuild_tensor_v2")
 ORDERED = Call(Global("collections", "OrderedDict"), ())
 
 
 class TorchFile:
-    """Collects storages while tensors are described, then writes the zip."""
+    """Collects storages while tensors are described, then writes the zip, or the format before it."""
 
-    def __init__(self):
+    def __init__(self, legacy: bool = False):
+        self.legacy = legacy
         self.storages: dict[str, bytes] = {}
+        self.counts: dict[str, int] = {}
 
-    def storage(self, data: np.ndarray, count: int | None = None) -> Reference:
+    def storage(self, data: np.ndarray, count: int | None = None, view: tuple | None = None) -> Reference:
         key = str(len(self.storages))
-        self.storages[key] = data.tobytes()
+        self.storages[key], self.counts[key] = data.tobytes(), data.size
         kind = Global("torch", STORAGES[data.dtype.name])
-        return Reference(("storage", kind, key, "cpu", data.size if count is None else count))
+        pid = ("storage", kind, key, "cpu", data.size if count is None else count)
+        return Reference((*pid, view) if self.legacy else pid)
 
     def tensor(self, array: np.ndarray, **changes: Any) -> Call:
         """A contiguous tensor; ``changes`` replaces storage, offset, shape or stride."""
@@ -129,6 +141,8 @@ class TorchFile:
         return Call(REBUILD, (*parts.values(), False, ORDERED))
 
     def write(self, path: Path, value: Any, prefix: str = "archive/") -> Path:
+        if self.legacy:
+            return self._write_legacy(path, value)
         with zipfile.ZipFile(path, "w") as archive:
             archive.writestr(f"{prefix}data.pkl", b"\x80\x02" + opcodes(value) + b".")
             archive.writestr(f"{prefix}byteorder", "little")
@@ -137,14 +151,29 @@ class TorchFile:
             archive.writestr(f"{prefix}version", "3\n")
         return path
 
+    def _write_legacy(self, path: Path, value: Any) -> Path:
+        system = {"protocol_version": 1001, "little_endian": True, "type_sizes": {"short": 2, "int": 4, "long": 4}}
+        parts = [LEGACY_START, *(b"\x80\x02" + opcodes(part) + b"." for part in (system, value, list(self.storages)))]
+        for key, data in self.storages.items():
+            parts += [struct.pack("<q", self.counts[key]), data]
+        path.write_bytes(b"".join(parts))
+        return path
 
-def torch_file(path: Path, arrays: dict[str, np.ndarray], wrap: Callable = lambda x: x, **options: Any) -> Path:
-    file = TorchFile()
+
+def torch_file(
+    path: Path, arrays: dict[str, np.ndarray], wrap: Callable = lambda x: x, legacy: bool = False, **options: Any
+) -> Path:
+    file = TorchFile(legacy)
     return file.write(path, wrap({key: file.tensor(array) for key, array in arrays.items()}), **options)
 
 
 def write_npz(path: Path) -> Path:
     np.savez(path, **ARRAYS)
+    return path
+
+
+def write_compressed(path: Path) -> Path:
+    np.savez_compressed(path, **ARRAYS)
     return path
 
 
@@ -155,8 +184,10 @@ def write_safetensors(path: Path) -> Path:
 
 WRITERS = {
     "weights.npz": write_npz,
+    "compressed.npz": write_compressed,
     "weights.safetensors": write_safetensors,
     "weights.pth": lambda path: torch_file(path, ARRAYS),
+    "legacy.pth": lambda path: torch_file(path, ARRAYS, legacy=True),
 }
 every_format = pytest.mark.parametrize("name", WRITERS)
 
@@ -174,5 +205,3 @@ def fault_of(path: Path) -> str:
     message = str(caught.value)
     assert message.startswith(f"{path}: ") and "\n" not in message, message
     return message
-
-

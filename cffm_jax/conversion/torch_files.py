@@ -264,6 +264,7 @@ def _tensor(storage: Any, offset: Any, shape: Any, stride: Any, dtype: Any = Non
     numbers = (offset, *shape, *stride)
     if not all(type(n) is int and 0 <= n < 2**48 for n in numbers) or len(shape) != len(stride):
         raise UnpicklingError("a tensor has an impossible shape")
+    shape, stride = tuple(shape), tuple(stride)
     check_shape(shape)
     room = storage.nbytes // kind.itemsize
     size = 1

@@ -21,7 +21,7 @@ MAX_OPCODES = 4_000_000
 
 HOSTILE = frozenset(
     "os posix nt subprocess pty sys importlib runpy shutil socket ctypes webbrowser commands popen2 asyncio code pip"
-    " pdb timeit".split()
+    " pdb timeit pickle _pickle".split()
 )
 """Modules that no weights need. Nothing of them would be called either, but a file that names one is not to be
 trusted, and its user is told."""
@@ -37,7 +37,7 @@ class Name:
     def __init__(self, module: str, name: str):
         self.module, self.name = module, name
         hostile = module in ("builtins", "__builtin__") and name in _HOSTILE_BUILTINS
-        if hostile or module.split(".")[0] in HOSTILE:
+        if hostile or not HOSTILE.isdisjoint((module.split(".")[0], *name.split(".")[:-1])):
             raise UnpicklingError(f"it names {self}, which can run programs: do not trust it")
 
     def __str__(self) -> str:
