@@ -476,7 +476,7 @@ def test_other_zips(tmp_path, refused):
     refused(rezipped(path, lambda m: m.update({"archive/byteorder": b"big"})), "another byte order")
 
 
-# --- npz and safetensors -----------------------------------------------------------------------------------------------
+# --- npz and safetensors ------------------------------------------------------------------------------------------
 
 
 def npy(header: str, data: bytes = bytes(24), version: tuple[int, int] = (1, 0)) -> bytes:

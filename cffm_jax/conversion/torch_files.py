@@ -223,10 +223,11 @@ def _places(file: BinaryIO, size: int, keys: Any, storages: dict[str, Storage]) 
     return places
 
 
-def _storage(pid: Any) -> Storage | Inert:
-    """('storage', class, key, device, elements, ...) of a persistent id; a module's source code is dropped."""
-    if type(pid) is tuple and pid and pid[0] == "module":
-        return Inert("module")
+def _storage(pid: Any) -> Storage | Name:
+    """('storage', class, key, device, elements, ...) of a persistent id; of ('module', class, its source code) the
+    class is kept, by its name."""
+    if type(pid) is tuple and len(pid) > 1 and pid[0] == "module" and type(pid[1]) is Name:
+        return pid[1]
     kind, cls, key, _, count = pid[:5] if type(pid) is tuple and len(pid) >= 5 else (None,) * 5
     known = type(cls) is Name and cls.module in ("torch", "torch.cuda", "torch.storage") and cls.name in _STORAGES
     if kind != "storage" or not known or type(key) is not str or type(count) is not int or not 0 <= count < 2**48:

@@ -82,16 +82,16 @@ def write_safetensors(path: str | Path, arrays: Arrays, metadata: Mapping[str, s
     Raises:
       InputError: it cannot be written, or a type is not one of the format's.
     """
-    entries = sorted(_entries(arrays), key=lambda entry: -np.dtype(entry[2]).itemsize)
+    entries = sorted(_entries(arrays), key=lambda entry: -entry[2].itemsize)
     header: dict[str, Any] = {"__metadata__": dict(sorted(metadata.items()))} if metadata else {}
     names = {np.dtype(kind): name for name, kind in SAFETENSORS_TYPES.items()}
     end = 0
     for key, shape, dtype, _ in entries:
-        if np.dtype(dtype) not in names:
+        name = names.get(dtype.newbyteorder("="))
+        if name is None:
             raise InputError(path, f"{key} has the type {dtype}, which safetensors has not", "give arrays of numbers")
-        start, end = end, end + math.prod(shape) * np.dtype(dtype).itemsize
-        offsets = [start, end]
-        header[key] = {"dtype": names[np.dtype(dtype)], "shape": list(map(int, shape)), "data_offsets": offsets}
+        start, end = end, end + math.prod(shape) * dtype.itemsize
+        header[key] = {"dtype": name, "shape": list(shape), "data_offsets": [start, end]}
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
     with whole_file(path) as partial, partial.open("xb") as file:
@@ -113,7 +113,7 @@ def write_torch(path: str | Path, arrays: Arrays, meta: Mapping[str, Any] | None
     """
     entries = _entries(arrays)
     for key, _, dtype, _ in entries:
-        if np.dtype(dtype).name not in _STORAGES:
+        if dtype.name not in _STORAGES:
             raise InputError(path, f"{key} has the type {dtype}, which torch has not", "write a .safetensors")
     with whole_file(path) as partial, zipfile.ZipFile(partial, "w") as archive:
         _add(archive, "data.pkl", b"\x80\x02" + _checkpoint(entries, dict(meta or {})) + b".")
@@ -125,7 +125,7 @@ def write_torch(path: str | Path, arrays: Arrays, meta: Mapping[str, Any] | None
 
 def _entries(arrays: Arrays) -> list[Entry]:
     if not isinstance(arrays, Mapping):
-        return list(arrays)
+        return [(key, tuple(map(int, shape)), np.dtype(dtype), load) for key, shape, dtype, load in arrays]
     return [(key, np.shape(array), array.dtype, lambda array=array: array) for key, array in arrays.items()]
 
 
@@ -133,7 +133,7 @@ def _bytes(entry: Entry) -> memoryview:
     """An array's bytes, the last axis fastest, little-endian."""
     key, shape, dtype, load = entry
     array = load()
-    if array.shape != tuple(shape) or array.dtype != dtype:
+    if array.shape != shape or array.dtype != dtype:
         raise ValueError(f"{key} is {array.dtype}{list(array.shape)}, not {dtype}{list(shape)} as announced")
     array = np.asarray(array, array.dtype.newbyteorder("<"), order="C")
     return array.reshape(-1).view(np.uint8).data
@@ -141,10 +141,7 @@ def _bytes(entry: Entry) -> memoryview:
 
 def _checkpoint(entries: list[Entry], meta: dict[str, Any]) -> bytes:
     """Opcodes of the whole object: those of plain parts are Python's, between them stand the names of torch's."""
-    items = b"".join(
-        _plain(key) + _tensor(str(i), tuple(map(int, shape)), np.dtype(dtype))
-        for i, (key, shape, dtype, _) in enumerate(entries)
-    )
+    items = b"".join(_plain(key) + _tensor(str(i), shape, dtype) for i, (key, shape, dtype, _) in enumerate(entries))
     state_dict = _call("collections", "OrderedDict", b")") + b"(" + items + b"u"
     return b"}(" + _plain("meta") + _plain(meta) + _plain("state_dict") + state_dict + b"u"
 
@@ -158,9 +155,8 @@ def _tensor(key: str, shape: tuple[int, ...], dtype: np.dtype) -> bytes:
     storage = b"(" + _plain("storage") + _name("torch", _STORAGES[dtype.name])
     storage += _plain(key) + _plain("cpu") + _plain(elements) + b"tQ"
     view = _plain(0) + _plain(shape) + _plain(tuple(stride)) + _plain(False)
-    return _call(
-        "torch._utils", "_rebuild_tensor_v2", b"(" + storage + view + _call("collections", "OrderedDict", b")") + b"t"
-    )
+    hooks = _call("collections", "OrderedDict", b")")
+    return _call("torch._utils", "_rebuild_tensor_v2", b"(" + storage + view + hooks + b"t")
 
 
 def _plain(value: Any) -> bytes:
