@@ -1,6 +1,7 @@
 """Weight files written by hand, without torch, as the tests of the readers need them: also wrong and hostile ones."""
 
 import struct
+import tracemalloc
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ import safetensors.numpy
 
 from cffm_jax.conversion.files import read_state_dict
 from cffm_jax.errors import InputError
+from cffm_jax.settings import run_command
 
 ARRAYS = {
     "backbone.norm.weight": np.arange(6, dtype=np.float32).reshape(2, 3),
@@ -205,3 +207,31 @@ def fault_of(path: Path) -> str:
     message = str(caught.value)
     assert message.startswith(f"{path}: ") and "\n" not in message, message
     return message
+
+
+class FileRefusal:
+    """``refused(path, *said)``: status 2, one line that names the file and says so, nothing written, little memory."""
+
+    MEMORY = 192 << 20
+    """Bytes; the files have some megabytes at most."""
+
+    def __init__(self, folder: Path, capfd: pytest.CaptureFixture):
+        self._folder, self._capfd = folder, capfd
+
+    def _files(self) -> dict[Path, int]:
+        return {file: file.stat().st_mtime_ns for file in self._folder.rglob("*")}
+
+    def __call__(self, path: Path, *said: str) -> None:
+        before = self._files()
+        tracemalloc.start()
+        try:
+            status = run_command(lambda argv: read_state_dict(argv[0]) and None, [str(path)])
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+        lines = self._capfd.readouterr().err.splitlines()
+        assert status == 2 and len(lines) == 1 and lines[0].startswith(f"error: {path}: ") and "; " in lines[0], lines
+        assert len(lines[0]) < len(str(path)) + 500 and lines[0].isprintable()
+        for words in said:
+            assert words in lines[0], lines
+        assert self._files() == before and peak < self.MEMORY

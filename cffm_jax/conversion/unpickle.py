@@ -245,6 +245,8 @@ class _Machine:
 
 
 def _paired(items: list[Any]) -> list[tuple[Any, Any]]:
+    if len(items) % 2:
+        raise UnpicklingError("its pickle is damaged")
     return list(zip(items[::2], items[1::2], strict=True))
 
 
