@@ -2,7 +2,6 @@
 
 import io
 import zipfile
-from pathlib import Path
 from types import SimpleNamespace
 
 import golden_values
@@ -198,72 +197,6 @@ def test_the_optimiser_is_torchs_with_three_groups(torch):
 
 
 # --- files ---------------------------------------------------------------------------------------------------------
-
-
-def tensors(torch) -> dict:
-    base = torch.arange(24, dtype=torch.float32).reshape(4, 6) / 7
-    return {
-        "whole": base,
-        "transposed": base.T,
-        "part": base[1:, ::2],
-        "broadcast": base[:1].expand(3, 6),
-        "scalar": torch.tensor(2.5),
-        "empty": torch.zeros(0, 4),
-        "parameter": torch.nn.Parameter(base.clone()),
-        "half": base.half(),
-        "brain": base.bfloat16(),
-        "double": base.double(),
-        "long": torch.arange(3),
-        "int": torch.arange(3, dtype=torch.int32),
-        "byte": torch.arange(3, dtype=torch.uint8),
-        "bool": torch.tensor([True, False]),
-        "permuted": torch.arange(120.0).reshape(2, 3, 4, 5).permute(3, 0, 2, 1),
-    }
-
-
-def assert_same(loaded: dict[str, np.ndarray], expected: dict) -> None:
-    assert set(loaded) == set(expected)
-    for key, tensor in expected.items():
-        tensor = tensor.detach()
-        assert str(tensor.dtype) == f"torch.{loaded[key].dtype.name}", key
-        assert loaded[key].shape == tuple(tensor.shape), key
-        np.testing.assert_array_equal(loaded[key].astype(np.float64), tensor.double().numpy(), err_msg=key)
-
-
-def test_torchs_files_are_read(torch, tmp_path):
-    torch.save(tensors(torch), tmp_path / "weights.pth")
-    assert_same(read_state_dict(tmp_path / "weights.pth"), tensors(torch))
-
-
-@pytest.mark.parametrize("key", ["state_dict", "model"])
-def test_torchs_checkpoints_are_unwrapped(torch, tmp_path, key):
-    module = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.Linear(4, 2))
-    optimizer = torch.optim.AdamW(module.parameters())
-    module(torch.zeros(1, 3, 5, 6))[0].sum().backward()
-    optimizer.step()
-    meta = {
-        "epoch": 3, "time": "now", "shape": torch.Size([1, 2]), "dtype": torch.float16, "device": torch.device("cpu"),
-        "array": np.arange(3), "number": np.float64(1.5), "path": Path("a"), "namespace": SimpleNamespace(a=1),
-        "set": {1, 2},
-    }  # fmt: skip
-    torch.save({"meta": meta, key: module.state_dict(), "optimizer": optimizer.state_dict()}, tmp_path / "weights.pth")
-    assert_same(read_state_dict(tmp_path / "weights.pth"), module.state_dict())
-
-
-def test_torchs_safetensors_are_read(torch, tmp_path):
-    save_file = pytest.importorskip("safetensors.torch").save_file
-    stored = {key: value.detach().contiguous().clone() for key, value in tensors(torch).items()}
-    save_file(stored, tmp_path / "weights.safetensors")
-    assert_same(read_state_dict(tmp_path / "weights.safetensors"), stored)
-
-
-def test_a_whole_pickled_module_and_the_old_format_are_refused(torch, tmp_path):
-    torch.save(torch.nn.Linear(2, 3), tmp_path / "module.pth")
-    with pytest.raises(InputError, match="holds no state dict"):
-        read_state_dict(tmp_path / "module.pth")
-    torch.save(tensors(torch), tmp_path / "old.pth", _use_new_zipfile_serialization=False)
-    with pytest.raises(InputError, match="torch >= 1.6"):
-        read_state_dict(tmp_path / "old.pth")
 
 
 def test_a_torch_file_of_the_release_goes_through_the_conversion(torch, tmp_path):
