@@ -18,6 +18,7 @@ from weight_files import ARRAYS, WRITERS, FileRefusal, every_format, fault_of, t
 
 from cffm_jax.conversion import archives
 from cffm_jax.conversion.files import open_weights, read_state_dict
+from cffm_jax.conversion.stored import reading
 from cffm_jax.errors import InputError
 
 WEIGHT = ARRAYS["backbone.norm.weight"]
@@ -160,6 +161,7 @@ def npy(header: str, data: bytes = bytes(24), version: tuple[int, int] = (1, 0))
         npy("{'descr': '<f4', 'fortran_order': False, 'shape': (10**12,)}"),
         npy("{'descr': '<f4', 'fortran_order': False, 'shape': (1000000000000,)}"),
         npy("{'descr': '<f4', 'fortran_order': False, 'shape': (-6,)}"),
+        npy("{'descr': '<f4', 'fortran_order': False, 'shape': (-2, -3)}"),
         npy("{'descr': '<f4', 'fortran_order': False, 'shape': (7,)}"),
         npy("{'descr': '<f4', 'fortran_order': False, 'shape': (5,)}"),
         npy("{'descr': '<f4', 'fortran_order': False, 'shape': 6}"),
@@ -277,6 +279,12 @@ def test_no_file_at_all(tmp_path, refused):
     refused(tmp_path / "pipe", "is no file")
 
 
+def test_memory_that_is_not_there():
+    with pytest.raises(InputError, match="a.npz: cannot be read .it asks for more memory than there is"):
+        with reading("a.npz"):
+            raise MemoryError
+
+
 def test_a_file_that_may_not_be_read(tmp_path, monkeypatch):
     path = write_npz(tmp_path / "weights.npz")
 
@@ -298,6 +306,14 @@ def test_truncated_files(tmp_path, name, share, refused):
     data = path.read_bytes()
     path.write_bytes(data[: int(len(data) * share)])
     refused(path)
+
+
+@every_format
+def test_a_file_that_is_cut_off_is_not_even_described(tmp_path, name):
+    path = WRITERS[name](tmp_path / name)
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(InputError, match="cannot be read"), open_weights(path):
+        pass
 
 
 @pytest.mark.parametrize("name", ["weights.npz", "compressed.npz", "weights.pth"])

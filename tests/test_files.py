@@ -182,6 +182,16 @@ def test_a_shared_storage_is_read_once(tmp_path, monkeypatch):
     assert loaded["a1"][0] == 4
 
 
+def test_tied_weights_become_arrays_of_their_own(tmp_path):
+    file, base = TorchFile(), np.arange(6, dtype=np.float32)
+    tensor = file.tensor(base)
+    loaded = read_state_dict(file.write(tmp_path / "weights.pth", {"a": tensor, "b": tensor}))
+    loaded["a"][:] = 7
+    loaded["b"][0] += 1
+    np.testing.assert_array_equal(loaded["a"], np.full(6, 7))
+    np.testing.assert_array_equal(loaded["b"], [1, 1, 2, 3, 4, 5])
+
+
 def test_a_view_of_a_storage_as_torch_0_3_described_it(tmp_path):
     file = TorchFile(legacy=True)
     storage = file.storage(np.arange(6, dtype=np.float32), view=("view", 2, 3))

@@ -198,6 +198,13 @@ def test_keys_of_one_hash_take_no_time(tmp_path):
     assert list(read_state_dict(file.write(tmp_path / "weights.pth", value))) == ["a"]
 
 
+@pytest.mark.parametrize("place", [b"r\xff\xff\xff\xff", b"p2305843009213693951\n", b"p-1\n"])
+def test_far_memo_indices(tmp_path, place, refused):
+    file = TorchFile()
+    path = file.write(tmp_path / "weights.pth", {"a": file.tensor(WEIGHT), "note": Raw(b"N" + place)})
+    refused(path, "its pickle is damaged")
+
+
 def test_limits_of_a_pickle(tmp_path, monkeypatch, refused):
     path = torch_file(tmp_path / "weights.pth", ARRAYS)
     monkeypatch.setattr(unpickle, "MAX_OPCODES", 50)
