@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from cffm_jax.losses import clip_loss
     from cffm_jax.models.cffm import create_model
     from cffm_jax.models.prototypes import kmeans
+    from cffm_jax.weights import load
 
 _HOMES = {
     "clip_loss": "cffm_jax.losses",
@@ -18,9 +19,10 @@ _HOMES = {
     "create_model": "cffm_jax.models.cffm",
     "export_state_dict": "cffm_jax.conversion.state_dicts",
     "kmeans": "cffm_jax.models.prototypes",
+    "load": "cffm_jax.weights",
 }
 
-__all__ = ["clip_loss", "convert_state_dict", "create_model", "export_state_dict", "kmeans"]
+__all__ = ["clip_loss", "convert_state_dict", "create_model", "export_state_dict", "kmeans", "load"]
 
 
 def __getattr__(name: str) -> Any:

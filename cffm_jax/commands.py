@@ -8,7 +8,7 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
@@ -31,7 +31,7 @@ class EvalOptions:
     config: str = ""
     """Config file; without one, the config stored with the checkpoint."""
     checkpoint: str = ""
-    """Folder of a run: its latest checkpoint is evaluated."""
+    """Folder of a run, whose latest checkpoint is evaluated, or a file of weights of any kind, see convert.py."""
     predictions: str = ""
     """Score PNGs (0..K-1) in DIR/<video>/<frame>.png that any program wrote, without a model."""
     output: str = ""
@@ -41,6 +41,18 @@ class EvalOptions:
     pictures: str = ""
     """Draw some of the videos to this folder: sheet.png (frame, per-frame, CFFM, truth) and overlay.mp4."""
     settings: Settings = Config()
+
+
+@dataclasses.dataclass(frozen=True)
+class ConvertOptions:
+    file: tyro.conf.Positional[str] = ""
+    """A file of weights, a folder of save_pretrained, the folder of a run, or the authors' cluster_centers."""
+    output: tyro.conf.Positional[str] = ""
+    """The file to write."""
+    to: Literal["cffm_jax", "torch", "safetensors"] = "cffm_jax"
+    """What to write: our .safetensors, or the released layout as torch's .pth or as .safetensors."""
+    inspect: bool = False
+    """Say what the file holds, and write nothing."""
 
 
 def cache_compilations() -> None:
@@ -105,43 +117,79 @@ def _score(options: EvalOptions) -> None:
 def _evaluate(options: EvalOptions, argv: Sequence[str]) -> None:
     import jax
 
-    from cffm_jax.conversion.state_dicts import variable_shapes
+    from cffm_jax.conversion.held import WHOLE
     from cffm_jax.data.classes import class_names
     from cffm_jax.inference import evaluate, prototypes, scores
     from cffm_jax.inference.offline import VideoSegmenter
     from cffm_jax.inference.pictures import PictureCollector
     from cffm_jax.training import checkpoint as saved
     from cffm_jax.training.state import build_model
+    from cffm_jax.weights import beside, complete, open_stored
 
-    with saved.open_checkpoints(options.checkpoint) as checkpoints:
-        step = checkpoints.latest()
-        stored = checkpoints.config(step)
+    with open_stored(options.checkpoint) as held:
+        if held.part != WHOLE:
+            raise InputError(options.checkpoint, "holds an encoder alone", "give the weights of a whole model")
         if not options.config:
             # The stored config takes the place of a config file: the overrides go on top of it.
-            options = parse_command(EvalOptions, argv, lambda _: EvalOptions(settings=stored), "")
+            options = parse_command(EvalOptions, argv, lambda _: EvalOptions(settings=held.config), "")
         config = options.settings
-        saved.require_same_model(stored, config, options.checkpoint)
+        saved.require_same_model(held.config, config, options.checkpoint)
         model = build_model(config)
         videos = evaluate.evaluation_videos(config)
         names = class_names(config.data.root, config.model.num_classes)
-        output = Path(options.output or Path(options.checkpoint) / "eval.json")
+        output = Path(options.output or beside(options.checkpoint, "eval.json"))
         _require_writable(output)
         watchers = []
         if options.save_predictions:
             watchers.append(evaluate.PredictionWriter(options.save_predictions, len(names)))
         if options.pictures:
             watchers.append(PictureCollector(options.pictures, videos, names, first=max(config.data.offsets)))
-        variables = jax.device_put(checkpoints.restore_variables(step, variable_shapes(model)))
+        variables = jax.device_put(complete(held))
     source = None
     if model.global_blocks:
-        folder = checkpoints.directory.parent / prototypes.FOLDER
+        folder = beside(options.checkpoint, prototypes.FOLDER)
         source = prototypes.prototype_source(config, model, variables, config.data.eval_split, folder)
     with contextlib.ExitStack() as stack:
         entered = [stack.enter_context(watcher) for watcher in watchers]
         rows = evaluate.evaluate(VideoSegmenter(model, config, source), variables, videos, watchers=entered)
-    print(f"{config.model.name}, step {step} of {options.checkpoint}, {config.data.root} {config.data.eval_split}\n")
+    print(f"{config.model.name}, {held.origin}, {options.checkpoint}, {config.data.root} {config.data.eval_split}\n")
     print(scores.report(rows, names))
-    _write_json(output, {"checkpoint": options.checkpoint, "step": step, "rows": scores.to_json(rows, names)})
+    _write_json(output, {"checkpoint": options.checkpoint, "step": held.step, "rows": scores.to_json(rows, names)})
+
+
+def convert_command(argv: Sequence[str]) -> None:
+    """``convert.py``: weights of any kind into one file, or in words what they are."""
+    options = parse_command(ConvertOptions, argv, lambda _: ConvertOptions(), "Convert weights, or say what they are.")
+    if not options.file:
+        raise InputError("command line", "names no file", "give the file to convert, and the one to write")
+    if bool(options.output) == options.inspect:
+        raise InputError("command line", "give either --inspect or a file to write", "see --help")
+    from cffm_jax.conversion import centres, inspection
+    from cffm_jax.conversion.writers import write_safetensors
+    from cffm_jax.weights import convert, open_stored
+
+    if centres.is_authors(options.file):
+        found = centres.read_centres(options.file)
+        if options.inspect:
+            print(inspection.description_of_centres(options.file, found))
+            return
+        output = Path(options.output)
+        _require_new(output)
+        write_safetensors(output, [(video, a.shape, a.dtype, a.load) for video, a in found.items()])
+        print(f"{output}: written (prototypes of {len(found)} videos, for --prototypes.imported)")
+    elif options.inspect:
+        with open_stored(options.file) as held:
+            print(inspection.description(held))
+    else:
+        _require_new(Path(options.output))
+        print(convert(options.file, Path(options.output), options.to))
+
+
+def _require_new(path: Path) -> None:
+    """InputError, before the work, for a file that is there already or cannot be written."""
+    if path.exists():
+        raise InputError(path, "is there already", "name a new file")
+    _require_writable(path)
 
 
 def _require_writable(path: Path) -> None:

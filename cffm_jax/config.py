@@ -38,6 +38,8 @@ class ModelConfig:
     projection: Literal["linear", "normalised"] = "linear"
     """How the decoder projects the encoder's stages: dense with bias (SegFormer), or without and with BatchNorm and
     ReLU (MMSegmentation)."""
+    width: int = 256
+    """Channels of the frame features; the papers have 256 for every backbone, SegFormer's own B2 to B5 768."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Compute type. Parameters, norms, softmax, logits and the loss stay in float32."""
     dropout: float = 0.1
@@ -137,7 +139,7 @@ class PrototypeConfig:
     folder: str = ""
     """Where computed prototypes are kept, to be used again; default: <workdir>/prototypes."""
     memory: float = 10.0
-    """Causal prototypes: frames' worth of tokens that a centre remembers."""
+    """Causal prototypes: frames' worth of tokens that a centre remembers: as many as the paper clusters of a video."""
     interval: int = 1
     """Causal prototypes: every so many frames one is taken in."""
 

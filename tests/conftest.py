@@ -1,6 +1,7 @@
 """Settings of the whole suite, made before JAX is imported and inherited by the commands that tests start."""
 
 import os
+import shutil
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -14,6 +15,7 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
 import golden_values
 import pytest
 import runs
+from PIL import Image
 
 
 @pytest.fixture(scope="session")
@@ -38,6 +40,15 @@ def data(tmp_path_factory):
     status, out, err = runs.finished("-m", "cffm_jax.data.synthetic", *argv)
     assert status == 0, err
     assert "written" in out and len(list(root.glob("data/*/origin/*.jpg"))) == 6 * runs.FRAMES
+    return root
+
+
+@pytest.fixture(scope="session")
+def plain(data, tmp_path_factory):
+    """The dataset with a single class in its masks: fit for any number of classes."""
+    root = Path(shutil.copytree(data, tmp_path_factory.mktemp("plain") / "videos"))
+    for mask in root.glob("data/*/mask/*.png"):
+        Image.new("L", runs.SIZE[::-1], 1).save(mask)
     return root
 
 

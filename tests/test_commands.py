@@ -67,15 +67,6 @@ def exported(trained):
     return model, variables, cffm_jax.export_state_dict(variables, model)
 
 
-@pytest.fixture(scope="module")
-def plain(data, tmp_path_factory):
-    """The dataset with a single class in its masks: fit for any number of classes."""
-    root = Path(shutil.copytree(data, tmp_path_factory.mktemp("plain") / "videos"))
-    for mask in root.glob("data/*/mask/*.png"):
-        Image.new("L", SIZE[::-1], 1).save(mask)
-    return root
-
-
 # --- training
 
 
@@ -164,7 +155,7 @@ def test_short_videos_train_from_another_run(trained, data, tmp_path, capfd):
     argv = train_argv(root, tmp_path / "run", "--init.model", trained[0])
     assert run_command(train_command, argv) == 0
     out = capfd.readouterr().out
-    assert f"weights: step {STEPS} of {trained[0]}" in out
+    assert f"from {trained[0]} (cffm_jax run, step {STEPS})" in out
     assert "Videos of at most 16 frames (2 here) count in Eq. 9 alone." in out
     assert log_lines(tmp_path / "run", "train")[-1]["step"] == STEPS
 
@@ -229,16 +220,19 @@ def test_init_encoder(exported, tmp_path):
     count = sum(value.size for value in encoder.values())
     for path in (tmp_path / "mit_b0.npz", tmp_path / "mit_b0.safetensors"):
         found, origin = started_from(exported, encoder=path)
-        assert origin == f"encoder ({count:,} parameters) from {path}, the rest random"
+        assert origin.startswith(f"encoder ({count:,} parameters) from {path} (NVlabs MiT (ImageNet)); random: decoder")
+        assert "non-commercial" in origin
         assert_same(found, {**random, "params": {**random["params"], "encoder": variables["params"]["encoder"]}})
 
 
 def test_init_model(trained, exported, tmp_path):
     path = tmp_path / "model.safetensors"
     safetensors.numpy.save_file(exported[2], path)
-    for source, said in ((path, f"all from {path}"), (trained[0], f"step {STEPS} of {trained[0]}")):
+    for source, whose in ((path, "CFFM of its authors"), (trained[0], f"cffm_jax run, step {STEPS}")):
         found, origin = started_from(exported, model=source)
-        assert origin == said
+        said = f"encoder, decoder, frame classifier, clip classifier, local blocks (4,628,560 parameters) from {source}"
+        assert sorted(origin.split(" (")[0].split(", ")) == sorted(said.split(" (")[0].split(", "))
+        assert f"from {source} ({whose})" in origin and "random" not in origin.split("licence")[0]
         assert_same(found, exported[1])
 
 
@@ -311,7 +305,7 @@ def test_checkpoint_of_two_devices_is_evaluated_on_one(trained, exported, tmp_pa
     environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=1"}
     status, out, err = finished("eval.py", *argv, env=environment)
     assert status == 0, err
-    assert f"step 7 of {tmp_path / 'run'}" in out
+    assert f"cffm_jax run, step 7, {tmp_path / 'run'}" in out
 
 
 # --- bad input
@@ -479,27 +473,31 @@ def test_checkpoint_of_another_model(trained, data, plain, tmp_path, refused, op
     workdir = shutil.copytree(trained[0], tmp_path / "run")
     said = (workdir, f"is a checkpoint with {option.removeprefix('--')}")
     refused(train_command, train_argv(data, workdir, option, value), *said)
-    refused(train_command, train_argv(plain, tmp_path / "new", option, value, "--init.model", workdir), *said)
     refused(eval_command, ["--checkpoint", workdir, option, value], *said)
     refused(eval_command, ["--checkpoint", workdir, "--config", CONFIG, "--data.root", data, option, value], *said)
 
 
-def test_weights_of_another_model(exported, data, plain, tmp_path, refused):
+def test_weights_of_another_model(trained, exported, data, tmp_path, refused):
     path = tmp_path / "model.safetensors"
     safetensors.numpy.save_file(exported[2], path)
-    argv = train_argv(plain, tmp_path / "run", "--model.num_classes", 7, "--init.model", path)
-    refused(train_command, argv, path, "does not fit cffm_b0 with 7 classes")
+    for source in (path, trained[0]):
+        argv = train_argv(data, tmp_path / "run", "--model.name", "cffm_b1", "--init.model", source)
+        refused(train_command, argv, source, "holds cffm_b0, which does not fit cffm_b1", "its encoder is b0")
+        argv = train_argv(data, tmp_path / "run", "--model.blocks", 2, "--init.model", source)
+        refused(train_command, argv, source, "params/local_1", "is not there")
     path.write_bytes(path.read_bytes()[:-500])
     refused(train_command, train_argv(data, tmp_path / "run", "--init.model", path), path, "cannot be read")
     np.savez(tmp_path / "mit.npz", **{"block1.0.attn.q.weight": np.zeros((3, 3), np.float32)})
     argv = train_argv(data, tmp_path / "run", "--init.encoder", tmp_path / "mit.npz")
-    refused(train_command, argv, tmp_path / "mit.npz", "does not fit", "missing")
+    refused(train_command, argv, tmp_path / "mit.npz", "NVlabs MiT (ImageNet) of no size that is known")
 
 
 def test_no_checkpoint(tmp_path, refused):
     refused(eval_command, [], "--checkpoint", "give either this or --predictions")
     refused(eval_command, ["--checkpoint", tmp_path, "--predictions", tmp_path], "give either this or --predictions")
-    refused(eval_command, ["--checkpoint", tmp_path / "none"], tmp_path / "none", "no checkpoints here")
+    refused(eval_command, ["--checkpoint", tmp_path / "none"], tmp_path / "none", "no such file or folder")
+    (tmp_path / "empty").mkdir()
+    refused(eval_command, ["--checkpoint", tmp_path / "empty"], tmp_path / "empty", "neither checkpoints nor weights")
     (tmp_path / "run" / "checkpoints").mkdir(parents=True)
     refused(eval_command, ["--checkpoint", tmp_path / "run"], "holds no finished checkpoint")
 
@@ -576,7 +574,7 @@ def test_predictions_at_fault(evaluated, data, tmp_path, refused, spoil):
             ["train.py", "--config", CONFIG, "--data.root", "nowhere", "--workdir", "{tmp}/run"],
             "nowhere: there is no such",
         ),
-        (["eval.py", "--checkpoint", "{tmp}/run"], "/run: no checkpoints here"),
+        (["eval.py", "--checkpoint", "{tmp}/run"], "/run: no such file or folder"),
         (["-m", "cffm_jax.data.synthetic", "{tmp}/run", "--classes", "1"], "--classes: 1 is out of range"),
         (["-m", "cffm_jax.data.synthetic", "{tmp}"], "exists and was not made by this command"),
     ],

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from sklearn.cluster import KMeans
 
+from cffm_jax.config import PrototypeConfig
 from cffm_jax.data.synthetic import SyntheticConfig, frames
 from cffm_jax.frames import normalise
 from cffm_jax.models import prototypes
@@ -315,7 +316,7 @@ def stream(length: int, **options) -> np.ndarray:
     return blobs(length * N, **options).reshape(length, N, CHANNELS)
 
 
-def run(state: RunningClusters, video: np.ndarray, memory: float = prototypes.MEMORY) -> RunningClusters:
+def run(state: RunningClusters, video: np.ndarray, memory: float = PrototypeConfig.memory) -> RunningClusters:
     for frame in video:
         state = update_running(state, frame, memory=memory)
     return state

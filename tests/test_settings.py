@@ -122,9 +122,9 @@ def test_a_stored_config_comes_back(path):
 
 def test_stored_configs_name_what_does_not_fit():
     stored = json.loads(json.dumps(dataclasses.asdict(Config())))
-    stored["model"]["width"] = 256
+    stored["model"]["height"] = 256
     message = fault_of(config_from_dict, stored, "config.json")
-    assert message.startswith("config.json: stored config: unknown model.width;")
+    assert message.startswith("config.json: stored config: unknown model.height;")
     stored = {"optimizer": {}, "model": 3}
     assert "unknown optimizer" in fault_of(config_from_dict, stored, "config.json")
     assert "model is no section" in fault_of(config_from_dict, {"model": 3}, "config.json")

@@ -6,6 +6,7 @@ from __future__ import annotations
 import functools
 import io
 import weakref
+import zipfile
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -32,6 +33,17 @@ class Centres(NamedTuple):
     where: Path
     """For messages: the file, or the member of the zip as if it were one."""
     load: Callable[[], np.ndarray]
+
+
+def is_authors(path: str | Path) -> bool:
+    """Whether it is a folder or a zip with prototypes as the authors' code keeps them."""
+    path = Path(path)
+    if path.is_dir():
+        return any(path.glob(f"*/{NAME}"))
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any(name.endswith(f"/{NAME}") for name in archive.namelist())
 
 
 def read_centres(path: str | Path) -> dict[str, StoredArray]:

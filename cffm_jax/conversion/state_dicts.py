@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import flax
@@ -13,10 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from cffm_jax.conversion import table
+from cffm_jax.conversion.files import StoredArray
+from cffm_jax.conversion.recognise import ENCODER, Foreign, combined_shape, recognise
 from cffm_jax.errors import InputError
 from cffm_jax.models.cffm import CFFM, INPUT_MULTIPLE
-
-ENCODER = "encoder"
 
 
 def variable_shapes(model: CFFM) -> dict[str, Any]:
@@ -28,7 +29,7 @@ def variable_shapes(model: CFFM) -> dict[str, Any]:
 
 @functools.lru_cache(maxsize=16)
 def key_map(model: CFFM, part: str = "all") -> dict[str, tuple[str, str, table.Layout, tuple[int, ...]]]:
-    """Their key -> (collection, our path, layout, our shape) for every leaf of the model (or of its encoder alone)."""
+    """Released key -> (collection, our path, layout, our shape) for every leaf of the model (or of its encoder)."""
     result = {}
     for collection, tree in variable_shapes(model).items():
         for path, leaf in flax.traverse_util.flatten_dict(tree, sep="/").items():
@@ -42,14 +43,105 @@ def key_map(model: CFFM, part: str = "all") -> dict[str, tuple[str, str, table.L
     return result
 
 
+@dataclasses.dataclass(frozen=True)
+class Match:
+    """A state dict laid over a model.
+
+    Attributes:
+      leaves: the model's leaves that are there, by "<collection>/<path>"; loaded, they are float32 in our layout.
+      sources: the file's keys that each of them is made of.
+      fresh: leaves that files of this origin do not have.
+      missing: the keys that the file should have.
+      left_over: keys that the model has no use for.
+      dead: keys that carry nothing.
+      misshapen: "KEY is [...], not [...]".
+    """
+
+    leaves: dict[str, StoredArray]
+    sources: dict[str, tuple[str, ...]]
+    fresh: tuple[str, ...]
+    missing: tuple[str, ...]
+    left_over: tuple[str, ...]
+    dead: tuple[str, ...]
+    misshapen: tuple[str, ...]
+
+    def problems(self) -> list[str]:
+        """Everything that keeps it from being the model's weights, with the nearest names."""
+        return [
+            *(f"missing {key}{_nearest(key, self.left_over)}" for key in self.missing),
+            *(f"left over {key}{_nearest(key, self.missing)}" for key in self.left_over),
+            *self.misshapen,
+        ]
+
+
+def match(found: Foreign, model: CFFM, part: str = "all") -> Match:
+    """Lays a recognised state dict over ``model`` (or its encoder, where the file's other keys are not asked for)."""
+    leaves, sources, fresh, missing, misshapen, used = {}, {}, [], [], [], set()
+    for released, (collection, path, layout, shape) in key_map(model, part).items():
+        keys, combine = found.origin.sources(released) or ((released,), None)
+        absent = [key for key in keys if key not in found.arrays]
+        used.update(keys)
+        if absent:
+            lacks = found.origin.lacks_key(released) and len(absent) == len(keys)
+            fresh += [f"{collection}/{path}"] if lacks else []
+            missing += [] if lacks else [name for name in map(found.name_of, absent) if name not in missing]
+            continue
+        expected = layout.save(np.empty(shape, np.bool_)).shape
+        parts = [found.arrays[key] for key in keys]
+        names = tuple(found.names[key] for key in keys)
+        if combined_shape(combine, [part.shape for part in parts]) != expected:
+            held = ", ".join(str(list(part.shape)) for part in parts)
+            together = ", together" if len(parts) > 1 else ""
+            misshapen.append(f"{' and '.join(names)} is {held}{together}, not {list(expected)}")
+            continue
+        kinds = {part.dtype.name for part in parts if not jnp.issubdtype(part.dtype, jnp.floating)}
+        if kinds:
+            misshapen.append(f"{names[0]} is of type {kinds.pop()}, not floating")
+            continue
+        load = functools.partial(_load, parts, combine, layout)
+        leaves[f"{collection}/{path}"] = StoredArray(shape, np.dtype(np.float32), load)
+        sources[f"{collection}/{path}"] = names
+    rest = [key for key in found.arrays if key not in used and not (part == ENCODER and not found.is_encoder_key(key))]
+    dead = tuple(found.names[key] for key in rest if found.origin.is_dead(key))
+    left_over = tuple(found.names[key] for key in rest if not found.origin.is_dead(key))
+    return Match(leaves, sources, tuple(fresh), tuple(missing), left_over, dead, tuple(misshapen))
+
+
+def _load(parts: Iterable[StoredArray], combine: Any, layout: table.Layout) -> np.ndarray:
+    released = combine([part.load() for part in parts])
+    with np.errstate(over="ignore"):  # A double beyond float32 becomes an infinity, which is refused afterwards.
+        return np.ascontiguousarray(layout.load(released.astype(np.float32)))
+
+
+def load_leaves(leaves: Mapping[str, StoredArray], source: object) -> dict[str, np.ndarray]:
+    """Reads them all. InputError if one holds values that are not finite, naming all that do."""
+    arrays = {path: leaf.load() for path, leaf in leaves.items()}
+    damaged = [path for path, array in arrays.items() if not np.isfinite(array).all()]
+    if damaged:
+        problem = f"holds values that are not finite (NaN, infinity) in {', '.join(damaged[:5])}"
+        problem += f" and {len(damaged) - 5} more" if len(damaged) > 5 else ""
+        raise InputError(source, problem, "use another file: this one is damaged, or its training diverged")
+    return arrays
+
+
+def unflatten(arrays: Mapping[str, Any]) -> dict[str, Any]:
+    """Leaves by "<collection>/<path>" -> variables."""
+    return flax.traverse_util.unflatten_dict(dict(arrays), sep="/")
+
+
+def flatten(variables: Mapping[str, Any]) -> dict[str, Any]:
+    """The inverse of ``unflatten``."""
+    return flax.traverse_util.flatten_dict(dict(variables), sep="/")
+
+
 def convert_state_dict(
     state_dict: Mapping[str, np.ndarray], model: CFFM, *, part: str = "all", source: object = "state dict"
 ) -> dict[str, Any]:
-    """Variables of ``model`` from a released state dict in torch layout.
+    """Variables of ``model`` from a state dict in torch layout.
 
     Args:
-      state_dict: arrays by key: the authors' CFFM, NVlabs' SegFormer (with or without the dead classifier), or MiT
-        (``part="encoder"``; keys with or without ``backbone.``).
+      state_dict: arrays by key, of any origin in ``conversion.origins``: the authors' CFFM and CFFM++, NVlabs'
+        SegFormer (with or without the dead classifier) and MiT, those of Hugging Face and MMSegmentation, ...
       model: the module that the weights are for.
       part: "all", or "encoder" for the encoder's parameters alone.
       source: what to name in errors, usually the file.
@@ -58,58 +150,46 @@ def convert_state_dict(
       {"params": ..., "batch_stats": ...} of float32 arrays ("encoder": only its params).
 
     Raises:
-      InputError: keys are missing, left over or have another shape; all are listed with their nearest names.
+      InputError: keys are missing, left over or have another shape (all are listed with their nearest names), or values
+        are not finite.
     """
-    state_dict = {str(key): value for key, value in state_dict.items()}
-    if part == ENCODER:
-        state_dict = _encoder_keys(state_dict)
-    wanted = key_map(model, part)
-    live = {key: value for key, value in state_dict.items() if not table.is_dead(key)}
-    problems = [f"missing {key}{_nearest(key, live, wanted)}" for key in wanted if key not in live]
-    problems += [f"left over {key}{_nearest(key, wanted, live)}" for key in live if key not in wanted]
-    variables: dict[str, dict[str, np.ndarray]] = {}
-    for key, (collection, path, layout, shape) in wanted.items():
-        if key not in live:
-            continue
-        expected = layout.save(np.empty(shape, np.bool_)).shape
-        array = np.asarray(live[key])
-        if array.shape != expected:
-            problems.append(f"{key} is {list(array.shape)}, not {list(expected)}")
-            continue
-        variables.setdefault(collection, {})[path] = np.ascontiguousarray(layout.load(array.astype(np.float32)))
+    matched = match(recognise(describe(state_dict), source), model, part)
+    problems = matched.problems() + [f"{path} is not there" for path in matched.fresh]
     if problems:
         raise InputError(
             source,
             f"does not fit {model.public_name} with {model.num_classes} classes: {'; '.join(problems)}",
             "give the weights of this model, or name the model they are of",
         )
-    return {c: flax.traverse_util.unflatten_dict(leaves, sep="/") for c, leaves in variables.items()}
+    return unflatten(load_leaves(matched.leaves, source))
 
 
-def export_state_dict(variables: Mapping[str, Any], model: CFFM) -> dict[str, np.ndarray]:
+def describe(arrays: Mapping[str, np.ndarray]) -> dict[str, StoredArray]:
+    """Arrays in memory as if they were stored."""
+    arrays = {str(key): np.asarray(value) for key, value in arrays.items()}
+    return {
+        key: StoredArray(array.shape, array.dtype, functools.partial(np.asarray, array))
+        for key, array in arrays.items()
+    }
+
+
+def export_state_dict(
+    variables: Mapping[str, Any], model: CFFM, *, part: str = "all", dead: bool = False
+) -> dict[str, np.ndarray]:
     """The inverse: the release's keys and layout for variables, or for any tree shaped like them, such as gradients.
 
-    Collections that are absent (a gradient tree has only "params") are left out; dead weights are not written.
+    Collections that are absent (a gradient tree has only "params") are left out. Dead weights are not written, or, with
+    ``dead``, as zeros, so that the authors' code finds all that it was built with. ``part`` "encoder": its alone.
     """
-    flat = {
-        (collection, path): leaf
-        for collection, tree in variables.items()
-        for path, leaf in flax.traverse_util.flatten_dict(tree, sep="/").items()
-    }
-    return {
-        key: np.ascontiguousarray(layout.save(np.asarray(flat[collection, path])))
-        for key, (collection, path, layout, _) in key_map(model).items()
+    flat = flatten(variables)
+    found = {
+        key: np.ascontiguousarray(layout.save(np.asarray(flat[f"{collection}/{path}"])))
+        for key, (collection, path, layout, _) in key_map(model, part).items()
         if collection in variables
     }
+    return {**found, **table.dead_arrays(found)} if dead else found
 
 
-def _encoder_keys(state_dict: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The encoder's entries, with the release's prefix; a whole model's other entries are not asked for."""
-    with_prefix = {key: value for key, value in state_dict.items() if key.startswith("backbone.")}
-    return with_prefix or {"backbone." + key: value for key, value in state_dict.items()}
-
-
-def _nearest(key: str, candidates: Mapping[str, Any], taken: Mapping[str, Any]) -> str:
-    free = [candidate for candidate in candidates if candidate not in taken]
-    close = difflib.get_close_matches(key, free, n=1, cutoff=0.8) if len(free) < 200 else []
+def _nearest(key: str, candidates: tuple[str, ...]) -> str:
+    close = difflib.get_close_matches(key, candidates, n=1, cutoff=0.8) if len(candidates) < 200 else []
     return f" (nearest: {close[0]})" if close else ""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -125,6 +125,7 @@ HEAD_RULES = (
     (r"globals_(\d+)/mlp/(fc[12])", _SWIN + "mlp.{1}", "dense"),
 )
 
+_DEAD_CLASSIFIER_WIDTH = 128
 DEAD_KEYS = (
     r"decode_head\.conv_seg\.(weight|bias)",  # a classifier that the release builds and never calls
     # CFFM++'s blocks were made for self-attention: what is left of it is not called (nor are two thirds of their qkv).
@@ -154,3 +155,24 @@ def torch_key(collection: str, path: str) -> tuple[str, Layout] | None:
             if match and collection == leaf_collection:
                 return key.format(*match.groups()) + theirs, layout
     return None
+
+
+def dead_arrays(live: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The release's dead weights, as zeros, for a state dict that lacks them.
+
+    Its index buffers are not among them: the authors' modules compute them when they are built, and zeros in their
+    place would be wrong.
+    """
+    found = {}
+    if "decode_head.linear_pred.bias" in live:
+        classes = len(live["decode_head.linear_pred.bias"])
+        found["decode_head.conv_seg.weight"] = np.zeros((classes, _DEAD_CLASSIFIER_WIDTH, 1, 1), np.float32)
+        found["decode_head.conv_seg.bias"] = np.zeros(classes, np.float32)
+    for key, array in live.items():
+        if key.endswith(".running_mean"):
+            found[key.removesuffix("running_mean") + "num_batches_tracked"] = np.zeros((), np.int64)
+        if match := re.fullmatch(r"(decode_head\.decoder_swin\.blocks\.\d+\.attn\.)proj_cluster\.weight", key):
+            found[match[1] + "relative_position_bias_table"] = np.zeros((13 * 13, 8), np.float32)
+            found[match[1] + "proj.weight"] = np.zeros_like(array)
+            found[match[1] + "proj.bias"] = np.zeros(len(array), np.float32)
+    return found

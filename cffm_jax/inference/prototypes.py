@@ -23,14 +23,12 @@ from tqdm import tqdm
 
 from cffm_jax.config import Config, PrototypeConfig
 from cffm_jax.conversion.centres import find_centres
-from cffm_jax.conversion.state_dicts import variable_shapes
 from cffm_jax.data import clips, layouts, pipeline
 from cffm_jax.errors import InputError
 from cffm_jax.frames import normalise
 from cffm_jax.models.cffm import CFFM
 from cffm_jax.models.prototypes import cluster
-from cffm_jax.training.checkpoint import open_checkpoints
-from cffm_jax.training.state import build_model
+from cffm_jax.weights import complete, open_stored
 
 FOLDER = "prototypes"
 _ENCODING = ("encoder", "decoder")
@@ -203,10 +201,8 @@ def prototype_source(
     if plan.imported:
         return ImportedPrototypes(plan.imported, model.width)
     if plan.checkpoint:
-        with open_checkpoints(plan.checkpoint) as checkpoints:
-            step = checkpoints.latest()
-            model = build_model(checkpoints.config(step))
-            variables = jax.device_put(checkpoints.restore_variables(step, variable_shapes(model)))
+        with open_stored(plan.checkpoint) as held:
+            model, variables = held.model, jax.device_put(complete(held))
     folder = Path(plan.folder or folder or Path(config.workdir) / FOLDER)
     return Prototyper(model, variables, config, PrototypeStore(folder / f"{split}.sqlite"))
 

@@ -101,7 +101,7 @@ class CFFM(nn.Module):
     static: bool = False
     attention: bool = True
     projection: Literal["linear", "normalised"] = ModelConfig.projection
-    width: int = 256
+    width: int = ModelConfig.width
     dropout: float = ModelConfig.dropout
     drop_path: float = ModelConfig.drop_path
     dtype: jnp.dtype = jnp.float32
@@ -243,6 +243,7 @@ def create_model(
     mining: Literal["attention", "positions"] = ModelConfig.mining,
     norm_epsilons: Sequence[float] = ModelConfig.norm_epsilons,
     projection: Literal["linear", "normalised"] = ModelConfig.projection,
+    width: int = ModelConfig.width,
 ) -> CFFM:
     """A model by its public name. The defaults are those of ``config.ModelConfig``.
 
@@ -264,6 +265,7 @@ def create_model(
       norm_epsilons: of the encoder's norms: those of embeddings and reductions, those of blocks and stages; () takes
         the backbone's own.
       projection: of the encoder's stages: "linear" as SegFormer's, "normalised" as MMSegmentation's.
+      width: channels of the frame features, a multiple of 8, the mining's heads.
 
     Raises:
       ValueError: the name is unknown, or a number fits no model.
@@ -283,6 +285,8 @@ def create_model(
         raise ValueError(f"norm_epsilons {tuple(norm_epsilons)}: two numbers above 0, or none for the backbone's own")
     if projection not in ("linear", "normalised"):
         raise ValueError(f"projection must be 'linear' or 'normalised', not {projection!r}")
+    if width < 1 or width % cfm.HEADS:
+        raise ValueError(f"width {width}: not a multiple of the {cfm.HEADS} heads")
     has_local, has_global = FAMILIES[family]
     return CFFM(
         backbone,
@@ -294,6 +298,7 @@ def create_model(
         static=references == "self",
         attention=mining == "attention",
         projection=projection,
+        width=width,
         dropout=dropout,
         drop_path=drop_path,
         dtype=jnp.dtype(dtype),

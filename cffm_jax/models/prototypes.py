@@ -12,10 +12,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from cffm_jax.config import PrototypeConfig
+
 SAMPLE = 4096
 """Tokens that k-means++ draws from (32 k, if that is more)."""
-MEMORY = 10.0
-"""Frames that the past weighs in a running clustering: as many as the paper clusters of a video."""
 CHUNK = 65536
 """Tokens of a block. Ten frames of 480x864 are one: the product of the whole is faster than those of its parts."""
 EXACT = jax.lax.Precision.HIGHEST
@@ -117,7 +117,7 @@ def update_running(
     state: RunningClusters,
     tokens: jax.Array,
     *,
-    memory: float | jax.Array = MEMORY,
+    memory: float | jax.Array = PrototypeConfig.memory,
     valid: jax.Array | None = None,
 ) -> RunningClusters:
     """Adds a frame to the prototypes: mini-batch k-means (Sculley 2010) that forgets. Neither paper has it.

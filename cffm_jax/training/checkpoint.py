@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
+import re
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,9 @@ from cffm_jax.settings import config_from_dict
 from cffm_jax.training.state import TrainState
 
 FOLDER = "checkpoints"
+
+# Reading alone is what we ask for: no reason to warn about it.
+logging.getLogger("absl").addFilter(lambda record: not re.search("read[_ ]only", record.getMessage()))
 
 
 class Checkpoints:
@@ -136,7 +141,7 @@ def require_same_model(stored: Config, asked: Config, source: object, *, name: s
     resolved = {"blocks": "local_blocks", "global_blocks": "global_blocks", "norm_epsilons": "norm_epsilons"}
     fields = (
         "name", "num_classes", "blocks", "global_blocks", "receptive", "pooling", "mining", "norm_epsilons",
-        "projection",
+        "projection", "width",
     )  # fmt: skip
     for field in fields:
         pair = [getattr(config, field) for config in (has, wants)]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -14,9 +13,8 @@ import optax
 from jax.sharding import Mesh
 
 from cffm_jax.config import Config
-from cffm_jax.conversion.files import read_state_dict
-from cffm_jax.conversion.state_dicts import ENCODER, convert_state_dict, variable_shapes
-from cffm_jax.conversion.table import is_global
+from cffm_jax.conversion.recognise import ENCODER
+from cffm_jax.conversion.state_dicts import variable_shapes
 from cffm_jax.data import layouts
 from cffm_jax.data.pipeline import training_batches
 from cffm_jax.errors import InputError
@@ -28,6 +26,7 @@ from cffm_jax.optim import learning_rate, make_optimizer
 from cffm_jax.training.checkpoint import last_step, open_checkpoints, require_same_model
 from cffm_jax.training.state import TrainState, batch_sharded, build_model, init_state, init_variables, make_mesh
 from cffm_jax.training.step import Step, make_train_step
+from cffm_jax.weights import GLOBAL_PARTS, open_stored, start_from
 
 
 class Run(NamedTuple):
@@ -162,40 +161,19 @@ def initial_variables(model: CFFM, config: Config, key: jax.Array, start: int = 
             return checkpoints.restore_variables(start, variable_shapes(model)), f"step {start} of {config.workdir}"
     if init.encoder and init.model:
         raise InputError("--init.encoder", "given together with --init.model", "give one of them")
-    if init.model:
-        return whole_model(model, config, key)
-    if model.global_blocks:
+    source = init.model or init.encoder
+    if model.global_blocks and not init.model:
         base = model.clone(global_blocks=0)
         problem = f"is missing: {config.model.name} trains its global blocks on top of a trained {base.public_name}"
         raise InputError("--init.model", problem, "name the folder of its run, or a file with its weights")
-    variables = init_variables(model, key)
-    if not init.encoder:
-        return variables, "random"
-    loaded = convert_state_dict(read_state_dict(init.encoder), model, part=ENCODER, source=init.encoder)
-    count = sum(leaf.size for leaf in jax.tree.leaves(loaded))
-    params = {**variables["params"], ENCODER: loaded["params"][ENCODER]}
-    return {**variables, "params": params}, f"encoder ({count:,} parameters) from {init.encoder}, the rest random"
-
-
-def whole_model(model: CFFM, config: Config, key: jax.Array) -> tuple[dict[str, Any], str]:
-    """Variables that ``init.model`` names, and in words what they are. A model with global contexts takes those of
-    its base as well, and its global blocks start at random."""
-    source, base = config.init.model, model.clone(global_blocks=0)
-    if Path(source).is_dir():
-        with open_checkpoints(source) as checkpoints:
-            step = checkpoints.latest()
-            stored = checkpoints.config(step)
-            added = bool(model.global_blocks) and stored.model.name != config.model.name
-            require_same_model(stored, config, source, name=base.public_name if added else "")
-            loaded = checkpoints.restore_variables(step, variable_shapes(base if added else model))
-        origin = f"step {step} of {source}"
-    else:
-        state_dict = read_state_dict(source)
-        added = bool(model.global_blocks) and not any(is_global(name) for name in state_dict)
-        loaded = convert_state_dict(state_dict, base if added else model, source=source)
-        origin = f"all from {source}"
-    if not added:
-        return loaded, origin
-    variables = init_variables(model, key)
-    params = {**variables["params"], **loaded["params"]}
-    return {**loaded, "params": params}, f"{base.public_name} from {origin}, the global blocks random"
+    if not source:
+        return init_variables(model, key), "random"
+    with open_stored(source) as held:
+        variables, report = start_from(
+            held,
+            model,
+            key,
+            only=(ENCODER,) if init.encoder else (),
+            may_be_fresh=GLOBAL_PARTS if model.global_blocks else None,
+        )
+    return variables, str(report)

@@ -15,6 +15,7 @@ from cffm_jax.config import IGNORED_LABEL, Config
 from cffm_jax.errors import InputError
 from cffm_jax.models.cffa import reference_sources
 from cffm_jax.models.cffm import CFFM, GLOBAL_PREFIX, INPUT_MULTIPLE, create_model
+from cffm_jax.models.cfm import HEADS
 
 DATA_AXIS = "data"
 
@@ -57,6 +58,8 @@ def build_model(config: Config) -> CFFM:
     if len(m.norm_epsilons) not in (0, 2) or min(m.norm_epsilons, default=1.0) <= 0:
         problem = f"is {' '.join(map(str, m.norm_epsilons))}"
         raise InputError("--model.norm_epsilons", problem, "give two numbers above 0, or none for the backbone's own")
+    if m.width < 1 or m.width % HEADS:
+        raise InputError("--model.width", f"is {m.width}", f"give a multiple of the {HEADS} heads")
     try:
         return create_model(**dataclasses.asdict(m))
     except ValueError as error:
@@ -82,9 +85,13 @@ def batch_sharded(mesh: Mesh) -> NamedSharding:
 
 
 def init_variables(model: CFFM, key: jax.Array) -> dict[str, Any]:
+    """Random variables, compiled."""
+    return jax.jit(draw_variables, static_argnums=0)(model, key)
+
+
+def draw_variables(model: CFFM, key: jax.Array) -> dict[str, Any]:
     """Random variables; their shapes do not depend on the clips' size, so the smallest clip will do."""
-    clips = jnp.zeros((1, len(model.sources) + 1, INPUT_MULTIPLE, INPUT_MULTIPLE, 3))
-    return jax.jit(model.init)(key, clips)
+    return model.init(key, jnp.zeros((1, len(model.sources) + 1, INPUT_MULTIPLE, INPUT_MULTIPLE, 3)))
 
 
 def trained_parts(model: CFFM, params: dict[str, Any]) -> dict[str, Any]:
