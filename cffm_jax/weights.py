@@ -31,7 +31,7 @@ from cffm_jax.conversion.recognise import ENCODER
 from cffm_jax.conversion.writers import write_safetensors, write_torch
 from cffm_jax.errors import InputError
 from cffm_jax.models.cffm import CFFM
-from cffm_jax.models.encoders import make_encoder
+from cffm_jax.models.encoders import make_encoder, size_of
 from cffm_jax.training import checkpoint as saved
 from cffm_jax.training.state import build_model, draw_variables
 
@@ -324,4 +324,7 @@ def convert(path: str | Path, output: Path, to: str) -> str:
                 write_torch(output, arrays, {FORMAT: told})
             else:
                 write_safetensors(output, arrays, {"format": "pt", FORMAT: json.dumps(told)})
-        return f"{inspection.description(held)}\n{output}: written ({len(arrays)} arrays)"
+        said = f"{inspection.description(held)}\n{output}: written ({len(arrays)} arrays)"
+        if to != "cffm_jax" and held.model.norm_epsilons != size_of(held.model.backbone).norm_epsilons:
+            said += f"\nnote: its norms were trained with epsilons {held.model.norm_epsilons}, not with the release's"
+        return said

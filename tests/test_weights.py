@@ -12,14 +12,16 @@ import numpy as np
 import pytest
 import safetensors.numpy
 from runs import CONFIG, ROOT, finished, leaves
-from weight_files import Call, Global, torch_file
+from weight_files import Call, Global, TorchFile, torch_file
 
 import cffm_jax
 from cffm_jax.commands import convert_command, eval_command
 from cffm_jax.config import Config, InitConfig, ModelConfig
 from cffm_jax.conversion.files import open_weights
 from cffm_jax.conversion.state_dicts import variable_shapes
+from cffm_jax.data.layouts import Video
 from cffm_jax.errors import InputError
+from cffm_jax.inference.prototypes import ImportedPrototypes
 from cffm_jax.settings import load_config, run_command
 from cffm_jax.training.setup import initial_variables
 from cffm_jax.training.state import build_model, init_variables
@@ -284,6 +286,28 @@ def test_weights_that_the_release_has_no_place_for(tmp_path, refused):
     safetensors.numpy.save_file({k: np.asarray(v) for k, v in flat.items()}, path, metadata)
     assert_same(cffm_jax.load(path).variables, flax.traverse_util.unflatten_dict(flat, sep="/"))
     refused(convert_command, [path, tmp_path / "out.pth", "--to", "torch"], path, "no counterpart in the release")
+
+
+@pytest.mark.parametrize("form", ["folder", "zip"])
+def test_prototypes_of_the_authors(tmp_path, capfd, form):
+    """cluster_centers become one file, which --prototypes.imported takes as it takes the original."""
+    rng = np.random.default_rng(0)
+    centres = {f"video_{i}": rng.standard_normal((100, 256)).astype(np.float32) for i in range(3)}
+    source = tmp_path / "cluster_centers"
+    for video, array in centres.items():
+        (source / video).mkdir(parents=True)
+        file = TorchFile()
+        file.write(source / video / "centers.pt", file.tensor(array))
+    if form == "zip":
+        source = shutil.make_archive(tmp_path / "archive", "zip", tmp_path, "cluster_centers")
+    path = converted(source, tmp_path / "prototypes.safetensors")
+    assert "prototypes of 3 videos" in capfd.readouterr().out
+    for given in (source, path):
+        imported = ImportedPrototypes(str(given), 256)
+        for video, array in centres.items():
+            np.testing.assert_array_equal(imported.of(Video(video, ("a.jpg",), ())), array)
+    assert run_command(convert_command, ["--inspect", str(source)]) == 0
+    assert "3 of [100, 256]" in capfd.readouterr().out
 
 
 # --- faults of the commands

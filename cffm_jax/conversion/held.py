@@ -21,6 +21,7 @@ from cffm_jax.conversion import state_dicts
 from cffm_jax.conversion.files import StoredArray, WeightFile, file_digest
 from cffm_jax.conversion.recognise import ENCODER, Foreign, recognise
 from cffm_jax.errors import InputError
+from cffm_jax.models.cffa import REFERENCES
 from cffm_jax.models.cffm import CFFM, create_model
 from cffm_jax.settings import config_from_dict
 
@@ -202,12 +203,16 @@ def own_metadata(weights: Held, history: Mapping[str, Any]) -> dict[str, str]:
 
 def released_arrays(weights: Held) -> dict[str, np.ndarray]:
     """The weights in the released layout, dead ones as zeros. InputError if the release has no place for some."""
-    model = weights.config.model
-    if model.projection != "linear" or weights.model.sources != create_model("cffm_b0", 1).sources:
-        problem = f"{model.name} with these settings has no counterpart in the release"
+    model = weights.model
+    missing = state_dicts.without_counterpart(model)
+    if model.projection != "linear":  # We have names for it, nobody else has.
+        missing.append("decoder/project1/norm")
+    if model.local_blocks and len(model.sources) != len(REFERENCES):  # Its names count the references.
+        missing.append(f"{len(model.sources)} reference frames")
+    if missing and weights.part == WHOLE:
+        problem = f"{model.public_name} with these settings has no counterpart in the release ({missing[0]})"
         raise InputError(weights.source, problem, "keep our own format, --to cffm_jax")
-    variables = weights.load()
-    return state_dicts.export_state_dict(variables, weights.model, part=weights.part, dead=weights.part == WHOLE)
+    return state_dicts.export_state_dict(weights.load(), model, part=weights.part, dead=weights.part == WHOLE)
 
 
 def released_description(weights: Held, history: Mapping[str, Any]) -> dict[str, Any]:

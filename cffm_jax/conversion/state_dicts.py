@@ -43,6 +43,16 @@ def key_map(model: CFFM, part: str = "all") -> dict[str, tuple[str, str, table.L
     return result
 
 
+def without_counterpart(model: CFFM) -> list[str]:
+    """The model's leaves that the released layout has no name for."""
+    return [
+        path
+        for collection, tree in variable_shapes(model).items()
+        for path in flax.traverse_util.flatten_dict(tree, sep="/")
+        if table.torch_key(collection, path) is None
+    ]
+
+
 @dataclasses.dataclass(frozen=True)
 class Match:
     """A state dict laid over a model.
