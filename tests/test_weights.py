@@ -104,7 +104,7 @@ def test_the_released_layout_and_back_is_the_same_to_the_bit(trained, tmp_path, 
     path = converted(trained[0], tmp_path / "weights", "--to", to)
     again = cffm_jax.load(path)
     assert_same(again.variables, run.variables)
-    assert again.config.model == run.config.model and again.model == run.model
+    assert again.config.model == run.config.model and again.model == run.model and again.origin == run.origin
     with open_weights(path) as file:
         assert {"decode_head.conv_seg.weight", "decode_head.linear_fuse.bn.num_batches_tracked"} <= set(file.arrays)
 

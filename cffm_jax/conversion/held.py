@@ -99,7 +99,8 @@ def held_by(file: WeightFile) -> Held:
 
 
 def _foreign(file: WeightFile, found: Foreign) -> Held:
-    settings = {**found.settings(file.path), **_settings_in(file)}
+    told = _told(file)
+    settings = {**found.settings(file.path), **told["model"]}
     config = Config(model=dataclasses.replace(ModelConfig(), **settings))
     part = ENCODER if found.family == ENCODER else WHOLE
     try:
@@ -109,27 +110,31 @@ def _foreign(file: WeightFile, found: Foreign) -> Held:
     matched = state_dicts.match(found, model, part)
     return Held(
         source=str(file.path),
-        origin=found.origin.name(found.family),
+        origin=told["origin"] or found.origin.name(found.family),
         part=part,
         config=config,
         leaves=matched.leaves,
         fresh=matched.fresh,
         dead=matched.dead,
         ignored=file.ignored,
-        licence=found.origin.licence,
+        licence=told["licence"] or found.origin.licence,
         sources=matched.sources,
         problems=tuple(matched.problems()),
         file=file,
     )
 
 
-def _settings_in(file: WeightFile) -> dict[str, Any]:
-    """The model's settings in a file in the released layout that we wrote ourselves."""
+def _told(file: WeightFile) -> dict[str, Any]:
+    """What a file in the released layout that we wrote ourselves says of itself: model settings, origin, licence."""
+    told: dict[str, Any] = {"model": {}, "origin": "", "licence": ""}
     held = file.metadata.get(FORMAT)
+    if held is None:
+        return told
     try:
         held = json.loads(held) if isinstance(held, str) else held
-        model = held["model"] if held else {}
-        return {k: tuple(v) if isinstance(v, list) else v for k, v in model.items() if k in _MODEL_FIELDS}
+        model, history = held["model"], held["provenance"]
+        told["model"] = {k: tuple(v) if isinstance(v, list) else v for k, v in model.items() if k in _MODEL_FIELDS}
+        return told | {name: str(history[name]) for name in ("origin", "licence")}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(file.path, "its description of the model is damaged", "convert it again") from error
 

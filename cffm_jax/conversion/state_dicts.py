@@ -111,9 +111,12 @@ def match(found: Foreign, model: CFFM, part: str = "all") -> Match:
         load = functools.partial(_load, parts, combine, layout)
         leaves[f"{collection}/{path}"] = StoredArray(shape, np.dtype(np.float32), load)
         sources[f"{collection}/{path}"] = names
-    rest = [key for key in found.arrays if key not in used and not (part == ENCODER and not found.is_encoder_key(key))]
+    rest = [key for key in found.arrays if key not in used]
     dead = tuple(found.names[key] for key in rest if found.origin.is_dead(key))
-    left_over = tuple(found.names[key] for key in rest if not found.origin.is_dead(key))
+    rest = [key for key in rest if not found.origin.is_dead(key)]
+    if part == ENCODER and found.family != ENCODER:
+        rest = [key for key in rest if found.is_encoder_key(key)]
+    left_over = tuple(found.names[key] for key in rest)
     return Match(leaves, sources, tuple(fresh), tuple(missing), left_over, dead, tuple(misshapen))
 
 
