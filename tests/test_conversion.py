@@ -148,6 +148,16 @@ def test_keys_of_normalised_projections():
     }
 
 
+@pytest.mark.parametrize("name", ["cffmpp_b2", "segformer_pvtv2_b3", "segformer_convnext_tiny"])
+def test_shapes_of_one_block_a_stage_are_those_of_all(name):
+    model = cffm_jax.create_model(name, 19)
+    clips = jax.ShapeDtypeStruct((1, 4, 64, 32, 3), np.float32)
+    traced = jax.eval_shape(model.init, jax.random.key(0), clips)
+    shapes = variable_shapes(model)
+    assert jax.tree.structure(shapes) == jax.tree.structure(traced)
+    assert jax.tree.leaves(shapes) == jax.tree.leaves(traced)
+
+
 def test_kernels_are_the_operations_of_torch(model, released):
     """What each layout means, on the leaves where shapes alone could not tell a mistake."""
     params = convert_state_dict(released, model)["params"]

@@ -18,13 +18,20 @@ from cffm_jax.conversion.files import StoredArray
 from cffm_jax.conversion.recognise import ENCODER, Foreign, combined_shape, recognise
 from cffm_jax.errors import InputError
 from cffm_jax.models.cffm import CFFM, INPUT_MULTIPLE
+from cffm_jax.models.encoders import repeat_blocks
 
 
 def variable_shapes(model: CFFM) -> dict[str, Any]:
-    """Shapes of the model's variables, without computing anything; they do not depend on the clips' size."""
+    """Shapes of the model's variables, without computing anything; they do not depend on the clips' size.
+
+    One block of each of the encoder's stages is traced: a B5 has 52, and tracing them takes longer than reading them.
+    """
     frames = len(model.sources) + 1
     clips = jax.ShapeDtypeStruct((1, frames, INPUT_MULTIPLE, INPUT_MULTIPLE, 3), jnp.float32)
-    return jax.eval_shape(model.init, jax.random.key(0), clips)
+    if model.depths:
+        return jax.eval_shape(model.init, jax.random.key(0), clips)
+    shapes = jax.eval_shape(model.clone(depths=(1, 1, 1, 1)).init, jax.random.key(0), clips)
+    return unflatten(repeat_blocks(flatten(shapes), model.backbone))
 
 
 @functools.lru_cache(maxsize=16)

@@ -90,6 +90,7 @@ class CFFM(nn.Module):
       dropout: share of channels dropped before each classifier.
       drop_path: the encoder's largest drop path rate.
       dtype: compute type; parameters, norms, softmax and logits are float32.
+      depths: blocks of the encoder's stages; () as the backbone has.
     """
 
     backbone: str
@@ -105,6 +106,7 @@ class CFFM(nn.Module):
     dropout: float = ModelConfig.dropout
     drop_path: float = ModelConfig.drop_path
     dtype: jnp.dtype = jnp.float32
+    depths: tuple[int, ...] = ()
 
     @property
     def public_name(self) -> str:
@@ -113,7 +115,7 @@ class CFFM(nn.Module):
         return f"{next(name for name, has in FAMILIES.items() if has == contexts)}_{self.backbone}"
 
     def setup(self):
-        self.encoder = encoders.make_encoder(self.backbone, self.norm_epsilons, self.drop_path, self.dtype)
+        self.encoder = encoders.make_encoder(self.backbone, self.norm_epsilons, self.drop_path, self.dtype, self.depths)
         self.decoder = FrameDecoder(self.width, self.dtype, self.projection)
         self.frame_dropout = layers.channel_dropout(self.dropout)
         self.frame_classifier = layers.Dense(self.num_classes, self.dtype)

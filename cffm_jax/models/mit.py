@@ -139,21 +139,24 @@ class MiT(nn.Module):
       norm_epsilons: of the embeddings' and reductions' norms, of the blocks' and stages'.
       drop_path: the last block's probability of skipping a branch; it rises linearly from 0.
       dtype: compute type; parameters, norms and softmax are float32.
+      depths: blocks of the stages; () as the size says.
     """
 
     size: str
     norm_epsilons: tuple[float, float]
     drop_path: float
     dtype: jnp.dtype
+    depths: tuple[int, ...] = ()
 
     @nn.compact
     def __call__(self, frames: jax.Array, train: bool = False) -> tuple[jax.Array, ...]:
         """Args: frames f32[N, H, W, 3], normalised, sides multiples of 32. Returns: four maps [N, H/s, W/s, C_s], s =
         4, 8, 16, 32."""
         size = SIZES[self.size]
-        rates = np.linspace(0, self.drop_path, sum(size.depths)).tolist()
+        depths = self.depths or size.depths
+        rates = np.linspace(0, self.drop_path, sum(depths)).tolist()
         x, maps = frames.astype(self.dtype), []
-        for i, (channels, depth) in enumerate(zip(size.channels, size.depths)):
+        for i, (channels, depth) in enumerate(zip(size.channels, depths)):
             rates_here, rates = tuple(rates[:depth]), rates[depth:]
             kernel, stride = (7, 4) if i == 0 else (3, 2)
             x = Stage(
