@@ -8,15 +8,13 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 import tyro
 
 from cffm_jax.config import Config
 from cffm_jax.errors import InputError
-from cffm_jax.settings import load_config, parse_command
-
-Settings = Annotated[Config, tyro.conf.arg(name="")]
+from cffm_jax.settings import Settings, load_config, parse_command
 
 
 @dataclasses.dataclass(frozen=True)

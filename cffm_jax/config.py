@@ -88,6 +88,12 @@ class DataConfig:
     """Loader threads per process."""
     prefetch: int = 4
     """Batches kept ready."""
+    stall_seconds: float = 300.0
+    """Training stops if no batch comes for so long, for example since a loader process is stuck; 0: waits for ever."""
+    max_unreadable: int = 0
+    """Training clips of this process that may be replaced by others since a file of theirs is unreadable; 0: none."""
+    verify: bool = False
+    """Compare every training file's sha256 with <root>/manifest.sha256 (cffm_jax.data.check writes it) when reading."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,13 +6,14 @@ from __future__ import annotations
 class InputError(Exception):
     """Something the user gave cannot be used.
 
-    The message is one line: the file (or the option), what is wrong, what to do.
+    The message is one line: the file (or the option), what is wrong, what to do; so are the attributes ``where``,
+    ``problem`` and ``remedy``.
     """
 
     def __init__(self, where: object, problem: str, remedy: str):
         super().__init__(f"{where}: {problem}; {remedy}")
-        self._parts = (str(where), problem, remedy)
+        self.where, self.problem, self.remedy = str(where), problem, remedy
 
     def __reduce__(self) -> tuple[type[InputError], tuple[str, str, str]]:
         """Pickled with its three parts: loader processes hand it over."""
-        return InputError, self._parts
+        return type(self), (self.where, self.problem, self.remedy)

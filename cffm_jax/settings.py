@@ -13,7 +13,7 @@ import sys
 import typing
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import tyro
 
@@ -21,6 +21,8 @@ from cffm_jax.config import Config
 from cffm_jax.errors import InputError
 
 T = TypeVar("T")
+Settings = Annotated[Config, tyro.conf.arg(name="")]
+"""Type of a command's field that takes every setting as an option: --train.steps."""
 
 
 def load_config(path: str | Path) -> Config:
@@ -135,11 +137,10 @@ def _one_line(box: str) -> str:
     return " ".join(" ".join(lines).split()).rstrip(".") or "cannot be read"
 
 
-def run_command(main: Callable[[Sequence[str]], None], argv: Sequence[str] | None = None) -> int:
-    """Runs a command; an ``InputError`` becomes one line on standard error and exit status 2."""
+def run_command(main: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None = None) -> int:
+    """Runs a command, which may return its exit status; an ``InputError`` becomes one line on standard error and 2."""
     try:
-        main(sys.argv[1:] if argv is None else argv)
+        return main(sys.argv[1:] if argv is None else argv) or 0
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    return 0

@@ -22,11 +22,11 @@ from typing import Any
 
 import tyro
 
-from cffm_jax.commands import Settings, cache_compilations
+from cffm_jax.commands import cache_compilations
 from cffm_jax.config import Config
 from cffm_jax.data import synthetic
 from cffm_jax.errors import InputError
-from cffm_jax.settings import load_config, parse_command, run_command
+from cffm_jax.settings import Settings, load_config, parse_command, run_command
 from cffm_jax.tables import TABLE4, TABLE8, TABLE10, TABLES, Network, Row, Table, with_changes
 
 DEFAULT_CONFIG = "configs/synthetic.py"
@@ -43,8 +43,8 @@ FIGURES = {"mIoU": "miou", "VC8": "vc8", "VC16": "vc16"}
 OWN = ("workdir", "train.seed", "init.model", "prototypes.checkpoint", "prototypes.folder")
 """Settings that the study makes itself."""
 WITHOUT_EFFECT = (
-    "data.workers", "data.threads", "data.prefetch", "train.log_every", "train.eval_every", "train.checkpoint_every",
-    "train.keep", "train.devices", "eval.chunk",
+    "data.workers", "data.threads", "data.prefetch", "data.stall_seconds", "data.max_unreadable", "data.verify",
+    "train.log_every", "train.eval_every", "train.checkpoint_every", "train.keep", "train.devices", "eval.chunk",
 )  # fmt: skip
 """Settings that change no figure: runs that differ in nothing else are one."""
 

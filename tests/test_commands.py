@@ -422,6 +422,7 @@ def test_training_data_at_fault_in_loader_processes(broken, tmp_path, spoil):
         (["--model.num_classes", "0"], ["--model.num_classes", "is 0"]),
         (["--model.num_classes", "255"], ["--model.num_classes", "is 255"]),
         (["--data.crop", "64", "60"], ["--data.crop", "multiples of 32"]),
+        (["--data.verify"], ["manifest.sha256: cannot be read", "cffm_jax.data.check"]),
         (["--data.offsets", "6", "3"], ["--data.offsets", "is 6 3", "give 3 numbers"]),
         (["--data.offsets", "3", "6", "9"], ["--data.offsets", "is 3 6 9", "the largest first"]),
         (["--data.threads", "0"], ["--data.threads", "at least 1"]),

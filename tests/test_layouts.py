@@ -1,11 +1,16 @@
 """From a folder to videos, and from files to arrays; every fault is one line that names the file."""
 
+import struct
+import time
+import tracemalloc
+import zlib
+
 import cv2
 import numpy as np
 import pytest
 from PIL import Image
 
-from cffm_jax.data import layouts
+from cffm_jax.data import files, layouts
 from cffm_jax.errors import InputError
 
 
@@ -164,6 +169,65 @@ def test_files_that_are_no_frames_are_refused(tmp_path):
     fails(tmp_path, layouts.read_frame, str(tmp_path))
     (tmp_path / "text.jpg").write_text("no image " * 50)
     fails(tmp_path / "text.jpg", layouts.read_frame, str(tmp_path / "text.jpg"))
+
+
+# --- files that claim or hold too much
+
+
+def png_header(width, height):
+    """A PNG that ends after a header of that size and a little data."""
+    chunks = (b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)), (b"IDAT", zlib.compress(bytes(100)))
+    parts = (struct.pack(">I", len(d)) + t + d + struct.pack(">I", zlib.crc32(t + d)) for t, d in chunks)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+def jpeg_header(path, width, height):
+    """A whole JPEG whose header was given that size."""
+    Image.fromarray(gradient()).save(path)
+    data = bytearray(path.read_bytes())
+    start = data.index(b"\xff\xc0")
+    data[start + 5 : start + 9] = struct.pack(">HH", height, width)
+    return bytes(data)
+
+
+def refused_at_once(match, path, read):
+    """The call fails, within a second and without room for the pixels; the limits are not Pillow's."""
+    tracemalloc.start()
+    began = time.perf_counter()
+    message = fails(match, read, str(path))
+    took, (_, peak) = time.perf_counter() - began, tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert took < 1 and peak < 2**20
+    return message
+
+
+@pytest.mark.parametrize("size", [(60000, 60000), (10000, 10000), (2**13, 2**13 + 1)])
+def test_images_that_claim_too_many_pixels(tmp_path, size):
+    path = tmp_path / "bomb.png"
+    path.write_bytes(png_header(*size))
+    for read in (layouts.read_frame, lambda path: layouts.read_mask(path, 9)):
+        assert f"{size[0]}x{size[1]}" in refused_at_once(path, path, read)
+    path = tmp_path / "bomb.jpg"
+    path.write_bytes(jpeg_header(path, *size))
+    assert f"claims {size[0]}x{size[1]} pixels" in refused_at_once(path, path, layouts.read_frame)
+
+
+def test_the_limit_on_pixels_itself_is_allowed(tmp_path, monkeypatch):
+    path = tmp_path / "a.png"
+    write_mask(path, np.ones((5, 8), np.uint8))
+    monkeypatch.setattr(files, "MAX_PIXELS", 40)
+    assert layouts.read_mask(str(path), 9).shape == (5, 8)
+    monkeypatch.setattr(files, "MAX_PIXELS", 39)
+    fails("8x5", layouts.read_mask, str(path), 9)
+    fails("8x5", layouts.read_frame, str(path))
+
+
+def test_files_of_too_many_bytes(tmp_path):
+    path = tmp_path / "large.jpg"
+    with path.open("wb") as file:
+        file.truncate(files.MAX_BYTES + 1)  # Takes no room on the disk.
+    assert str(files.MAX_BYTES + 1) in refused_at_once(path, path, layouts.read_frame)
+    assert str(files.MAX_BYTES + 1) in refused_at_once(path, path, lambda path: layouts.read_mask(path, 9))
 
 
 # --- masks

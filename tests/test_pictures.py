@@ -4,7 +4,9 @@ import cv2
 import numpy as np
 import pytest
 from PIL import Image
+from sheets import find
 
+from cffm_jax.data import drawing
 from cffm_jax.data.classes import palette
 from cffm_jax.data.layouts import Video
 from cffm_jax.errors import InputError
@@ -50,12 +52,12 @@ def read_video(path):
 
 def test_without_alpha_the_frame_stays():
     frame = frame_of()
-    np.testing.assert_array_equal(pictures.overlay(frame, mask_of(), COLOURS, 0.0), frame)
+    np.testing.assert_array_equal(drawing.overlay(frame, mask_of(), COLOURS, 0.0), frame)
 
 
 def test_with_full_alpha_the_colours_alone():
     frame, mask = frame_of(), mask_of()
-    result = pictures.overlay(frame, mask, COLOURS, 1.0)
+    result = drawing.overlay(frame, mask, COLOURS, 1.0)
     at = inside(mask)
     assert result.dtype == np.uint8 and at.mean() > 0.7
     np.testing.assert_array_equal(result[at], COLOURS[mask[at]])
@@ -67,7 +69,7 @@ def test_with_full_alpha_the_colours_alone():
 @pytest.mark.parametrize("alpha", [0.3, 0.7, 1.0])
 def test_in_between_and_unlabelled(alpha):
     frame, mask = frame_of(), mask_of()
-    result = pictures.overlay(frame, mask, COLOURS, alpha)
+    result = drawing.overlay(frame, mask, COLOURS, alpha)
     np.testing.assert_array_equal(result[mask == 255], frame[mask == 255])
     at = inside(mask)
     np.testing.assert_allclose(result[at], (1 - alpha) * frame[at] + alpha * COLOURS[mask[at]], atol=0.51)
@@ -76,7 +78,7 @@ def test_in_between_and_unlabelled(alpha):
 def test_overlay_keeps_its_arguments():
     frame, mask = frame_of(), mask_of()
     before = frame.copy(), mask.copy()
-    pictures.overlay(frame, mask, COLOURS, 0.5)
+    drawing.overlay(frame, mask, COLOURS, 0.5)
     np.testing.assert_array_equal(frame, before[0])
     np.testing.assert_array_equal(mask, before[1])
 
@@ -86,15 +88,15 @@ def test_overlay_keeps_its_arguments():
     [((64, 96), (128, 192)), ((96, 160), (192, 320)), ((480, 853), (225, 400)), ((300, 300), (300, 300))],
 )
 def test_shown_size(size, shown):
-    assert pictures.shown_size(*size, 400) == shown
-    assert pictures.shown_size(*size[::-1], 400) == shown[::-1]
+    assert drawing.shown_size(*size, 400) == shown
+    assert drawing.shown_size(*size[::-1], 400) == shown[::-1]
 
 
 def test_views_share_one_size():
     for size in ((65, 97), (480, 853)):
-        shown = pictures.views(frame_of(size), {"a": mask_of(size), "b": mask_of(size)}, COLOURS, 400)
+        shown = drawing.views(frame_of(size), {"a": mask_of(size), "b": mask_of(size)}, COLOURS, 400)
         assert list(shown) == ["input", "a", "b"]
-        assert {picture.shape for picture in shown.values()} == {(*pictures.shown_size(*size, 400), 3)}
+        assert {picture.shape for picture in shown.values()} == {(*drawing.shown_size(*size, 400), 3)}
 
 
 @pytest.mark.parametrize(
@@ -109,7 +111,7 @@ def test_views_share_one_size():
     ],
 )
 def test_spread(arguments, expected):
-    assert pictures.spread(*arguments) == expected
+    assert drawing.spread(*arguments) == expected
 
 
 # --- sheet
@@ -117,22 +119,15 @@ def test_spread(arguments, expected):
 
 def strip_of(size=SIZE, steps=3, title="video"):
     mask = mask_of(size)
-    masks = {"per-frame (SegFormer)": mask, "CFFM": np.roll(mask, 9, 0), pictures.TRUTH: np.roll(mask, 18, 0)}
-    cells = [pictures.views(frame_of(size, t), masks, COLOURS, 400) for t in range(steps)]
-    return pictures.Strip(title, tuple(range(steps)), cells, frozenset({0, 1, 2, 255}))
-
-
-def find(sheet, cell):
-    """Corners at which the sheet shows exactly this picture."""
-    h, w = cell.shape[:2]
-    corners = np.argwhere((sheet[: sheet.shape[0] - h + 1, : sheet.shape[1] - w + 1] == cell[0, 0]).all(-1))
-    return [(y, x) for y, x in corners.tolist() if np.array_equal(sheet[y : y + h, x : x + w], cell)]
+    masks = {"per-frame (SegFormer)": mask, "CFFM": np.roll(mask, 9, 0), drawing.TRUTH: np.roll(mask, 18, 0)}
+    cells = [drawing.views(frame_of(size, t), masks, COLOURS, 400) for t in range(steps)]
+    return drawing.Strip(title, [f"frame {t}" for t in range(steps)], cells, frozenset({0, 1, 2, 255}))
 
 
 @pytest.mark.parametrize("size", [(64, 96), (97, 65), (480, 853)])
 def test_sheet_holds_every_cell_in_its_place(size):
     strip = strip_of(size, 2)
-    sheet = pictures.contact_sheet([strip], NAMES)
+    sheet = drawing.contact_sheet([strip], NAMES)
     assert sheet.dtype == np.uint8 and sheet.shape[0] < 2600 and sheet.shape[1] < 2300
     found = [[find(sheet, cells[row]) for cells in strip.cells] for row in strip.cells[0]]
     assert all(len(places) == 1 for row in found for places in row)
@@ -150,19 +145,19 @@ def test_sheet_holds_every_cell_in_its_place(size):
 
 def test_legend_names_the_classes_that_are_shown():
     strip = strip_of()
-    with_three = pictures.contact_sheet([strip], NAMES)
-    below = with_three[find(with_three, strip.cells[0][pictures.TRUTH])[0][0] + strip.cells[0]["input"].shape[0] :]
+    with_three = drawing.contact_sheet([strip], NAMES)
+    below = with_three[find(with_three, strip.cells[0][drawing.TRUTH])[0][0] + strip.cells[0]["input"].shape[0] :]
     for k, shown in enumerate((True, True, True, False)):
         assert (below == COLOURS[k]).all(-1).any() == shown
     assert ((below < 100).all(-1)).any()  # The names.
-    other = pictures.contact_sheet([strip], ("sky", "river", "person", "cat"))
+    other = drawing.contact_sheet([strip], ("sky", "river", "person", "cat"))
     assert not np.array_equal(with_three, other)
 
 
 def test_long_legend_stays_on_the_sheet():
     strip = strip_of()._replace(labels=frozenset(range(124)))
-    sheet = pictures.contact_sheet([strip], [f"a_rather_long_class_name_{k}" for k in range(124)])
-    below = sheet[find(sheet, strip.cells[0][pictures.TRUTH])[0][0] + strip.cells[0]["input"].shape[0] :]
+    sheet = drawing.contact_sheet([strip], [f"a_rather_long_class_name_{k}" for k in range(124)])
+    below = sheet[find(sheet, strip.cells[0][drawing.TRUTH])[0][0] + strip.cells[0]["input"].shape[0] :]
     weights = np.array([1 << 16, 1 << 8, 1])
     found = dict(zip(*np.unique(below @ weights, return_counts=True)))
     for k, colour in enumerate(palette(124)[:124] @ weights):  # Swatches are squares of 18 pixels with round corners.
@@ -172,18 +167,18 @@ def test_long_legend_stays_on_the_sheet():
 
 def test_strips_of_different_sizes():
     strips = [strip_of((64, 96), 3, "landscape"), strip_of((96, 64), 2, "portrait")]
-    sheet = pictures.contact_sheet(strips, NAMES)
+    sheet = drawing.contact_sheet(strips, NAMES)
     assert all(len(find(sheet, strip.cells[-1]["input"])) == 1 for strip in strips)
 
 
 def test_png_whole_or_not_at_all(tmp_path):
-    sheet = pictures.contact_sheet([strip_of()], NAMES)
-    pictures.write_png(tmp_path / "sheet.png", sheet)
+    sheet = drawing.contact_sheet([strip_of()], NAMES)
+    drawing.write_png(tmp_path / "sheet.png", sheet)
     with Image.open(tmp_path / "sheet.png") as image:
         np.testing.assert_array_equal(np.asarray(image), sheet)
     assert [path.name for path in tmp_path.iterdir()] == ["sheet.png"]
     with pytest.raises(InputError, match="missing/sheet.png: cannot be written .*; choose a folder"):
-        pictures.write_png(tmp_path / "missing" / "sheet.png", sheet)
+        drawing.write_png(tmp_path / "missing" / "sheet.png", sheet)
 
 
 # --- video
@@ -192,7 +187,7 @@ def test_png_whole_or_not_at_all(tmp_path):
 def test_panels_of_odd_size_give_even_sides():
     panel = frame_of((33, 51))
     labels = ("input", "per-frame (SegFormer)", "CFFM")
-    picture = pictures.side_by_side({label: panel for label in labels})
+    picture = drawing.side_by_side({label: panel for label in labels})
     assert picture.shape[0] % 2 == 0 and picture.shape[1] % 2 == 0
     assert len(find(picture, panel)) == 3
 
@@ -202,7 +197,7 @@ def test_video_reads_back(tmp_path):
     assert pictures.overlay_video(tmp_path / "v.mp4", iter(panels), fps=15) == 7
     assert [path.name for path in tmp_path.iterdir()] == ["v.mp4"]
     frames, fps = read_video(tmp_path / "v.mp4")
-    expected = pictures.side_by_side(panels[0]).shape
+    expected = drawing.side_by_side(panels[0]).shape
     assert len(frames) == 7 and fps == pytest.approx(15)
     assert {frame.shape for frame in frames} == {expected}
     for t, frame in enumerate(frames):  # The panels lie side by side, in RGB and in order.

@@ -3,6 +3,11 @@
 import dataclasses
 import itertools
 import multiprocessing
+import os
+import shutil
+import signal
+import time
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -10,7 +15,7 @@ import pytest
 from PIL import Image
 
 from cffm_jax.config import DataConfig
-from cffm_jax.data import layouts, pipeline
+from cffm_jax.data import layouts, manifest, pipeline
 from cffm_jax.errors import InputError
 
 DATA = DataConfig(scale=(85, 48), crop=(32, 32), prefetch=2)
@@ -168,6 +173,174 @@ def test_labels_beyond_the_classes_are_refused(videos):
             next(batches)
 
 
+# --- files that are not as they should be
+
+
+@pytest.fixture
+def broken(videos, tmp_path):
+    """A copy of the videos in which one frame of a video is cut off and a mask of another is gone: (videos, files)."""
+    root = tmp_path / "broken"
+    shutil.copytree(Path(videos[0].frames[0]).parents[3], root)
+    copies = layouts.read_split(str(root), "train")
+    cut, gone = Path(copies[4].frames[0]), Path(copies[5].masks[0])
+    cut.write_bytes(cut.read_bytes()[:-20])
+    gone.unlink()
+    return copies, {str(cut), str(gone)}
+
+
+LENIENT = dataclasses.replace(DATA, max_unreadable=99)
+
+
+def test_clips_with_unreadable_files_are_replaced_and_named_once(videos, broken, capfd):
+    copies, files = broken
+    with pipeline.training_batches(copies, LENIENT, num_classes=9, batch_size=7, seed=0) as batches:
+        found = list(itertools.islice(batches, 8))
+        assert batches.skipped >= 8  # The video of one frame, in every epoch.
+    lines = capfd.readouterr().err.splitlines()
+    assert len(lines) == 2 and all(line.startswith("clip left out: ") for line in lines)
+    assert {next(file for file in files if file in line) for line in lines} == files
+    replaced = 0
+    for batch, whole in zip(found, take(videos, 8, batch_size=7)):
+        assert batch.keys() == whole.keys() and 5 not in batch["video"]
+        for place, (got, expected) in enumerate(zip(batch["video"], whole["video"])):
+            if got == expected:  # All that can be read is what it would be without the broken files.
+                np.testing.assert_array_equal(batch["frames"][place], whole["frames"][place])
+            replaced += got != expected
+    assert replaced >= 8
+
+
+def test_replaced_clips_do_not_depend_on_the_loader(broken):
+    expected = take(broken[0], 6, LENIENT)
+    assert_same(expected, take(broken[0], 6, dataclasses.replace(LENIENT, threads=4, prefetch=5)))
+    assert_same(expected, take(broken[0], 6, dataclasses.replace(LENIENT, workers=2)))
+    assert_same(expected[2:], take(broken[0], 4, LENIENT, start_step=2))
+    assert not np.array_equal(expected[0]["video"], take(broken[0], 1, LENIENT, seed=1)[0]["video"])
+
+
+def test_too_many_unreadable_files_stop_the_run(broken):
+    copies, files = broken
+    data = dataclasses.replace(DATA, max_unreadable=6)
+    with pipeline.training_batches(copies, data, num_classes=9, batch_size=1, seed=0) as batches:
+        with pytest.raises(InputError, match="^--data.max_unreadable: more than 6 clips") as caught:
+            list(itertools.islice(batches, 60))
+        assert batches.skipped == 7
+    assert any(file in str(caught.value) for file in files)
+    with pytest.raises(InputError) as caught:
+        take(copies, 60, batch_size=1)
+    assert any(str(caught.value).startswith(file) for file in files)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_where_nothing_can_be_read_the_run_stops(tmp_path, workers):
+    gone = layouts.Video("gone", (str(tmp_path / "gone.jpg"),) * 12, (str(tmp_path / "gone.png"),) * 12)
+    with pytest.raises(InputError, match="^--data.max_unreadable: more than 99 clips.*gone.jpg"):
+        take((gone,), 1, dataclasses.replace(LENIENT, workers=workers))
+
+
+def test_faults_of_the_settings_are_not_left_out(videos):
+    with pipeline.training_batches(videos, LENIENT, num_classes=8, batch_size=4, seed=0) as batches:
+        with pytest.raises(InputError, match="--model.num_classes"):
+            next(batches)
+
+
+@pytest.fixture
+def verified(videos, tmp_path):
+    """(root of a copy with a manifest, settings that verify it)."""
+    root = str(tmp_path / "verified")
+    shutil.copytree(Path(videos[0].frames[0]).parents[3], root)
+    manifest.write_manifest(root, manifest.measure(root, {}, threads=1, progress=False))
+    return root, dataclasses.replace(DATA, root=root, verify=True)
+
+
+def flip_a_bit(path):
+    """A bit of a file, such that it still decodes."""
+    before, data = layouts.read_frame(path), Path(path).read_bytes()
+    for place in range(len(data) - 40, 0, -1):
+        changed = bytearray(data)
+        changed[place] ^= 1
+        Path(path).write_bytes(changed)
+        try:
+            if not np.array_equal(layouts.read_frame(path), before):
+                return
+        except InputError:
+            pass
+    raise AssertionError("no bit can be flipped")
+
+
+def test_verified_files_give_the_same_batches(videos, verified):
+    root, data = verified
+    expected = take(videos, 3)
+    assert_same(expected, take(layouts.read_split(root, "train"), 3, data))
+
+
+def test_a_flipped_bit_that_decodes_is_found(verified):
+    root, data = verified
+    copies = layouts.read_split(root, "train")
+    flip_a_bit(copies[5].frames[0])
+    take(copies[5:6], 1, batch_size=1)  # Without the manifest nothing is amiss.
+    with pytest.raises(InputError, match="00000000.jpg: has changed since manifest.sha256"):
+        take(copies[5:6], 1, data, batch_size=1)
+
+
+def test_without_a_manifest_nothing_starts(verified):
+    root, data = verified
+    copies = layouts.read_split(root, "train")
+    path = Path(root, manifest.NAME)
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(line for line in lines if "v3/mask/00000002" not in line))
+    with pytest.raises(InputError, match="v3/mask/00000002.png: is not in .*manifest.sha256"):
+        pipeline.training_batches(copies, data, num_classes=9, batch_size=2, seed=0)
+    path.unlink()
+    with pytest.raises(InputError, match="manifest.sha256: cannot be read .*; write one"):
+        pipeline.training_batches(copies, data, num_classes=9, batch_size=2, seed=0)
+
+
+# --- loader processes that end or stand still
+
+
+def workers_of(batches):
+    """Starts the loader; its processes."""
+    before = set(multiprocessing.active_children())
+    next(batches)
+    return [process for process in multiprocessing.active_children() if process not in before]
+
+
+@pytest.mark.parametrize(
+    ("sent", "said"),
+    [
+        (signal.SIGKILL, r"^--data.workers: loader process {pid} \(SIGKILL\) ended"),
+        (signal.SIGSTOP, r"^--data.stall_seconds: no batch within 1 s from loader processes {pid} \(stopped\)"),
+    ],
+)
+def test_a_worker_that_ends_or_stands_still_is_named_and_does_not_hang_the_run(videos, sent, said):
+    data = dataclasses.replace(DATA, workers=1, stall_seconds=20)
+    with pipeline.training_batches(videos, data, num_classes=9, batch_size=2, seed=0) as batches:
+        (worker,) = workers_of(batches)
+        batches._watchdog._seconds = 1 if sent == signal.SIGSTOP else 20  # Not while the process starts.
+        os.kill(worker.pid, sent)
+        began = time.monotonic()
+        with pytest.raises(InputError, match=said.format(pid=worker.pid)):
+            list(itertools.islice(batches, 100))  # What was ready before still comes.
+        batches.close()
+        assert time.monotonic() - began < 15
+    worker.join(5)
+    assert not worker.is_alive()
+
+
+def test_a_thread_that_stands_still_is_noticed(videos, tmp_path):
+    path = tmp_path / "stuck.jpg"
+    os.mkfifo(path)  # To open it waits until somebody writes.
+    stuck = layouts.Video("stuck", (str(path),) * 12, videos[0].masks)
+    data = dataclasses.replace(DATA, stall_seconds=0.5)
+    with pytest.raises(InputError, match="^--data.stall_seconds: no batch within 0.5 s;"):
+        take((stuck,), 1, data, batch_size=1)
+    for _ in range(4 * data.threads * data.prefetch):  # Lets go the threads, of which more may have started.
+        try:
+            os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK))
+        except OSError:
+            time.sleep(0.01)
+
+
 @pytest.mark.parametrize(
     ("option", "data", "settings"),
     [
@@ -177,6 +350,8 @@ def test_labels_beyond_the_classes_are_refused(videos):
         ("--data.workers", {"workers": -1}, {}),
         ("--data.threads", {"threads": 0}, {}),
         ("--data.prefetch", {"prefetch": 0}, {}),
+        ("--data.max_unreadable", {"max_unreadable": -1}, {}),
+        ("--data.stall_seconds", {"stall_seconds": -1.0}, {}),
     ],
 )
 def test_numbers_that_do_not_fit(videos, option, data, settings):

@@ -11,9 +11,10 @@ import re
 
 import cv2
 import numpy as np
-from PIL import Image
 
 from cffm_jax.config import IGNORED_LABEL
+from cffm_jax.data.files import UnreadableFile, open_image, read_bytes
+from cffm_jax.data.manifest import Manifest
 from cffm_jax.errors import InputError
 
 _READ_COLOURS = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
@@ -110,47 +111,57 @@ def _numeric_order(name: str) -> list[str | int]:
     return [int(part) if index % 2 else part for index, part in enumerate(re.split(r"(\d+)", name))]
 
 
-def read_frame(path: str) -> np.ndarray:
+def read_frame(path: str, manifest: Manifest | None = None) -> np.ndarray:
     """Reads an image as u8[H,W,3] in RGB, as stored (an EXIF orientation is not applied, masks have none).
 
+    Args:
+      path: a JPEG or PNG.
+      manifest: what the file's bytes must be.
+
     Raises:
-      InputError: the file cannot be read, is cut off, or is no image.
+      UnreadableFile: the file cannot be read, is cut off, is no image, is too large, or is not what the manifest says.
     """
-    try:
-        with open(path, "rb") as file:
-            data = file.read()
-    except OSError as error:
-        raise InputError(path, f"cannot be read ({error.strerror})", "check the path and its permissions") from error
+    return decode_frame(path, read_bytes(path, manifest))
+
+
+def decode_frame(path: str, data: bytes) -> np.ndarray:
+    """`read_frame` of a file whose bytes are there already."""
     # OpenCV before 5 decodes what there is of a truncated JPEG with no more than a warning on stderr. In the coded
     # image no marker can occur by chance, so a whole file has an end of image after its last start of scan.
     if data.startswith(b"\xff\xd8") and data.rfind(b"\xff\xd9") <= data.rfind(b"\xff\xda"):
-        raise InputError(path, "is truncated: the JPEG's end is missing", "copy or download the file again")
+        raise UnreadableFile(path, "is truncated: the JPEG's end is missing", "copy or download the file again")
+    open_image(path, data)  # Refuses a size that OpenCV would believe.
     try:
-        frame = cv2.imdecode(np.frombuffer(data, np.uint8), _READ_COLOURS) if data else None
+        frame = cv2.imdecode(np.frombuffer(data, np.uint8), _READ_COLOURS)
     except cv2.error:
         frame = None
     if frame is None:
-        raise InputError(path, "is empty, damaged or no image", "copy or download the file again")
+        raise UnreadableFile(path, "is damaged or no image", "copy or download the file again")
     return frame
 
 
-def read_mask(path: str, num_classes: int) -> np.ndarray:
+def read_mask(path: str, num_classes: int, manifest: Manifest | None = None) -> np.ndarray:
     """Reads a mask as u8[H,W] with labels 0..num_classes-1 and 255 for ignored pixels.
 
     The file holds one byte a pixel, grey or palette (then the index counts, not the colour): 0 and 255 are ignored,
     1..num_classes are the classes 0..num_classes-1, as in VSPW.
 
     Raises:
-      InputError: the file cannot be read, is cut off or no image, has other pixels than one byte, or holds a label
-        above num_classes.
+      UnreadableFile: the file cannot be read, is cut off, is no image, is too large, or is not what the manifest says.
+      InputError: it has other pixels than one byte, or holds a label above num_classes.
     """
+    return decode_mask(path, read_bytes(path, manifest), num_classes)
+
+
+def decode_mask(path: str, data: bytes, num_classes: int) -> np.ndarray:
+    """`read_mask` of a file whose bytes are there already."""
+    image = open_image(path, data)
     try:
-        with Image.open(path) as image:
-            mode = image.mode
-            raw = np.asarray(image)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        problem = f"cannot be read ({getattr(error, 'strerror', None) or 'truncated, damaged or no image'})"
-        raise InputError(path, problem, "copy or download the file again") from error
+        mode = image.mode
+        raw = np.asarray(image)
+    except (OSError, SyntaxError, ValueError) as error:
+        problem = "cannot be read (truncated, damaged or no image)"
+        raise UnreadableFile(path, problem, "copy or download the file again") from error
     if mode not in ("L", "P"):
         problem = f"has pixels of mode {mode}"
         raise InputError(path, problem, "save masks with one byte a pixel, grey (L) or palette (P)")
@@ -165,14 +176,16 @@ def read_mask(path: str, num_classes: int) -> np.ndarray:
     return labels
 
 
-def read_pair(frame: str, mask: str, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
+def read_pair(
+    frame: str, mask: str, num_classes: int, manifest: Manifest | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Reads a frame u8[H,W,3] and its mask u8[H,W]; see `read_frame` and `read_mask`.
 
     Raises:
       InputError: one of the two cannot be used, or their sizes differ.
     """
-    image = read_frame(frame)
-    labels = read_mask(mask, num_classes)
+    image = read_frame(frame, manifest)
+    labels = read_mask(mask, num_classes, manifest)
     if image.shape[:2] != labels.shape:
         problem = f"is {labels.shape[1]}x{labels.shape[0]} but its frame is {image.shape[1]}x{image.shape[0]}"
         raise InputError(mask, problem, f"give it the size of {frame}")

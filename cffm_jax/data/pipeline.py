@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 import types
 from collections.abc import Iterator, Sequence
 
 import cv2
 import grain
 import numpy as np
+import tqdm
 from absl import flags
 
 from cffm_jax.config import DataConfig
 from cffm_jax.data import augment, clips, layouts
+from cffm_jax.data.files import UnreadableFile
+from cffm_jax.data.manifest import Manifest, read_manifest
+from cffm_jax.data.watchdog import Watchdog
 from cffm_jax.errors import InputError
 
 Batch = dict[str, np.ndarray]
 
+_UNREADABLE = "unreadable"
+"""Key of a batch that does not leave the loader."""
 _MULTIPLE = 32
 """Sides of evaluated frames are multiples of the encoder's coarsest stride."""
 
@@ -39,7 +46,7 @@ def training_batches(
 
     Args:
       videos: the training split, with masks.
-      data: settings of sampling, augmentation and loading.
+      data: settings of sampling, augmentation and loading; with ``data.verify`` the videos lie below ``data.root``.
       num_classes: number of classes; masks with larger labels are refused.
       batch_size: clips in a global batch; each process gets b = batch_size // process_count.
       seed: of the order of the videos and of every draw.
@@ -54,21 +61,28 @@ def training_batches(
       ``if __name__ == "__main__":``.
 
     Raises:
-      InputError: a number does not fit; while iterating: a file cannot be used.
+      InputError: a number does not fit, or there is no manifest to verify with; while iterating: a file cannot be
+        used, or the loader's processes were killed or do nothing.
     """
     _require("--train.seed", seed, 0)
     _require("--data.workers", data.workers, 0)
     _require("--data.threads", data.threads, 1)
     _require("--data.prefetch", data.prefetch, 1)
+    _require("--data.max_unreadable", data.max_unreadable, 0)
+    _require("--data.stall_seconds", data.stall_seconds, 0)
     if batch_size < 1 or batch_size % process_count:
         problem = f"{batch_size} clips cannot be shared equally by {process_count} process(es)"
         raise InputError("--train.batch_size", problem, f"give a positive multiple of {process_count}")
+    manifest = None
+    if data.verify:
+        manifest = read_manifest(data.root)
+        manifest.require(path for video in videos for path in (*video.frames, *video.masks))
     batches = (
         grain.MapDataset.source(tuple(enumerate(videos)))
         .seed(seed)
         .shuffle()
         .repeat()
-        .random_map(_LoadClip(data, num_classes))
+        .random_map(_LoadClip(data, num_classes, tuple(videos), manifest))
         # Processes take turns at whole batches. Slicing before random_map instead would give all of them the same
         # draws, and slicing single clips would interleave the processes' parts of the global batch.
         .batch(batch_size // process_count, drop_remainder=True)[process_index::process_count][start_step:]
@@ -76,7 +90,7 @@ def training_batches(
     return TrainingBatches(batches, data)
 
 
-def _require(option: str, value: int, least: int) -> None:
+def _require(option: str, value: float, least: int) -> None:
     if value < least:
         raise InputError(option, f"{value} is too small", f"give at least {least}")
 
@@ -87,12 +101,36 @@ class _LoadClip:
 
     data: DataConfig
     num_classes: int
+    videos: tuple[layouts.Video, ...]
+    manifest: Manifest | None
 
     def __call__(self, item: tuple[int, layouts.Video], rng: np.random.Generator) -> Batch:
-        """One element of a batch: frames u8[T,h,w,3], labels u8[T,h,w], size i32[2], video i32[]."""
+        """One element of a batch: frames u8[T,h,w,3], labels u8[T,h,w], size i32[2], video i32[].
+
+        In the place of a clip with an unreadable file comes one of another video. All draws are of one generator, which
+        is seeded by the clip's place in the order: whoever loads it, the same files lead to the same clip. With
+        data.max_unreadable the element holds too what was unreadable, in lines of ``_UNREADABLE``.
+        """
         number, video = item
+        unreadable = []
+        while True:
+            try:
+                clip = self._load(video, rng)
+                break
+            except UnreadableFile as error:
+                unreadable.append(str(error))
+                if len(unreadable) > self.data.max_unreadable:
+                    raise
+            number = int(rng.integers(len(self.videos)))
+            video = self.videos[number]
+        told = {_UNREADABLE: np.array("\n".join(unreadable))} if self.data.max_unreadable else {}
+        return {**clip, "video": np.int32(number), **told}
+
+    def _load(self, video: layouts.Video, rng: np.random.Generator) -> Batch:
         indices = clips.training_clip(len(video.frames), rng, self.data.offsets, self.data.reverse)
-        pairs = {i: layouts.read_pair(video.frames[i], video.masks[i], self.num_classes) for i in set(indices)}
+        pairs = {
+            i: layouts.read_pair(video.frames[i], video.masks[i], self.num_classes, self.manifest) for i in set(indices)
+        }
         target = indices[-1]
         for i, (_, labels) in pairs.items():
             if labels.shape != pairs[target][1].shape:
@@ -100,11 +138,15 @@ class _LoadClip:
                 raise InputError(video.frames[i], problem, "give all frames of a video the same size")
         frames, labels = zip(*(pairs[i] for i in indices))
         frames, labels, size = augment.augment(frames, labels, self.data, rng)
-        return {"frames": frames, "labels": labels, "size": size, "video": np.int32(number)}
+        return {"frames": frames, "labels": labels, "size": size}
 
 
 class TrainingBatches(Iterator[Batch]):
-    """Loads batches ahead; `close`, the end of a with-block or an error ends the worker processes and the threads."""
+    """Loads batches ahead; `close`, the end of a with-block or an error ends the worker processes and the threads.
+
+    Attributes:
+      skipped: clips of the batches so far that were replaced, as a file of theirs was unreadable.
+    """
 
     def __init__(self, batches: grain.MapDataset, data: DataConfig):
         ahead = max(data.threads, data.prefetch if not data.workers else 0)
@@ -119,16 +161,40 @@ class TrainingBatches(Iterator[Batch]):
         else:
             cv2.setNumThreads(0)
         self._iterator = iter(dataset)
+        self._watchdog = Watchdog(self._iterator, data.stall_seconds)
+        self._allowed = data.max_unreadable
+        self._told: set[str] = set()
+        self.skipped = 0
 
     def __next__(self) -> Batch:
         try:
-            return next(self._iterator)
-        except BaseException:
+            batch = self._watchdog.next()
+            # Counted here, batch by batch, so that the limit too does not depend on who loads them, or how far ahead.
+            for lines in batch.pop(_UNREADABLE, ()):
+                self._skip(str(lines).splitlines())
+            return batch
+        except BaseException as error:
             self.close()
+            if isinstance(error, UnreadableFile) and self._allowed:
+                raise self._too_many(str(error)) from error
             raise
+
+    def _skip(self, unreadable: Sequence[str]) -> None:
+        for line in unreadable:
+            self.skipped += 1
+            if self.skipped > self._allowed:
+                raise self._too_many(line)
+            if line not in self._told:
+                self._told.add(line)
+                tqdm.tqdm.write(f"clip left out: {line}", file=sys.stderr)
+
+    def _too_many(self, last: str) -> InputError:
+        problem = f"more than {self._allowed} clips have an unreadable file, the last: {last}"
+        return InputError("--data.max_unreadable", problem, "see python -m cffm_jax.data.check")
 
     def close(self) -> None:
         """Ends the worker processes, and the threads as soon as they are done with the batch in hand. Idempotent."""
+        self._watchdog.close()
         self._iterator.close()
 
     def __enter__(self) -> TrainingBatches:

@@ -16,6 +16,7 @@ from cffm_jax.config import Config
 from cffm_jax.conversion.recognise import ENCODER
 from cffm_jax.conversion.state_dicts import variable_shapes
 from cffm_jax.data import layouts
+from cffm_jax.data.manifest import read_manifest
 from cffm_jax.data.pipeline import training_batches
 from cffm_jax.errors import InputError
 from cffm_jax.inference.evaluate import evaluation_videos
@@ -113,7 +114,7 @@ def resume_step(config: Config) -> int:
 
 
 def check(config: Config, mesh: Mesh) -> None:
-    """InputError for settings that do not fit together or the machine."""
+    """InputError for settings that do not fit together, the machine, or the dataset's folder."""
     plan = config.train
     if plan.batch_size % mesh.size:
         problem = f"{plan.batch_size} clips do not divide over {mesh.size} devices"
@@ -123,6 +124,8 @@ def check(config: Config, mesh: Mesh) -> None:
             raise InputError(f"--train.{name}", f"is {getattr(plan, name)}", "give at least 1")
     if any(side % 32 or side < 32 for side in config.data.crop):
         raise InputError("--data.crop", f"is {config.data.crop}", "give multiples of 32")
+    if config.data.verify:
+        read_manifest(config.data.root)
 
 
 def on_device(

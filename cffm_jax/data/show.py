@@ -1,0 +1,152 @@
+"""Draws what training reads: augmented clips with their masks, and a video with its ground truth.
+
+    python -m cffm_jax.data.show --config configs/b1_vspw.py --output sheets
+
+``clips.png`` holds clips as the training loader gives them, ``video.png`` a video as it is on disk. Needs neither a
+model nor JAX.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from cffm_jax.config import Config
+from cffm_jax.data import layouts
+from cffm_jax.data.classes import class_names, palette
+from cffm_jax.data.drawing import (
+    CELL,
+    INPUT,
+    TRUTH,
+    Strip,
+    contact_sheet,
+    spread,
+    unwritable,
+    views,
+    write_png,
+)
+from cffm_jax.data.pipeline import training_batches
+from cffm_jax.errors import InputError
+from cffm_jax.settings import Settings, load_config, parse_command, run_command
+
+OVERLAY = "with its mask"
+_STEPS = 5
+"""Frames of the video on its sheet."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ShowOptions:
+    output: str = ""
+    """New folder for the pictures."""
+    config: str = ""
+    """Config file, one of configs/*.py; the options below override its fields."""
+    clips: int = 6
+    """Clips on the sheet, one a row."""
+    video: str = ""
+    """Video on the other sheet; default: the training split's first."""
+    seed: int = 0
+    """Other seeds draw other clips."""
+    settings: Settings = Config()
+
+
+def clip_strips(config: Config, videos: Sequence[layouts.Video], count: int, seed: int) -> list[Strip]:
+    """The first clips that training with this seed would read, from the loader itself.
+
+    Raises:
+      InputError: a file cannot be used, or a setting does not fit.
+    """
+    data, classes = config.data, config.model.num_classes
+    heads = [*(f"t-{offset}" for offset in data.offsets), "t"]
+    colours = palette(classes)
+    with training_batches(videos, data, num_classes=classes, batch_size=1, seed=seed) as batches:
+        return [_clip_strip(next(batches), videos, heads, colours) for _ in range(count)]
+
+
+def _clip_strip(
+    batch: dict[str, np.ndarray], videos: Sequence[layouts.Video], heads: Sequence[str], colours: np.ndarray
+) -> Strip:
+    frames, labels = batch["frames"][0], batch["labels"][0]
+    cells = [views(frame, {OVERLAY: mask}, colours, CELL) for frame, mask in zip(frames, labels)]
+    (height, width), whole = batch["size"][0], labels.shape[1:]
+    padding = "" if (height, width) == whole else f", padded to {whole[1]}x{whole[0]}"
+    title = f"{videos[batch['video'][0]].name}, {width}x{height}{padding}"
+    return Strip(title, heads, cells, frozenset(np.unique(labels).tolist()))
+
+
+def video_strip(video: layouts.Video, num_classes: int) -> Strip:
+    """A video: frames spread over its length, their masks over them and alone, and the classes' shares over time.
+
+    Raises:
+      InputError: a file cannot be used.
+    """
+    colours = palette(num_classes)
+    shares = np.zeros((len(video.frames), num_classes))
+    chosen = spread(_STEPS, len(video.frames))
+    cells, labels = [], set()
+    for time, path in enumerate(video.masks):
+        if time in chosen:
+            frame, mask = layouts.read_pair(video.frames[time], path, num_classes)
+            shown = views(frame, {OVERLAY: mask}, colours, CELL)
+            size = shown[INPUT].shape[1::-1]
+            cells.append({**shown, TRUTH: colours[cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST)]})
+        else:
+            mask = layouts.read_mask(path, num_classes)
+        counts = np.bincount(mask.reshape(-1), minlength=256)
+        shares[time] = counts[:num_classes] / mask.size
+        labels |= set(np.flatnonzero(counts).tolist())
+    title = f"{video.name}, {len(video.frames)} frames"
+    return Strip(title, [f"frame {time}" for time in chosen], cells, frozenset(labels), shares)
+
+
+def main(argv: Sequence[str]) -> None:
+    """Draws augmented training clips with their masks, and a video with its ground truth."""
+
+    def default(path: str) -> ShowOptions:
+        return ShowOptions(config=path, settings=load_config(path) if path else Config())
+
+    options = parse_command(ShowOptions, argv, default, main.__doc__)
+    if not options.output:
+        raise InputError("--output", "is missing", "name a new folder for the pictures")
+    if options.clips < 1:
+        raise InputError("--clips", f"is {options.clips}", "give at least 1")
+    if options.seed < 0:
+        raise InputError("--seed", f"is {options.seed}", "give at least 0")
+    folder = Path(options.output)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(folder, "exists and is not empty", "name a new folder for the pictures")
+    config = options.settings
+    names = class_names(config.data.root, config.model.num_classes)
+    videos = layouts.read_split(config.data.root, config.data.train_split)
+    video = _find(config, videos, options.video)
+    sheets = {
+        "clips.png": contact_sheet(clip_strips(config, videos, options.clips, options.seed), names),
+        "video.png": contact_sheet([video_strip(video, len(names))], names),
+    }
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise unwritable(folder, error.strerror) from error
+    for name, sheet in sheets.items():
+        write_png(folder / name, sheet)
+        print(f"{folder / name}: {sheet.shape[1]}x{sheet.shape[0]}")
+
+
+def _find(config: Config, videos: Sequence[layouts.Video], name: str) -> layouts.Video:
+    """A video by its name, of the training split or else of the evaluation's; "" is the first."""
+    if not name:
+        return videos[0]
+    others = layouts.read_split(config.data.root, config.data.eval_split)
+    found = next((video for video in (*videos, *others) if video.name == name), None)
+    if found is None:
+        splits = f"{config.data.train_split}.txt or {config.data.eval_split}.txt"
+        raise InputError("--video", f"{name!r} is not in {splits}", "name one of theirs")
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))
