@@ -96,12 +96,12 @@ def eval_command(argv: Sequence[str]) -> None:
 
 def _score(options: EvalOptions) -> None:
     from cffm_jax.data.classes import class_names
-    from cffm_jax.data.layouts import read_split
+    from cffm_jax.data.layouts import read_videos
     from cffm_jax.inference import scores
 
     config = options.settings
-    videos = read_split(config.data.root, config.data.eval_split)
-    names = class_names(config.data.root, config.model.num_classes)
+    videos = read_videos(config.data, config.data.eval_split)
+    names = class_names(config.data.root, config.model.num_classes, config.data.layout)
     output = Path(options.output or f"{options.predictions.rstrip('/')}.json")
     _require_writable(output)
     result = scores.score_predictions(
@@ -116,7 +116,7 @@ def _evaluate(options: EvalOptions, argv: Sequence[str]) -> None:
     import jax
 
     from cffm_jax.conversion.held import WHOLE
-    from cffm_jax.data.classes import class_names
+    from cffm_jax.data.classes import read_classes
     from cffm_jax.inference import evaluate, prototypes, scores
     from cffm_jax.inference.offline import VideoSegmenter
     from cffm_jax.inference.pictures import PictureCollector
@@ -134,14 +134,15 @@ def _evaluate(options: EvalOptions, argv: Sequence[str]) -> None:
         saved.require_same_model(held.config, config, options.checkpoint)
         model = build_model(config)
         videos = evaluate.evaluation_videos(config)
-        names = class_names(config.data.root, config.model.num_classes)
+        names, colours = read_classes(config.data.root, config.model.num_classes, config.data.layout)
         output = Path(options.output or beside(options.checkpoint, "eval.json"))
         _require_writable(output)
         watchers = []
         if options.save_predictions:
-            watchers.append(evaluate.PredictionWriter(options.save_predictions, len(names)))
+            watchers.append(evaluate.PredictionWriter(options.save_predictions, colours))
         if options.pictures:
-            watchers.append(PictureCollector(options.pictures, videos, names, first=max(config.data.offsets)))
+            first = max(config.data.offsets)
+            watchers.append(PictureCollector(options.pictures, videos, names, first=first, colours=colours))
         variables = jax.device_put(complete(held))
     source = None
     if model.global_blocks:

@@ -51,11 +51,15 @@ class ModelConfig:
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
     root: str = "data/VSPW_480p"
-    """Dataset folder in the VSPW_480p layout: data/<video>/origin/*.jpg, data/<video>/mask/*.png, <split>.txt."""
+    """Dataset folder."""
+    layout: Literal["vspw", "cityscapes", "folder"] = "vspw"
+    """How it is laid out: VSPW_480p (data/<video>/origin/*.jpg, data/<video>/mask/*.png, <split>.txt), Cityscapes
+    (leftImg8bit_sequence, gtFine), or plain (<video>/frames, <video>/masks, <split>.txt, classes.txt); see the
+    README."""
     train_split: str = "train"
-    """Split file (without .txt) to train on."""
+    """Split file (without .txt; in Cityscapes a folder's name) to train on."""
     eval_split: str = "val"
-    """Split file (without .txt) to evaluate on."""
+    """Split file (without .txt; in Cityscapes a folder's name) to evaluate on."""
     offsets: tuple[int, ...] = (9, 6, 3)
     """How many frames before the target the references lie, oldest first."""
     scale: tuple[int, int] = (853, 480)

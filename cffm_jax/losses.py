@@ -1,6 +1,7 @@
 """The training loss (CFFM section 4.1): cross-entropy of the clip's logits plus half of every frame's own.
 
-Dimension key: B clips, T frames, H W sides of the labels, h w sides of the logits, K classes.
+Dimension key: B clips, T frames, the last L of them labelled, H W sides of the labels, h w sides of the logits,
+K classes.
 """
 
 from __future__ import annotations
@@ -56,7 +57,8 @@ def clip_loss(outputs: Logits, labels: jax.Array, frame_weight: float = 0.5) -> 
 
     Args:
       outputs: of ``model.apply(..., outputs="all")``: logits f32[B, h, w, K] and frame_logits f32[B, T, h, w, K].
-      labels: integer[B, T, H, W], the target last; 0..K-1, 255 is ignored.
+      labels: integer[B, L, H, W] of the last L frames, the target last; 0..K-1, 255 is ignored. The per-frame
+        cross-entropy is the mean over these: where the target alone is labelled, as in Cityscapes, over it alone.
       frame_weight: weight of the per-frame cross-entropy.
 
     Returns:
@@ -68,5 +70,6 @@ def clip_loss(outputs: Logits, labels: jax.Array, frame_weight: float = 0.5) -> 
     def frame(pair: tuple[jax.Array, jax.Array]) -> jax.Array:
         return cross_entropy(*pair)
 
-    frames = jnp.mean(jax.lax.map(frame, (jnp.moveaxis(outputs.frame_logits, 1, 0), jnp.moveaxis(labels, 1, 0))))
+    frame_logits = outputs.frame_logits[:, -labels.shape[1] :]
+    frames = jnp.mean(jax.lax.map(frame, (jnp.moveaxis(frame_logits, 1, 0), jnp.moveaxis(labels, 1, 0))))
     return clip + frame_weight * frames, LossParts(clip, frames)

@@ -212,9 +212,9 @@ class VideoScore:
 
     Attributes:
       name: name of the video, unique in its split.
-      frames: number of its frames.
+      frames: number of its frames that were scored.
       confusion: its confusion matrix.
-      windows: its consistency windows, by length.
+      windows: its consistency windows, by length; () for a video that has labels for some frames only.
     """
 
     name: str
@@ -228,16 +228,21 @@ class VideoScore:
 
     def consistency(self, length: int, with_last: bool) -> float:
         """VC_length of this video; nan without a window."""
-        return next(w for w in self.windows if w.length == length).mean(with_last)
+        return next((w.mean(with_last) for w in self.windows if w.length == length), math.nan)
 
 
-def score_video(name: str, frames: Iterable[tuple[np.ndarray, np.ndarray]], num_classes: int) -> VideoScore:
-    """Scores a video from its (label u8[H,W], prediction u8[H,W]) in order, one at a time."""
-    confusion, consistency = Confusion.empty(num_classes), VideoConsistency.empty()
+def score_video(
+    name: str, frames: Iterable[tuple[np.ndarray, np.ndarray]], num_classes: int, sparse: bool = False
+) -> VideoScore:
+    """Scores a video from its (label u8[H,W], prediction u8[H,W]) in order, one at a time; ``sparse`` where these are
+    some of its frames only."""
+    confusion, consistency, count = Confusion.empty(num_classes), VideoConsistency.empty(), 0
     for label, prediction in frames:
         confusion = confusion.update(label, prediction)
-        consistency = consistency.update(label, prediction)
-    return VideoScore.of(name, confusion, consistency)
+        if not sparse:
+            consistency = consistency.update(label, prediction)
+        count += 1
+    return VideoScore(name, count, confusion, () if sparse else consistency.windows)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -293,8 +298,9 @@ class Scores:
         return Scores(self.num_classes, tuple(sorted(self.videos + other.videos, key=lambda v: v.name)))
 
     def longer_than(self, frames: int) -> Scores:
-        """Only the videos with more than so many frames."""
-        return Scores(self.num_classes, tuple(v for v in self.videos if v.frames > frames))
+        """Only the videos with more than so many frames, and those of which only some frames have labels: the released
+        script's rule is for videos labelled throughout."""
+        return Scores(self.num_classes, tuple(v for v in self.videos if v.frames > frames or not v.windows))
 
     def confusion(self) -> Confusion:
         """One confusion matrix over all videos."""

@@ -100,6 +100,19 @@ def test_the_frames_add_their_mean_times_the_weight(weight):
     np.testing.assert_allclose(value, clip + weight * frames, rtol=1e-6)
 
 
+def test_where_the_target_alone_is_labelled_its_own_frame_logits_count_whole():
+    """Cityscapes: 0.5 * CE(per-frame logits of the target) + CE(CFFM logits), not a quarter of it over four frames."""
+    logits, frame_logits, labels = make(5)
+    value, parts = jitted_loss(logits, frame_logits, labels[:, -1:])
+    clip = naive_cross_entropy(logits, labels[:, -1])[0]
+    frames = naive_cross_entropy(frame_logits[:, -1], labels[:, -1])[0]
+    np.testing.assert_allclose(parts.frames, frames, rtol=1e-6)
+    np.testing.assert_allclose(value, clip + 0.5 * frames, rtol=1e-6)
+    ignored = labels.copy()
+    ignored[:, :-1] = 255
+    np.testing.assert_allclose(jitted_loss(logits, frame_logits, ignored)[1].frames, frames / T, rtol=1e-6)
+
+
 def test_half_is_the_papers_weight():
     logits, frame_logits, labels = make(2)
     loss, parts = jitted_loss(logits, frame_logits, labels)

@@ -299,6 +299,17 @@ def test_palette(num_classes: int) -> None:
     assert np.array_equal(table[:1], classes.palette(1)[:1])
 
 
+def test_palette_is_spread_for_the_eye() -> None:
+    """Far apart in CIELAB, whose distance of 2.3 is just noticeable; far from black too, which stands for nothing."""
+    table = classes.palette(124)[:124].astype(np.float32)[None] / 255
+    lab = cv2.cvtColor(np.concatenate([table, np.zeros((1, 1, 3), np.float32)], axis=1), cv2.COLOR_RGB2LAB)[0]
+    distance = np.linalg.norm(lab[:, None] - lab[None], axis=-1) + 1e3 * np.eye(len(lab))
+    for count, least in ((8, 50), (19, 30), (124, 12)):
+        assert distance[:count, :count].min() > least
+    assert distance[-1, :-1].min() > 25
+    assert np.hypot(lab[:, 1], lab[:, 2]).max() < 65.01
+
+
 def test_palette_out_of_range() -> None:
     for num_classes in (0, 256):
         with pytest.raises(ValueError, match="num_classes"):

@@ -1,7 +1,8 @@
 """Training augmentation of a clip (CFFM section 4.1: random resizing, cropping, flipping, photometric distortion).
 
-Each step is a function of arrays and a random generator. A clip is frames u8[T,H,W,3] in RGB and labels u8[T,H,W],
-target last. Geometry is drawn once for a clip, so that its frames stay aligned; colours are drawn anew for each frame.
+Each step is a function of arrays and a random generator. A clip is frames u8[T,H,W,3] in RGB and the labels u8[L,H,W]
+of its last L frames, target last. Geometry is drawn once for a clip, so that its frames stay aligned; colours are
+drawn anew for each frame.
 """
 
 from __future__ import annotations
@@ -26,12 +27,12 @@ def augment(
 
     Args:
       frames: T x u8[H,W,3].
-      labels: T x u8[H,W].
+      labels: L x u8[H,W].
       data: the settings; the result has the size of `data.crop`.
       rng: source of all draws.
 
     Returns:
-      frames u8[T,h,w,3], labels u8[T,h,w] and size i32[2], the height and width of the part at the top left that is
+      frames u8[T,h,w,3], labels u8[L,h,w] and size i32[2], the height and width of the part at the top left that is
       not padding.
     """
     frames, labels = resize_and_crop(frames, labels, data, rng)
@@ -106,9 +107,10 @@ def resize_and_crop(
     h, w = (part.stop - part.start for part in window)
     cut_frames = np.empty((len(frames), h, w, 3), np.uint8)
     cut_labels = np.empty((len(labels), h, w), np.uint8)
-    for i, (frame, label) in enumerate(zip(frames, labels)):
-        cut_frames[i] = resize_window(frame, size, window, cv2.INTER_LINEAR)
-        cut_labels[i] = resize_window(label, size, window, cv2.INTER_NEAREST)
+    for cut, frame in zip(cut_frames, frames, strict=True):
+        cut[:] = resize_window(frame, size, window, cv2.INTER_LINEAR)
+    for cut, label in zip(cut_labels, labels, strict=True):
+        cut[:] = resize_window(label, size, window, cv2.INTER_NEAREST)
     return cut_frames, cut_labels
 
 
@@ -184,7 +186,7 @@ def pad(frames: np.ndarray, labels: np.ndarray, crop: tuple[int, int]) -> tuple[
     """Pads a clip at the bottom and right to the crop size: frames with bytes of 0, labels with 255.
 
     Returns:
-      frames u8[T,h,w,3], labels u8[T,h,w] and size i32[2], the height and width without the padding: only the model
+      frames u8[T,h,w,3], labels u8[L,h,w] and size i32[2], the height and width without the padding: only the model
       normalises frames, so it is the model's input that must be zero there, not these bytes.
     """
     height, width = labels.shape[1:]

@@ -27,33 +27,63 @@ def reference_indices(target: int, offsets: Sequence[int] = (9, 6, 3)) -> tuple[
     return tuple(-(-target * (longest - offset) // longest) for offset in offsets)
 
 
+def numbered_references(
+    target: int, numbers: Sequence[int], offsets: Sequence[int] = (9, 6, 3), backwards: bool = False
+) -> tuple[int | None, ...]:
+    """References of a target by the numbers of the frames, as in Cityscapes, where only some frames may be there.
+
+    For each offset the frame with that number before the target, where it is missing the one after, where both are
+    None. Read backwards, before and after change places.
+
+    Args:
+      target: index into ``numbers``.
+      numbers: of the frames that are there, in ascending order.
+      offsets: see the module.
+      backwards: whether the video is read backwards.
+
+    Returns:
+      Indices into ``numbers``, one for each offset.
+    """
+    there = {number: index for index, number in enumerate(numbers)}
+    sign = -1 if backwards else 1
+    found = []
+    for offset in offsets:
+        past, future = (numbers[target] - way * sign * offset for way in (1, -1))
+        found.append(there.get(past, there.get(future)))
+    return tuple(found)
+
+
 def training_clip(
-    length: int, rng: np.random.Generator, offsets: Sequence[int] = (9, 6, 3), reverse: float = 0.5
+    length: int,
+    rng: np.random.Generator,
+    offsets: Sequence[int] = (9, 6, 3),
+    reverse: float = 0.5,
+    targets: Sequence[int] | None = None,
 ) -> tuple[int, ...]:
     """Draws a training clip from a video: the references, oldest first, then the target.
 
     The video is read backwards with probability `reverse`; the target is drawn among the frames at index
-    >= max(offsets) of the order read. In shorter videos it is drawn among the frames that have references by the rule
-    of `reference_indices`; where none has, any frame, repeated as its own references (static contexts).
+    >= max(offsets) of the order read. Where no target is that late, it is drawn among those that have references by
+    the rule of `reference_indices`; where none has, any, repeated as its own references (static contexts).
 
     Args:
       length: number of frames of the video, at least 1.
       rng: source of the draws.
       offsets: see the module.
       reverse: probability of reading the video backwards.
+      targets: indices of the frames that may be targets, ascending, at least one; None for all.
 
     Returns:
       len(offsets) + 1 indices into the video's frames.
     """
     backwards = rng.random() < reverse
     longest = max(offsets, default=0)
-    first = longest if length > longest else len(offsets)
-    if length > first:
-        target = int(rng.integers(first, length))
-        indices = (*reference_indices(target, offsets), target)
-    else:
-        target = int(rng.integers(length))
-        indices = (target,) * (len(offsets) + 1)
+    allowed = range(length) if targets is None else targets
+    if backwards:
+        allowed = [length - 1 - target for target in reversed(allowed)]
+    late = [t for t in allowed if t >= longest] or [t for t in allowed if t >= len(offsets)]
+    target = (late or allowed)[int(rng.integers(len(late or allowed)))]
+    indices = (*reference_indices(target, offsets), target) if late else (target,) * (len(offsets) + 1)
     return tuple(length - 1 - index for index in indices) if backwards else indices
 
 

@@ -94,8 +94,10 @@ class Strip(NamedTuple):
     shares: np.ndarray | None = None
 
 
-def contact_sheet(strips: Sequence[Strip], class_names: Sequence[str]) -> np.ndarray:
+def contact_sheet(strips: Sequence[Strip], class_names: Sequence[str], colours: np.ndarray | None = None) -> np.ndarray:
     """The strips below each other, time from left to right, with labels and a legend of the classes shown.
+
+    ``colours`` u8[256,3] are the classes', by default those of `classes.palette`.
 
     Returns:
       u8[H,W,3].
@@ -104,7 +106,7 @@ def contact_sheet(strips: Sequence[Strip], class_names: Sequence[str]) -> np.nda
     rows = {label: label.replace(" (", "\n(") for strip in strips for label in strip.cells[0]}
     if any(strip.shares is not None for strip in strips):
         rows[SHARES] = SHARES.replace(" ", "\n")
-    colours = palette(len(class_names))
+    colours = palette(len(class_names)) if colours is None else colours
     ruler = ImageDraw.Draw(Image.new("L", (1, 1)))
     left = _MARGIN + max(ruler.multiline_textbbox((0, 0), text, font)[2] for text in rows.values()) + 12
     right = max(left + len(s.cells) * (s.cells[0][INPUT].shape[1] + _GAP) - _GAP for s in strips)

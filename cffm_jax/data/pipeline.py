@@ -14,7 +14,7 @@ import tqdm
 from absl import flags
 
 from cffm_jax.config import DataConfig
-from cffm_jax.data import augment, clips, layouts
+from cffm_jax.data import augment, layouts
 from cffm_jax.data.files import UnreadableFile
 from cffm_jax.data.manifest import Manifest, read_manifest
 from cffm_jax.data.watchdog import Watchdog
@@ -45,7 +45,7 @@ def training_batches(
     processes and wherever the run was resumed. The processes' batches, one after the other, are the global batch.
 
     Args:
-      videos: the training split, with masks.
+      videos: the training split, with masks. Where some frame has none, only the targets' masks are read.
       data: settings of sampling, augmentation and loading; with ``data.verify`` the videos lie below ``data.root``.
       num_classes: number of classes; masks with larger labels are refused.
       batch_size: clips in a global batch; each process gets b = batch_size // process_count.
@@ -55,8 +55,9 @@ def training_batches(
       process_count: number of processes that share the global batch.
 
     Returns:
-      An iterator, also a context manager, of frames u8[b,T,h,w,3], labels u8[b,T,h,w] (255 = ignored), size i32[b,2]
-      (height and width of the part that is not padding) and video i32[b] (index into ``videos``). With
+      An iterator, also a context manager, of frames u8[b,T,h,w,3], labels u8[b,L,h,w] (255 = ignored) of the last L
+      frames, L = T or, where not every frame of the videos has a mask, 1, size i32[b,2] (height and width of the part
+      that is not padding) and video i32[b] (index into ``videos``). With
       data.workers > 0 its processes are spawned, so the program's entry needs the usual
       ``if __name__ == "__main__":``.
 
@@ -76,13 +77,13 @@ def training_batches(
     manifest = None
     if data.verify:
         manifest = read_manifest(data.root)
-        manifest.require(path for video in videos for path in (*video.frames, *video.masks))
+        manifest.require(path for video in videos for path in (*video.frames, *filter(None, video.masks)))
     batches = (
         grain.MapDataset.source(tuple(enumerate(videos)))
         .seed(seed)
         .shuffle()
         .repeat()
-        .random_map(_LoadClip(data, num_classes, tuple(videos), manifest))
+        .random_map(_LoadClip(data, num_classes, tuple(videos), manifest, any(video.sparse for video in videos)))
         # Processes take turns at whole batches. Slicing before random_map instead would give all of them the same
         # draws, and slicing single clips would interleave the processes' parts of the global batch.
         .batch(batch_size // process_count, drop_remainder=True)[process_index::process_count][start_step:]
@@ -103,9 +104,10 @@ class _LoadClip:
     num_classes: int
     videos: tuple[layouts.Video, ...]
     manifest: Manifest | None
+    targets_only: bool
 
     def __call__(self, item: tuple[int, layouts.Video], rng: np.random.Generator) -> Batch:
-        """One element of a batch: frames u8[T,h,w,3], labels u8[T,h,w], size i32[2], video i32[].
+        """One element of a batch: frames u8[T,h,w,3], labels u8[L,h,w], size i32[2], video i32[].
 
         In the place of a clip with an unreadable file comes one of another video. All draws are of one generator, which
         is seeded by the clip's place in the order: whoever loads it, the same files lead to the same clip. With
@@ -127,18 +129,23 @@ class _LoadClip:
         return {**clip, "video": np.int32(number), **told}
 
     def _load(self, video: layouts.Video, rng: np.random.Generator) -> Batch:
-        indices = clips.training_clip(len(video.frames), rng, self.data.offsets, self.data.reverse)
-        pairs = {
-            i: layouts.read_pair(video.frames[i], video.masks[i], self.num_classes, self.manifest) for i in set(indices)
-        }
+        indices = video.training_clip(rng, self.data.offsets, self.data.reverse)
         target = indices[-1]
-        for i, (_, labels) in pairs.items():
-            if labels.shape != pairs[target][1].shape:
+        read = {i: self._read(video, i, i == target or not self.targets_only) for i in set(indices)}
+        for i, (frame, _) in read.items():
+            if frame.shape != read[target][0].shape:
                 problem = f"differs in size from {video.frames[target]}"
                 raise InputError(video.frames[i], problem, "give all frames of a video the same size")
-        frames, labels = zip(*(pairs[i] for i in indices))
+        frames = [read[i][0] for i in indices]
+        labels = [read[i][1] for i in (indices[-1:] if self.targets_only else indices)]
         frames, labels, size = augment.augment(frames, labels, self.data, rng)
         return {"frames": frames, "labels": labels, "size": size}
+
+    def _read(self, video: layouts.Video, index: int, with_mask: bool) -> tuple[np.ndarray, np.ndarray | None]:
+        frame, mask = video.frames[index], video.masks[index]
+        if with_mask:
+            return layouts.read_pair(frame, mask, self.num_classes, video.coding, self.manifest)
+        return layouts.read_frame(frame, self.manifest), None
 
 
 class TrainingBatches(Iterator[Batch]):

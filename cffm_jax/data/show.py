@@ -16,9 +16,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from cffm_jax.config import Config
+from cffm_jax.config import IGNORED_LABEL, Config
 from cffm_jax.data import layouts
-from cffm_jax.data.classes import class_names, palette
+from cffm_jax.data.classes import read_classes
 from cffm_jax.data.drawing import (
     CELL,
     INPUT,
@@ -54,16 +54,17 @@ class ShowOptions:
     settings: Settings = Config()
 
 
-def clip_strips(config: Config, videos: Sequence[layouts.Video], count: int, seed: int) -> list[Strip]:
-    """The first clips that training with this seed would read, from the loader itself.
+def clip_strips(
+    config: Config, videos: Sequence[layouts.Video], count: int, seed: int, colours: np.ndarray
+) -> list[Strip]:
+    """The first clips that training with this seed would read, from the loader itself; ``colours`` u8[256,3].
 
     Raises:
       InputError: a file cannot be used, or a setting does not fit.
     """
-    data, classes = config.data, config.model.num_classes
+    data = config.data
     heads = [*(f"t-{offset}" for offset in data.offsets), "t"]
-    colours = palette(classes)
-    with training_batches(videos, data, num_classes=classes, batch_size=1, seed=seed) as batches:
+    with training_batches(videos, data, num_classes=config.model.num_classes, batch_size=1, seed=seed) as batches:
         return [_clip_strip(next(batches), videos, heads, colours) for _ in range(count)]
 
 
@@ -71,6 +72,8 @@ def _clip_strip(
     batch: dict[str, np.ndarray], videos: Sequence[layouts.Video], heads: Sequence[str], colours: np.ndarray
 ) -> Strip:
     frames, labels = batch["frames"][0], batch["labels"][0]
+    unlabelled = np.full((len(frames) - len(labels), *labels.shape[1:]), IGNORED_LABEL, np.uint8)
+    labels = np.concatenate([unlabelled, labels])  # Of some datasets only the target has a mask.
     cells = [views(frame, {OVERLAY: mask}, colours, CELL) for frame, mask in zip(frames, labels)]
     (height, width), whole = batch["size"][0], labels.shape[1:]
     padding = "" if (height, width) == whole else f", padded to {whole[1]}x{whole[0]}"
@@ -78,26 +81,27 @@ def _clip_strip(
     return Strip(title, heads, cells, frozenset(np.unique(labels).tolist()))
 
 
-def video_strip(video: layouts.Video, num_classes: int) -> Strip:
-    """A video: frames spread over its length, their masks over them and alone, and the classes' shares over time.
+def video_strip(video: layouts.Video, num_classes: int, colours: np.ndarray) -> Strip:
+    """A video: frames with masks spread over its length, their masks over them and alone, and the classes' shares over
+    time; ``colours`` u8[256,3].
 
     Raises:
       InputError: a file cannot be used.
     """
-    colours = palette(num_classes)
-    shares = np.zeros((len(video.frames), num_classes))
-    chosen = spread(_STEPS, len(video.frames))
+    times = video.targets
+    shares = np.zeros((len(times), num_classes))
+    chosen = tuple(times[i] for i in spread(_STEPS, len(times)))
     cells, labels = [], set()
-    for time, path in enumerate(video.masks):
+    for i, time in enumerate(times):
         if time in chosen:
-            frame, mask = layouts.read_pair(video.frames[time], path, num_classes)
+            frame, mask = layouts.read_pair(video.frames[time], video.masks[time], num_classes, video.coding)
             shown = views(frame, {OVERLAY: mask}, colours, CELL)
             size = shown[INPUT].shape[1::-1]
             cells.append({**shown, TRUTH: colours[cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST)]})
         else:
-            mask = layouts.read_mask(path, num_classes)
+            mask = layouts.read_mask(video.masks[time], num_classes, video.coding)
         counts = np.bincount(mask.reshape(-1), minlength=256)
-        shares[time] = counts[:num_classes] / mask.size
+        shares[i] = counts[:num_classes] / mask.size
         labels |= set(np.flatnonzero(counts).tolist())
     title = f"{video.name}, {len(video.frames)} frames"
     return Strip(title, [f"frame {time}" for time in chosen], cells, frozenset(labels), shares)
@@ -120,12 +124,12 @@ def main(argv: Sequence[str]) -> None:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(folder, "exists and is not empty", "name a new folder for the pictures")
     config = options.settings
-    names = class_names(config.data.root, config.model.num_classes)
-    videos = layouts.read_split(config.data.root, config.data.train_split)
+    videos = layouts.read_videos(config.data, config.data.train_split)
+    names, colours = read_classes(config.data.root, config.model.num_classes, config.data.layout)
     video = _find(config, videos, options.video)
     sheets = {
-        "clips.png": contact_sheet(clip_strips(config, videos, options.clips, options.seed), names),
-        "video.png": contact_sheet([video_strip(video, len(names))], names),
+        "clips.png": contact_sheet(clip_strips(config, videos, options.clips, options.seed, colours), names, colours),
+        "video.png": contact_sheet([video_strip(video, len(names), colours)], names, colours),
     }
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -140,7 +144,7 @@ def _find(config: Config, videos: Sequence[layouts.Video], name: str) -> layouts
     """A video by its name, of the training split or else of the evaluation's; "" is the first."""
     if not name:
         return videos[0]
-    others = layouts.read_split(config.data.root, config.data.eval_split)
+    others = layouts.read_videos(config.data, config.data.eval_split)
     found = next((video for video in (*videos, *others) if video.name == name), None)
     if found is None:
         splits = f"{config.data.train_split}.txt or {config.data.eval_split}.txt"

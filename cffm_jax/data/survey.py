@@ -18,6 +18,7 @@ from cffm_jax.data import layouts
 from cffm_jax.data.classes import class_names
 from cffm_jax.data.files import read_bytes
 from cffm_jax.data.manifest import digest, relative_name
+from cffm_jax.data.videos import list_files, numeric_order
 from cffm_jax.errors import InputError
 
 SPLITS = ("train", "val", "test")
@@ -195,8 +196,8 @@ def look_at_video(root: str, name: str, labelled: bool, num_classes: int) -> Vid
     if not os.path.isdir(folder):
         return found  # Said of the split file already.
     try:
-        frames = layouts._list_files(os.path.join(folder, "origin"), ".jpg")
-        masks = layouts._list_files(os.path.join(folder, "mask"), ".png")
+        frames = list_files(os.path.join(folder, "origin"), (".jpg",))
+        masks = list_files(os.path.join(folder, "mask"), (".png",))
     except InputError as error:
         add(UNREADABLE, error.where, error.problem, error.remedy)
         return found
@@ -206,12 +207,12 @@ def look_at_video(root: str, name: str, labelled: bool, num_classes: int) -> Vid
     if labelled and frames and not masks:
         add(MISSING, os.path.join(folder, "mask"), "holds no .png mask", "add the masks or leave the video out")
     elif masks:
-        for stem in sorted(frames.keys() - masks.keys(), key=layouts._numeric_order):
+        for stem in sorted(frames.keys() - masks.keys(), key=numeric_order):
             add(MISSING, frames[stem], f"has no mask mask/{stem}.png", "add the mask or remove the frame")
-    for stem in sorted(masks.keys() - frames.keys(), key=layouts._numeric_order):
+    for stem in sorted(masks.keys() - frames.keys(), key=numeric_order):
         add(MISSING, masks[stem], f"has no frame origin/{stem}.jpg", "add the frame or remove the mask")
     shapes: dict[str, tuple[int, int]] = {}
-    for stem in sorted(frames, key=layouts._numeric_order):
+    for stem in sorted(frames, key=numeric_order):
         try:
             data = read_bytes(frames[stem])
             shapes[stem] = layouts.decode_frame(frames[stem], data).shape[1::-1]
@@ -227,7 +228,7 @@ def look_at_video(root: str, name: str, labelled: bool, num_classes: int) -> Vid
             if (w, h) != (width, height):
                 problem = f"is {w}x{h}, most frames of the video {width}x{height}"
                 add(SIZES, frames[stem], problem, "give all frames of a video one size")
-    for stem in sorted(masks, key=layouts._numeric_order):
+    for stem in sorted(masks, key=numeric_order):
         _look_at_mask(found, masks[stem], shapes.get(stem), root, num_classes, add)
     return found
 

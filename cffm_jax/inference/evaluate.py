@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +15,15 @@ from tqdm import tqdm
 
 from cffm_jax.config import Config
 from cffm_jax.data import layouts
-from cffm_jax.data.classes import palette
 from cffm_jax.errors import InputError
 from cffm_jax.inference.offline import Chunk, VideoSegmenter
+from cffm_jax.inference.targets import segment_targets
 from cffm_jax.metrics import Confusion, Scores, VideoConsistency, VideoScore
 
 
 def evaluation_videos(config: Config) -> tuple[layouts.Video, ...]:
     """The videos of the config's evaluation split, the first ``eval.max_videos`` of them if that is set."""
-    videos = layouts.read_split(config.data.root, config.data.eval_split)
+    videos = layouts.read_videos(config.data, config.data.eval_split)
     return videos[: config.eval.max_videos or None]
 
 
@@ -36,6 +37,9 @@ def evaluate(
 ) -> dict[str, Scores]:
     """Scores by row of ``offline.row_names``: the model's own, then those of its parts down to the per-frame logits.
 
+    Of videos of which only some frames have masks only these are segmented, each with its references; they have no
+    video consistency, which needs the labels of all frames.
+
     Args:
       segmenter: the compiled model.
       variables: its weights.
@@ -45,42 +49,58 @@ def evaluate(
     """
     num_classes = segmenter.config.model.num_classes
     rows = {row: Scores.empty(num_classes) for row in segmenter.rows}
-    parts: dict[str, tuple[Confusion, VideoConsistency]] = {}
-    total = sum(len(video.frames) for video in videos)
+    parts: dict[str, _Parts] = {}
+    total = sum(len(video.targets) for video in videos)
     with tqdm(total=total, unit="frame", desc="evaluate", disable=not progress, leave=False) as bar:
-        for chunk in segmenter.segment(variables, videos):
-            if chunk.start == 0:
+        for chunk in _segment(segmenter, variables, videos):
+            targets, sparse = chunk.video.targets, chunk.video.sparse
+            if chunk.start == targets[0]:
                 parts = {row: (Confusion.empty(num_classes), VideoConsistency.empty()) for row in rows}
             for row, masks in chunk.masks.items():
-                parts[row] = _update(parts[row], chunk.labels, masks)
-            if chunk.start + len(chunk.labels) == len(chunk.video.frames):
+                parts[row] = _update(parts[row], chunk.labels, masks, sparse)
+            if chunk.start + len(chunk.labels) == targets[-1] + 1:
                 for row in rows:
-                    rows[row] = rows[row].update(VideoScore.of(chunk.video.name, *parts[row]))
+                    confusion, consistency = parts[row]
+                    windows = () if sparse else consistency.windows
+                    score = VideoScore(chunk.video.name, len(targets), confusion, windows)
+                    rows[row] = rows[row].update(score)
             for watch in watchers:
                 watch(chunk)
             bar.update(len(chunk.labels))
     return rows
 
 
-def _update(
-    parts: tuple[Confusion, VideoConsistency], labels: np.ndarray, masks: np.ndarray
-) -> tuple[Confusion, VideoConsistency]:
+_Parts = tuple[Confusion, VideoConsistency]
+
+
+def _segment(segmenter: VideoSegmenter, variables: dict[str, Any], videos: Sequence[layouts.Video]) -> Iterator[Chunk]:
+    """The chunks of all videos in order, as each kind of video needs it."""
+    for sparse, group in itertools.groupby(videos, lambda video: video.sparse):
+        if sparse:
+            yield from segment_targets(segmenter, variables, tuple(group))
+        else:
+            yield from segmenter.segment(variables, tuple(group))
+
+
+def _update(parts: _Parts, labels: np.ndarray, masks: np.ndarray, sparse: bool) -> _Parts:
     confusion, consistency = parts
     for label, mask in zip(labels, masks):
-        consistency = consistency.update(label, mask)
+        if not sparse:
+            consistency = consistency.update(label, mask)
     return confusion.update(labels, masks), consistency
 
 
 class PredictionWriter:
-    """Writes each chunk's masks as indexed PNGs, 0..K-1 with the classes' palette: ``<folder>/<video>/<frame>.png``.
+    """Writes each chunk's masks as indexed PNGs, 0..K-1 with the classes' colours: ``<folder>/<video>/<frame>.png``.
 
     A context manager: the folder appears at its end, whole, and not after an error.
     """
 
-    def __init__(self, folder: str | Path, num_classes: int):
+    def __init__(self, folder: str | Path, colours: np.ndarray):
+        """``colours`` u8[256,3], as of ``classes.palette``."""
         self._folder = Path(folder)
         self._partial = self._folder.with_name(f".{self._folder.name}.partial")
-        self._palette = palette(num_classes).tobytes()
+        self._palette = colours.tobytes()
         if self._folder.exists() and (not self._folder.is_dir() or any(self._folder.iterdir())):
             raise InputError(folder, "exists and is not empty", "name a new folder for the predictions")
 

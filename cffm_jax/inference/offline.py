@@ -79,7 +79,7 @@ class _Loaded(NamedTuple):
     size: tuple[int, int]
 
 
-_Read = tuple[np.ndarray, np.ndarray | None, tuple[int, int]]
+Read = tuple[np.ndarray, np.ndarray | None, tuple[int, int]]
 """A frame as the model sees it, its labels, and its original size."""
 
 
@@ -95,10 +95,10 @@ class VideoSegmenter:
         self.memory = max(config.data.offsets)
         self.chunk = config.eval.chunk
         self.rows = row_names(model, config.eval.prototypes)
-        self._model = model
+        self.model = model
         mode = config.eval.prototypes if model.global_blocks else ""
-        self._prototypes = prototypes if mode in ("video", "both") else None
-        self._causal = mode in ("causal", "both")
+        self.prototypes = prototypes if mode in ("video", "both") else None
+        self.causal = mode in ("causal", "both")
         self._segment = jax.jit(
             functools.partial(_segment, model, config, self.rows), static_argnames="output_size", donate_argnums=1
         )
@@ -107,7 +107,7 @@ class VideoSegmenter:
         """The chunk's program for original frames of ``size``, uncompiled: for measuring it."""
         h, w = pipeline.evaluation_size(*size, self.config.data.scale)
         references = len(self.config.data.offsets)
-        prototypes = jax.ShapeDtypeStruct((self.config.prototypes.count, self._model.width), jnp.float32)
+        prototypes = jax.ShapeDtypeStruct((self.config.prototypes.count, self.model.width), jnp.float32)
         return self._segment.lower(
             variables,
             self.start(h, w),
@@ -115,24 +115,24 @@ class VideoSegmenter:
             jax.ShapeDtypeStruct((self.chunk,), jnp.int32),
             jax.ShapeDtypeStruct((self.chunk, references), jnp.int32),
             jax.ShapeDtypeStruct((self.chunk,), jnp.bool_),
-            prototypes if self._prototypes else None,
+            prototypes if self.prototypes else None,
             output_size=size,
         )
 
     def start(self, height: int, width: int) -> _State:
         """What the first chunk of a video is given, for model inputs of that size."""
-        h, w, c = height // 8, width // 8, self._model.width
+        h, w, c = height // 8, width // 8, self.model.width
         count = self.config.prototypes.count
         running = None
-        if self._causal:
+        if self.causal:
             running = RunningClusters(jnp.zeros((count, c)), jnp.zeros(count), jnp.zeros((), jnp.int32))
-        return _State(jnp.zeros((self.memory, h, w, c), self._model.dtype), running)
+        return _State(jnp.zeros((self.memory, h, w, c), self.model.dtype), running)
 
     def segment(
         self, variables: dict[str, Any], videos: Sequence[layouts.Video], *, labels: bool = True
     ) -> Iterator[Chunk]:
-        """The chunks of all videos in order. Reading overlaps with computing; memory does not grow with a video's
-        length.
+        """The chunks of all videos in order, every frame of each. Reading overlaps with computing; memory does not grow
+        with a video's length.
 
         Raises:
           InputError: a file cannot be read, frames of a video differ in size, or a video has no prototypes.
@@ -145,8 +145,8 @@ class VideoSegmenter:
                 if start == 0:
                     self._require_tokens(video, h, w)
                     # Placed like the weights: what comes back is, and another placing would compile again.
-                    state = jax.device_put(self.start(h, w), _placing(variables))
-                    prototypes = self._prototypes.of(video) if self._prototypes else None
+                    state = jax.device_put(self.start(h, w), placing(variables))
+                    prototypes = self.prototypes.of(video) if self.prototypes else None
                     size = loaded.size
                 elif loaded.size != size:
                     raise InputError(
@@ -165,7 +165,7 @@ class VideoSegmenter:
 
     def _require_tokens(self, video: layouts.Video, height: int, width: int) -> None:
         tokens, count = (height // 8) * (width // 8), self.config.prototypes.count
-        if self._causal and tokens < count:
+        if self.causal and tokens < count:
             problem = f"has {tokens} tokens at {height}x{width}, fewer than {count} prototypes"
             raise InputError(video.frames[0], problem, "give fewer with --prototypes.count")
 
@@ -189,9 +189,8 @@ class VideoSegmenter:
         waiting: deque[tuple[layouts.Video, int, list[Future]]] = deque()
 
         def submit(video: layouts.Video, start: int, stop: int) -> None:
-            read = functools.partial(_read, scale=self.config.data.scale, num_classes=self.config.model.num_classes)
-            files = zip(video.frames[start:stop], video.masks[start:stop] if labels else [None] * (stop - start))
-            waiting.append((video, start, [pool.submit(read, frame, mask) for frame, mask in files]))
+            read = functools.partial(read_frame, video=video, config=self.config, label=labels)
+            waiting.append((video, start, [pool.submit(read, index) for index in range(start, stop)]))
 
         try:
             for i, span in enumerate(spans):
@@ -207,26 +206,32 @@ class VideoSegmenter:
                     future.cancel()
 
 
-def _placing(variables: dict[str, Any]) -> jax.sharding.Sharding | None:
+def placing(variables: dict[str, Any]) -> jax.sharding.Sharding | None:
     """The sharding of the weights, which is the same for all; None for arrays that are not on a device yet."""
     return getattr(jax.tree.leaves(variables)[0], "sharding", None)
 
 
-def _read(frame: str, mask: str | None, *, scale: tuple[int, int], num_classes: int) -> _Read:
-    image, size = pipeline.load_evaluation_frame(frame, scale)
-    if mask is None:
+def read_frame(index: int, *, video: layouts.Video, config: Config, label: bool) -> Read:
+    """Reads a frame of a video and, with ``label``, its mask.
+
+    Raises:
+      InputError: one of the two cannot be used, or their sizes differ.
+    """
+    image, size = pipeline.load_evaluation_frame(video.frames[index], config.data.scale)
+    if not label:
         return image, None, size
-    label = layouts.read_mask(mask, num_classes)
-    if label.shape != size:
+    mask = video.masks[index]
+    labels = layouts.read_mask(mask, config.model.num_classes, video.coding)
+    if labels.shape != size:
         raise InputError(
             mask,
-            f"is {label.shape[0]}x{label.shape[1]}, its frame {size[0]}x{size[1]}",
+            f"is {labels.shape[0]}x{labels.shape[1]}, its frame {size[0]}x{size[1]}",
             "give the mask its frame's size",
         )
-    return image, label, size
+    return image, labels, size
 
 
-def _stack(read: list[_Read], video: layouts.Video, start: int) -> _Loaded:
+def _stack(read: list[Read], video: layouts.Video, start: int) -> _Loaded:
     size = read[0][2]
     for i, (_, _, other) in enumerate(read):
         if other != size:
@@ -275,24 +280,44 @@ def _segment(
     features = bound.encode(normalise(frames))
     known = jnp.concatenate([state.memory, features.coarse])
     running = state.running
-    logits = {FRAME_ROW: bound.classify_frames(features.fine)}
-    local = logits[FRAME_ROW]
-    if model.local_blocks:
-        mined = bound.mine_local(features.coarse, known[reference])
-        mined_logits = bound.classify_clip(features.coarse, mined)
-        # Static contexts are there from the first frame on.
-        has_reference = has_reference | model.static
-        local = logits["CFFM"] = jnp.where(has_reference[:, None, None, None], mined_logits, local)
     contexts = {}
     if prototypes is not None:
         contexts[rows[0]] = jnp.broadcast_to(prototypes, (len(frames), *prototypes.shape))
     if running is not None:
         running, contexts[rows[len(contexts)]] = _causal_prototypes(running, features.coarse, index, config.prototypes)
-    for row, each in contexts.items():
-        mined = bound.mine_global(features.coarse, each)
-        logits[row] = local + GLOBAL_WEIGHT * bound.classify_global(mined)
+    logits = row_logits(bound, features.fine, features.coarse, known[reference], has_reference, contexts)
     masks = {row: segmentation_masks(logits[row], frames.shape[1:3], output_size) for row in rows}
     return _State(known[-len(state.memory) :], running), masks
+
+
+def row_logits(
+    bound: CFFM,
+    fine: jax.Array,
+    coarse: jax.Array,
+    references: jax.Array,
+    has_reference: jax.Array,
+    contexts: dict[str, jax.Array],
+) -> dict[str, jax.Array]:
+    """Logits f32[n, H/4, W/4, K] of n targets by ``row_names``.
+
+    Args:
+      bound: the module with its weights.
+      fine: [n, H/4, W/4, C], the targets' features.
+      coarse: [n, h, w, C], the same at stride 8.
+      references: [n, R, h, w, C].
+      has_reference: bool[n]; frames without references get their own logits in place of CFFM's.
+      contexts: prototypes f32[n, P, C] of each row that has global contexts.
+    """
+    logits = {FRAME_ROW: bound.classify_frames(fine)}
+    local = logits[FRAME_ROW]
+    if bound.local_blocks:
+        mined_logits = bound.classify_clip(coarse, bound.mine_local(coarse, references))
+        # Static contexts are there from the first frame on.
+        has_reference = has_reference | bound.static
+        local = logits["CFFM"] = jnp.where(has_reference[:, None, None, None], mined_logits, local)
+    for row, each in contexts.items():
+        logits[row] = local + GLOBAL_WEIGHT * bound.classify_global(bound.mine_global(coarse, each))
+    return logits
 
 
 def _causal_prototypes(

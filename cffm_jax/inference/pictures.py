@@ -127,6 +127,13 @@ def overlay_video(path: str | Path, panels: Iterable[Mapping[str, np.ndarray]], 
     return count
 
 
+def _times(video: layouts.Video, steps: int, first: int) -> tuple[int, ...]:
+    """Frames on the sheet; of a video of which only some have masks, only these are segmented."""
+    if not video.sparse:
+        return spread(steps, len(video.frames), first)
+    return tuple(video.targets[i] for i in spread(steps, len(video.targets)))
+
+
 class PictureCollector:
     """Draws some videos while they are segmented: ``sheet.png`` and ``overlay.mp4`` in a folder.
 
@@ -144,6 +151,7 @@ class PictureCollector:
       steps: time steps of each video on the sheet.
       first: earliest frame on the sheet: before the largest offset a clip is not complete.
       fps: frames per second of the .mp4.
+      colours: u8[256,3] of the classes; default: those of `classes.palette`.
     """
 
     def __init__(
@@ -156,12 +164,13 @@ class PictureCollector:
         steps: int = 5,
         first: int = 9,
         fps: float = 15,
+        colours: np.ndarray | None = None,
     ):
         self.folder = Path(folder)
         chosen = [videos[i] for i in spread(count, len(videos))] if videos else []
-        self._times = {video.name: spread(steps, len(video.frames), first) for video in chosen}
+        self._times = {video.name: _times(video, steps, first) for video in chosen}
         self._names = tuple(class_names)
-        self._colours = palette(len(class_names))
+        self._colours = palette(len(class_names)) if colours is None else colours
         self._strips: dict[str, Strip] = {}
         self._video = VideoFile(self.folder / "overlay.mp4", fps)
 
@@ -194,7 +203,9 @@ class PictureCollector:
         try:
             self._video.__exit__(kind, *rest)
             if kind is None and self._strips:
-                write_png(self.folder / "sheet.png", contact_sheet(tuple(self._strips.values()), self._names))
+                write_png(
+                    self.folder / "sheet.png", contact_sheet(tuple(self._strips.values()), self._names, self._colours)
+                )
         finally:
             with contextlib.suppress(OSError):
                 os.rmdir(self.folder)  # Only when nothing came to be in it.

@@ -157,11 +157,11 @@ def read_prediction(path: str | os.PathLike, num_classes: int) -> np.ndarray:
 
 
 def _prediction_paths(video: layouts.Video, folder: Path) -> list[Path]:
-    """The prediction of each frame; InputError if one is missing."""
+    """The prediction of each frame that has a mask; InputError if one is missing."""
     if not folder.is_dir():
         raise InputError(folder, "no predictions of this video", "write <video>/<frame>.png for every video")
     there = set(os.listdir(folder))
-    paths = [folder / f"{Path(frame).stem}.png" for frame in video.frames]
+    paths = [folder / f"{Path(video.frames[i]).stem}.png" for i in video.targets]
     missing = [path for path in paths if path.name not in there]
     if missing:
         count = f" ({len(missing)} of {len(paths)} frames of the video)" if len(missing) > 1 else ""
@@ -179,7 +179,7 @@ def score_predictions(
     """Scores the masks <predictions_dir>/<video>/<frame stem>.png that any program wrote.
 
     Args:
-      videos: the split, with the masks of every frame.
+      videos: the split; frames that have no mask need no prediction.
       predictions_dir: folder of the predictions: 8-bit indexed PNGs of the masks' size with values 0..K-1.
       num_classes: K.
       class_names: K names, checked here so that the tables cannot fail after the work.
@@ -205,15 +205,16 @@ def score_predictions(
             video, paths = job
 
             def frames():
-                for mask, path in zip(video.masks, paths, strict=True):
-                    label, prediction = layouts.read_mask(mask, num_classes), read_prediction(path, num_classes)
+                for i, path in zip(video.targets, paths, strict=True):
+                    label = layouts.read_mask(video.masks[i], num_classes, video.coding)
+                    prediction = read_prediction(path, num_classes)
                     if label.shape != prediction.shape:
                         (h, w), (height, width) = prediction.shape, label.shape
                         raise InputError(path, f"is {w}x{h}, its mask {width}x{height}", "write it at the mask's size")
                     yield label, prediction
                     bar.update()
 
-            return score_video(video.name, frames(), num_classes)
+            return score_video(video.name, frames(), num_classes, video.sparse)
 
         pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1))
         try:

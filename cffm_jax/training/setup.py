@@ -16,6 +16,7 @@ from cffm_jax.config import Config
 from cffm_jax.conversion.recognise import ENCODER
 from cffm_jax.conversion.state_dicts import variable_shapes
 from cffm_jax.data import layouts
+from cffm_jax.data.classes import read_classes
 from cffm_jax.data.manifest import read_manifest
 from cffm_jax.data.pipeline import training_batches
 from cffm_jax.errors import InputError
@@ -67,7 +68,7 @@ def prepare(config: Config) -> Iterator[Run]:
     model = build_model(config)
     mesh = make_mesh(plan.devices)
     check(config, mesh)
-    videos = layouts.read_split(config.data.root, config.data.train_split)
+    videos = layouts.read_videos(config.data, config.data.train_split)
     held_out = evaluation_videos(config)
     optimizer = make_optimizer(config.optim, plan.steps)
     key = jax.random.key(plan.seed)
@@ -126,6 +127,8 @@ def check(config: Config, mesh: Mesh) -> None:
         raise InputError("--data.crop", f"is {config.data.crop}", "give multiples of 32")
     if config.data.verify:
         read_manifest(config.data.root)
+    if config.data.layout == "folder":
+        read_classes(config.data.root, config.model.num_classes, config.data.layout)
 
 
 def on_device(

@@ -25,7 +25,7 @@ def make_train_step(
 ) -> Step:
     """The jitted step: (state, batch, key) -> (state, metrics). The old state's buffers are donated.
 
-    The batch (frames u8[B, T, H, W, 3], labels u8[B, T, H, W], size i32[B, 2], with global contexts prototypes
+    The batch (frames u8[B, T, H, W, 3], labels u8[B, L, H, W], size i32[B, 2], with global contexts prototypes
     f32[B, P, C]) is sharded over the mesh, the state is replicated. Means over the batch, BatchNorm's included, are
     those of the global batch. ``key`` is the run's; the step is folded in.
 
