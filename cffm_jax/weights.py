@@ -144,14 +144,14 @@ def open_stored(path: str | Path) -> Iterator[Held]:
 
 def is_run(path: Path) -> bool:
     """Whether it is the folder of a run of ours (or its folder of checkpoints)."""
-    return path.name == saved.FOLDER and path.is_dir() or (path / saved.FOLDER).is_dir()
+    return (saved.workdir_of(path) / saved.FOLDER).is_dir()
 
 
 def beside(path: str | Path, name: str) -> Path:
     """Where to put a file or folder that belongs to weights: into the run's folder, or next to their file."""
     path = Path(path)
     if is_run(path):
-        return (path.parent if path.name == saved.FOLDER else path) / name
+        return saved.workdir_of(path) / name
     return path.with_name(f"{path.name}.{name}")
 
 

@@ -123,6 +123,14 @@ def test_faults_are_told_in_its_own_names(origin):
     assert re.search(rf"{re.escape(wrong)}[^;]* is \[[^;]*, 2\][^;]*, not \[", message), message
 
 
+def test_a_released_key_that_an_origin_has_no_name_for_is_left_over():
+    origin, model = origins.TIMM_CONVNEXT, model_of(origins.TIMM_CONVNEXT)
+    theirs = renamed(origin, released(model, True)) | {"backbone.norm0.weight": np.ones(96, np.float32)}
+    bare = {key.removeprefix(origin.prefix): value for key, value in theirs.items()}
+    with pytest.raises(InputError, match=r"left over norm0\.weight"):
+        convert_state_dict(bare, model, part="encoder")
+
+
 def test_names_of_no_model():
     arrays = describe({"conv1.weight": np.ones((3, 3)), "fc.bias": np.ones(3)})
     with pytest.raises(InputError, match=r"weights.pth: holds no weights of a model .*conv1.weight.*NVlabs SegFormer"):

@@ -159,7 +159,7 @@ def _ours(file: WeightFile) -> Held:
         elif held.shape != leaf.shape:
             problems.append(f"{path} is {list(held.shape)}, not {list(leaf.shape)}")
         else:
-            load = functools.partial(_as_float32, held)
+            load = functools.partial(_load, held)
             leaves[path] = StoredArray(leaf.shape, np.dtype(np.float32), load)
     return Held(
         source=str(file.path),
@@ -176,9 +176,8 @@ def _ours(file: WeightFile) -> Held:
     )
 
 
-def _as_float32(held: StoredArray) -> np.ndarray:
-    with np.errstate(over="ignore"):
-        return np.ascontiguousarray(held.load().astype(np.float32))
+def _load(held: StoredArray) -> np.ndarray:
+    return np.ascontiguousarray(state_dicts.as_float32(held.load()))
 
 
 def provenance(weights: Held) -> dict[str, Any]:

@@ -95,9 +95,10 @@ def match(found: Foreign, model: CFFM, part: str = "all") -> Match:
     """Lays a recognised state dict over ``model`` (or its encoder, where the file's other keys are not asked for)."""
     leaves, sources, fresh, missing, misshapen, used = {}, {}, [], [], [], set()
     for released, (collection, path, layout, shape) in key_map(model, part).items():
-        keys, combine = found.origin.sources(released) or ((released,), None)
-        absent = [key for key in keys if key not in found.arrays]
-        used.update(keys)
+        rule = found.origin.sources(released)
+        keys, combine = rule or ((released,), None)
+        absent = [key for key in keys if not rule or key not in found.arrays]
+        used.update(keys if rule else ())
         if absent:
             lacks = found.origin.lacks_key(released) and len(absent) == len(keys)
             fresh += [f"{collection}/{path}"] if lacks else []
@@ -128,9 +129,13 @@ def match(found: Foreign, model: CFFM, part: str = "all") -> Match:
 
 
 def _load(parts: Iterable[StoredArray], combine: Any, layout: table.Layout) -> np.ndarray:
-    released = combine([part.load() for part in parts])
-    with np.errstate(over="ignore"):  # A double beyond float32 becomes an infinity, which is refused afterwards.
-        return np.ascontiguousarray(layout.load(released.astype(np.float32)))
+    return np.ascontiguousarray(layout.load(as_float32(combine([part.load() for part in parts]))))
+
+
+def as_float32(array: np.ndarray) -> np.ndarray:
+    """A double beyond float32 becomes an infinity, which ``load_leaves`` refuses."""
+    with np.errstate(over="ignore"):
+        return array.astype(np.float32)
 
 
 def load_leaves(leaves: Mapping[str, StoredArray], source: object) -> dict[str, np.ndarray]:

@@ -142,11 +142,6 @@ def is_dead(key: str) -> bool:
     return any(re.fullmatch(pattern, key) for pattern in DEAD_KEYS)
 
 
-def is_global(key: str) -> bool:
-    """Whether a key of a released state dict belongs to CFFM++'s global blocks or their classifier."""
-    return key.startswith(("decode_head.decoder_swin.", "decode_head.linear_pred3."))
-
-
 def torch_key(collection: str, path: str) -> tuple[str, Layout] | None:
     """Their key and layout of our leaf ``path`` (slash-separated) in ``collection``; None if no rule names it."""
     for pattern, key, kind in ENCODER_RULES + HEAD_RULES:

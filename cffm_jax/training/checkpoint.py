@@ -105,14 +105,19 @@ def _abstract(tree: Any) -> Any:
     return jax.tree.map(describe, tree)
 
 
+def workdir_of(path: str | Path) -> Path:
+    """The run's folder, named by itself or by its ``checkpoints`` folder."""
+    path = Path(path)
+    return path.parent if path.name == FOLDER else path
+
+
 def open_checkpoints(path: str | Path) -> Checkpoints:
     """The checkpoints of an existing run, named by its folder or its ``checkpoints`` folder.
 
     Raises:
       InputError: there are none.
     """
-    path = Path(path)
-    workdir = path.parent if path.name == FOLDER else path
+    workdir = workdir_of(path)
     if not (workdir / FOLDER).is_dir():
         raise InputError(path, "no checkpoints here", "name a run's folder, as --workdir of train.py")
     checkpoints = Checkpoints(workdir)
