@@ -50,7 +50,7 @@ def write_own(root, videos, split="train", classes=8, size=SIZE):
     """``videos``: name -> (number of frames, indices of those with a mask)."""
     for name, (count, labelled) in videos.items():
         for i in range(count):
-            picture = frame(i, size)
+            picture = frame([i, *name.encode()], size)
             write_png(root / name / "frames" / f"{i:04}.png", picture)
             if i in labelled:
                 write_png(root / name / "masks" / f"{i:04}.png", classes_of(picture, classes))

@@ -7,11 +7,12 @@ import subprocess
 from pathlib import Path
 
 import cv2
+import datasets
 import numpy as np
 import pytest
 from PIL import Image
 
-from cffm_jax.data import check, layouts, manifest, survey
+from cffm_jax.data import check, layouts, listing, manifest
 from cffm_jax.errors import InputError
 from cffm_jax.settings import run_command
 
@@ -124,7 +125,7 @@ def spoil(root):
         ("data/b/origin/00000005.jpg", "is 20x16, most frames of the video 24x16"),
         ("data/b/mask/00000005.png", "is 24x16, its frame 20x16"),
         ("data/b/mask/00000006.png", "is 24x8, its frame 24x16"),
-        ("data/b/mask/00000007.png", "holds label 7, the classes are 1..3"),
+        ("data/b/mask/00000007.png", "holds label 7, but there are 3 classes (labels 1..3)"),
         ("data/b/mask/00000008.png", "mode RGB"),
         ("data/a", "has 9 frames, fewer than 10"),
         ("data/short", "has 3 frames, fewer than 10"),
@@ -145,7 +146,7 @@ def test_every_problem_is_found_at_once(root, capfd):
         assert len(matching) == 1, (file, words, found)
         assert matching[0]["remedy"]
     assert status == 1 and len(found) == len(expected)
-    assert {each["group"] for each in found} == set(survey.GROUPS) - {survey.MANIFEST}
+    assert {each["group"] for each in found} == set(listing.GROUPS) - {listing.MANIFEST}
 
 
 def test_the_table_holds_them_all_by_group(root, capfd):
@@ -153,12 +154,14 @@ def test_the_table_holds_them_all_by_group(root, capfd):
     status, text = run(capfd, root, *SPLITS)
     lines = text.splitlines()
     assert status == 1 and f"{len(expected)} problems" in lines[-1]
-    places = [lines.index(next(line for line in lines if line.startswith(f"{group} ("))) for group in survey.GROUPS[1:]]
+    places = [
+        lines.index(next(line for line in lines if line.startswith(f"{group} ("))) for group in listing.GROUPS[1:]
+    ]
     assert places == sorted(places)
     for file, words in expected:
         assert sum(line.startswith(f"  {file} ") and words in line for line in lines) == 1
     text = run(capfd, root, *SPLITS, "--rows", 1)[1]
-    assert f"{survey.UNREADABLE} (3)" in text and "  ... and 2 more" in text and "data/b/mask/00000009" not in text
+    assert f"{listing.UNREADABLE} (3)" in text and "  ... and 2 more" in text and "data/b/mask/00000009" not in text
 
 
 # --- split files without what is wrong
@@ -274,12 +277,99 @@ def test_manifests_at_fault(root, refused, text, words):
         manifest.read_manifest(str(root))
 
 
+# --- other layouts
+
+
+def of_problems(report):
+    return sorted((each["file"], each["problem"]) for each in report["problems"])
+
+
+def test_ones_own_videos(tmp_path, capfd):
+    root = datasets.write_own(tmp_path, {"a": (10, (0, 4)), "b": (10, ()), "few": (2, (1,))})
+    datasets.write_own(tmp_path, {"c": (10, ())}, "val")
+    (root / "test.txt").write_text("b\n")
+    (root / "a" / "frames" / "0003.png").write_bytes(b"")
+    datasets.write_png(root / "a" / "masks" / "0099.png", np.zeros(datasets.SIZE, np.uint8))
+    datasets.write_png(root / "few" / "masks" / "0000.png", np.full(datasets.SIZE, 9, np.uint8))
+    (root / "classes.json").write_text(json.dumps({"names": [f"n{i}" for i in range(8)], "ignored": 200}))
+    options = (root, "--layout", "folder")
+    status, report = report_of(capfd, *options)
+    assert status == 1 and of_problems(report) == [
+        ("a/frames/0003.png", "is damaged or no image (no JPEG or PNG)"),
+        ("a/masks/0099.png", "has no frame frames/0099"),
+        ("few", "has 2 frames, fewer than 10: its clips lack references"),
+        ("few/masks/0000.png", "holds label 9, but there are 8 classes (labels 0..7, ignored: 200)"),
+        ("train.txt", "video 'b' is in test.txt too"),
+        ("val.txt", "lists no video with a mask"),
+    ]
+    assert report["unlisted_videos"] == 0 and report["masks"] == 5
+    assert run(capfd, *options, "--manifest", "--fix-splits", "--splits", "train")[0] == 1
+    assert (root / "train.txt").read_text() == "b\n"
+    (root / "b" / "frames" / "0001.png").write_bytes(b"other")
+    report = report_of(capfd, *options, "--check-manifest")[1]
+    changed = [each for each in report["problems"] if each["group"] == listing.MANIFEST]
+    assert [(each["file"], each["video"]) for each in changed] == [("b/frames/0001.png", "b")]
+
+
+def test_without_a_class_file_ones_own_classes_are_counted(tmp_path, capfd):
+    root = datasets.write_own(tmp_path, {"a": (10, (0, 4))}, classes=5)
+    status, report = report_of(capfd, root, "--layout", "folder")
+    largest = max(each["index"] for each in report["classes"] if each["pixels"])
+    assert status == 0 and [each["name"] for each in report["classes"]] == [f"class {i}" for i in range(largest + 1)]
+
+
+@pytest.fixture
+def cities(tmp_path):
+    for city, split in (("aachen", "train"), ("bonn", "val")):
+        for first in (0, 30):
+            datasets.write_snippet(tmp_path, split, city, 1 + (city == "bonn"), first)
+    return tmp_path
+
+
+def test_cityscapes(cities, capfd):
+    status, report = report_of(capfd, cities, "--layout", "cityscapes")
+    assert status == 0 and report["problems"] == [] and report["masks"] == 4
+    assert report["splits"] == {split: {"videos": 2, "frames": 60} for split in ("train", "val")}
+    assert len(report["classes"]) == 19 and report["classes"][0]["name"] == "road"
+
+
+def test_cityscapes_with_everything_wrong(cities, capfd):
+    frame, mask = datasets.frame_path, datasets.mask_path
+    for number in (10, 28):
+        frame(cities, "train", "aachen", 1, number).unlink()
+    frame(cities, "train", "aachen", 1, 49).unlink()
+    frame(cities, "val", "bonn", 2, 31).write_bytes(b"")
+    (frame(cities, "train", "aachen", 1, 0).parent / "aachen_leftImg8bit.png").write_bytes(b"")
+    mask(cities, "val", "bonn", 2, 19).unlink()
+    datasets.write_png(mask(cities, "val", "bonn", 2, 49), np.full(datasets.SIZE, 40, np.uint8))
+    (cities / "leftImg8bit_sequence" / "val" / "celle").mkdir()
+    status, report = report_of(capfd, cities, "--layout", "cityscapes")
+    base = "leftImg8bit_sequence/train/aachen/aachen"
+    label = "gtFine/val/bonn/bonn_000002_000049_gtFine_labelTrainIds.png"
+    assert status == 1 and [each[0] for each in of_problems(report)] == [
+        label,
+        "gtFine/val/celle",
+        f"{base}_000001_000019_leftImg8bit.png",
+        f"{base}_000001_000049_leftImg8bit.png",
+        f"{base}_leftImg8bit.png",
+        "leftImg8bit_sequence/val/bonn/bonn_000002_000000_leftImg8bit.png",
+        "leftImg8bit_sequence/val/bonn/bonn_000002_000031_leftImg8bit.png",
+    ]
+    assert "neither frame 10 nor frame 28" in str(of_problems(report)) and "holds label 40" in str(of_problems(report))
+
+
+def test_cityscapes_has_no_split_files(cities, refused):
+    refused(check.main, [cities, "--layout", "cityscapes", "--fix-splits"], "--fix-splits", "no split files")
+    refused(check.main, [cities], "has none of train.txt", "--layout")
+    refused(check.main, [cities / "gtFine", "--layout", "cityscapes"], "has none of leftImg8bit_sequence/train")
+
+
 # --- misuse
 
 
 def test_misuse(root, tmp_path, refused):
     refused(check.main, [tmp_path / "none"], "there is no such folder")
-    refused(check.main, [tmp_path], "has none of train, val, test.txt")
+    refused(check.main, [tmp_path], "has none of train.txt, val.txt, test.txt")
     refused(check.main, [root, "--thread", 2], "--thread", "is no option")
     for option in ("--threads", "--min-frames"):
         refused(check.main, [root, option, 0], option, "give at least 1")

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from datasets import write_own
 from PIL import Image
 
 from cffm_jax.config import IGNORED_LABEL
@@ -149,3 +150,11 @@ def test_data_at_fault(videos, refused, spoil):
 def test_options_at_fault(tmp_path, refused):
     refused(consistency.main, [tmp_path / "none"], "there is no such folder")
     refused(consistency.main, [tmp_path, "--spilt", "val"], "--spilt", "is no option")
+
+
+def test_of_videos_where_only_some_frames_have_masks(tmp_path, capfd):
+    root = write_own(tmp_path, {"a": (6, (0, 2, 3, 4)), "b": (3, (0, 2))})
+    masks = [np.array(Image.open(root / "a" / "masks" / f"{i:04}.png")) for i in (2, 3, 4)]
+    assert run_command(consistency.main, [str(root), "--layout", "folder", "--split", "train"]) == 0
+    out = capfd.readouterr().out
+    assert "2 pairs" in out and f"{100 * of(*masks).mean_of_pairs():.2f} %" in out

@@ -87,7 +87,7 @@ def test_the_targets_labels_follow_its_frame(tmp_path):
     plain = DataConfig(layout="folder", scale=SIZE[::-1], ratio=(1, 1), crop=SIZE, reverse=0, flip=1, distort=0)
     batch = first_batch(read(tmp_path), plain)
     for frames, labels in zip(batch["frames"], batch["labels"]):
-        np.testing.assert_array_equal(frames, [frame(i)[:, ::-1] for i in (2, 5, 8, 11)])
+        np.testing.assert_array_equal(frames, [frame([i, *b"a"])[:, ::-1] for i in (2, 5, 8, 11)])
         np.testing.assert_array_equal(labels[0], (frames[-1].mean(-1) * 8 / 256).astype(np.uint8))
 
 

@@ -2,6 +2,7 @@
 
     python -m cffm_jax.data.check data/VSPW_480p
     python -m cffm_jax.data.check data/VSPW_480p --fix-splits --manifest --json report.json
+    python -m cffm_jax.data.check data/cityscapes --layout cityscapes
 
 Exit status 0: nothing is wrong; 1: something is; 2: the command cannot do what it was told. Needs neither a model nor
 JAX.
@@ -17,34 +18,41 @@ import os
 import shutil
 import statistics
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import tyro
 
-from cffm_jax.config import IGNORED_LABEL, DataConfig, ModelConfig
-from cffm_jax.data import manifest
-from cffm_jax.data.survey import MANIFEST, SPLITS, Problem, Survey, survey
+from cffm_jax.config import IGNORED_LABEL, DataConfig
+from cffm_jax.data import cityscapes, manifest
+from cffm_jax.data.listing import MANIFEST, Problem
+from cffm_jax.data.survey import Survey, VideoFound, survey
 from cffm_jax.errors import InputError
 from cffm_jax.settings import parse_command, run_command
 
+SPLITS = cityscapes.SPLITS
 _BAR = 30
 
 
 @dataclasses.dataclass(frozen=True)
 class Command:
     root: tyro.conf.Positional[str]
-    """Dataset folder in the VSPW_480p layout."""
+    """Dataset folder."""
+    layout: Literal["vspw", "cityscapes", "folder"] = DataConfig.layout
+    """How it is laid out; see the README."""
     splits: tuple[str, ...] = ()
-    """Split files, without .txt; default: those of train, val and test that are there."""
+    """Split files, without .txt, or folders; default: those of train, val and test that are there."""
     unlabelled: tuple[str, ...] = ("test",)
     """Splits whose videos need no masks."""
     num_classes: int = 0
-    """Number of classes; 0: as many as classes.json names, without one 124."""
+    """Number of classes; 0: as many as the dataset's class file names; without one 124 for VSPW, 19 for Cityscapes,
+    and as many as there are for one's own."""
     min_frames: int = max(DataConfig.offsets) + 1
     """A video with fewer frames is a problem; by default those without a target that has all its references."""
+    offsets: tuple[int, ...] = DataConfig.offsets
+    """How far from its target each reference lies; in Cityscapes a target without one of them is a problem."""
     rows: int = 50
     """Rows printed of each group of problems; 0: all. The JSON holds all."""
     json: str = ""
@@ -67,14 +75,18 @@ def main(argv: Sequence[str]) -> int:
     found = survey(
         options.root,
         splits,
+        layout=options.layout,
         unlabelled=options.unlabelled,
-        num_classes=options.num_classes or _count_classes(options.root),
+        num_classes=options.num_classes,
         min_frames=options.min_frames,
+        offsets=options.offsets,
         threads=options.threads,
     )
     known = {name: checksum for video in found.videos.values() for name, checksum in video.digests.items()}
     if told is not None:
-        found = dataclasses.replace(found, problems=(*_differences(told, known, options.threads), *found.problems))
+        found = dataclasses.replace(
+            found, problems=(*_differences(told, found.videos.values(), known, options.threads), *found.problems)
+        )
     left_out = fix_splits(found) if options.fix_splits and found.problems else {}
     report = to_json(found, left_out)
     if options.json == "-":
@@ -97,14 +109,20 @@ def _checked(options: Command) -> tuple[str, ...]:
             raise InputError(option, f"is {getattr(options, name)}", f"give at least {least}")
     if options.num_classes >= IGNORED_LABEL:
         raise InputError("--num-classes", f"is {options.num_classes}", f"give at most {IGNORED_LABEL - 1}")
-    there = tuple(split for split in SPLITS if os.path.exists(os.path.join(options.root, f"{split}.txt")))
+    pattern = f"{cityscapes.SEQUENCES}/{{}}" if options.layout == "cityscapes" else "{}.txt"
+    there = tuple(split for split in SPLITS if os.path.exists(os.path.join(options.root, pattern.format(split))))
     splits = tuple(dict.fromkeys(options.splits)) or there
     if not splits and os.path.isdir(options.root):
-        raise InputError(options.root, f"has none of {', '.join(SPLITS)}.txt", "name the split files with --splits")
+        problem = f"has none of {', '.join(pattern.format(split) for split in SPLITS)}"
+        raise InputError(options.root, problem, "name the splits with --splits, or another --layout")
     if options.manifest and os.path.exists(os.path.join(options.root, manifest.NAME)):
         path = os.path.join(options.root, manifest.NAME)
         raise InputError(path, "is there already", "check it with --check-manifest, or remove it first")
     if options.fix_splits:
+        if options.layout == "cityscapes":
+            raise InputError(
+                "--fix-splits", "Cityscapes has no split files", "remove or repair the files that are named"
+            )
         for split in splits:
             _require_no_backup(options.root, split)
     path = Path(options.json)
@@ -119,23 +137,17 @@ def _require_no_backup(root: str, split: str) -> None:
         raise InputError(backup, "is there already and would be lost", "move it elsewhere before --fix-splits")
 
 
-def _count_classes(root: str) -> int:
-    """How many classes classes.json names; where it cannot be read, the survey says so."""
-    with contextlib.suppress(OSError, ValueError, RecursionError):
-        names = json.loads(Path(root, "classes.json").read_text(encoding="utf-8"))
-        if isinstance(names, list) and 0 < len(names) < IGNORED_LABEL:
-            return len(names)
-    return ModelConfig.num_classes
-
-
-def _differences(told: manifest.Manifest, known: Mapping[str, bytes], threads: int) -> list[Problem]:
+def _differences(
+    told: manifest.Manifest, videos: Iterable[VideoFound], known: Mapping[str, bytes], threads: int
+) -> list[Problem]:
     changed, missing, extra = manifest.compare(told, manifest.measure(told.root, known, threads))
     again = "copy or download the file again"
+    places = {video.place: video.name for video in videos}
 
     def of(name: str, problem: str) -> Problem:
-        parts = name.split("/")
-        video = parts[1] if len(parts) > 2 and parts[0] == "data" else ""
-        return Problem(MANIFEST, name, problem, again, video)
+        # Below <place>/frames and <place>/masks, whatever these two are called.
+        place = "/".join(name.split("/")[:-2])
+        return Problem(MANIFEST, name, problem, again, places.get(place, ""))
 
     return [
         *(of(name, f"has changed since {manifest.NAME} was written") for name in changed),

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from cffm_jax.config import IGNORED_LABEL
 from cffm_jax.data.classes import CITYSCAPES_LABEL_IDS
@@ -36,83 +36,99 @@ _CODINGS = {"labelTrainIds": TRAIN_IDS, "labelIds": LABEL_IDS}
 
 _Place = tuple[str, int]
 """Sequence and number of a frame; the sequence as it is written."""
+Fault = Callable[[InputError], None]
+"""What to do about something wrong: raise it, or note it and return, and what it is about is left out."""
 
 
-def read_split(root: str, split: str, masks: bool) -> tuple[Video, ...]:
+def _stop(error: InputError) -> None:
+    raise error
+
+
+def read_split(root: str, split: str, masks: bool, fault: Fault = _stop) -> tuple[Video, ...]:
     """The snippets of a split, see `layouts.read_split`: with ``masks`` those around the masks; without, the frames
     in runs of at most 30.
 
     Raises:
-      InputError: a package, a split or a city is missing, a file has an unknown name, a labelled frame is missing, or
-        a snippet has no mask.
+      InputError: the labels of the test split are asked for; and, unless ``fault`` does something else about it, a
+        package, a split or a city is missing, a file has an unknown name, a labelled frame is missing, or a snippet has
+        no mask.
     """
     if masks and split == "test":
         problem = "the labels of Cityscapes' test split are not public"
         raise InputError(os.path.join(root, MASKS, split), problem, "name train or val")
-    cities = _cities(root, SEQUENCES, split)
+    cities = _cities(root, SEQUENCES, split, fault)
     if not masks:
-        return tuple(video for city in cities for video in _runs(city, _list_city(root, SEQUENCES, split, city)))
-    labelled = _cities(root, MASKS, split)
+        listed = {city: _list_city(root, SEQUENCES, split, city, fault) for city in cities}
+        return tuple(video for city, frames in listed.items() for video in _runs(city, frames))
+    labelled = _cities(root, MASKS, split, fault)
+    if not cities or not labelled:
+        return ()
     for city in sorted({*cities} ^ {*labelled}):
         there, missing = (SEQUENCES, MASKS) if city in cities else (MASKS, SEQUENCES)
         problem, remedy = f"is missing, though {there}/{split} has this city", "add it, or remove the other"
-        raise InputError(os.path.join(root, missing, split, city), problem, remedy)
-    return tuple(video for city in cities for video in _snippets(root, split, city))
+        fault(InputError(os.path.join(root, missing, split, city), problem, remedy))
+    both = [city for city in cities if city in labelled]
+    return tuple(video for city in both for video in _snippets(root, split, city, fault))
 
 
-def _cities(root: str, package: str, split: str) -> list[str]:
-    """Names of the cities of a split; InputError if the package or the split is missing or empty."""
+def _cities(root: str, package: str, split: str, fault: Fault) -> list[str]:
+    """Names of the cities of a split; a fault if the package or the split is missing or empty."""
     if not os.path.isdir(os.path.join(root, package)):
         problem = f"holds no {package}"
         if package == SEQUENCES and os.path.isdir(os.path.join(root, "leftImg8bit")):
             problem = "holds leftImg8bit alone, which has only the labelled frames"
-        raise InputError(root, problem, f"add the package {_PACKAGES[package]}.zip, or correct --data.root")
+        fault(InputError(root, problem, f"add the package {_PACKAGES[package]}.zip, or correct --data.root"))
+        return []
     folder = os.path.join(root, package, split)
     cities = list_folders(folder)
     if not cities:
         problem = "holds no city" if os.path.isdir(folder) else "is missing"
         remedy = f"unpack {_PACKAGES[package]}.zip, or name another split ({', '.join(SPLITS)})"
-        raise InputError(folder, problem, remedy)
+        fault(InputError(folder, problem, remedy))
     return cities
 
 
-def _list_city(root: str, package: str, split: str, city: str, kind: str = "leftImg8bit") -> dict[_Place, str]:
-    """Files of one kind by their places, in order; InputError on a name that is none, or if there are no files."""
+def _list_city(
+    root: str, package: str, split: str, city: str, fault: Fault, kind: str = "leftImg8bit"
+) -> dict[_Place, str]:
+    """Files of one kind by their places, in order; a fault if a name is none, or if there are no files."""
     folder = os.path.join(root, package, split, city)
     found = {}
     for stem, path in list_files(folder, (f"_{kind}.png",)).items():
         match = re.fullmatch(re.escape(city) + r"_(\d+)_(\d+)", stem)
         if not match:
-            raise InputError(path, "has an unknown name", f"name it {city}_<sequence>_<frame>_{kind}.png")
+            fault(InputError(path, "has an unknown name", f"name it {city}_<sequence>_<frame>_{kind}.png"))
+            continue
         found[match[1], int(match[2])] = path
     if not found and package == SEQUENCES:
-        raise InputError(folder, f"holds no frame {city}_<sequence>_<frame>_{kind}.png", "add the city's frames")
+        fault(InputError(folder, f"holds no frame {city}_<sequence>_<frame>_{kind}.png", "add the city's frames"))
     return dict(sorted(found.items()))
 
 
-def _list_masks(root: str, split: str, city: str) -> dict[_Place, tuple[str, Coding]]:
+def _list_masks(root: str, split: str, city: str, fault: Fault) -> dict[_Place, tuple[str, Coding]]:
     found = {}
     for kind, coding in reversed(_CODINGS.items()):
-        masks = _list_city(root, MASKS, split, city, f"gtFine_{kind}")
+        masks = _list_city(root, MASKS, split, city, fault, f"gtFine_{kind}")
         found |= {place: (path, coding) for place, path in masks.items()}
     if not found:
         folder = os.path.join(root, MASKS, split, city)
         problem = f"holds no mask {city}_<sequence>_<frame>_gtFine_labelTrainIds.png or _labelIds.png"
-        raise InputError(folder, problem, f"unpack {_PACKAGES[MASKS]}.zip")
+        fault(InputError(folder, problem, f"unpack {_PACKAGES[MASKS]}.zip"))
     return dict(sorted(found.items()))
 
 
-def _snippets(root: str, split: str, city: str) -> Iterator[Video]:
+def _snippets(root: str, split: str, city: str, fault: Fault) -> Iterator[Video]:
     """A video for each mask of a city: the frames of its snippet that are there."""
-    frames = _list_city(root, SEQUENCES, split, city)
-    masks = _list_masks(root, split, city)
+    frames = _list_city(root, SEQUENCES, split, city, fault)
+    masks = _list_masks(root, split, city, fault)
     rest = dict(frames)
     for (sequence, number), (mask, coding) in masks.items():
         if (sequence, number) not in frames:
             width = len(mask.removesuffix(".png").split("_")[-3])
             name = f"{city}_{sequence}_{number:0{width}}_leftImg8bit.png"
             path = os.path.join(root, SEQUENCES, split, city, name)
-            raise InputError(path, f"is missing, though {mask} labels it", "add the frame or remove the mask")
+            fault(InputError(path, f"is missing, though {mask} labels it", "add the frame or remove the mask"))
+            continue
         first = number - BEFORE
         places = [(sequence, n) for n in range(first, first + LENGTH) if (sequence, n) in frames]
         for place in places:
@@ -123,7 +139,7 @@ def _snippets(root: str, split: str, city: str) -> Iterator[Video]:
         if len(run) >= LENGTH:
             name = os.path.basename(frames[run[BEFORE]]).replace("_leftImg8bit", "_gtFine_labelTrainIds")
             problem = f"is the first of {len(run)} frames without a mask"
-            raise InputError(frames[run[0]], problem, f"add {MASKS}/{split}/{city}/{name}, or remove the frames")
+            fault(InputError(frames[run[0]], problem, f"add {MASKS}/{split}/{city}/{name}, or remove the frames"))
 
 
 def _runs(city: str, frames: dict[_Place, str]) -> Iterator[Video]:

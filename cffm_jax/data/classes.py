@@ -114,6 +114,16 @@ def read_classes(root: str | Path, num_classes: int, layout: str = "vspw") -> Cl
     return Classes(stated.names, palette(num_classes) if stated.colours is None else _with_colours(stated.colours))
 
 
+def count_classes(root: str | Path, layout: str = "vspw") -> int:
+    """How many classes a dataset has: what its class file says; without one, those of VSPW or Cityscapes, else 0.
+
+    Raises:
+      InputError: the class file cannot be used.
+    """
+    stated = _stated(root)
+    return len(stated.names) if stated else len({"vspw": VSPW, "cityscapes": CITYSCAPES}.get(layout, ()))
+
+
 def class_names(root: str | Path, num_classes: int, layout: str = "vspw") -> tuple[str, ...]:
     """The names alone; see `read_classes`."""
     return read_classes(root, num_classes, layout).names

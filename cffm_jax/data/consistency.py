@@ -18,6 +18,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Literal
 
 import numpy as np
 import tqdm
@@ -81,14 +82,18 @@ class Consistency:
 
 
 def video_consistency(video: layouts.Video, seen: Callable[[], object] = lambda: None) -> Consistency:
-    """Of one video's masks, each of which is read once; ``seen`` is called after each.
+    """Of one video's masks, each of which is read once; ``seen`` is called after each. A frame without a mask is in
+    no pair.
 
     Raises:
       InputError: a mask cannot be used, or differs in size from the one before it.
     """
     result, before = Consistency.empty(), None
     for path in video.masks:
-        mask = layouts.read_mask(path, _ANY)
+        if path is None:
+            before = None
+            continue
+        mask = layouts.read_mask(path, _ANY, video.coding)
         if before is not None:
             if mask.shape != before.shape:
                 (h, w), (height, width) = mask.shape, before.shape
@@ -107,7 +112,7 @@ def split_consistency(videos: Sequence[layouts.Video], progress: bool = True) ->
       InputError: a mask cannot be used.
     """
     result = Consistency.empty()
-    total = sum(len(video.masks) for video in videos)
+    total = sum(mask is not None for video in videos for mask in video.masks)
     with tqdm.tqdm(total=total, desc="masks", unit="mask", disable=not progress, leave=False) as bar:
         pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1))
         try:
@@ -121,7 +126,9 @@ def split_consistency(videos: Sequence[layouts.Video], progress: bool = True) ->
 @dataclasses.dataclass(frozen=True)
 class Command:
     root: tyro.conf.Positional[str]
-    """Dataset folder in the VSPW_480p layout."""
+    """Dataset folder."""
+    layout: Literal["vspw", "folder"] = "vspw"
+    """How it is laid out; Cityscapes labels single frames of its videos, which have no consistency."""
     split: str = "val"
     """Split file, without .txt."""
 
@@ -129,7 +136,7 @@ class Command:
 def main(argv: Sequence[str]) -> None:
     """mIoU between the ground-truth masks of consecutive frames (CFFM++ section 3.1: 89.7 % on VSPW's val split)."""
     options = parse_command(Command, argv, lambda _: Command(root=tyro.MISSING), main.__doc__)
-    videos = layouts.read_split(options.root, options.split)
+    videos = layouts.read_split(options.root, options.split, layout=options.layout)
     result = split_consistency(videos)
     if not len(result.mious):
         problem = f"split {options.split} has no two consecutive masks with a labelled pixel"

@@ -146,8 +146,7 @@ def decode_mask(path: str, data: bytes, num_classes: int, coding: Coding = VSPW)
     labels = cv2.LUT(raw, table)
     if (labels == NO_CLASS).any():
         value = int(raw[labels == NO_CLASS].max())
-        known = coding.says.format(classes=num_classes, last=num_classes - 1)
-        problem = f"holds label {value} but the model has {num_classes} classes ({known})"
+        problem = f"holds label {value} but the model has {num_classes} classes ({coding.words(num_classes)})"
         raise InputError(path, problem, "check the mask; --model.num_classes may be wrong")
     return labels
 

@@ -38,6 +38,15 @@ class Coding:
         table[list(ignored)] = IGNORED_LABEL
         return cls(table.tobytes(), says)
 
+    @property
+    def num_classes(self) -> int:
+        """How many classes there can be."""
+        return max(label for label in self.table if label < NO_CLASS) + 1
+
+    def words(self, num_classes: int) -> str:
+        """What the bytes of so many classes are, in words."""
+        return self.says.format(classes=num_classes, last=num_classes - 1)
+
 
 VSPW = Coding.of([IGNORED_LABEL, *range(254)], (0, IGNORED_LABEL), "labels 1..{classes}")
 """1..K are the classes 0..K-1; 0 and 255 are ignored."""
