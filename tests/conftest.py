@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# Eight devices for tests of sharding; and machine code that is made quickly: nearly all of the suite's time is compiling.
+# Eight devices, to test sharding; and machine code that is made quickly: nearly all of the suite's time is compiling.
 for flag in ("--xla_force_host_platform_device_count=8", "--xla_backend_optimization_level=0"):
     if flag.split("=")[0] not in os.environ.get("XLA_FLAGS", ""):
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}".strip()

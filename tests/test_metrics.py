@@ -1,11 +1,12 @@
 import math
 import pickle
 
+import cv2
 import numpy as np
 import pytest
 
 from cffm_jax import metrics
-from cffm_jax.metrics import Confusion, Scores, VideoConsistency, Windows, score_video
+from cffm_jax.metrics import Confusion, Scores, VideoConsistency, Windows, confusion, score_video
 
 K = 5
 
@@ -281,3 +282,88 @@ def test_state_does_not_grow(many):
         sizes.add(sum(x.nbytes for x in (state.label, state.prediction, state.label_run, state.both_run)))
     assert sizes == {4 * labels[0].size}
     assert metrics.LENGTHS == tuple(w.length for w in state.windows)
+
+
+# --- what the papers do not report
+
+
+def direct_right(labels, predictions, length):
+    """(stable pixels with a class, those that are right in all frames) of each window, from the definition."""
+    found = []
+    for start in range(len(labels) - length + 1):
+        window = slice(start, start + length)
+        stable = (labels[window] == labels[start]).all(0) & (labels[start] != 255)
+        found.append((int(stable.sum()), int((stable & (predictions[window] == labels[window]).all(0)).sum())))
+    return found
+
+
+@pytest.mark.parametrize("frames", [7, 8, 17, 40])
+def test_correct_consistency_equals_the_definition(frames):
+    labels, predictions = random_video(frames, seed=4, ignored=0.3, change=0.04)
+    video = score("a", labels, predictions)
+    for length in (8, 16):
+        expected = mean(ratios(direct_right(labels, predictions, length)))
+        assert video.right_consistency(length) == pytest.approx(expected, rel=1e-12, nan_ok=True)
+    if frames > 8:
+        assert 0 < video.right_consistency(8) < video.consistency(8, with_last=True)
+
+
+def test_flicker_equals_the_definition(many):
+    changed = steady = 0
+    scores = Scores.empty(K)
+    for name, (labels, predictions) in many.items():
+        same = (labels[1:] == labels[:-1]) & (labels[1:] != 255)
+        both = int((same & (predictions[1:] != predictions[:-1])).sum()), int(same.sum())
+        video = score(name, labels, predictions)
+        assert video.flicker() == both[0] / both[1]
+        if len(labels) > 16:
+            changed, steady = changed + both[0], steady + both[1]
+        scores = scores.update(video)
+    assert scores.figures().flicker == changed / steady
+
+
+def eroded_bands(mask, width):
+    """As Boundary IoU defines it: what erosion takes away from a class; outside of the frame is another class."""
+    padded = np.pad(mask.astype(np.uint8), 1)
+    return (padded - cv2.erode(padded, np.ones((3, 3), np.uint8), iterations=width))[1:-1, 1:-1].astype(bool)
+
+
+def test_boundary_iou_equals_erosion_class_by_class():
+    rng = np.random.default_rng(0)
+    size = (97, 151)
+    assert (width := metrics.boundary_width(*size)) == 4
+
+    def patches():
+        return cv2.resize(rng.integers(0, K, (6, 9), np.uint8), size[::-1], interpolation=cv2.INTER_NEAREST)
+
+    labels = [patches() for _ in range(3)]
+    for label in labels:
+        label[30:50, 40:80] = 255
+    predictions = [np.where(rng.random(size) < 0.003, 0, np.roll(np.where(x == 255, 1, x), 2, 1)) for x in labels]
+    predictions = np.array(predictions, np.uint8)
+    scores = Scores.empty(K).update(score("a", labels, predictions))
+    expected = []
+    for k in range(K):
+        both = either = 0
+        for label, prediction in zip(labels, predictions):
+            bands = eroded_bands(label == k, width), eroded_bands(prediction == k, width) & (label != 255)
+            both, either = both + (bands[0] & bands[1]).sum(), either + (bands[0] | bands[1]).sum()
+        expected.append(both / either)
+    np.testing.assert_allclose(scores.boundary_ious(), expected, rtol=1e-12)
+    assert scores.figures(0).boundary_iou == pytest.approx(np.mean(expected)) and 0.2 < np.mean(expected) < 0.9
+
+
+def test_a_constant_prediction_is_steady_but_not_right():
+    labels, _ = random_video(20, seed=5, ignored=0.0)
+    labels %= 4
+    constant = Scores.empty(K).update(score("a", labels, np.full_like(labels, 4))).figures()
+    assert (constant.vc8, constant.flicker, constant.cc8, constant.cc16) == (1.0, 0.0, 0.0, 0.0)
+    perfect = Scores.empty(K).update(score("a", labels, labels)).figures()
+    assert (perfect.cc8, perfect.cc16, perfect.boundary_iou, perfect.flicker) == (1.0, 1.0, 1.0, 0.0)
+
+
+def test_frames_too_large_for_float32_counts(monkeypatch):
+    labels, predictions = random_video(2, seed=0)
+    whole = Confusion.empty(K).update(labels, predictions).counts
+    monkeypatch.setattr(confusion, "_EXACT", 7)
+    np.testing.assert_array_equal(Confusion.empty(K).update(labels, predictions).counts, whole)

@@ -158,7 +158,7 @@ def test_main_table(rows):
     assert lines[2].startswith("CFFM ") and lines[3].startswith("per-frame (SegFormer) ")
     expected = [f"{100 * getattr(figures, field):.2f}" for field in scores.COLUMNS.values()]
     assert lines[2].split() == ["CFFM", *expected, "1", "20"]
-    assert lines[4:] == ["Videos of at most 16 frames (1 here) count in Eq. 9 alone."]
+    assert lines[4:] == ["Videos of at most 16 frames (1 here) count in Eq. 9 and CC alone."]
     every = scores.main_table({"a": rows["CFFM"]}, longer_than=0).splitlines()
     assert len(every) == 3 and every[2].split()[-2:] == ["2", "29"]
 
@@ -193,7 +193,12 @@ def test_video_table(rows):
 
 def test_report_holds_every_table(rows):
     text = scores.report(rows, NAMES)
-    for table in (scores.main_table(rows), scores.class_table(rows, NAMES), scores.video_table(rows)):
+    for table in (
+        scores.main_table(rows),
+        scores.beyond_table(rows),
+        scores.class_table(rows, NAMES),
+        scores.video_table(rows),
+    ):
         assert table in text
     assert text.endswith("\n")
 
@@ -212,6 +217,7 @@ def test_json(rows):
     assert list(tree) == list(rows)
     for field in scores.COLUMNS.values():
         assert cffm[field] == getattr(figures, field)
+    assert all(cffm[field] == getattr(figures, field) for field in scores.BEYOND.values())
     assert (cffm["videos"], cffm["frames"], cffm["left_out"], cffm["videos_longer_than"]) == (1, 20, 1, 16)
     assert [entry["name"] for entry in cffm["per_class"]] == list(NAMES)
     assert sum(entry["pixels"] for entry in cffm["per_class"]) == 20 * 5 * 8

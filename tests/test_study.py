@@ -37,7 +37,7 @@ class Pretended:
     miou: float
 
     def figures(self):
-        return Figures(1, 18, 0, self.miou, *[0.25] * 3, 0.5, math.nan, 0.5, 0.5)
+        return Figures(1, 18, 0, self.miou, *[0.25] * 3, 0.5, math.nan, *[0.5] * 6)
 
 
 @pytest.fixture

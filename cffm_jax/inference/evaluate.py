@@ -18,7 +18,7 @@ from cffm_jax.data import layouts
 from cffm_jax.errors import InputError
 from cffm_jax.inference.offline import Chunk, VideoSegmenter
 from cffm_jax.inference.targets import segment_targets
-from cffm_jax.metrics import Confusion, Scores, VideoConsistency, VideoScore
+from cffm_jax.metrics import Scores, VideoTally
 
 
 def evaluation_videos(config: Config) -> tuple[layouts.Video, ...]:
@@ -49,28 +49,23 @@ def evaluate(
     """
     num_classes = segmenter.config.model.num_classes
     rows = {row: Scores.empty(num_classes) for row in segmenter.rows}
-    parts: dict[str, _Parts] = {}
+    tallies: dict[str, VideoTally] = {}
     total = sum(len(video.targets) for video in videos)
     with tqdm(total=total, unit="frame", desc="evaluate", disable=not progress, leave=False) as bar:
         for chunk in _segment(segmenter, variables, videos):
             targets, sparse = chunk.video.targets, chunk.video.sparse
             if chunk.start == targets[0]:
-                parts = {row: (Confusion.empty(num_classes), VideoConsistency.empty()) for row in rows}
+                tallies = {row: VideoTally.empty(num_classes, sparse) for row in rows}
             for row, masks in chunk.masks.items():
-                parts[row] = _update(parts[row], chunk.labels, masks, sparse)
+                for label, mask in zip(chunk.labels, masks, strict=True):
+                    tallies[row] = tallies[row].update(label, mask)
             if chunk.start + len(chunk.labels) == targets[-1] + 1:
-                for row in rows:
-                    confusion, consistency = parts[row]
-                    windows = () if sparse else consistency.windows
-                    score = VideoScore(chunk.video.name, len(targets), confusion, windows)
-                    rows[row] = rows[row].update(score)
+                for row, tally in tallies.items():
+                    rows[row] = rows[row].update(tally.score(chunk.video.name))
             for watch in watchers:
                 watch(chunk)
             bar.update(len(chunk.labels))
     return rows
-
-
-_Parts = tuple[Confusion, VideoConsistency]
 
 
 def _segment(segmenter: VideoSegmenter, variables: dict[str, Any], videos: Sequence[layouts.Video]) -> Iterator[Chunk]:
@@ -80,14 +75,6 @@ def _segment(segmenter: VideoSegmenter, variables: dict[str, Any], videos: Seque
             yield from segment_targets(segmenter, variables, tuple(group))
         else:
             yield from segmenter.segment(variables, tuple(group))
-
-
-def _update(parts: _Parts, labels: np.ndarray, masks: np.ndarray, sparse: bool) -> _Parts:
-    confusion, consistency = parts
-    for label, mask in zip(labels, masks):
-        if not sparse:
-            consistency = consistency.update(label, mask)
-    return confusion.update(labels, masks), consistency
 
 
 class PredictionWriter:

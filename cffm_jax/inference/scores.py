@@ -31,6 +31,8 @@ COLUMNS = {
     "VC16 Eq. 9": "vc16_paper",
 }
 """Heading in the main table -> field of ``metrics.Figures``."""
+BEYOND = {"boundary IoU": "boundary_iou", "CC8": "cc8", "CC16": "cc16", "flicker": "flicker"}
+"""Likewise, of the table of what the papers do not report; ``docs/metrics.md`` defines them."""
 
 
 def _percent(share: float) -> str:
@@ -57,8 +59,15 @@ def main_table(rows: Mapping[str, Scores], longer_than: int = RELEASE_LONGER_THA
     table = _aligned(["%", *COLUMNS, "videos", "frames"], lines)
     left_out = max((f.left_out for f in figures.values()), default=0)
     if left_out:
-        table += f"\nVideos of at most {longer_than} frames ({left_out} here) count in Eq. 9 alone."
+        table += f"\nVideos of at most {longer_than} frames ({left_out} here) count in Eq. 9 and CC alone."
     return table
+
+
+def beyond_table(rows: Mapping[str, Scores], longer_than: int = RELEASE_LONGER_THAN) -> str:
+    """What the papers do not report, in percent, a line for each row."""
+    figures = {name: scores.figures(longer_than) for name, scores in rows.items()}
+    lines = [[name, *(_percent(getattr(f, field)) for field in BEYOND.values())] for name, f in figures.items()]
+    return _aligned(["% (docs/metrics.md)", *BEYOND], lines)
 
 
 def class_table(rows: Mapping[str, Scores], class_names: Sequence[str], longer_than: int = RELEASE_LONGER_THAN) -> str:
@@ -104,8 +113,9 @@ def _video_shares(video: VideoScore) -> dict[str, float]:
 
 
 def report(rows: Mapping[str, Scores], class_names: Sequence[str], longer_than: int = RELEASE_LONGER_THAN) -> str:
-    """Main, class and video table, one below the other."""
-    tables = main_table(rows, longer_than), class_table(rows, class_names, longer_than), video_table(rows)
+    """All tables, one below the other."""
+    totals = main_table(rows, longer_than), beyond_table(rows, longer_than)
+    tables = *totals, class_table(rows, class_names, longer_than), video_table(rows)
     return "\n\n".join(tables) + "\n"
 
 
@@ -119,13 +129,20 @@ def to_json(rows: Mapping[str, Scores], class_names: Sequence[str], longer_than:
     for name, scores in rows.items():
         figures = dataclasses.asdict(scores.figures(longer_than))
         confusion = scores.longer_than(longer_than).confusion()
-        columns = zip(class_names, confusion.pixels(), confusion.ious(), confusion.accuracies(), strict=True)
+        near = scores.longer_than(longer_than).boundary_ious()
+        columns = zip(class_names, confusion.pixels(), confusion.ious(), confusion.accuracies(), near, strict=True)
         tree[name] = {
             **{field: value if isinstance(value, int) else number(value) for field, value in figures.items()},
             "videos_longer_than": longer_than,
             "per_class": [
-                {"name": class_name, "pixels": int(pixels), "iou": number(iou), "accuracy": number(accuracy)}
-                for class_name, pixels, iou, accuracy in columns
+                {
+                    "name": class_name,
+                    "pixels": int(pixels),
+                    "iou": number(iou),
+                    "accuracy": number(accuracy),
+                    "boundary_iou": number(boundary),
+                }
+                for class_name, pixels, iou, accuracy, boundary in columns
             ],
             "per_video": [
                 {
@@ -134,6 +151,9 @@ def to_json(rows: Mapping[str, Scores], class_names: Sequence[str], longer_than:
                     **{field: number(share) for field, share in _video_shares(video).items()},
                     "vc8": number(video.consistency(8, with_last=False)),
                     "vc16": number(video.consistency(16, with_last=False)),
+                    "cc8": number(video.right_consistency(8)),
+                    "cc16": number(video.right_consistency(16)),
+                    "flicker": number(video.flicker()),
                 }
                 for video in scores.videos
             ],
