@@ -57,7 +57,8 @@ def draw_size(height: int, width: int, data: DataConfig, rng: np.random.Generato
 
 def largest_share(labels: np.ndarray) -> float:
     """Share of the most frequent class among the labelled pixels; 0 where nothing is labelled."""
-    counts = np.bincount(labels.ravel(), minlength=IGNORED_LABEL + 1)[:IGNORED_LABEL]
+    # Counts in float32, exact up to 2**24 pixels; several times faster than np.bincount, which widens labels first.
+    counts = cv2.calcHist([labels], [0], None, [IGNORED_LABEL], [0, IGNORED_LABEL]).astype(np.int64)
     return float(counts.max() / max(1, counts.sum()))
 
 
@@ -103,13 +104,15 @@ def resize_and_crop(
     """
     height, width = labels[-1].shape
     size = draw_size(height, width, data, rng)
-    window = draw_window(cv2.resize(labels[-1], size[::-1], interpolation=cv2.INTER_NEAREST), data, rng)
+    target = cv2.resize(labels[-1], size[::-1], interpolation=cv2.INTER_NEAREST)
+    window = draw_window(target, data, rng)
     h, w = (part.stop - part.start for part in window)
     cut_frames = np.empty((len(frames), h, w, 3), np.uint8)
     cut_labels = np.empty((len(labels), h, w), np.uint8)
     for cut, frame in zip(cut_frames, frames, strict=True):
         cut[:] = resize_window(frame, size, window, cv2.INTER_LINEAR)
-    for cut, label in zip(cut_labels, labels, strict=True):
+    cut_labels[-1] = target[window]
+    for cut, label in zip(cut_labels[:-1], labels[:-1], strict=True):
         cut[:] = resize_window(label, size, window, cv2.INTER_NEAREST)
     return cut_frames, cut_labels
 
@@ -120,8 +123,15 @@ def flip(
     """Mirrors the whole clip left to right with probability `data.flip`."""
     if rng.random() >= data.flip:
         return frames, labels
-    # cv2 mirrors three channels several times faster than a NumPy copy with a negative stride.
-    return np.stack([cv2.flip(frame, 1) for frame in frames]), labels[:, :, ::-1]
+    return _mirror(frames), _mirror(labels)
+
+
+def _mirror(images: np.ndarray) -> np.ndarray:
+    # cv2 mirrors several times faster than a NumPy copy with a negative stride, now or later in the batch.
+    mirrored = np.empty(images.shape, np.uint8)
+    for image, after in zip(images, mirrored):
+        cv2.flip(image, 1, dst=after)
+    return mirrored
 
 
 class Distortion(NamedTuple):
@@ -153,27 +163,44 @@ def draw_distortion(data: DataConfig, rng: np.random.Generator) -> Distortion:
 
 def distort(frames: np.ndarray, data: DataConfig, rng: np.random.Generator) -> np.ndarray:
     """Distorts the colours of frames u8[T,h,w,3], with a draw for each frame."""
-    return np.stack([distort_frame(frame, draw_distortion(data, rng)) for frame in frames])
+    distorted = np.empty(frames.shape, np.uint8)
+    for frame, out in zip(frames, distorted):
+        distort_frame(frame, draw_distortion(data, rng), out)
+    return distorted
 
 
-def distort_frame(frame: np.ndarray, distortion: Distortion) -> np.ndarray:
+def distort_frame(frame: np.ndarray, distortion: Distortion, out: np.ndarray | None = None) -> np.ndarray:
     """Brightness, then contrast, saturation and hue on a frame u8[h,w,3] in RGB.
 
     Brightness, contrast and saturation are x -> clip(x * factor + shift, 0, 255), cut to a whole number after each.
     Saturation and hue act on OpenCV's 8-bit HSV, in one trip there and back, left out where neither changes anything;
-    hue wraps around at 180.
+    hue wraps around at 180. The result is written to `out` u8[h,w,3] where it is given.
     """
     # Each step maps bytes to bytes: a table of 256 entries computes it exactly, and two steps in a row are one table.
-    shifted = _linear_table(1.0, distortion.brightness)
+    # A step that changes nothing is left out, and all write to one array: fresh memory costs about as much as a table.
+    out = np.empty(frame.shape, np.uint8) if out is None else out
     scaled = _linear_table(distortion.contrast, 0.0)
-    frame = cv2.LUT(frame, shifted if distortion.contrast_last else scaled[shifted])
+    changed = frame
+    if distortion.brightness or (distortion.contrast != 1 and not distortion.contrast_last):
+        shifted = _linear_table(1.0, distortion.brightness)
+        changed = cv2.LUT(changed, shifted if distortion.contrast_last else scaled[shifted], dst=out)
     if distortion.saturation != 1 or distortion.hue:
-        values = np.arange(256)
-        hues, saturations = (values + distortion.hue) % _HUES, _linear_table(distortion.saturation, 0.0)
-        table = np.stack([hues, saturations, values], axis=-1).astype(np.uint8)[None]
-        hsv = cv2.LUT(cv2.cvtColor(frame, cv2.COLOR_RGB2HSV), table)
-        frame = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
-    return cv2.LUT(frame, scaled) if distortion.contrast_last else frame
+        changed = _change_colours(changed, distortion, out)
+    if distortion.contrast != 1 and distortion.contrast_last:
+        changed = cv2.LUT(changed, scaled, dst=out)
+    if changed is frame:
+        out[:] = frame
+    return out
+
+
+def _change_colours(frame: np.ndarray, distortion: Distortion, out: np.ndarray) -> np.ndarray:
+    """Saturation and hue; plane by plane, as a table of three channels takes longer than three planes without one."""
+    hue, saturation, value = cv2.split(cv2.cvtColor(frame, cv2.COLOR_RGB2HSV))
+    if distortion.hue:
+        cv2.LUT(hue, ((np.arange(256) + distortion.hue) % _HUES).astype(np.uint8), dst=hue)
+    if distortion.saturation != 1:
+        cv2.LUT(saturation, _linear_table(distortion.saturation, 0.0), dst=saturation)
+    return cv2.cvtColor(cv2.merge((hue, saturation, value)), cv2.COLOR_HSV2RGB, dst=out)
 
 
 def _linear_table(factor: float, shift: float) -> np.ndarray:
