@@ -5,6 +5,7 @@ UV ?= uv
 JOBS ?= 2
 PYTEST_ARGS ?=
 DEMO_ARGS ?=
+BENCH_ARGS ?=
 
 PYTHON := $(VENV)/bin/python
 PIP := $(PYTHON) -m pip -qq --disable-pip-version-check
@@ -12,7 +13,7 @@ LOCKED := $(PIP) install --require-hashes --no-build-isolation --use-pep517
 TORCH := torch==2.13.0
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-cuda12 install-cuda13 test test-reference demo lock clean
+.PHONY: help install install-cuda12 install-cuda13 test test-reference demo bench-data lock clean
 .DELETE_ON_ERROR:
 
 help:  ## List the targets
@@ -30,6 +31,9 @@ test-reference: $(VENV)/.reference  ## Tests against torch and transformers
 
 demo: $(VENV)/.base  ## Small run from training to masks on synthetic videos (DEMO_ARGS="...")
 	@$(PYTHON) benchmarks/demo.py $(DEMO_ARGS)
+
+bench-data: $(VENV)/.bench  ## Speed of the training data beside PyTorch with albumentations (BENCH_ARGS="...")
+	@$(PYTHON) benchmarks/data.py $(BENCH_ARGS)
 
 clean:  ## Delete the virtual environment, caches and build files
 	rm -rf $(VENV) .cache .pytest_cache build dist cffm_jax.egg-info
@@ -54,6 +58,11 @@ $(VENV)/.test $(VENV)/.cuda12 $(VENV)/.cuda13: $(VENV)/.%: requirements/%.txt $(
 	@$(LOCKED) -r $<
 	@touch $@
 
+# The alternatives that benchmarks compare with; torch comes with the reference tests'.
+$(VENV)/.bench: requirements/bench.txt $(VENV)/.reference
+	@$(LOCKED) -r $<
+	@touch $@
+
 # Without its dependencies a CPU build of torch is complete; the default one for Linux needs its CUDA libraries.
 $(VENV)/.reference: requirements/reference.txt $(VENV)/.test
 	@$(LOCKED) -r $<
@@ -71,3 +80,4 @@ lock:  ## Solve the locks anew (needs uv; UPGRADE=--upgrade moves the pins)
 	$(COMPILE) requirements/cuda12.in -c requirements/base.txt -o requirements/cuda12.txt
 	$(COMPILE) requirements/cuda13.in -c requirements/base.txt -o requirements/cuda13.txt
 	$(COMPILE) requirements/reference.in -c requirements/base.txt -c requirements/test.txt -o requirements/reference.txt
+	$(COMPILE) requirements/bench.in -c requirements/base.txt -c requirements/reference.txt -o requirements/bench.txt

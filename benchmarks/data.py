@@ -41,7 +41,7 @@ from cffm_jax.data.scenes import World
 from cffm_jax.data.synthetic import SyntheticConfig, video_rng
 
 CLASSES = 124
-MISSING = "not installed: pip install albumentations, and torch"
+MISSING = "not installed: the bench extra, see make bench-data"
 
 
 @dataclasses.dataclass(frozen=True)

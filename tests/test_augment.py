@@ -96,6 +96,19 @@ def test_a_resized_window_equals_the_window_of_the_whole_to_the_bit(mode):
         np.testing.assert_array_equal(augment.resize_window(image, size, window, mode), whole[window])
 
 
+def test_a_clip_equals_the_window_of_its_whole_resized_frames_and_masks():
+    for seed in range(60):
+        frames, labels = random_clip(seed)
+        rng, again = np.random.default_rng(seed), np.random.default_rng(seed)
+        cut, marks = augment.resize_and_crop(frames, labels, DATA, rng)
+        size = augment.draw_size(48, 85, DATA, again)[::-1]
+        whole = np.stack([cv2.resize(label, size, interpolation=cv2.INTER_NEAREST) for label in labels])
+        rows, columns = augment.draw_window(whole[-1], DATA, again)
+        np.testing.assert_array_equal(marks, whole[:, rows, columns])
+        np.testing.assert_array_equal(cut, np.stack([cv2.resize(frame, size) for frame in frames])[:, rows, columns])
+        assert rng.bit_generator.state == again.bit_generator.state, "drawn as often"
+
+
 def test_frames_are_bilinear_and_labels_nearest():
     frames, labels = np.zeros((1, 48, 85, 3), np.uint8), np.full((1, 48, 85), 3, np.uint8)
     frames[:, :, 40:], labels[:, :, 40:] = 200, 9
@@ -154,6 +167,18 @@ def test_largest_share():
     assert augment.largest_share(np.array([[1, 1, 2, 255]], np.uint8)) == pytest.approx(2 / 3)
     assert augment.largest_share(np.array([[0, 0, 254, 254]], np.uint8)) == 0.5
     assert augment.largest_share(np.full((3, 3), 255, np.uint8)) == 0
+
+
+def test_largest_share_counts_as_numpy_does_inside_any_window():
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        # Few values each time, so that 0, 254 and 255 are often among the largest.
+        labels = rng.choice(np.array([0, 1, 253, 254, 255], np.uint8), (60, 70), p=rng.dirichlet(np.ones(5)))
+        top, left = rng.integers(50, size=2)
+        window = labels[top : top + rng.integers(1, 60), left : left + rng.integers(1, 20)]
+        counted = window[window != 255]
+        expected = np.unique(counted, return_counts=True)[1].max() / counted.size if counted.size else 0.0
+        assert augment.largest_share(window) == expected
 
 
 def tries(labels, data, seed=0):
@@ -260,6 +285,19 @@ def test_tables_equal_the_straightforward_computation():
         before = frame.copy()
         np.testing.assert_array_equal(augment.distort_frame(frame, distortion), straightforward(frame, *distortion))
         np.testing.assert_array_equal(frame, before)
+
+
+CHANGES = (augment.Distortion(), augment.Distortion(brightness=9), augment.Distortion(hue=4))
+
+
+@pytest.mark.parametrize("distortion", CHANGES)
+def test_a_result_is_written_where_asked_and_never_into_the_frame(distortion):
+    frame = random_clip(5)[0][0]
+    before, out = frame.copy(), np.zeros_like(frame)
+    alone = augment.distort_frame(frame, distortion)
+    assert augment.distort_frame(frame, distortion, out) is out and np.array_equal(alone, out)
+    assert not np.shares_memory(alone, frame)
+    np.testing.assert_array_equal(frame, before)
 
 
 def test_known_colours():
