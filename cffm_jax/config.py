@@ -52,10 +52,10 @@ class ModelConfig:
 class DataConfig:
     root: str = "data/VSPW_480p"
     """Dataset folder."""
-    layout: Literal["vspw", "cityscapes", "folder"] = "vspw"
+    layout: Literal["vspw", "cityscapes", "folder", "records"] = "vspw"
     """How it is laid out: VSPW_480p (data/<video>/origin/*.jpg, data/<video>/mask/*.png, <split>.txt), Cityscapes
-    (leftImg8bit_sequence, gtFine), or plain (<video>/frames, <video>/masks, <split>.txt, classes.txt); see the
-    README."""
+    (leftImg8bit_sequence, gtFine), plain (<video>/frames, <video>/masks, <split>.txt, classes.txt), or any of these
+    as python -m cffm_jax.data.prepare wrote it; see the README."""
     train_split: str = "train"
     """Split file (without .txt; in Cityscapes a folder's name) to train on."""
     eval_split: str = "val"
@@ -97,7 +97,8 @@ class DataConfig:
     max_unreadable: int = 0
     """Training clips of this process that may be replaced by others since a file of theirs is unreadable; 0: none."""
     verify: bool = False
-    """Compare every training file's sha256 with <root>/manifest.sha256 (cffm_jax.data.check writes it) when reading."""
+    """Compare every training file's sha256 with <root>/manifest.sha256 (cffm_jax.data.check writes it) when reading.
+    Records are compared with checksums of their own, always."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 
 from cffm_jax.config import IGNORED_LABEL
+from cffm_jax.data.records import source_layout
 from cffm_jax.errors import InputError
 
 VSPW: tuple[str, ...] = tuple(
@@ -94,11 +95,13 @@ def read_classes(root: str | Path, num_classes: int, layout: str = "vspw") -> Cl
     """Names and colours of a dataset's classes, in the order of their indices.
 
     Those that its folder states; else those of VSPW for 124 classes and of Cityscapes for 19 in the layout of the
-    same name; else "class 0", "class 1", ... and the colours of `palette`.
+    same name; else "class 0", "class 1", ... and the colours of `palette`. Records have those of what was prepared.
 
     Raises:
       InputError: the class file cannot be used, or has not ``num_classes`` names.
     """
+    if layout == "records":
+        layout = source_layout(str(root))
     stated = _stated(root)
     if stated is None:
         if layout == "cityscapes" and num_classes == len(CITYSCAPES):

@@ -12,9 +12,10 @@ import cv2
 import numpy as np
 
 from cffm_jax.config import IGNORED_LABEL, DataConfig
-from cffm_jax.data import cityscapes, folder
-from cffm_jax.data.files import UnreadableFile, open_image, read_bytes
+from cffm_jax.data import cityscapes, folder, records
+from cffm_jax.data.files import UnreadableFile, open_image
 from cffm_jax.data.manifest import Manifest
+from cffm_jax.data.records import read_all
 from cffm_jax.data.videos import NO_CLASS, VSPW, Coding, Video, list_files, numeric_order, read_names
 from cffm_jax.errors import InputError
 
@@ -37,7 +38,7 @@ def read_videos(data: DataConfig, split: str, masks: bool = True) -> tuple[Video
 
 
 def read_split(
-    root: str, split: str, masks: bool = True, layout: Literal["vspw", "cityscapes", "folder"] = "vspw"
+    root: str, split: str, masks: bool = True, layout: Literal["vspw", "cityscapes", "folder", "records"] = "vspw"
 ) -> tuple[Video, ...]:
     """Lists the videos of a split of a dataset. No image is opened.
 
@@ -48,7 +49,7 @@ def read_split(
       masks: whether to look for masks; without, `Video.masks` is empty.
       layout: "vspw", where every frame must have a mask: ``data/<video>/origin/*.jpg``, ``data/<video>/mask/*.png``;
         "cityscapes", see `cityscapes`, and "folder", the plain one, see `folder`, where only some frames have masks,
-        and videos without any are left out.
+        and videos without any are left out; "records", one of these as `prepare` wrote it, see `records`.
 
     Raises:
       InputError: a folder, a file or a mask is missing, a file has an unknown name, or a video is listed twice.
@@ -59,6 +60,8 @@ def read_split(
         return cityscapes.read_split(root, split, masks)
     if layout == "folder":
         return folder.read_split(root, split, masks)
+    if layout == "records":
+        return records.read_split(root, split, masks)
     data = os.path.join(root, "data")
     if not os.path.isdir(data):
         remedy = "point --data.root to the folder that holds data/<video>, or name another --data.layout"
@@ -95,7 +98,7 @@ def read_frame(path: str, manifest: Manifest | None = None) -> np.ndarray:
     Raises:
       UnreadableFile: the file cannot be read, is cut off, is no image, is too large, or is not what the manifest says.
     """
-    return decode_frame(path, read_bytes(path, manifest))
+    return decode_frame(path, *read_all([path], manifest))
 
 
 def decode_frame(path: str, data: bytes) -> np.ndarray:
@@ -126,7 +129,7 @@ def read_mask(path: str, num_classes: int, coding: Coding = VSPW, manifest: Mani
       UnreadableFile: the file cannot be read, is cut off, is no image, is too large, or is not what the manifest says.
       InputError: it has other pixels than one byte, or holds a label above num_classes.
     """
-    return decode_mask(path, read_bytes(path, manifest), num_classes, coding)
+    return decode_mask(path, *read_all([path], manifest), num_classes, coding)
 
 
 def decode_mask(path: str, data: bytes, num_classes: int, coding: Coding = VSPW) -> np.ndarray:
@@ -159,8 +162,15 @@ def read_pair(
     Raises:
       InputError: one of the two cannot be used, or their sizes differ.
     """
-    image = read_frame(frame, manifest)
-    labels = read_mask(mask, num_classes, coding, manifest)
+    return decode_pair(frame, mask, *read_all([frame, mask], manifest), num_classes, coding)
+
+
+def decode_pair(
+    frame: str, mask: str, frame_data: bytes, mask_data: bytes, num_classes: int, coding: Coding = VSPW
+) -> tuple[np.ndarray, np.ndarray]:
+    """`read_pair` of files whose bytes are there already."""
+    image = decode_frame(frame, frame_data)
+    labels = decode_mask(mask, mask_data, num_classes, coding)
     if image.shape[:2] != labels.shape:
         problem = f"is {labels.shape[1]}x{labels.shape[0]} but its frame is {image.shape[1]}x{image.shape[0]}"
         raise InputError(mask, problem, f"give it the size of {frame}")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import sys
 import types
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 
 import cv2
 import grain
@@ -17,6 +18,7 @@ from cffm_jax.config import DataConfig
 from cffm_jax.data import augment, layouts
 from cffm_jax.data.files import UnreadableFile
 from cffm_jax.data.manifest import Manifest, read_manifest
+from cffm_jax.data.records import read_all
 from cffm_jax.data.watchdog import Watchdog
 from cffm_jax.errors import InputError
 
@@ -46,7 +48,8 @@ def training_batches(
 
     Args:
       videos: the training split, with masks. Where some frame has none, only the targets' masks are read.
-      data: settings of sampling, augmentation and loading; with ``data.verify`` the videos lie below ``data.root``.
+      data: settings of sampling, augmentation and loading; with ``data.verify`` the videos lie below ``data.root``
+        (or are records).
       num_classes: number of classes; masks with larger labels are refused.
       batch_size: clips in a global batch; each process gets b = batch_size // process_count.
       seed: of the order of the videos and of every draw.
@@ -75,7 +78,7 @@ def training_batches(
         problem = f"{batch_size} clips cannot be shared equally by {process_count} process(es)"
         raise InputError("--train.batch_size", problem, f"give a positive multiple of {process_count}")
     manifest = None
-    if data.verify:
+    if data.verify and data.layout != "records":  # Records carry checksums of their own.
         manifest = read_manifest(data.root)
         manifest.require(path for video in videos for path in (*video.frames, *filter(None, video.masks)))
     batches = (
@@ -131,7 +134,7 @@ class _LoadClip:
     def _load(self, video: layouts.Video, rng: np.random.Generator) -> Batch:
         indices = video.training_clip(rng, self.data.offsets, self.data.reverse)
         target = indices[-1]
-        read = {i: self._read(video, i, i == target or not self.targets_only) for i in set(indices)}
+        read = self._read(video, dict.fromkeys(indices), {target} if self.targets_only else {*indices})
         for i, (frame, _) in read.items():
             if frame.shape != read[target][0].shape:
                 problem = f"differs in size from {video.frames[target]}"
@@ -141,11 +144,21 @@ class _LoadClip:
         frames, labels, size = augment.augment(frames, labels, self.data, rng)
         return {"frames": frames, "labels": labels, "size": size}
 
-    def _read(self, video: layouts.Video, index: int, with_mask: bool) -> tuple[np.ndarray, np.ndarray | None]:
-        frame, mask = video.frames[index], video.masks[index]
-        if with_mask:
-            return layouts.read_pair(frame, mask, self.num_classes, video.coding, self.manifest)
-        return layouts.read_frame(frame, self.manifest), None
+    def _read(
+        self, video: layouts.Video, indices: Iterable[int], labelled: Container[int]
+    ) -> dict[int, tuple[np.ndarray, np.ndarray | None]]:
+        """Frames by their indices, with masks where ``labelled``; all files are read before one is decoded."""
+        names = {i: (video.frames[i], *((video.masks[i],) if i in labelled else ())) for i in indices}
+        files = list(itertools.chain.from_iterable(names.values()))
+        data = dict(zip(files, read_all(files, self.manifest), strict=True))
+        found = {}
+        for i, own in names.items():
+            stored = [data[name] for name in own]
+            if i in labelled:
+                found[i] = layouts.decode_pair(*own, *stored, self.num_classes, video.coding)
+            else:
+                found[i] = layouts.decode_frame(*own, *stored), None
+        return found
 
 
 class TrainingBatches(Iterator[Batch]):
@@ -223,11 +236,14 @@ def evaluation_size(height: int, width: int, scale: tuple[int, int]) -> tuple[in
     return -(-h // _MULTIPLE) * _MULTIPLE, -(-w // _MULTIPLE) * _MULTIPLE
 
 
-def load_evaluation_frame(path: str, scale: tuple[int, int]) -> tuple[np.ndarray, tuple[int, int]]:
+def load_evaluation_frame(
+    path: str, scale: tuple[int, int], data: bytes | None = None
+) -> tuple[np.ndarray, tuple[int, int]]:
     """Reads a frame and resizes it for evaluation, bilinearly: first to fit the scale, then up to multiples of 32.
 
     Args:
       path: image file.
+      data: its bytes, where they are there already.
       scale: width and height to fit; see `augment.fitted_size`.
 
     Returns:
@@ -236,7 +252,7 @@ def load_evaluation_frame(path: str, scale: tuple[int, int]) -> tuple[np.ndarray
     Raises:
       InputError: the file cannot be used.
     """
-    frame = layouts.read_frame(path)
+    frame = layouts.read_frame(path) if data is None else layouts.decode_frame(path, data)
     original = frame.shape[:2]
     for size in (augment.fitted_size(*original, scale), evaluation_size(*original, scale)):
         if frame.shape[:2] != size:

@@ -26,6 +26,7 @@ import tqdm
 import tyro
 
 from cffm_jax.data.classes import synthetic_names
+from cffm_jax.data.files import swap
 from cffm_jax.data.scenes import World
 from cffm_jax.data.sprites import noise
 from cffm_jax.errors import InputError
@@ -227,21 +228,6 @@ def read_marker(root: Path) -> Any:
         return json.loads((root / MARKER).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-
-
-def swap(made: Path, root: Path) -> None:
-    """Puts a finished folder in the place of the root, which comes back when that fails."""
-    if not root.exists():
-        os.replace(made, root)
-        return
-    old = made.with_name(made.name + ".old")
-    os.replace(root, old)
-    try:
-        os.replace(made, root)
-    except BaseException:
-        os.replace(old, root)
-        raise
-    shutil.rmtree(old)
 
 
 def generate(root: str | Path, config: SyntheticConfig, *, overwrite: bool = False, threads: int = 2) -> bool:

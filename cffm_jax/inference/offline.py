@@ -18,6 +18,7 @@ import numpy as np
 
 from cffm_jax.config import Config, PrototypeConfig
 from cffm_jax.data import clips, layouts, pipeline
+from cffm_jax.data.records import read_all
 from cffm_jax.errors import InputError
 from cffm_jax.frames import normalise
 from cffm_jax.inference.masks import segmentation_masks
@@ -217,11 +218,14 @@ def read_frame(index: int, *, video: layouts.Video, config: Config, label: bool)
     Raises:
       InputError: one of the two cannot be used, or their sizes differ.
     """
-    image, size = pipeline.load_evaluation_frame(video.frames[index], config.data.scale)
+    frame, scale = video.frames[index], config.data.scale
     if not label:
+        image, size = pipeline.load_evaluation_frame(frame, scale)
         return image, None, size
     mask = video.masks[index]
-    labels = layouts.read_mask(mask, config.model.num_classes, video.coding)
+    stored, stored_mask = read_all([frame, mask])
+    image, size = pipeline.load_evaluation_frame(frame, scale, stored)
+    labels = layouts.decode_mask(mask, stored_mask, config.model.num_classes, video.coding)
     if labels.shape != size:
         raise InputError(
             mask,

@@ -125,9 +125,9 @@ def check(config: Config, mesh: Mesh) -> None:
             raise InputError(f"--train.{name}", f"is {getattr(plan, name)}", "give at least 1")
     if any(side % 32 or side < 32 for side in config.data.crop):
         raise InputError("--data.crop", f"is {config.data.crop}", "give multiples of 32")
-    if config.data.verify:
+    if config.data.verify and config.data.layout != "records":
         read_manifest(config.data.root)
-    if config.data.layout == "folder":
+    if config.data.layout in ("folder", "records"):
         read_classes(config.data.root, config.model.num_classes, config.data.layout)
 
 
