@@ -39,7 +39,7 @@ from runs import (
 import cffm_jax
 from cffm_jax.commands import eval_command, train_command
 from cffm_jax.config import Config, TrainConfig
-from cffm_jax.data import synthetic
+from cffm_jax.data import prepare, synthetic
 from cffm_jax.data.classes import palette
 from cffm_jax.optim import make_optimizer
 from cffm_jax.settings import config_from_dict, load_config, run_command
@@ -251,13 +251,19 @@ def test_evaluation_repeats_the_figures_of_training(trained, evaluated):
     assert "mIoU" in out and "grass" in out and "val_0001" in out
 
 
-def test_evaluation_with_a_config_file(trained, evaluated, data, tmp_path, capfd):
-    argv = ["--checkpoint", str(trained[0]), "--config", CONFIG, "--data.root", str(data), "--data.scale", "96", "64"]
+def test_evaluation_of_records_with_a_config_file(trained, evaluated, data, tmp_path, capfd):
+    assert run_command(prepare.main, [str(data), str(tmp_path / "records"), "--splits", "val"]) == 0
+    argv = ["--checkpoint", str(trained[0]), "--config", CONFIG, "--data.scale", "96", "64", "--data.layout", "records"]
+    argv += ["--data.root", str(tmp_path / "records" / "vspw" / "1.0.0"), "--save_predictions", str(tmp_path / "masks")]
     argv += ["--output", str(tmp_path / "new" / "figures.json"), "--pictures", str(tmp_path / "pictures")]
     assert run_command(eval_command, argv) == 0
     assert json.loads((tmp_path / "new" / "figures.json").read_text())["rows"] == evaluated[1]["rows"]
     assert sorted(path.name for path in (tmp_path / "pictures").iterdir()) == ["overlay.mp4", "sheet.png"]
     assert "figures written to" in capfd.readouterr().out
+    masks = sorted(evaluated[0].rglob("*.png"))
+    for path in masks:
+        assert (tmp_path / "masks" / path.relative_to(evaluated[0])).read_bytes() == path.read_bytes()
+    assert len(masks) == 2 * FRAMES
 
 
 def test_evaluation_of_the_first_videos_with_a_stored_config(trained, evaluated, tmp_path):

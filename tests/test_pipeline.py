@@ -334,7 +334,8 @@ def test_a_thread_that_stands_still_is_noticed(videos, tmp_path):
     data = dataclasses.replace(DATA, stall_seconds=0.5)
     with pytest.raises(InputError, match="^--data.stall_seconds: no batch within 0.5 s;"):
         take((stuck,), 1, data, batch_size=1)
-    for _ in range(4 * data.threads * data.prefetch):  # Lets go the threads, of which more may have started.
+    # Lets go the threads, of which more may have started: each reads the frames of a clip.
+    for _ in range(4 * data.threads * data.prefetch * (1 + len(data.offsets))):
         try:
             os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK))
         except OSError:

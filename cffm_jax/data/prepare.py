@@ -145,7 +145,7 @@ def _write(make: Callable[[Path], builders.Frames], folder: Path) -> None:
         swap(Path(builder.data_dir), folder)
     except RuntimeError as error:
         # array_record's, with a long tail.
-        reason = re.split(r"[(;]", str(error))[0].strip()
+        reason = re.split(r" \(|;", str(error))[0].strip()
         raise InputError(folder, f"cannot be written ({reason})", "look at the disk's space and its quota") from error
     finally:
         _remove(staging)

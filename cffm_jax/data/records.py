@@ -190,7 +190,7 @@ def read_all(names: Sequence[str], manifest: Manifest | None = None) -> list[byt
     places = {name: name.place() for name in names if isinstance(name, RecordName)}
     wanted: dict[tuple[str, str], dict[int, str]] = {}
     for place in places.values():
-        wanted.setdefault((place.root, place.split), {})[place.record] = place.file
+        wanted.setdefault((place.root, place.split), {}).setdefault(place.record, place.file)
     found = {where: dict(zip(files, _read(*where, files))) for where, files in wanted.items()}
 
     def of(name: str) -> bytes:
@@ -212,7 +212,7 @@ def _read(root: str, split: str, files: Mapping[int, str]) -> list[dict[str, Any
             return [_read(root, split, {record: file})[0] for record, file in files.items()]
         ((record, file),) = files.items()
         # What array_record says goes on with checksums and places.
-        reason = re.split(r"[(;]", str(error))[0].strip()
+        reason = re.split(r" \(|;", str(error))[0].strip()
         shard, position = _shard(source, split, record)
         raise UnreadableFile(shard, f"record {position} ({file}) cannot be read ({reason})", _AGAIN) from error
 
