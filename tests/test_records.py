@@ -287,6 +287,21 @@ def test_places_at_fault(folders, tmp_path, refused, monkeypatch):
     refused(prepare.main, [folders["folder"], tmp_path / "out", *argv], "free", "another disk")
 
 
+def test_a_disk_that_is_full_leaves_nothing(folders, tmp_path):
+    """Its stand-in is a limit of the process on the size of its files."""
+    lines = [
+        "import resource, signal, sys",
+        "from cffm_jax.data.prepare import main",
+        "from cffm_jax.settings import run_command",
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)",
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))",
+        "sys.exit(run_command(main, sys.argv[1:]))",
+    ]
+    status, _, err = runs.finished("-c", "\n".join(lines), folders["vspw"], tmp_path / "out")
+    runs.Refusal.check(status, err.replace("\r", "\n"), "cannot be written", "File too large", progress=True)
+    assert not list((tmp_path / "out" / "vspw").iterdir())
+
+
 def test_masks_may_be_missing_only_where_that_is_said(folders, tmp_path, refused):
     root = Path(shutil.copytree(folders["vspw"], tmp_path / "vspw"))
     (root / "data" / "train_0001" / "mask" / "00000004.png").unlink()
