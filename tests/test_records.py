@@ -1,5 +1,6 @@
 """Datasets as records: the same videos, bytes and batches as from the folder, and every fault as one line."""
 
+import dataclasses
 import itertools
 import json
 import os
@@ -22,7 +23,9 @@ from cffm_jax.config import DataConfig
 from cffm_jax.data import builders, classes, files, layouts, manifest, prepare, records, show
 from cffm_jax.data.pipeline import training_batches
 from cffm_jax.errors import InputError
-from cffm_jax.settings import run_command
+from cffm_jax.settings import load_config, run_command
+from cffm_jax.training import setup
+from cffm_jax.training.state import make_mesh
 
 NAMES = {"vspw": "vspw", "cityscapes": "cityscapes_video", "folder": "video_folder"}
 CLASSES = {"vspw": runs.K, "cityscapes": 19, "folder": 8}
@@ -36,6 +39,7 @@ def folders(data, tmp_path_factory):
     for video in ("val_0000", "val_0001"):
         shutil.copytree(vspw / "data" / video, vspw / "data" / f"{video}_bare")
         shutil.rmtree(vspw / "data" / f"{video}_bare" / "mask")
+    assert not (vspw / "test.txt").read_text()
     (vspw / "test.txt").write_text("val_0000_bare\nval_0001_bare\n")
     write_snippet(made / "cityscapes", "train", "aachen", 0, kinds=("labelTrainIds", "labelIds"))
     write_snippet(made / "cityscapes", "train", "aachen", 1, kinds=("labelIds",))
@@ -105,6 +109,14 @@ def assert_same_videos(found, expected):
 def test_the_videos_are_those_of_the_folder(folders, prepared, layout, split, masks):
     expected = layouts.read_split(folders[layout], split, masks, layout)
     assert_same_videos(read(prepared[layout], split, masks), expected)
+
+
+def test_training_is_set_up_with_records(prepared):
+    data = DataConfig(layout="records", root=prepared["folder"], verify=True)
+    config = dataclasses.replace(load_config(runs.CONFIG), data=data)
+    setup.check(config, make_mesh(1))
+    model = dataclasses.replace(config.model, num_classes=9)
+    fails("classes.json", setup.check, dataclasses.replace(config, model=model), make_mesh(1))
 
 
 def take(root, layout, count, source, **kwargs):
@@ -198,6 +210,23 @@ def test_files_are_cut_between_frames(folders, tmp_path, monkeypatch):
     shards = tfds.builder_from_directory(root).info.splits["train"].shard_lengths
     assert len(shards) > 3 and sum(shards) == 18
     assert_same_videos(read(root), layouts.read_split(folders["folder"], "train", True, "folder"))
+
+
+def test_empty_splits_are_not_written_unless_named(data, tmp_path, refused):
+    refused(prepare.main, [data, tmp_path / "out", "--splits", "test"], "test.txt: lists no video")
+    assert run(data, tmp_path / "out") == 0
+    assert set(records.read_index(str(tmp_path / "out" / "vspw" / "1.0.0"))["splits"]) == {"train", "val"}
+
+
+def test_a_shard_is_not_kept_in_memory(folders):
+    planned = builders.plan(folders["folder"], "train", "folder", False)
+    sizes = []
+    made = builders.VideoFolder(folders["folder"], {}, written=sizes.append, data_dir=folders["folder"], threads=2)
+    read = []
+    for i, example in made.examples(planned.frames):
+        assert example["frame"] and len(sizes) == i and not any(read)
+        read.append(example)
+    assert len(read) == 18 and not any(read) and sum(sizes) == planned.size
 
 
 def test_what_is_there_is_replaced_only_when_told(folders, tmp_path, refused, capfd):

@@ -47,7 +47,7 @@ class Command:
     layout: Literal["vspw", "cityscapes", "folder"] = "vspw"
     """How the dataset folder is laid out, as --data.layout."""
     splits: tuple[str, ...] = ()
-    """Splits to write; default: those of train, val and test that are there."""
+    """Splits to write; default: those of train, val and test that are there and not empty."""
     unlabelled: tuple[str, ...] = ("test",)
     """Splits that are written without masks where these are not complete."""
     verify: bool = False
@@ -106,7 +106,9 @@ def _checked(options: Command) -> tuple[str, ...]:
         there = [os.path.join(cityscapes.SEQUENCES, split) for split in SPLITS]
     else:
         there = [f"{split}.txt" for split in SPLITS]
-    found = [split for split, name in zip(SPLITS, there) if os.path.exists(os.path.join(options.root, name))]
+    paths = [os.path.join(options.root, name) for name in there]
+    # The built-in data has an empty file for a split without videos.
+    found = [split for split, path in zip(SPLITS, paths) if os.path.exists(path) and os.path.getsize(path)]
     splits = tuple(dict.fromkeys(options.splits)) or tuple(found)
     if not splits:
         raise InputError(options.root, f"has none of {', '.join(there)}", "name its --layout, or the --splits")
