@@ -237,6 +237,11 @@ def test_what_is_there_is_replaced_only_when_told(folders, tmp_path, refused, ca
     refused(prepare.main, [other, tmp_path / "out", *argv], root, "--overwrite")
     assert run(other, tmp_path / "out", *argv, "--overwrite") == 0
     assert [video.name for video in read(root)] == ["z"]
+    # As a try leaves it that is killed just before its end.
+    shutil.copytree(root, root.with_name(".1.0.0.preparing") / "video_folder" / "1.0.0")
+    assert run(folders["folder"], tmp_path / "out", *argv, "--overwrite") == 0
+    assert [video.name for video in read(root)] == ["b", "a ü"]
+    assert [path.name for path in root.parent.iterdir()] == ["1.0.0"]
     (root / records.INDEX).unlink()
     refused(prepare.main, [other, tmp_path / "out", *argv, "--overwrite"], root, "did not write it")
 
@@ -458,3 +463,8 @@ def test_names_of_records_say_their_place():
     name = records.RecordName.of("/a[1]/b", "train", 12, "data/x[3]:y/0001.jpg")
     assert name == "/a[1]/b/train[12]:data/x[3]:y/0001.jpg"
     assert name.place() == ("/a[1]/b", "train", 12, "data/x[3]:y/0001.jpg")
+
+
+def test_only_who_reads_records_pays_for_tfds():
+    lines = "import sys, cffm_jax.data.pipeline, cffm_jax.data.prepare; print('tensorflow_datasets' in sys.modules)"
+    assert runs.finished("-c", lines)[:2] == (0, "False\n")
