@@ -34,7 +34,7 @@ import tyro
 from PIL import Image
 
 from cffm_jax.config import DataConfig
-from cffm_jax.data import augment, layouts
+from cffm_jax.data import augment, layouts, prepare
 from cffm_jax.data.files import read_bytes
 from cffm_jax.data.pipeline import training_batches
 from cffm_jax.data.scenes import World
@@ -289,7 +289,12 @@ def main() -> None:
         if not options.root:
             write_videos(Path(made), options)
         print_steps(options, folders)
-        print_loaders(options, {"folders": folders})
+        arguments = [folders.root, os.path.join(made, "records"), "--splits", options.split]
+        prepare.main(arguments)
+        made_records = dataclasses.replace(
+            folders, root=os.path.join(made, "records", "vspw", "1.0.0"), layout="records"
+        )
+        print_loaders(options, {"folders": folders, "records": made_records})
 
 
 if __name__ == "__main__":

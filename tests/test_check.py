@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cffm_jax.data import check, layouts, listing, manifest
+from cffm_jax.data import check, layouts, listing, manifest, prepare
 from cffm_jax.errors import InputError
 from cffm_jax.settings import run_command
 
@@ -359,9 +359,27 @@ def test_cityscapes_with_everything_wrong(cities, capfd):
 
 
 def test_cityscapes_has_no_split_files(cities, refused):
-    refused(check.main, [cities, "--layout", "cityscapes", "--fix-splits"], "--fix-splits", "no split files")
+    refused(check.main, [cities, "--layout", "cityscapes", "--fix-splits"], "--fix-splits", "has no split files")
     refused(check.main, [cities], "has none of train.txt", "--layout")
     refused(check.main, [cities / "gtFine", "--layout", "cityscapes"], "has none of leftImg8bit_sequence/train")
+
+
+def test_records(root, tmp_path, capfd, refused):
+    shutil.rmtree(root / "data" / "c" / "mask")
+    (root / "train.txt").write_text("a\nb\n")
+    write_mask(root / "data" / "a" / "mask" / "00000002.png", np.full((16, 24), K + 4))
+    (root / "data" / "b" / "origin" / "00000003.jpg").write_bytes(b"no image")
+    expected = report_of(capfd, root)[1]
+    assert run_command(prepare.main, [str(root), str(tmp_path / "out")]) == 0
+    made = tmp_path / "out" / "vspw" / "1.0.0"
+    status, report = report_of(capfd, made, "--layout", "records")
+    assert status == 1 and len(expected["problems"]) == 2
+    for key in ("splits", "frames", "masks", "lengths", "sizes", "classes"):
+        assert report[key] == expected[key], key
+    found = [(each["group"], each["file"].split(":")[1], each["problem"]) for each in report["problems"]]
+    assert found == [(each["group"], each["file"], each["problem"]) for each in expected["problems"]]
+    for option in ("--manifest", "--check-manifest", "--fix-splits"):
+        refused(check.main, [made, "--layout", "records", option], option)
 
 
 # --- misuse

@@ -26,13 +26,13 @@ import numpy as np
 import tyro
 
 from cffm_jax.config import IGNORED_LABEL, DataConfig
-from cffm_jax.data import cityscapes, manifest
+from cffm_jax.data import manifest
+from cffm_jax.data.layouts import find_splits
 from cffm_jax.data.listing import MANIFEST, Problem
 from cffm_jax.data.survey import Survey, VideoFound, survey
 from cffm_jax.errors import InputError
 from cffm_jax.settings import parse_command, run_command
 
-SPLITS = cityscapes.SPLITS
 _BAR = 30
 
 
@@ -40,10 +40,10 @@ _BAR = 30
 class Command:
     root: tyro.conf.Positional[str]
     """Dataset folder."""
-    layout: Literal["vspw", "cityscapes", "folder"] = DataConfig.layout
+    layout: Literal["vspw", "cityscapes", "folder", "records"] = DataConfig.layout
     """How it is laid out; see the README."""
     splits: tuple[str, ...] = ()
-    """Split files, without .txt, or folders; default: those of train, val and test that are there."""
+    """Split files, without .txt, or folders; default: those of train, val and test that are there, or all records."""
     unlabelled: tuple[str, ...] = ("test",)
     """Splits whose videos need no masks."""
     num_classes: int = 0
@@ -109,20 +109,18 @@ def _checked(options: Command) -> tuple[str, ...]:
             raise InputError(option, f"is {getattr(options, name)}", f"give at least {least}")
     if options.num_classes >= IGNORED_LABEL:
         raise InputError("--num-classes", f"is {options.num_classes}", f"give at most {IGNORED_LABEL - 1}")
-    pattern = f"{cityscapes.SEQUENCES}/{{}}" if options.layout == "cityscapes" else "{}.txt"
-    there = tuple(split for split in SPLITS if os.path.exists(os.path.join(options.root, pattern.format(split))))
+    there = () if options.splits else find_splits(options.root, options.layout, empty=True)
     splits = tuple(dict.fromkeys(options.splits)) or there
-    if not splits and os.path.isdir(options.root):
-        problem = f"has none of {', '.join(pattern.format(split) for split in SPLITS)}"
-        raise InputError(options.root, problem, "name the splits with --splits, or another --layout")
+    if options.layout == "records" and (options.manifest or options.check_manifest):
+        problem = "records carry checksums of their own, which reading them compares"
+        raise InputError("--manifest, --check-manifest", problem, "leave it out")
     if options.manifest and os.path.exists(os.path.join(options.root, manifest.NAME)):
         path = os.path.join(options.root, manifest.NAME)
         raise InputError(path, "is there already", "check it with --check-manifest, or remove it first")
     if options.fix_splits:
-        if options.layout == "cityscapes":
-            raise InputError(
-                "--fix-splits", "Cityscapes has no split files", "remove or repair the files that are named"
-            )
+        if options.layout in ("cityscapes", "records"):
+            problem = f"the layout {options.layout} has no split files"
+            raise InputError("--fix-splits", problem, "remove or repair the files that are named")
         for split in splits:
             _require_no_backup(options.root, split)
     path = Path(options.json)

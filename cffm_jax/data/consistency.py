@@ -127,7 +127,7 @@ def split_consistency(videos: Sequence[layouts.Video], progress: bool = True) ->
 class Command:
     root: tyro.conf.Positional[str]
     """Dataset folder."""
-    layout: Literal["vspw", "folder"] = "vspw"
+    layout: Literal["vspw", "folder", "records"] = "vspw"
     """How it is laid out; Cityscapes labels single frames of its videos, which have no consistency."""
     split: str = "val"
     """Split file, without .txt."""

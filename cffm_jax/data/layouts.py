@@ -69,6 +69,29 @@ def read_split(
     return tuple(_list_video(data, name, masks) for name in read_names(os.path.join(root, f"{split}.txt")))
 
 
+SPLITS = cityscapes.SPLITS
+"""Names that splits go by, unless one's own are named."""
+
+
+def find_splits(root: str, layout: str, *, empty: bool = False) -> tuple[str, ...]:
+    """Those of SPLITS that are there; all that records hold. ``empty``: split files of 0 bytes too.
+
+    Raises:
+      InputError: there is none, no such folder, or the folder of records is damaged.
+    """
+    if not os.path.isdir(root):
+        raise InputError(root, "there is no such folder", "name the dataset's folder")
+    if layout == "records":
+        return tuple(records.read_index(root)["splits"])
+    where = f"{cityscapes.SEQUENCES}/{{}}" if layout == "cityscapes" else "{}.txt"
+    paths = {split: os.path.join(root, where.format(split)) for split in SPLITS}
+    found = [split for split, path in paths.items() if os.path.exists(path) and (empty or os.path.getsize(path))]
+    if not found:
+        problem = f"has none of {', '.join(where.format(split) for split in SPLITS)}"
+        raise InputError(root, problem, "name the splits with --splits, or another --layout")
+    return tuple(found)
+
+
 def _list_video(data: str, name: str, masks: bool) -> Video:
     """Lists one video's frames and masks: two directory listings, no file is opened."""
     folder = os.path.join(data, name)

@@ -8,7 +8,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from cffm_jax.data import cityscapes, folder
+from cffm_jax.data import cityscapes, folder, records
 from cffm_jax.data.classes import ignored_label
 from cffm_jax.data.manifest import relative_name
 from cffm_jax.data.videos import VSPW, Coding, list_files, list_folders, numeric_order, plain_coding
@@ -99,7 +99,7 @@ def list_dataset(
 
     Args:
       root: a folder in one of the layouts of `layouts.read_split`.
-      layout: "vspw", "cityscapes" or "folder".
+      layout: "vspw", "cityscapes", "folder" or "records".
       splits: names of split files, without .txt; in Cityscapes' layout of folders.
       unlabelled: splits whose videos need no masks.
       offsets: in Cityscapes' layout, how far from its target each reference lies.
@@ -111,6 +111,8 @@ def list_dataset(
         raise InputError(root, "there is no such folder", "name a dataset's folder")
     if layout == "cityscapes":
         return _list_cityscapes(root, splits, unlabelled, offsets)
+    if layout == "records":
+        return _list_records(root, splits, unlabelled)
     where = _LAYOUTS[layout]
     base = os.path.join(root, where.base)
     if not os.path.isdir(base):
@@ -222,3 +224,17 @@ def _list_cityscapes(root: str, splits: Sequence[str], unlabelled: Sequence[str]
                 except InputError as error:
                     note(error, video.name)
     return Listing(listed, videos, 0, tuple(problems))
+
+
+def _list_records(root: str, splits: Sequence[str], unlabelled: Sequence[str]) -> Listing:
+    """What is missing in a dataset was said when it was prepared."""
+    listed: dict[str, tuple[str, ...]] = {}
+    videos: dict[str, Listed] = {}
+    for split in splits:
+        found = records.read_split(root, split, split not in unlabelled)
+        listed[split] = tuple(video.name for video in found)
+        for video in found:
+            frames = {str(i): path for i, path in enumerate(video.frames)}
+            masks = {stem: mask for stem, mask in zip(frames, video.masks) if mask is not None}
+            videos[video.name] = Listed(video.name, f"{split}: {video.name}", frames, masks, video.coding)
+    return Listing(listed, videos, 0, ())

@@ -23,11 +23,10 @@ from typing import TYPE_CHECKING, Literal
 import tqdm
 import tyro
 
-from cffm_jax.data import cityscapes
 from cffm_jax.data.files import swap
+from cffm_jax.data.layouts import find_splits
 from cffm_jax.data.manifest import read_manifest
 from cffm_jax.data.records import INDEX
-from cffm_jax.data.survey import SPLITS
 from cffm_jax.errors import InputError
 from cffm_jax.settings import parse_command, run_command
 
@@ -100,19 +99,9 @@ def _checked(options: Command) -> tuple[str, ...]:
         # TFDS reads more into other names: "train[:10%]", "all".
         if not re.fullmatch(r"[A-Za-z]\w*", split, re.ASCII) or split == "all":
             raise InputError("--splits", f"{split!r} cannot be the name of a split of TFDS", "use letters and digits")
-    if not os.path.isdir(options.root):
-        raise InputError(options.root, "there is no such folder", "name the dataset's folder")
-    if options.layout == "cityscapes":
-        there = [os.path.join(cityscapes.SEQUENCES, split) for split in SPLITS]
-    else:
-        there = [f"{split}.txt" for split in SPLITS]
-    paths = [os.path.join(options.root, name) for name in there]
     # The built-in data has an empty file for a split without videos.
-    found = [split for split, path in zip(SPLITS, paths) if os.path.exists(path) and os.path.getsize(path)]
-    splits = tuple(dict.fromkeys(options.splits)) or tuple(found)
-    if not splits:
-        raise InputError(options.root, f"has none of {', '.join(there)}", "name its --layout, or the --splits")
-    return splits
+    there = () if options.splits and os.path.isdir(options.root) else find_splits(options.root, options.layout)
+    return tuple(dict.fromkeys(options.splits)) or there
 
 
 def _require_free(folder: Path, overwrite: bool) -> None:

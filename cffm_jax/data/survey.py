@@ -14,7 +14,7 @@ import tqdm
 from cffm_jax.config import IGNORED_LABEL, DataConfig
 from cffm_jax.data import layouts
 from cffm_jax.data.classes import class_names, count_classes
-from cffm_jax.data.files import UnreadableFile, read_bytes
+from cffm_jax.data.files import UnreadableFile
 from cffm_jax.data.listing import (
     DATASET,
     DUPLICATES,
@@ -28,6 +28,7 @@ from cffm_jax.data.listing import (
     list_dataset,
 )
 from cffm_jax.data.manifest import digest, relative_name
+from cffm_jax.data.records import read_all, source_layout
 from cffm_jax.data.videos import Coding
 from cffm_jax.errors import InputError
 
@@ -107,7 +108,7 @@ def survey(
     Args:
       root: a folder in one of the layouts of `layouts.read_split`.
       splits: names of the split files, without .txt; in Cityscapes' layout of folders.
-      layout: "vspw", "cityscapes" or "folder".
+      layout: "vspw", "cityscapes", "folder" or "records".
       unlabelled: splits whose videos need no masks.
       num_classes: larger labels of a mask are a problem; 0: as many as the dataset's class file names, without one
         those of VSPW and Cityscapes, or, in the plain layout, as many as the masks hold.
@@ -121,6 +122,7 @@ def survey(
     """
     listing = list_dataset(root, layout, splits, unlabelled, offsets)
     problems = list(listing.problems)
+    layout = source_layout(root) if layout == "records" else layout
     try:
         num_classes = num_classes or count_classes(root, layout)
         names = class_names(root, num_classes, layout) if num_classes else ()
@@ -160,7 +162,7 @@ def look_at_video(root: str, listed: Listed, num_classes: int) -> VideoFound:
     shapes: dict[str, tuple[int, int]] = {}
     for stem, path in listed.frames.items():
         try:
-            data = read_bytes(path)
+            (data,) = read_all([path])
             shapes[stem] = layouts.decode_frame(path, data).shape[1::-1]
         except InputError as error:
             add(UNREADABLE, error.where, error.problem, error.remedy)
@@ -185,7 +187,7 @@ def _look_at_mask(
     """Counts a mask's labels; ``size`` is its frame's (width, height)."""
     # Read with all the classes that there can be, so that all labels are counted.
     try:
-        data = read_bytes(path)
+        (data,) = read_all([path])
         labels = layouts.decode_mask(path, data, coding.num_classes, coding)
     except InputError as error:
         add(UNREADABLE if isinstance(error, UnreadableFile) else MASKS, error.where, error.problem, error.remedy)
