@@ -29,7 +29,8 @@ class EvalOptions:
     config: str = ""
     """Config file; without one, the config stored with the checkpoint."""
     checkpoint: str = ""
-    """Folder of a run, whose latest checkpoint is evaluated, or a file of weights of any kind, see convert.py."""
+    """Folder of a run, whose latest checkpoint is evaluated (RUN/checkpoints/best, RUN/checkpoints/STEP: another), or a
+    file of weights of any kind, see convert.py."""
     predictions: str = ""
     """Score PNGs (0..K-1) in DIR/<video>/<frame>.png that any program wrote, without a model."""
     output: str = ""
@@ -120,7 +121,7 @@ def _evaluate(options: EvalOptions, argv: Sequence[str]) -> None:
     from cffm_jax.inference import evaluate, prototypes, scores
     from cffm_jax.inference.offline import VideoSegmenter
     from cffm_jax.inference.pictures import PictureCollector
-    from cffm_jax.training import checkpoint as saved
+    from cffm_jax.training.same_config import require_same_model
     from cffm_jax.training.state import build_model
     from cffm_jax.weights import beside, complete, open_stored
 
@@ -131,7 +132,7 @@ def _evaluate(options: EvalOptions, argv: Sequence[str]) -> None:
             # The stored config takes the place of a config file: the overrides go on top of it.
             options = parse_command(EvalOptions, argv, lambda _: EvalOptions(settings=held.config), "")
         config = options.settings
-        saved.require_same_model(held.config, config, options.checkpoint)
+        require_same_model(held.config, config, options.checkpoint)
         model = build_model(config)
         videos = evaluate.evaluation_videos(config)
         names, colours = read_classes(config.data.root, config.model.num_classes, config.data.layout)

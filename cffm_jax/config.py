@@ -117,6 +117,8 @@ class OptimConfig:
     """Share of the scheduled rate at which the warm-up starts."""
     power: float = 1.0
     """Exponent of the poly schedule."""
+    clip_norm: float = 0.0
+    """Gradients with a larger norm are scaled down to it; 0: never."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,9 +170,11 @@ class TrainConfig:
     eval_every: int = 16_000
     """Iterations between two evaluations; the last iteration is always evaluated. 0: only at the end."""
     checkpoint_every: int = 2_000
-    """Iterations between two checkpoints; the last iteration is always saved."""
+    """Iterations between two checkpoints; those that are evaluated and the last one are always saved."""
     keep: int = 3
-    """Checkpoints kept."""
+    """Latest checkpoints kept; the one with the best mIoU is kept beside them."""
+    bad_steps: int = 10
+    """The run stops after so many iterations in a row whose loss or gradients are not finite; each is skipped."""
     devices: int = 0
     """Devices to use; 0 uses all."""
     seed: int = 0
@@ -198,3 +202,11 @@ class Config:
     prototypes: PrototypeConfig = PrototypeConfig()
     train: TrainConfig = TrainConfig()
     eval: EvalConfig = EvalConfig()
+
+
+WITHOUT_EFFECT = (
+    "data.workers", "data.threads", "data.prefetch", "data.stall_seconds", "data.max_unreadable", "data.verify",
+    "train.log_every", "train.eval_every", "train.checkpoint_every", "train.keep", "train.bad_steps", "train.devices",
+    "eval.chunk",
+)  # fmt: skip
+"""Settings that change no figure."""

@@ -1,10 +1,12 @@
-"""The one exception that input can cause; every command turns it into one line and exit status 2."""
+"""The exceptions that input and signals cause; every command turns them into one line and an exit status."""
 
 from __future__ import annotations
 
+import signal
+
 
 class InputError(Exception):
-    """Something the user gave cannot be used.
+    """Something the user gave cannot be used: exit status 2.
 
     The message is one line: the file (or the option), what is wrong, what to do; so are the attributes ``where``,
     ``problem`` and ``remedy``.
@@ -17,3 +19,14 @@ class InputError(Exception):
     def __reduce__(self) -> tuple[type[InputError], tuple[str, str, str]]:
         """Pickled with its three parts: loader processes hand it over."""
         return type(self), (self.where, self.problem, self.remedy)
+
+
+class Stopped(BaseException):
+    """A signal ended the work: exit status 128 + its number, as shells have it (SIGTERM: 143, Ctrl-C: 130).
+
+    Like KeyboardInterrupt no ``Exception``: nobody shall take it for an error and go on.
+    """
+
+    def __init__(self, number: signal.Signals, message: str = ""):
+        super().__init__(message or f"stopped by {number.name}")
+        self.number, self.status = number, 128 + number

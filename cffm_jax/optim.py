@@ -48,7 +48,9 @@ def head_mask(params: Any) -> Any:
 
 def make_optimizer(config: OptimConfig, steps: int) -> optax.GradientTransformation:
     """AdamW whose decay is decoupled and follows each group's learning rate, as PyTorch's."""
+    clip = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
     return optax.chain(
+        *clip,
         optax.scale_by_adam(*config.betas, eps=1e-8),
         optax.add_decayed_weights(config.weight_decay, decay_mask),
         optax.masked(optax.scale(config.head_multiplier), head_mask),

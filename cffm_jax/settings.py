@@ -9,6 +9,7 @@ import difflib
 import importlib.util
 import io
 import re
+import signal
 import sys
 import typing
 from collections.abc import Callable, Sequence
@@ -18,7 +19,7 @@ from typing import Annotated, Any, TypeVar
 import tyro
 
 from cffm_jax.config import Config
-from cffm_jax.errors import InputError
+from cffm_jax.errors import InputError, Stopped
 
 T = TypeVar("T")
 Settings = Annotated[Config, tyro.conf.arg(name="")]
@@ -138,9 +139,19 @@ def _one_line(box: str) -> str:
 
 
 def run_command(main: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None = None) -> int:
-    """Runs a command, which may return its exit status; an ``InputError`` becomes one line on standard error and 2."""
+    """Runs a command, which may return its exit status.
+
+    An ``InputError`` becomes one line on standard error and 2, a signal one and 128 + its number.
+    """
     try:
         return main(sys.argv[1:] if argv is None else argv) or 0
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except Stopped as stopped:
+        print(stopped, file=sys.stderr)
+        return stopped.status
+    except KeyboardInterrupt:
+        stopped = Stopped(signal.SIGINT)
+        print(stopped, file=sys.stderr)
+        return stopped.status

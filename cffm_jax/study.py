@@ -23,7 +23,7 @@ from typing import Any
 import tyro
 
 from cffm_jax.commands import cache_compilations
-from cffm_jax.config import Config
+from cffm_jax.config import WITHOUT_EFFECT, Config
 from cffm_jax.data import synthetic
 from cffm_jax.errors import InputError
 from cffm_jax.settings import Settings, load_config, parse_command, run_command
@@ -42,11 +42,6 @@ FIGURES = {"mIoU": "miou", "VC8": "vc8", "VC16": "vc16"}
 
 OWN = ("workdir", "train.seed", "init.model", "prototypes.checkpoint", "prototypes.folder")
 """Settings that the study makes itself."""
-WITHOUT_EFFECT = (
-    "data.workers", "data.threads", "data.prefetch", "data.stall_seconds", "data.max_unreadable", "data.verify",
-    "train.log_every", "train.eval_every", "train.checkpoint_every", "train.keep", "train.devices", "eval.chunk",
-)  # fmt: skip
-"""Settings that change no figure: runs that differ in nothing else are one."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,7 +135,8 @@ def _digest(config: Config, needs: Sequence[str]) -> str:
     tree = dataclasses.asdict(with_changes(config, blocks))
     flat = {"workdir": tree.pop("workdir")}
     flat |= {f"{section}.{field}": value for section, fields in tree.items() for field, value in fields.items()}
-    left_out = {*OWN, *WITHOUT_EFFECT}
+    # Runs that differ in nothing else are one.
+    left_out = {*OWN, *WITHOUT_EFFECT} | ({"optim.clip_norm"} if not config.optim.clip_norm else set())
     if not model.global_blocks:
         left_out |= {name for name in flat if name.startswith("prototypes.")} | {"eval.prototypes"}
     if not model.local_blocks:

@@ -143,7 +143,7 @@ def open_stored(path: str | Path) -> Iterator[Held]:
 
 
 def is_run(path: Path) -> bool:
-    """Whether it is the folder of a run of ours (or its folder of checkpoints)."""
+    """Whether it is the folder of a run of ours, its folder of checkpoints, or a checkpoint in that."""
     return (saved.workdir_of(path) / saved.FOLDER).is_dir()
 
 
@@ -156,7 +156,7 @@ def beside(path: str | Path, name: str) -> Path:
 
 
 def _of_run(checkpoints: saved.Checkpoints, path: Path) -> Held:
-    step = checkpoints.latest()
+    step = saved.sound_step(checkpoints, path)
     config = checkpoints.config(step)
     shapes = state_dicts.variable_shapes(build_model(config))
 

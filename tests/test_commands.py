@@ -73,7 +73,7 @@ def exported(trained):
 def test_training_leaves_checkpoints_log_and_config(trained, data):
     workdir, _ = trained
     assert sorted(path.name for path in workdir.iterdir()) == ["checkpoints", "config.json", "log.jsonl", "tensorboard"]
-    assert sorted(path.name for path in (workdir / "checkpoints").iterdir()) == ["2", "4"]
+    assert sorted(path.name for path in (workdir / "checkpoints").iterdir()) == ["2", "4", "miou.json"]
     assert [path.stat().st_size > 100 for path in (workdir / "tensorboard").iterdir()] == [True]
     stored = config_from_dict(json.loads((workdir / "config.json").read_text()), "config.json")
     with open_checkpoints(workdir) as checkpoints:
@@ -113,7 +113,8 @@ def test_same_command_again_is_done_already(trained, data, capfd):
     again = capfd.readouterr().out
     assert f"{workdir} has done its {STEPS} steps already" in again
     assert files(workdir / "checkpoints") == before and len(log_lines(workdir, "train")) == STEPS
-    table = out[out.index("%") :].strip()
+    assert out.endswith(f"{workdir} has done its {STEPS} steps\n")
+    table = out[out.index("%") :].rpartition(str(workdir))[0].strip()
     assert table in again
 
 
@@ -479,7 +480,14 @@ def test_workdir_that_cannot_be_made(data, tmp_path, refused):
 def test_checkpoint_of_another_model(trained, data, plain, tmp_path, refused, option, value):
     workdir = shutil.copytree(trained[0], tmp_path / "run")
     said = (workdir, f"is a checkpoint with {option.removeprefix('--')}")
-    refused(train_command, train_argv(data, workdir, option, value), *said)
+    more = [option, value, "--train.seed", 1, "--train.log_every", 2]
+    asked = (
+        workdir,
+        f"is a run with {option.removeprefix('--')}",
+        "train.seed 0, not 1; give",
+        "--train.seed 0 to go on",
+    )
+    refused(train_command, train_argv(data, workdir, *more), *asked)
     refused(eval_command, ["--checkpoint", workdir, option, value], *said)
     refused(eval_command, ["--checkpoint", workdir, "--config", CONFIG, "--data.root", data, option, value], *said)
 
@@ -512,7 +520,8 @@ def test_no_checkpoint(tmp_path, refused):
 def test_damaged_checkpoint(trained, data, tmp_path, refused):
     workdir = Path(shutil.copytree(trained[0], tmp_path / "run"))
     shutil.rmtree(workdir / "checkpoints" / "4" / "variables")
-    refused(eval_command, ["--checkpoint", workdir], workdir / "checkpoints" / "4", "cannot be restored")
+    refused(eval_command, ["--checkpoint", workdir], workdir / "checkpoints" / "4", "is damaged", "name another, of 2")
+    refused(eval_command, ["--checkpoint", workdir / "checkpoints" / "3"], "there is no such checkpoint")
 
 
 def test_evaluation_outputs_that_cannot_be_written(trained, tmp_path, refused):

@@ -16,7 +16,7 @@ from cffm_jax.counts import ENCODER_PARTS, macs
 from cffm_jax.errors import InputError
 from cffm_jax.models import convnext, encoders, layers, mit
 from cffm_jax.models.cffm import FAMILIES, GLOBAL_BLOCKS, LOCAL_BLOCKS
-from cffm_jax.training.checkpoint import require_same_model
+from cffm_jax.training.same_config import require_same_model
 from cffm_jax.training.state import build_model
 
 OTHERS = [name for name in encoders.names() if name not in ("b0", "b1", "b2", "b3", "b4", "b5")]

@@ -12,7 +12,7 @@ from cffm_jax.commands import EvalOptions, TrainOptions
 from cffm_jax.data.pipeline import evaluation_size
 from cffm_jax.settings import load_config, parse_command, run_command
 from cffm_jax.tables import CITYSCAPES, TABLES, TEST_SERVER, VSPW, commands
-from cffm_jax.training.checkpoint import require_same_model
+from cffm_jax.training.same_config import require_same_model
 from cffm_jax.training.state import build_model
 
 ROWS = [(table, row) for table in TABLES for row in table.rows]

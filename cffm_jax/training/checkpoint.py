@@ -1,11 +1,20 @@
-"""Checkpoints of a run (Orbax): the model's variables, the optimiser's state and the config, apart from each other."""
+"""Checkpoints of a run (Orbax): the model's variables, the optimiser's state and the config, apart from each other.
+
+A step is written as ``<step>.unsealed`` (by Orbax under a temporary name before), gets the checksums of its files, and
+is then renamed to ``<step>``: whatever has that name is whole, unless it was damaged later, which the checksums tell.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import logging
+import math
 import re
+import shutil
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,28 +22,46 @@ import jax
 import orbax.checkpoint as ocp
 
 from cffm_jax.config import Config
+from cffm_jax.data import manifest
 from cffm_jax.errors import InputError
-from cffm_jax.models.cffm import create_model
 from cffm_jax.settings import config_from_dict
 from cffm_jax.training.state import TrainState
 
 FOLDER = "checkpoints"
+BEST = "best"
+"""Stands for the step with the best mIoU: ``<workdir>/checkpoints/best``."""
+_UNSEALED, _DELETED, _DAMAGED = ".unsealed", ".deleted", ".damaged"
+_LEFT_OVER = re.compile(rf"\d+(({_UNSEALED})?\.orbax-checkpoint-tmp.*|{_UNSEALED}|{_DELETED})")
+_EVALUATIONS = "miou.json"
+_COUNTERS = "counters"
+_THREADS = 4
+"""That compute checksums."""
 
-# Reading alone is what we ask for: no reason to warn about it.
-logging.getLogger("absl").addFilter(lambda record: not re.search("read[_ ]only", record.getMessage()))
+# Reading alone is what we ask for, and a save that fails is told in one line of ours: no reason to log either.
+_SILENCED = re.compile("read[_ ]only|Handler Commit operations")
+logging.getLogger("absl").addFilter(lambda record: not _SILENCED.search(record.getMessage()))
 
 
 class Checkpoints:
-    """The checkpoints of one run, in ``<workdir>/checkpoints/<step>``."""
+    """The checkpoints of one run, in ``<workdir>/checkpoints/<step>``.
+
+    Args:
+      workdir: the run's folder.
+      keep: how many of the latest are kept; the best by mIoU is kept beside them. Default: all.
+      create: to write; removes what a killed run left behind.
+    """
 
     def __init__(self, workdir: str | Path, keep: int | None = None, create: bool = False):
         self.directory = (Path(workdir) / FOLDER).absolute()
-        options = ocp.CheckpointManagerOptions(
-            max_to_keep=keep, create=create, read_only=not create, cleanup_tmp_directories=create
-        )
-        self._manager = ocp.CheckpointManager(
-            self.directory, options=options, item_names=("variables", "optimizer", "config")
-        )
+        self._keep = keep
+        self._checkpointer = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler())
+        self._sealer = ThreadPoolExecutor(1, "seal")
+        self._pending: tuple[int, Future] | None = None
+        if create:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            for path in self.directory.iterdir():
+                if _LEFT_OVER.fullmatch(path.name):
+                    shutil.rmtree(path)
 
     def __enter__(self) -> Checkpoints:
         return self
@@ -43,24 +70,133 @@ class Checkpoints:
         self.close()
 
     def close(self) -> None:
-        self._manager.close()
+        try:
+            self.wait()
+        finally:
+            self._sealer.shutdown()
+            self._checkpointer.close()
+
+    # --- which there are
+
+    def steps(self) -> list[int]:
+        """All steps, in order; whether they are damaged only ``damage`` tells."""
+        if not self.directory.is_dir():
+            return []
+        return sorted(int(path.name) for path in self.directory.iterdir() if re.fullmatch(r"\d+", path.name))
 
     def latest(self) -> int | None:
-        return self._manager.latest_step()
+        return max(self.steps(), default=None)
+
+    def best(self) -> int | None:
+        """The step with the best mIoU of those that are there."""
+        there = set(self.steps())
+        known = {step: miou for step, miou in self.evaluations().items() if step in there and miou is not None}
+        return max(known, key=lambda step: (known[step], -step), default=None)
+
+    def evaluations(self) -> dict[int, float | None]:
+        """Steps that were evaluated -> mIoU, None where nothing was labelled. InputError if the file is damaged."""
+        path = self.directory / _EVALUATIONS
+        try:
+            return {int(step): miou for step, miou in json.loads(path.read_text()).items()}
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError, AttributeError) as error:
+            raise InputError(path, "does not hold the mIoU by step", "delete it, it serves the best step") from error
+
+    def record(self, step: int, miou: float) -> None:
+        """Notes an evaluation."""
+        self._write_evaluations({**self.evaluations(), step: None if math.isnan(miou) else miou})
+
+    def _write_evaluations(self, evaluations: dict[int, float | None]) -> None:
+        path = self.directory / _EVALUATIONS
+        partial = path.with_name(f".{path.name}.partial")
+        partial.write_text(json.dumps(evaluations) + "\n")
+        partial.replace(path)
+
+    def damage(self, step: int) -> str:
+        """What is wrong with a checkpoint's files, in words; "" if they are as they were saved, or if ``unchecked``."""
+        folder = self.directory / str(step)
+        if self.unchecked(step):
+            return ""
+        try:
+            known = manifest.read_manifest(str(folder))
+            found = manifest.compare(known, manifest.measure(str(folder), {}, _THREADS, progress=False))
+            whole = (folder / manifest.NAME).read_bytes().endswith(b"\n")
+        except InputError as error:
+            return f"{Path(error.where).name} {error.problem}"
+        problems = [f"{name} is missing" for name in found.missing]
+        problems += [f"{name} has changed" for name in found.changed]
+        problems += [f"{name} is not in {manifest.NAME}" for name in found.extra]
+        problems += [] if whole else [f"{manifest.NAME} is truncated"]
+        return problems[0] + (f" and {len(problems) - 1} more" if problems[1:] else "") if problems else ""
+
+    def unchecked(self, step: int) -> bool:
+        """Whether it was saved before there were checksums: such steps lack the counters too."""
+        folder = self.directory / str(step)
+        return not (folder / manifest.NAME).exists() and not (folder / _COUNTERS).exists()
+
+    def set_aside(self, step: int) -> None:
+        """Renames all checkpoints after a step, which are those that were found to be damaged."""
+        for later in self.steps():
+            if later > step:
+                aside = self.directory / f"{later}{_DAMAGED}"
+                shutil.rmtree(aside, ignore_errors=True)
+                (self.directory / str(later)).rename(aside)
+        evaluations = self.evaluations()
+        if any(later > step for later in evaluations):
+            self._write_evaluations({s: miou for s, miou in evaluations.items() if s <= step})
+
+    # --- saving
 
     def save(self, state: TrainState, config: Config) -> None:
-        """Saves in the background; errors surface at the next save or at the end."""
-        self._manager.save(
-            int(state.step),
-            args=ocp.args.Composite(
-                variables=ocp.args.StandardSave(state.variables),
-                optimizer=ocp.args.StandardSave({"opt_state": state.opt_state}),
-                config=ocp.args.JsonSave(dataclasses.asdict(config)),
-            ),
+        """Saves in the background, after the save before it; ``wait`` tells what went wrong.
+
+        Raises:
+          InputError: the save before it failed, or there is not enough space.
+        """
+        self.wait()
+        require_space(self.directory, state)
+        step = int(state.step)
+        items = ocp.args.Composite(
+            variables=ocp.args.StandardSave(state.variables),
+            optimizer=ocp.args.StandardSave({"opt_state": state.opt_state}),
+            counters=ocp.args.StandardSave(_counters(state)),
+            config=ocp.args.JsonSave(dataclasses.asdict(config)),
         )
+        with self._saving(step):
+            self._checkpointer.save(self.directory / f"{step}{_UNSEALED}", args=items, force=True)
+        self._pending = step, self._sealer.submit(self._seal, step)
 
     def wait(self) -> None:
-        self._manager.wait_until_finished()
+        """Waits for the save in the background, if there is one. InputError if it failed."""
+        if self._pending:
+            (step, sealed), self._pending = self._pending, None
+            with self._saving(step):
+                sealed.result()
+
+    @contextlib.contextmanager
+    def _saving(self, step: int) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, ValueError, RuntimeError) as error:
+            remedy = "see whether the folder can be written and has space; the checkpoints before it stay"
+            raise InputError(self.directory / str(step), f"cannot be saved ({_reason(error)})", remedy) from error
+
+    def _seal(self, step: int) -> None:
+        """When Orbax is done: checksums, and only then the name of a whole step; then old ones go."""
+        self._checkpointer.wait_until_finished()
+        if jax.process_index():
+            return
+        folder = self.directory / f"{step}{_UNSEALED}"
+        manifest.write_manifest(str(folder), manifest.measure(str(folder), {}, _THREADS, progress=False))
+        folder.rename(self.directory / str(step))
+        for old in self.steps()[: -self._keep] if self._keep else ():
+            if old != self.best():
+                # Renamed first: a kill leaves no half of a step.
+                gone = (self.directory / str(old)).rename(self.directory / f"{old}{_DELETED}")
+                shutil.rmtree(gone)
+
+    # --- restoring
 
     def config(self, step: int) -> Config:
         """The config that the checkpoint was trained with."""
@@ -73,26 +209,36 @@ class Checkpoints:
 
     def restore(self, step: int, like: TrainState) -> TrainState:
         """The whole state; ``like`` gives shapes, types and shardings."""
-        restored = self._restore(
-            step,
-            variables=ocp.args.StandardRestore(_abstract(like.variables)),
-            optimizer=ocp.args.StandardRestore(_abstract({"opt_state": like.opt_state})),
-        )
+        items = {"variables": like.variables, "optimizer": {"opt_state": like.opt_state}}
+        counters = jax.tree.map(lambda leaf: jax.device_put(jax.numpy.int32(0), leaf.sharding), _counters(like))
+        if (self.directory / str(step) / _COUNTERS).is_dir():
+            items[_COUNTERS] = counters
+        items = {name: ocp.args.StandardRestore(_abstract(tree)) for name, tree in items.items()}
+        restored = self._restore(step, **items)
         return like.replace(
             step=jax.device_put(jax.numpy.int32(step), like.step.sharding),
             params=restored["variables"]["params"],
             batch_stats=restored["variables"]["batch_stats"],
             opt_state=restored["optimizer"]["opt_state"],
+            **(restored[_COUNTERS] if _COUNTERS in items else counters),
         )
 
     def _restore(self, step: int, **items: ocp.args.CheckpointArgs) -> Any:
         """InputError for a checkpoint that is damaged or has other contents."""
+        folder = self.directory / str(step)
         try:
-            return self._manager.restore(step, args=ocp.args.Composite(**items))
+            return self._checkpointer.restore(folder, args=ocp.args.Composite(**items))
         except (OSError, ValueError, KeyError, TypeError) as error:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             remedy = "delete this folder to use the checkpoint before it, or name another run"
-            raise InputError(self.directory / str(step), f"cannot be restored ({reason})", remedy) from error
+            raise InputError(folder, f"cannot be restored ({_reason(error)})", remedy) from error
+
+
+def _counters(state: TrainState) -> dict[str, jax.Array]:
+    return {"skipped": state.skipped, "bad_in_a_row": state.bad_in_a_row}
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _abstract(tree: Any) -> Any:
@@ -105,14 +251,33 @@ def _abstract(tree: Any) -> Any:
     return jax.tree.map(describe, tree)
 
 
+def require_space(folder: str | Path, state: TrainState) -> None:
+    """InputError if a checkpoint of this state does not fit on the disk of a folder, which need not be there yet."""
+    needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+    folder = Path(folder).absolute()
+    free = shutil.disk_usage(next(path for path in (folder, *folder.parents) if path.exists())).free
+    if free < needed:
+        problem = f"a checkpoint takes {needed / 1e6:,.0f} MB, {free / 1e6:,.0f} MB are free"
+        raise InputError(folder, problem, "free some space, or name another folder with --workdir")
+
+
+# --- by path
+
+
 def workdir_of(path: str | Path) -> Path:
-    """The run's folder, named by itself or by its ``checkpoints`` folder."""
+    """The run's folder, named by itself, by its ``checkpoints`` folder, or by a step in it."""
     path = Path(path)
+    if _names_step(path):
+        return path.parent.parent
     return path.parent if path.name == FOLDER else path
 
 
+def _names_step(path: Path) -> bool:
+    return path.parent.name == FOLDER and (path.name == BEST or path.name.isdecimal()) and not path.is_file()
+
+
 def open_checkpoints(path: str | Path) -> Checkpoints:
-    """The checkpoints of an existing run, named by its folder or its ``checkpoints`` folder.
+    """The checkpoints of an existing run, named as for ``workdir_of``.
 
     Raises:
       InputError: there are none.
@@ -127,35 +292,43 @@ def open_checkpoints(path: str | Path) -> Checkpoints:
     return checkpoints
 
 
-def last_step(workdir: str | Path) -> int:
-    """Iterations of a run's latest checkpoint, 0 without any; writes nothing."""
-    if not (Path(workdir) / FOLDER).is_dir():
-        return 0
-    with Checkpoints(workdir) as checkpoints:
-        return checkpoints.latest() or 0
+def sound_step(checkpoints: Checkpoints, path: str | Path) -> int:
+    """The step that a path names: a number, ``best``, or without either the latest.
 
-
-def require_same_model(stored: Config, asked: Config, source: object, *, name: str = "") -> None:
-    """InputError if a checkpoint's parameters are of another model than the config asks for, or of other arithmetic.
-
-    ``name`` stands in for the name that is asked for: CFFM++ starts from its CFFM.
+    Raises:
+      InputError: there is none such, or it is damaged. Another one does not take its place.
     """
-    has, wants = stored.model, asked.model
-    wants = dataclasses.replace(wants, name=name or wants.name)
-    # What a model gives its backbone where the config says nothing: no or 0.
-    resolved = {"blocks": "local_blocks", "global_blocks": "global_blocks", "norm_epsilons": "norm_epsilons"}
-    fields = (
-        "name", "num_classes", "blocks", "global_blocks", "receptive", "pooling", "mining", "norm_epsilons",
-        "projection", "width",
-    )  # fmt: skip
-    for field in fields:
-        pair = [getattr(config, field) for config in (has, wants)]
-        if field in resolved:
-            pair = [getattr(create_model(**dataclasses.asdict(config)), resolved[field]) for config in (has, wants)]
-        if pair[0] != pair[1]:
-            value = " ".join(map(str, pair[0])) if isinstance(pair[0], tuple) else pair[0]
-            raise InputError(
-                source,
-                f"is a checkpoint with model.{field} {json.dumps(pair[0])}, but the config says {json.dumps(pair[1])}",
-                f"give its own config, or --model.{field} {value}",
-            )
+    name = Path(path).name if _names_step(Path(path)) else ""
+    there = checkpoints.steps()
+    step = checkpoints.best() if name == BEST else int(name) if name else there[-1]
+    others = f"name another, of {' '.join(str(s) for s in there if s != step)}: {checkpoints.directory}/STEP"
+    if step is None:
+        raise InputError(path, "no checkpoint of this run was evaluated", others)
+    if step not in there:
+        raise InputError(path, "there is no such checkpoint", others)
+    damage = checkpoints.damage(step)
+    if damage:
+        raise InputError(checkpoints.directory / str(step), f"is damaged ({damage})", others)
+    return step
+
+
+def newest_whole(workdir: str | Path) -> tuple[int, tuple[str, ...]]:
+    """(the latest step of a run that is not damaged, 0 without any; lines about what was found); writes nothing.
+
+    Raises:
+      InputError: there are checkpoints, but all are damaged.
+    """
+    notes = []
+    with Checkpoints(workdir) as checkpoints:
+        for step in reversed(checkpoints.steps()):
+            folder = checkpoints.directory / str(step)
+            damage = checkpoints.damage(step)
+            if not damage:
+                if checkpoints.unchecked(step):
+                    notes.append(f"{folder} has no checksums (an earlier version saved it): it goes unchecked")
+                return step, tuple(notes)
+            notes.append(f"{folder} is damaged ({damage}): set aside as {step}{_DAMAGED}, the one before is used")
+        if notes:
+            remedy = "bring back one of them, or start again in another --workdir"
+            raise InputError(checkpoints.directory, f"all checkpoints are damaged: {notes[0]}", remedy)
+    return 0, ()

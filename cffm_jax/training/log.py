@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
 import time
 from pathlib import Path
 
@@ -11,11 +13,15 @@ from tqdm import tqdm
 
 
 class RunLog:
-    """Log of a run in its folder: ``log.jsonl`` and ``tensorboard/``; progress on the terminal."""
+    """Log of a run in its folder: ``log.jsonl`` and ``tensorboard/``; progress on the terminal.
+
+    What a killed run logged after step ``start``, from which this one goes on, is dropped: it comes again.
+    """
 
     def __init__(self, workdir: Path, steps: int, start: int, batch_size: int, progress: bool = True):
+        _drop_after(start, workdir / "log.jsonl")
         self._file = (workdir / "log.jsonl").open("a", buffering=1)
-        self._board = SummaryWriter(str(workdir / "tensorboard"))
+        self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=start + 1)
         self._bar = tqdm(total=steps, initial=start, unit="step", desc="train", disable=not progress)
         self._batch_size = batch_size
         self._waited = 0.0
@@ -63,6 +69,21 @@ class RunLog:
         self._bar.write(text)
 
     def _write(self, step: int, group: str, values: dict[str, float]) -> None:
-        self._file.write(json.dumps({"step": step, "group": group, **values}) + "\n")
+        # JSON knows neither nan nor inf.
+        finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
+        self._file.write(json.dumps({"step": step, "group": group, **finite}) + "\n")
         for name, value in values.items():
             self._board.add_scalar(f"{group}/{name}", value, step)
+
+
+def _drop_after(step: int, path: Path) -> None:
+    """Keeps the whole lines up to a step."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text().splitlines():
+        with contextlib.suppress(json.JSONDecodeError):  # The last one, which a kill cut off.
+            kept += [line + "\n"] if json.loads(line)["step"] <= step else []
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text("".join(kept))
+    partial.replace(path)

@@ -25,7 +25,8 @@ from cffm_jax.inference.offline import VideoSegmenter
 from cffm_jax.inference.prototypes import all_prototypes, prototype_source
 from cffm_jax.models.cffm import CFFM
 from cffm_jax.optim import learning_rate, make_optimizer
-from cffm_jax.training.checkpoint import last_step, open_checkpoints, require_same_model
+from cffm_jax.training.checkpoint import newest_whole, open_checkpoints
+from cffm_jax.training.same_config import require_same_run
 from cffm_jax.training.state import TrainState, batch_sharded, build_model, init_state, init_variables, make_mesh
 from cffm_jax.training.step import Step, make_train_step
 from cffm_jax.weights import GLOBAL_PARTS, open_stored, start_from
@@ -36,6 +37,7 @@ class Run(NamedTuple):
 
     Attributes:
       start: iterations done already.
+      notes: lines about the checkpoints that were found.
       state: before the first step; where ``start`` is not 0, only a pattern for what is restored.
       step: the jitted step.
       rate: the encoder's learning rate by iteration.
@@ -47,6 +49,7 @@ class Run(NamedTuple):
     """
 
     start: int
+    notes: tuple[str, ...]
     state: TrainState
     step: Step
     rate: optax.Schedule
@@ -72,7 +75,7 @@ def prepare(config: Config) -> Iterator[Run]:
     held_out = evaluation_videos(config)
     optimizer = make_optimizer(config.optim, plan.steps)
     key = jax.random.key(plan.seed)
-    start = resume_step(config)
+    start, notes = resume_step(config)
     variables, origin = initial_variables(model, config, jax.random.fold_in(key, 0), start)
     data, prototypes, held_out_prototypes = config.data, None, None
     if model.global_blocks:
@@ -94,8 +97,11 @@ def prepare(config: Config) -> Iterator[Run]:
         clips = on_device(batches, mesh, prototypes) if start < plan.steps else iter(())
         yield Run(
             start=start,
+            notes=notes,
             state=init_state(model, variables, optimizer, mesh),
-            step=make_train_step(model, optimizer, mesh, frame_loss_weight=plan.frame_loss_weight),
+            step=make_train_step(
+                model, optimizer, mesh, frame_loss_weight=plan.frame_loss_weight, bad_steps=plan.bad_steps
+            ),
             rate=learning_rate(config.optim, plan.steps),
             key=jax.random.fold_in(key, 1),
             clips=clips,
@@ -105,13 +111,17 @@ def prepare(config: Config) -> Iterator[Run]:
         )
 
 
-def resume_step(config: Config) -> int:
-    """Iterations that the run in ``workdir`` has done. InputError if it trains another model."""
-    start = last_step(config.workdir)
+def resume_step(config: Config) -> tuple[int, tuple[str, ...]]:
+    """Iterations that the run in ``workdir`` has done, and lines about the checkpoints that were found.
+
+    Raises:
+      InputError: it is a run with other settings, or all of its checkpoints are damaged.
+    """
+    start, notes = newest_whole(config.workdir)
     if start:
         with open_checkpoints(config.workdir) as checkpoints:
-            require_same_model(checkpoints.config(start), config, config.workdir)
-    return start
+            require_same_run(checkpoints.config(start), config, config.workdir)
+    return start, notes
 
 
 def check(config: Config, mesh: Mesh) -> None:
@@ -120,9 +130,11 @@ def check(config: Config, mesh: Mesh) -> None:
     if plan.batch_size % mesh.size:
         problem = f"{plan.batch_size} clips do not divide over {mesh.size} devices"
         raise InputError("--train.batch_size", problem, "change one of the two, or --train.devices")
-    for name in ("steps", "log_every", "checkpoint_every"):
+    for name in ("steps", "log_every", "checkpoint_every", "keep", "bad_steps"):
         if getattr(plan, name) < 1:
             raise InputError(f"--train.{name}", f"is {getattr(plan, name)}", "give at least 1")
+    if config.optim.clip_norm < 0:
+        raise InputError("--optim.clip_norm", f"is {config.optim.clip_norm}", "give 0 for none, or a norm")
     if any(side % 32 or side < 32 for side in config.data.crop):
         raise InputError("--data.crop", f"is {config.data.crop}", "give multiples of 32")
     if config.data.verify and config.data.layout != "records":

@@ -22,12 +22,19 @@ DATA_AXIS = "data"
 
 @flax.struct.dataclass
 class TrainState:
-    """Iterations done, parameters, BatchNorm statistics, optimiser state."""
+    """Iterations done, parameters, BatchNorm statistics, optimiser state.
+
+    Attributes:
+      skipped: i32[], iterations whose update was not applied, as loss or gradients were not finite.
+      bad_in_a_row: i32[], those since the last that was applied.
+    """
 
     step: jax.Array
     params: Any
     batch_stats: Any
     opt_state: optax.OptState
+    skipped: jax.Array
+    bad_in_a_row: jax.Array
 
     @property
     def variables(self) -> dict[str, Any]:
@@ -108,7 +115,8 @@ def init_state(
     def start(variables: dict[str, Any]) -> TrainState:
         params = variables["params"]
         opt_state = optimizer.init(trained_parts(model, params))
-        return TrainState(jnp.zeros((), jnp.int32), params, variables["batch_stats"], opt_state)
+        zero = jnp.zeros((), jnp.int32)
+        return TrainState(zero, params, variables["batch_stats"], opt_state, skipped=zero, bad_in_a_row=zero)
 
     # Restored weights lie on one device, and a jitted function does not move what it is given.
     variables = jax.device_put(variables, replicated(mesh))

@@ -21,9 +21,11 @@ Step = Callable[[TrainState, Batch, jax.Array], tuple[TrainState, dict[str, jax.
 
 
 def make_train_step(
-    model: CFFM, optimizer: optax.GradientTransformation, mesh: Mesh, *, frame_loss_weight: float
+    model: CFFM, optimizer: optax.GradientTransformation, mesh: Mesh, *, frame_loss_weight: float, bad_steps: int = 10
 ) -> Step:
     """The jitted step: (state, batch, key) -> (state, metrics). The old state's buffers are donated.
+
+    Where loss or gradients are not finite nothing is learnt, see ``next_state``.
 
     The batch (frames u8[B, T, H, W, 3], labels u8[B, L, H, W], size i32[B, 2], with global contexts prototypes
     f32[B, P, C]) is sharded over the mesh, the state is replicated. Means over the batch, BatchNorm's included, are
@@ -48,11 +50,32 @@ def make_train_step(
         (loss, (parts, batch_stats)), grads = jax.value_and_grad(loss_of, has_aux=True)(trained)
         updates, opt_state = optimizer.update(grads, state.opt_state, trained)
         params = {**state.params, **optax.apply_updates(trained, updates)}
-        metrics = {"loss": loss, **parts, "gradient_norm": optax.tree.norm(grads)}
-        return TrainState(state.step + jnp.int32(1), params, batch_stats, opt_state), metrics
+        norm = optax.tree.norm(grads)  # Not finite as soon as one gradient is not.
+        finite = jnp.isfinite(loss) & jnp.isfinite(norm)
+        state = next_state(state, finite, params, batch_stats, opt_state, bad_steps)
+        return state, {"loss": loss, **parts, "gradient_norm": norm, "skipped": state.skipped}
 
     whole, split = replicated(mesh), batch_sharded(mesh)
     return jax.jit(step, in_shardings=(whole, split, whole), out_shardings=whole, donate_argnums=0)
+
+
+def next_state(
+    state: TrainState, finite: jax.Array, params: Any, batch_stats: Any, opt_state: optax.OptState, bad_steps: int
+) -> TrainState:
+    """The state after an iteration, of which ``finite`` bool[] tells whether its update may be applied.
+
+    Otherwise only the counters move on. After ``bad_steps`` such iterations in a row no update is applied any more,
+    until the host, which looks now and then, stops the run: what is learnt stays that of the last good one.
+    """
+    applied = finite & (state.bad_in_a_row < bad_steps)
+    learnt = jax.tree.map(
+        lambda new, old: jnp.where(applied, new, old),
+        (params, batch_stats, opt_state),
+        (state.params, state.batch_stats, state.opt_state),
+    )
+    left_out = (~applied).astype(jnp.int32)
+    bad_in_a_row = (state.bad_in_a_row + 1) * left_out
+    return TrainState(state.step + 1, *learnt, skipped=state.skipped + left_out, bad_in_a_row=bad_in_a_row)
 
 
 Losses = tuple[jax.Array, tuple[dict[str, jax.Array], Any]]
