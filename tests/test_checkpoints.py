@@ -1,9 +1,11 @@
 """Checkpoints that survive: damage is noticed, the best stays, what a kill leaves behind goes; with a state of a few
 numbers."""
 
+import contextlib
 import dataclasses
 import json
 import math
+import resource
 import shutil
 from pathlib import Path
 
@@ -221,27 +223,28 @@ def test_too_little_space(copy, monkeypatch):
         saved.require_space(copy / "not" / "yet", state_at(8))
 
 
-def test_a_save_that_fails_in_the_background_shows_at_the_next_wait(copy, monkeypatch, capfd):
-    def full(*_):
-        raise OSError(28, "No space left on device")
+@contextlib.contextmanager
+def small_files_only(size):
+    """The system writes no larger files: as on a full disk, saving fails on the way."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
+
+def test_a_save_that_fails_in_the_background_shows_at_the_next_wait(copy, capfd):
+    large = state_at(8).replace(params={"noise": jax.random.normal(jax.random.key(0), 10**6)})
     with Checkpoints(copy, create=True) as checkpoints:
-        monkeypatch.setattr(manifest, "write_manifest", full)
-        checkpoints.save(state_at(8), Config())
-        with pytest.raises(
-            InputError, match=r"checkpoints/8: cannot be saved \(\[Errno 28\] No space left on device\)"
-        ):
-            checkpoints.wait()
+        with small_files_only(10**5):
+            checkpoints.save(large, Config())
+            with pytest.raises(InputError, match=r"checkpoints/8: cannot be saved \(.*File too large.*\); see whether"):
+                checkpoints.wait()
         checkpoints.wait()  # Told once.
-        monkeypatch.undo()
-        (copy / "checkpoints").rename(copy / "moved")
-        (copy / "checkpoints").write_text("in Orbax's way")
-        with pytest.raises(InputError, match=r"checkpoints/9: cannot be saved"):
-            checkpoints.save(state_at(9), Config())
-            checkpoints.wait()
-    (copy / "checkpoints").unlink()
-    (copy / "moved").rename(copy / "checkpoints")
-    assert newest_whole(copy) == (6, ()) and not capfd.readouterr().err
+        assert newest_whole(copy) == (6, ()) and not capfd.readouterr().err
+        checkpoints.save(large, Config())
+    assert names(copy) == ["2", "4", "6", "8"] and newest_whole(copy) == (8, ())
 
 
 # --- the same run

@@ -38,7 +38,7 @@ _THREADS = 4
 """That compute checksums."""
 
 # Reading alone is what we ask for, and a save that fails is told in one line of ours: no reason to log either.
-_SILENCED = re.compile("read[_ ]only|Handler Commit operations")
+_SILENCED = re.compile(r"read[_ ]only|Handler Commit operations|_SignalingThread\.run\(\) raised")
 logging.getLogger("absl").addFilter(lambda record: not _SILENCED.search(record.getMessage()))
 
 
@@ -54,7 +54,9 @@ class Checkpoints:
     def __init__(self, workdir: str | Path, keep: int | None = None, create: bool = False):
         self.directory = (Path(workdir) / FOLDER).absolute()
         self._keep = keep
-        self._checkpointer = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler())
+        # A folder that cannot be made shows at once.
+        options = ocp.AsyncOptions(create_directories_asynchronously=False)
+        self._checkpointer = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler(), async_options=options)
         self._sealer = ThreadPoolExecutor(1, "seal")
         self._pending: tuple[int, Future] | None = None
         if create:
