@@ -8,6 +8,7 @@ import json
 import math
 import os
 import shutil
+import signal
 import sys
 import time
 from pathlib import Path
@@ -121,16 +122,27 @@ def test_same_command_again_is_done_already(trained, data, capfd):
 def test_killed_and_resumed_equals_unbroken(trained, data, tmp_path, capfd):
     """To the bit: a change of one in the last place would not stay that small through Adam."""
     workdir = tmp_path / "run"
-    with (tmp_path / "said").open("w") as said:
-        process = started("train.py", *train_argv(data, workdir), stdout=said, stderr=said)
-        try:
-            while not (workdir / "checkpoints" / "2").is_dir():
-                assert process.poll() is None, (tmp_path / "said").read_text()
-                time.sleep(0.02)
-        finally:
-            process.kill()
-            process.wait()
+    log = workdir / "log.jsonl"
+
+    def end(number, moment):
+        with (tmp_path / "said").open("w") as said:
+            process = started("train.py", *train_argv(data, workdir), stdout=said, stderr=said)
+            try:
+                while not moment():
+                    assert process.poll() is None, (tmp_path / "said").read_text()
+                    time.sleep(0.02)
+                process.send_signal(number)
+                return process.wait(30)
+            finally:
+                process.kill()
+                process.wait()
+
+    assert end(signal.SIGKILL, (workdir / "checkpoints" / "2").is_dir) == -signal.SIGKILL
     shutil.rmtree(workdir / "checkpoints" / "4", ignore_errors=True)  # If it was faster than the signal.
+    log.unlink()
+    assert end(signal.SIGTERM, lambda: log.exists() and '{"step": 3' in log.read_text()) == 143
+    assert (tmp_path / "said").read_text().rstrip().endswith("the same command goes on from there")
+    shutil.rmtree(workdir / "checkpoints" / "4", ignore_errors=True)
     assert run_command(train_command, train_argv(data, workdir)) == 0
     assert str(workdir) in capfd.readouterr().out.splitlines()[0]
     assert [line["step"] for line in log_lines(workdir, "train")][-2:] == [3, 4]

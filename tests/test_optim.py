@@ -183,3 +183,14 @@ def test_the_head_moves_ten_times_as_far():
     for key, start in flat(draw(0)).items():
         rate = 1e-3 if key.startswith("encoder/") else 1e-2
         np.testing.assert_allclose(start - after[key], rate * np.sign(flat(gradient)[key]), rtol=1e-3, err_msg=key)
+
+
+def test_gradients_are_clipped_by_their_norm_where_asked():
+    params = {"encoder": {"kernel": jnp.ones(2)}, "bias": jnp.ones(1)}
+    grads = {"encoder": {"kernel": jnp.float32([2.0, 3.0])}, "bias": jnp.float32([6.0])}  # Norm 7.
+    for clip_norm, scale in ((0.0, 1.0), (3.5, 0.5), (8.0, 1.0)):
+        optimizer = make_optimizer(OptimConfig(clip_norm=clip_norm), 10)
+        _, state = optimizer.update(grads, optimizer.init(params), params)
+        adam = next(part for part in state if hasattr(part, "mu"))
+        np.testing.assert_allclose(adam.mu["encoder"]["kernel"], 0.1 * scale * grads["encoder"]["kernel"], rtol=1e-6)
+        np.testing.assert_allclose(adam.mu["bias"], 0.1 * scale * grads["bias"], rtol=1e-6)
