@@ -21,7 +21,13 @@ Step = Callable[[TrainState, Batch, jax.Array], tuple[TrainState, dict[str, jax.
 
 
 def make_train_step(
-    model: CFFM, optimizer: optax.GradientTransformation, mesh: Mesh, *, frame_loss_weight: float, bad_steps: int = 10
+    model: CFFM,
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh,
+    *,
+    frame_loss_weight: float,
+    bad_steps: int = 10,
+    ema: float = 0.0,
 ) -> Step:
     """The jitted step: (state, batch, key) -> (state, metrics). The old state's buffers are donated.
 
@@ -52,30 +58,42 @@ def make_train_step(
         params = {**state.params, **optax.apply_updates(trained, updates)}
         norm = optax.tree.norm(grads)  # Not finite as soon as one gradient is not.
         finite = jnp.isfinite(loss) & jnp.isfinite(norm)
-        state = next_state(state, finite, params, batch_stats, opt_state, bad_steps)
-        return state, {"loss": loss, **parts, "gradient_norm": norm, "skipped": state.skipped}
+        state = next_state(state, finite, params, batch_stats, opt_state, bad_steps, ema)
+        return state, {"loss": loss, **parts, "gradient_norm": norm, **state.counters}
 
     whole, split = replicated(mesh), batch_sharded(mesh)
     return jax.jit(step, in_shardings=(whole, split, whole), out_shardings=whole, donate_argnums=0)
 
 
 def next_state(
-    state: TrainState, finite: jax.Array, params: Any, batch_stats: Any, opt_state: optax.OptState, bad_steps: int
+    state: TrainState,
+    finite: jax.Array,
+    params: Any,
+    batch_stats: Any,
+    opt_state: optax.OptState,
+    bad_steps: int,
+    ema: float = 0.0,
 ) -> TrainState:
     """The state after an iteration, of which ``finite`` bool[] tells whether its update may be applied.
 
     Otherwise only the counters move on. After ``bad_steps`` such iterations in a row no update is applied any more,
     until the host, which looks now and then, stops the run: what is learnt stays that of the last good one.
+
+    The average, where the state has one, keeps the share ``ema`` of itself: ``ema * average + (1 - ema) * params``.
     """
+    average = state.ema
+    if average is not None:
+        average = optax.incremental_update({part: params[part] for part in average}, average, 1 - ema)
     applied = finite & (state.bad_in_a_row < bad_steps)
     learnt = jax.tree.map(
         lambda new, old: jnp.where(applied, new, old),
-        (params, batch_stats, opt_state),
-        (state.params, state.batch_stats, state.opt_state),
+        (params, batch_stats, opt_state, average),
+        (state.params, state.batch_stats, state.opt_state, state.ema),
     )
     left_out = (~applied).astype(jnp.int32)
     bad_in_a_row = (state.bad_in_a_row + 1) * left_out
-    return TrainState(state.step + 1, *learnt, skipped=state.skipped + left_out, bad_in_a_row=bad_in_a_row)
+    *learnt, average = learnt
+    return TrainState(state.step + 1, *learnt, state.skipped + left_out, bad_in_a_row, average)
 
 
 Losses = tuple[jax.Array, tuple[dict[str, jax.Array], Any]]
