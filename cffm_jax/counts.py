@@ -135,7 +135,7 @@ def training_flops(model: CFFM, height: int, width: int, *, prototypes: int = 10
     Example:
       >>> from cffm_jax.models.cffm import create_model
       >>> round(training_flops(create_model("cffm_b1", 124), 480, 480) / 1e9)
-      653
+      283
     """
     frame = _encoder(model, height, width) | _decoder(model, height, width, merged=True)
     whole = sum(frame.values())

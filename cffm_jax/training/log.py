@@ -13,7 +13,7 @@ import numpy as np
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
-from cffm_jax.training.speed import CAUSES, Clock, Work, goodput, taken_up, told
+from cffm_jax.training.speed import CAUSES, Clock, Work, device_peak, goodput, taken_up, told
 
 
 class RunLog:
@@ -83,6 +83,8 @@ class RunLog:
             values["tflops"] = per_second * self._work.flops / 1e12
         if self._work.flops and self._work.peak:
             values["mfu"] = per_second * self._work.flops / self._work.peak
+        if peak := device_peak():
+            values["device_bytes"] = peak
         self._since, self._waited = (now, step), 0.0
         self._write(step, "train", values)
         self._times(step, self.clock.seconds())

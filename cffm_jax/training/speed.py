@@ -110,7 +110,13 @@ def _names(device_kind: str, name: str) -> bool:
     """Whether a device's words begin with those of a name, after the maker's: an A40 is no A4000, an L4 no L40S."""
     words, wanted = device_kind.replace("-", " ").split(), name.replace("-", " ").split()
     words = words[1:] if words[:1] in (["NVIDIA"], ["Tesla"]) else words
-    return words[: len(wanted)] == wanted
+    rest = words[len(wanted) :]
+    return words[: len(wanted)] == wanted and not {"Laptop", "Ti", "SUPER", "D"} & set(rest)
+
+
+def device_peak() -> int | None:
+    """The most bytes that this process had in use on its first device; None where the backend does not tell."""
+    return (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
 
 
 # --- compilations
