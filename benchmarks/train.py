@@ -5,8 +5,8 @@
 
 A row of ours is a run of ``train.py`` on built-in videos, data loading, checkpoints and logging included: its figures
 are those of its log, without the start, the first step (it compiles) and the evaluation. A row of PyTorch is the step
-alone on tensors that lie on the device: SegFormer on as many frames, which has no mining; bfloat16 by autocast, on a GPU
-with torch.compile. Each row is a process of its own; what does not fit says so.
+alone on tensors that lie on the device: SegFormer on as many frames, which has no mining; in bfloat16 by autocast, on a
+GPU with torch.compile. Each row is a process of its own; what does not fit says so.
 """
 
 from __future__ import annotations

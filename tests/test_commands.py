@@ -91,6 +91,21 @@ def test_training_leaves_checkpoints_log_and_config(trained, data):
     assert line["step"] == STEPS and line["CFFM/frames"] == 2 * FRAMES and 0 <= line["CFFM/miou"] <= 1
 
 
+def test_training_leaves_what_tells_about_it(trained):
+    """A profile, where the time went, what it was started with, and pictures."""
+    workdir, out = trained
+    assert f"profile of steps 3 to {STEPS}: python -m pip install xprof; xprof --logdir {workdir}/profile" in out
+    assert len(list(workdir.glob("profile/plugins/profile/*/*.trace.json.gz"))) == 1
+    time = log_lines(workdir, "time")[-1]
+    assert time["compilations"] == 1 and 0 < time["goodput"] < 1
+    assert all(line["tflops"] > 0 and "mfu" not in line for line in log_lines(workdir, "train")[1:])
+    (start,) = map(json.loads, (workdir / "run.jsonl").read_text().splitlines())
+    assert start["config"] == json.loads((workdir / "config.json").read_text())
+    assert start["command"].startswith("train.py --config") and not start["deterministic"]
+    events = b"".join(path.read_bytes() for path in (workdir / "tensorboard").iterdir())
+    assert events.count(b"\x89PNG") == 2  # Of two videos.
+
+
 def test_training_changes_the_weights(trained):
     _, first = final_variables(trained[0], 2)
     _, last = final_variables(trained[0], 4)
