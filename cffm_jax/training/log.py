@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import sys
 import time
 from pathlib import Path
 
@@ -63,10 +64,11 @@ class RunLog:
     def evaluation(self, step: int, values: dict[str, float], table: str) -> None:
         """A line of figures and the table on the terminal."""
         self._write(step, "eval", values)
-        self._bar.write(f"step {step}:\n{table}")
+        self.say(f"step {step}:\n{table}")
 
     def say(self, text: str) -> None:
         self._bar.write(text)
+        sys.stdout.flush()  # Into a file too, before a kill.
 
     def _write(self, step: int, group: str, values: dict[str, float]) -> None:
         # JSON knows neither nan nor inf.
