@@ -15,6 +15,7 @@ import tyro
 from cffm_jax.config import Config
 from cffm_jax.errors import InputError
 from cffm_jax.settings import Settings, load_config, parse_command
+from cffm_jax.training.interruption import Interruption
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,10 +77,11 @@ def train_command(argv: Sequence[str]) -> None:
     options = parse_command(TrainOptions, argv, default, "Train a model; the same command resumes a run that stopped.")
     if not options.config:
         raise InputError("--config", "is missing", "name one of configs/*.py")
-    from cffm_jax.training.loop import train
+    with Interruption() as interruption:
+        from cffm_jax.training.loop import train
 
-    cache_compilations()
-    train(options.settings)
+        cache_compilations()
+        train(options.settings, interruption)
 
 
 def eval_command(argv: Sequence[str]) -> None:

@@ -21,8 +21,10 @@ from cffm_jax.training.log import RunLog
 from cffm_jax.training.setup import Run, prepare
 
 
-def train(config: Config) -> dict[str, Scores]:
+def train(config: Config, interruption: Interruption | None = None) -> dict[str, Scores]:
     """Trains as the config says, or goes on where the run in ``workdir`` stopped. Returns the last evaluation.
+
+    Signals are handled from here on, or by ``interruption`` from before.
 
     Raises:
       InputError: the config, the data, the initial weights or the checkpoints cannot be used, or loss or gradients were
@@ -30,7 +32,7 @@ def train(config: Config) -> dict[str, Scores]:
       Stopped: by SIGTERM or Ctrl-C; the step that was under way is done and saved.
     """
     plan, workdir = config.train, Path(config.workdir)
-    with Interruption() as interruption, prepare(config) as run:
+    with interruption or Interruption() as interruption, prepare(config) as run:
         if run.start < plan.steps:
             require_space(workdir, run.state)
         make_workdir(workdir)
@@ -46,7 +48,7 @@ def train(config: Config) -> dict[str, Scores]:
             try:
                 return training.to_the_end()
             except Stopped as stopped:
-                with interruption.deferred():
+                with interruption.deferred(last=True):
                     training.save()
                     checkpoints.wait()
                 done = f"after step {training.step}{', which is saved' if training.step else ''}"
