@@ -59,7 +59,8 @@ class Checkpoints:
         self._checkpointer = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler(), async_options=options)
         self._sealer = ThreadPoolExecutor(1, "seal")
         self._pending: tuple[int, Future] | None = None
-        if create:
+        self._writes = not jax.process_index()  # One process makes, renames and removes what is on the disk.
+        if create and self._writes:
             self.directory.mkdir(parents=True, exist_ok=True)
             for path in self.directory.iterdir():
                 if _LEFT_OVER.fullmatch(path.name):
@@ -107,7 +108,8 @@ class Checkpoints:
 
     def record(self, step: int, miou: float) -> None:
         """Notes an evaluation."""
-        self._write_evaluations({**self.evaluations(), step: None if math.isnan(miou) else miou})
+        if self._writes:
+            self._write_evaluations({**self.evaluations(), step: None if math.isnan(miou) else miou})
 
     def _write_evaluations(self, evaluations: dict[int, float | None]) -> None:
         path = self.directory / _EVALUATIONS
@@ -139,6 +141,8 @@ class Checkpoints:
 
     def set_aside(self, step: int) -> None:
         """Renames all checkpoints after a step, which are those that were found to be damaged."""
+        if not self._writes:
+            return
         for later in self.steps():
             if later > step:
                 aside = self.directory / f"{later}{_DAMAGED}"
@@ -187,7 +191,7 @@ class Checkpoints:
     def _seal(self, step: int) -> None:
         """When Orbax is done: checksums, and only then the name of a whole step; then old ones go."""
         self._checkpointer.wait_until_finished()
-        if jax.process_index():
+        if not self._writes:
             return
         folder = self.directory / f"{step}{_UNSEALED}"
         manifest.write_manifest(str(folder), manifest.measure(str(folder), {}, _THREADS, progress=False))
