@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import signal
 import sys
 import types
 from collections.abc import Container, Iterable, Iterator, Sequence
@@ -228,6 +229,8 @@ def _start_worker(index: int, count: int) -> None:
     """Prepares a loader process: the loader's threads use its share of the cores, OpenCV shall not add its own."""
     del index, count
     cv2.setNumThreads(0)
+    # A terminal sends Ctrl-C to the loader too; the training ends it when its step is done.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def evaluation_size(height: int, width: int, scale: tuple[int, int]) -> tuple[int, int]:
