@@ -12,7 +12,7 @@ from typing import Literal
 
 import tyro
 
-from cffm_jax.config import Config
+from cffm_jax.config import ClusterConfig, Config
 from cffm_jax.errors import InputError
 from cffm_jax.settings import Settings, load_config, parse_command
 from cffm_jax.training.interruption import Interruption
@@ -23,6 +23,7 @@ class TrainOptions:
     config: str = ""
     """Config file, one of configs/*.py; the options below override its fields."""
     settings: Settings = Config()
+    cluster: ClusterConfig = ClusterConfig()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,10 +79,12 @@ def train_command(argv: Sequence[str]) -> None:
     if not options.config:
         raise InputError("--config", "is missing", "name one of configs/*.py")
     with Interruption() as interruption:
+        from cffm_jax.cluster import connected
         from cffm_jax.training.loop import train
 
         cache_compilations()
-        train(options.settings, interruption)
+        with connected(options.cluster):
+            train(options.settings, interruption)
 
 
 def eval_command(argv: Sequence[str]) -> None:

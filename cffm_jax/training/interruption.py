@@ -19,13 +19,14 @@ class Interruption:
     """While it is entered, which may be more than once, a signal raises ``Stopped``: at once, or at the end of
     ``deferred``.
 
-    A second Ctrl-C ends the process there and then, which no checkpoint minds. Python allows handlers in the main
-    thread alone: in others this does nothing.
+    In a run of several processes it waits in ``agreeing`` until all have agreed on the step to stop after. A second
+    Ctrl-C ends the process there and then, which no checkpoint minds. Python allows handlers in the main thread alone:
+    in others this does nothing.
     """
 
     def __init__(self) -> None:
         self._depth = 0
-        self._deferring = self._settled = False
+        self._deferring = self._settled = self._agreeing = False
         self._caught: signal.Signals | None = None
         self._before: dict[signal.Signals, object] = {}
 
@@ -50,7 +51,7 @@ class Interruption:
         elif number == signal.SIGINT:
             signal.signal(signal.SIGINT, signal.SIG_DFL)
             signal.raise_signal(signal.SIGINT)
-        if not self._deferring and not self._settled:
+        if not self._deferring and not self._settled and not self._agreeing:
             signal.setitimer(signal.ITIMER_REAL, _AGAIN)
             raise Stopped(self._caught)
 
@@ -72,5 +73,27 @@ class Interruption:
             yield
         finally:
             self._deferring = False
-        if self._caught is not None and not self._settled:
+        if self._caught is not None and not self._settled and not self._agreeing:
             raise Stopped(self._caught)
+
+    @contextlib.contextmanager
+    def agreeing(self, several: bool) -> Iterator[None]:
+        """Around a step that ``several`` processes take: a signal that comes in here waits for ``stop``."""
+        self._agreeing = several
+        try:
+            yield
+        finally:
+            self._agreeing = False
+
+    @property
+    def wish(self) -> int:
+        """Number of the signal that came; 0: none."""
+        return int(self._caught or 0)
+
+    def stop(self, number: int) -> None:
+        """Raises ``Stopped``, everywhere, where the processes agreed on a signal."""
+        if number:
+            self._caught = signal.Signals(number)
+            stopped = Stopped(self._caught)
+            stopped.everywhere = True
+            raise stopped

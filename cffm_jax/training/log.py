@@ -17,12 +17,18 @@ class RunLog:
     """Log of a run in its folder: ``log.jsonl`` and ``tensorboard/``; progress on the terminal.
 
     What a killed run logged after step ``start``, from which this one goes on, is dropped: it comes again.
+
+    Of several processes one writes (``writes``), the others say nothing.
     """
 
-    def __init__(self, workdir: Path, steps: int, start: int, batch_size: int, progress: bool = True):
-        _drop_after(start, workdir / "log.jsonl")
-        self._file = (workdir / "log.jsonl").open("a", buffering=1)
-        self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=start + 1)
+    def __init__(
+        self, workdir: Path, steps: int, start: int, batch_size: int, progress: bool = True, writes: bool = True
+    ):
+        self._writes, progress = writes, progress and writes
+        if writes:
+            _drop_after(start, workdir / "log.jsonl")
+        self._file = (workdir / "log.jsonl").open("a", buffering=1) if writes else None
+        self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=start + 1) if writes else None
         self._bar = tqdm(total=steps, initial=start, unit="step", desc="train", disable=not progress)
         self._batch_size = batch_size
         self._waited = 0.0
@@ -33,8 +39,9 @@ class RunLog:
 
     def __exit__(self, *_: object) -> None:
         self._bar.close()
-        self._board.close()
-        self._file.close()
+        if self._writes:
+            self._board.close()
+            self._file.close()
 
     def step(self, waited: float) -> None:
         """Counts a step that waited so many seconds for its data."""
@@ -67,10 +74,13 @@ class RunLog:
         self.say(f"step {step}:\n{table}")
 
     def say(self, text: str) -> None:
-        self._bar.write(text)
-        sys.stdout.flush()  # Into a file too, before a kill.
+        if self._writes:
+            self._bar.write(text)
+            sys.stdout.flush()  # Into a file too, before a kill.
 
     def _write(self, step: int, group: str, values: dict[str, float]) -> None:
+        if not self._writes:
+            return
         # JSON knows neither nan nor inf.
         finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
         self._file.write(json.dumps({"step": step, "group": group, **finite}) + "\n")

@@ -9,7 +9,9 @@ import time
 from pathlib import Path
 
 import jax
+import numpy as np
 
+from cffm_jax import cluster
 from cffm_jax.config import Config
 from cffm_jax.errors import InputError, Stopped
 from cffm_jax.inference.evaluate import evaluate
@@ -19,6 +21,7 @@ from cffm_jax.training.checkpoint import Checkpoints, require_space
 from cffm_jax.training.interruption import Interruption
 from cffm_jax.training.log import RunLog
 from cffm_jax.training.setup import Run, prepare
+from cffm_jax.training.state import on_one_device
 
 
 def train(config: Config, interruption: Interruption | None = None) -> dict[str, Scores]:
@@ -33,27 +36,31 @@ def train(config: Config, interruption: Interruption | None = None) -> dict[str,
     """
     plan, workdir = config.train, Path(config.workdir)
     with interruption or Interruption() as interruption, prepare(config) as run:
-        if run.start < plan.steps:
-            require_space(workdir, run.state)
-        make_workdir(workdir)
+        with cluster.together():
+            if run.start < plan.steps:
+                require_space(workdir, run.state)
+            make_workdir(workdir)
         with (
             Checkpoints(workdir, plan.keep, create=True) as checkpoints,
-            RunLog(workdir, plan.steps, run.start, plan.batch_size) as log,
+            RunLog(workdir, plan.steps, run.start, plan.batch_size, writes=cluster.first()) as log,
         ):
             for line in (*run.notes, run.summary):
                 log.say(line)
             checkpoints.set_aside(run.start)
-            (workdir / "config.json").write_text(json.dumps(dataclasses.asdict(config), indent=2) + "\n")
+            if cluster.first():
+                (workdir / "config.json").write_text(json.dumps(dataclasses.asdict(config), indent=2) + "\n")
             training = _Training(config, run, checkpoints, log, interruption)
             try:
                 return training.to_the_end()
             except Stopped as stopped:
                 with interruption.deferred(last=True):
-                    training.save()
+                    if stopped.everywhere or jax.process_count() == 1:
+                        training.save()
                     checkpoints.wait()
                 done = f"after step {training.step}{', which is saved' if training.step else ''}"
                 message = f"{workdir}: {stopped} {done}; the same command goes on from there"
-                raise Stopped(stopped.number, message) from None
+                stopped.args = (message,)
+                raise
 
 
 class _Training:
@@ -69,6 +76,7 @@ class _Training:
     ) -> None:
         self._config, self._run, self._checkpoints = config, run, checkpoints
         self._log, self._interruption = log, interruption
+        self._votes = None
         self.step = self._saved = run.start
         self.state = checkpoints.restore(run.start, run.state) if run.start else run.state
 
@@ -76,14 +84,16 @@ class _Training:
         plan, workdir = self._config.train, self._config.workdir
         if self._run.start >= plan.steps:
             self._log.say(f"{workdir} has done its {plan.steps} steps already")
-        elif self._evaluates(self.step) and self.step not in self._checkpoints.evaluations():
+        elif self._evaluates(self.step) and self.step not in cluster.from_first(self._checkpoints.evaluations):
             self.evaluate()  # It was stopped before.
         while self.step < plan.steps:
-            began = time.perf_counter()
-            batch = next(self._run.clips)
-            self._log.step(time.perf_counter() - began)
-            with self._interruption.deferred():
-                self.advance(batch)
+            with self._interruption.agreeing(jax.process_count() > 1):
+                began = time.perf_counter()
+                batch = next(self._run.clips)
+                self._log.step(time.perf_counter() - began)
+                with self._interruption.deferred():
+                    self.advance(batch)
+                self._agree()
             if self._evaluates(self.step):
                 self.evaluate()
                 self._log.restart_clock()
@@ -92,6 +102,14 @@ class _Training:
         if self._run.start < plan.steps:
             self._log.say(f"{workdir} has done its {plan.steps} steps")
         return scores
+
+    def _agree(self) -> None:
+        """Stops all processes after the same step, where one of them got a signal; one process stops by itself."""
+        if jax.process_count() == 1:
+            return
+        self._votes = self._votes or cluster.Votes(self.state.step.sharding.mesh)
+        now = self._evaluates(self.step) or self.step == self._config.train.steps  # No step follows at once.
+        self._interruption.stop(self._votes.result(self.step, self._interruption.wish, now))
 
     def _evaluates(self, step: int) -> bool:
         """Whether an evaluation follows a step, other than the last."""
@@ -134,16 +152,20 @@ class _Training:
             return
         first, self.step = self.step - bad + 1, self.step - bad
         then = {"step": self.step, "skipped": int(self.state.skipped) - bad, "bad_in_a_row": 0}
-        self.state = self.state.replace(**{name: jax.numpy.int32(value) for name, value in then.items()})
+        place = self.state.step.sharding
+        self.state = self.state.replace(
+            **{name: jax.device_put(np.int32(value), place) for name, value in then.items()}
+        )
         self.save()
         self._checkpoints.wait()
         problem = f"loss or gradients were not finite in {bad} iterations in a row, from {first} on"
         kept = f"step {self._saved} is kept; " if self._saved else ""
         remedy = f"{kept}train with a smaller --optim.rate or with --optim.clip_norm, in another --workdir"
-        raise InputError(self._config.workdir, problem, remedy)
+        with cluster.together():
+            raise InputError(self._config.workdir, problem, remedy)
 
     def evaluate(self) -> dict[str, Scores]:
-        scores = evaluate(self._run.segmenter, self.state.variables, self._run.held_out)
+        scores = evaluate(self._run.segmenter, on_one_device(self.state.variables), self._run.held_out)
         with self._interruption.deferred():
             self._log.evaluation(self.step, _figures(scores), main_table(scores))
             own = next(iter(scores.values()))  # The others are its parts'.
