@@ -56,16 +56,15 @@ def find_place(cluster: ClusterConfig, environ: Mapping[str, str]) -> Place | No
     process = place.process if cluster.process < 0 else cluster.process
     coordinator = cluster.coordinator or place.coordinator
     given = cluster.coordinator or cluster.processes or cluster.process >= 0
-    if processes == 1 or not (given or place.method != _BY_HAND):
+    if processes == 1 or not (given or place.processes or place.method != _BY_HAND):
         return None
     if place.method == _BY_HAND:
         for name, value in (("coordinator", coordinator), ("processes", processes), ("process", process)):
             if value is None:
                 remedy = "give --cluster.coordinator HOST:PORT, --cluster.processes N and --cluster.process 0..N-1"
-                raise InputError(f"--cluster.{name}", "is missing, and no scheduler's variables tell it", remedy)
-    if place.method == "ompi" and coordinator is None and _OMPI_ADDRESS not in environ:
-        problem = "is missing: this Open MPI does not tell the first process's address"
-        raise InputError("--cluster.coordinator", problem, "give HOST:PORT of the host with rank 0")
+                raise InputError(
+                    f"--cluster.{name}", "is missing, and the scheduler's variables do not tell it", remedy
+                )
     if processes is not None and processes < 1:
         raise InputError("--cluster.processes", f"is {processes}", "give the number of processes")
     if process is not None and processes is not None and process >= processes:
@@ -186,11 +185,13 @@ def _initialize(place: Place, cluster: ClusterConfig) -> None:
 
 
 def _require_free(place: Place, where: str) -> None:
-    """InputError if process 0 cannot listen: JAX's own message is a stack trace."""
+    """InputError if process 0 cannot listen: JAX itself would crash."""
     if place.process == 0 and place.coordinator:
-        family = socket.AF_INET6 if socket.has_dualstack_ipv6() else socket.AF_INET
+        both = socket.has_dualstack_ipv6()
+        family = socket.AF_INET6 if both else socket.AF_INET
         try:
-            socket.create_server(("", int(place.coordinator.rpartition(":")[2])), family=family).close()
+            port = int(place.coordinator.rpartition(":")[2])
+            socket.create_server(("", port), family=family, dualstack_ipv6=both).close()
         except OSError as error:
             raise InputError(where, f"the port cannot be used ({error.strerror})", "name another port") from error
 

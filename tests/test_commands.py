@@ -28,6 +28,7 @@ from runs import (
     STEPS,
     K,
     Refusal,
+    collectives,
     files,
     final_variables,
     finished,
@@ -196,8 +197,13 @@ def test_one_and_eight_devices_take_the_same_step():
         assert len(sent["frames"].sharding.device_set) == devices
         # Twice as fast to compile; how the work is shared is decided before the backend's optimisations.
         compiled = step.lower(state, sent, jax.random.key(1)).compile({"xla_backend_optimization_level": 0})
+        moved = collectives(compiled.as_text())
         state, metrics = compiled(state, sent, jax.random.key(1))
         results.append((leaves(state.variables), {name: float(value) for name, value in metrics.items()}))
+        if devices == 1:
+            assert not moved
+        else:
+            assert_only_what_is_needed(moved, variables)
     (one, one_metrics), (eight, eight_metrics) = results
     for name, value in one_metrics.items():
         assert eight_metrics[name] == pytest.approx(value, rel=1e-5), name
@@ -205,6 +211,21 @@ def test_one_and_eight_devices_take_the_same_step():
     assert one_metrics["gradient_norm"] > 0.1 and any(np.abs(one[name] - start[name]).max() > 1e-4 for name in one)
     for name, array in one.items():
         np.testing.assert_allclose(eight[name], array, rtol=0, atol=1e-5 * max(1.0, np.abs(array).max()), err_msg=name)
+
+
+def assert_only_what_is_needed(moved, variables):
+    """Gradients, BatchNorm's sums and the loss, all reduced and nothing else; no activation leaves its device."""
+    assert moved.keys() == {"all-reduce"}
+    shapes = [shape for operation in moved["all-reduce"] for shape in operation]
+    elements = sum(math.prod(shape) for shape in shapes)
+    params = {name: array.size for name, array in leaves(variables["params"]).items()}
+    # The decoder merges its fuse layer with the projections: the merged gradient is reduced in the place of both.
+    merged = params["['decoder']['fuse']"]
+    # One block reads five maps through one layer for query, key and value, whose gradients XLA adds afterwards here.
+    five = 4 * sum(params[f"['local_0']['qkv']['{name}']"] for name in ("kernel", "bias"))
+    needed = sum(params.values()) - merged + five
+    assert needed <= elements <= 1.01 * needed
+    assert len(moved["all-reduce"]) <= 8  # Joined: the gradients do not go one by one.
 
 
 # --- initial weights
