@@ -1,7 +1,6 @@
 """Running the commands in tests: tiny settings, real processes, and what a refusal must look like."""
 
 import json
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -54,16 +53,6 @@ def final_variables(workdir, step=STEPS):
         model = build_model(checkpoints.config(step))
         like = jax.eval_shape(lambda key: init_variables(model, key), jax.random.key(0))
         return model, checkpoints.restore_variables(step, like)
-
-
-def collectives(hlo):
-    """Operation -> shapes of what each such instruction of a compiled program exchanges between devices."""
-    kinds = "all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute|collective-broadcast"
-    found = {}
-    for result, kind in re.findall(rf"= (\(?\w+\[.*?) ({kind})(?:-start)?\(", hlo):
-        shapes = [tuple(map(int, filter(None, sides.split(",")))) for sides in re.findall(r"\w+\[([\d,]*)\]", result)]
-        found.setdefault(kind, []).append(shapes)
-    return found
 
 
 def log_lines(workdir, group):

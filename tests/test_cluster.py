@@ -174,7 +174,7 @@ def runs(data, tmp_path_factory):
     """(folder of one process's run, of one that two began and one ended, its step when it changed, what they said)."""
     folder = tmp_path_factory.mktemp("cluster")
     more = ("--model.name", "segformer_b0", "--train.devices", 0, "--train.steps", STEPS, "--train.eval_every", 4)
-    more = (*more, "--train.checkpoint_every", 4, "--train.keep", STEPS, "--model.dropout", 0)
+    more = (*more, "--train.checkpoint_every", 4, "--train.keep", STEPS, "--model.dropout", 0, "--optim.rate", 1e-4)
     alone, shared = (train_argv(data, folder / name, *more) for name in ("alone", "shared"))
     where = address()
     two = [started(TRAIN, *shared, *place(where, process), "--train.fsdp", 2) for process in (0, 1)]

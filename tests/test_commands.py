@@ -28,7 +28,6 @@ from runs import (
     STEPS,
     K,
     Refusal,
-    collectives,
     files,
     final_variables,
     finished,
@@ -47,6 +46,7 @@ from cffm_jax.optim import make_optimizer
 from cffm_jax.settings import config_from_dict, load_config, run_command
 from cffm_jax.training import setup
 from cffm_jax.training.checkpoint import Checkpoints, open_checkpoints
+from cffm_jax.training.collectives import collectives
 from cffm_jax.training.state import build_model, init_state, init_variables, make_mesh
 from cffm_jax.training.step import make_train_step
 
@@ -216,15 +216,14 @@ def test_one_and_eight_devices_take_the_same_step():
 def assert_only_what_is_needed(moved, variables):
     """Gradients, BatchNorm's sums and the loss, all reduced and nothing else; no activation leaves its device."""
     assert moved.keys() == {"all-reduce"}
-    shapes = [shape for operation in moved["all-reduce"] for shape in operation]
-    elements = sum(math.prod(shape) for shape in shapes)
+    elements = sum(moved["all-reduce"]) / 4
     params = {name: array.size for name, array in leaves(variables["params"]).items()}
     # The decoder merges its fuse layer with the projections: the merged gradient is reduced in the place of both.
     merged = params["['decoder']['fuse']"]
     # One block reads five maps through one layer for query, key and value, whose gradients XLA adds afterwards here.
     five = 4 * sum(params[f"['local_0']['qkv']['{name}']"] for name in ("kernel", "bias"))
     needed = sum(params.values()) - merged + five
-    assert needed <= elements <= 1.01 * needed
+    assert needed <= elements <= 1.03 * needed  # Windows' biases before they are gathered into their tables.
     assert len(moved["all-reduce"]) <= 8  # Joined: the gradients do not go one by one.
 
 
