@@ -77,6 +77,7 @@ class Soak:
     def __init__(self, options: SoakOptions):
         self.options, self.folder = options, Path(options.folder).absolute()
         self.random = random.Random(options.seed)
+        self.left_behind: set[str] = set()
         self.told: list[Told] = []
         self.faults: list[str] = []
 
@@ -100,7 +101,8 @@ class Soak:
 
     def disturb(self, workdir: Path, number: signal.Signals, aim_at_save: bool) -> bool:
         """Starts or resumes the run and sends it the signal; False if it was done before."""
-        begun = newest_whole(workdir)[0]
+        begun, self.left_behind = newest_whole(workdir)[0], set(not_whole(workdir))
+        (workdir / "log.jsonl").unlink(missing_ok=True)  # What is in it afterwards is of this process.
         process = self.start(workdir)
         if aim_at_save:
             self.await_save(process, workdir, self.random.randint(1, 3))
@@ -110,27 +112,31 @@ class Soak:
             delay = self.random.uniform(0, 4)
         until = time.monotonic() + delay
         while process.poll() is None and time.monotonic() < until:
+            self.saves_under_way(workdir)
             time.sleep(0.001)
         if process.poll() is not None:
             if process.returncode:
                 self.faults.append(f"train.py ended by itself with {process.returncode}")
             return False
-        saving = bool(saves_under_way(workdir))
+        saving = bool(self.saves_under_way(workdir))
         sent = time.monotonic()
         process.send_signal(number)
         status = process.wait()
-        done, kept = last_logged(workdir), newest_whole(workdir)[0]
+        done, kept = max(last_logged(workdir), begun), newest_whole(workdir)[0]
         self.told.append(Told(number, saving, done - kept, time.monotonic() - sent, status))
         return True
+
+    def saves_under_way(self, workdir: Path) -> set[str]:
+        """Without what an earlier kill left behind, which the process removes when it starts."""
+        now = set(not_whole(workdir))
+        self.left_behind &= now
+        return now - self.left_behind
 
     def await_save(self, process: subprocess.Popen, workdir: Path, count: int) -> None:
         """Until the count-th save of this process begins."""
         seen: set[str] = set()
-        left_behind = set(saves_under_way(workdir))
         while process.poll() is None and len(seen) < count:
-            now = set(saves_under_way(workdir))
-            left_behind &= now  # The process removes them when it starts.
-            seen |= {name.split(".")[0] for name in now - left_behind}
+            seen |= {name.split(".")[0] for name in self.saves_under_way(workdir)}
             time.sleep(0.001)
 
     def await_step(self, process: subprocess.Popen, workdir: Path, begun: int) -> None:
@@ -139,6 +145,7 @@ class Soak:
             time.sleep(self.random.uniform(0, 8))
             return
         while process.poll() is None and last_logged(workdir) <= begun:
+            self.saves_under_way(workdir)
             time.sleep(0.005)
 
     def survive(self, reference: dict[str, np.ndarray]) -> int:
@@ -208,7 +215,7 @@ class Soak:
             self.faults.append("damaged last checkpoint: not said, or other parameters at the end")
 
 
-def saves_under_way(workdir: Path) -> list[str]:
+def not_whole(workdir: Path) -> list[str]:
     try:
         return [name for name in os.listdir(workdir / "checkpoints") if DURING_SAVE.fullmatch(name)]
     except FileNotFoundError:

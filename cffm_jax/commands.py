@@ -12,9 +12,10 @@ from typing import Literal
 
 import tyro
 
-from cffm_jax.config import Config
+from cffm_jax.config import ClusterConfig, Config
 from cffm_jax.errors import InputError
 from cffm_jax.settings import Settings, load_config, parse_command
+from cffm_jax.training.interruption import Interruption
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,6 +23,7 @@ class TrainOptions:
     config: str = ""
     """Config file, one of configs/*.py; the options below override its fields."""
     settings: Settings = Config()
+    cluster: ClusterConfig = ClusterConfig()
     profile: bool = False
     """Write a trace of a few steps to <workdir>/profile."""
     deterministic: bool = False
@@ -54,8 +56,13 @@ class ConvertOptions:
     """A file of weights, a folder of save_pretrained, the folder of a run, or the authors' cluster_centers."""
     output: tyro.conf.Positional[str] = ""
     """The file to write."""
-    to: Literal["cffm_jax", "torch", "safetensors"] = "cffm_jax"
-    """What to write: our .safetensors, or the released layout as torch's .pth or as .safetensors."""
+    to: Literal["cffm_jax", "torch", "safetensors", "jax-export"] = "cffm_jax"
+    """What to write: our .safetensors; the released layout as torch's .pth or as .safetensors; or a folder with the
+    step of a stream as StableHLO, which runs with JAX alone, on CPUs and CUDA."""
+    size: tuple[int, int] = (480, 853)
+    """jax-export: height and width of the frames."""
+    streams: int = 1
+    """jax-export: streams, of which a step takes a frame each."""
     inspect: bool = False
     """Say what the file holds, and write nothing."""
     raw: bool = False
@@ -84,10 +91,13 @@ def train_command(argv: Sequence[str]) -> None:
         from cffm_jax.training.record import require_determinism
 
         require_determinism()
-    from cffm_jax.training.loop import train
+    with Interruption() as interruption:
+        from cffm_jax.cluster import connected
+        from cffm_jax.training.loop import train
 
-    cache_compilations()
-    train(options.settings, profile=options.profile)
+        cache_compilations()
+        with connected(options.cluster):
+            train(options.settings, interruption, profile=options.profile)
 
 
 def eval_command(argv: Sequence[str]) -> None:
@@ -195,7 +205,29 @@ def convert_command(argv: Sequence[str]) -> None:
             print(inspection.description(held))
     else:
         _require_new(Path(options.output))
-        print(convert(options.file, Path(options.output), options.to, raw=options.raw))
+        if options.to == "jax-export":
+            _export(options)
+        else:
+            print(convert(options.file, Path(options.output), options.to, raw=options.raw))
+
+
+def _export(options: ConvertOptions) -> None:
+    if min(*options.size, options.streams) < 1:
+        raise InputError("--size, --streams", "a number is less than 1", "give at least 1")
+    from cffm_jax.data.classes import read_classes
+    from cffm_jax.inference.export import export_stream
+    from cffm_jax.models.cffm import CFFM
+    from cffm_jax.weights import load
+
+    weights = load(options.file, raw=options.raw)
+    if not isinstance(weights.model, CFFM):
+        raise InputError(options.file, "holds an encoder alone", "give the weights of a whole model")
+    data, count = weights.config.data, weights.config.model.num_classes
+    layout = data.layout if os.path.isdir(data.root) or data.layout != "records" else "folder"
+    classes = read_classes(data.root, count, layout)
+    export_stream(weights, options.output, options.size, streams=options.streams, classes=classes)
+    frames = f"{options.streams} x {options.size[0]}x{options.size[1]}"
+    print(f"{options.output}: written ({weights.config.model.name}, {frames})")
 
 
 def _require_new(path: Path) -> None:

@@ -178,7 +178,11 @@ class TrainConfig:
     bad_steps: int = 10
     """The run stops after so many iterations in a row whose loss or gradients are not finite; each is skipped."""
     devices: int = 0
-    """Devices to use; 0 uses all."""
+    """Devices to use, of this process; 0 uses all, with several processes those of all of them."""
+    fsdp: int = 1
+    """Devices that share the parameters and the optimiser's state, each holding a part; 1: every device holds all."""
+    accumulate: int = 1
+    """Parts that a batch is computed in, one after the other, for less memory; BatchNorm sees a part at a time."""
     remat: Literal["none", "products", "blocks"] = "none"
     """What encoder and mining blocks keep for the backward pass, which computes the rest anew: everything, the results
     of their dense layers, or only what goes into a block. Less memory for more time."""
@@ -211,9 +215,25 @@ class Config:
     eval: EvalConfig = EvalConfig()
 
 
+@dataclasses.dataclass(frozen=True)
+class ClusterConfig:
+    """Where a process stands among those of its run: no part of what the run is, so it is not stored with it."""
+
+    coordinator: str = ""
+    """HOST:PORT of process 0, for a run of several processes; default: what SLURM, Open MPI or Kubernetes say."""
+    processes: int = 0
+    """Number of processes; 0: what SLURM, Open MPI or Kubernetes say, or else 1."""
+    process: int = -1
+    """Number of this process, from 0; -1: what SLURM, Open MPI or Kubernetes say."""
+    connect_seconds: float = 300.0
+    """How long a process waits for the others at the start."""
+    heartbeat_seconds: int = 60
+    """All processes end when nothing was heard of one for so long."""
+
+
 WITHOUT_EFFECT = (
     "data.workers", "data.threads", "data.prefetch", "data.stall_seconds", "data.max_unreadable", "data.verify",
     "train.log_every", "train.eval_every", "train.checkpoint_every", "train.keep", "train.bad_steps", "train.devices",
-    "train.remat", "train.peak_tflops", "eval.chunk",
+    "train.fsdp", "train.remat", "train.peak_tflops", "eval.chunk",
 )  # fmt: skip
 """Settings that change no figure."""

@@ -8,9 +8,14 @@ import signal
 class InputError(Exception):
     """Something the user gave cannot be used: exit status 2.
 
+    ``everywhere``: all processes of the run raise it at the same point, so that one of them need tell.
+
     The message is one line: the file (or the option), what is wrong, what to do; so are the attributes ``where``,
     ``problem`` and ``remedy``.
     """
+
+    status = 2
+    everywhere = False
 
     def __init__(self, where: object, problem: str, remedy: str):
         super().__init__(f"{where}: {problem}; {remedy}")
@@ -24,8 +29,11 @@ class InputError(Exception):
 class Stopped(BaseException):
     """A signal ended the work: exit status 128 + its number, as shells have it (SIGTERM: 143, Ctrl-C: 130).
 
-    Like KeyboardInterrupt no ``Exception``: nobody shall take it for an error and go on.
+    Like KeyboardInterrupt no ``Exception``: nobody shall take it for an error and go on. ``everywhere``: as that of an
+    InputError.
     """
+
+    everywhere = False
 
     def __init__(self, number: signal.Signals, message: str = ""):
         super().__init__(message or f"stopped by {number.name}")

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import functools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -77,6 +77,40 @@ class Weights:
     origin: str
     licence: str
 
+    def stream(
+        self,
+        frames: Iterable[np.ndarray],
+        *,
+        rate: float = 0.0,
+        reference_seconds: Sequence[float] = (),
+        ahead: int = 0,
+    ) -> Iterator[np.ndarray]:
+        """Masks u8[H,W] of frames u8[H,W,3] in RGB, one for each, in order; memory does not grow.
+
+        Args:
+          frames: of one size; any iterable, for example a camera's.
+          rate: frames a second, for ``reference_seconds``; 0: the references lie ``config.data.offsets`` frames back.
+          reference_seconds: how long before the target the references lie, oldest first; with a rate and without these
+            the papers' 9/15, 6/15 and 3/15 s. The nearest frames are taken.
+          ahead: see ``inference.streaming.stream``; more than 0 is faster where frames need not be answered at once.
+
+        Raises:
+          InputError: these are the weights of an encoder alone, the numbers do not fit, or a frame is no u8[H,W,3] or
+            differs in size.
+        """
+        from cffm_jax.inference import streaming
+
+        config, model = self.config, self.model
+        if not isinstance(model, CFFM):
+            raise InputError(self.origin, "are the weights of an encoder alone", "give those of a whole model")
+        if reference_seconds and (len(reference_seconds) != len(model.sources) or rate <= 0):
+            problem = f"{len(reference_seconds)} given, at {rate:g} frames a second"
+            raise InputError("--reference_seconds", problem, f"give {len(model.sources)}, and a rate above 0")
+        if rate > 0:
+            offsets = streaming.offsets_at(rate, *([reference_seconds] if reference_seconds else []))
+            config = dataclasses.replace(config, data=dataclasses.replace(config.data, offsets=offsets))
+        return streaming.stream(model, self.variables, config, frames, ahead=ahead)
+
 
 def load(path: str | Path, *, raw: bool = False) -> Weights:
     """Loads weights of any kind.
@@ -93,6 +127,7 @@ def load(path: str | Path, *, raw: bool = False) -> Weights:
     Example:
       >>> weights = cffm_jax.load("cffm_b1.pth")  # doctest: +SKIP
       >>> logits = weights.model.apply(weights.variables, clips)  # doctest: +SKIP
+      >>> for mask in weights.stream(frames): ...  # doctest: +SKIP
     """
     with open_stored(path, raw=raw) as held:
         model, variables = held.model, complete(held)

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +21,7 @@ from cffm_jax.config import TrainConfig
 from cffm_jax.errors import Stopped
 from cffm_jax.metrics import Figures
 from cffm_jax.settings import load_config, run_command
-from cffm_jax.training import loop, setup
+from cffm_jax.training import interruption, loop, setup
 from cffm_jax.training.checkpoint import Checkpoints, newest_whole
 from cffm_jax.training.speed import CAUSES
 from cffm_jax.training.state import TrainState, make_mesh, replicated
@@ -321,6 +322,38 @@ def test_a_second_ctrl_c_ends_the_process_at_once():
     finally:
         process.kill()
         process.communicate()
+
+
+def test_what_a_callback_swallows_is_raised_again(monkeypatch):
+    """As of JAX's callback for garbage collections: what a handler raises in there is reported and forgotten."""
+    monkeypatch.setattr(interruption, "_AGAIN", 0.05)
+
+    def swallowing(number):
+        with contextlib.suppress(Stopped):
+            os.kill(os.getpid(), number)
+            time.sleep(10)
+
+    before = signal.getsignal(signal.SIGTERM)
+    began = time.monotonic()
+    with pytest.raises(Stopped, match="SIGTERM"), interruption.Interruption():
+        swallowing(signal.SIGTERM)
+        time.sleep(10)  # Waiting.
+    with pytest.raises(Stopped, match="SIGINT"), interruption.Interruption() as within, within:
+        swallowing(signal.SIGINT)
+        with within.deferred():  # A step.
+            time.sleep(0.2)
+        raise AssertionError
+    with pytest.raises(Stopped, match="SIGTERM"), interruption.Interruption() as within:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(10)
+        except Stopped:
+            with within.deferred(last=True):  # Saving, on the way out.
+                time.sleep(0.2)
+            time.sleep(0.2)
+            raise
+    assert time.monotonic() - began < 8
+    assert signal.getsignal(signal.SIGTERM) == before and signal.getitimer(signal.ITIMER_REAL) == (0, 0)
 
 
 def test_stopped_is_no_error():

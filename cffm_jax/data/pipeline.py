@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import signal
 import sys
 import types
 from collections.abc import Container, Iterable, Iterator, Sequence
@@ -228,6 +229,8 @@ def _start_worker(index: int, count: int) -> None:
     """Prepares a loader process: the loader's threads use its share of the cores, OpenCV shall not add its own."""
     del index, count
     cv2.setNumThreads(0)
+    # A terminal sends Ctrl-C to the loader too; the training ends it when its step is done.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def evaluation_size(height: int, width: int, scale: tuple[int, int]) -> tuple[int, int]:
@@ -239,12 +242,12 @@ def evaluation_size(height: int, width: int, scale: tuple[int, int]) -> tuple[in
 def load_evaluation_frame(
     path: str, scale: tuple[int, int], data: bytes | None = None
 ) -> tuple[np.ndarray, tuple[int, int]]:
-    """Reads a frame and resizes it for evaluation, bilinearly: first to fit the scale, then up to multiples of 32.
+    """Reads a frame and resizes it for evaluation, see `fit_frame`.
 
     Args:
       path: image file.
-      data: its bytes, where they are there already.
       scale: width and height to fit; see `augment.fitted_size`.
+      data: its bytes, where they are there already.
 
     Returns:
       The frame u8[h,w,3] with (h, w) of `evaluation_size`, and its original (height, width).
@@ -253,8 +256,13 @@ def load_evaluation_frame(
       InputError: the file cannot be used.
     """
     frame = layouts.read_frame(path) if data is None else layouts.decode_frame(path, data)
+    return fit_frame(frame, scale), frame.shape[:2]
+
+
+def fit_frame(frame: np.ndarray, scale: tuple[int, int]) -> np.ndarray:
+    """Resizes a frame u8[H,W,3] for evaluation, bilinearly: first to fit the scale, then up to multiples of 32."""
     original = frame.shape[:2]
     for size in (augment.fitted_size(*original, scale), evaluation_size(*original, scale)):
         if frame.shape[:2] != size:
             frame = cv2.resize(frame, size[::-1], interpolation=cv2.INTER_LINEAR)
-    return frame, original
+    return frame

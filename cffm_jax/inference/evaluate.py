@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
 import shutil
@@ -13,6 +14,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from cffm_jax import cluster
 from cffm_jax.config import Config
 from cffm_jax.data import layouts
 from cffm_jax.errors import InputError
@@ -40,6 +42,8 @@ def evaluate(
     Of videos of which only some frames have masks only these are segmented, each with its references; they have no
     video consistency, which needs the labels of all frames.
 
+    Several processes share the videos, and all get the scores of all of them: the same as one process's.
+
     Args:
       segmenter: the compiled model.
       variables: its weights.
@@ -49,6 +53,8 @@ def evaluate(
     """
     num_classes = segmenter.config.model.num_classes
     rows = {row: Scores.empty(num_classes) for row in segmenter.rows}
+    videos = cluster.share(tuple(videos))
+    progress = progress and cluster.first()
     tallies: dict[str, VideoTally] = {}
     total = sum(len(video.targets) for video in videos)
     with tqdm(total=total, unit="frame", desc="evaluate", disable=not progress, leave=False) as bar:
@@ -65,7 +71,8 @@ def evaluate(
             for watch in watchers:
                 watch(chunk)
             bar.update(len(chunk.labels))
-    return rows
+    shares = cluster.gathered(rows)
+    return {row: functools.reduce(Scores.merge, (share[row] for share in shares)) for row in rows}
 
 
 def _segment(segmenter: VideoSegmenter, variables: dict[str, Any], videos: Sequence[layouts.Video]) -> Iterator[Chunk]:

@@ -288,8 +288,9 @@ def _segment(
     if prototypes is not None:
         contexts[rows[0]] = jnp.broadcast_to(prototypes, (len(frames), *prototypes.shape))
     if running is not None:
-        running, contexts[rows[len(contexts)]] = _causal_prototypes(running, features.coarse, index, config.prototypes)
-    logits = row_logits(bound, features.fine, features.coarse, known[reference], has_reference, contexts)
+        running, contexts[rows[len(contexts)]] = causal_prototypes(running, features.coarse, index, config.prototypes)
+    mined = bound.mine_local(features.coarse, known[reference]) if bound.local_blocks else None
+    logits = row_logits(bound, features.fine, features.coarse, mined, has_reference, contexts)
     masks = {row: segmentation_masks(logits[row], frames.shape[1:3], output_size) for row in rows}
     return _State(known[-len(state.memory) :], running), masks
 
@@ -298,7 +299,7 @@ def row_logits(
     bound: CFFM,
     fine: jax.Array,
     coarse: jax.Array,
-    references: jax.Array,
+    mined: jax.Array | None,
     has_reference: jax.Array,
     contexts: dict[str, jax.Array],
 ) -> dict[str, jax.Array]:
@@ -308,14 +309,14 @@ def row_logits(
       bound: the module with its weights.
       fine: [n, H/4, W/4, C], the targets' features.
       coarse: [n, h, w, C], the same at stride 8.
-      references: [n, R, h, w, C].
+      mined: [n, h, w, C], the targets after the local blocks, if there are any.
       has_reference: bool[n]; frames without references get their own logits in place of CFFM's.
       contexts: prototypes f32[n, P, C] of each row that has global contexts.
     """
     logits = {FRAME_ROW: bound.classify_frames(fine)}
     local = logits[FRAME_ROW]
     if bound.local_blocks:
-        mined_logits = bound.classify_clip(coarse, bound.mine_local(coarse, references))
+        mined_logits = bound.classify_clip(coarse, mined)
         # Static contexts are there from the first frame on.
         has_reference = has_reference | bound.static
         local = logits["CFFM"] = jnp.where(has_reference[:, None, None, None], mined_logits, local)
@@ -324,7 +325,7 @@ def row_logits(
     return logits
 
 
-def _causal_prototypes(
+def causal_prototypes(
     running: RunningClusters, features: jax.Array, index: jax.Array, plan: PrototypeConfig
 ) -> tuple[RunningClusters, jax.Array]:
     """Prototypes of the frames so far, each frame's own included: [n, h, w, C] -> f32[n, P, C]."""

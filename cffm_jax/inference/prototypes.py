@@ -6,10 +6,12 @@ C = 256 channels.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
 import json
+import os
 import sqlite3
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,13 +23,14 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
+from cffm_jax import cluster
 from cffm_jax.config import Config, PrototypeConfig
 from cffm_jax.conversion.centres import find_centres
 from cffm_jax.data import clips, layouts, pipeline
 from cffm_jax.errors import InputError
 from cffm_jax.frames import normalise
 from cffm_jax.models.cffm import CFFM
-from cffm_jax.models.prototypes import cluster
+from cffm_jax.models.prototypes import cluster as cluster_tokens
 from cffm_jax.weights import complete, open_stored
 
 FOLDER = "prototypes"
@@ -58,13 +61,17 @@ class PrototypeStore:
 
     A row is found by the video and by a digest of all that its prototypes depend on, so that those of other weights
     or settings are never taken for them.
+
+    Of several processes each writes a file of its own (``val.sqlite``, ``val.1.sqlite``, ...): SQLite and network file
+    systems do not go together otherwise. All are read, those of the others as they are at the start.
     """
 
     def __init__(self, path: Path):
-        self.path = path
+        process = jax.process_index()
+        self.path = path.with_suffix(f".{process}{path.suffix}") if process else path
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = sqlite3.connect(path, timeout=60)
+            self._file = sqlite3.connect(self.path, timeout=60)
             with self._file:
                 self._file.execute(
                     "CREATE TABLE IF NOT EXISTS prototypes"
@@ -72,13 +79,18 @@ class PrototypeStore:
                 )
         except (OSError, sqlite3.Error) as error:
             remedy = "delete it, or name another folder with --prototypes.folder"
-            raise InputError(path, f"cannot be used to keep prototypes ({error})", remedy) from error
+            raise InputError(self.path, f"cannot be used to keep prototypes ({error})", remedy) from error
+        found = [path, *path.parent.glob(f"{path.stem}.*{path.suffix}")]
+        self._others = [_read_only(other) for other in found if other != self.path and other.exists()]
 
     def get(self, video: str, key: str) -> np.ndarray | None:
         """f32[P, C], or None."""
         query = "SELECT count, width, data FROM prototypes WHERE video = ? AND key = ?"
-        row = self._file.execute(query, (video, key)).fetchone()
-        return None if row is None else np.frombuffer(row[2], np.float32).reshape(row[0], row[1])
+        for file in (self._file, *self._others):
+            row = file.execute(query, (video, key)).fetchone()
+            if row is not None:
+                return np.frombuffer(row[2], np.float32).reshape(row[0], row[1])
+        return None
 
     def put(self, video: str, key: str, prototypes: np.ndarray) -> None:
         row = (video, key, *prototypes.shape, np.ascontiguousarray(prototypes, np.float32).tobytes())
@@ -86,7 +98,21 @@ class PrototypeStore:
             self._file.execute("INSERT OR REPLACE INTO prototypes VALUES (?, ?, ?, ?, ?)", row)
 
     def close(self) -> None:
-        self._file.close()
+        for file in (self._file, *self._others):
+            file.close()
+
+
+def _read_only(path: Path) -> sqlite3.Connection:
+    """What another process has kept: a copy, so that its file is not held open."""
+    copy = sqlite3.connect(":memory:")
+    try:
+        with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=60)) as file:
+            file.backup(copy)
+        copy.execute("SELECT video, key, count, width, data FROM prototypes LIMIT 1")
+    except sqlite3.Error as error:
+        remedy = "delete it, or name another folder with --prototypes.folder"
+        raise InputError(path, f"cannot be used to keep prototypes ({error})", remedy) from error
+    return copy
 
 
 class Prototyper:
@@ -103,10 +129,18 @@ class Prototyper:
         """Of the weights and of every setting that changes prototypes."""
         plan = dataclasses.asdict(self.config.prototypes)
         used = {name: plan[name] for name in ("count", "frames", "rule", "start", "iterations", "seed")}
-        data = self.config.data
-        settings = [used, self.config.model.dtype, data.scale, str(Path(data.root).absolute())]
+        settings = [used, self.config.model.dtype, self.config.data.scale]
         text = json.dumps([fingerprint(self._variables), *settings])
         return hashlib.sha256(text.encode()).hexdigest()
+
+    def _key_of(self, video: layouts.Video) -> str:
+        """The digest with the names and sizes of the frames' files: where the dataset lies does not matter."""
+        sizes = [[os.path.basename(path), os.path.getsize(path)] for path in self._frames(video)]
+        return hashlib.sha256(json.dumps([self._key, len(video.frames), sizes]).encode()).hexdigest()
+
+    def _frames(self, video: layouts.Video) -> list[str]:
+        plan = self.config.prototypes
+        return [video.frames[i] for i in clips.prototype_indices(len(video.frames), plan.frames, plan.rule)]
 
     def of(self, video: layouts.Video) -> np.ndarray:
         """Prototypes f32[P, C] of a video.
@@ -115,19 +149,23 @@ class Prototyper:
           InputError: a frame cannot be read, the video has fewer tokens than prototypes, or its features are not
             finite.
         """
-        found = self._store.get(video.name, self._key) if self._store else None
+        if not self._store:
+            return self._compute(video)
+        try:
+            key = self._key_of(video)
+        except OSError as error:
+            raise InputError(error.filename, f"cannot be read ({error.strerror})", "copy it again") from error
+        found = self._store.get(video.name, key)
         if found is None:
             found = self._compute(video)
-            if self._store:
-                self._store.put(video.name, self._key, found)
+            self._store.put(video.name, key, found)
         return found
 
     def _compute(self, video: layouts.Video) -> np.ndarray:
         plan = self.config.prototypes
-        indices = clips.prototype_indices(len(video.frames), plan.frames, plan.rule)
         read = functools.partial(pipeline.load_evaluation_frame, scale=self.config.data.scale)
         with ThreadPoolExecutor(max(1, self.config.data.threads)) as pool:
-            frames = [frame for frame, _ in pool.map(read, [video.frames[i] for i in indices])]
+            frames = [frame for frame, _ in pool.map(read, self._frames(video))]
         if any(frame.shape != frames[0].shape for frame in frames):
             raise InputError(video.frames[0], "its video has frames of several sizes", "give a video one size")
         h, w = frames[0].shape[:2]
@@ -157,7 +195,7 @@ def _cluster(
     features = jax.lax.map(encode, frames, batch_size=min(len(frames), 5))
     _, h, w, c = features.shape
     tokens = features.reshape(-1, c).astype(jnp.float32)
-    clusters = cluster(
+    clusters = cluster_tokens(
         jax.random.key(plan.seed), tokens, plan.count, plan.iterations,
         valid=jnp.repeat(valid, h * w), start=plan.start,
     )  # fmt: skip
@@ -167,10 +205,18 @@ def _cluster(
 def all_prototypes(source: Prototyper | ImportedPrototypes, videos: Sequence[layouts.Video], what: str) -> np.ndarray:
     """Prototypes f32[V, P, C] of all videos, with a progress bar; what was stored already is not computed again.
 
+    Several processes share the videos.
+
     Raises:
       InputError: those of a video cannot be had, or videos differ in their number of prototypes.
     """
-    found = [source.of(video) for video in tqdm(videos, desc=f"prototypes, {what}", unit="video", leave=False)]
+    with cluster.together():
+        mine = tqdm(
+            cluster.share(tuple(videos)), f"prototypes, {what}", unit="video", leave=False, disable=not cluster.first()
+        )
+        own = {video.name: source.of(video) for video in mine}
+    known = {name: prototypes for share in cluster.gathered(own) for name, prototypes in share.items()}
+    found = [known[video.name] for video in videos]
     for video, prototypes in zip(videos, found, strict=True):
         if len(prototypes) != len(found[0]):
             problem = f"video {video.name} has {len(prototypes)} prototypes, {videos[0].name} {len(found[0])}"

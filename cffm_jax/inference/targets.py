@@ -144,5 +144,6 @@ def _segment(
     fine = features.fine.reshape(n, t, *features.fine.shape[1:])[:, -1]
     coarse = features.coarse.reshape(n, t, *features.coarse.shape[1:])
     contexts = {} if prototypes is None else {rows[0]: prototypes}
-    logits = row_logits(bound, fine, coarse[:, -1], coarse[:, :-1], has_reference, contexts)
+    mined = bound.mine_local(coarse[:, -1], coarse[:, :-1]) if bound.local_blocks else None
+    logits = row_logits(bound, fine, coarse[:, -1], mined, has_reference, contexts)
     return {row: segmentation_masks(logits[row], (h, w), output_size) for row in rows}

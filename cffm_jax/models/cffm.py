@@ -195,9 +195,28 @@ class CFFM(nn.Module):
     def mine_local(self, target: jax.Array, references: jax.Array) -> jax.Array:
         """Mining, block by block (CFFM Eq. 4-5): [N, h, w, C], [N, T-1, h, w, C] -> the mined target [N, h, w, C]."""
         if self.static:
-            references = jnp.broadcast_to(target[:, None], (len(target), len(self.sources), *target.shape[1:]))
+            return self.mine_cells(target, self.reference_cells(target))
         for block in self.local:
             target = block(target, block.reference_cells(references))
+        return target
+
+    def reference_cells(self, coarse: jax.Array) -> tuple[cfm.ReferenceCells, ...]:
+        """What later targets read of frames, for each block and each reference that a frame may become.
+
+        Args:
+          coarse: [N, h, w, C].
+
+        Returns:
+          For each block the keys and values of each role's pooled grid, see ``cfm.ReferenceCells``.
+        """
+        n, *shape = coarse.shape
+        in_each_role = jnp.broadcast_to(coarse[:, None], (n, len(self.sources), *shape))
+        return tuple(block.reference_cells(in_each_role) for block in self.local)
+
+    def mine_cells(self, target: jax.Array, cells: tuple[cfm.ReferenceCells, ...]) -> jax.Array:
+        """``mine_local`` with the references' cells at hand: [N, h, w, C], a block's of each -> [N, h, w, C]."""
+        for block, own in zip(self.local, cells, strict=True):
+            target = block(target, own)
         return target
 
     def mine_global(self, target: jax.Array, prototypes: jax.Array) -> jax.Array:

@@ -21,6 +21,7 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
+from cffm_jax import cluster
 from cffm_jax.config import Config
 from cffm_jax.data import manifest
 from cffm_jax.errors import InputError
@@ -49,7 +50,8 @@ class Checkpoints:
     Args:
       workdir: the run's folder.
       keep: how many of the latest are kept; the best by mIoU is kept beside them. Default: all.
-      create: to write; removes what a killed run left behind.
+      create: to write; removes what a killed run left behind. All processes of a run save together, and the first one
+        seals, notes evaluations and deletes; what only reads does so in each process by itself.
     """
 
     def __init__(self, workdir: str | Path, keep: int | None = None, create: bool = False):
@@ -57,14 +59,26 @@ class Checkpoints:
         self._keep = keep
         # A folder that cannot be made shows at once.
         options = ocp.AsyncOptions(create_directories_asynchronously=False)
+        own = jax.process_index()
+        alone = ocp.options.MultiprocessingOptions(own, {own}, f"alone{own}")
+        by_item = ocp.CompositeOptions(multiprocessing_options=alone)
+        self._reader = ocp.Checkpointer(
+            ocp.CompositeCheckpointHandler(composite_options=by_item), multiprocessing_options=alone
+        )
         self._checkpointer = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler(), async_options=options)
         self._sealer = ThreadPoolExecutor(1, "seal")
         self._pending: tuple[int, Future] | None = None
+        self._writes = cluster.first()  # One process makes, renames and removes what is on the disk.
         if create:
-            self.directory.mkdir(parents=True, exist_ok=True)
-            for path in self.directory.iterdir():
-                if _LEFT_OVER.fullmatch(path.name):
-                    shutil.rmtree(path)
+            with cluster.together():
+                if self._writes:
+                    self._clear()
+
+    def _clear(self) -> None:
+        self.directory.mkdir(parents=True, exist_ok=True)
+        for path in self.directory.iterdir():
+            if _LEFT_OVER.fullmatch(path.name):
+                shutil.rmtree(path)
 
     def __enter__(self) -> Checkpoints:
         return self
@@ -78,6 +92,7 @@ class Checkpoints:
         finally:
             self._sealer.shutdown()
             self._checkpointer.close()
+            self._reader.close()
 
     # --- which there are
 
@@ -108,7 +123,8 @@ class Checkpoints:
 
     def record(self, step: int, miou: float) -> None:
         """Notes an evaluation."""
-        self._write_evaluations({**self.evaluations(), step: None if math.isnan(miou) else miou})
+        if self._writes:
+            self._write_evaluations({**self.evaluations(), step: None if math.isnan(miou) else miou})
 
     def _write_evaluations(self, evaluations: dict[int, float | None]) -> None:
         path = self.directory / _EVALUATIONS
@@ -140,6 +156,8 @@ class Checkpoints:
 
     def set_aside(self, step: int) -> None:
         """Renames all checkpoints after a step, which are those that were found to be damaged."""
+        if not self._writes:
+            return
         for later in self.steps():
             if later > step:
                 aside = self.directory / f"{later}{_DAMAGED}"
@@ -189,7 +207,7 @@ class Checkpoints:
     def _seal(self, step: int) -> None:
         """When Orbax is done: checksums, and only then the name of a whole step; then old ones go."""
         self._checkpointer.wait_until_finished()
-        if jax.process_index():
+        if not self._writes:
             return
         folder = self.directory / f"{step}{_UNSEALED}"
         manifest.write_manifest(str(folder), manifest.measure(str(folder), {}, _THREADS, progress=False))
@@ -245,7 +263,7 @@ class Checkpoints:
         """InputError for a checkpoint that is damaged or has other contents."""
         folder = self.directory / str(step)
         try:
-            return self._checkpointer.restore(folder, args=ocp.args.Composite(**items))
+            return self._reader.restore(folder, args=ocp.args.Composite(**items))
         except (OSError, ValueError, KeyError, TypeError) as error:
             remedy = "delete this folder to use the checkpoint before it, or name another run"
             raise InputError(folder, f"cannot be restored ({_reason(error)})", remedy) from error
@@ -257,7 +275,7 @@ def _reason(error: Exception) -> str:
 
 def _abstract(tree: Any) -> Any:
     """Shapes, types and shardings; without a sharding, the first device: that of the run may not be there."""
-    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
 
     def describe(leaf: Any) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=getattr(leaf, "sharding", None) or here)

@@ -10,50 +10,90 @@ from types import FrameType
 
 from cffm_jax.errors import Stopped
 
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_AGAIN = 2.0
+"""Seconds after which ``Stopped`` is raised again: what is raised inside a callback (JAX has one for each garbage
+collection) goes no further than that."""
 
 
 class Interruption:
-    """While it is entered, a signal raises ``Stopped``: at once, or at the end of ``deferred``.
+    """While it is entered, which may be more than once, a signal raises ``Stopped``: at once, or at the end of
+    ``deferred``.
 
-    Only the first one does; a second Ctrl-C ends the process there and then, which no checkpoint minds. Python allows
-    handlers in the main thread alone: in others this does nothing.
+    In a run of several processes it waits in ``agreeing`` until all have agreed on the step to stop after. A second
+    Ctrl-C ends the process there and then, which no checkpoint minds. Python allows handlers in the main thread alone:
+    in others this does nothing.
     """
 
     def __init__(self) -> None:
-        self._deferring = False
+        self._depth = 0
+        self._deferring = self._settled = self._agreeing = False
         self._caught: signal.Signals | None = None
         self._before: dict[signal.Signals, object] = {}
 
     def __enter__(self) -> Interruption:
-        if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._notice) for number in _SIGNALS}
+        self._depth += 1
+        if self._depth == 1 and threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGALRM, signal.SIGTERM, signal.SIGINT):
+                self._before[number] = signal.signal(number, self._notice)
         return self
 
     def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        self._depth -= 1
+        if self._depth == 0:
+            self._settle()
+            for number, handler in self._before.items():
+                signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
     def _notice(self, number: int, frame: FrameType | None) -> None:
         del frame
         if self._caught is None:
             self._caught = signal.Signals(number)
-            if not self._deferring:
-                raise Stopped(self._caught)
         elif number == signal.SIGINT:
             signal.signal(signal.SIGINT, signal.SIG_DFL)
             signal.raise_signal(signal.SIGINT)
+        if not self._deferring and not self._settled and not self._agreeing:
+            signal.setitimer(signal.ITIMER_REAL, _AGAIN)
+            raise Stopped(self._caught)
+
+    def _settle(self) -> None:
+        self._settled = True
+        if self._before:
+            signal.setitimer(signal.ITIMER_REAL, 0)
 
     @contextlib.contextmanager
-    def deferred(self) -> Iterator[None]:
+    def deferred(self, last: bool = False) -> Iterator[None]:
         """Around what must not be torn apart: a signal that comes in here is raised at the end.
 
-        One that was raised already is not raised again: what is saved on the way out can be deferred too.
+        After ``last``, around what is to be done on the way out, nothing is raised any more.
         """
-        before, self._deferring = self._caught, True
+        self._deferring = True
+        if last:
+            self._settle()
         try:
             yield
         finally:
             self._deferring = False
-        if before is None and self._caught is not None:
+        if self._caught is not None and not self._settled and not self._agreeing:
             raise Stopped(self._caught)
+
+    @contextlib.contextmanager
+    def agreeing(self, several: bool) -> Iterator[None]:
+        """Around a step that ``several`` processes take: a signal that comes in here waits for ``stop``."""
+        self._agreeing = several
+        try:
+            yield
+        finally:
+            self._agreeing = False
+
+    @property
+    def wish(self) -> int:
+        """Number of the signal that came; 0: none."""
+        return int(self._caught or 0)
+
+    def stop(self, number: int) -> None:
+        """Raises ``Stopped``, everywhere, where the processes agreed on a signal."""
+        if number:
+            self._caught = signal.Signals(number)
+            stopped = Stopped(self._caught)
+            stopped.everywhere = True
+            raise stopped

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,6 +22,8 @@ class RunLog:
 
     What a killed run logged after step ``start``, from which this one goes on, is dropped: it comes again.
 
+    Of several processes one writes (``writes``), the others say nothing.
+
     Args:
       began: ``time.perf_counter()`` when this process began with the run; default: now.
       work: what a step computes; without it neither TFLOP/s nor MFU are told.
@@ -36,14 +39,16 @@ class RunLog:
         start: int,
         batch_size: int,
         progress: bool = True,
+        writes: bool = True,
         began: float | None = None,
         work: Work | None = None,
     ):
-        before = _drop_after(start, workdir / "log.jsonl")
+        self._writes, progress = writes, progress and writes
+        before = _drop_after(start, workdir / "log.jsonl") if writes else {}
         self.clock = Clock(time.perf_counter() if began is None else began, before)
         self._work = work or Work()
-        self._file = (workdir / "log.jsonl").open("a", buffering=1)
-        self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=start + 1)
+        self._file = (workdir / "log.jsonl").open("a", buffering=1) if writes else None
+        self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=start + 1) if writes else None
         self._bar = tqdm(total=steps, initial=start, unit="step", desc="train", disable=not progress)
         self._batch_size = batch_size
         self._waited = 0.0
@@ -56,8 +61,9 @@ class RunLog:
 
     def __exit__(self, *_: object) -> None:
         self._bar.close()
-        self._board.close()
-        self._file.close()
+        if self._writes:
+            self._board.close()
+            self._file.close()
 
     def step(self, waited: float) -> None:
         """Counts a step that waited so many seconds for its data."""
@@ -99,9 +105,9 @@ class RunLog:
     ) -> None:
         """A line of figures, the table on the terminal, and pictures u8[H,W,3] by name."""
         self._write(step, "eval", values)
-        for name, picture in (pictures or {}).items():
+        for name, picture in (pictures or {}).items() if self._writes else ():
             self._board.add_image(f"eval/{name}", picture, step, dataformats="HWC")
-        self._bar.write(f"step {step}:\n{table}")
+        self.say(f"step {step}:\n{table}")
 
     def finish(self, step: int, compilations: int) -> None:
         """The last line about the time, with how often the training step was compiled, and the same in words."""
@@ -113,9 +119,13 @@ class RunLog:
         self._write(step, "time", {**seconds, "goodput": goodput(seconds)})
 
     def say(self, text: str) -> None:
-        self._bar.write(text)
+        if self._writes:
+            self._bar.write(text)
+            sys.stdout.flush()  # Into a file too, before a kill.
 
     def _write(self, step: int, group: str, values: dict[str, float]) -> None:
+        if not self._writes:
+            return
         # JSON knows neither nan nor inf.
         finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
         self._file.write(json.dumps({"step": step, "group": group, **finite}) + "\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import math
 import time
@@ -10,7 +11,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import jax
+import numpy as np
 
+from cffm_jax import cluster
 from cffm_jax.config import Config
 from cffm_jax.errors import InputError, Stopped
 from cffm_jax.inference.evaluate import evaluate
@@ -23,12 +26,14 @@ from cffm_jax.training.interruption import Interruption
 from cffm_jax.training.log import RunLog
 from cffm_jax.training.setup import Run, prepare
 from cffm_jax.training.speed import Compilations, Profile
+from cffm_jax.training.state import on_one_device
 
 
-def train(config: Config, *, profile: bool = False) -> dict[str, Scores]:
+def train(config: Config, interruption: Interruption | None = None, *, profile: bool = False) -> dict[str, Scores]:
     """Trains as the config says, or goes on where the run in ``workdir`` stopped. Returns the last evaluation.
 
-    ``profile``: a trace of a few steps goes to ``<workdir>/profile``.
+    Signals are handled from here on, or by ``interruption`` from before. ``profile``: a trace of a few steps goes to
+    ``<workdir>/profile``.
 
     Raises:
       InputError: the config, the data, the initial weights or the checkpoints cannot be used, or loss or gradients were
@@ -37,32 +42,41 @@ def train(config: Config, *, profile: bool = False) -> dict[str, Scores]:
     """
     plan, workdir = config.train, Path(config.workdir)
     began = time.perf_counter()
-    with Interruption() as interruption, Compilations() as compilations, prepare(config) as run:
-        if run.start < plan.steps:
-            require_space(workdir, run.state)
-        make_workdir(workdir)
+    with (
+        interruption or Interruption() as interruption,
+        Compilations() as compilations,
+        prepare(config) as run,
+    ):
+        with cluster.together():
+            if run.start < plan.steps:
+                require_space(workdir, run.state)
+            make_workdir(workdir)
+        log_of = functools.partial(RunLog, writes=cluster.first(), began=began, work=run.work)
         with (
             Checkpoints(workdir, plan.keep, create=True) as checkpoints,
-            RunLog(workdir, plan.steps, run.start, plan.batch_size, began=began, work=run.work) as log,
+            log_of(workdir, plan.steps, run.start, plan.batch_size) as log,
         ):
             for line in (*run.notes, run.summary):
                 log.say(line)
             checkpoints.set_aside(run.start)
-            (workdir / "config.json").write_text(json.dumps(dataclasses.asdict(config), indent=2) + "\n")
-            if run.start < plan.steps:
+            if cluster.first():
+                (workdir / "config.json").write_text(json.dumps(dataclasses.asdict(config), indent=2) + "\n")
+            if cluster.first() and run.start < plan.steps:
                 record.write(workdir, config, run.start, run.devices or jax.devices()[:1])
-            traced = Profile(workdir / "profile" if profile else None, run.start, log.say)
+            traced = Profile(workdir / "profile" if profile and cluster.first() else None, run.start, log.say)
             training = _Training(config, run, checkpoints, log, interruption, compilations, traced)
             try:
                 return training.to_the_end()
             except Stopped as stopped:
-                with interruption.deferred():
-                    training.save()
+                with interruption.deferred(last=True):
+                    if stopped.everywhere or jax.process_count() == 1:
+                        training.save()
                     checkpoints.wait()
                     training.say_times()
                 done = f"after step {training.step}{', which is saved' if training.step else ''}"
                 message = f"{workdir}: {stopped} {done}; the same command goes on from there"
-                raise Stopped(stopped.number, message) from None
+                stopped.args = (message,)
+                raise
 
 
 class _Training:
@@ -87,6 +101,7 @@ class _Training:
         self._log, self._interruption = log, interruption
         self._compilations, self._profile, self._compiled = compilations, profile, 0
         self._unlogged: tuple[int, Mapping[str, jax.Array], bool] | None = None
+        self._votes = None
         self.step = self._saved = run.start
         self.state = checkpoints.restore(run.start, run.state) if run.start else run.state
 
@@ -95,16 +110,18 @@ class _Training:
         self._log.clock.add("start", time.perf_counter() - self._log.clock.began)
         if self._run.start >= plan.steps:
             self._log.say(f"{workdir} has done its {plan.steps} steps already")
-        elif self._evaluates(self.step) and self.step not in self._checkpoints.evaluations():
+        elif self._evaluates(self.step) and self.step not in cluster.from_first(self._checkpoints.evaluations):
             self.evaluate()  # It was stopped before.
         while self.step < plan.steps:
-            began = time.perf_counter()
-            batch = next(self._run.clips)
-            # While the device computes nothing waits for data but the host.
-            idle = self.state.step.is_ready()
-            self._log.step(time.perf_counter() - began if idle else 0.0)
-            with self._interruption.deferred():
-                self.advance(batch)
+            with self._interruption.agreeing(jax.process_count() > 1):
+                began = time.perf_counter()
+                batch = next(self._run.clips)
+                # While the device computes nothing waits for data but the host.
+                idle = self.state.step.is_ready()
+                self._log.step(time.perf_counter() - began if idle else 0.0)
+                with self._interruption.deferred():
+                    self.advance(batch)
+                self._agree()
             if self._evaluates(self.step):
                 self.evaluate()
                 self._log.restart_clock()
@@ -120,6 +137,14 @@ class _Training:
         """Where the time went; once, at the end."""
         self._profile.close(self.step)
         self._log.finish(self.step, self._compiled)
+
+    def _agree(self) -> None:
+        """Stops all processes after the same step, where one of them got a signal; one process stops by itself."""
+        if jax.process_count() == 1:
+            return
+        self._votes = self._votes or cluster.Votes(self.state.step.sharding.mesh)
+        now = self._evaluates(self.step) or self.step == self._config.train.steps  # No step follows at once.
+        self._interruption.stop(self._votes.result(self.step, self._interruption.wish, now))
 
     def _evaluates(self, step: int) -> bool:
         """Whether an evaluation follows a step, other than the last."""
@@ -194,21 +219,26 @@ class _Training:
             return
         first, self.step = step - bad + 1, step - bad
         then = {"step": self.step, "skipped": skipped - bad, "bad_in_a_row": 0}
-        self.state = self.state.replace(**{name: jax.numpy.int32(value) for name, value in then.items()})
+        place = self.state.step.sharding
+        self.state = self.state.replace(
+            **{name: jax.device_put(np.int32(value), place) for name, value in then.items()}
+        )
         self.save()
         self._checkpoints.wait()
         problem = f"loss or gradients were not finite in {bad} iterations in a row, from {first} on"
         kept = f"step {self._saved} is kept; " if self._saved else ""
         remedy = f"{kept}train with a smaller --optim.rate or with --optim.clip_norm, in another --workdir"
-        raise InputError(self._config.workdir, problem, remedy)
+        with cluster.together():
+            raise InputError(self._config.workdir, problem, remedy)
 
     def evaluate(self) -> dict[str, Scores]:
         """Figures and pictures of the average of the weights where there is one, else of the weights."""
         run, watchers = self._run, []
-        if run.colours is not None:
-            watchers.append(FrameStrips(run.held_out, run.colours, first=max(self._config.data.offsets)))
+        if run.colours is not None:  # The first process draws, of its share of the videos.
+            own = cluster.share(run.held_out) if cluster.first() else ()
+            watchers.append(FrameStrips(own, run.colours, first=max(self._config.data.offsets)))
         with self._log.clock.spent("evaluation"):
-            scores = evaluate(run.segmenter, self.state.averaged, run.held_out, watchers=watchers)
+            scores = evaluate(run.segmenter, on_one_device(self.state.averaged), run.held_out, watchers=watchers)
         with self._interruption.deferred():
             table = main_table(scores) + ("\n(EMA weights)" if self.state.ema else "")
             pictures = {name: picture for watcher in watchers for name, picture in watcher.pictures.items()}

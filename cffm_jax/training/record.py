@@ -17,7 +17,6 @@ from typing import Any
 
 import jax
 
-import cffm_jax
 from cffm_jax.config import Config
 
 NAME = "run.jsonl"
@@ -45,7 +44,7 @@ def describe(config: Config, start: int, devices: Sequence[jax.Device]) -> dict[
         "seeds": {"train.seed": config.train.seed, "prototypes.seed": config.prototypes.seed},
         "deterministic": DETERMINISTIC in os.environ.get("XLA_FLAGS", "").split(),
         "versions": versions(),
-        "git": git_state(Path(cffm_jax.__file__).parents[1]),
+        "git": git_state(Path(__file__).parents[2]),
         "host": {"name": platform.node(), "system": platform.platform(), "machine": platform.machine()},
         "devices": {
             "platform": devices[0].platform,

@@ -13,6 +13,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
+from cffm_jax import cluster
 from cffm_jax.config import Config
 from cffm_jax.conversion.recognise import ENCODER
 from cffm_jax.conversion.state_dicts import variable_shapes
@@ -38,6 +39,7 @@ from cffm_jax.training.state import (
     init_variables,
     make_mesh,
     replicated,
+    require_shares,
 )
 from cffm_jax.training.step import Step, make_train_step
 from cffm_jax.weights import GLOBAL_PARTS, open_stored, start_from
@@ -88,22 +90,27 @@ def prepare(config: Config) -> Iterator[Run]:
       InputError: the config, the data, the initial weights or the checkpoints cannot be used.
     """
     plan = config.train
-    model = build_model(config)
-    mesh = make_mesh(plan.devices)
-    check(config, mesh)
-    videos = layouts.read_videos(config.data, config.data.train_split)
-    held_out = evaluation_videos(config)
+    with cluster.together():
+        model = build_model(config)
+        mesh = make_mesh(plan.devices, plan.fsdp)
+        check(config, mesh)
+        videos = layouts.read_videos(config.data, config.data.train_split)
+        held_out = evaluation_videos(config)
+        colours = read_classes(config.data.root, config.model.num_classes, config.data.layout)[1]
     optimizer = make_optimizer(config.optim, plan.steps)
     key = jax.random.key(plan.seed)
-    start, notes = resume_step(config)
-    variables, origin = initial_variables(model, config, jax.random.fold_in(key, 0), start)
-    data, prototypes, held_out_prototypes = config.data, None, None
-    if model.global_blocks:
-        data = dataclasses.replace(data, offsets=())  # The global blocks read no references: neither does the loader.
-        held_out_prototypes = prototype_source(config, model, variables, config.data.eval_split)
-        if start < plan.steps:
-            source = prototype_source(config, model, variables, config.data.train_split)
-            prototypes = all_prototypes(source, videos, config.data.train_split)
+    start, notes = cluster.from_first(lambda: resume_step(config))
+    data, source, prototypes, held_out_prototypes = config.data, None, None, None
+    with cluster.together():
+        variables, origin = initial_variables(model, config, jax.random.fold_in(key, 0), start)
+        if model.global_blocks:
+            # The global blocks read no references: neither does the loader.
+            data = dataclasses.replace(data, offsets=())
+            held_out_prototypes = prototype_source(config, model, variables, config.data.eval_split)
+            if start < plan.steps:
+                source = prototype_source(config, model, variables, config.data.train_split)
+    if source:
+        prototypes = all_prototypes(source, videos, config.data.train_split)
     with training_batches(
         videos,
         data,
@@ -114,7 +121,8 @@ def prepare(config: Config) -> Iterator[Run]:
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     ) as batches:
-        clips = on_device(batches, mesh, prototypes) if start < plan.steps else iter(())
+        with cluster.together():
+            clips = on_device(batches, mesh, prototypes) if start < plan.steps else iter(())
         yield Run(
             start=start,
             notes=notes,
@@ -126,16 +134,18 @@ def prepare(config: Config) -> Iterator[Run]:
                 frame_loss_weight=plan.frame_loss_weight,
                 bad_steps=plan.bad_steps,
                 ema=config.optim.ema,
+                accumulate=plan.accumulate,
             ),
             rate=learning_rate(config.optim, plan.steps),
-            key=jax.device_put(jax.random.fold_in(key, 1), replicated(mesh)),
+            # Made where it is used: the loop moves nothing.
+            key=jax.jit(lambda: jax.random.fold_in(jax.random.key(plan.seed), 1), out_shardings=replicated(mesh))(),
             clips=clips,
             segmenter=VideoSegmenter(model, config, held_out_prototypes),
             held_out=held_out,
-            summary=f"{config.model.name}: {len(videos)} training videos, {mesh.size} device(s), weights: {origin}",
+            summary=f"{config.model.name}: {len(videos)} training videos, {_machines(mesh)}, weights: {origin}",
             devices=tuple(mesh.devices.flat),
             work=work_of_a_step(config, model, mesh),
-            colours=read_classes(config.data.root, config.model.num_classes, config.data.layout)[1],
+            colours=colours,
         )
 
 
@@ -146,6 +156,11 @@ def work_of_a_step(config: Config, model: CFFM, mesh: Mesh) -> Work:
     peak = peak or peak_flops(kind, config.model.dtype, jax.config.jax_default_matmul_precision)
     flops = training_flops(model, *config.data.crop, prototypes=config.prototypes.count)
     return Work(plan.batch_size * flops, peak * mesh.size)
+
+
+def _machines(mesh: Mesh) -> str:
+    processes = f" of {jax.process_count()} processes" if jax.process_count() > 1 else ""
+    return f"{mesh.size} device(s){processes}"
 
 
 def resume_step(config: Config) -> tuple[int, tuple[str, ...]]:
@@ -164,9 +179,7 @@ def resume_step(config: Config) -> tuple[int, tuple[str, ...]]:
 def check(config: Config, mesh: Mesh) -> None:
     """InputError for settings that do not fit together, the machine, or the dataset's folder."""
     plan = config.train
-    if plan.batch_size % mesh.size:
-        problem = f"{plan.batch_size} clips do not divide over {mesh.size} devices"
-        raise InputError("--train.batch_size", problem, "change one of the two, or --train.devices")
+    require_shares(plan.batch_size, mesh, plan.accumulate)
     for name in ("steps", "log_every", "checkpoint_every", "keep", "bad_steps"):
         if getattr(plan, name) < 1:
             raise InputError(f"--train.{name}", f"is {getattr(plan, name)}", "give at least 1")

@@ -8,7 +8,9 @@ from typing import Any
 import flax
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from cffm_jax.config import IGNORED_LABEL, Config
@@ -17,7 +19,9 @@ from cffm_jax.models.cffa import reference_sources
 from cffm_jax.models.cffm import CFFM, GLOBAL_PREFIX, INPUT_MULTIPLE, create_model
 from cffm_jax.models.cfm import HEADS
 
-DATA_AXIS = "data"
+DATA_AXIS, FSDP_AXIS = "data", "fsdp"
+SMALLEST_SPLIT = 4096
+"""Smaller arrays stay whole on every device: to collect their parts would take longer than it is worth."""
 
 
 @flax.struct.dataclass
@@ -84,14 +88,45 @@ def build_model(config: Config) -> CFFM:
         raise InputError("--model.name", str(error), "name one of these") from error
 
 
-def make_mesh(devices: int) -> Mesh:
-    """A mesh over the first ``devices`` devices (0: all) with the batch's axis "data"."""
+def make_mesh(devices: int, fsdp: int = 1) -> Mesh:
+    """A mesh over the first ``devices`` devices (0: all) with the batch's axis "data".
+
+    With ``fsdp`` there is a second axis of that length, "fsdp": the batch is split over both, the state over this one.
+
+    Raises:
+      InputError: there are fewer devices, some process would have none, or ``fsdp`` does not divide them.
+    """
     available = jax.devices()
     if devices > len(available):
         raise InputError(
             "--train.devices", f"{devices} asked for, {len(available)} here", "ask for fewer, or 0 for all"
         )
-    return Mesh(available[: devices or len(available)], (DATA_AXIS,))
+    if devices and devices < len(available) and jax.process_count() > 1:
+        problem = f"{devices} asked for, but the {jax.process_count()} processes have {len(available)}"
+        raise InputError("--train.devices", problem, "several processes use all of theirs: give 0")
+    used = np.array(available[: devices or len(available)])
+    if fsdp < 1 or len(used) % fsdp:
+        raise InputError("--train.fsdp", f"{fsdp} does not divide {len(used)} devices", _one_of(len(used)))
+    if fsdp == 1:
+        return Mesh(used, (DATA_AXIS,))
+    return Mesh(used.reshape(-1, fsdp), (DATA_AXIS, FSDP_AXIS))
+
+
+def require_shares(batch_size: int, mesh: Mesh, accumulate: int) -> None:
+    """InputError if a batch cannot be split evenly over the devices and into the parts that are accumulated."""
+    if accumulate < 1:
+        raise InputError("--train.accumulate", f"is {accumulate}", "give at least 1")
+    if batch_size < 1 or batch_size % (mesh.size * accumulate):
+        parts = f", in {accumulate} parts each" if accumulate > 1 else ""
+        problem = f"{batch_size} clips do not divide over {mesh.size} devices{parts}"
+        remedy = f"--train.devices: {_one_of(batch_size // np.gcd(batch_size, accumulate))}" if batch_size > 0 else ""
+        remedy = f"{remedy or 'give'}, or --train.batch_size: a multiple of {mesh.size * accumulate}"
+        raise InputError("--train.batch_size", problem, f"{remedy} (the papers train with 8)")
+
+
+def _one_of(number: int) -> str:
+    """Its divisors, in words."""
+    return f"one of {' '.join(str(d) for d in range(1, number + 1) if number % d == 0)}"
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -99,7 +134,29 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def batch_sharded(mesh: Mesh) -> NamedSharding:
-    return NamedSharding(mesh, PartitionSpec(DATA_AXIS))
+    return NamedSharding(mesh, PartitionSpec(mesh.axis_names if len(mesh.axis_names) > 1 else DATA_AXIS))
+
+
+def state_sharded(mesh: Mesh, tree: Any) -> Any:
+    """A sharding for each leaf: with an axis "fsdp" large arrays are split along their longest side that it divides."""
+    parts = mesh.shape.get(FSDP_AXIS, 1)
+
+    def sharding(leaf: jax.Array) -> NamedSharding:
+        sides = [i for i, side in enumerate(leaf.shape) if side % parts == 0]
+        if parts == 1 or leaf.size < SMALLEST_SPLIT or not sides:
+            return replicated(mesh)
+        longest = max(sides, key=lambda i: leaf.shape[i])
+        return NamedSharding(mesh, PartitionSpec(*[None] * longest, FSDP_AXIS))
+
+    return jax.tree.map(sharding, tree)
+
+
+def on_one_device(variables: Any) -> Any:
+    """The arrays of a mesh, whole on the first device of this process; all processes have to call it."""
+    split = [leaf for leaf in jax.tree.leaves(variables) if not leaf.is_fully_replicated]
+    if split:
+        variables = jax.jit(lambda tree: tree, out_shardings=replicated(split[0].sharding.mesh))(variables)
+    return jax.tree.map(lambda leaf: leaf.addressable_data(0), variables)
 
 
 def init_variables(model: CFFM, key: jax.Array) -> dict[str, Any]:
@@ -121,8 +178,8 @@ def trained_parts(model: CFFM, params: dict[str, Any]) -> dict[str, Any]:
 def init_state(
     model: CFFM, variables: dict[str, Any], optimizer: optax.GradientTransformation, mesh: Mesh, *, ema: bool = False
 ) -> TrainState:
-    """State before the first step, replicated over the mesh; what is not trained needs no optimiser state, nor an
-    average, which starts (with ``ema``) as the initial parameters."""
+    """State before the first step, placed as in training; what is not trained needs no optimiser state, nor an average,
+    which starts (with ``ema``) as the initial parameters."""
 
     def start(variables: dict[str, Any]) -> TrainState:
         params = variables["params"]
@@ -133,6 +190,15 @@ def init_state(
         zero = jnp.zeros((), jnp.int32)
         return TrainState(zero, params, variables["batch_stats"], opt_state, zero, zero, average)
 
-    # Restored weights lie on one device, and a jitted function does not move what it is given.
-    variables = jax.device_put(variables, replicated(mesh))
-    return jax.jit(start, out_shardings=replicated(mesh))(variables)
+    if jax.process_count() > 1:
+        # Those of the first process: another kind of processor may have drawn others in the last bit.
+        variables = multihost_utils.broadcast_one_to_all(jax.device_get(variables))
+        whole = replicated(mesh)
+        variables = jax.tree.map(lambda x: jax.make_array_from_process_local_data(whole, x, x.shape), variables)
+    else:
+        # Restored weights lie on one device, and a jitted function does not move what it is given.
+        variables = jax.device_put(variables, replicated(mesh))
+    shardings = (
+        replicated(mesh) if FSDP_AXIS not in mesh.shape else state_sharded(mesh, jax.eval_shape(start, variables))
+    )
+    return jax.jit(start, out_shardings=shardings)(variables)

@@ -9,12 +9,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from cffm_jax.frames import normalise
 from cffm_jax.losses import clip_loss, cross_entropy
 from cffm_jax.models.cffm import CFFM
-from cffm_jax.training.state import TrainState, batch_sharded, replicated, trained_parts
+from cffm_jax.training.state import FSDP_AXIS, TrainState, batch_sharded, replicated, state_sharded, trained_parts
 
 Batch = dict[str, jax.Array]
 Step = Callable[[TrainState, Batch, jax.Array], tuple[TrainState, dict[str, jax.Array]]]
@@ -28,14 +28,19 @@ def make_train_step(
     frame_loss_weight: float,
     bad_steps: int = 10,
     ema: float = 0.0,
+    accumulate: int = 1,
 ) -> Step:
     """The jitted step: (state, batch, key) -> (state, metrics). The old state's buffers are donated.
 
     Where loss or gradients are not finite nothing is learnt, see ``next_state``.
 
     The batch (frames u8[B, T, H, W, 3], labels u8[B, L, H, W], size i32[B, 2], with global contexts prototypes
-    f32[B, P, C]) is sharded over the mesh, the state is replicated. Means over the batch, BatchNorm's included, are
-    those of the global batch. ``key`` is the run's; the step is folded in.
+    f32[B, P, C]) is sharded over the mesh, the state is replicated, or split over the axis "fsdp" as ``state_sharded``
+    says: then the parameters are collected for the step, and each device updates its part of them. Means over the
+    batch, BatchNorm's included, are those of the global batch. ``key`` is the run's; the step is folded in.
+
+    With ``accumulate`` = A the batch is computed in A parts, clips i, i + A, i + 2A, ... on all devices: the gradients
+    are those of the mean loss, but BatchNorm sees a part at a time, and its running statistics take in A.
 
     A model with global contexts trains its global blocks and their classifier alone, on the cross-entropy of the
     global logits (CFFM++ section 4.2): the rest of it runs as in evaluation, on the targets alone, and has neither a
@@ -45,24 +50,70 @@ def make_train_step(
     if model.global_blocks:
         losses = functools.partial(_global_losses, model)
 
+    whole, split, fsdp = replicated(mesh), batch_sharded(mesh), FSDP_AXIS in mesh.shape
+
+    def placed(tree: Any) -> Any:
+        """Each device keeps its part."""
+        return jax.lax.with_sharding_constraint(tree, state_sharded(mesh, tree)) if fsdp else tree
+
     def step(state: TrainState, batch: Batch, key: jax.Array) -> tuple[TrainState, dict[str, jax.Array]]:
-        rngs = {"dropout": jax.random.fold_in(key, state.step)}
+        key = jax.random.fold_in(key, state.step)
+        params = jax.lax.with_sharding_constraint(state.params, whole) if fsdp else state.params
         trained = trained_parts(model, state.params)
 
-        def loss_of(trained: Any) -> tuple[jax.Array, Any]:
-            variables = {"params": {**state.params, **trained}, "batch_stats": state.batch_stats}
-            return losses(variables, batch, rngs)
+        def gradients(batch_stats: Any, batch: Batch, key: jax.Array) -> Any:
+            def loss_of(trained: Any) -> tuple[jax.Array, Any]:
+                variables = {"params": {**params, **trained}, "batch_stats": batch_stats}
+                return losses(variables, batch, {"dropout": key})
 
-        (loss, (parts, batch_stats)), grads = jax.value_and_grad(loss_of, has_aux=True)(trained)
+            return jax.value_and_grad(loss_of, has_aux=True)(trained_parts(model, params))
+
+        if accumulate == 1:
+            (loss, (parts, batch_stats)), grads = gradients(state.batch_stats, batch, key)
+        else:
+            batch = _in_parts(batch, accumulate, split)
+            (loss, (parts, batch_stats)), grads = _accumulated(gradients, state.batch_stats, batch, key)
+        grads = placed(grads)
         updates, opt_state = optimizer.update(grads, state.opt_state, trained)
         params = {**state.params, **optax.apply_updates(trained, updates)}
         norm = optax.tree.norm(grads)  # Not finite as soon as one gradient is not.
         finite = jnp.isfinite(loss) & jnp.isfinite(norm)
-        state = next_state(state, finite, params, batch_stats, opt_state, bad_steps, ema)
+        state = placed(next_state(state, finite, params, batch_stats, opt_state, bad_steps, ema))
         return state, {"loss": loss, **parts, "gradient_norm": norm, **state.counters}
 
-    whole, split = replicated(mesh), batch_sharded(mesh)
-    return jax.jit(step, in_shardings=(whole, split, whole), out_shardings=whole, donate_argnums=0)
+    # None: as the state comes, which ``placed`` keeps.
+    ins, outs = ((None, split, whole), (None, whole)) if fsdp else ((whole, split, whole), whole)
+    return jax.jit(step, in_shardings=ins, out_shardings=outs, donate_argnums=0)
+
+
+def _in_parts(batch: Batch, parts: int, sharding: NamedSharding) -> Batch:
+    """[B, ...] -> [A, B / A, ...]: part i is clips i, i + A, ...; so no clip changes its device, and what a part holds
+    does not depend on their number."""
+    kept = NamedSharding(sharding.mesh, PartitionSpec(None, *sharding.spec))
+
+    def cut(array: jax.Array) -> jax.Array:
+        array = jnp.moveaxis(array.reshape(-1, parts, *array.shape[1:]), 1, 0)
+        return jax.lax.with_sharding_constraint(array, kept)
+
+    return jax.tree.map(cut, batch)
+
+
+def _accumulated(gradients: Callable[..., Any], batch_stats: Any, batch: Batch, key: jax.Array) -> Any:
+    """What ``gradients`` gives, loss and gradients as means over the parts; the statistics go from part to part."""
+    count = len(batch["frames"])
+
+    def add(carried: Any, part: tuple[Batch, jax.Array]) -> tuple[Any, None]:
+        batch_stats, sums = carried
+        batch, i = part
+        (loss, (parts, batch_stats)), grads = gradients(batch_stats, batch, jax.random.fold_in(key, i))
+        return (batch_stats, jax.tree.map(jnp.add, sums, (loss, parts, grads))), None
+
+    first = jax.tree.map(lambda array: array[0], batch)
+    (loss, (parts, _)), grads = jax.eval_shape(gradients, batch_stats, first, key)
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), (loss, parts, grads))
+    (batch_stats, sums), _ = jax.lax.scan(add, (batch_stats, zeros), (batch, jnp.arange(count)))
+    loss, parts, grads = jax.tree.map(lambda total: total / count, sums)
+    return (loss, (parts, batch_stats)), grads
 
 
 def next_state(

@@ -1,0 +1,271 @@
+"""Several processes of one run: how they find each other, agree, and end together.
+
+With one process nothing of JAX's distributed system is started, and whatever is asked here is that process's own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import socket
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple, NoReturn, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from cffm_jax.config import ClusterConfig
+from cffm_jax.errors import InputError, Stopped
+
+T = TypeVar("T")
+_SLURM = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")
+_OMPI_ADDRESS = "OMPI_MCA_orte_hnp_uri"
+_BY_HAND = "deactivate"
+"""What JAX calls finding out nothing by itself."""
+VOTE_EVERY = 5
+"""Steps between two votes, see ``Votes``."""
+
+
+class Place(NamedTuple):
+    """A process among those of its run; None: JAX finds it out by ``method``."""
+
+    coordinator: str | None
+    processes: int | None
+    process: int | None
+    method: str
+    devices: list[int] | None
+
+
+def find_place(cluster: ClusterConfig, environ: Mapping[str, str]) -> Place | None:
+    """The place by the options, and where they leave it open by the variables of SLURM, Open MPI or Kubernetes.
+
+    None for a process on its own.
+
+    Raises:
+      InputError: an option is missing or out of range.
+    """
+    place = _scheduled(environ)
+    processes = cluster.processes or place.processes
+    process = place.process if cluster.process < 0 else cluster.process
+    coordinator = cluster.coordinator or place.coordinator
+    given = cluster.coordinator or cluster.processes or cluster.process >= 0
+    if processes == 1 or not (given or place.processes or place.method != _BY_HAND):
+        return None
+    if place.method == _BY_HAND:
+        for name, value in (("coordinator", coordinator), ("processes", processes), ("process", process)):
+            if value is None:
+                remedy = "give --cluster.coordinator HOST:PORT, --cluster.processes N and --cluster.process 0..N-1"
+                raise InputError(
+                    f"--cluster.{name}", "is missing, and the scheduler's variables do not tell it", remedy
+                )
+    if processes is not None and processes < 1:
+        raise InputError("--cluster.processes", f"is {processes}", "give the number of processes")
+    if process is not None and processes is not None and process >= processes:
+        raise InputError("--cluster.process", f"is {process}, of {processes} processes", f"give 0..{processes - 1}")
+    if coordinator is not None:
+        host, _, port = coordinator.rpartition(":")
+        if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+            raise InputError("--cluster.coordinator", f"is {coordinator}", "give HOST:PORT of process 0's machine")
+    return place._replace(coordinator=coordinator, processes=processes, process=process)
+
+
+def _scheduled(environ: Mapping[str, str]) -> Place:
+    def number(name: str) -> int | None:
+        return int(environ[name]) if environ.get(name, "").isdecimal() else None
+
+    if all(name in environ for name in _SLURM):
+        # SLURM_NTASKS is the job's, of which an interactive step may be one task.
+        tasks = number("SLURM_STEP_NUM_TASKS") or number("SLURM_NTASKS")
+        here = environ.get("SLURM_STEP_TASKS_PER_NODE", "").split("(")[0].split(",")[0]
+        if tasks and tasks > 1:
+            devices = _devices(environ, int(here) if here.isdecimal() else 0)
+            return Place(None, tasks, number("SLURM_PROCID"), "slurm", devices)
+    elif (number("OMPI_COMM_WORLD_SIZE") or 1) > 1:
+        size, rank = number("OMPI_COMM_WORLD_SIZE"), number("OMPI_COMM_WORLD_RANK")
+        devices = _devices(environ, number("OMPI_COMM_WORLD_LOCAL_SIZE") or 0)
+        # Without its address JAX does not take it for Open MPI, and need not: the rest is known.
+        return Place(None, size, rank, "ompi" if _OMPI_ADDRESS in environ else _BY_HAND, devices)
+    elif "KUBERNETES_SERVICE_HOST" in environ and "JOB_COMPLETION_INDEX" in environ:
+        return Place(None, None, number("JOB_COMPLETION_INDEX"), "k8s", None)
+    return Place(None, None, None, _BY_HAND, None)
+
+
+def _devices(environ: Mapping[str, str], processes_here: int) -> list[int] | None:
+    """The GPUs of this process: all that it sees, if it is its host's only one or the scheduler has shared them out.
+
+    None: JAX gives each process of a host one, by its number there, which would be wrong in these cases.
+    """
+    seen = len(list(filter(None, environ.get("CUDA_VISIBLE_DEVICES", "").split(","))))
+    on_node = int(environ.get("SLURM_GPUS_ON_NODE", "0") or 0)
+    if seen and (processes_here == 1 or seen == 1 or seen < on_node):
+        return list(range(seen))
+    return list(range(on_node)) if on_node and processes_here == 1 else None
+
+
+@contextlib.contextmanager
+def connected(cluster: ClusterConfig) -> Iterator[None]:
+    """Around a run: finds the other processes, and ends with them.
+
+    What all processes run into (``everywhere``) only the first one tells. Whatever else ends this process ends it at
+    once, without waiting for the others in the middle of their work: they notice within ``heartbeat_seconds``.
+
+    Raises:
+      InputError: the options do not fit together.
+    """
+    place = find_place(cluster, os.environ)
+    if place is None:
+        yield
+        return
+    _initialize(place, cluster)
+    own = f"process {jax.process_index()} of {jax.process_count()}"
+    leads = first()
+    try:
+        yield
+    except (InputError, Stopped, KeyboardInterrupt) as error:
+        status = getattr(error, "status", 130)
+        if not getattr(error, "everywhere", False):
+            kind = "error: " if isinstance(error, InputError) else ""
+            _leave(f"{kind}{error or 'stopped'} ({own})", status)
+        jax.distributed.shutdown()
+        if leads:
+            raise
+        raise SystemExit(status) from None
+    except BaseException:
+        _leave(f"{traceback.format_exc()}({own})", 1)
+    jax.distributed.shutdown()
+
+
+def _initialize(place: Place, cluster: ClusterConfig) -> None:
+    where = f"--cluster.coordinator {place.coordinator}" if place.coordinator else f"--cluster ({place.method})"
+    if place.method == "k8s" and None in (place.coordinator, place.processes):
+        try:
+            import kubernetes  # noqa: F401
+        except ImportError as error:
+            remedy = "give --cluster.coordinator and --cluster.processes, or --cluster.processes 1 for a run on its own"
+            raise InputError(where, "needs the package kubernetes to find the other pods", remedy) from error
+    if place.coordinator:
+        try:
+            socket.getaddrinfo(place.coordinator.rpartition(":")[0].strip("[]"), None)
+        except OSError as error:
+            raise InputError(
+                where, f"no such host ({error.strerror})", "give HOST:PORT of process 0's machine"
+            ) from error
+        _require_free(place, where)
+    seconds = cluster.connect_seconds
+    # JAX would end the process with a C++ stack trace instead: ours comes first, in one line.
+    message = f"error: {where}: the processes did not find each other within {seconds:g} s; start all of them, see that"
+    timer = threading.Timer(seconds, _leave, (f"{message} process 0 runs there and that its port is open", 2))
+    timer.daemon = True
+    timer.start()
+    # SIGTERM is ours: see ``training.interruption`` and ``Votes``.
+    jax.config.update("jax_enable_preemption_service", False)
+    try:
+        jax.distributed.initialize(
+            place.coordinator, place.processes, place.process,
+            local_device_ids=place.devices,
+            cluster_detection_method=place.method,
+            initialization_timeout=int(seconds) + 600,
+            heartbeat_timeout_seconds=cluster.heartbeat_seconds,
+            shutdown_timeout_seconds=cluster.heartbeat_seconds,
+        )  # fmt: skip
+    except (RuntimeError, ValueError, OSError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(
+            where, f"cannot be used ({reason})", "give --cluster.coordinator, .processes, .process"
+        ) from error
+    finally:
+        timer.cancel()
+
+
+def _require_free(place: Place, where: str) -> None:
+    """InputError if process 0 cannot listen: JAX itself would crash."""
+    if place.process == 0 and place.coordinator:
+        both = socket.has_dualstack_ipv6()
+        family = socket.AF_INET6 if both else socket.AF_INET
+        try:
+            port = int(place.coordinator.rpartition(":")[2])
+            socket.create_server(("", port), family=family, dualstack_ipv6=both).close()
+        except OSError as error:
+            raise InputError(where, f"the port cannot be used ({error.strerror})", "name another port") from error
+
+
+def _leave(said: str, status: int) -> NoReturn:
+    """Ends this process without JAX's goodbye, which would wait for the others."""
+    print(said, file=sys.stderr, flush=True)
+    sys.stdout.flush()
+    os._exit(status)
+
+
+def first() -> bool:
+    """Whether this process prints and writes what is the run's."""
+    return jax.process_index() == 0
+
+
+def share(items: tuple[T, ...]) -> tuple[T, ...]:
+    """Every so many of the items: each belongs to one process."""
+    return items[jax.process_index() :: jax.process_count()]
+
+
+def gathered(value: T) -> list[T]:
+    """The values of all processes, in their order; all have to call it."""
+    if jax.process_count() == 1:
+        return [value]
+    data = np.frombuffer(pickle.dumps(value), np.uint8)  # Bytes, as JAX would make 32 bits of 64.
+    sizes = multihost_utils.process_allgather(np.array([len(data)], np.int32)).reshape(-1)
+    padded = multihost_utils.process_allgather(np.pad(data, (0, sizes.max() - len(data))))
+    return [pickle.loads(row[:size].tobytes()) for row, size in zip(padded, sizes, strict=True)]
+
+
+@contextlib.contextmanager
+def together() -> Iterator[None]:
+    """All processes leave the block alike: the InputError of one is raised in all. It must not hold what waits for the
+    other processes."""
+    said = None
+    try:
+        yield
+    except InputError as error:
+        if jax.process_count() == 1:
+            raise
+        said = error
+    for error in gathered(said):
+        if error is not None:
+            error.everywhere = True
+            raise error
+
+
+def from_first(call: Callable[[], T]) -> T:
+    """What a call gives, or raises, in the first process: the others do not make it."""
+    with together():
+        value = call() if first() else None
+    return gathered(value)[0]
+
+
+class Votes:
+    """What any process wishes, known to all of them at the same step, without a wait for the device.
+
+    Every ``VOTE_EVERY`` steps each process sends its wish through the devices, and reads the result of the votes
+    before, which have long been counted.
+    """
+
+    def __init__(self, mesh: Mesh):
+        self._sharding = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
+        self._devices = len(mesh.local_devices)
+        self._max = jax.jit(jnp.max, out_shardings=NamedSharding(mesh, PartitionSpec()))
+        self._pending: jax.Array | None = None
+
+    def result(self, step: int, wish: int, now: bool) -> int:
+        """The largest wish of any process; 0 if there is none, or it is not known yet. ``now``: waits for it."""
+        if not now and step % VOTE_EVERY:
+            return 0
+        votes = np.full(self._devices, wish, np.int32)
+        before, self._pending = self._pending, self._max(jax.make_array_from_process_local_data(self._sharding, votes))
+        if now:
+            before, self._pending = self._pending, None
+        return 0 if before is None else int(before)

@@ -1,0 +1,127 @@
+"""A stream as a folder that runs with JAX alone: the step as StableHLO (`jax.export`), the weights beside it.
+
+    <folder>/step.jax             (weights, state, frames u8[S,H0,W0,3]) -> (state, masks u8[S,H0,W0])
+    <folder>/weights.safetensors  the arrays by their paths
+    <folder>/model.json           what it is, and the files' sha256
+    <folder>/exported.py          the loader, 60 lines
+
+The frames are resized inside the step, in float32 and rounded; OpenCV, which the other engines use, rounds its weights
+to 11 bits besides, so that its bytes differ by at most one here and there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import hashlib
+import json
+import shutil
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.export
+import jax.numpy as jnp
+
+from cffm_jax.conversion.state_dicts import flatten, unflatten
+from cffm_jax.conversion.writers import write_safetensors
+from cffm_jax.data import augment
+from cffm_jax.data.classes import Classes
+from cffm_jax.errors import InputError
+from cffm_jax.inference import exported
+from cffm_jax.inference.streaming import StreamSegmenter, StreamState
+from cffm_jax.models.prototypes import RunningClusters
+from cffm_jax.resize import resize_bilinear
+from cffm_jax.weights import Weights
+
+PLATFORMS = ("cpu", "cuda")
+STEP, WEIGHTS, ABOUT = "step.jax", "weights.safetensors", "model.json"
+
+
+def export_stream(
+    weights: Weights,
+    folder: str | Path,
+    size: tuple[int, int],
+    *,
+    streams: int = 1,
+    classes: Classes | None = None,
+    platforms: Sequence[str] = PLATFORMS,
+) -> None:
+    """Writes a stream's step for frames of one size, whole or not at all.
+
+    Args:
+      weights: of ``weights.load``; with global contexts the prototypes are causal.
+      folder: a new one.
+      size: (H0, W0) of the frames.
+      streams: S, frames of a step, of one stream each.
+      classes: for the description.
+      platforms: where it shall run; none of them needs to be here.
+
+    Raises:
+      InputError: the folder is there already or cannot be written, or the frames have too few tokens for prototypes.
+    """
+    folder = Path(folder)
+    if folder.exists():
+        raise InputError(folder, "is there already", "name a new folder")
+    segmenter = StreamSegmenter(weights.model, weights.config, size, streams)
+    arrays = flatten(weights.variables)
+    state = jax.eval_shape(lambda: plain(segmenter.start()))
+    specs = {path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for path, leaf in arrays.items()}
+    frames = jax.ShapeDtypeStruct((streams, *size, 3), jnp.uint8)
+    step = jax.export.export(jax.jit(functools.partial(_step, segmenter)), platforms=platforms)(specs, state, frames)
+    partial = folder.with_name(f".{folder.name}.partial")
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        (partial / STEP).write_bytes(step.serialize())
+        write_safetensors(partial / WEIGHTS, arrays, {"licence": weights.licence, "origin": weights.origin})
+        shutil.copyfile(exported.__file__, partial / "exported.py")
+        about = _description(weights, segmenter, classes, platforms)
+        about["sha256"] = {n: hashlib.sha256((partial / n).read_bytes()).hexdigest() for n in (STEP, WEIGHTS)}
+        (partial / ABOUT).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+        partial.rename(folder)
+    except OSError as error:
+        problem = f"cannot be written ({error.strerror})"
+        raise InputError(folder, problem, "name a folder that can be written") from error
+    finally:
+        with contextlib.suppress(OSError):
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+def plain(state: StreamState) -> tuple[Any, ...]:
+    """The state in tuples alone: others have no names for ours."""
+    return (state.clock, state.ages, state.cells, tuple(tuple(each) for each in state.running))
+
+
+def _step(
+    segmenter: StreamSegmenter, arrays: dict[str, jax.Array], state: tuple[Any, ...], frames: jax.Array
+) -> tuple[tuple[Any, ...], jax.Array]:
+    clock, ages, cells, running = state
+    named = StreamState(clock, ages, cells, tuple(RunningClusters(*each) for each in running))
+    x = frames.astype(jnp.float32)
+    # Rounded in between as well, where the other engines have bytes.
+    for size in (augment.fitted_size(*segmenter.size, segmenter.config.data.scale), segmenter.input_size):
+        x = jnp.round(resize_bilinear(x, size))
+    named, masks = segmenter.function(unflatten(arrays), named, x.astype(jnp.uint8))
+    return plain(named), masks
+
+
+def _description(
+    weights: Weights, segmenter: StreamSegmenter, classes: Classes | None, platforms: Sequence[str]
+) -> dict[str, Any]:
+    config = segmenter.config
+    return {
+        "model": dataclasses.asdict(config.model),
+        "origin": weights.origin,
+        "licence": weights.licence,
+        "frames": {"streams": segmenter.streams, "height": segmenter.size[0], "width": segmenter.size[1]},
+        "offsets": list(config.data.offsets),
+        "classes": list(classes.names) if classes else [],
+        "colours": classes.colours[: len(classes.names)].tolist() if classes else [],
+        "platforms": list(platforms),
+        "jax": jax.__version__,
+        "written_by": f"cffm_jax {metadata.version('cffm-jax')}",
+    }

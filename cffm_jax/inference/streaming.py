@@ -1,0 +1,212 @@
+"""Streams: a frame in, its mask out, with a state of constant size that stays on the device.
+
+Of a past frame only what later targets read is kept: keys and values of its pooled grids, for each mining block and
+each reference that it may become. So every frame is encoded, normalised and pooled once (2,016 tokens at 480x864).
+
+Dimension key: S streams, R references, M frames of memory (the largest offset), A heads, D channels of a head, gh gw
+sides of a pooled grid, H0 W0 the original frames, H W the model's input, P prototypes, C channels.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cffm_jax.config import Config, DataConfig
+from cffm_jax.data import clips, pipeline
+from cffm_jax.errors import InputError
+from cffm_jax.frames import normalise
+from cffm_jax.inference.masks import segmentation_masks
+from cffm_jax.inference.offline import causal_prototypes, row_logits, row_names
+from cffm_jax.models import cffa
+from cffm_jax.models.cffm import CFFM
+from cffm_jax.models.cfm import HEADS
+from cffm_jax.models.prototypes import RunningClusters
+
+_SECOND = 15
+"""Frames of a second of VSPW: the papers' offsets 9, 6, 3 are 9/15, 6/15 and 3/15 s."""
+
+
+class StreamState(NamedTuple):
+    """What a stream remembers; arrays alone, so that it can be saved, moved and handed to an exported step.
+
+    Attributes:
+      clock: i32[], steps so far.
+      ages: i32[S], frames of each stream since its start or its last reset.
+      cells: the ring: by block, by reference, keys and values [M, S, A, gh, gw, D]; step t is in place t mod M.
+      running: causal prototypes of each stream; () where there are none.
+    """
+
+    clock: jax.Array
+    ages: jax.Array
+    cells: tuple[Any, ...]
+    running: tuple[RunningClusters, ...]
+
+
+class StreamSegmenter:
+    """Segments S streams of frames of one size, a frame of each in a step. Compiles once.
+
+    ``state, masks = segmenter.step(variables, state, frames)``; ``segmenter.function`` is the same, not jitted, pure.
+    """
+
+    def __init__(self, model: CFFM, config: Config, size: tuple[int, int], streams: int = 1):
+        """``size`` (H0, W0) of the frames; ``config.data.offsets`` in frames of the streams.
+
+        Raises:
+          InputError: the model's prototypes are of the whole video, which a stream does not have, and the frames have
+            fewer tokens than prototypes.
+        """
+        self.model, self.config, self.size, self.streams = model, config, size, streams
+        self.input_size = pipeline.evaluation_size(*size, config.data.scale)
+        self.memory = max(config.data.offsets) if model.local_blocks and not model.static else 0
+        tokens, count = self.input_size[0] // 8 * (self.input_size[1] // 8), config.prototypes.count
+        if model.global_blocks and tokens < count:
+            problem = f"{tokens} tokens at {size[0]}x{size[1]} are fewer than {count} prototypes"
+            raise InputError("--prototypes.count", problem, "give fewer")
+        self.function = functools.partial(
+            _step, model, config, row_names(model, "causal"), size, _how_far_back(config.data.offsets)
+        )
+        self.step = jax.jit(self.function, donate_argnums=1)
+
+    def start(self) -> StreamState:
+        """Nothing seen so far."""
+        model, count = self.model, self.config.prototypes.count
+        cells = ()
+        if self.memory:
+            windows = [cffa.padded_size(side // 8) // cffa.WINDOW for side in self.input_size]
+            lead, channels = (self.memory, self.streams, HEADS), model.width // HEADS
+            grids = [(*lead, windows[0] * s.cells, windows[1] * s.cells, channels) for s in model.sources]
+            # Keys and values; without attention values alone.
+            block = tuple(tuple(jnp.zeros(g, model.dtype) for _ in range(1 + model.attention)) for g in grids)
+            cells = (block,) * model.local_blocks
+            cells = jax.tree.map(jnp.copy, cells)  # Donated: no two leaves may be one buffer.
+        running = ()
+        if model.global_blocks:
+            running = tuple(
+                RunningClusters(jnp.zeros((count, model.width)), jnp.zeros(count), jnp.zeros((), jnp.int32))
+                for _ in range(self.streams)
+            )
+        return StreamState(jnp.zeros((), jnp.int32), jnp.zeros(self.streams, jnp.int32), cells, running)
+
+
+def reset(state: StreamState, streams: Sequence[int]) -> StreamState:
+    """The state in which the streams of these numbers have seen nothing."""
+    return state._replace(ages=state.ages.at[jnp.array(streams, jnp.int32)].set(0))
+
+
+def offsets_at(
+    rate: float, seconds: Sequence[float] = tuple(n / _SECOND for n in DataConfig.offsets)
+) -> tuple[int, ...]:
+    """How many frames before the target the references lie, for a stream of ``rate`` frames a second.
+
+    The nearest whole numbers, at least 1; by default for the papers' 9/15, 6/15 and 3/15 s before the target.
+    """
+    return tuple(max(1, round(rate * each)) for each in seconds)
+
+
+def stream(
+    model: CFFM, variables: dict[str, Any], config: Config, frames: Iterable[np.ndarray], *, ahead: int = 0
+) -> Iterator[np.ndarray]:
+    """Masks u8[H0,W0] of frames u8[H0,W0,3] in RGB, one for each, in order.
+
+    Args:
+      model: the module; with global contexts its prototypes are causal.
+      variables: its weights.
+      config: of the model; ``data.scale`` says how frames are resized, ``data.offsets`` where the references lie.
+      frames: of one size.
+      ahead: frames that are taken before the mask of a frame is waited for. 0 answers every frame at once; 1 or 2 let
+        reading, computing and what the caller does overlap.
+
+    Raises:
+      InputError: a frame is no u8[H,W,3] or differs in size from the first.
+    """
+    segmenter = state = None
+    waiting: deque[jax.Array] = deque()
+    variables = jax.device_put(variables)
+    for number, frame in enumerate(frames):
+        frame = np.asarray(frame)
+        if frame.ndim != 3 or frame.shape[-1] != 3 or frame.dtype != np.uint8 or not frame.size:
+            problem = f"is {frame.dtype}{list(frame.shape)}"
+            raise InputError(f"frame {number}", problem, "give frames u8[H,W,3] in RGB")
+        if segmenter is None:
+            segmenter = StreamSegmenter(model, config, frame.shape[:2])
+            state = segmenter.start()
+        elif frame.shape[:2] != segmenter.size:
+            problem = f"is {frame.shape[1]}x{frame.shape[0]}, the first {segmenter.size[1]}x{segmenter.size[0]}"
+            raise InputError(f"frame {number}", problem, "give a stream one size, or start another")
+        state, masks = segmenter.step(variables, state, pipeline.fit_frame(frame, config.data.scale)[None])
+        waiting.append(masks)
+        if len(waiting) > ahead:
+            yield np.asarray(waiting.popleft())[0]
+    while waiting:
+        yield np.asarray(waiting.popleft())[0]
+
+
+def _how_far_back(offsets: Sequence[int]) -> np.ndarray:
+    """i32[M + 1, R]: by the frames that a stream has seen (M: or more), how many steps ago its references were."""
+    ages = range(max(offsets) + 1)
+    found = (clips.reference_indices(age, offsets) or (age,) * len(offsets) for age in ages)
+    return np.array([[age - index for index in indices] for age, indices in zip(ages, found)], np.int32)
+
+
+def _step(
+    model: CFFM,
+    config: Config,
+    rows: tuple[str, ...],
+    size: tuple[int, int],
+    how_far_back: np.ndarray,
+    variables: dict[str, Any],
+    state: StreamState,
+    frames: jax.Array,
+) -> tuple[StreamState, jax.Array]:
+    """The next state and the masks u8[S, H0, W0] of frames u8[S, H, W, 3]."""
+    bound = model.bind(variables)
+    features = bound.encode(normalise(frames))
+    coarse, mined, cells = features.coarse, None, state.cells
+    references = how_far_back.shape[1]
+    if state.cells:
+        own = bound.reference_cells(coarse)
+        places = state.clock - jnp.asarray(how_far_back)[jnp.minimum(state.ages, len(how_far_back) - 1)]  # [S, R]
+        mined = bound.mine_cells(coarse, _read(cells, places % (len(how_far_back) - 1)))
+        # Written after it was read: the oldest reference lies where the new frame will.
+        cells = _write(cells, own, state.clock % (len(how_far_back) - 1))
+    elif model.local_blocks:
+        mined = bound.mine_cells(coarse, bound.reference_cells(coarse))
+    running, contexts = state.running, {}
+    if running:
+        pairs = [
+            causal_prototypes(each, coarse[i : i + 1], state.ages[i : i + 1], config.prototypes)
+            for i, each in enumerate(running)
+        ]
+        running = tuple(each for each, _ in pairs)
+        contexts[rows[0]] = jnp.concatenate([centres for _, centres in pairs])
+    logits = row_logits(bound, features.fine, coarse, mined, state.ages >= references, contexts)
+    masks = segmentation_masks(logits[rows[0]], frames.shape[1:3], size)
+    return StreamState(state.clock + 1, state.ages + 1, cells, running), masks
+
+
+def _read(cells: Any, places: jax.Array) -> Any:
+    """For each block and reference its cells [S * A, gh, gw, D], from the places i32[S, R] of the ring."""
+
+    def of(ring: jax.Array, at: jax.Array) -> jax.Array:
+        taken = jax.vmap(lambda one, i: one[i], in_axes=(1, 0))(ring, at)  # [S, A, gh, gw, D]
+        return taken.reshape(-1, *taken.shape[2:])
+
+    return tuple(
+        tuple(tuple(of(ring, places[:, r]) for ring in each) for r, each in enumerate(block)) for block in cells
+    )
+
+
+def _write(cells: Any, own: Any, place: jax.Array) -> Any:
+    """The ring with this step's cells [S * A, gh, gw, D] in their place."""
+
+    def put(ring: jax.Array, new: jax.Array) -> jax.Array:
+        return jax.lax.dynamic_update_index_in_dim(ring, new.reshape(ring.shape[1:]), place, 0)
+
+    return jax.tree.map(put, cells, own)

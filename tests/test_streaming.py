@@ -1,0 +1,159 @@
+"""A stream's masks are those of the whole video, by one compiled step, with a state that keeps its size."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import cv2
+import jax
+import numpy as np
+import pytest
+
+from cffm_jax import create_model
+from cffm_jax.config import Config, DataConfig, EvalConfig, ModelConfig, PrototypeConfig
+from cffm_jax.data.layouts import Video
+from cffm_jax.data.pipeline import fit_frame
+from cffm_jax.errors import InputError
+from cffm_jax.inference import streaming
+from cffm_jax.inference.offline import VideoSegmenter
+from cffm_jax.weights import Weights
+
+SIZE, CLASSES, LENGTH = (60, 90), 5, 13
+CONFIG = Config(
+    model=ModelConfig("cffmpp_b0", CLASSES),
+    data=DataConfig(scale=(90, 60), threads=1, offsets=(5, 3, 1)),
+    prototypes=PrototypeConfig(count=6),
+    eval=EvalConfig(chunk=LENGTH, prototypes="causal"),
+)
+
+
+def made(name):
+    """A small network with large logits and lively features: random weights alone predict one class everywhere."""
+    model = create_model(name, CLASSES).clone(depths=(1, 1, 1, 1))
+    variables = jax.jit(model.init)(jax.random.key(3), np.zeros((1, 4, 32, 32, 3), np.float32))
+    return model, {**variables, "params": jax.tree.map(lambda x: 5 * x if x.ndim > 1 else x, variables["params"])}
+
+
+@pytest.fixture(scope="module")
+def network():
+    return made("cffmpp_b0")
+
+
+@pytest.fixture(scope="module")
+def frames():
+    rng = np.random.default_rng(0)
+    coarse = rng.integers(0, 256, (LENGTH, 6, 9, 3), np.uint8)
+    return np.stack([cv2.resize(each, SIZE[::-1], interpolation=cv2.INTER_CUBIC) for each in coarse])
+
+
+@pytest.fixture(scope="module")
+def video(frames, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("video")
+    paths = [str(folder / f"{i:02}.png") for i in range(LENGTH)]
+    for path, frame in zip(paths, frames):
+        cv2.imwrite(path, frame[..., ::-1])
+    return Video("v", tuple(paths), ())
+
+
+def whole(model, variables, video):
+    """The masks of the engine for whole videos."""
+    chunks = VideoSegmenter(model, CONFIG).segment(variables, [video], labels=False)
+    return np.concatenate([chunk.own for chunk in chunks])
+
+
+@pytest.fixture(scope="module")
+def expected(network, video):
+    return whole(*network, video)
+
+
+def share_of_others(masks, expected):
+    return (np.asarray(masks) != expected).mean()
+
+
+def test_a_stream_equals_the_whole_video(network, frames, expected):
+    assert len(np.unique(expected)) > 1 and (expected[3:] != expected[:1]).any()
+    masks = list(streaming.stream(*network, CONFIG, frames))
+    assert all(mask.shape == SIZE and mask.dtype == np.uint8 for mask in masks) and len(masks) == LENGTH
+    assert share_of_others(masks, expected) < 1e-3
+
+
+def test_every_frame_is_answered_before_the_next_is_taken(network, frames, expected):
+    taken = []
+
+    def source():
+        for i, frame in enumerate(frames[:6]):
+            taken.append(i)
+            yield frame
+
+    for ahead in (0, 2):
+        taken.clear()
+        masks = []
+        for mask in streaming.stream(*network, CONFIG, source(), ahead=ahead):
+            masks.append(mask)
+            assert len(taken) == min(len(masks) + ahead, 6)
+        assert share_of_others(masks, expected[:6]) < 1e-3
+
+
+@pytest.mark.parametrize("name", ["segformer_b0", "cffm_b0"])
+def test_smaller_models(name, frames, video):
+    model, variables = made(name)
+    model = model.clone(static=name == "cffm_b0")
+    masks = list(streaming.stream(model, variables, CONFIG, frames[:7]))
+    assert share_of_others(masks, whole(model, variables, video)[:7]) < 1e-3
+
+
+def test_streams_side_by_side_that_start_anew_at_any_time(network, frames, expected):
+    """Stream 0 runs on; stream 1 is two frames behind and starts again after seven steps."""
+    model, variables = network
+    segmenter = streaming.StreamSegmenter(model, CONFIG, SIZE, streams=2)
+    state = segmenter.start()
+    sizes = {leaf.nbytes for leaf in jax.tree.leaves(state)}
+    inputs = np.stack([fit_frame(frame, CONFIG.data.scale) for frame in frames])
+    first, second = [], []
+    for t in range(LENGTH):
+        if t in (2, 7):
+            state = streaming.reset(state, [1])
+        other = t - 2 if t < 7 else t - 7
+        state, masks = segmenter.step(variables, state, inputs[[t, max(other, 0)]])
+        first.append(masks[0])
+        second.append(masks[1])
+    assert share_of_others(first, expected) < 1e-3
+    assert share_of_others(second[2:7], expected[:5]) < 1e-3 and share_of_others(second[7:], expected[:6]) < 1e-3
+    assert segmenter.step._cache_size() == 1
+    assert {leaf.nbytes for leaf in jax.tree.leaves(state)} == sizes and int(state.clock) == LENGTH
+
+
+def test_loaded_weights_stream_at_any_rate(network, frames, expected):
+    weights = Weights(*network, CONFIG, "", "")
+    masks = list(weights.stream(frames[:7], rate=15, reference_seconds=[n / 15 for n in CONFIG.data.offsets]))
+    assert share_of_others(masks, expected[:7]) < 1e-3
+
+
+@pytest.mark.parametrize(
+    ("rate", "offsets"), [(15, (9, 6, 3)), (30, (18, 12, 6)), (25, (15, 10, 5)), (60, (36, 24, 12)), (1, (1, 1, 1))]
+)
+def test_offsets_at_a_rate(rate, offsets):
+    assert streaming.offsets_at(rate) == offsets
+    assert streaming.offsets_at(10, (1.0, 0.5, 0.04)) == (10, 5, 1)
+
+
+@pytest.mark.parametrize(
+    ("second", "says"),
+    [
+        (np.zeros((60, 92, 3), np.uint8), "frame 1: is 92x60, the first 90x60"),
+        (np.zeros((60, 90), np.uint8), "frame 1: is uint8"),
+        (np.zeros((60, 90, 4), np.uint8), "frame 1: is uint8"),
+        (np.zeros((60, 90, 3), np.float32), "frame 1: is float32"),
+    ],
+)
+def test_frames_that_do_not_fit(network, frames, second, says):
+    stream = streaming.stream(*network, CONFIG, [frames[0], second])
+    next(stream)
+    with pytest.raises(InputError, match=says.split(":")[0] + ".*" + says.split(": ")[1].replace("[", r"\[")):
+        next(stream)
+
+
+def test_more_prototypes_than_tokens(network):
+    config = dataclasses.replace(CONFIG, prototypes=PrototypeConfig(count=200))
+    with pytest.raises(InputError, match="fewer than 200 prototypes"):
+        streaming.StreamSegmenter(network[0], config, SIZE)
