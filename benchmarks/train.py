@@ -109,6 +109,7 @@ def videos(options: Options, folder: Path) -> Path:
     sizes = {"videos-train": 4, "videos-val": 1, "videos-test": 0, "frames": 12, "height": height, "width": width}
     arguments = [text for name, value in sizes.items() for text in (f"--{name}", str(value))]
     finished([sys.executable, "-m", "cffm_jax.data.synthetic", str(root), *arguments], options.minutes)
+    (root / "classes.json").unlink()  # That there are 8 classes: the model has as many as VSPW.
     return root
 
 

@@ -74,7 +74,8 @@ def exported(trained):
 
 def test_training_leaves_checkpoints_log_and_config(trained, data):
     workdir, _ = trained
-    assert sorted(path.name for path in workdir.iterdir()) == ["checkpoints", "config.json", "log.jsonl", "tensorboard"]
+    there = ["checkpoints", "config.json", "log.jsonl", "profile", "run.jsonl", "tensorboard"]
+    assert sorted(path.name for path in workdir.iterdir()) == there
     assert sorted(path.name for path in (workdir / "checkpoints").iterdir()) == ["2", "4", "miou.json"]
     assert [path.stat().st_size > 100 for path in (workdir / "tensorboard").iterdir()] == [True]
     stored = config_from_dict(json.loads((workdir / "config.json").read_text()), "config.json")
@@ -131,7 +132,7 @@ def test_same_command_again_is_done_already(trained, data, capfd):
     assert f"{workdir} has done its {STEPS} steps already" in again
     assert files(workdir / "checkpoints") == before and len(log_lines(workdir, "train")) == STEPS
     assert out.endswith(f"{workdir} has done its {STEPS} steps\n")
-    table = out[out.index("%") : out.index("goodput")].strip()
+    table = out[out.index("%") : out.index("profile of")].strip()
     assert table in again
 
 
