@@ -13,7 +13,7 @@ LOCKED := $(PIP) install --require-hashes --no-build-isolation --use-pep517
 TORCH := torch==2.13.0
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-cuda12 install-cuda13 test test-reference demo bench-data lock clean
+.PHONY: help install install-cuda12 install-cuda13 install-video test test-reference demo bench-data lock clean
 .DELETE_ON_ERROR:
 
 help:  ## List the targets
@@ -22,6 +22,7 @@ help:  ## List the targets
 install: $(VENV)/.base  ## Virtual environment in VENV (.venv) with the locked dependencies and this package
 install-cuda12: $(VENV)/.cuda12  ## The same, with JAX for NVIDIA GPUs (CUDA 12)
 install-cuda13: $(VENV)/.cuda13  ## The same, with JAX for NVIDIA GPUs (CUDA 13)
+install-video: $(VENV)/.video  ## The same, with PyAV for video files (predict.py); joins any of the above
 
 test: $(VENV)/.test  ## Whole suite, but for the reference tests (PYTEST_ARGS="-k metrics"), in JOBS processes
 	@$(PYTHON) -m pytest -n $(JOBS) --dist loadfile $(PYTEST_ARGS)
@@ -54,7 +55,7 @@ $(VENV)/.base: requirements/build.txt requirements/base.txt pyproject.toml | $(P
 	@$(PIP) install --no-deps --no-build-isolation -e .
 	@touch $@
 
-$(VENV)/.test $(VENV)/.cuda12 $(VENV)/.cuda13: $(VENV)/.%: requirements/%.txt $(VENV)/.base
+$(VENV)/.test $(VENV)/.video $(VENV)/.cuda12 $(VENV)/.cuda13: $(VENV)/.%: requirements/%.txt $(VENV)/.base
 	@$(LOCKED) -r $<
 	@touch $@
 
@@ -76,7 +77,8 @@ COMPILE = $(UV) pip compile --quiet --universal --python-version 3.11 --generate
 lock:  ## Solve the locks anew (needs uv; UPGRADE=--upgrade moves the pins)
 	$(COMPILE) requirements/build.in -o requirements/build.txt
 	$(COMPILE) pyproject.toml -o requirements/base.txt
-	$(COMPILE) requirements/test.in -c requirements/base.txt -o requirements/test.txt
+	$(COMPILE) requirements/video.in -c requirements/base.txt -o requirements/video.txt
+	$(COMPILE) requirements/test.in -c requirements/base.txt -c requirements/video.txt -o requirements/test.txt
 	$(COMPILE) requirements/cuda12.in -c requirements/base.txt -o requirements/cuda12.txt
 	$(COMPILE) requirements/cuda13.in -c requirements/base.txt -o requirements/cuda13.txt
 	$(COMPILE) requirements/reference.in -c requirements/base.txt -c requirements/test.txt -o requirements/reference.txt

@@ -1,4 +1,4 @@
-"""The options of the commands and what each does with them; ``train.py`` and ``eval.py`` only call these."""
+"""The options of the commands and what each does with them; ``train.py`` and the others only call these."""
 
 from __future__ import annotations
 
@@ -215,6 +215,16 @@ def _export(options: ConvertOptions) -> None:
     export_stream(weights, options.output, options.size, streams=options.streams, classes=classes)
     frames = f"{options.streams} x {options.size[0]}x{options.size[1]}"
     print(f"{options.output}: written ({weights.config.model.name}, {frames})")
+
+
+def predict_command(argv: Sequence[str]) -> None:
+    """``predict.py``: masks of any video."""
+    description = "Segment a video, images or a camera: masks, an overlay video and the classes' shares."
+    from cffm_jax.inference.predict import Request, predict
+
+    request = parse_command(Request, argv, lambda _: Request(), description)
+    cache_compilations()
+    print(predict(request))
 
 
 def _require_new(path: Path) -> None:

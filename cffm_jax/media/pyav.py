@@ -1,0 +1,57 @@
+"""PyAV, which is optional, and the file objects that FFmpeg gets in place of paths."""
+
+from __future__ import annotations
+
+import types
+from typing import BinaryIO
+
+from cffm_jax.errors import InputError
+
+
+def require_av(where: object, instead: str = "") -> types.ModuleType:
+    """PyAV. InputError, which names what needs it and what to do ``instead``, if it is not installed."""
+    try:
+        import av
+    except ImportError as error:
+        remedy = f"install it (make install-video, or pip install av){instead and ', or '}{instead}"
+        raise InputError(where, "is about a video, which needs PyAV, and that is not installed", remedy) from error
+    return av
+
+
+class Piped:
+    """A file that FFmpeg only reads forwards. It gets no path: nothing is left for its protocols to interpret.
+
+    PyAV reports an error of the file as one of its own; the first is kept in ``error``.
+    """
+
+    def __init__(self, file: BinaryIO):
+        self.file = file
+        self.error: BaseException | None = None
+
+    def read(self, count: int) -> bytes:
+        return self._tried(self.file.read, count)
+
+    def _tried(self, call, *arguments):
+        try:
+            return call(*arguments)
+        except BaseException as error:  # A signal's too: it is raised again where FFmpeg has returned.
+            self.error = self.error or error
+            raise
+
+    def reraise(self) -> None:
+        """Raises what went wrong with the file itself, if anything did."""
+        if self.error is not None:
+            raise self.error
+
+
+class Seekable(Piped):
+    """A file on a disk."""
+
+    def write(self, data: bytes) -> int:
+        return self._tried(self.file.write, data)
+
+    def seek(self, *where: int) -> int:
+        return self._tried(self.file.seek, *where)
+
+    def tell(self) -> int:
+        return self._tried(self.file.tell)
