@@ -21,7 +21,8 @@ def require_av(where: object, instead: str = "") -> types.ModuleType:
 class Piped:
     """A file that FFmpeg only reads forwards. It gets no path: nothing is left for its protocols to interpret.
 
-    PyAV reports an error of the file as one of its own; the first is kept in ``error``.
+    What goes wrong with the file is kept in ``error`` for `reraise`: PyAV reports it as an error of its own, and a
+    signal not at all. Of reading FFmpeg sees an end in its place.
     """
 
     def __init__(self, file: BinaryIO):
@@ -29,14 +30,15 @@ class Piped:
         self.error: BaseException | None = None
 
     def read(self, count: int) -> bytes:
-        return self._tried(self.file.read, count)
+        if self.error is None:
+            try:
+                return self._read(count)
+            except BaseException as error:  # A signal's too: raised again where FFmpeg has returned.
+                self.error = error
+        return b""
 
-    def _tried(self, call, *arguments):
-        try:
-            return call(*arguments)
-        except BaseException as error:  # A signal's too: it is raised again where FFmpeg has returned.
-            self.error = self.error or error
-            raise
+    def _read(self, count: int) -> bytes:
+        return self.file.read1(count)  # What there is: frames are decoded as they come.
 
     def reraise(self) -> None:
         """Raises what went wrong with the file itself, if anything did."""
@@ -47,11 +49,18 @@ class Piped:
 class Seekable(Piped):
     """A file on a disk."""
 
+    def _read(self, count: int) -> bytes:
+        return self.file.read(count)
+
     def write(self, data: bytes) -> int:
-        return self._tried(self.file.write, data)
+        try:
+            return self.file.write(data)
+        except OSError as error:
+            self.error = self.error or error
+            raise
 
     def seek(self, *where: int) -> int:
-        return self._tried(self.file.seek, *where)
+        return self.file.seek(*where)
 
     def tell(self) -> int:
-        return self._tried(self.file.tell)
+        return self.file.tell()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from fractions import Fraction
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -61,7 +61,8 @@ def _open(file: Piped, name: str, selection: Selection, live: bool) -> Iterator[
         try:
             container = stack.enter_context(av.open(file, options=_RESTRICTED, metadata_errors="replace"))
             stream = container.streams.best("video")
-        except av.FFmpegError as error:
+            file.reraise()
+        except (av.FFmpegError, OSError) as error:
             raise _unreadable(file, name, "is no video or image that can be read") from error
         if stream is None or stream.disposition & av.stream.Disposition.attached_pic:
             raise InputError(name, "holds no video", "name a file with a video in it")
@@ -72,28 +73,42 @@ def _open(file: Piped, name: str, selection: Selection, live: bool) -> Iterator[
         codec.thread_type = "AUTO"
         codec.options = {"max_pixels": str(MAX_PIXELS)}
         rate = stream.average_rate or stream.guessed_rate or _RATE
-        announced, exact = _announced(container, stream, rate)
+        announced = _announced(container, stream)
         source = Source(name, iter(()), rate, stream.time_base or 1 / rate, live=live)
-        if announced and not live:
-            last = announced if selection.end is None else min(announced, selection.end * rate)
-            source.count = selection.thinned(last - selection.start * rate)
-        source.frames = _Reader(av, file, container, stream, source, selection).frames(announced, exact)
+        count = announced.frames or announced.seconds * rate
+        if count and not live:
+            last = count if selection.end is None else min(count, selection.end * rate)
+            source.count = selection.thinned(float(last - selection.start * rate))
+        source.frames = _Reader(av, file, container, stream, source, selection).frames(announced)
         yield source
 
 
-def _announced(container: Any, stream: Any, rate: Fraction) -> tuple[int, bool]:
-    """How many frames the container says that it holds, 0: nothing, and whether it counts or states the duration."""
+class _Announced(NamedTuple):
+    """What the container says that it holds; 0 where it does not say.
+
+    Attributes:
+      frames: their number.
+      seconds: their duration.
+      within: seconds that this may be off.
+    """
+
+    frames: int = 0
+    seconds: float = 0.0
+    within: float = 0.0
+
+
+def _announced(container: Any, stream: Any) -> _Announced:
     if stream.frames > 0:
-        return stream.frames, True
+        return _Announced(stream.frames)
     if stream.duration and stream.time_base:
-        return int(stream.duration * stream.time_base * rate), False
+        return _Announced(0, float(stream.duration * stream.time_base), 0.2)
     stated = stream.metadata.get("DURATION", "").split(":")  # Matroska: 00:01:02.345
     try:
         hours, minutes, seconds = map(float, stated)
-        return int((3600 * hours + 60 * minutes + seconds) * rate), False
-    except (ValueError, OverflowError):
-        duration = container.duration  # In microseconds, of the longest stream: that may be the sound.
-        return (int(duration * rate / 10**6) if duration and duration > 0 else 0), False
+        return _Announced(0, max(0.0, 3600 * hours + 60 * minutes + seconds), 0.2)
+    except ValueError:
+        whole = max(0, container.duration or 0) / 1e6  # Of the longest stream, and that may be the sound.
+        return _Announced(0, whole, max(1.0, 0.05 * whole))
 
 
 def _require_size(name: str, width: int, height: int) -> None:
@@ -123,11 +138,11 @@ class _Reader:
         self._reformatter = VideoReformatter()
         self._damaged = self._dropped = 0
 
-    def frames(self, announced: int, exact: bool) -> Iterator[Frame]:
+    def frames(self, announced: _Announced) -> Iterator[Frame]:
         """The selected frames; afterwards ``source.warnings`` say what was missing."""
         selection, source = self._selection, self._source
-        start, end = Fraction(selection.start), None if selection.end is None else Fraction(selection.end)
-        number, taken, size, first, time = -1, 0, None, None, Fraction(0)
+        start, end = _exact(selection.start), None if selection.end is None else _exact(selection.end)
+        number, taken, size, first, time, since = -1, 0, None, None, Fraction(0), Fraction(0)
         for number, frame in enumerate(self._decoded()):
             time = time + 1 / source.rate if frame.pts is None else frame.pts * frame.time_base
             first = time if first is None else first
@@ -147,18 +162,17 @@ class _Reader:
             yield Frame(pixels, number, since, f"{number:06}")
         if number < 0:
             raise _unreadable(self._file, source.name, "holds no frame that can be decoded")
-        self._warn(number + 1, announced, exact)
+        self._warn(number + 1, float(since + 1 / source.rate), announced)
 
-    def _warn(self, came: int, announced: int, exact: bool) -> None:
-        name = self._source.name
+    def _warn(self, came: int, seconds: float, announced: _Announced) -> None:
+        said = []
         if self._damaged:
-            self._source.warnings.append(f"{name}: {self._damaged} damaged packets could not be decoded")
-        # A duration is an estimate where frames come at their own times.
-        least = announced if exact else min(announced * 0.95, announced - self._source.rate)
-        if came + self._dropped < least:
-            about = "" if exact else "about "
-            said = f"{name}: {came} frames came of the {about}{announced} that were announced; it may be cut off"
-            self._source.warnings.append(said)
+            said.append(f"{self._damaged} damaged packets could not be decoded")
+        if came + self._dropped < announced.frames:
+            said.append(f"{came} frames came of the {announced.frames} that were announced; it may be cut off")
+        elif seconds < announced.seconds - announced.within:
+            said.append(f"ends after {seconds:.2f} s, {announced.seconds:.2f} were announced; it may be cut off")
+        self._source.warnings += [f"{self._source.name}: {each}" for each in said]
 
     def _decoded(self) -> Iterator[Any]:
         """Frames in order; packets that cannot be decoded are passed over, as players do."""
@@ -166,10 +180,10 @@ class _Reader:
         while True:
             try:
                 packet = next(packets, None)
-            except self._av.FFmpegError as error:
-                if self._file.error is not None:
-                    raise _unreadable(self._file, self._source.name, "") from error
-                return  # What came so far counts; `_warn` compares.
+            except self._av.FFmpegError:
+                packet = None  # What came so far counts; `_warn` compares.
+            if self._file.error is not None:
+                raise _unreadable(self._file, self._source.name, "cannot be read")
             if packet is None:
                 return
             self._dropped += packet.is_discard
@@ -207,6 +221,11 @@ class _Reader:
     def _matrix(self, frame: Any) -> np.ndarray | None:
         stored = frame.side_data.get(self._av.sidedata.sidedata.Type.DISPLAYMATRIX)
         return None if stored is None else np.frombuffer(bytes(stored), np.int32)[:9].reshape(3, 3)
+
+
+def _exact(seconds: float) -> Fraction:
+    """The decimal number that was meant: 0.4 is 2/5."""
+    return Fraction(repr(seconds))
 
 
 def turned(pixels: np.ndarray, matrix: np.ndarray | None) -> np.ndarray:
