@@ -70,8 +70,9 @@ def open_image(
         image = reader(io.BytesIO(data))
     # What Pillow raises for a header cut off or damaged anywhere: all of these occur.
     except (OSError, SyntaxError, ValueError, TypeError, LookupError, struct.error) as error:
-        kinds = " or ".join(sorted({kind.format for kind in readers.values()}))
-        raise UnreadableFile(path, f"is damaged or no image (no {kinds})", _AGAIN) from error
+        *kinds, last = sorted({kind.format for kind in readers.values()})
+        problem = f"is damaged or no image (no {', '.join(kinds)} or {last})"
+        raise UnreadableFile(path, problem, _AGAIN) from error
     width, height = image.size
     if width * height > MAX_PIXELS:
         problem = f"claims {width}x{height} pixels, more than the {MAX_PIXELS} allowed"

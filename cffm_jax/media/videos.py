@@ -104,9 +104,9 @@ def _announced(container: Any, stream: Any) -> _Announced:
         return _Announced(0, float(stream.duration * stream.time_base), 0.2)
     stated = stream.metadata.get("DURATION", "").split(":")  # Matroska: 00:01:02.345
     try:
-        hours, minutes, seconds = map(float, stated)
-        return _Announced(0, max(0.0, 3600 * hours + 60 * minutes + seconds), 0.2)
-    except ValueError:
+        hours, minutes, seconds = map(Fraction, stated)
+        return _Announced(0, float(max(0, 3600 * hours + 60 * minutes + seconds)), 0.2)
+    except (ValueError, ArithmeticError):
         whole = max(0, container.duration or 0) / 1e6  # Of the longest stream, and that may be the sound.
         return _Announced(0, whole, max(1.0, 0.05 * whole))
 
