@@ -167,6 +167,39 @@ def test_a_playlist_opens_no_other_file(tmp_path):
         read(path)
 
 
+# --- cameras
+
+
+class Camera:
+    """OpenCV's, which gives five frames in BGR."""
+
+    def __init__(self, index):
+        self.index, self.left = index, 5
+
+    def isOpened(self):  # noqa: N802
+        return self.index == 1
+
+    def get(self, what):
+        return 10.0 if what == cv2.CAP_PROP_FPS else 0.0
+
+    def read(self):
+        self.left -= 1
+        return self.left >= 0, np.full((4, 6, 3), (255, 0, 0), np.uint8)
+
+    def release(self):
+        pass
+
+
+def test_a_camera_has_frames_until_it_is_gone(monkeypatch):
+    monkeypatch.setattr(cv2, "VideoCapture", Camera)
+    frames, source = read("1", every=2)
+    assert [frame.number for frame in frames] == [0, 2, 4] and source.live and source.rate == 10
+    assert (frames[0].pixels == (0, 0, 255)).all() and frames[0].time == 0 < frames[1].time
+    assert "no frame came after 5" in source.warnings[0]
+    with pytest.raises(InputError, match="camera 0: is not there"):
+        read("0")
+
+
 # --- images
 
 

@@ -34,6 +34,7 @@ _LONGEST = 10.0
 _FASTEST = 1000
 """Frames a second; a container that claims more is wrong."""
 _AHEAD = 2
+"""Frames that an accelerator has in hand while others are read and written; a CPU would only hold more memory."""
 _BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_noinv_fmt}]"
 
 
@@ -117,13 +118,15 @@ def predict(request: Request) -> str:
         if request.overlay and not source.single:
             require_av("--overlay", "give --no-overlay")
         stack.enter_context(folder)
+        import jax
+
         from cffm_jax.weights import load
 
         weights = _with_offsets(load(request.checkpoint), source, request)
         names, colours = classes_of(weights.config)
         job = _Job(request, source, folder, names, colours, chosen_classes(request.classes, names))
         frames = _Kept(first, source.frames)
-        masks = weights.stream(frames, ahead=0 if source.live else _AHEAD)
+        masks = weights.stream(frames, ahead=0 if source.live or jax.default_backend() == "cpu" else _AHEAD)
         count, took = job.write(interruption, frames, masks)
         with folder.writing():
             folder.describe(job.about(weights.config, count, first.pixels.shape))

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import struct
+import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 
 import numpy as np
-from PIL import BmpImagePlugin, ImageOps, TiffImagePlugin, WebPImagePlugin
+from PIL import BmpImagePlugin, Image, ImageOps, TiffImagePlugin, WebPImagePlugin
 
 from cffm_jax.data.files import DATASET_READERS, UnreadableFile, open_image, read_bytes
 from cffm_jax.data.videos import numeric_order
@@ -113,22 +114,27 @@ def read_image(path: str) -> np.ndarray:
     Raises:
       UnreadableFile: it cannot be read, is cut off, too large, or no such image.
     """
-    image = open_image(path, read_bytes(path), READERS)
-    try:
-        mode = image.mode
-        image = ImageOps.exif_transpose(image)
-        if mode.startswith("I"):
-            return _of_sixteen_bits(path, np.asarray(image))
-        if mode == "F":
-            raise _no_range(path, "floats")
-        if image.has_transparency_data:
-            pixels = np.asarray(image.convert("RGBA")).astype(np.uint16)
-            return ((pixels[..., :3] * pixels[..., 3:] + 127) // 255).astype(np.uint8)
-        return np.array(image.convert("RGB"))
-    # What Pillow raises for a damaged image: all of these occur.
-    except (OSError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, struct.error) as error:
-        problem = "cannot be read (truncated, damaged or of an unknown kind)"
-        raise UnreadableFile(path, problem, "copy or download the file again, or save it as PNG") from error
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Of tags that are damaged: the picture counts.
+        image = open_image(path, read_bytes(path), READERS)
+        try:
+            return _upright_rgb(path, image)
+        # What Pillow raises for a damaged image: all of these occur.
+        except (OSError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, struct.error) as error:
+            problem = "cannot be read (truncated, damaged or of an unknown kind)"
+            raise UnreadableFile(path, problem, "copy or download the file again, or save it as PNG") from error
+
+
+def _upright_rgb(path: str, image: Image.Image) -> np.ndarray:
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):
+        return _of_sixteen_bits(path, np.asarray(image))
+    if image.mode == "F":
+        raise _no_range(path, "floats")
+    if image.has_transparency_data:
+        pixels = np.asarray(image.convert("RGBA")).astype(np.uint16)
+        return ((pixels[..., :3] * pixels[..., 3:] + 127) // 255).astype(np.uint8)
+    return np.array(image.convert("RGB"))
 
 
 def _of_sixteen_bits(path: str, grey: np.ndarray) -> np.ndarray:
