@@ -13,7 +13,7 @@ def require_av(where: object, instead: str = "") -> types.ModuleType:
     try:
         import av
     except ImportError as error:
-        remedy = f"install it (make install-video, or pip install av){instead and ', or '}{instead}"
+        remedy = f"install it (make install-video, or pip install 'av<19'){instead and ', or '}{instead}"
         raise InputError(where, "is about a video, which needs PyAV, and that is not installed", remedy) from error
     return av
 
