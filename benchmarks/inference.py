@@ -21,6 +21,7 @@ import jax
 import numpy as np
 
 from cffm_jax import weights
+from cffm_jax.commands import share_freed_memory
 from cffm_jax.config import Config, DataConfig, ModelConfig, PrototypeConfig
 from cffm_jax.inference import predict
 from cffm_jax.models.cffm import create_model
@@ -99,6 +100,7 @@ def main() -> int:
     options = parser.parse_args()
     if not options.memory or options.frames < 10:
         parser.error("give --memory, and at least 10 --frames")
+    share_freed_memory()  # As the command does.
     began = time.perf_counter()
     with contextlib.redirect_stdout(sys.stderr):
         readings = measure(options.model, options.frames, {"masks": options.masks, "legend": True})
