@@ -49,6 +49,14 @@ def run(*command: str) -> None:
         sys.exit(status)
 
 
+def require_one_compilation(workdir: Path) -> None:
+    """No training step may be compiled twice: that the next ones are waited for too shows nowhere else."""
+    entries = [json.loads(line) for line in (workdir / "log.jsonl").read_text().splitlines()]
+    found = max(entry.get("compilations", 0) for entry in entries)
+    if found != 1:
+        sys.exit(f"error: {workdir}/log.jsonl: the training step was compiled {found} times, not once")
+
+
 def most_frequent_class(root: str, num_classes: int) -> Scores:
     """Scores of answering every pixel with the training split's most frequent class."""
     counts = np.zeros(num_classes, np.int64)
@@ -90,6 +98,7 @@ def main() -> None:
         shared = ("--data.root", videos)
         steps = ("--train.steps", str(options.steps)) if options.steps else ()
         run("train.py", "--config", CONFIG, *shared, "--workdir", workdir, "--train.seed", str(seed), *steps)
+        require_one_compilation(ROOT / workdir)
         output = str(folder / f"seed{seed}.json")
         pictures = ("--pictures", str(folder / "pictures")) if seed == options.seeds[0] else ()
         run("eval.py", "--checkpoint", workdir, "--output", output, *pictures)

@@ -41,6 +41,7 @@ from cffm_jax.inference.offline import VideoSegmenter
 from cffm_jax.models.cffm import CFFM, GLOBAL_WEIGHT, INPUT_MULTIPLE
 from cffm_jax.optim import make_optimizer
 from cffm_jax.settings import parse_command, run_command
+from cffm_jax.training.speed import device_peak
 from cffm_jax.training.state import batch_sharded, build_model, init_state, init_variables, make_mesh, replicated
 from cffm_jax.training.step import make_train_step
 
@@ -124,10 +125,6 @@ class Row:
     temp_bytes: int | None
     peak_bytes: int | None
     device_peak_bytes: int | None
-
-
-def device_peak() -> int | None:
-    return (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
 
 
 def measure(model: str, dtype: str, program: Program, seconds: float) -> Row:

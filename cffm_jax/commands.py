@@ -29,6 +29,10 @@ class TrainOptions:
     """Config file, one of configs/*.py; the options below override its fields."""
     settings: Settings = Config()
     cluster: ClusterConfig = ClusterConfig()
+    profile: bool = False
+    """Write a trace of a few steps to <workdir>/profile."""
+    deterministic: bool = False
+    """The same bits in every run on GPUs, by XLA's slower kernels; on one core of a CPU it is so anyway."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +42,8 @@ class EvalOptions:
     checkpoint: str = ""
     """Folder of a run, whose latest checkpoint is evaluated (RUN/checkpoints/best, RUN/checkpoints/STEP: another), or a
     file of weights of any kind, see convert.py."""
+    raw: bool = False
+    """Of a run with --optim.ema, evaluate the last weights and not their average."""
     predictions: str = ""
     """Score PNGs (0..K-1) in DIR/<video>/<frame>.png that any program wrote, without a model."""
     output: str = ""
@@ -64,14 +70,17 @@ class ConvertOptions:
     """jax-export: streams, of which a step takes a frame each."""
     inspect: bool = False
     """Say what the file holds, and write nothing."""
+    raw: bool = False
+    """Of a run with --optim.ema, the last weights and not their average."""
 
 
 def cache_compilations() -> None:
-    """Keeps compiled programs between runs, unless the environment says where or not to."""
+    """Keeps compiled programs between runs in the user's cache, unless JAX_COMPILATION_CACHE_DIR says where or ""."""
     import jax
 
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        jax.config.update("jax_compilation_cache_dir", str(Path.home() / ".cache" / "cffm_jax" / "xla"))
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        jax.config.update("jax_compilation_cache_dir", str(cache / "cffm_jax" / "xla"))
 
 
 def share_freed_memory() -> None:
@@ -92,13 +101,17 @@ def train_command(argv: Sequence[str]) -> None:
     options = parse_command(TrainOptions, argv, default, "Train a model; the same command resumes a run that stopped.")
     if not options.config:
         raise InputError("--config", "is missing", "name one of configs/*.py")
+    if options.deterministic:
+        from cffm_jax.training.record import require_determinism
+
+        require_determinism()
     with Interruption() as interruption:
         from cffm_jax.cluster import connected
         from cffm_jax.training.loop import train
 
         cache_compilations()
         with connected(options.cluster):
-            train(options.settings, interruption)
+            train(options.settings, interruption, profile=options.profile)
 
 
 def eval_command(argv: Sequence[str]) -> None:
@@ -149,7 +162,7 @@ def _evaluate(options: EvalOptions, argv: Sequence[str]) -> None:
     from cffm_jax.training.state import build_model
     from cffm_jax.weights import beside, complete, open_stored
 
-    with open_stored(options.checkpoint) as held:
+    with open_stored(options.checkpoint, raw=options.raw) as held:
         if held.part != WHOLE:
             raise InputError(options.checkpoint, "holds an encoder alone", "give the weights of a whole model")
         if not options.config:
@@ -202,14 +215,14 @@ def convert_command(argv: Sequence[str]) -> None:
         write_safetensors(output, [(video, a.shape, a.dtype, a.load) for video, a in found.items()])
         print(f"{output}: written (prototypes of {len(found)} videos, for --prototypes.imported)")
     elif options.inspect:
-        with open_stored(options.file) as held:
+        with open_stored(options.file, raw=options.raw) as held:
             print(inspection.description(held))
     else:
         _require_new(Path(options.output))
         if options.to == "jax-export":
             _export(options)
         else:
-            print(convert(options.file, Path(options.output), options.to))
+            print(convert(options.file, Path(options.output), options.to, raw=options.raw))
 
 
 def _export(options: ConvertOptions) -> None:
@@ -220,7 +233,7 @@ def _export(options: ConvertOptions) -> None:
     from cffm_jax.models.cffm import CFFM
     from cffm_jax.weights import load
 
-    weights = load(options.file)
+    weights = load(options.file, raw=options.raw)
     if not isinstance(weights.model, CFFM):
         raise InputError(options.file, "holds an encoder alone", "give the weights of a whole model")
     data, count = weights.config.data, weights.config.model.num_classes

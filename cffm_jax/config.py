@@ -119,6 +119,8 @@ class OptimConfig:
     """Exponent of the poly schedule."""
     clip_norm: float = 0.0
     """Gradients with a larger norm are scaled down to it; 0: never."""
+    ema: float = 0.0
+    """Decay of a moving average of the trained weights, which is then what is evaluated and loaded; 0: none."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -181,6 +183,11 @@ class TrainConfig:
     """Devices that share the parameters and the optimiser's state, each holding a part; 1: every device holds all."""
     accumulate: int = 1
     """Parts that a batch is computed in, one after the other, for less memory; BatchNorm sees a part at a time."""
+    remat: Literal["none", "products", "blocks"] = "none"
+    """What encoder and mining blocks keep for the backward pass, which computes the rest anew: everything, the results
+    of their dense layers, or only what goes into a block. Less memory for more time."""
+    peak_tflops: float = 0.0
+    """Peak of a device in TFLOP/s for the compute type, to tell the MFU; 0: as cffm_jax/training/speed.py knows it."""
     seed: int = 0
     """Seed of the initial weights, the data order, the augmentation and the dropouts."""
 
@@ -227,6 +234,6 @@ class ClusterConfig:
 WITHOUT_EFFECT = (
     "data.workers", "data.threads", "data.prefetch", "data.stall_seconds", "data.max_unreadable", "data.verify",
     "train.log_every", "train.eval_every", "train.checkpoint_every", "train.keep", "train.bad_steps", "train.devices",
-    "train.fsdp", "eval.chunk",
+    "train.fsdp", "train.remat", "train.peak_tflops", "eval.chunk",
 )  # fmt: skip
 """Settings that change no figure."""

@@ -125,6 +125,30 @@ def macs(
     return Macs(**parts)
 
 
+def training_flops(model: CFFM, height: int, width: int, *, prototypes: int = 100) -> int:
+    """Floating point operations of a training step for one clip, of what is ``executed``.
+
+    Two for a multiply-accumulate, and the backward pass of what is trained as twice its forward pass; what
+    rematerialisation computes again is no part of it. Local models encode and classify all frames of a clip; with
+    global contexts the targets alone are encoded, and only the global blocks have a backward pass.
+
+    Example:
+      >>> from cffm_jax.models.cffm import create_model
+      >>> round(training_flops(create_model("cffm_b1", 124), 480, 480) / 1e9)
+      283
+    """
+    frame = _encoder(model, height, width) | _decoder(model, height, width, merged=True)
+    whole = sum(frame.values())
+    if model.global_blocks:
+        trained = sum(_global_mining(model, height // 8, width // 8, prototypes).values())
+        return 2 * (whole - frame["frame_classifier"] + 3 * trained)
+    trained = whole * (len(model.sources) + 1)
+    if model.local_blocks:
+        trained += sum(_mining(model, height // 8, width // 8, executed=True).values())
+        trained += height * width // 64 * 2 * model.width * model.num_classes
+    return 6 * trained
+
+
 def _encoder(model: CFFM, height: int, width: int) -> dict[str, int]:
     size = encoders.size_of(model.backbone)
     parts = dict.fromkeys(ENCODER_PARTS, 0)

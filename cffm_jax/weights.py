@@ -33,7 +33,7 @@ from cffm_jax.errors import InputError
 from cffm_jax.models.cffm import CFFM
 from cffm_jax.models.encoders import make_encoder, size_of
 from cffm_jax.training import checkpoint as saved
-from cffm_jax.training.state import build_model, draw_variables
+from cffm_jax.training.state import build_model, draw_variables, trained_parts
 
 PARTS = {
     "encoder": "encoder",
@@ -112,13 +112,14 @@ class Weights:
         return streaming.stream(model, self.variables, config, frames, ahead=ahead)
 
 
-def load(path: str | Path) -> Weights:
+def load(path: str | Path, *, raw: bool = False) -> Weights:
     """Loads weights of any kind.
 
     Args:
       path: the folder of a run, a ``.safetensors`` of ``convert.py``, or a file that it would take: NVlabs',
         MMSegmentation's or Hugging Face's MiT and SegFormer, the authors' CFFM and CFFM++, PVTv2, ConvNeXt. Position
         tables and pooling weights do not depend on the size of the frames: none is ever resized.
+      raw: of a run that keeps a moving average (``optim.ema``), the last weights and not their average.
 
     Raises:
       InputError: it is none of these, damaged, or of no model that is known.
@@ -128,7 +129,7 @@ def load(path: str | Path) -> Weights:
       >>> logits = weights.model.apply(weights.variables, clips)  # doctest: +SKIP
       >>> for mask in weights.stream(frames): ...  # doctest: +SKIP
     """
-    with open_stored(path) as held:
+    with open_stored(path, raw=raw) as held:
         model, variables = held.model, complete(held)
         if held.part == ENCODER:
             model = make_encoder(model.backbone, model.norm_epsilons, model.drop_path, model.dtype)
@@ -157,8 +158,8 @@ def random_leaves(model: CFFM, key: jax.Array, paths: Sequence[str]) -> dict[str
 
 
 @contextlib.contextmanager
-def open_stored(path: str | Path) -> Iterator[Held]:
-    """Describes the weights of a run's folder or of a file; they can be loaded while it is open.
+def open_stored(path: str | Path, *, raw: bool = False) -> Iterator[Held]:
+    """Describes the weights of a run's folder or of a file; they can be loaded while it is open. ``raw``: see ``load``.
 
     Raises:
       InputError: there are none, or they are of no model that is known.
@@ -166,7 +167,7 @@ def open_stored(path: str | Path) -> Iterator[Held]:
     path = Path(path)
     if is_run(path):
         with saved.open_checkpoints(path) as checkpoints:
-            yield _of_run(checkpoints, path)
+            yield _of_run(checkpoints, path, raw)
         return
     if not path.exists():
         raise InputError(path, "no such file or folder", "name the folder of a run, or a file of weights")
@@ -190,14 +191,16 @@ def beside(path: str | Path, name: str) -> Path:
     return path.with_name(f"{path.name}.{name}")
 
 
-def _of_run(checkpoints: saved.Checkpoints, path: Path) -> Held:
+def _of_run(checkpoints: saved.Checkpoints, path: Path, raw: bool) -> Held:
     step = saved.sound_step(checkpoints, path)
     config = checkpoints.config(step)
-    shapes = state_dicts.variable_shapes(build_model(config))
+    model = build_model(config)
+    shapes = state_dicts.variable_shapes(model)
+    averaged = tuple(trained_parts(model, shapes["params"])) if checkpoints.has_average(step) and not raw else ()
 
     @functools.cache
     def restored() -> dict[str, Any]:
-        return state_dicts.flatten(jax.device_get(checkpoints.restore_variables(step, shapes)))
+        return state_dicts.flatten(jax.device_get(checkpoints.restore_variables(step, shapes, averaged)))
 
     def describe(name: str, leaf: jax.ShapeDtypeStruct) -> StoredArray:
         return StoredArray(leaf.shape, np.dtype(leaf.dtype), lambda: np.asarray(restored()[name]))
@@ -205,7 +208,7 @@ def _of_run(checkpoints: saved.Checkpoints, path: Path) -> Held:
     started = config.init.model or config.init.encoder
     return Held(
         source=str(path),
-        origin=f"cffm_jax run, step {step}",
+        origin=f"cffm_jax run, step {step}{', EMA weights' if averaged else ''}",
         step=step,
         part=WHOLE,
         config=config,
@@ -333,13 +336,14 @@ def _require_same(held: Held, model: CFFM, wanted: dict[str, Any], paths: list[s
         )
 
 
-def convert(path: str | Path, output: Path, to: str) -> str:
+def convert(path: str | Path, output: Path, to: str, *, raw: bool = False) -> str:
     """``convert.py``: writes weights of any kind to a new file, whole or not at all.
 
     Args:
       path: as for ``load``.
       output: the file to write.
       to: "cffm_jax" for our .safetensors; "torch" or "safetensors" for the released layout, dead weights as zeros.
+      raw: as for ``load``.
 
     Returns:
       Lines for the user: what was written, and what is known about its use.
@@ -347,7 +351,7 @@ def convert(path: str | Path, output: Path, to: str) -> str:
     Raises:
       InputError: the weights cannot be used, the release has no place for them, or the file cannot be written.
     """
-    with open_stored(path) as held:
+    with open_stored(path, raw=raw) as held:
         held.require_sound()
         history = provenance(held)
         if to == "cffm_jax":

@@ -55,9 +55,9 @@ def plain(data, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def trained(data, tmp_path_factory):
-    """(folder of a finished run, what the command printed), trained by the real command."""
+    """(folder of a finished run with a profile, what the command printed), trained by the real command."""
     workdir = tmp_path_factory.mktemp("runs") / "run"
-    status, out, err = runs.finished("train.py", *runs.train_argv(data, workdir))
+    status, out, err = runs.finished("train.py", *runs.train_argv(data, workdir, "--profile"))
     assert status == 0, err
     return workdir, out
 

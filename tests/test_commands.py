@@ -74,7 +74,8 @@ def exported(trained):
 
 def test_training_leaves_checkpoints_log_and_config(trained, data):
     workdir, _ = trained
-    assert sorted(path.name for path in workdir.iterdir()) == ["checkpoints", "config.json", "log.jsonl", "tensorboard"]
+    there = ["checkpoints", "config.json", "log.jsonl", "profile", "run.jsonl", "tensorboard"]
+    assert sorted(path.name for path in workdir.iterdir()) == there
     assert sorted(path.name for path in (workdir / "checkpoints").iterdir()) == ["2", "4", "miou.json"]
     assert [path.stat().st_size > 100 for path in (workdir / "tensorboard").iterdir()] == [True]
     stored = config_from_dict(json.loads((workdir / "config.json").read_text()), "config.json")
@@ -90,6 +91,21 @@ def test_training_leaves_checkpoints_log_and_config(trained, data):
         assert line["loss"] == pytest.approx(line["clip_loss"] + 0.5 * line["frame_loss"], rel=1e-5)
     line = log_lines(workdir, "eval")[0]
     assert line["step"] == STEPS and line["CFFM/frames"] == 2 * FRAMES and 0 <= line["CFFM/miou"] <= 1
+
+
+def test_training_leaves_what_tells_about_it(trained):
+    """A profile, where the time went, what it was started with, and pictures."""
+    workdir, out = trained
+    assert f"profile of steps 3 to {STEPS}: python -m pip install xprof; xprof --logdir {workdir}/profile" in out
+    assert len(list(workdir.glob("profile/plugins/profile/*/*.trace.json.gz"))) == 1
+    time = log_lines(workdir, "time")[-1]
+    assert time["compilations"] == 1 and 0 < time["goodput"] < 1
+    assert all(line["tflops"] > 0 and "mfu" not in line for line in log_lines(workdir, "train")[1:])
+    (start,) = map(json.loads, (workdir / "run.jsonl").read_text().splitlines())
+    assert start["config"] == json.loads((workdir / "config.json").read_text())
+    assert start["command"].startswith("train.py --config") and not start["deterministic"]
+    events = b"".join(path.read_bytes() for path in (workdir / "tensorboard").iterdir())
+    assert events.count(b"\x89PNG") == 2  # Of two videos.
 
 
 def test_training_changes_the_weights(trained):
@@ -116,7 +132,7 @@ def test_same_command_again_is_done_already(trained, data, capfd):
     assert f"{workdir} has done its {STEPS} steps already" in again
     assert files(workdir / "checkpoints") == before and len(log_lines(workdir, "train")) == STEPS
     assert out.endswith(f"{workdir} has done its {STEPS} steps\n")
-    table = out[out.index("%") :].rpartition(str(workdir))[0].strip()
+    table = out[out.index("%") : out.index("profile of")].strip()
     assert table in again
 
 

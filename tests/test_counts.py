@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import pytest
 from jax.extend.core import jaxprs_in_params
 
-from cffm_jax.counts import Macs, macs
+from cffm_jax.counts import Macs, macs, training_flops
 from cffm_jax.models import mit
 from cffm_jax.models.cffm import CFFM, create_model
 
@@ -174,6 +174,29 @@ def test_xla_cost_analysis():
     once_a_call = sum(mit.SIZES["b0"].channels) * model.width**2  # the decoder's merged kernels
     expected = 2 * (frames * macs("cffm_b0", *size, convention="executed").total + once_a_call)
     assert 1.0 < flops / expected < 1.1
+
+
+@pytest.mark.parametrize("name", ["cffm_b0", "cffmpp_b0"])
+def test_the_work_of_training_is_about_what_its_gradient_multiplies(name):
+    """Traced: the pass back of the first layer lacks its frames' gradients, resizes are products there, and depthwise
+    convolutions none. The decoder merges its kernels once a call, and with a pass back three times."""
+    model, clips, size = create_model(name, K), 1, (64, 96)
+    clip = jax.ShapeDtypeStruct((clips, 4, *size, 3), jnp.float32)
+    variables = jax.eval_shape(model.init, jax.random.key(0), clip)
+    prototypes = jax.ShapeDtypeStruct((clips, 100, model.width), jnp.float32)
+    trained = {k: v for k, v in variables["params"].items() if not model.global_blocks or k.startswith("global")}
+
+    def loss(trained, variables, clip, prototypes):
+        variables = {**variables, "params": {**variables["params"], **trained}}
+        rngs = {"dropout": jax.random.key(0)}
+        if model.global_blocks:
+            return model.apply(variables, clip[:, -1], prototypes, method="train_global", rngs=rngs).sum()
+        outputs, _ = model.apply(variables, clip, train=True, outputs="all", mutable=["batch_stats"], rngs=rngs)
+        return outputs.logits.sum() + outputs.frame_logits.sum()
+
+    traced = traced_products(jax.make_jaxpr(jax.grad(loss))(trained, variables, clip, prototypes).jaxpr)
+    once_a_call = (1 if model.global_blocks else 3) * sum(mit.SIZES["b0"].channels) * model.width**2
+    assert 0.95 < 2 * (traced - once_a_call) / training_flops(model, *size) < 1.05
 
 
 def test_total_is_the_sum():

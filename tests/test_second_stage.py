@@ -35,12 +35,12 @@ GLOBAL = ("globals_0", "global_classifier")
 
 
 def stage_argv(data, workdir, *more):
-    return train_argv(data, workdir, "--model.name", "cffmpp_b0", "--prototypes.count", P, *more)
+    return train_argv(data, workdir, "--model.name", "cffmpp_b0", "--prototypes.count", P, "--optim.ema", 0.5, *more)
 
 
 @pytest.fixture(scope="module")
 def second(trained, data, tmp_path_factory):
-    """Folder of a finished run of the second stage."""
+    """Folder of a finished run of the second stage, which keeps an average of what it trains."""
     workdir = tmp_path_factory.mktemp("second") / "run"
     assert run_command(train_command, stage_argv(data, workdir, "--init.model", trained[0])) == 0
     return workdir

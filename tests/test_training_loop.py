@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import json
 import os
 import signal
 import subprocess
@@ -22,6 +23,7 @@ from cffm_jax.metrics import Figures
 from cffm_jax.settings import load_config, run_command
 from cffm_jax.training import interruption, loop, setup
 from cffm_jax.training.checkpoint import Checkpoints, newest_whole
+from cffm_jax.training.speed import CAUSES
 from cffm_jax.training.state import TrainState, make_mesh, replicated
 from cffm_jax.training.step import next_state
 
@@ -31,14 +33,15 @@ PLAN = TrainConfig(steps=STEPS, checkpoint_every=3, eval_every=4, log_every=5, k
 OPTIMIZER = optax.adam(0.1)
 
 
-def line_state():
+def line_state(ema=0.0):
     params = {"slope": jnp.ones(3), "offset": jnp.zeros(())}
     counts = (jnp.int32(0) for _ in range(3))
-    state = TrainState(next(counts), params, {"mean": jnp.zeros(3)}, OPTIMIZER.init(params), *counts)
+    average = jax.tree.map(jnp.copy, params) if ema else None
+    state = TrainState(next(counts), params, {"mean": jnp.zeros(3)}, OPTIMIZER.init(params), *counts, average)
     return jax.device_put(state, replicated(make_mesh(1)))
 
 
-def line_step(state, batch, key):
+def line_step(state, batch, key, ema=0.0):
     """Least squares; where the batch is not finite, neither are loss, gradients and statistics."""
     x = batch["x"] + 0.01 * jax.random.normal(jax.random.fold_in(key, state.step), (3,))
 
@@ -50,8 +53,8 @@ def line_step(state, batch, key):
     statistics = {"mean": 0.9 * state.batch_stats["mean"] + 0.1 * x}
     norm = optax.tree.norm(grads)
     finite = jnp.isfinite(loss) & jnp.isfinite(norm)
-    state = next_state(state, finite, optax.apply_updates(state.params, updates), statistics, opt_state, BAD)
-    return state, {"loss": loss, "gradient_norm": norm, "skipped": state.skipped}
+    state = next_state(state, finite, optax.apply_updates(state.params, updates), statistics, opt_state, BAD, ema)
+    return state, {"loss": loss, "gradient_norm": norm, **state.counters}
 
 
 class Line:
@@ -60,18 +63,21 @@ class Line:
     Attributes:
       bad: steps whose batch is not finite.
       at: (when, step) -> what to do then; when: "waiting", "step" or "evaluation".
-      reads: steps after which the host read a figure off the device.
+      reads: steps whose figures the host read off the device -> the step that was under way then.
     """
 
     def __init__(self):
-        self.bad, self.at, self.reads = (), {}, set()
-        self.jitted = jax.jit(line_step, donate_argnums=0)
+        self.bad, self.at, self.reads = (), {}, {}
+        self.jitted = jax.jit(line_step, donate_argnums=0, static_argnames="ema")
+        self.ema, self.evaluated = 0.0, {}
 
     @contextlib.contextmanager
     def prepare(self, config):
         start, notes = setup.resume_step(config)
+        self.ema = config.optim.ema
+        state = line_state(self.ema)
         yield setup.Run(
-            start, notes, line_state(), self.step, lambda i: 0.1, jax.random.key(1), self.clips(start), None, (), "line"
+            start, notes, state, self.step, lambda i: 0.1, jax.random.key(1), self.clips(start), None, (), "line"
         )
 
     def clips(self, start):
@@ -83,13 +89,15 @@ class Line:
     def step(self, state, batch, key):
         self.now = int(state.step) + 1
         self.call("step", self.now)
-        state, metrics = self.jitted(state, batch, key)
-        return state, {
-            name: Figure(value, functools.partial(self.reads.add, self.now)) for name, value in metrics.items()
-        }
+        state, metrics = self.jitted(state, batch, key, ema=self.ema)
+        return state, {name: Figure(value, functools.partial(self.read, self.now)) for name, value in metrics.items()}
 
-    def evaluate(self, segmenter, variables, videos):
+    def read(self, step):
+        assert self.reads.setdefault(step, self.now) == self.now
+
+    def evaluate(self, segmenter, variables, videos, watchers):
         self.call("evaluation", self.now)
+        self.evaluated[self.now] = variables["params"]["slope"]
         miou = float(1 / (1 + abs(variables["params"]["slope"][0] - 1.3)))
         return {"line": Evaluated(miou)}
 
@@ -107,6 +115,9 @@ class Figure:
     def __float__(self):
         self.notice()
         return float(self.value)
+
+    def copy_to_host_async(self):
+        self.value.copy_to_host_async()
 
 
 @dataclasses.dataclass
@@ -126,18 +137,23 @@ def line(monkeypatch):
     return line
 
 
-def config_of(workdir, plan=PLAN):
-    return dataclasses.replace(load_config(CONFIG), workdir=str(workdir), train=plan)
+def config_of(workdir, plan=PLAN, ema=0.0):
+    config = dataclasses.replace(load_config(CONFIG), workdir=str(workdir), train=plan)
+    return dataclasses.replace(config, optim=dataclasses.replace(config.optim, ema=ema))
 
 
-def trained(workdir, plan=PLAN):
+def trained(workdir, plan=PLAN, ema=0.0):
     """Exit status."""
-    return run_command(lambda _: loop.train(config_of(workdir, plan)) and None, [])
+    return run_command(lambda _: loop.train(config_of(workdir, plan, ema)) and None, [])
 
 
-def state_of(workdir, step=STEPS):
+def state_of(workdir, step=STEPS, ema=0.0):
     with Checkpoints(workdir) as checkpoints:
-        return jax.device_get(checkpoints.restore(step, line_state())), checkpoints.evaluations(), checkpoints.steps()
+        return (
+            jax.device_get(checkpoints.restore(step, line_state(ema))),
+            checkpoints.evaluations(),
+            checkpoints.steps(),
+        )
 
 
 def assert_same_run(workdir, unbroken):
@@ -161,15 +177,68 @@ def raising(number):
 
 
 def test_an_unbroken_run(line, tmp_path, capfd):
+    line.jitted.clear_cache()
     assert trained(tmp_path / "run") == 0
     assert f"{tmp_path}/run has done its {STEPS} steps\n" in capfd.readouterr().out
-    assert line.reads == {5, 10, 12}  # The host waits for the device where it logs, and nowhere else.
+    # The host waits for the device where it saves, and nowhere else: lines are written a step later.
+    assert line.reads == {3: 3, 4: 4, 5: 6, 6: 6, 8: 8, 9: 9, 10: 11, 12: 12}
     assert line.jitted._cache_size() == 1
     _, evaluations, steps = state_of(tmp_path / "run")
     assert sorted(evaluations) == [4, 8, 12]
     best = max(evaluations, key=evaluations.get)
     assert steps == sorted({best, 9, 12}) and best < 9  # Saved: 3 4 6 8 9 12.
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    times = log_lines(tmp_path / "run", "time")
+    assert [entry["step"] for entry in times] == [5, 10, 12, 12] and times[-1]["compilations"] == 1
+    spent = sum(value for name, value in times[-1].items() if name in ("productive", *CAUSES))
+    assert spent == pytest.approx(times[-1]["wall"]) and 0 < times[-1]["goodput"] < 1
+    starts = (tmp_path / "run" / "run.jsonl").read_text().splitlines()
+    assert [json.loads(entry)["start_step"] for entry in starts] == [0]
+
+
+def test_what_is_compiled_again_is_told(line, tmp_path, capfd):
+    """A step whose batch has another type."""
+    line.jitted.clear_cache()
+    clips = line.clips
+    line.clips = lambda start: (
+        {"x": batch["x"].astype(jnp.bfloat16) if i == 6 else batch["x"]} for i, batch in enumerate(clips(start))
+    )
+    assert trained(tmp_path / "run") == 0
+    assert "step 7 was compiled anew" in capfd.readouterr().out
+    assert log_lines(tmp_path / "run", "time")[-1]["compilations"] == 2
+
+
+def test_nothing_is_moved_within_the_loop(line, tmp_path):
+    """A batch that still lies on the host."""
+    clips = line.clips
+    line.clips = lambda start: (jax.device_get(batch) if i == 6 else batch for i, batch in enumerate(clips(start)))
+    with pytest.raises(jax.errors.JaxRuntimeError, match="Disallowed host-to-device transfer"):
+        trained(tmp_path / "run")
+
+
+def test_the_average_is_kept_evaluated_and_gone_on_with(line, tmp_path, capfd):
+    assert trained(tmp_path / "whole", ema=0.9) == 0
+    assert "(EMA weights)" in capfd.readouterr().out
+    state, evaluations, _ = state_of(tmp_path / "whole", ema=0.9)
+    np.testing.assert_array_equal(line.evaluated[STEPS], state.ema["slope"])
+    assert not np.array_equal(state.ema["slope"], state.params["slope"])
+    line.at["waiting", 8] = raising(signal.SIGTERM)
+    assert trained(tmp_path / "broken", ema=0.9) == 143
+    assert trained(tmp_path / "broken", ema=0.9) == 0
+    found, of_found, _ = state_of(tmp_path / "broken", ema=0.9)
+    jax.tree.map(np.testing.assert_array_equal, found, state)
+    assert of_found == evaluations
+    with Checkpoints(tmp_path / "whole") as checkpoints:
+        assert checkpoints.has_average(STEPS)
+        raw = checkpoints.restore_variables(STEPS, line_state().variables)
+        average = checkpoints.restore_variables(STEPS, line_state().variables, ("slope", "offset"))
+    np.testing.assert_array_equal(raw["params"]["slope"], state.params["slope"])
+    np.testing.assert_array_equal(average["params"]["slope"], state.ema["slope"])
+    np.testing.assert_array_equal(average["params"]["offset"], state.ema["offset"])
+    np.testing.assert_array_equal(average["batch_stats"]["mean"], state.batch_stats["mean"])
+    # The average is beside what is trained: without it the training is the same.
+    assert trained(tmp_path / "without") == 0
+    jax.tree.map(np.testing.assert_array_equal, state_of(tmp_path / "without")[0].params, state.params)
 
 
 # --- signals

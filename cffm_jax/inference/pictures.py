@@ -134,6 +134,38 @@ def _times(video: layouts.Video, steps: int, first: int) -> tuple[int, ...]:
     return tuple(video.targets[i] for i in spread(steps, len(video.targets)))
 
 
+class FrameStrips:
+    """A frame of some videos with all masks, side by side: input, per-frame, CFFM, CFFM++, ground truth.
+
+    To be called with each chunk; always the same frames of the same videos, to be compared over a training.
+
+    Attributes:
+      pictures: video and frame -> u8[H,W,3], those that came by so far.
+    """
+
+    def __init__(self, videos: Sequence[layouts.Video], colours: np.ndarray, *, count: int = 3, first: int = 9):
+        """``videos`` that will be segmented, ``count`` of which to draw; ``colours`` and ``first`` as below."""
+        chosen = [videos[i] for i in spread(count, len(videos))] if videos else []
+        # Of two times the later one: the first frames of a video have no references.
+        self._times = {video.name: _times(video, 2, first)[-1] for video in chosen}
+        self._colours = colours
+        self.pictures: dict[str, np.ndarray] = {}
+
+    def __call__(self, chunk: Chunk) -> None:
+        i = self._times.get(chunk.video.name, -1) - chunk.start
+        if 0 <= i < len(chunk.own):
+            name = f"{chunk.video.name}/{chunk.start + i}"
+            self.pictures[name] = side_by_side(views(*_drawn(chunk, i), self._colours, CELL))
+
+
+def _drawn(chunk: Chunk, i: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """A frame and its masks by label, from the least that a model knows to the truth, where it is known."""
+    masks = {row: chunk.masks[row][i] for row in reversed(chunk.masks)}
+    if chunk.labels is not None:
+        masks[TRUTH] = chunk.labels[i]
+    return layouts.read_frame(chunk.video.frames[chunk.start + i]), masks
+
+
 class PictureCollector:
     """Draws some videos while they are segmented: ``sheet.png`` and ``overlay.mp4`` in a folder.
 
@@ -179,10 +211,7 @@ class PictureCollector:
             return
         for i in range(len(chunk.own)):
             time = chunk.start + i
-            frame = layouts.read_frame(chunk.video.frames[time])
-            masks = {row: chunk.masks[row][i] for row in reversed(chunk.masks)}
-            if chunk.labels is not None:
-                masks[TRUTH] = chunk.labels[i]
+            frame, masks = _drawn(chunk, i)
             self._video.write(side_by_side(views(frame, masks, self._colours, _PANEL)))
             if time in self._times[chunk.video.name]:
                 self._add(chunk.video.name, time, views(frame, masks, self._colours, CELL), masks)

@@ -91,6 +91,7 @@ class CFFM(nn.Module):
       drop_path: the encoder's largest drop path rate.
       dtype: compute type; parameters, norms, softmax and logits are float32.
       depths: blocks of the encoder's stages; () as the backbone has.
+      remat: what the backward pass of encoder and mining blocks computes anew, see ``layers.rematerialised``.
     """
 
     backbone: str
@@ -107,6 +108,7 @@ class CFFM(nn.Module):
     drop_path: float = ModelConfig.drop_path
     dtype: jnp.dtype = jnp.float32
     depths: tuple[int, ...] = ()
+    remat: layers.Remat = "none"
 
     @property
     def public_name(self) -> str:
@@ -115,14 +117,15 @@ class CFFM(nn.Module):
         return f"{next(name for name, has in FAMILIES.items() if has == contexts)}_{self.backbone}"
 
     def setup(self):
-        self.encoder = encoders.make_encoder(self.backbone, self.norm_epsilons, self.drop_path, self.dtype, self.depths)
+        self.encoder = encoders.make_encoder(
+            self.backbone, self.norm_epsilons, self.drop_path, self.dtype, self.depths, self.remat
+        )
         self.decoder = FrameDecoder(self.width, self.dtype, self.projection)
         self.frame_dropout = layers.channel_dropout(self.dropout)
         self.frame_classifier = layers.Dense(self.num_classes, self.dtype)
         if self.local_blocks:
-            self.local = [
-                cfm.MiningBlock(self.sources, self.width, self.attention, self.dtype) for _ in range(self.local_blocks)
-            ]
+            block = layers.rematerialised(cfm.MiningBlock, self.remat, methods=("reference_cells", "__call__"))
+            self.local = [block(self.sources, self.width, self.attention, self.dtype) for _ in range(self.local_blocks)]
             self.clip_dropout = layers.channel_dropout(self.dropout)
             self.clip_classifier = layers.Dense(self.num_classes, self.dtype)
         if self.global_blocks:

@@ -66,6 +66,7 @@ class Stage(nn.Module):
     norm_epsilons: tuple[float, float]
     drop_paths: tuple[float, ...]
     dtype: jnp.dtype
+    remat: layers.Remat = "none"
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> tuple[jax.Array, jax.Array]:
@@ -73,8 +74,9 @@ class Stage(nn.Module):
         norm = layers.layer_norm(of_reduction, self.dtype, "reduce_norm")
         reduce = layers.PatchConv(self.side, self.channels, self.dtype, layers.truncated_init, name="reduce")
         x = norm(reduce(x)) if self.first else reduce(norm(x))
+        block = layers.rematerialised(Block, self.remat, 1)
         for i, rate in enumerate(self.drop_paths):
-            x = Block(of_block, rate, self.dtype, name=f"blocks_{i}")(x, train)
+            x = block(of_block, rate, self.dtype, name=f"blocks_{i}")(x, train)
         return x, layers.layer_norm(of_block, self.dtype, "norm")(x)
 
 
@@ -87,6 +89,7 @@ class ConvNeXt(nn.Module):
       drop_path: the last block's probability of skipping its branch; it rises linearly from 0.
       dtype: compute type; parameters and norms are float32.
       depths: blocks of the stages; () as the size says.
+      remat: what training computes anew, see ``layers.rematerialised``.
     """
 
     size: str
@@ -94,6 +97,7 @@ class ConvNeXt(nn.Module):
     drop_path: float
     dtype: jnp.dtype
     depths: tuple[int, ...] = ()
+    remat: layers.Remat = "none"
 
     @nn.compact
     def __call__(self, frames: jax.Array, train: bool = False) -> tuple[jax.Array, ...]:
@@ -106,7 +110,8 @@ class ConvNeXt(nn.Module):
         for i, (channels, depth) in enumerate(zip(size.channels, depths)):
             rates_here, rates = tuple(rates[:depth]), rates[depth:]
             x, normalised = Stage(
-                channels, 4 if i == 0 else 2, i == 0, self.norm_epsilons, rates_here, self.dtype, name=f"stages_{i}"
-            )(x, train)
+                channels, 4 if i == 0 else 2, i == 0, self.norm_epsilons, rates_here, self.dtype, self.remat,
+                name=f"stages_{i}",
+            )(x, train)  # fmt: skip
             maps.append(normalised)
         return tuple(maps)

@@ -9,7 +9,7 @@ from typing import TypeVar
 import flax.linen as nn
 import jax.numpy as jnp
 
-from cffm_jax.models import convnext, mit
+from cffm_jax.models import convnext, layers, mit
 
 T = TypeVar("T")
 
@@ -26,11 +26,16 @@ def size_of(name: str) -> mit.MiTSize | convnext.ConvNeXtSize:
 
 
 def make_encoder(
-    name: str, norm_epsilons: tuple[float, float], drop_path: float, dtype: jnp.dtype, depths: tuple[int, ...] = ()
+    name: str,
+    norm_epsilons: tuple[float, float],
+    drop_path: float,
+    dtype: jnp.dtype,
+    depths: tuple[int, ...] = (),
+    remat: layers.Remat = "none",
 ) -> nn.Module:
     """The encoder's module; see ``mit.MiT`` for the arguments."""
     module = mit.MiT if name in mit.SIZES else convnext.ConvNeXt
-    return module(name, norm_epsilons, drop_path, dtype, depths)
+    return module(name, norm_epsilons, drop_path, dtype, depths, remat)
 
 
 def repeat_blocks(leaves: Mapping[str, T], name: str) -> dict[str, T]:

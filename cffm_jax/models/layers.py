@@ -5,7 +5,8 @@ Dimension key: N images, H W sides of a map, C channels, K kernel side.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Literal
 
 import flax.linen as nn
 import jax
@@ -132,6 +133,22 @@ class DropPath(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         return nn.Dropout(self.rate, broadcast_dims=tuple(range(1, x.ndim)))(x, deterministic=not train)
+
+
+Remat = Literal["none", "products", "blocks"]
+_KEPT = {"products": jax.checkpoint_policies.dots_with_no_batch_dims_saveable, "blocks": None}
+
+
+def rematerialised(block: type[nn.Module], remat: Remat, *static: int, methods: Sequence[str] | None = None) -> type:
+    """A block's class whose backward pass computes anew what is not kept: with "none" all is, with "products" the
+    results of its dense layers, with "blocks" only what goes into it. Names of parameters stay.
+
+    ``static``: positions of the arguments that are no arrays, the module itself not counted.
+    """
+    if remat == "none":
+        return block
+    positions = tuple(1 + position for position in static)
+    return nn.remat(block, policy=_KEPT[remat], static_argnums=positions, methods=methods)
 
 
 def channel_dropout(rate: float, name: str | None = None) -> nn.Dropout:

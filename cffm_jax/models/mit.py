@@ -115,6 +115,7 @@ class Stage(nn.Module):
     norm_epsilons: tuple[float, float]
     drop_paths: tuple[float, ...]
     dtype: jnp.dtype
+    remat: layers.Remat = "none"
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
@@ -124,8 +125,9 @@ class Stage(nn.Module):
             dtype=self.dtype, kernel_init=layers.conv_init, name="embed",
         )(x)  # fmt: skip
         x = layers.layer_norm(self.norm_epsilons[0], self.dtype, "embed_norm")(x)
+        block = layers.rematerialised(Block, self.remat, 1)
         for i, rate in enumerate(self.drop_paths):
-            x = Block(
+            x = block(
                 self.heads, self.reduction, self.mlp_ratio, self.norm_epsilons, rate, self.dtype, name=f"block{i}"
             )(x, train)
         return layers.layer_norm(self.norm_epsilons[1], self.dtype, "norm")(x)
@@ -140,6 +142,7 @@ class MiT(nn.Module):
       drop_path: the last block's probability of skipping a branch; it rises linearly from 0.
       dtype: compute type; parameters, norms and softmax are float32.
       depths: blocks of the stages; () as the size says.
+      remat: what training computes anew, see ``layers.rematerialised``.
     """
 
     size: str
@@ -147,6 +150,7 @@ class MiT(nn.Module):
     drop_path: float
     dtype: jnp.dtype
     depths: tuple[int, ...] = ()
+    remat: layers.Remat = "none"
 
     @nn.compact
     def __call__(self, frames: jax.Array, train: bool = False) -> tuple[jax.Array, ...]:
@@ -161,7 +165,7 @@ class MiT(nn.Module):
             kernel, stride = (7, 4) if i == 0 else (3, 2)
             x = Stage(
                 channels, kernel, stride, HEADS[i], REDUCTIONS[i], size.mlp_ratios[i], self.norm_epsilons, rates_here,
-                self.dtype, name=f"stage{i + 1}",
+                self.dtype, self.remat, name=f"stage{i + 1}",
             )(x, train)  # fmt: skip
             maps.append(x)
         return tuple(maps)

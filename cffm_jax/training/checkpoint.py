@@ -13,7 +13,7 @@ import logging
 import math
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ _UNSEALED, _DELETED, _DAMAGED = ".unsealed", ".deleted", ".damaged"
 _LEFT_OVER = re.compile(rf"\d+(({_UNSEALED})?\.orbax-checkpoint-tmp.*|{_UNSEALED}|{_DELETED})")
 _EVALUATIONS = "miou.json"
 _COUNTERS = "counters"
+_AVERAGE = "ema"
 _THREADS = 4
 """That compute checksums."""
 
@@ -180,8 +181,9 @@ class Checkpoints:
         items = ocp.args.Composite(
             variables=ocp.args.StandardSave(state.variables),
             optimizer=ocp.args.StandardSave({"opt_state": state.opt_state}),
-            counters=ocp.args.StandardSave(_counters(state)),
+            counters=ocp.args.StandardSave(state.counters),
             config=ocp.args.JsonSave(dataclasses.asdict(config)),
+            **({_AVERAGE: ocp.args.StandardSave(state.ema)} if state.ema else {}),
         )
         with self._saving(step):
             self._checkpointer.save(self.directory / f"{step}{_UNSEALED}", args=items, force=True)
@@ -223,14 +225,27 @@ class Checkpoints:
         stored = self._restore(step, config=ocp.args.JsonRestore())["config"]
         return config_from_dict(stored, self.directory / str(step))
 
-    def restore_variables(self, step: int, like: Any) -> dict[str, Any]:
-        """The model's variables; ``like`` gives shapes, types and, where it has them, shardings."""
-        return self._restore(step, variables=ocp.args.StandardRestore(_abstract(like)))["variables"]
+    def has_average(self, step: int) -> bool:
+        """Whether it holds a moving average (EMA) of the parameters beside them."""
+        return (self.directory / str(step) / _AVERAGE).is_dir()
+
+    def restore_variables(self, step: int, like: Any, average: Collection[str] = ()) -> dict[str, Any]:
+        """The model's variables; ``like`` gives shapes, types and, where it has them, shardings.
+
+        Of the parts of the parameters that ``average`` names, the moving average: those that were trained.
+        """
+        items = {"variables": like}
+        if average:
+            items[_AVERAGE] = {part: like["params"][part] for part in average}
+        restored = self._restore(step, **{k: ocp.args.StandardRestore(_abstract(tree)) for k, tree in items.items()})
+        variables = restored["variables"]
+        return {**variables, "params": {**variables["params"], **(restored[_AVERAGE] if average else {})}}
 
     def restore(self, step: int, like: TrainState) -> TrainState:
         """The whole state; ``like`` gives shapes, types and shardings."""
         items = {"variables": like.variables, "optimizer": {"opt_state": like.opt_state}}
-        counters = jax.tree.map(lambda leaf: jax.device_put(jax.numpy.int32(0), leaf.sharding), _counters(like))
+        items |= {_AVERAGE: like.ema} if like.ema else {}
+        counters = jax.tree.map(lambda leaf: jax.device_put(jax.numpy.int32(0), leaf.sharding), like.counters)
         if (self.directory / str(step) / _COUNTERS).is_dir():
             items[_COUNTERS] = counters
         items = {name: ocp.args.StandardRestore(_abstract(tree)) for name, tree in items.items()}
@@ -240,6 +255,7 @@ class Checkpoints:
             params=restored["variables"]["params"],
             batch_stats=restored["variables"]["batch_stats"],
             opt_state=restored["optimizer"]["opt_state"],
+            ema=restored[_AVERAGE] if like.ema else None,
             **(restored[_COUNTERS] if _COUNTERS in items else counters),
         )
 
@@ -251,10 +267,6 @@ class Checkpoints:
         except (OSError, ValueError, KeyError, TypeError) as error:
             remedy = "delete this folder to use the checkpoint before it, or name another run"
             raise InputError(folder, f"cannot be restored ({_reason(error)})", remedy) from error
-
-
-def _counters(state: TrainState) -> dict[str, jax.Array]:
-    return {"skipped": state.skipped, "bad_in_a_row": state.bad_in_a_row}
 
 
 def _reason(error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""What a run says while it goes on: a progress bar, JSON lines and TensorBoard scalars."""
+"""What a run says while it goes on: a progress bar, JSON lines, TensorBoard scalars and pictures."""
 
 from __future__ import annotations
 
@@ -7,10 +7,14 @@ import json
 import math
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
+
+from cffm_jax.training.speed import CAUSES, Clock, Work, device_peak, goodput, taken_up, told
 
 
 class RunLog:
@@ -19,20 +23,38 @@ class RunLog:
     What a killed run logged after step ``start``, from which this one goes on, is dropped: it comes again.
 
     Of several processes one writes (``writes``), the others say nothing.
+
+    Args:
+      began: ``time.perf_counter()`` when this process began with the run; default: now.
+      work: what a step computes; without it neither TFLOP/s nor MFU are told.
+
+    Attributes:
+      clock: where the wall time of the run goes, that of the processes before included.
     """
 
     def __init__(
-        self, workdir: Path, steps: int, start: int, batch_size: int, progress: bool = True, writes: bool = True
+        self,
+        workdir: Path,
+        steps: int,
+        start: int,
+        batch_size: int,
+        progress: bool = True,
+        writes: bool = True,
+        began: float | None = None,
+        work: Work | None = None,
     ):
         self._writes, progress = writes, progress and writes
-        if writes:
-            _drop_after(start, workdir / "log.jsonl")
+        before = _drop_after(start, workdir / "log.jsonl") if writes else {}
+        self.clock = Clock(time.perf_counter() if began is None else began, before)
+        self._work = work or Work()
         self._file = (workdir / "log.jsonl").open("a", buffering=1) if writes else None
         self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=start + 1) if writes else None
         self._bar = tqdm(total=steps, initial=start, unit="step", desc="train", disable=not progress)
         self._batch_size = batch_size
         self._waited = 0.0
         self._since = (time.perf_counter(), start)
+        if before and start < steps:
+            self._times(start, before)
 
     def __enter__(self) -> RunLog:
         return self
@@ -46,6 +68,7 @@ class RunLog:
     def step(self, waited: float) -> None:
         """Counts a step that waited so many seconds for its data."""
         self._waited += waited
+        self.clock.add("data", waited)
         self._bar.update()
 
     def restart_clock(self) -> None:
@@ -56,22 +79,44 @@ class RunLog:
         """A line of training figures; adds clips/s and the share of the time that was spent waiting for data."""
         then, before = self._since
         now = time.perf_counter()
+        per_second = (step - before) / max(now - then, 1e-9)
         values = {
             **values,
-            "clips_per_second": (step - before) * self._batch_size / max(now - then, 1e-9),
+            "clips_per_second": per_second * self._batch_size,
             "data_wait": self._waited / max(now - then, 1e-9),
         }
+        if self._work.flops:
+            values["tflops"] = per_second * self._work.flops / 1e12
+        if self._work.flops and self._work.peak:
+            values["mfu"] = per_second * self._work.flops / self._work.peak
+        if peak := device_peak():
+            values["device_bytes"] = peak
         self._since, self._waited = (now, step), 0.0
         self._write(step, "train", values)
+        self._times(step, self.clock.seconds())
         self._bar.set_postfix_str(
             f"loss {values['loss']:.3f}, rate {values['rate']:.1e}, {values['clips_per_second']:.2f} clips/s, "
             f"data wait {100 * values['data_wait']:.1f} %"
+            + (f", MFU {100 * values['mfu']:.1f} %" if "mfu" in values else "")
         )
 
-    def evaluation(self, step: int, values: dict[str, float], table: str) -> None:
-        """A line of figures and the table on the terminal."""
+    def evaluation(
+        self, step: int, values: dict[str, float], table: str, pictures: Mapping[str, np.ndarray] | None = None
+    ) -> None:
+        """A line of figures, the table on the terminal, and pictures u8[H,W,3] by name."""
         self._write(step, "eval", values)
+        for name, picture in (pictures or {}).items() if self._writes else ():
+            self._board.add_image(f"eval/{name}", picture, step, dataformats="HWC")
         self.say(f"step {step}:\n{table}")
+
+    def finish(self, step: int, compilations: int) -> None:
+        """The last line about the time, with how often the training step was compiled, and the same in words."""
+        seconds = self.clock.seconds()
+        self._times(step, {**seconds, "compilations": compilations})
+        self.say(told(seconds))
+
+    def _times(self, step: int, seconds: dict[str, float]) -> None:
+        self._write(step, "time", {**seconds, "goodput": goodput(seconds)})
 
     def say(self, text: str) -> None:
         if self._writes:
@@ -88,14 +133,20 @@ class RunLog:
             self._board.add_scalar(f"{group}/{name}", value, step)
 
 
-def _drop_after(step: int, path: Path) -> None:
-    """Keeps the whole lines up to a step."""
+def _drop_after(step: int, path: Path) -> dict[str, float]:
+    """Keeps the whole lines up to a step. Returns the seconds that the run took up to now, as far as the log tells."""
     if not path.exists():
-        return
-    kept = []
+        return {}
+    kept, times = [], []
     for line in path.read_text().splitlines():
         with contextlib.suppress(json.JSONDecodeError):  # The last one, which a kill cut off.
-            kept += [line + "\n"] if json.loads(line)["step"] <= step else []
+            entry = json.loads(line)
+            kept += [line + "\n"] if entry["step"] <= step else []
+            times += [entry] if entry["group"] == "time" else []
     partial = path.with_name(f".{path.name}.partial")
     partial.write_text("".join(kept))
     partial.replace(path)
+    if not times:
+        return {}
+    seconds = [{name: entry[name] for name in ("wall", "productive", *CAUSES)} for entry in times]
+    return taken_up(seconds[-1], next((s for s, e in zip(seconds[::-1], times[::-1]) if e["step"] <= step), None))

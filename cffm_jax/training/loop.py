@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import math
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import jax
@@ -15,19 +17,23 @@ from cffm_jax import cluster
 from cffm_jax.config import Config
 from cffm_jax.errors import InputError, Stopped
 from cffm_jax.inference.evaluate import evaluate
+from cffm_jax.inference.pictures import FrameStrips
 from cffm_jax.inference.scores import main_table
 from cffm_jax.metrics import Scores
+from cffm_jax.training import record
 from cffm_jax.training.checkpoint import Checkpoints, require_space
 from cffm_jax.training.interruption import Interruption
 from cffm_jax.training.log import RunLog
 from cffm_jax.training.setup import Run, prepare
+from cffm_jax.training.speed import Compilations, Profile
 from cffm_jax.training.state import on_one_device
 
 
-def train(config: Config, interruption: Interruption | None = None) -> dict[str, Scores]:
+def train(config: Config, interruption: Interruption | None = None, *, profile: bool = False) -> dict[str, Scores]:
     """Trains as the config says, or goes on where the run in ``workdir`` stopped. Returns the last evaluation.
 
-    Signals are handled from here on, or by ``interruption`` from before.
+    Signals are handled from here on, or by ``interruption`` from before. ``profile``: a trace of a few steps goes to
+    ``<workdir>/profile``.
 
     Raises:
       InputError: the config, the data, the initial weights or the checkpoints cannot be used, or loss or gradients were
@@ -35,21 +41,30 @@ def train(config: Config, interruption: Interruption | None = None) -> dict[str,
       Stopped: by SIGTERM or Ctrl-C; the step that was under way is done and saved.
     """
     plan, workdir = config.train, Path(config.workdir)
-    with interruption or Interruption() as interruption, prepare(config) as run:
+    began = time.perf_counter()
+    with (
+        interruption or Interruption() as interruption,
+        Compilations() as compilations,
+        prepare(config) as run,
+    ):
         with cluster.together():
             if run.start < plan.steps:
                 require_space(workdir, run.state)
             make_workdir(workdir)
+        log_of = functools.partial(RunLog, writes=cluster.first(), began=began, work=run.work)
         with (
             Checkpoints(workdir, plan.keep, create=True) as checkpoints,
-            RunLog(workdir, plan.steps, run.start, plan.batch_size, writes=cluster.first()) as log,
+            log_of(workdir, plan.steps, run.start, plan.batch_size) as log,
         ):
             for line in (*run.notes, run.summary):
                 log.say(line)
             checkpoints.set_aside(run.start)
             if cluster.first():
                 (workdir / "config.json").write_text(json.dumps(dataclasses.asdict(config), indent=2) + "\n")
-            training = _Training(config, run, checkpoints, log, interruption)
+            if cluster.first() and run.start < plan.steps:
+                record.write(workdir, config, run.start, run.devices or jax.devices()[:1])
+            traced = Profile(workdir / "profile" if profile and cluster.first() else None, run.start, log.say)
+            training = _Training(config, run, checkpoints, log, interruption, compilations, traced)
             try:
                 return training.to_the_end()
             except Stopped as stopped:
@@ -57,6 +72,7 @@ def train(config: Config, interruption: Interruption | None = None) -> dict[str,
                     if stopped.everywhere or jax.process_count() == 1:
                         training.save()
                     checkpoints.wait()
+                    training.say_times()
                 done = f"after step {training.step}{', which is saved' if training.step else ''}"
                 message = f"{workdir}: {stopped} {done}; the same command goes on from there"
                 stopped.args = (message,)
@@ -72,16 +88,26 @@ class _Training:
     """
 
     def __init__(
-        self, config: Config, run: Run, checkpoints: Checkpoints, log: RunLog, interruption: Interruption
+        self,
+        config: Config,
+        run: Run,
+        checkpoints: Checkpoints,
+        log: RunLog,
+        interruption: Interruption,
+        compilations: Compilations,
+        profile: Profile,
     ) -> None:
         self._config, self._run, self._checkpoints = config, run, checkpoints
         self._log, self._interruption = log, interruption
+        self._compilations, self._profile, self._compiled = compilations, profile, 0
+        self._unlogged: tuple[int, Mapping[str, jax.Array], bool] | None = None
         self._votes = None
         self.step = self._saved = run.start
         self.state = checkpoints.restore(run.start, run.state) if run.start else run.state
 
     def to_the_end(self) -> dict[str, Scores]:
         plan, workdir = self._config.train, self._config.workdir
+        self._log.clock.add("start", time.perf_counter() - self._log.clock.began)
         if self._run.start >= plan.steps:
             self._log.say(f"{workdir} has done its {plan.steps} steps already")
         elif self._evaluates(self.step) and self.step not in cluster.from_first(self._checkpoints.evaluations):
@@ -90,18 +116,27 @@ class _Training:
             with self._interruption.agreeing(jax.process_count() > 1):
                 began = time.perf_counter()
                 batch = next(self._run.clips)
-                self._log.step(time.perf_counter() - began)
+                # While the device computes nothing waits for data but the host.
+                idle = self.state.step.is_ready()
+                self._log.step(time.perf_counter() - began if idle else 0.0)
                 with self._interruption.deferred():
                     self.advance(batch)
                 self._agree()
             if self._evaluates(self.step):
                 self.evaluate()
                 self._log.restart_clock()
-        self._checkpoints.wait()
+        with self._log.clock.spent("checkpoint"):
+            self._checkpoints.wait()
         scores = self.evaluate()
         if self._run.start < plan.steps:
+            self.say_times()
             self._log.say(f"{workdir} has done its {plan.steps} steps")
         return scores
+
+    def say_times(self) -> None:
+        """Where the time went; once, at the end."""
+        self._profile.close(self.step)
+        self._log.finish(self.step, self._compiled)
 
     def _agree(self) -> None:
         """Stops all processes after the same step, where one of them got a signal; one process stops by itself."""
@@ -117,41 +152,73 @@ class _Training:
         return bool(plan.eval_every) and 0 < step < plan.steps and step % plan.eval_every == 0
 
     def advance(self, batch: dict[str, jax.Array]) -> None:
-        """One step, with what is logged and saved after it. Elsewhere the host does not wait for the device."""
+        """One step, with what is logged and saved after it.
+
+        The host waits for the device where it saves, and nowhere else: the figures of a line are fetched while the step
+        after it runs.
+        """
         plan = self._config.train
-        self.state, metrics = self._run.step(self.state, batch, self._run.key)
-        self.step += 1
-        # A save has the time of one step: a kill costs no more than the interval and that one.
-        self._checkpoints.wait()
-        if self.step == self._run.start + 1:  # compiling is no part of the rates
-            jax.block_until_ready(self.state)
-            self._log.restart_clock()
+        metrics = self._start(batch)
+        self.write_log()
         last = self.step == plan.steps
         logs = self.step % plan.log_every == 0 or last
         saves = self.step % plan.checkpoint_every == 0 or self._evaluates(self.step) or last
-        if logs:
-            values = {name: float(value) for name, value in metrics.items()}
-            rate = float(self._run.rate(self.step - 1 - int(values["skipped"])))
-            self._log.scalars(self.step, {**values, "rate": rate})
         if logs or saves:
-            self._require_good()
+            for value in metrics.values():
+                value.copy_to_host_async()
+            self._unlogged = (self.step, metrics, logs)
         if saves:
             self.save()
+        self._profile.after(self.step, self.state)
+
+    def _start(self, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        """Starts a step, moving nothing to or from the devices; the first is waited for. Returns its figures."""
+        first = self.step == self._run.start
+        began, compiled = time.perf_counter(), self._compilations.count
+        # Compiling places the model's constants.
+        with self._profile.step(self.step + 1), jax.transfer_guard("allow" if first else "disallow"):
+            self.state, metrics = self._run.step(self.state, batch, self._run.key)
+        self.step += 1
+        if self._compilations.count > compiled:
+            self._compiled += 1
+            if not first:
+                self._log.say(f"step {self.step} was compiled anew, with other shapes or placing than the one before")
+        if first:  # compiling is no part of the rates
+            jax.block_until_ready(self.state)
+            self._log.clock.add("compile", time.perf_counter() - began)
+            self._log.restart_clock()
+        # A save has the time of one step: a kill costs no more than the interval and that one.
+        with self._log.clock.spent("checkpoint"):
+            self._checkpoints.wait()
+        return metrics
+
+    def write_log(self) -> None:
+        """Writes the line that is due; InputError as of ``_require_good``."""
+        if self._unlogged is None:
+            return
+        (step, metrics, logs), self._unlogged = self._unlogged, None
+        values = {name: float(value) for name, value in metrics.items()}
+        bad = int(values.pop("bad_in_a_row"))
+        if logs:
+            rate = float(self._run.rate(step - 1 - int(values["skipped"])))
+            self._log.scalars(step, {**values, "rate": rate})
+        self._require_good(step, int(values["skipped"]), bad)
 
     def save(self) -> None:
         """Saves the state in the background, unless this step is saved already."""
+        self.write_log()
         if self.step > self._saved:
-            self._checkpoints.save(self.state, self._config)
+            with self._log.clock.spent("checkpoint"):
+                self._checkpoints.save(self.state, self._config)
             self._saved = self.step
 
-    def _require_good(self) -> None:
-        """InputError if too many iterations in a row were not applied; before, the state of the last good one is saved,
-        as it was then."""
-        bad = int(self.state.bad_in_a_row)
+    def _require_good(self, step: int, skipped: int, bad: int) -> None:
+        """InputError if too many iterations up to a step were not applied, one after the other; before, the state of
+        the last good one is saved, as it was then: a later one was not applied either."""
         if bad < self._config.train.bad_steps:
             return
-        first, self.step = self.step - bad + 1, self.step - bad
-        then = {"step": self.step, "skipped": int(self.state.skipped) - bad, "bad_in_a_row": 0}
+        first, self.step = step - bad + 1, step - bad
+        then = {"step": self.step, "skipped": skipped - bad, "bad_in_a_row": 0}
         place = self.state.step.sharding
         self.state = self.state.replace(
             **{name: jax.device_put(np.int32(value), place) for name, value in then.items()}
@@ -165,9 +232,17 @@ class _Training:
             raise InputError(self._config.workdir, problem, remedy)
 
     def evaluate(self) -> dict[str, Scores]:
-        scores = evaluate(self._run.segmenter, on_one_device(self.state.variables), self._run.held_out)
+        """Figures and pictures of the average of the weights where there is one, else of the weights."""
+        run, watchers = self._run, []
+        if run.colours is not None:  # The first process draws, of its share of the videos.
+            own = cluster.share(run.held_out) if cluster.first() else ()
+            watchers.append(FrameStrips(own, run.colours, first=max(self._config.data.offsets)))
+        with self._log.clock.spent("evaluation"):
+            scores = evaluate(run.segmenter, on_one_device(self.state.averaged), run.held_out, watchers=watchers)
         with self._interruption.deferred():
-            self._log.evaluation(self.step, _figures(scores), main_table(scores))
+            table = main_table(scores) + ("\n(EMA weights)" if self.state.ema else "")
+            pictures = {name: picture for watcher in watchers for name, picture in watcher.pictures.items()}
+            self._log.evaluation(self.step, _figures(scores), table, pictures)
             own = next(iter(scores.values()))  # The others are its parts'.
             self._checkpoints.record(self.step, own.figures().miou)
         return scores

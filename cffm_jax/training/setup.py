@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -16,6 +17,7 @@ from cffm_jax import cluster
 from cffm_jax.config import Config
 from cffm_jax.conversion.recognise import ENCODER
 from cffm_jax.conversion.state_dicts import variable_shapes
+from cffm_jax.counts import training_flops
 from cffm_jax.data import layouts
 from cffm_jax.data.classes import read_classes
 from cffm_jax.data.manifest import read_manifest
@@ -28,6 +30,7 @@ from cffm_jax.models.cffm import CFFM
 from cffm_jax.optim import learning_rate, make_optimizer
 from cffm_jax.training.checkpoint import newest_whole, open_checkpoints
 from cffm_jax.training.same_config import require_same_run
+from cffm_jax.training.speed import Work, peak_flops
 from cffm_jax.training.state import (
     TrainState,
     batch_sharded,
@@ -35,10 +38,14 @@ from cffm_jax.training.state import (
     init_state,
     init_variables,
     make_mesh,
+    replicated,
     require_shares,
 )
 from cffm_jax.training.step import Step, make_train_step
 from cffm_jax.weights import GLOBAL_PARTS, open_stored, start_from
+
+_AHEAD = 2
+"""Batches on the devices beside the one in use."""
 
 
 class Run(NamedTuple):
@@ -55,6 +62,9 @@ class Run(NamedTuple):
       segmenter: for evaluations.
       held_out: the videos to evaluate on.
       summary: one line about it.
+      devices: those of the mesh.
+      work: floating point operations of a step, and the devices' peak.
+      colours: u8[256,3] of the classes, for pictures; None: there are none.
     """
 
     start: int
@@ -67,6 +77,9 @@ class Run(NamedTuple):
     segmenter: VideoSegmenter
     held_out: tuple[layouts.Video, ...]
     summary: str
+    devices: Sequence[jax.Device] = ()
+    work: Work = Work()
+    colours: np.ndarray | None = None
 
 
 @contextlib.contextmanager
@@ -83,6 +96,7 @@ def prepare(config: Config) -> Iterator[Run]:
         check(config, mesh)
         videos = layouts.read_videos(config.data, config.data.train_split)
         held_out = evaluation_videos(config)
+        colours = read_classes(config.data.root, config.model.num_classes, config.data.layout)[1]
     optimizer = make_optimizer(config.optim, plan.steps)
     key = jax.random.key(plan.seed)
     start, notes = cluster.from_first(lambda: resume_step(config))
@@ -112,22 +126,36 @@ def prepare(config: Config) -> Iterator[Run]:
         yield Run(
             start=start,
             notes=notes,
-            state=init_state(model, variables, optimizer, mesh),
+            state=init_state(model, variables, optimizer, mesh, ema=config.optim.ema > 0),
             step=make_train_step(
-                model,
+                model.clone(remat=plan.remat),
                 optimizer,
                 mesh,
                 frame_loss_weight=plan.frame_loss_weight,
                 bad_steps=plan.bad_steps,
+                ema=config.optim.ema,
                 accumulate=plan.accumulate,
             ),
             rate=learning_rate(config.optim, plan.steps),
-            key=jax.random.fold_in(key, 1),
+            # Made where it is used: the loop moves nothing.
+            key=jax.jit(lambda: jax.random.fold_in(jax.random.key(plan.seed), 1), out_shardings=replicated(mesh))(),
             clips=clips,
             segmenter=VideoSegmenter(model, config, held_out_prototypes),
             held_out=held_out,
             summary=f"{config.model.name}: {len(videos)} training videos, {_machines(mesh)}, weights: {origin}",
+            devices=tuple(mesh.devices.flat),
+            work=work_of_a_step(config, model, mesh),
+            colours=colours,
         )
+
+
+def work_of_a_step(config: Config, model: CFFM, mesh: Mesh) -> Work:
+    """Counted by hand (``counts.training_flops``); the devices' peak where it is known or given."""
+    plan, kind = config.train, mesh.devices.flat[0].device_kind
+    peak = 1e12 * plan.peak_tflops
+    peak = peak or peak_flops(kind, config.model.dtype, jax.config.jax_default_matmul_precision)
+    flops = training_flops(model, *config.data.crop, prototypes=config.prototypes.count)
+    return Work(plan.batch_size * flops, peak * mesh.size)
 
 
 def _machines(mesh: Mesh) -> str:
@@ -155,6 +183,10 @@ def check(config: Config, mesh: Mesh) -> None:
     for name in ("steps", "log_every", "checkpoint_every", "keep", "bad_steps"):
         if getattr(plan, name) < 1:
             raise InputError(f"--train.{name}", f"is {getattr(plan, name)}", "give at least 1")
+    if not 0 <= config.optim.ema < 1:
+        raise InputError("--optim.ema", f"is {config.optim.ema}", "give 0 for none, or a decay below 1, such as 0.999")
+    if plan.peak_tflops < 0:
+        raise InputError("--train.peak_tflops", f"is {plan.peak_tflops}", "give 0, or the device's peak in TFLOP/s")
     if config.optim.clip_norm < 0:
         raise InputError("--optim.clip_norm", f"is {config.optim.clip_norm}", "give 0 for none, or a norm")
     if any(side % 32 or side < 32 for side in config.data.crop):
@@ -168,7 +200,7 @@ def check(config: Config, mesh: Mesh) -> None:
 def on_device(
     batches: Iterator[dict[str, Any]], mesh: Mesh, prototypes: np.ndarray | None = None
 ) -> Iterator[dict[str, jax.Array]]:
-    """Sends each batch while the step before it runs; the first is read at once, so that its faults show early.
+    """Sends batches two steps ahead, while the device computes; the first is read at once, so that its faults show.
 
     ``prototypes`` f32[V, P, C] of all videos: a batch then holds those of its own.
     """
@@ -180,12 +212,16 @@ def on_device(
             arrays["prototypes"] = prototypes[batch["video"]]
         return {name: jax.make_array_from_process_local_data(sharding, value) for name, value in arrays.items()}
 
-    def rest(ahead: dict[str, jax.Array]) -> Iterator[dict[str, jax.Array]]:
-        for batch in batches:
-            ready, ahead = ahead, put(batch)
-            yield ready
+    ahead = deque([put(next(batches))])
 
-    return rest(put(next(batches)))
+    def rest() -> Iterator[dict[str, jax.Array]]:
+        for batch in batches:
+            ahead.append(put(batch))
+            if len(ahead) > _AHEAD:
+                yield ahead.popleft()
+        yield from ahead
+
+    return rest()
 
 
 def initial_variables(model: CFFM, config: Config, key: jax.Array, start: int = 0) -> tuple[dict[str, Any], str]:

@@ -31,6 +31,7 @@ class TrainState:
     Attributes:
       skipped: i32[], iterations whose update was not applied, as loss or gradients were not finite.
       bad_in_a_row: i32[], those since the last that was applied.
+      ema: moving average of the parameters that are trained; None without.
     """
 
     step: jax.Array
@@ -39,10 +40,20 @@ class TrainState:
     opt_state: optax.OptState
     skipped: jax.Array
     bad_in_a_row: jax.Array
+    ema: Any = None
 
     @property
     def variables(self) -> dict[str, Any]:
         return {"params": self.params, "batch_stats": self.batch_stats}
+
+    @property
+    def counters(self) -> dict[str, jax.Array]:
+        return {"skipped": self.skipped, "bad_in_a_row": self.bad_in_a_row}
+
+    @property
+    def averaged(self) -> dict[str, Any]:
+        """The variables with the average in the place of what is trained, if there is one: those to evaluate."""
+        return {"params": {**self.params, **(self.ema or {})}, "batch_stats": self.batch_stats}
 
 
 def build_model(config: Config) -> CFFM:
@@ -165,15 +176,19 @@ def trained_parts(model: CFFM, params: dict[str, Any]) -> dict[str, Any]:
 
 
 def init_state(
-    model: CFFM, variables: dict[str, Any], optimizer: optax.GradientTransformation, mesh: Mesh
+    model: CFFM, variables: dict[str, Any], optimizer: optax.GradientTransformation, mesh: Mesh, *, ema: bool = False
 ) -> TrainState:
-    """State before the first step, placed as in training; what is not trained needs no optimiser state."""
+    """State before the first step, placed as in training; what is not trained needs no optimiser state, nor an average,
+    which starts (with ``ema``) as the initial parameters."""
 
     def start(variables: dict[str, Any]) -> TrainState:
         params = variables["params"]
-        opt_state = optimizer.init(trained_parts(model, params))
+        trained = trained_parts(model, params)
+        opt_state = optimizer.init(trained)
+        # Copied: a step is given the buffers of both, to write into them.
+        average = jax.tree.map(jnp.copy, trained) if ema else None
         zero = jnp.zeros((), jnp.int32)
-        return TrainState(zero, params, variables["batch_stats"], opt_state, skipped=zero, bad_in_a_row=zero)
+        return TrainState(zero, params, variables["batch_stats"], opt_state, zero, zero, average)
 
     if jax.process_count() > 1:
         # Those of the first process: another kind of processor may have drawn others in the last bit.

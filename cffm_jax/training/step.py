@@ -27,6 +27,7 @@ def make_train_step(
     *,
     frame_loss_weight: float,
     bad_steps: int = 10,
+    ema: float = 0.0,
     accumulate: int = 1,
 ) -> Step:
     """The jitted step: (state, batch, key) -> (state, metrics). The old state's buffers are donated.
@@ -77,8 +78,8 @@ def make_train_step(
         params = {**state.params, **optax.apply_updates(trained, updates)}
         norm = optax.tree.norm(grads)  # Not finite as soon as one gradient is not.
         finite = jnp.isfinite(loss) & jnp.isfinite(norm)
-        state = placed(next_state(state, finite, params, batch_stats, opt_state, bad_steps))
-        return state, {"loss": loss, **parts, "gradient_norm": norm, "skipped": state.skipped}
+        state = placed(next_state(state, finite, params, batch_stats, opt_state, bad_steps, ema))
+        return state, {"loss": loss, **parts, "gradient_norm": norm, **state.counters}
 
     # None: as the state comes, which ``placed`` keeps.
     ins, outs = ((None, split, whole), (None, whole)) if fsdp else ((whole, split, whole), whole)
@@ -116,22 +117,34 @@ def _accumulated(gradients: Callable[..., Any], batch_stats: Any, batch: Batch, 
 
 
 def next_state(
-    state: TrainState, finite: jax.Array, params: Any, batch_stats: Any, opt_state: optax.OptState, bad_steps: int
+    state: TrainState,
+    finite: jax.Array,
+    params: Any,
+    batch_stats: Any,
+    opt_state: optax.OptState,
+    bad_steps: int,
+    ema: float = 0.0,
 ) -> TrainState:
     """The state after an iteration, of which ``finite`` bool[] tells whether its update may be applied.
 
     Otherwise only the counters move on. After ``bad_steps`` such iterations in a row no update is applied any more,
     until the host, which looks now and then, stops the run: what is learnt stays that of the last good one.
+
+    The average, where the state has one, keeps the share ``ema`` of itself: ``ema * average + (1 - ema) * params``.
     """
+    average = state.ema
+    if average is not None:
+        average = optax.incremental_update({part: params[part] for part in average}, average, 1 - ema)
     applied = finite & (state.bad_in_a_row < bad_steps)
     learnt = jax.tree.map(
         lambda new, old: jnp.where(applied, new, old),
-        (params, batch_stats, opt_state),
-        (state.params, state.batch_stats, state.opt_state),
+        (params, batch_stats, opt_state, average),
+        (state.params, state.batch_stats, state.opt_state, state.ema),
     )
     left_out = (~applied).astype(jnp.int32)
     bad_in_a_row = (state.bad_in_a_row + 1) * left_out
-    return TrainState(state.step + 1, *learnt, skipped=state.skipped + left_out, bad_in_a_row=bad_in_a_row)
+    *learnt, average = learnt
+    return TrainState(state.step + 1, *learnt, state.skipped + left_out, bad_in_a_row, average)
 
 
 Losses = tuple[jax.Array, tuple[dict[str, jax.Array], Any]]
