@@ -13,7 +13,7 @@ LOCKED := $(PIP) install --require-hashes --no-build-isolation --use-pep517
 TORCH := torch==2.13.0
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-cuda12 install-cuda13 install-video test test-reference demo bench-data lock clean
+.PHONY: help install install-cuda12 install-cuda13 install-video test test-reference test-browser demo bench-data lock clean
 .DELETE_ON_ERROR:
 
 help:  ## List the targets
@@ -29,6 +29,9 @@ test: $(VENV)/.test  ## Whole suite, but for the reference tests (PYTEST_ARGS="-
 
 test-reference: $(VENV)/.reference  ## Tests against torch and transformers
 	@$(PYTHON) -m pytest -m reference $(PYTEST_ARGS)
+
+test-browser: $(VENV)/.browser  ## Tests of the report in Chromium, which has to be there (apt install chromium)
+	@$(PYTHON) -m pytest -m browser $(PYTEST_ARGS)
 
 demo: $(VENV)/.base  ## Small run from training to masks on synthetic videos (DEMO_ARGS="...")
 	@$(PYTHON) benchmarks/demo.py $(DEMO_ARGS)
@@ -64,6 +67,11 @@ $(VENV)/.bench: requirements/bench.txt $(VENV)/.reference
 	@$(LOCKED) -r $<
 	@touch $@
 
+# Of the library alone: it drives a Chromium that is there already, and downloads none.
+$(VENV)/.browser: requirements/browser.txt $(VENV)/.test
+	@$(LOCKED) -r $<
+	@touch $@
+
 # Without its dependencies a CPU build of torch is complete; the default one for Linux needs its CUDA libraries.
 $(VENV)/.reference: requirements/reference.txt $(VENV)/.test
 	@$(LOCKED) -r $<
@@ -83,3 +91,4 @@ lock:  ## Solve the locks anew (needs uv; UPGRADE=--upgrade moves the pins)
 	$(COMPILE) requirements/cuda13.in -c requirements/base.txt -o requirements/cuda13.txt
 	$(COMPILE) requirements/reference.in -c requirements/base.txt -c requirements/test.txt -o requirements/reference.txt
 	$(COMPILE) requirements/bench.in -c requirements/base.txt -c requirements/reference.txt -o requirements/bench.txt
+	$(COMPILE) requirements/browser.in -c requirements/base.txt -c requirements/test.txt -o requirements/browser.txt

@@ -52,6 +52,9 @@ class EvalOptions:
     """Write the masks as indexed PNGs to this new folder: DIR/<video>/<frame>.png."""
     pictures: str = ""
     """Draw some of the videos to this folder: sheet.png (frame, per-frame, CFFM, truth) and overlay.mp4."""
+    report: str = ""
+    """Write a page to this new folder that shows all figures beside the papers', the best and the worst videos, and
+    what is taken for what: DIR/index.html, for any browser, without a network."""
     settings: Settings = Config()
 
 
@@ -133,21 +136,30 @@ def eval_command(argv: Sequence[str]) -> None:
 
 
 def _score(options: EvalOptions) -> None:
-    from cffm_jax.data.classes import class_names
+    from cffm_jax.data.classes import read_classes
     from cffm_jax.data.layouts import read_videos
     from cffm_jax.inference import scores
+    from cffm_jax.inference.report import write
 
     config = options.settings
     videos = read_videos(config.data, config.data.eval_split)
-    names = class_names(config.data.root, config.model.num_classes, config.data.layout)
+    dataset = read_classes(config.data.root, config.model.num_classes, config.data.layout)
+    names = dataset.names
     output = Path(options.output or f"{options.predictions.rstrip('/')}.json")
     _require_writable(output)
+    if options.report:
+        write.require_new_folder(options.report)
     result = scores.score_predictions(
         videos, options.predictions, config.model.num_classes, names, max_videos=config.eval.max_videos
     )
     rows = {"predictions": result}
     print(scores.report(rows, names))
     _write_json(output, {"predictions": options.predictions, "rows": scores.to_json(rows, names)})
+    if options.report:
+        first = max(config.data.offsets)
+        samples = write.prediction_samples("predictions", options.predictions, config.model.num_classes, first)
+        about = write.about(config, dataset, {"predictions": options.predictions})
+        print(f"report written to {write.write_report(options.report, rows, about, dataset, videos, samples)}")
 
 
 def _evaluate(options: EvalOptions, argv: Sequence[str]) -> None:
@@ -158,6 +170,7 @@ def _evaluate(options: EvalOptions, argv: Sequence[str]) -> None:
     from cffm_jax.inference import evaluate, prototypes, scores
     from cffm_jax.inference.offline import VideoSegmenter
     from cffm_jax.inference.pictures import PictureCollector
+    from cffm_jax.inference.report import write
     from cffm_jax.training.same_config import require_same_model
     from cffm_jax.training.state import build_model
     from cffm_jax.weights import beside, complete, open_stored
@@ -172,9 +185,12 @@ def _evaluate(options: EvalOptions, argv: Sequence[str]) -> None:
         require_same_model(held.config, config, options.checkpoint)
         model = build_model(config)
         videos = evaluate.evaluation_videos(config)
-        names, colours = read_classes(config.data.root, config.model.num_classes, config.data.layout)
+        dataset = read_classes(config.data.root, config.model.num_classes, config.data.layout)
+        names, colours = dataset
         output = Path(options.output or beside(options.checkpoint, "eval.json"))
         _require_writable(output)
+        if options.report:
+            write.require_new_folder(options.report)
         watchers = []
         if options.save_predictions:
             watchers.append(evaluate.PredictionWriter(options.save_predictions, colours))
@@ -188,10 +204,16 @@ def _evaluate(options: EvalOptions, argv: Sequence[str]) -> None:
         source = prototypes.prototype_source(config, model, variables, config.data.eval_split, folder)
     with contextlib.ExitStack() as stack:
         entered = [stack.enter_context(watcher) for watcher in watchers]
+        samples = write.MaskSamples(videos, first=max(config.data.offsets))
+        entered += [samples] if options.report else []
         rows = evaluate.evaluate(VideoSegmenter(model, config, source), variables, videos, watchers=entered)
     print(f"{config.model.name}, {held.origin}, {options.checkpoint}, {config.data.root} {config.data.eval_split}\n")
     print(scores.report(rows, names))
     _write_json(output, {"checkpoint": options.checkpoint, "step": held.step, "rows": scores.to_json(rows, names)})
+    if options.report:
+        facts = {"checkpoint": options.checkpoint, "weights": held.origin}
+        about = write.about(config, dataset, facts, config.model.name)
+        print(f"report written to {write.write_report(options.report, rows, about, dataset, videos, samples.of)}")
 
 
 def convert_command(argv: Sequence[str]) -> None:
