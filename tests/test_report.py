@@ -212,7 +212,7 @@ def test_pictures_have_only_so_much_room(tmp_path):
         return {t: {row: rng.integers(0, 124, (270, 480), np.uint8) for row in ROWS} for t in range(3)}
 
     text = written(tmp_path, made_scores(videos), videos, DATASET, samples=noise)
-    assert 9e6 < len(text) < 13e6
+    assert 9e6 < len(text) < 13e6 and "of the best and the worst videos have no room here." in text
     assert 4 < text.count("<article") < 10 and "<h3>Best</h3>" in text and "<h3>Worst</h3>" in text
 
 

@@ -160,8 +160,8 @@ def confusions_section(own: str, confusion: Confusion, dataset: classes.Classes)
             "li",
             element("span", f"label{_TO}predicted as", class_="name"),
             element("span"),
-            element("span", "of errors", class_="number"),
-            element("span", "of class", class_="number"),
+            element("span", "errors", class_="number"),
+            element("span", "class", class_="number"),
             class_="heads",
         )
     ]

@@ -74,36 +74,7 @@ def films_section(
 
 
 def _film(tree: Mapping[str, Any], dataset: classes.Classes, film: Film, number: int) -> ET.Element:
-    masks = [label for label in film.labels if label != INPUT]
-    middle = len(film.shots) // 2
-    strip = [element("span", class_="corner")]
-    strip += [element("span", f"frame {shot.time}", class_="time") for shot in film.shots]
-    for label in film.labels:
-        strip.append(element("span", label))
-        for t, shot in enumerate(film.shots):
-            name, alt = frame_class(number, t), f"{label}, frame {shot.time} of {film.name}"
-            if label == INPUT:
-                strip.append(element("div", class_=f"frame {name}", role="img", aria_label=alt))
-                continue
-            image = element("img", src=data_uri(shot.masks[label], "png"), alt=alt)
-            if label == TRUTH:
-                image.set("id", f"truth-{number}-{t}")
-                strip.append(element("div", image, class_=f"frame {name}"))
-                continue
-            data = {"data-row": label, "data-time": f"frame {shot.time}", "data-truth": f"truth-{number}-{t}"}
-            first = {"data-first": ""} if t == middle and label == masks[-2] else {}
-            strip.append(element("button", image, type="button", class_=f"frame {name}", **data, **first))
-    stage = element(
-        "div",
-        *(element("img", alt="", class_=side) for side in ("predicted", "truth")),
-        element("span", class_="cut"),
-        element("span", class_="tag left"),
-        element("span", TRUTH, class_="tag right"),
-        class_="frame",
-    )
-    cut = element(
-        "input", type="range", min=0, max=100, step=1, value=50, aria_label="Cut between prediction and truth"
-    )
+    """A video: what compares a mask with the truth, the strip whose masks it shows, and their classes."""
     legend = [element("span", chip(dataset, k), class_name(dataset, k)) for k in film.held[:_LEGEND]]
     if len(film.held) > _LEGEND:
         legend.append(element("span", f"and {len(film.held) - _LEGEND} more"))
@@ -112,17 +83,45 @@ def _film(tree: Mapping[str, Any], dataset: classes.Classes, film: Film, number:
         "article",
         element("h3", film.name),
         element("p", _summary(tree, film.name), class_="note"),
-        element(
-            "div",
-            element("div", stage, cut, class_="compare", hidden=""),
-            element("div", *strip, class_="strip"),
-            class_="looks",
-        ),
+        element("div", _compare(), _strip(film, number), class_="looks"),
         element("div", *legend, class_="legend"),
         id=f"video-{number}",
         class_="video",
         style=f"--ratio: {width / height:.4f}; --steps: {len(film.shots)}",
     )
+
+
+def _compare() -> ET.Element:
+    """Empty and hidden: the page's script shows a cell of the strip in it."""
+    images = [element("img", alt="", class_=side) for side in ("predicted", "truth")]
+    tags = [element("span", text, class_=f"tag {side}") for side, text in (("left", ""), ("right", TRUTH))]
+    stage = element("div", *images, element("span", class_="cut"), *tags, class_="frame")
+    said = f"Cut between prediction and {TRUTH}"
+    cut = element("input", type="range", min=0, max=100, step=1, value=50, aria_label=said)
+    return element("div", stage, cut, class_="compare", hidden="")
+
+
+def _strip(film: Film, number: int) -> ET.Element:
+    """A line for each row, a column for each frame; of predictions, the buttons that choose what is compared."""
+    parts = [element("span", class_="corner")]
+    parts += [element("span", f"frame {shot.time}", class_="time") for shot in film.shots]
+    own, middle = film.labels[-2], len(film.shots) // 2
+    for label in film.labels:
+        parts.append(element("span", label))
+        for t, shot in enumerate(film.shots):
+            look, alt = f"frame {frame_class(number, t)}", f"{label}, frame {shot.time} of {film.name}"
+            truth = f"truth-{number}-{t}"
+            if label == INPUT:
+                parts.append(element("div", class_=look, role="img", aria_label=alt))
+            elif label == TRUTH:
+                image = element("img", src=data_uri(shot.masks[label], "png"), alt=alt, id=truth)
+                parts.append(element("div", image, class_=look))
+            else:
+                image = element("img", src=data_uri(shot.masks[label], "png"), alt=alt)
+                data = {"data-row": label, "data-time": f"frame {shot.time}", "data-truth": truth}
+                data |= {"data-first": ""} if t == middle and label == own else {}
+                parts.append(element("button", image, type="button", class_=look, **data))
+    return element("div", *parts, class_="strip")
 
 
 def _summary(tree: Mapping[str, Any], name: str) -> str:
@@ -163,19 +162,20 @@ def _plot(tree: Mapping[str, Any], field: str) -> ET.Element:
     shares = {row: {v["name"]: v[field] for v in figures["per_video"]} for row, figures in tree.items()}
     own = next(iter(shares.values()))
     order = sorted((name for name, share in own.items() if share is not None), key=lambda name: -own[name])
-    floor = min((int(10 * shares[row][name]) / 10 for row in shares for name in order), default=0)
+    floor = min((int(10 * shares[row][name]) / 10 for row in shares for name in order), default=0.0)
+    floor = min(floor, 0.9)
     paths = []
     for i, by_name in reversed(list(enumerate(shares.values()))):
-        x = [(n + 0.5) / len(order) for n in range(len(order))]
-        y = [(1 - by_name[name]) / (1 - floor) if floor < 1 else 0.0 for name in order]
-        dots = "".join(f"M{100 * a:.2f} {100 * b:.2f}h0" for a, b in zip(x, y))
-        paths.append(element("path", d=dots, class_=f"colour-{series(i)}"))
-    levels = [floor + part * (1 - floor) for part in (0, 0.5, 1)] if floor < 1 else [1]
-    axis = [element("hr", style=f"bottom: {100 * (level - floor) / max(1 - floor, 0.1):.2f}%") for level in levels]
-    axis += [
-        element("span", f"{100 * level:.0f}", style=f"bottom: {100 * (level - floor) / max(1 - floor, 0.1):.2f}%")
-        for level in levels
-    ]
+        places = [
+            (100 * (n + 0.5) / len(order), 100 * (1 - by_name[name]) / (1 - floor)) for n, name in enumerate(order)
+        ]
+        paths.append(element("path", d="".join(f"M{x:.2f} {y:.2f}h0" for x, y in places), class_=f"colour-{series(i)}"))
+    axis = []
+    for height, level in ((0, floor), (50, (1 + floor) / 2), (100, 1)):
+        axis += [
+            element("hr", style=f"bottom: {height}%"),
+            element("span", f"{100 * level:.0f}", style=f"bottom: {height}%"),
+        ]
     name = MEANING[field][0]
     svg = element("svg", *paths, viewBox="0 0 100 100", preserveAspectRatio="none", role="img")
     svg.set("aria-label", f"{name} of {counted(len(order), 'video')}; the table below has the numbers")

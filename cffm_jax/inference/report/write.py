@@ -157,6 +157,9 @@ def write_report(
             room -= film.size_in_bytes()
             films[name] = film
     shown = [[films[name] for name in names if name in films] for names in (best, worst)]
+    left = len(best) + len(worst) - len(films)
+    if left:
+        about = about._replace(notes=[*about.notes, f"{left} of the best and the worst videos have no room here."])
     text = page(rows, about, dataset, shown[0], shown[1])
     path, partial = Path(folder), _partial(Path(folder))
     try:
