@@ -147,7 +147,7 @@ class FrameStrips:
         """``videos`` that will be segmented, ``count`` of which to draw; ``colours`` and ``first`` as below."""
         chosen = [videos[i] for i in spread(count, len(videos))] if videos else []
         # Of two times the later one: the first frames of a video have no references.
-        self._times = {video.name: _times(video, 2, first)[-1] for video in chosen}
+        self._times = {video.name: shown_times(video, 2, first)[-1] for video in chosen}
         self._colours = colours
         self.pictures: dict[str, np.ndarray] = {}
 
