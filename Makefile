@@ -13,7 +13,7 @@ LOCKED := $(PIP) install --require-hashes --no-build-isolation --use-pep517
 TORCH := torch==2.13.0
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-cuda12 install-cuda13 test test-reference demo bench-data lock clean
+.PHONY: help install install-cuda12 install-cuda13 install-video test test-reference test-browser demo bench-data lock clean
 .DELETE_ON_ERROR:
 
 help:  ## List the targets
@@ -22,12 +22,16 @@ help:  ## List the targets
 install: $(VENV)/.base  ## Virtual environment in VENV (.venv) with the locked dependencies and this package
 install-cuda12: $(VENV)/.cuda12  ## The same, with JAX for NVIDIA GPUs (CUDA 12)
 install-cuda13: $(VENV)/.cuda13  ## The same, with JAX for NVIDIA GPUs (CUDA 13)
+install-video: $(VENV)/.video  ## The same, with PyAV for video files (predict.py); joins any of the above
 
 test: $(VENV)/.test  ## Whole suite, but for the reference tests (PYTEST_ARGS="-k metrics"), in JOBS processes
 	@$(PYTHON) -m pytest -n $(JOBS) --dist loadfile $(PYTEST_ARGS)
 
 test-reference: $(VENV)/.reference  ## Tests against torch and transformers
 	@$(PYTHON) -m pytest -m reference $(PYTEST_ARGS)
+
+test-browser: $(VENV)/.browser  ## Tests of the report in Chromium, which has to be there (apt install chromium)
+	@$(PYTHON) -m pytest -m browser $(PYTEST_ARGS)
 
 demo: $(VENV)/.base  ## Small run from training to masks on synthetic videos (DEMO_ARGS="...")
 	@$(PYTHON) benchmarks/demo.py $(DEMO_ARGS)
@@ -54,12 +58,17 @@ $(VENV)/.base: requirements/build.txt requirements/base.txt pyproject.toml | $(P
 	@$(PIP) install --no-deps --no-build-isolation -e .
 	@touch $@
 
-$(VENV)/.test $(VENV)/.cuda12 $(VENV)/.cuda13: $(VENV)/.%: requirements/%.txt $(VENV)/.base
+$(VENV)/.test $(VENV)/.video $(VENV)/.cuda12 $(VENV)/.cuda13: $(VENV)/.%: requirements/%.txt $(VENV)/.base
 	@$(LOCKED) -r $<
 	@touch $@
 
 # The alternatives that benchmarks compare with; torch comes with the reference tests'.
 $(VENV)/.bench: requirements/bench.txt $(VENV)/.reference
+	@$(LOCKED) -r $<
+	@touch $@
+
+# Of the library alone: it drives a Chromium that is there already, and downloads none.
+$(VENV)/.browser: requirements/browser.txt $(VENV)/.test
 	@$(LOCKED) -r $<
 	@touch $@
 
@@ -76,8 +85,10 @@ COMPILE = $(UV) pip compile --quiet --universal --python-version 3.11 --generate
 lock:  ## Solve the locks anew (needs uv; UPGRADE=--upgrade moves the pins)
 	$(COMPILE) requirements/build.in -o requirements/build.txt
 	$(COMPILE) pyproject.toml -o requirements/base.txt
-	$(COMPILE) requirements/test.in -c requirements/base.txt -o requirements/test.txt
+	$(COMPILE) requirements/video.in -c requirements/base.txt -o requirements/video.txt
+	$(COMPILE) requirements/test.in -c requirements/base.txt -c requirements/video.txt -o requirements/test.txt
 	$(COMPILE) requirements/cuda12.in -c requirements/base.txt -o requirements/cuda12.txt
 	$(COMPILE) requirements/cuda13.in -c requirements/base.txt -o requirements/cuda13.txt
 	$(COMPILE) requirements/reference.in -c requirements/base.txt -c requirements/test.txt -o requirements/reference.txt
 	$(COMPILE) requirements/bench.in -c requirements/base.txt -c requirements/reference.txt -o requirements/bench.txt
+	$(COMPILE) requirements/browser.in -c requirements/base.txt -c requirements/test.txt -o requirements/browser.txt

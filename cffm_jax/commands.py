@@ -1,11 +1,13 @@
-"""The options of the commands and what each does with them; ``train.py`` and ``eval.py`` only call these."""
+"""The options of the commands and what each does with them; ``train.py`` and the others only call these."""
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import dataclasses
 import json
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -16,6 +18,9 @@ from cffm_jax.config import ClusterConfig, Config
 from cffm_jax.errors import InputError
 from cffm_jax.settings import Settings, load_config, parse_command
 from cffm_jax.training.interruption import Interruption
+
+_ARENA_MAX = -8
+"""glibc's M_ARENA_MAX."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +52,9 @@ class EvalOptions:
     """Write the masks as indexed PNGs to this new folder: DIR/<video>/<frame>.png."""
     pictures: str = ""
     """Draw some of the videos to this folder: sheet.png (frame, per-frame, CFFM, truth) and overlay.mp4."""
+    report: str = ""
+    """Write a page to this new folder that shows all figures beside the papers', the best and the worst videos, and
+    what is taken for what: DIR/index.html, for any browser, without a network."""
     settings: Settings = Config()
 
 
@@ -76,6 +84,15 @@ def cache_compilations() -> None:
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         jax.config.update("jax_compilation_cache_dir", str(cache / "cffm_jax" / "xla"))
+
+
+def share_freed_memory() -> None:
+    """Lets threads share what they free, where the C library is glibc: it keeps that apart for each thread, so that a
+    stream would seem to grow by a few buffers for every thread that comes to compute. Before the first thread."""
+    if sys.platform == "linux":
+        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # Others have none.
+        if mallopt is not None:
+            mallopt(_ARENA_MAX, 1)
 
 
 def train_command(argv: Sequence[str]) -> None:
@@ -119,21 +136,30 @@ def eval_command(argv: Sequence[str]) -> None:
 
 
 def _score(options: EvalOptions) -> None:
-    from cffm_jax.data.classes import class_names
+    from cffm_jax.data.classes import read_classes
     from cffm_jax.data.layouts import read_videos
     from cffm_jax.inference import scores
+    from cffm_jax.inference.report import write
 
     config = options.settings
     videos = read_videos(config.data, config.data.eval_split)
-    names = class_names(config.data.root, config.model.num_classes, config.data.layout)
+    dataset = read_classes(config.data.root, config.model.num_classes, config.data.layout)
+    names = dataset.names
     output = Path(options.output or f"{options.predictions.rstrip('/')}.json")
     _require_writable(output)
+    if options.report:
+        write.require_new_folder(options.report)
     result = scores.score_predictions(
         videos, options.predictions, config.model.num_classes, names, max_videos=config.eval.max_videos
     )
     rows = {"predictions": result}
     print(scores.report(rows, names))
     _write_json(output, {"predictions": options.predictions, "rows": scores.to_json(rows, names)})
+    if options.report:
+        first = max(config.data.offsets)
+        samples = write.prediction_samples("predictions", options.predictions, config.model.num_classes, first)
+        about = write.about(config, dataset, {"predictions": options.predictions})
+        print(f"report written to {write.write_report(options.report, rows, about, dataset, videos, samples)}")
 
 
 def _evaluate(options: EvalOptions, argv: Sequence[str]) -> None:
@@ -144,6 +170,7 @@ def _evaluate(options: EvalOptions, argv: Sequence[str]) -> None:
     from cffm_jax.inference import evaluate, prototypes, scores
     from cffm_jax.inference.offline import VideoSegmenter
     from cffm_jax.inference.pictures import PictureCollector
+    from cffm_jax.inference.report import write
     from cffm_jax.training.same_config import require_same_model
     from cffm_jax.training.state import build_model
     from cffm_jax.weights import beside, complete, open_stored
@@ -158,9 +185,12 @@ def _evaluate(options: EvalOptions, argv: Sequence[str]) -> None:
         require_same_model(held.config, config, options.checkpoint)
         model = build_model(config)
         videos = evaluate.evaluation_videos(config)
-        names, colours = read_classes(config.data.root, config.model.num_classes, config.data.layout)
+        dataset = read_classes(config.data.root, config.model.num_classes, config.data.layout)
+        names, colours = dataset
         output = Path(options.output or beside(options.checkpoint, "eval.json"))
         _require_writable(output)
+        if options.report:
+            write.require_new_folder(options.report)
         watchers = []
         if options.save_predictions:
             watchers.append(evaluate.PredictionWriter(options.save_predictions, colours))
@@ -174,10 +204,16 @@ def _evaluate(options: EvalOptions, argv: Sequence[str]) -> None:
         source = prototypes.prototype_source(config, model, variables, config.data.eval_split, folder)
     with contextlib.ExitStack() as stack:
         entered = [stack.enter_context(watcher) for watcher in watchers]
+        samples = write.MaskSamples(videos, first=max(config.data.offsets))
+        entered += [samples] if options.report else []
         rows = evaluate.evaluate(VideoSegmenter(model, config, source), variables, videos, watchers=entered)
     print(f"{config.model.name}, {held.origin}, {options.checkpoint}, {config.data.root} {config.data.eval_split}\n")
     print(scores.report(rows, names))
     _write_json(output, {"checkpoint": options.checkpoint, "step": held.step, "rows": scores.to_json(rows, names)})
+    if options.report:
+        facts = {"checkpoint": options.checkpoint, "weights": held.origin}
+        about = write.about(config, dataset, facts, config.model.name)
+        print(f"report written to {write.write_report(options.report, rows, about, dataset, videos, samples.of)}")
 
 
 def convert_command(argv: Sequence[str]) -> None:
@@ -228,6 +264,17 @@ def _export(options: ConvertOptions) -> None:
     export_stream(weights, options.output, options.size, streams=options.streams, classes=classes)
     frames = f"{options.streams} x {options.size[0]}x{options.size[1]}"
     print(f"{options.output}: written ({weights.config.model.name}, {frames})")
+
+
+def predict_command(argv: Sequence[str]) -> None:
+    """``predict.py``: masks of any video."""
+    description = "Segment a video, images or a camera: masks, an overlay video and the classes' shares."
+    from cffm_jax.inference.predict import Request, predict
+
+    request = parse_command(Request, argv, lambda _: Request(), description)
+    share_freed_memory()
+    cache_compilations()
+    print(predict(request))
 
 
 def _require_new(path: Path) -> None:

@@ -342,6 +342,35 @@ CFFA = Table(
 TABLES = (TABLE1, TABLE2, TABLE3, TABLE4, TABLE5, TABLE6, TABLE7, TABLE8, TABLE9, TABLE10, TABLE11, CFFA)
 
 
+def published(where: str, model: str = "") -> tuple[Row, ...]:
+    """The first published row of each network with the papers' settings that was measured on these data.
+
+    Args:
+      where: ``VSPW``, ``TEST_SERVER`` or ``CITYSCAPES``.
+      model: name of a model: its own row, then those of what it holds (CFFM++ a CFFM and a SegFormer) with the same
+        backbone; "" gives all.
+    """
+    rows: dict[Network, Row] = {}
+    for row in (row for table in TABLES for row in table.rows):
+        if row.where == where and not row.network.variant:
+            rows.setdefault(row.network, row)
+    if not model:
+        return tuple(rows.values())
+    family, _, backbone = model.partition("_")
+    by_model = {row.network.model: row for row in rows.values()}
+    names = [f"{part}_{backbone}" for part in _PARTS.get(family, ())]
+    return tuple(by_model[name] for name in names if name in by_model)
+
+
+_PARTS = {
+    "segformer": ("segformer",),
+    "cffm": ("cffm", "segformer"),
+    "cffmp": ("cffmp", "segformer"),
+    "cffmpp": ("cffmpp", "cffm", "segformer"),
+}
+"""A family, and those that it holds, best first."""
+
+
 # --- what reproduces them --------------------------------------------------------------------------------------------
 
 

@@ -3,10 +3,13 @@
 The first run compiles a training step and the evaluation; later ones find them in the cache that conftest.py names.
 """
 
+import base64
 import dataclasses
+import io
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import sys
@@ -53,12 +56,14 @@ from cffm_jax.training.step import make_train_step
 
 @pytest.fixture(scope="module")
 def evaluated(trained, tmp_path_factory):
-    """(folder of masks, JSON, what the command printed) of the real command, without a config file."""
+    """(folder of masks, JSON, what the command printed) of the real command, without a config file; the report is
+    beside the masks."""
     folder = tmp_path_factory.mktemp("eval")
     argv = ["--checkpoint", trained[0], "--save_predictions", folder / "masks", "--output", folder / "figures.json"]
+    argv += ["--report", folder / "report"]
     status, out, err = finished("eval.py", *argv)
     assert status == 0, err
-    assert sorted(path.name for path in folder.iterdir()) == ["figures.json", "masks"]
+    assert sorted(path.name for path in folder.iterdir()) == ["figures.json", "masks", "report"]
     return folder / "masks", json.loads((folder / "figures.json").read_text()), out
 
 
@@ -335,14 +340,39 @@ def test_saved_predictions_are_indexed_pngs(evaluated, data):
         np.testing.assert_array_equal(colours[:K], palette(K)[:K])
 
 
+def test_report_of_the_evaluation(trained, evaluated, data):
+    masks, result, out = evaluated
+    path = masks.with_name("report") / "index.html"
+    assert [file.name for file in path.parent.iterdir()] == [path.name] and f"report written to {path}" in out
+    text = path.read_text()
+    for row in result["rows"].values():
+        assert all(f">{100 * row[name]:.2f}<" in text for name in FIGURES)
+    assert f"cffm_b0 on {data} val" in text and f"cffm_jax run, step {STEPS}" in text and str(trained[0]) in text
+    assert set(re.findall(r'alt="([^",]+), frame \d+ of val_000[01]"', text)) == {*result["rows"], "ground truth"}
+    # The masks shown are those that were written: twice as large, in the classes' colours.
+    found = re.search(r'<img src="data:image/png;base64,([^"]+)" alt="CFFM, frame (\d+) of ([^"]+)"', text)
+    encoded, time, video = found.groups()
+    with Image.open(io.BytesIO(base64.b64decode(encoded))) as image:
+        colours = np.asarray(image.convert("RGB"))[::2, ::2]
+    with Image.open(masks / video / f"{int(time):08}.png") as image:
+        np.testing.assert_array_equal(colours, palette(K)[np.asarray(image)])
+
+
 def score_argv(data, masks, *more):
     return ["--predictions", str(masks), "--config", CONFIG, "--data.root", str(data), *map(str, more)]
 
 
 def test_scores_of_the_saved_predictions_are_the_models(evaluated, data, tmp_path, capfd):
     masks, result, _ = evaluated
-    assert run_command(eval_command, score_argv(data, masks)) == 0
-    assert f"figures written to {masks}.json" in capfd.readouterr().out
+    assert run_command(eval_command, score_argv(data, masks, "--report", tmp_path / "report")) == 0
+    said = capfd.readouterr().out
+    assert f"figures written to {masks}.json" in said and str(tmp_path / "report" / "index.html") in said
+    reports = (tmp_path / "report" / "index.html", masks.with_name("report") / "index.html")
+    shown = [
+        re.findall(f'src="([^"]+)" alt="{row}, ', path.read_text())
+        for row, path in zip(("predictions", "CFFM"), reports)
+    ]
+    assert shown[0] == shown[1] and len(shown[0]) == 6
     output = Path(f"{masks}.json")
     found = json.loads(output.read_text())["rows"]["predictions"]
     output.unlink()
@@ -586,6 +616,8 @@ def test_evaluation_outputs_that_cannot_be_written(trained, tmp_path, refused):
     refused(
         eval_command, [*argv, "--save_predictions", tmp_path / "file" / "x"], tmp_path / "file", "cannot be written"
     )
+    refused(eval_command, [*argv, "--report", tmp_path / "full"], tmp_path / "full", "is not empty")
+    refused(eval_command, [*argv, "--report", tmp_path / "file" / "x"], tmp_path / "file" / "x", "cannot be written")
 
 
 def test_evaluation_data_at_fault(trained, broken, tmp_path, refused):

@@ -11,7 +11,8 @@ PACKAGE = "cffm_jax"
 COMMANDS = {"train", "eval", "predict", "convert"}
 ARRAYS_ONLY = ("losses", "metrics", "optim")
 MAY_NOT = {
-    "data": {"models", "losses", "metrics", "optim", "training", "inference", "conversion"},
+    "data": {"media", "models", "losses", "metrics", "optim", "training", "inference", "conversion"},
+    "media": {"models", "losses", "metrics", "optim", "training", "inference", "conversion"},
     "models": {"data", "losses", "metrics", "optim", "training", "inference", "conversion"},
     "conversion": {"data", "losses", "metrics", "optim", "training", "inference"},
     **{name: {"data", "models", "training", "inference", "conversion"} for name in ARRAYS_ONLY},

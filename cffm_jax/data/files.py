@@ -7,9 +7,10 @@ import io
 import os
 import shutil
 import struct
+from collections.abc import Mapping
 from pathlib import Path
 
-from PIL import Image, JpegImagePlugin, PngImagePlugin
+from PIL import Image, ImageFile, JpegImagePlugin, PngImagePlugin
 
 from cffm_jax.data.manifest import Manifest
 from cffm_jax.errors import InputError
@@ -20,7 +21,7 @@ MAX_PIXELS = 2**26
 """Largest image that is decoded, by its header: twice an 8K frame, 192 MiB in memory."""
 
 _AGAIN = "copy or download the file again"
-_READERS = {b"\xff\xd8": JpegImagePlugin.JpegImageFile, b"\x89PNG\r\n\x1a\n": PngImagePlugin.PngImageFile}
+DATASET_READERS = {b"\xff\xd8": JpegImagePlugin.JpegImageFile, b"\x89PNG\r\n\x1a\n": PngImagePlugin.PngImageFile}
 """First bytes -> what reads such a file; both read the header alone until the pixels are asked for."""
 
 
@@ -54,20 +55,24 @@ def read_bytes(path: str, manifest: Manifest | None = None) -> bytes:
     return data
 
 
-def open_image(path: str, data: bytes) -> Image.Image:
+def open_image(
+    path: str, data: bytes, readers: Mapping[bytes, type[ImageFile.ImageFile]] = DATASET_READERS
+) -> Image.Image:
     """The image in a file's bytes, of which only the header has been read: its pixels are decoded on demand.
 
     Raises:
-      UnreadableFile: the bytes are no JPEG or PNG, or claim more than MAX_PIXELS.
+      UnreadableFile: the bytes are of nothing in ``readers`` (no JPEG or PNG), or claim more than MAX_PIXELS.
     """
-    reader = next((reader for start, reader in _READERS.items() if data.startswith(start)), None)
+    reader = next((reader for start, reader in readers.items() if data.startswith(start)), None)
     try:
         if reader is None:
             raise SyntaxError("unknown first bytes")
         image = reader(io.BytesIO(data))
     # What Pillow raises for a header cut off or damaged anywhere: all of these occur.
     except (OSError, SyntaxError, ValueError, TypeError, LookupError, struct.error) as error:
-        raise UnreadableFile(path, "is damaged or no image (no JPEG or PNG)", _AGAIN) from error
+        *kinds, last = sorted({kind.format for kind in readers.values()})
+        problem = f"is damaged or no image (no {', '.join(kinds)} or {last})"
+        raise UnreadableFile(path, problem, _AGAIN) from error
     width, height = image.size
     if width * height > MAX_PIXELS:
         problem = f"claims {width}x{height} pixels, more than the {MAX_PIXELS} allowed"

@@ -127,7 +127,7 @@ def overlay_video(path: str | Path, panels: Iterable[Mapping[str, np.ndarray]], 
     return count
 
 
-def _times(video: layouts.Video, steps: int, first: int) -> tuple[int, ...]:
+def shown_times(video: layouts.Video, steps: int, first: int) -> tuple[int, ...]:
     """Frames on the sheet; of a video of which only some have masks, only these are segmented."""
     if not video.sparse:
         return spread(steps, len(video.frames), first)
@@ -147,7 +147,7 @@ class FrameStrips:
         """``videos`` that will be segmented, ``count`` of which to draw; ``colours`` and ``first`` as below."""
         chosen = [videos[i] for i in spread(count, len(videos))] if videos else []
         # Of two times the later one: the first frames of a video have no references.
-        self._times = {video.name: _times(video, 2, first)[-1] for video in chosen}
+        self._times = {video.name: shown_times(video, 2, first)[-1] for video in chosen}
         self._colours = colours
         self.pictures: dict[str, np.ndarray] = {}
 
@@ -200,7 +200,7 @@ class PictureCollector:
     ):
         self.folder = Path(folder)
         chosen = [videos[i] for i in spread(count, len(videos))] if videos else []
-        self._times = {video.name: _times(video, steps, first) for video in chosen}
+        self._times = {video.name: shown_times(video, steps, first) for video in chosen}
         self._names = tuple(class_names)
         self._colours = palette(len(class_names)) if colours is None else colours
         self._strips: dict[str, Strip] = {}

@@ -176,7 +176,7 @@ def read_prediction(path: str | os.PathLike, num_classes: int) -> np.ndarray:
     return classes
 
 
-def _prediction_paths(video: layouts.Video, folder: Path) -> list[Path]:
+def prediction_paths(video: layouts.Video, folder: Path) -> list[Path]:
     """The prediction of each frame that has a mask; InputError if one is missing."""
     if not folder.is_dir():
         raise InputError(folder, "no predictions of this video", "write <video>/<frame>.png for every video")
@@ -215,7 +215,7 @@ def score_predictions(
         raise InputError(root, "no such folder", "give the folder that holds <video>/<frame>.png")
     videos = videos[:max_videos] if max_videos else videos
     # All files are looked for before the first is read: a gap shows at once, not after an hour.
-    jobs = [(video, _prediction_paths(video, root / video.name)) for video in videos]
+    jobs = [(video, prediction_paths(video, root / video.name)) for video in videos]
 
     scores = Scores.empty(num_classes)
     total = sum(len(paths) for _, paths in jobs)

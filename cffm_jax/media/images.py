@@ -1,0 +1,147 @@
+"""Images as a viewer shows them: upright, grey and palettes as RGB, 16 bits as 8, transparency over black."""
+
+from __future__ import annotations
+
+import os
+import struct
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
+
+import numpy as np
+from PIL import BmpImagePlugin, Image, ImageOps, TiffImagePlugin, WebPImagePlugin
+
+from cffm_jax.data.files import DATASET_READERS, UnreadableFile, open_image, read_bytes
+from cffm_jax.data.videos import numeric_order
+from cffm_jax.errors import InputError
+from cffm_jax.media.source import Frame, Selection, Source
+
+READERS = {
+    **DATASET_READERS,
+    b"BM": BmpImagePlugin.BmpImageFile,
+    b"II*\0": TiffImagePlugin.TiffImageFile,
+    b"MM\0*": TiffImagePlugin.TiffImageFile,
+    b"RIFF": WebPImagePlugin.WebPImageFile,
+}
+"""First bytes -> what reads such a file; a RIFF may also be an .avi, see `is_image`."""
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+"""Files of a folder that are taken for its images, in capitals or not."""
+
+
+def is_image(path: str) -> bool:
+    """Whether a file's first bytes are those of an image.
+
+    Raises:
+      InputError: it cannot be read.
+    """
+    try:
+        with open(path, "rb") as file:
+            start = file.read(12)
+    except OSError as error:
+        raise InputError(path, f"cannot be read ({error.strerror})", "check the path and its permissions") from error
+    if start.startswith(b"RIFF"):
+        return start.endswith(b"WEBP")
+    return any(start.startswith(first) for first in READERS)
+
+
+def in_order(paths: Sequence[str]) -> list[str]:
+    """Sorted so that frame 10 follows frame 9."""
+    return sorted(paths, key=numeric_order)
+
+
+def list_images(folder: str) -> list[str]:
+    """The images of a folder in order; hidden files are left out.
+
+    Raises:
+      InputError: there is none, or the folder cannot be listed.
+    """
+    try:
+        names = [entry.name for entry in os.scandir(folder) if not entry.name.startswith(".")]
+    except OSError as error:
+        raise InputError(folder, f"cannot be listed ({error.strerror})", "check the folder's permissions") from error
+    found = [os.path.join(folder, name) for name in in_order(names) if name.lower().endswith(SUFFIXES)]
+    if not found:
+        raise InputError(folder, f"holds no image ({', '.join(SUFFIXES)})", "name another folder, or a video in it")
+    return found
+
+
+def open_images(paths: Sequence[str], name: str, selection: Selection, rate: float) -> Source:
+    """Images as the frames of one video; only what was selected is read.
+
+    Args:
+      paths: the files in order.
+      name: of all of them, for messages.
+      selection: in numbers of frames.
+      rate: frames a second that they stand for.
+
+    Raises:
+      InputError: while its frames are read: one cannot be read, or differs in size from the first.
+    """
+    numbers = range(len(paths))
+    numbers = [n for n in numbers if n >= selection.start and (selection.end is None or n < selection.end)]
+    numbers = numbers[:: selection.every]
+    step = 1 / Fraction(rate).limit_denominator(1001)
+    return Source(
+        name=name,
+        frames=_frames(paths, numbers, step),
+        rate=1 / step,
+        tick=step / step.numerator,
+        count=len(numbers),
+        single=len(paths) == 1,
+    )
+
+
+def _frames(paths: Sequence[str], numbers: Sequence[int], step: Fraction) -> Iterator[Frame]:
+    stems = [os.path.splitext(os.path.basename(path))[0] for path in paths]
+    doubled = max(Counter(stems).values()) > 1
+    size = None
+    for number in numbers:
+        pixels = read_image(paths[number])
+        size = size or pixels.shape
+        if pixels.shape != size:
+            problem = f"is {pixels.shape[1]}x{pixels.shape[0]}, {paths[numbers[0]]} is {size[1]}x{size[0]}"
+            raise InputError(paths[number], problem, "give images of one size")
+        yield Frame(pixels, number, number * step, f"{number:06}" if doubled else stems[number])
+
+
+def read_image(path: str) -> np.ndarray:
+    """Reads a JPEG, PNG, BMP, TIFF or WebP file (the first image in it) as a viewer shows it.
+
+    Returns:
+      u8[H,W,3], RGB: turned as its EXIF orientation says, what is transparent over black, 16 bits divided by 257.
+
+    Raises:
+      UnreadableFile: it cannot be read, is cut off, too large, or no such image.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Of tags that are damaged: the picture counts.
+        image = open_image(path, read_bytes(path), READERS)
+        try:
+            return _upright_rgb(path, image)
+        # What Pillow raises for a damaged image: all of these occur.
+        except (OSError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, struct.error) as error:
+            problem = "cannot be read (truncated, damaged or of an unknown kind)"
+            raise UnreadableFile(path, problem, "copy or download the file again, or save it as PNG") from error
+
+
+def _upright_rgb(path: str, image: Image.Image) -> np.ndarray:
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):
+        return _of_sixteen_bits(path, np.asarray(image))
+    if image.mode == "F":
+        raise _no_range(path, "floats")
+    if image.has_transparency_data:
+        pixels = np.asarray(image.convert("RGBA")).astype(np.uint16)
+        return ((pixels[..., :3] * pixels[..., 3:] + 127) // 255).astype(np.uint8)
+    return np.array(image.convert("RGB"))
+
+
+def _of_sixteen_bits(path: str, grey: np.ndarray) -> np.ndarray:
+    if grey.size and (grey.min() < 0 or grey.max() > 65535):
+        raise _no_range(path, "32 bits")
+    return np.repeat(((grey.astype(np.uint32) + 128) // 257).astype(np.uint8)[..., None], 3, axis=-1)
+
+
+def _no_range(path: str, what: str) -> UnreadableFile:
+    return UnreadableFile(path, f"holds {what}, of which no range is known", "save it with 8 or 16 bits")

@@ -1,0 +1,241 @@
+"""Video files and streams through PyAV (FFmpeg), as a player shows them; nothing but the file itself is opened."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from fractions import Fraction
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+
+from cffm_jax.data.files import MAX_PIXELS
+from cffm_jax.errors import InputError
+from cffm_jax.media.pyav import Piped, Seekable, require_av
+from cffm_jax.media.source import Frame, Selection, Source
+
+CONTAINERS = (
+    "mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi", "mpegts", "mpeg", "flv", "ogg", "asf", "ivf", "nut", "gif",
+    "yuv4mpegpipe", "h264", "hevc", "obu", "m4v", "mpegvideo", "mjpeg", "png_pipe", "jpeg_pipe",
+)  # fmt: skip
+"""FFmpeg's readers that may be used: all of them read the one file, while those of playlists open others."""
+
+_RESTRICTED = {"format_whitelist": ",".join(CONTAINERS), "protocol_whitelist": "none"}
+_RATE = Fraction(25)
+"""Of a stream that states none."""
+_HD = (1280, 576)
+"""Players take frames wider or higher than this for BT.709 where nothing says so, others for BT.601."""
+
+
+@contextlib.contextmanager
+def open_video(path: str, selection: Selection) -> Iterator[Source]:
+    """Opens a video file; see `open_stream`.
+
+    Raises:
+      InputError: as there, or the file cannot be read.
+    """
+    try:
+        file = open(path, "rb")
+    except OSError as error:
+        raise InputError(path, f"cannot be read ({error.strerror})", "check the path and its permissions") from error
+    with file, _open(Seekable(file), path, selection, live=False) as source:
+        yield source
+
+
+@contextlib.contextmanager
+def open_stream(file: BinaryIO, name: str, selection: Selection) -> Iterator[Source]:
+    """Opens a video that comes in through a pipe.
+
+    Raises:
+      InputError: PyAV is not installed, or there is no video; while frames are read: none of them can be decoded, their
+        size changes, or reading fails.
+    """
+    with _open(Piped(file), name, selection, live=True) as source:
+        yield source
+
+
+@contextlib.contextmanager
+def _open(file: Piped, name: str, selection: Selection, live: bool) -> Iterator[Source]:
+    av = require_av(name)
+    with contextlib.ExitStack() as stack:
+        try:
+            container = stack.enter_context(av.open(file, options=_RESTRICTED, metadata_errors="replace"))
+            stream = container.streams.best("video")
+            file.reraise()
+        except (av.FFmpegError, OSError) as error:
+            raise _unreadable(file, name, "is no video or image that can be read") from error
+        if stream is None or stream.disposition & av.stream.Disposition.attached_pic:
+            raise InputError(name, "holds no video", "name a file with a video in it")
+        codec = stream.codec_context
+        if codec is None:
+            raise InputError(name, "is in a codec that FFmpeg cannot decode here", "convert it to H.264")
+        _require_size(name, codec.width, codec.height)
+        codec.thread_type = "AUTO"
+        codec.options = {"max_pixels": str(MAX_PIXELS)}
+        rate = stream.average_rate or stream.guessed_rate or _RATE
+        announced = _announced(container, stream)
+        source = Source(name, iter(()), rate, stream.time_base or 1 / rate, live=live)
+        count = announced.frames or announced.seconds * rate
+        if count and not live:
+            last = count if selection.end is None else min(count, selection.end * rate)
+            source.count = selection.thinned(float(last - selection.start * rate))
+        source.frames = _Reader(av, file, container, stream, source, selection).frames(announced)
+        yield source
+
+
+class _Announced(NamedTuple):
+    """What the container says that it holds; 0 where it does not say.
+
+    Attributes:
+      frames: their number.
+      seconds: their duration.
+      within: seconds that this may be off.
+    """
+
+    frames: int = 0
+    seconds: float = 0.0
+    within: float = 0.0
+
+
+def _announced(container: Any, stream: Any) -> _Announced:
+    if stream.frames > 0:
+        return _Announced(stream.frames)
+    if stream.duration and stream.time_base:
+        return _Announced(0, float(stream.duration * stream.time_base), 0.2)
+    stated = stream.metadata.get("DURATION", "").split(":")  # Matroska: 00:01:02.345
+    try:
+        hours, minutes, seconds = map(Fraction, stated)
+        return _Announced(0, float(max(0, 3600 * hours + 60 * minutes + seconds)), 0.2)
+    except (ValueError, ArithmeticError):
+        whole = max(0, container.duration or 0) / 1e6  # Of the longest stream, and that may be the sound.
+        return _Announced(0, whole, max(1.0, 0.05 * whole))
+
+
+def _require_size(name: str, width: int, height: int) -> None:
+    if width * height > MAX_PIXELS:
+        problem = f"claims {width}x{height} pixels, more than the {MAX_PIXELS} allowed"
+        raise InputError(name, problem, "it is damaged or hostile; save it smaller")
+
+
+def _unreadable(file: Piped, name: str, problem: str) -> InputError:
+    """The error of a file that FFmpeg gave up; one that could not be read says so, and a signal goes on."""
+    if isinstance(file.error, OSError):
+        return InputError(name, f"cannot be read ({file.error.strerror})", "check the disk it is on")
+    file.reraise()
+    hint = "; of an mp4 from a pipe the index must come first (ffmpeg -movflags +faststart)"
+    remedy = "check what it is, or convert it to H.264 in an mp4"
+    return InputError(name, problem, remedy if isinstance(file, Seekable) else remedy + hint.replace("; ", ": "))
+
+
+class _Reader:
+    """Decodes a stream: which of its packets came, what became of them, and frames as RGB."""
+
+    def __init__(self, av: Any, file: Piped, container: Any, stream: Any, source: Source, selection: Selection):
+        from av.video.reformatter import VideoReformatter
+
+        self._av, self._file, self._container, self._stream = av, file, container, stream
+        self._source, self._selection = source, selection
+        self._reformatter = VideoReformatter()
+        self._damaged = self._dropped = 0
+
+    def frames(self, announced: _Announced) -> Iterator[Frame]:
+        """The selected frames; afterwards ``source.warnings`` say what was missing."""
+        selection, source = self._selection, self._source
+        start, end = _exact(selection.start), None if selection.end is None else _exact(selection.end)
+        number, taken, size, first, time, since = -1, 0, None, None, Fraction(0), Fraction(0)
+        for number, frame in enumerate(self._decoded()):
+            time = time + 1 / source.rate if frame.pts is None else frame.pts * frame.time_base
+            first = time if first is None else first
+            since = time - first
+            if end is not None and since >= end:
+                return
+            if since < start:
+                continue
+            taken += 1
+            if (taken - 1) % selection.every:
+                continue
+            pixels = self._pixels(frame)
+            size = size or pixels.shape
+            if pixels.shape != size:
+                problem = f"frame {number} is {pixels.shape[1]}x{pixels.shape[0]}, the first {size[1]}x{size[0]}"
+                raise InputError(source.name, problem, "convert it to one size, or cut it there with --end")
+            yield Frame(pixels, number, since, f"{number:06}")
+        if number < 0:
+            raise _unreadable(self._file, source.name, "holds no frame that can be decoded")
+        self._warn(number + 1, float(since + 1 / source.rate), announced)
+
+    def _warn(self, came: int, seconds: float, announced: _Announced) -> None:
+        said = []
+        if self._damaged:
+            said.append(f"{self._damaged} damaged packets could not be decoded")
+        if came + self._dropped < announced.frames:
+            said.append(f"{came} frames came of the {announced.frames} that were announced; it may be cut off")
+        elif seconds < announced.seconds - announced.within:
+            said.append(f"ends after {seconds:.2f} s, {announced.seconds:.2f} were announced; it may be cut off")
+        self._source.warnings += [f"{self._source.name}: {each}" for each in said]
+
+    def _decoded(self) -> Iterator[Any]:
+        """Frames in order; packets that cannot be decoded are passed over, as players do."""
+        packets = self._container.demux(self._stream)
+        while True:
+            try:
+                packet = next(packets, None)
+            except self._av.FFmpegError:
+                packet = None  # What came so far counts; `_warn` compares.
+            if self._file.error is not None:
+                raise _unreadable(self._file, self._source.name, "cannot be read")
+            if packet is None:
+                return
+            self._dropped += packet.is_discard
+            try:
+                frames = packet.decode()
+            except self._av.FFmpegError:
+                self._damaged += 1
+                continue
+            for frame in frames:
+                if frame.pts is None and frame.time_base is None:
+                    frame.time_base = self._source.tick
+                yield frame
+
+    def _pixels(self, frame: Any) -> np.ndarray:
+        """u8[H,W,3]: the frame in RGB, upright, transparency over black."""
+        from av.video.reformatter import Colorspace
+
+        _require_size(self._source.name, frame.width, frame.height)
+        alpha = any(component.is_alpha for component in frame.format.components)
+        space = None
+        if frame.colorspace not in list(Colorspace):
+            large = frame.width >= _HD[0] or frame.height > _HD[1]
+            space = Colorspace.ITU709 if large else Colorspace.ITU601
+        try:
+            shown = self._reformatter.reformat(frame, format="rgba" if alpha else "rgb24", src_colorspace=space)
+        except (self._av.FFmpegError, ValueError) as error:
+            problem = f"holds pixels of the kind {frame.format.name}, which FFmpeg cannot convert"
+            raise InputError(self._source.name, problem, "convert it to H.264 in an mp4") from error
+        pixels = shown.to_ndarray()
+        if alpha:
+            wide = pixels.astype(np.uint16)
+            pixels = ((wide[..., :3] * wide[..., 3:] + 127) // 255).astype(np.uint8)
+        return turned(pixels, self._matrix(frame))
+
+    def _matrix(self, frame: Any) -> np.ndarray | None:
+        stored = frame.side_data.get(self._av.sidedata.sidedata.Type.DISPLAYMATRIX)
+        return None if stored is None else np.frombuffer(bytes(stored), np.int32)[:9].reshape(3, 3)
+
+
+def _exact(seconds: float) -> Fraction:
+    """The decimal number that was meant: 0.4 is 2/5."""
+    return Fraction(repr(seconds))
+
+
+def turned(pixels: np.ndarray, matrix: np.ndarray | None) -> np.ndarray:
+    """A picture [H,W,3] as its display matrix says, i32[3,3], rows the images of x and y: quarter turns and mirrors.
+
+    Source: ISO/IEC 14496-12, the matrix of a track's header.
+    """
+    if matrix is None:
+        return pixels
+    (a, b), (c, d) = matrix[0, :2], matrix[1, :2]
+    if abs(int(b)) > abs(int(a)):
+        pixels, a, d = pixels.transpose(1, 0, 2), c, b
+    return np.ascontiguousarray(pixels[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1])

@@ -1,0 +1,99 @@
+"""Tiny videos for tests, made with PyAV, and a stand-in for the network whose masks are easy to foretell."""
+
+import dataclasses
+import struct
+from fractions import Fraction
+
+import av
+import numpy as np
+
+from cffm_jax.config import Config, DataConfig, ModelConfig
+
+RED, BLUE, GREEN = (200, 30, 30), (30, 30, 200), (30, 160, 30)
+NAMES = ("class 0", "class 1", "class 2")
+
+
+def picture(size=(48, 64), corner=RED, number=0):
+    """Blue, brighter to the right, with its upper left quarter in another colour; ``number`` moves a green bar."""
+    height, width = size
+    result = np.empty((height, width, 3), np.uint8)
+    result[:] = BLUE
+    result[: (height + 1) // 2, : (width + 1) // 2] = corner
+    result[-(height // 4) :, number % width : number % width + 8] = GREEN
+    return result
+
+
+def film(
+    path, count=6, *, size=(48, 64), codec="libx264", pixels="yuv420p", rate=15, times=None, pictures=None, **more
+):
+    """Writes a video; ``times`` in 1/600 s where frames come at their own times."""
+    with av.open(str(path), "w", **more) as container:
+        stream = container.add_stream(codec, rate=rate)
+        stream.height, stream.width, stream.pix_fmt = *size, pixels
+        if times:
+            stream.codec_context.time_base = Fraction(1, 600)
+        for i in range(len(times) if times else count):
+            frame = pictures[i] if pictures else picture(size, number=i)
+            frame = av.VideoFrame.from_ndarray(frame, {3: "rgb24", 4: "rgba"}[frame.shape[-1]])
+            if times:
+                frame.pts, frame.time_base = times[i], Fraction(1, 600)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path
+
+
+def sound(path):
+    """Writes a file without pictures."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("aac", rate=8000, layout="mono")
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), "fltp", "mono")
+        frame.sample_rate = 8000
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path
+
+
+MATRICES = {
+    "right": (0, 1, -1, 0),
+    "half": (-1, 0, 0, -1),
+    "left": (0, -1, 1, 0),
+    "mirrored": (-1, 0, 0, 1),
+}
+"""Display matrices a, b, c, d: where the axes go."""
+
+
+def turn(path, how):
+    """Gives an .mp4 a display matrix, as cameras do that were held another way."""
+    data = bytearray(path.read_bytes())
+    a, b, c, d = (value << 16 for value in MATRICES[how])
+    at = data.index(b"tkhd") + 4 + 40
+    data[at : at + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
+    path.write_bytes(data)
+    return path
+
+
+def frames_of(path):
+    """Pictures and times in seconds, by PyAV alone, and the stream's (codec, pixel format, rate)."""
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        frames = [
+            (frame.to_ndarray(format="rgb24"), float(frame.pts * frame.time_base)) for frame in container.decode(0)
+        ]
+        kind = stream.codec_context.name, stream.codec_context.pix_fmt, stream.average_rate
+    return [pixels for pixels, _ in frames], [time for _, time in frames], kind
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """In the place of ``Weights``: class 2 where red is strongest, 1 where green is, else 0."""
+
+    config: Config = Config(model=ModelConfig("cffm_b0", len(NAMES)), data=DataConfig(root="none", layout="folder"))
+    asked: list = dataclasses.field(default_factory=list)
+
+    def stream(self, frames, *, rate=0.0, reference_seconds=(), ahead=0):
+        self.asked.append(self.config.data.offsets)
+        return map(self.mask, frames)
+
+    @staticmethod
+    def mask(frame):
+        return np.array([2, 1, 0], np.uint8)[frame.argmax(-1)]
