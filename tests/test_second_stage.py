@@ -81,6 +81,16 @@ def test_the_optimiser_holds_no_state_of_what_is_frozen(second):
     assert held == {f"['{part}']" for part in GLOBAL}
 
 
+def test_the_average_of_what_is_trained_is_loaded_unless_raw(second):
+    average, raw = cffm_jax.load(second), cffm_jax.load(second, raw=True)
+    assert average.origin == f"{raw.origin}, EMA weights" == f"cffm_jax run, step {STEPS}, EMA weights"
+    found, expected = leaves(average.variables), leaves(raw.variables)
+    _, last = final_variables(second)
+    assert all(np.array_equal(array, expected[name]) for name, array in leaves(last).items())
+    differ = {name for name in expected if not np.array_equal(found[name], expected[name])}
+    assert differ and all(any(f"['{part}']" in name for part in GLOBAL) for name in differ)
+
+
 def flat_params(opt_state):
     moments = next(
         part for part in jax.tree.leaves(opt_state, is_leaf=lambda x: hasattr(x, "mu")) if hasattr(part, "mu")
