@@ -96,12 +96,12 @@ def prepare(config: Config) -> Iterator[Run]:
         check(config, mesh)
         videos = layouts.read_videos(config.data, config.data.train_split)
         held_out = evaluation_videos(config)
-        colours = read_classes(config.data.root, config.model.num_classes, config.data.layout)[1]
     optimizer = make_optimizer(config.optim, plan.steps)
     key = jax.random.key(plan.seed)
     start, notes = cluster.from_first(lambda: resume_step(config))
     data, source, prototypes, held_out_prototypes = config.data, None, None, None
     with cluster.together():
+        colours = read_classes(config.data.root, config.model.num_classes, config.data.layout)[1]
         variables, origin = initial_variables(model, config, jax.random.fold_in(key, 0), start)
         if model.global_blocks:
             # The global blocks read no references: neither does the loader.
