@@ -1,5 +1,7 @@
 """Settings of the whole suite, made before JAX is imported and inherited by the commands that tests start."""
 
+import contextlib
+import fcntl
 import os
 import shutil
 from pathlib import Path
@@ -27,21 +29,24 @@ def golden():
 
 @pytest.fixture(scope="session")
 def data(tmp_path_factory):
-    """Root of a dataset of 4 + 2 videos, made by the real command."""
-    root = tmp_path_factory.mktemp("data") / "videos"
-    options = {
-        "videos-train": 4,
-        "videos-val": 2,
-        "videos-test": 0,
-        "frames": runs.FRAMES,
-        "height": runs.SIZE[0],
-        "width": runs.SIZE[1],
-    }
-    argv = [str(root), *(part for name, value in options.items() for part in (f"--{name}", str(value)))]
-    status, out, err = runs.finished("-m", "cffm_jax.data.synthetic", *argv)
-    assert status == 0, err
-    assert "written" in out and len(list(root.glob("data/*/origin/*.jpg"))) == 6 * runs.FRAMES
-    return root
+    """Root of a dataset of 4 + 2 videos, made by the real command, once for all processes of the suite."""
+    with made_once(tmp_path_factory, "data") as (folder, made):
+        root = folder / "videos"
+        if made:
+            return root
+        options = {
+            "videos-train": 4,
+            "videos-val": 2,
+            "videos-test": 0,
+            "frames": runs.FRAMES,
+            "height": runs.SIZE[0],
+            "width": runs.SIZE[1],
+        }
+        argv = [str(root), *(part for name, value in options.items() for part in (f"--{name}", str(value)))]
+        status, out, err = runs.finished("-m", "cffm_jax.data.synthetic", *argv)
+        assert status == 0, err
+        assert "written" in out and len(list(root.glob("data/*/origin/*.jpg"))) == 6 * runs.FRAMES
+        return root
 
 
 @pytest.fixture(scope="session")
@@ -55,11 +60,30 @@ def plain(data, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def trained(data, tmp_path_factory):
-    """(folder of a finished run with a profile, what the command printed), trained by the real command."""
-    workdir = tmp_path_factory.mktemp("runs") / "run"
-    status, out, err = runs.finished("train.py", *runs.train_argv(data, workdir, "--profile"))
-    assert status == 0, err
-    return workdir, out
+    """(folder of a finished run with a profile, what the command printed), trained by the real command; each process of
+    the suite has a copy."""
+    with made_once(tmp_path_factory, "trained") as (folder, made):
+        said = folder / "said.txt"
+        if not made:
+            status, out, err = runs.finished("train.py", *runs.train_argv(data, folder / "run", "--profile"))
+            assert status == 0, err
+            said.write_text(out)
+        workdir = tmp_path_factory.mktemp("runs") / "run"
+        shutil.copytree(folder / "run", workdir)
+        return workdir, said.read_text().replace(str(folder / "run"), str(workdir))
+
+
+@contextlib.contextmanager
+def made_once(tmp_path_factory, name):
+    """(folder of all processes of the suite, whether one of them has made already what it holds)."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / f"shared_{name}"
+    folder.mkdir(exist_ok=True)
+    done = folder / "done"
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield folder, done.exists()
+        done.touch()
 
 
 @pytest.fixture

@@ -363,7 +363,7 @@ def test_flipped_bits_of_records_are_noticed(copy):
     places = [*range(0, 64, 4), *range(size - 65536, size - 65536 + 200, 5), *rng.integers(0, size, 80)]
     for place in map(int, places):
         flip(path, place, int(rng.integers(8)))
-        records._source.cache_clear()
+        records._opened.cache_clear()
         try:
             assert records.read_all(names) == expected
         except files.UnreadableFile as error:
@@ -378,7 +378,7 @@ def test_a_damaged_record_is_left_out_like_a_file(prepared, tmp_path, capfd):
     (path,) = root.glob("*-train.array_record-*")
     frame, size = read(root)[1].frames[4], path.stat().st_size
     for place in range(size // 5, size, 200):  # Somewhere it is, compressed.
-        records._source.cache_clear()
+        records._opened.cache_clear()
         flip(path, place)
         try:
             records.read_all([frame])
@@ -424,11 +424,11 @@ def test_truncated_or_exchanged_after_it_was_listed(copy):
     (shard,) = copy.glob("*.array_record-*")
     (video, *_), kept = read(copy), shard.read_bytes()
     for end in (65536, 65536 + 100, 0):
-        records._source.cache_clear()
+        records._opened.cache_clear()
         shard.write_bytes(kept[:end])
         with pytest.raises(files.UnreadableFile):
             records.read_all(video.frames)
-    records._source.cache_clear()
+    records._opened.cache_clear()
     shard.unlink()
     assert "open() failed" in fails(shard, records.read_all, video.frames)
 

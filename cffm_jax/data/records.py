@@ -17,6 +17,7 @@ import hashlib
 import json
 import os
 import re
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -31,6 +32,7 @@ FORMAT = 1
 FRAME, FRAME_NAME, MASKS, MASK_NAME = "frame", "frame_name", "masks", "mask_name"
 """Features of a record: the frame's file, its name, its mask's file (or none), and that one's name (or "")."""
 _PREPARE = "prepare the dataset again (python -m cffm_jax.data.prepare)"
+_OPENING = threading.Lock()
 _AGAIN = "copy the folder again, or prepare it again"
 
 
@@ -237,9 +239,15 @@ def _file_in(example: dict[str, Any], place: _Place) -> bytes:
     raise UnreadableFile(name, f"the record holds other files than {INDEX} says", _AGAIN)
 
 
-@functools.cache
 def _source(root: str, split: str) -> Any:
     """The records of a split, opened once a process, which is why they are not part of what workers receive."""
+    # TFDS imports its parts when they are used, and threads that do so at once can wait for each other for ever.
+    with _OPENING:
+        return _opened(root, split)
+
+
+@functools.cache
+def _opened(root: str, split: str) -> Any:
     # Only those who read records pay for TFDS.
     import tensorflow_datasets as tfds
 
