@@ -55,6 +55,7 @@ def plain(data, tmp_path_factory):
     root = Path(shutil.copytree(data, tmp_path_factory.mktemp("plain") / "videos"))
     for mask in root.glob("data/*/mask/*.png"):
         Image.new("L", runs.SIZE[::-1], 1).save(mask)
+    (root / "classes.json").unlink()
     return root
 
 

@@ -86,7 +86,7 @@ def test_load_of_an_encoder(released):
 
 def test_load_of_a_run(trained):
     weights = cffm_jax.load(trained[0])
-    assert weights.config.model.name == "cffm_b0" and weights.config.workdir == str(trained[0])
+    assert weights.config.model.name == "cffm_b0" and weights.config.model.num_classes == 8
     assert weights.origin == "cffm_jax run, step 4"
     assert_same(weights.variables, cffm_jax.load(trained[0] / "checkpoints").variables)
 
