@@ -191,11 +191,10 @@ def _evaluate(options: EvalOptions, argv: Sequence[str]) -> None:
         _require_writable(output)
         if options.report:
             write.require_new_folder(options.report)
-        watchers = []
+        watchers, first = [], max(config.data.offsets)
         if options.save_predictions:
             watchers.append(evaluate.PredictionWriter(options.save_predictions, colours))
         if options.pictures:
-            first = max(config.data.offsets)
             watchers.append(PictureCollector(options.pictures, videos, names, first=first, colours=colours))
         variables = jax.device_put(complete(held))
     source = None
@@ -204,8 +203,9 @@ def _evaluate(options: EvalOptions, argv: Sequence[str]) -> None:
         source = prototypes.prototype_source(config, model, variables, config.data.eval_split, folder)
     with contextlib.ExitStack() as stack:
         entered = [stack.enter_context(watcher) for watcher in watchers]
-        samples = write.MaskSamples(videos, first=max(config.data.offsets))
-        entered += [samples] if options.report else []
+        if options.report:
+            samples = write.MaskSamples(videos, first=first)
+            entered.append(samples)
         rows = evaluate.evaluate(VideoSegmenter(model, config, source), variables, videos, watchers=entered)
     print(f"{config.model.name}, {held.origin}, {options.checkpoint}, {config.data.root} {config.data.eval_split}\n")
     print(scores.report(rows, names))
@@ -250,17 +250,15 @@ def convert_command(argv: Sequence[str]) -> None:
 def _export(options: ConvertOptions) -> None:
     if min(*options.size, options.streams) < 1:
         raise InputError("--size, --streams", "a number is less than 1", "give at least 1")
-    from cffm_jax.data.classes import read_classes
     from cffm_jax.inference.export import export_stream
+    from cffm_jax.inference.predict import classes_of
     from cffm_jax.models.cffm import CFFM
     from cffm_jax.weights import load
 
     weights = load(options.file, raw=options.raw)
     if not isinstance(weights.model, CFFM):
         raise InputError(options.file, "holds an encoder alone", "give the weights of a whole model")
-    data, count = weights.config.data, weights.config.model.num_classes
-    layout = data.layout if os.path.isdir(data.root) or data.layout != "records" else "folder"
-    classes = read_classes(data.root, count, layout)
+    classes = classes_of(weights.config)
     export_stream(weights, options.output, options.size, streams=options.streams, classes=classes)
     frames = f"{options.streams} x {options.size[0]}x{options.size[1]}"
     print(f"{options.output}: written ({weights.config.model.name}, {frames})")

@@ -11,10 +11,8 @@ to 11 bits besides, so that its bytes differ by at most one here and there.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
-import hashlib
 import json
 import shutil
 from collections.abc import Sequence
@@ -30,6 +28,7 @@ from cffm_jax.conversion.state_dicts import flatten, unflatten
 from cffm_jax.conversion.writers import write_safetensors
 from cffm_jax.data import augment
 from cffm_jax.data.classes import Classes
+from cffm_jax.data.records import file_digest
 from cffm_jax.errors import InputError
 from cffm_jax.inference import exported
 from cffm_jax.inference.streaming import StreamSegmenter, StreamState
@@ -80,15 +79,14 @@ def export_stream(
         write_safetensors(partial / WEIGHTS, arrays, {"licence": weights.licence, "origin": weights.origin})
         shutil.copyfile(exported.__file__, partial / "exported.py")
         about = _description(weights, segmenter, classes, platforms)
-        about["sha256"] = {n: hashlib.sha256((partial / n).read_bytes()).hexdigest() for n in (STEP, WEIGHTS)}
+        about["sha256"] = {name: file_digest(str(partial / name)) for name in (STEP, WEIGHTS)}
         (partial / ABOUT).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
         partial.rename(folder)
     except OSError as error:
         problem = f"cannot be written ({error.strerror})"
         raise InputError(folder, problem, "name a folder that can be written") from error
     finally:
-        with contextlib.suppress(OSError):
-            shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def plain(state: StreamState) -> tuple[Any, ...]:

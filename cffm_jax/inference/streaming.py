@@ -82,10 +82,12 @@ class StreamSegmenter:
             windows = [cffa.padded_size(side // 8) // cffa.WINDOW for side in self.input_size]
             lead, channels = (self.memory, self.streams, HEADS), model.width // HEADS
             grids = [(*lead, windows[0] * s.cells, windows[1] * s.cells, channels) for s in model.sources]
-            # Keys and values; without attention values alone.
-            block = tuple(tuple(jnp.zeros(g, model.dtype) for _ in range(1 + model.attention)) for g in grids)
-            cells = (block,) * model.local_blocks
-            cells = jax.tree.map(jnp.copy, cells)  # Donated: no two leaves may be one buffer.
+            # Keys and values; without attention values alone. No two are one buffer, as they are donated.
+            each = range(1 + model.attention)
+            cells = tuple(
+                tuple(tuple(jnp.zeros(grid, model.dtype) for _ in each) for grid in grids)
+                for _ in range(model.local_blocks)
+            )
         running = ()
         if model.global_blocks:
             running = tuple(
