@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import dataclasses
-import json
 import os
 import sys
 from collections.abc import Sequence
@@ -18,6 +17,7 @@ from cffm_jax.config import ClusterConfig, Config
 from cffm_jax.errors import InputError
 from cffm_jax.settings import Settings, load_config, parse_command
 from cffm_jax.training.interruption import Interruption
+from cffm_jax.whole import write_json
 
 _ARENA_MAX = -8
 """glibc's M_ARENA_MAX."""
@@ -290,9 +290,5 @@ def _require_writable(path: Path) -> None:
 
 
 def _write_json(path: Path, value: dict) -> None:
-    """Whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(value, indent=2) + "\n")
-    partial.replace(path)
+    write_json(path, value)
     print(f"figures written to {path}")

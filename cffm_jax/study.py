@@ -28,6 +28,7 @@ from cffm_jax.data import synthetic
 from cffm_jax.errors import InputError
 from cffm_jax.settings import Settings, load_config, parse_command, run_command
 from cffm_jax.tables import TABLE4, TABLE8, TABLE10, TABLES, Network, Row, Table, with_changes
+from cffm_jax.whole import write_json
 
 DEFAULT_CONFIG = "configs/synthetic.py"
 DEFAULT_TABLES = (TABLE8, TABLE10, TABLE4)
@@ -164,24 +165,13 @@ def measure(run: Run) -> dict[str, Any]:
         "minutes": round((time.time() - began) / 60, 2),
         "config": dataclasses.asdict(run.config),
     }
-    _write(run.result, result)
+    write_json(run.result, result, "name another --folder")
     return result
 
 
 def _shares(figures: Mapping[str, float]) -> dict[str, float | None]:
     """JSON knows no nan."""
     return {name: None if math.isnan(value) else value for name, value in figures.items()}
-
-
-def _write(path: Path, value: Any) -> None:
-    """Whole or not at all. InputError if it cannot be written."""
-    partial = path.with_name(path.name + ".partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(json.dumps(value, indent=2) + "\n")
-        partial.replace(path)
-    except OSError as error:
-        raise InputError(path, f"cannot be written ({error.strerror})", "name another --folder") from error
 
 
 def mean_and_spread(values: Sequence[float | None]) -> tuple[float | None, float | None]:
@@ -318,7 +308,7 @@ def conduct(options: StudyOptions) -> None:
                 "settings": dataclasses.asdict(options.settings),
                 "rows": study.results(i + 1),
             }
-            _write(Path(options.folder) / f"{study.table.name}.json", tree)
+            write_json(Path(options.folder) / f"{study.table.name}.json", tree, "name another --folder")
             print(f"\n{markdown(study, options, i + 1)}\n", flush=True)
 
 

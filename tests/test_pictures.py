@@ -177,7 +177,7 @@ def test_png_whole_or_not_at_all(tmp_path):
     with Image.open(tmp_path / "sheet.png") as image:
         np.testing.assert_array_equal(np.asarray(image), sheet)
     assert [path.name for path in tmp_path.iterdir()] == ["sheet.png"]
-    with pytest.raises(InputError, match="missing/sheet.png: cannot be written .*; choose a folder"):
+    with pytest.raises(InputError, match="missing/sheet.png: cannot be written .*; free some space"):
         drawing.write_png(tmp_path / "missing" / "sheet.png", sheet)
 
 

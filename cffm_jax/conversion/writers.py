@@ -6,15 +6,12 @@ puts metadata in another order each time, and wants all arrays in memory.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
-import os
 import pickle
 import struct
-import uuid
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +19,7 @@ import numpy as np
 
 from cffm_jax.conversion.array_files import SAFETENSORS_TYPES
 from cffm_jax.errors import InputError
+from cffm_jax.whole import whole_file
 
 Entry = tuple[str, tuple[int, ...], np.dtype, Callable[[], np.ndarray]]
 """(key, shape, dtype, load) of an array that is read when it is written."""
@@ -47,28 +45,6 @@ _DATE = (1980, 1, 1, 0, 0, 0)
 _HEADER = 30
 _PADDING = struct.Struct("<HH")
 """Identifier and length of the field of a member's header that fills up to the alignment."""
-
-
-@contextlib.contextmanager
-def whole_file(path: str | Path) -> Iterator[Path]:
-    """The name to write to: it becomes ``path`` when the block ends, and goes if the block fails in any way.
-
-    Raises:
-      InputError: the folder cannot be written, or the disk is full.
-    """
-    path = Path(path)
-    partial = path.with_name(f".{path.name[:64]}.{uuid.uuid4().hex}")
-    try:
-        yield partial
-        with partial.open("r+b") as file:
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise InputError(path, f"cannot be written ({reason})", "free some space, or name another place") from error
-    finally:
-        with contextlib.suppress(OSError):  # Nothing is there if it is a file now, or if there is no folder.
-            partial.unlink()
 
 
 def write_safetensors(path: str | Path, arrays: Arrays, metadata: Mapping[str, str] | None = None) -> None:

@@ -28,6 +28,7 @@ from cffm_jax.data.manifest import Manifest, relative_name
 from cffm_jax.data.records import FRAME, FRAME_NAME, MASK_NAME, MASKS
 from cffm_jax.data.videos import Coding, Video
 from cffm_jax.errors import InputError
+from cffm_jax.whole import write_text
 
 SHARD_BYTES = 512 * 2**20
 """Size of a file of records: few files, none too large to be copied again."""
@@ -212,9 +213,7 @@ class Frames(tfds.core.ShardBasedBuilder, skip_registration=True):
             "sizes": {name: (folder / name).stat().st_size for name in names},
             "digests": {name: records.file_digest(str(folder / name)) for name in digested},
         }
-        partial = folder / f".{records.INDEX}.partial"
-        partial.write_text(json.dumps({**index, "sha256": records.digest(index)}), encoding="utf-8")
-        partial.replace(folder / records.INDEX)
+        write_text(folder / records.INDEX, json.dumps({**index, "sha256": records.digest(index)}))
 
     def _index_of(self, each: Plan, codings: list[Coding]) -> dict[str, Any]:
         record_of = {frame.frame: i for i, frame in enumerate(each.frames)}

@@ -32,6 +32,7 @@ from cffm_jax.data.listing import MANIFEST, Problem
 from cffm_jax.data.survey import Survey, VideoFound, survey
 from cffm_jax.errors import InputError
 from cffm_jax.settings import parse_command, run_command
+from cffm_jax.whole import write_text
 
 _BAR = 30
 
@@ -94,7 +95,7 @@ def main(argv: Sequence[str]) -> int:
     else:
         print(_text(found, report, options.rows))
         if options.json:
-            _write(Path(options.json), json.dumps(report, indent=1) + "\n")
+            write_text(options.json, json.dumps(report, indent=1) + "\n", "name a file that can be written")
     if options.manifest:
         # After the split files, which it holds too.
         manifest.write_manifest(options.root, manifest.measure(options.root, known, options.threads))
@@ -282,18 +283,6 @@ def _class_lines(report: Mapping[str, Any]) -> list[str]:
     lines.append(f"    {'(ignored)':{wide}}  {100 * report['ignored_share']:5.2f} %")
     absent = [each["name"] for each in report["classes"] if not each["pixels"]]
     return [*lines, f"without a pixel: {', '.join(absent)}"] if absent else lines
-
-
-def _write(path: Path, text: str) -> None:
-    """Whole or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
-        raise InputError(path, f"cannot be written ({error.strerror})", "name a file that can be written") from error
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ Frames are u8[H,W,3] in RGB, masks u8[H,W] with classes 0..K-1 and 255 where not
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -16,7 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from cffm_jax.config import IGNORED_LABEL
 from cffm_jax.data.classes import palette
-from cffm_jax.errors import InputError
+from cffm_jax.whole import whole_file
 
 INPUT, TRUTH = "input", "ground truth"
 """Labels of the first and the last row of a sheet (panel of a video); between them are the model's, the best last."""
@@ -215,20 +214,8 @@ def side_by_side(panels: Mapping[str, np.ndarray]) -> np.ndarray:
 
 def write_png(path: str | Path, picture: np.ndarray) -> None:
     """Writes a picture, whole or not at all. InputError if that cannot be."""
-    path = Path(path)
-    partial = path.with_name(f".{path.name}.partial")
-    try:
+    with whole_file(path) as partial:
         Image.fromarray(picture).save(partial, format="PNG", optimize=True)
-        partial.replace(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
-        raise unwritable(path, error.strerror) from error
-
-
-def unwritable(path: Path, reason: str | None) -> InputError:
-    """The error for a file or folder that cannot be written."""
-    return InputError(path, f"cannot be written ({reason or 'unknown reason'})", "choose a folder that can be written")
 
 
 def spread(count: int, among: int, first: int = 0) -> tuple[int, ...]:

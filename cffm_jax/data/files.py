@@ -1,14 +1,11 @@
-"""The bytes of image files, and the limits that keep a hostile or damaged file from filling the memory; folders that
-are written whole or not at all."""
+"""The bytes of image files, and the limits that keep a hostile or damaged file from filling the memory."""
 
 from __future__ import annotations
 
 import io
 import os
-import shutil
 import struct
 from collections.abc import Mapping
-from pathlib import Path
 
 from PIL import Image, ImageFile, JpegImagePlugin, PngImagePlugin
 
@@ -78,18 +75,3 @@ def open_image(
         problem = f"claims {width}x{height} pixels, more than the {MAX_PIXELS} allowed"
         raise UnreadableFile(path, problem, "it is damaged or hostile; remove it or save it smaller")
     return image
-
-
-def swap(made: Path, root: Path) -> None:
-    """Puts a finished folder in the place of the root, which comes back when that fails."""
-    if not root.exists():
-        os.replace(made, root)
-        return
-    old = made.with_name(made.name + ".old")
-    os.replace(root, old)
-    try:
-        os.replace(made, root)
-    except BaseException:
-        os.replace(old, root)
-        raise
-    shutil.rmtree(old)

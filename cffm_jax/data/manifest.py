@@ -5,7 +5,6 @@ A flipped bit in a JPEG decodes without any error: only a checksum finds it.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import os
@@ -18,6 +17,7 @@ from typing import NamedTuple
 import tqdm
 
 from cffm_jax.errors import InputError
+from cffm_jax.whole import write_text
 
 NAME = "manifest.sha256"
 _MAKE = "write one with python -m cffm_jax.data.check ROOT --manifest"
@@ -137,16 +137,8 @@ def measure(root: str, known: Mapping[str, bytes], threads: int, progress: bool 
 
 def write_manifest(root: str, digests: Mapping[str, bytes]) -> None:
     """Writes the manifest, sorted by name, whole or not at all. InputError if that cannot be."""
-    path = Path(root, NAME)
-    partial = path.with_name(f".{NAME}.partial")
     text = "".join(_line(name, digests[name]) for name in sorted(digests))
-    try:
-        partial.write_text(text, encoding="utf-8", errors="surrogateescape", newline="\n")
-        partial.replace(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
-        raise InputError(path, f"cannot be written ({error.strerror})", "make the folder writable") from error
+    write_text(Path(root, NAME), text, "make the folder writable", errors="surrogateescape")
 
 
 class Differences(NamedTuple):

@@ -23,12 +23,12 @@ from typing import TYPE_CHECKING, Literal
 import tqdm
 import tyro
 
-from cffm_jax.data.files import swap
 from cffm_jax.data.layouts import find_splits
 from cffm_jax.data.manifest import read_manifest
 from cffm_jax.data.records import INDEX
 from cffm_jax.errors import InputError
 from cffm_jax.settings import parse_command, run_command
+from cffm_jax.whole import swap
 
 if TYPE_CHECKING:
     from cffm_jax.data import builders

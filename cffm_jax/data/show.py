@@ -26,13 +26,13 @@ from cffm_jax.data.drawing import (
     Strip,
     contact_sheet,
     spread,
-    unwritable,
     views,
     write_png,
 )
 from cffm_jax.data.pipeline import training_batches
 from cffm_jax.errors import InputError
 from cffm_jax.settings import Settings, load_config, parse_command, run_command
+from cffm_jax.whole import unwritable
 
 OVERLAY = "with its mask"
 _STEPS = 5
@@ -134,7 +134,7 @@ def main(argv: Sequence[str]) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise unwritable(folder, error.strerror) from error
+        raise unwritable(folder, error) from error
     for name, sheet in sheets.items():
         write_png(folder / name, sheet)
         print(f"{folder / name}: {sheet.shape[1]}x{sheet.shape[0]}")

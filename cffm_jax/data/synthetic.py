@@ -26,11 +26,11 @@ import tqdm
 import tyro
 
 from cffm_jax.data.classes import synthetic_names
-from cffm_jax.data.files import swap
 from cffm_jax.data.scenes import World
 from cffm_jax.data.sprites import noise
 from cffm_jax.errors import InputError
 from cffm_jax.settings import parse_command, run_command
+from cffm_jax.whole import swap
 
 SPLITS = ("train", "val", "test")
 MARKER = "synthetic.json"

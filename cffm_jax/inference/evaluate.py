@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import itertools
 import os
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from cffm_jax.errors import InputError
 from cffm_jax.inference.offline import Chunk, VideoSegmenter
 from cffm_jax.inference.targets import segment_targets
 from cffm_jax.metrics import Scores, VideoTally
+from cffm_jax.whole import WholeFolder
 
 
 def evaluation_videos(config: Config) -> tuple[layouts.Video, ...]:
@@ -92,40 +92,24 @@ class PredictionWriter:
 
     def __init__(self, folder: str | Path, colours: np.ndarray):
         """``colours`` u8[256,3], as of ``classes.palette``."""
-        self._folder = Path(folder)
-        self._partial = self._folder.with_name(f".{self._folder.name}.partial")
-        self._palette = colours.tobytes()
-        if self._folder.exists() and (not self._folder.is_dir() or any(self._folder.iterdir())):
+        if os.path.lexists(folder) and (not os.path.isdir(folder) or os.listdir(folder)):
             raise InputError(folder, "exists and is not empty", "name a new folder for the predictions")
+        self._made = WholeFolder(folder)
+        self._palette = colours.tobytes()
 
     def __enter__(self) -> PredictionWriter:
-        try:
-            if self._partial.exists():  # Of a run that was killed.
-                shutil.rmtree(self._partial)
-            self._partial.mkdir(parents=True)
-        except OSError as error:
-            raise self._unwritable(error) from error
+        self._made.__enter__()
         return self
 
-    def __exit__(self, kind: type | None, *_: object) -> None:
-        try:
-            if kind is None:
-                if self._folder.exists():
-                    self._folder.rmdir()
-                self._partial.rename(self._folder)
-        except OSError as error:
-            raise self._unwritable(error) from error
-        finally:
-            shutil.rmtree(self._partial, ignore_errors=True)
-
-    def _unwritable(self, error: OSError) -> InputError:
-        return InputError(self._folder, f"cannot be written ({error.strerror})", "name a folder that can be written")
+    def __exit__(self, *error: Any) -> None:
+        self._made.__exit__(*error)
 
     def __call__(self, chunk: Chunk) -> None:
-        folder = self._partial / chunk.video.name
-        folder.mkdir(exist_ok=True)
-        for i, mask in enumerate(chunk.own):
-            name = os.path.splitext(os.path.basename(chunk.video.frames[chunk.start + i]))[0]
-            image = Image.fromarray(mask)
-            image.putpalette(self._palette)
-            image.save(folder / f"{name}.png")
+        with self._made.writing() as root:
+            folder = root / chunk.video.name
+            folder.mkdir(exist_ok=True)
+            for i, mask in enumerate(chunk.own):
+                name = os.path.splitext(os.path.basename(chunk.video.frames[chunk.start + i]))[0]
+                image = Image.fromarray(mask)
+                image.putpalette(self._palette)
+                image.save(folder / f"{name}.png")

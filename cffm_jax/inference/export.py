@@ -35,6 +35,7 @@ from cffm_jax.inference.streaming import StreamSegmenter, StreamState
 from cffm_jax.models.prototypes import RunningClusters
 from cffm_jax.resize import resize_bilinear
 from cffm_jax.weights import Weights
+from cffm_jax.whole import WholeFolder
 
 PLATFORMS = ("cpu", "cuda")
 STEP, WEIGHTS, ABOUT = "step.jax", "weights.safetensors", "model.json"
@@ -71,22 +72,13 @@ def export_stream(
     specs = {path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for path, leaf in arrays.items()}
     frames = jax.ShapeDtypeStruct((streams, *size, 3), jnp.uint8)
     step = jax.export.export(jax.jit(functools.partial(_step, segmenter)), platforms=platforms)(specs, state, frames)
-    partial = folder.with_name(f".{folder.name}.partial")
-    try:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
+    with WholeFolder(folder) as made, made.writing() as partial:
         (partial / STEP).write_bytes(step.serialize())
         write_safetensors(partial / WEIGHTS, arrays, {"licence": weights.licence, "origin": weights.origin})
         shutil.copyfile(exported.__file__, partial / "exported.py")
         about = _description(weights, segmenter, classes, platforms)
         about["sha256"] = {name: file_digest(str(partial / name)) for name in (STEP, WEIGHTS)}
         (partial / ABOUT).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
-        partial.rename(folder)
-    except OSError as error:
-        problem = f"cannot be written ({error.strerror})"
-        raise InputError(folder, problem, "name a folder that can be written") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def plain(state: StreamState) -> tuple[Any, ...]:

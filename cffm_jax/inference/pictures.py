@@ -21,10 +21,10 @@ from cffm_jax.data.drawing import (
     contact_sheet,
     side_by_side,
     spread,
-    unwritable,
     views,
     write_png,
 )
+from cffm_jax.whole import unwritable
 
 if TYPE_CHECKING:
     from cffm_jax.inference.offline import Chunk
@@ -58,7 +58,7 @@ class VideoFile:
         try:
             self._partial.touch()
         except OSError as error:
-            raise unwritable(self.path, error.strerror) from error
+            raise unwritable(self.path, error) from error
         self._size = tuple(-(-side // 2) * 2 for side in picture.shape[:2])
         codec = cv2.VideoWriter.fourcc(*"mp4v")
         self._writer = cv2.VideoWriter(str(self._partial), cv2.CAP_FFMPEG, codec, self._fps, self._size[::-1])
@@ -88,7 +88,7 @@ class VideoFile:
         try:
             self._partial.replace(self.path)
         except OSError as error:
-            raise unwritable(self.path, error.strerror) from error
+            raise unwritable(self.path, error) from error
 
 
 def _fitted(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -225,7 +225,7 @@ class PictureCollector:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise unwritable(self.folder, error.strerror) from error
+            raise unwritable(self.folder, error) from error
         return self
 
     def __exit__(self, kind: type | None, *rest: object) -> None:

@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,9 +18,9 @@ import numpy as np
 from PIL import Image
 
 from cffm_jax.config import IGNORED_LABEL
-from cffm_jax.data.files import swap
 from cffm_jax.errors import InputError
 from cffm_jax.media.source import Frame
+from cffm_jax.whole import WholeFolder
 
 MASKS, ARCHIVE, SHARES, ABOUT = "masks", "masks.npz", "shares.csv", "prediction.json"
 OVERLAYS = ("overlay.mp4", "overlay.png")
@@ -40,12 +40,8 @@ class Writer(Protocol):
     def close(self) -> None: ...
 
 
-class OutputFolder:
-    """A folder in the making: a context manager, at whose end it is there whole, and not after an error.
-
-    Attributes:
-      partial: where to write meanwhile; beside it, with a name that is hidden.
-    """
+class OutputFolder(WholeFolder):
+    """The folder of a prediction: made whole, and in the place of an older prediction alone."""
 
     def __init__(self, folder: str | Path, overwrite: bool = False):
         """
@@ -53,13 +49,9 @@ class OutputFolder:
           InputError: it is there and not empty, and may not be replaced: without ``overwrite``, or if it holds anything
             that is not of `predict`.
         """
-        self.folder = Path(os.path.abspath(folder))
-        self.partial = self.folder.with_name(f".{self.folder.name}.partial") if self.folder.name else self.folder
-        self._made: list[Path] = []
-        try:
+        super().__init__(folder, overwrite=overwrite, remedy="name another folder with --output, or make room")
+        with self.writing():
             self._require_free(overwrite)
-        except OSError as error:
-            raise self.unwritable(error) from error
 
     def _require_free(self, overwrite: bool) -> None:
         if not os.path.lexists(self.folder):
@@ -76,49 +68,6 @@ class OutputFolder:
         if foreign:
             problem = f"holds {foreign[0]}, which is not of predict.py"
             raise InputError(self.folder, problem, "it is not replaced: name another with --output")
-
-    def __enter__(self) -> OutputFolder:
-        try:
-            if self.partial.exists():  # Of a run that was killed.
-                shutil.rmtree(self.partial)
-            missing = [parent for parent in self.partial.parents if not parent.exists()]
-            for parent in reversed(missing):
-                parent.mkdir(exist_ok=True)
-                self._made.append(parent)
-            self.partial.mkdir()
-        except OSError as error:
-            self._remove()
-            raise self.unwritable(error) from error
-        return self
-
-    def __exit__(self, kind: type | None, *_: object) -> None:
-        try:
-            if kind is None:
-                swap(self.partial, self.folder)
-                self._made.clear()
-        except OSError as error:
-            raise self.unwritable(error) from error
-        finally:
-            self._remove()
-
-    def _remove(self) -> None:
-        shutil.rmtree(self.partial, ignore_errors=True)
-        for parent in reversed(self._made):
-            with contextlib.suppress(OSError):
-                parent.rmdir()
-
-    @contextlib.contextmanager
-    def writing(self) -> Iterator[None]:
-        """InputError in place of an OSError: around all that writes into the folder, and only that."""
-        try:
-            yield
-        except OSError as error:
-            raise self.unwritable(error) from error
-
-    def unwritable(self, error: OSError) -> InputError:
-        """The error for what cannot be written."""
-        problem = f"cannot be written ({error.strerror or error})"
-        return InputError(self.folder, problem, "name another folder with --output, or make room")
 
     def describe(self, about: dict[str, Any]) -> None:
         """Writes what the folder holds, and marks it as one that may be replaced."""

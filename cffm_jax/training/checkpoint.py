@@ -27,6 +27,7 @@ from cffm_jax.data import manifest
 from cffm_jax.errors import InputError
 from cffm_jax.settings import config_from_dict
 from cffm_jax.training.state import TrainState
+from cffm_jax.whole import write_json
 
 FOLDER = "checkpoints"
 BEST = "best"
@@ -127,10 +128,7 @@ class Checkpoints:
             self._write_evaluations({**self.evaluations(), step: None if math.isnan(miou) else miou})
 
     def _write_evaluations(self, evaluations: dict[int, float | None]) -> None:
-        path = self.directory / _EVALUATIONS
-        partial = path.with_name(f".{path.name}.partial")
-        partial.write_text(json.dumps(evaluations) + "\n")
-        partial.replace(path)
+        write_json(self.directory / _EVALUATIONS, evaluations)
 
     def damage(self, step: int) -> str:
         """What is wrong with a checkpoint's files, in words; "" if they are as they were saved, or if ``unchecked``."""

@@ -15,6 +15,7 @@ from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
 from cffm_jax.training.speed import CAUSES, Clock, Work, device_peak, goodput, taken_up, told
+from cffm_jax.whole import write_text
 
 
 class RunLog:
@@ -143,9 +144,7 @@ def _drop_after(step: int, path: Path) -> dict[str, float]:
             entry = json.loads(line)
             kept += [line + "\n"] if entry["step"] <= step else []
             times += [entry] if entry["group"] == "time" else []
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text("".join(kept))
-    partial.replace(path)
+    write_text(path, "".join(kept))
     if not times:
         return {}
     seconds = [{name: entry[name] for name in ("wall", "productive", *CAUSES)} for entry in times]

@@ -8,7 +8,6 @@ from __future__ import annotations
 import io
 import math
 import os
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,7 +19,7 @@ from PIL import Image
 from cffm_jax import tables
 from cffm_jax.config import IGNORED_LABEL, Config
 from cffm_jax.data import classes, layouts
-from cffm_jax.data.drawing import INPUT, TRUTH, shown_size, unwritable
+from cffm_jax.data.drawing import INPUT, TRUTH, shown_size
 from cffm_jax.errors import InputError
 from cffm_jax.inference.pictures import shown_times
 from cffm_jax.inference.report.figures import About
@@ -28,6 +27,7 @@ from cffm_jax.inference.report.page import page
 from cffm_jax.inference.report.videos import Film, Shot
 from cffm_jax.inference.scores import prediction_paths, read_prediction
 from cffm_jax.metrics import Scores
+from cffm_jax.whole import WholeFolder, unwritable
 
 if TYPE_CHECKING:
     from cffm_jax.inference.offline import Chunk
@@ -161,22 +161,9 @@ def write_report(
     if left:
         about = about._replace(notes=[*about.notes, f"{left} of the best and the worst videos have no room here."])
     text = page(rows, about, dataset, shown[0], shown[1])
-    path, partial = Path(folder), _partial(Path(folder))
-    try:
-        partial.mkdir(parents=True, exist_ok=True)  # It may be left of a run that was killed.
+    with WholeFolder(folder) as made, made.writing() as partial:
         (partial / PAGE).write_text(text, encoding="utf-8", errors="replace")
-        if path.exists():
-            path.rmdir()
-        partial.rename(path)
-    except OSError as error:
-        raise unwritable(path, error.strerror) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    return path / PAGE
-
-
-def _partial(folder: Path) -> Path:
-    return folder.with_name(f".{folder.name}.partial")
+    return Path(folder) / PAGE
 
 
 def _chosen(scores: Scores) -> tuple[list[str], list[str]]:

@@ -1,0 +1,144 @@
+"""Files and folders that are there whole or not at all: written beside their place, under a hidden name, then renamed.
+
+What a killed process left under that name is replaced by the next that writes there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from cffm_jax.errors import InputError
+
+_ROOM = "free some space, or name another place"
+
+
+def unwritable(path: str | Path, error: OSError | str, remedy: str = _ROOM) -> InputError:
+    """The error for what cannot be written, by an OSError or words."""
+    reason = error if isinstance(error, str) else error.strerror or str(error)
+    return InputError(path, f"cannot be written ({reason})", remedy)
+
+
+def _beside(path: Path) -> Path:
+    # Cut, as a name may be as long as the file system allows.
+    return path.parent / f".{path.name[:64]}.partial"
+
+
+@contextlib.contextmanager
+def whole_file(path: str | Path, remedy: str = _ROOM) -> Iterator[Path]:
+    """The name to write to: it becomes ``path`` when the block ends, and goes if the block fails in any way.
+
+    Raises:
+      InputError: the folder cannot be written, or the disk is full; with ``remedy``.
+    """
+    path = Path(path)
+    partial = _beside(path)
+    try:
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):  # Writing says it.
+            partial.unlink()
+        yield partial
+        with partial.open("r+b") as file:
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except OSError as error:
+        raise unwritable(path, error, remedy) from error
+    finally:
+        with contextlib.suppress(OSError):  # Nothing is there if it is a file now, or if there is no folder.
+            partial.unlink()
+
+
+def write_text(path: str | Path, text: str, remedy: str = _ROOM, errors: str = "strict") -> None:
+    """A file of UTF-8 with the line ends of the text. InputError with ``remedy`` if it cannot be written."""
+    with whole_file(path, remedy) as partial:
+        partial.write_text(text, encoding="utf-8", errors=errors, newline="\n")
+
+
+def write_json(path: str | Path, value: Any, remedy: str = _ROOM) -> None:
+    """As ``write_text``; the folder is made if it is not there."""
+    with whole_file(path, remedy) as partial:
+        partial.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+
+
+class WholeFolder:
+    """A folder in the making: a context manager, at whose end it is there whole, and not after an error.
+
+    Attributes:
+      folder: its place.
+      partial: where to write meanwhile; beside it, with a name that is hidden.
+    """
+
+    def __init__(self, folder: str | Path, *, overwrite: bool = False, remedy: str = _ROOM):
+        """
+        Args:
+          folder: its place; parents are made, and go again after an error.
+          overwrite: replace what is there, when the new one is whole; otherwise only an empty folder may be there.
+          remedy: what to do if it cannot be written.
+        """
+        self.folder = Path(os.path.abspath(folder))
+        self.partial = _beside(self.folder)
+        self._overwrite, self._remedy = overwrite, remedy
+        self._made: list[Path] = []
+
+    def __enter__(self) -> WholeFolder:
+        try:
+            if self.partial.exists():  # Of a run that was killed.
+                shutil.rmtree(self.partial)
+            missing = [parent for parent in self.partial.parents if not parent.exists()]
+            for parent in reversed(missing):
+                parent.mkdir(exist_ok=True)
+                self._made.append(parent)
+            self.partial.mkdir()
+        except OSError as error:
+            self._remove()
+            raise unwritable(self.folder, error, self._remedy) from error
+        return self
+
+    def __exit__(self, kind: type | None, *_: object) -> None:
+        try:
+            if kind is None:
+                if self._overwrite:
+                    swap(self.partial, self.folder)
+                else:
+                    if self.folder.exists():
+                        self.folder.rmdir()
+                    os.replace(self.partial, self.folder)
+                self._made.clear()
+        except OSError as error:
+            raise unwritable(self.folder, error, self._remedy) from error
+        finally:
+            self._remove()
+
+    def _remove(self) -> None:
+        shutil.rmtree(self.partial, ignore_errors=True)
+        for parent in reversed(self._made):
+            with contextlib.suppress(OSError):
+                parent.rmdir()
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[Path]:
+        """``partial``, and InputError in place of an OSError: around all that writes into it, and only that."""
+        try:
+            yield self.partial
+        except OSError as error:
+            raise unwritable(self.folder, error, self._remedy) from error
+
+
+def swap(made: Path, root: Path) -> None:
+    """Puts a finished folder in the place of the root, which comes back when that fails."""
+    if not root.exists():
+        os.replace(made, root)
+        return
+    old = made.with_name(made.name + ".old")
+    os.replace(root, old)
+    try:
+        os.replace(made, root)
+    except BaseException:
+        os.replace(old, root)
+        raise
+    shutil.rmtree(old)

@@ -1,0 +1,126 @@
+"""Files and folders that are there whole or not at all."""
+
+import errno
+import json
+
+import pytest
+
+from cffm_jax import whole
+from cffm_jax.errors import InputError
+
+
+def full(*_):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_file_appears_at_the_end_and_replaces_the_old_one(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    (tmp_path / ".a.txt.partial").write_text("left by a process that was killed, longer than what comes")
+    with whole.whole_file(path) as partial:
+        assert not partial.exists()
+        partial.write_text("new")
+        assert path.read_text() == "old"
+    assert path.read_text() == "new" and names(tmp_path) == ["a.txt"]
+
+
+@pytest.mark.parametrize("fault", [KeyError("x"), KeyboardInterrupt()])
+def test_a_file_that_fails_leaves_the_old_one(tmp_path, fault):
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    with pytest.raises(type(fault)), whole.whole_file(path) as partial:
+        partial.write_text("half")
+        raise fault
+    assert path.read_text() == "old" and names(tmp_path) == ["a.txt"]
+
+
+def test_a_full_disk_is_one_line_with_the_callers_remedy(tmp_path, monkeypatch):
+    monkeypatch.setattr(whole.os, "fsync", full)
+    with pytest.raises(InputError, match=r"a\.json: cannot be written \(No space left on device\); make room$"):
+        whole.write_json(tmp_path / "a.json", {}, "make room")
+    assert names(tmp_path) == []
+
+
+def test_no_folder_to_write_into(tmp_path):
+    (tmp_path / "file").touch()
+    for path in (tmp_path / "none" / "a.txt", tmp_path / "file" / "a.txt", tmp_path):
+        with pytest.raises(InputError, match="cannot be written"):
+            whole.write_text(path, "a")
+    assert names(tmp_path) == ["file"]
+
+
+def test_texts_keep_their_line_ends_and_json_makes_its_folder(tmp_path):
+    whole.write_text(tmp_path / "a.txt", "ä\r\nb\n")
+    assert (tmp_path / "a.txt").read_bytes() == "ä\r\nb\n".encode()
+    whole.write_json(tmp_path / "new" / "a.json", {"a": 1})
+    assert json.loads((tmp_path / "new" / "a.json").read_text()) == {"a": 1}
+
+
+@pytest.mark.parametrize("name", ["n" * 255, "é" * 127])
+def test_the_longest_names_can_be_written(tmp_path, name):
+    whole.write_text(tmp_path / name, "a")
+    with whole.WholeFolder(tmp_path / "folder" / name):
+        pass
+    assert names(tmp_path) == sorted([name, "folder"]) and names(tmp_path / "folder") == [name]
+
+
+@pytest.mark.parametrize("there", [False, True], ids=["new", "empty"])
+def test_a_folder_appears_at_the_end(tmp_path, there):
+    folder = tmp_path / "a" / "b"
+    if there:
+        folder.mkdir(parents=True)
+    with whole.WholeFolder(folder) as made:
+        (made.partial / "file").touch()
+        assert not there or names(folder) == []
+    assert names(tmp_path) == ["a"] and names(tmp_path / "a") == ["b"] and names(folder) == ["file"]
+
+
+def test_a_folder_that_fails_leaves_nothing_not_even_its_parents(tmp_path):
+    with pytest.raises(KeyError), whole.WholeFolder(tmp_path / "a" / "b"):
+        raise KeyError("x")
+    assert names(tmp_path) == []
+
+
+def test_a_folder_that_was_filled_meanwhile_is_kept(tmp_path):
+    with pytest.raises(InputError, match="cannot be written"), whole.WholeFolder(tmp_path / "a"):
+        (tmp_path / "a").mkdir()
+        (tmp_path / "a" / "theirs").touch()
+    assert names(tmp_path) == ["a"] and names(tmp_path / "a") == ["theirs"]
+
+
+def test_a_folder_is_replaced_when_asked_and_comes_back_when_that_fails(tmp_path, monkeypatch):
+    folder = tmp_path / "a"
+    folder.mkdir()
+    (folder / "old").touch()
+    with whole.WholeFolder(folder, overwrite=True) as made:
+        (made.partial / "new").touch()
+        assert names(folder) == ["old"]
+    assert names(tmp_path) == ["a"] and names(folder) == ["new"]
+
+    replace = whole.os.replace
+
+    def fails_once(source, target):
+        if source == made.partial:
+            full()
+        replace(source, target)
+
+    monkeypatch.setattr(whole.os, "replace", fails_once)
+    with pytest.raises(InputError, match="No space left"), made:
+        pass
+    assert names(tmp_path) == ["a"] and names(folder) == ["new"]
+
+
+def test_what_fails_while_writing_into_a_folder_is_told_of_the_folder(tmp_path):
+    with pytest.raises(InputError, match=r"a: cannot be written \(No space left on device\)"):
+        with whole.WholeFolder(tmp_path / "a") as made, made.writing():
+            full()
+    assert names(tmp_path) == []
+
+
+def test_the_root_of_the_file_system_is_never_removed():
+    folder = whole.WholeFolder("/")
+    assert folder.partial != folder.folder
