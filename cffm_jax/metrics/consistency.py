@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
+from collections.abc import Sequence
 
-import cv2
 import numpy as np
 
 from cffm_jax.config import IGNORED_LABEL
@@ -51,9 +52,8 @@ class Windows:
 class VideoConsistency:
     """Steadiness of one video, fed frame by frame.
 
-    A window of n frames that ends now is stable at a pixel whose label has stayed the same for at least n frames. So
-    all that is kept of a pixel is for how long its label, label and prediction, and a right prediction of the same
-    label have stayed.
+    A window of n frames that ends now is stable at a pixel whose label was the same n - 1 times as in the frame before.
+    So what is kept of a frame are maps of one bit a pixel, and a window is the AND of the latest.
 
     Attributes:
       windows: the finished windows, by length: stable pixels, and those whose prediction stayed the same too.
@@ -63,6 +63,10 @@ class VideoConsistency:
       frames: frames fed so far.
       pixels: stable and consistent pixels of the window of each length that ends at the latest frame; None while the
         video is shorter than the window.
+      label, prediction: u8[H,W], the latest frame.
+      same_label: where each of the latest frames has the label of the frame before, the latest first; packed.
+      same: likewise: label and prediction.
+      right: likewise: where the prediction is the label.
     """
 
     windows: tuple[Windows, ...]
@@ -73,14 +77,14 @@ class VideoConsistency:
     pixels: tuple[tuple[int, int] | None, ...] = ()
     label: np.ndarray | None = None
     prediction: np.ndarray | None = None
-    label_run: np.ndarray | None = None
-    both_run: np.ndarray | None = None
-    right_run: np.ndarray | None = None
+    same_label: tuple[np.ndarray, ...] = ()
+    same: tuple[np.ndarray, ...] = ()
+    right: tuple[np.ndarray, ...] = ()
 
     @classmethod
     def empty(cls, lengths: tuple[int, ...] = LENGTHS) -> VideoConsistency:
-        if not lengths or min(lengths) < 1 or max(lengths) > 254:
-            raise ValueError(f"window lengths must be in 1..254, got {lengths}")
+        if not lengths or min(lengths) < 1:
+            raise ValueError(f"window lengths must be at least 1, got {lengths}")
         windows = tuple(Windows(n) for n in lengths)
         return cls(windows, windows, pixels=(None,) * len(lengths))
 
@@ -90,41 +94,56 @@ class VideoConsistency:
         if label.shape != prediction.shape or (self.frames and label.shape != self.label.shape):
             shapes = [x.shape for x in (self.label, label, prediction) if x is not None]
             raise ValueError(f"label and prediction of a video must keep one shape, got {shapes}")
-        known = label != IGNORED_LABEL
-        right = (label == prediction) & known
-        steady, changed = self.steady, self.changed
+        known = _packed(label != IGNORED_LABEL)
+        longest = max(w.length for w in self.windows)
+        right = (_packed(label == prediction) & known, *self.right)[:longest]
+        same_label, same, steady, changed = self.same_label, self.same, self.steady, self.changed
         if self.frames:
-            same_label, same_prediction = label == self.label, prediction == self.prediction
-            label_run = _lengthen(self.label_run, same_label)
-            both_run = _lengthen(self.both_run, same_label & same_prediction)
-            right_run = _lengthen(self.right_run, same_label)
-            same_label &= known
-            steady += int(np.count_nonzero(same_label))
-            changed += int(np.count_nonzero(same_label > same_prediction))
-        else:
-            label_run = both_run = right_run = np.ones(label.shape, np.uint8)
-        right_run = right_run * right
+            kept, predicted = _packed(label == self.label), _packed(prediction == self.prediction)
+            both = kept & predicted
+            same_label, same = (kept, *same_label)[: longest - 1], (both, *same)[: longest - 1]
+            labelled = _count(kept & known)
+            steady, changed = steady + labelled, changed + labelled - _count(both & known)
         frames = self.frames + 1
-
-        def counts(length: int, run: np.ndarray, counted: np.ndarray | None = None) -> tuple[int, int]:
-            stable = label_run >= length
-            stable = stable if counted is None else stable & counted
-            return int(np.count_nonzero(stable)), int(np.count_nonzero(run >= length))
-
-        lengths = [w.length if frames >= w.length else None for w in self.windows]
-        pixels = tuple(n and counts(n, both_run) for n in lengths)
-        rights = tuple(n and counts(n, right_run, known) for n in lengths)
+        lengths = sorted({w.length for w in self.windows if w.length <= frames})
+        stable = _all_of_latest(same_label, [n - 1 for n in lengths], label.size)
+        consistent = _all_of_latest(same, [n - 1 for n in lengths], label.size)
+        all_right = _all_of_latest(right, lengths, label.size)
+        counted = {
+            n: ((_count(s), _count(c)), (_count(s & known), _count(s & r)))
+            for n, s, c, r in zip(lengths, stable, consistent, all_right, strict=True)
+        }
+        found = [counted.get(w.length, (None, None)) for w in self.windows]
+        pixels, rights = (tuple(pair[i] for pair in found) for i in range(2))
         return VideoConsistency(
             _next(self.windows, pixels), _next(self.right_windows, rights), steady, changed, frames, pixels,
             # Copies: the caller may reuse its frame buffers.
-            label.copy(), prediction.copy(), label_run, both_run, right_run,
+            label.copy(), prediction.copy(), same_label, same, right,
         )  # fmt: skip
 
 
-def _next(windows: tuple[Windows, ...], pixels: tuple[tuple[int, int] | None, ...]) -> tuple[Windows, ...]:
+def _next(windows: tuple[Windows, ...], pixels: Sequence[tuple[int, int] | None]) -> tuple[Windows, ...]:
     return tuple(w if p is None else w.update(*p) for w, p in zip(windows, pixels, strict=True))
 
 
-def _lengthen(run: np.ndarray, same: np.ndarray) -> np.ndarray:
-    """run u8[H,W] + 1 where same, else 1; never above 255, which is more than any window has frames."""
-    return cv2.add(run * same, 1)
+def _packed(where: np.ndarray) -> np.ndarray:
+    """bool[H,W] as u64[ceil(H W / 64)], a bit a pixel; 0 in what is left over."""
+    bits = np.packbits(where)
+    padded = np.zeros(-(-len(bits) // 8) * 8, np.uint8)
+    padded[: len(bits)] = bits
+    return padded.view(np.uint64)
+
+
+def _count(bits: np.ndarray) -> int:
+    """Pixels of a packed map."""
+    return int(np.bitwise_count(bits).sum(dtype=np.int64))
+
+
+def _all_of_latest(maps: Sequence[np.ndarray], counts: Sequence[int], pixels: int) -> list[np.ndarray]:
+    """For each of the counts, which grow, where that many maps from the first on are all set: of none, everywhere."""
+    all_set, found, done = _packed(np.ones(pixels, bool)), [], 0
+    for count in counts:
+        all_set = functools.reduce(np.bitwise_and, maps[done:count], all_set)
+        found.append(all_set)
+        done = count
+    return found
