@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import tempfile
 import time
 from pathlib import Path
 
@@ -201,6 +202,13 @@ def test_anybody_reads_them_with_tfds(folders, prepared):
 
 
 # --- preparing
+
+
+def test_nothing_is_left_in_the_temporary_folder(folders, tmp_path, monkeypatch):
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    assert run(folders["folder"], tmp_path / "out", "--layout", "folder") == 0
+    assert list((tmp_path / "temporary").iterdir()) == []
 
 
 def test_files_are_cut_between_frames(folders, tmp_path, monkeypatch):

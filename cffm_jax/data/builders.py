@@ -109,6 +109,11 @@ def _size(path: str) -> int:
         raise UnreadableFile(path, problem, "check the path and its permissions") from error
 
 
+class _Info(tfds.core.DatasetInfo):
+    def initialize_from_bucket(self) -> None:
+        """Nothing: what is prepared here is in no bucket, and asking would leave an empty folder behind."""
+
+
 class Frames(tfds.core.ShardBasedBuilder, skip_registration=True):
     """One record a frame: its file's bytes and name, and those of its mask where it has one.
 
@@ -152,7 +157,7 @@ class Frames(tfds.core.ShardBasedBuilder, skip_registration=True):
             MASKS: tfds.features.Sequence(tfds.features.Image(shape=(None, None, 1)), doc="PNG as it was, or none"),
             MASK_NAME: tfds.features.Text(doc="its file, or nothing"),
         }
-        return tfds.core.DatasetInfo(
+        return _Info(
             builder=self,
             description=self.DESCRIPTION,
             homepage=self.HOMEPAGE or None,
