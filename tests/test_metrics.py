@@ -279,10 +279,10 @@ def test_state_does_not_grow(many):
     sizes = []
     for label, prediction in zip(labels, predictions, strict=True):
         state = state.update(label, prediction)
-        arrays = (state.label, state.prediction, *state.same_label, *state.same, *state.right)
-        sizes.append(sum(x.nbytes for x in arrays))
-    # Two frames, and 15 + 15 + 16 maps of a bit a pixel in words of 64.
-    assert max(sizes) == 2 * labels[0].size + 46 * 8 * -(-labels[0].size // 64) and set(sizes[15:]) == {max(sizes)}
+        levels = (*state.same_label, *state.same, *state.right)
+        sizes.append(state.label.nbytes + state.prediction.nbytes + sum(x.nbytes for level in levels for x in level))
+    # Two frames, and 3 (2 + 3 + 5 + 9 + 1) maps of a bit a pixel in words of 64.
+    assert set(sizes[33:]) == {max(sizes)} == {2 * labels[0].size + 60 * 8 * -(-labels[0].size // 64)}
     assert metrics.LENGTHS == tuple(w.length for w in state.windows)
 
 

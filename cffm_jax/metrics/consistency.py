@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 from collections.abc import Sequence
 
@@ -12,6 +11,7 @@ import numpy as np
 from cffm_jax.config import IGNORED_LABEL
 from cffm_jax.metrics.confusion import as_bytes
 
+_Maps = tuple[tuple[np.ndarray, ...], ...]
 LENGTHS = (8, 16)
 """Window lengths n of the published VC_n."""
 
@@ -53,7 +53,7 @@ class VideoConsistency:
     """Steadiness of one video, fed frame by frame.
 
     A window of n frames that ends now is stable at a pixel whose label was the same n - 1 times as in the frame before.
-    So what is kept of a frame are maps of one bit a pixel, and a window is the AND of the latest.
+    So what is kept of a frame are maps of one bit a pixel, and a window is the AND of two that are there already.
 
     Attributes:
       windows: the finished windows, by length: stable pixels, and those whose prediction stayed the same too.
@@ -64,7 +64,7 @@ class VideoConsistency:
       pixels: stable and consistent pixels of the window of each length that ends at the latest frame; None while the
         video is shorter than the window.
       label, prediction: u8[H,W], the latest frame.
-      same_label: where each of the latest frames has the label of the frame before, the latest first; packed.
+      same_label: where the label is that of the frame before, as of ``_extended``.
       same: likewise: label and prediction.
       right: likewise: where the prediction is the label.
     """
@@ -77,9 +77,9 @@ class VideoConsistency:
     pixels: tuple[tuple[int, int] | None, ...] = ()
     label: np.ndarray | None = None
     prediction: np.ndarray | None = None
-    same_label: tuple[np.ndarray, ...] = ()
-    same: tuple[np.ndarray, ...] = ()
-    right: tuple[np.ndarray, ...] = ()
+    same_label: _Maps = ()
+    same: _Maps = ()
+    right: _Maps = ()
 
     @classmethod
     def empty(cls, lengths: tuple[int, ...] = LENGTHS) -> VideoConsistency:
@@ -96,23 +96,24 @@ class VideoConsistency:
             raise ValueError(f"label and prediction of a video must keep one shape, got {shapes}")
         known = _packed(label != IGNORED_LABEL)
         longest = max(w.length for w in self.windows)
-        right = (_packed(label == prediction) & known, *self.right)[:longest]
+        right = _extended(self.right, _packed(label == prediction) & known, longest)
         same_label, same, steady, changed = self.same_label, self.same, self.steady, self.changed
         if self.frames:
             kept, predicted = _packed(label == self.label), _packed(prediction == self.prediction)
             both = kept & predicted
-            same_label, same = (kept, *same_label)[: longest - 1], (both, *same)[: longest - 1]
+            same_label, same = _extended(same_label, kept, longest), _extended(same, both, longest)
             labelled = _count(kept & known)
             steady, changed = steady + labelled, changed + labelled - _count(both & known)
         frames = self.frames + 1
-        lengths = sorted({w.length for w in self.windows if w.length <= frames})
-        stable = _all_of_latest(same_label, [n - 1 for n in lengths], label.size)
-        consistent = _all_of_latest(same, [n - 1 for n in lengths], label.size)
-        all_right = _all_of_latest(right, lengths, label.size)
-        counted = {
-            n: ((_count(s), _count(c)), (_count(s & known), _count(s & r)))
-            for n, s, c, r in zip(lengths, stable, consistent, all_right, strict=True)
-        }
+        counted = {}
+        for n in {w.length for w in self.windows if w.length <= frames}:
+            all_right = _all_of(right, n)
+            if n == 1:
+                counted[n] = (label.size, label.size), (_count(known), _count(all_right))
+                continue
+            stable = _all_of(same_label, n - 1)
+            consistent = _all_of(same, n - 1)
+            counted[n] = (_count(stable), _count(consistent)), (_count(stable & known), _count(stable & all_right))
         found = [counted.get(w.length, (None, None)) for w in self.windows]
         pixels, rights = (tuple(pair[i] for pair in found) for i in range(2))
         return VideoConsistency(
@@ -139,11 +140,18 @@ def _count(bits: np.ndarray) -> int:
     return int(np.bitwise_count(bits).sum(dtype=np.int64))
 
 
-def _all_of_latest(maps: Sequence[np.ndarray], counts: Sequence[int], pixels: int) -> list[np.ndarray]:
-    """For each of the counts, which grow, where that many maps from the first on are all set: of none, everywhere."""
-    all_set, found, done = _packed(np.ones(pixels, bool)), [], 0
-    for count in counts:
-        all_set = functools.reduce(np.bitwise_and, maps[done:count], all_set)
-        found.append(all_set)
-        done = count
-    return found
+def _extended(maps: _Maps, new: np.ndarray, longest: int) -> _Maps:
+    """With a further frame: maps[k][i] is set where those of the 2**k frames up to i before the latest all are."""
+    levels = []
+    for k in range(longest.bit_length()):
+        levels.append((new, *(maps[k] if k < len(maps) else ()))[: min(2**k, longest - 2**k) + 1])
+        if len(levels[k]) <= 2**k:
+            break
+        new = levels[k][0] & levels[k][2**k]
+    return tuple(levels)
+
+
+def _all_of(maps: _Maps, count: int) -> np.ndarray:
+    """Where the maps of the latest ``count`` frames, at least one, are all set."""
+    k = count.bit_length() - 1
+    return maps[k][0] & maps[k][count - 2**k]
