@@ -1,5 +1,6 @@
 import math
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 
 import cv2
 import numpy as np
@@ -271,6 +272,23 @@ def test_merging_is_exact_in_any_order(many):
         one_go.update(videos[0])
     with pytest.raises(ValueError, match="classes do not merge"):
         one_go.merge(Scores.empty(K + 1))
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+def test_frames_together_and_on_threads_give_the_same(many, sparse):
+    labels, predictions = many["v40"]
+    expected = score_video("a", zip(labels, predictions, strict=True), K, sparse)
+    with ThreadPoolExecutor(4) as pool:
+        for own in (None, pool):
+            tally = metrics.VideoTally.empty(K, sparse)
+            for start, stop in ((0, 1), (1, 8), (8, 8), (8, len(labels))):
+                tally = tally.extend(labels[start:stop], predictions[start:stop], own)
+            found = tally.score("a")
+            for name in ("confusion", "boundary"):
+                np.testing.assert_array_equal(getattr(found, name).counts, getattr(expected, name).counts)
+            rest = ("frames", "windows", "right_windows", "steady", "changed")
+            assert [getattr(found, name) for name in rest] == [getattr(expected, name) for name in rest]
+            assert sparse or found.consistency(8, True) > 0
 
 
 def test_state_does_not_grow(many):

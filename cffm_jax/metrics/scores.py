@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Iterable
+from concurrent.futures import Executor
 
 import numpy as np
 
@@ -53,7 +54,7 @@ class VideoScore:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class VideoTally:
-    """A video's figures so far, fed frame by frame.
+    """A video's figures so far, fed in the order of its frames.
 
     Attributes:
       confusion, boundary: see `VideoScore`.
@@ -74,15 +75,35 @@ class VideoTally:
 
     def update(self, label: np.ndarray, prediction: np.ndarray) -> VideoTally:
         """Adds the next frame: label u8[H,W], prediction u8[H,W]. ValueError on a value that is no class."""
-        confusion = self.confusion.update(label, prediction)
-        near = boundary_confusion(label, prediction, len(confusion.counts))
-        steadiness = self.consistency and self.consistency.update(label, prediction)
-        return VideoTally(confusion, self.boundary.merge(near), steadiness, self.frames + 1)
+        return self.extend(label[None], prediction[None])
+
+    def extend(self, labels: np.ndarray, predictions: np.ndarray, pool: Executor | None = None) -> VideoTally:
+        """Adds the next frames, u8[n,H,W] each; ``pool``: threads to share the work, with equal results."""
+        k = len(self.confusion.counts)
+        pairs = list(zip(labels, predictions, strict=True))
+        steadiness = pool and pool.submit(_steadiness, self.consistency, pairs)
+        confusion, boundary = self.confusion, self.boundary
+        for whole, near in (pool.map if pool else map)(functools.partial(_matrices, num_classes=k), pairs):
+            confusion, boundary = confusion.merge(whole), boundary.merge(near)
+        steadiness = steadiness.result() if pool else _steadiness(self.consistency, pairs)
+        return VideoTally(confusion, boundary, steadiness, self.frames + len(pairs))
 
     def score(self, name: str) -> VideoScore:
         own = (name, self.frames, self.confusion, self.boundary)
         of = self.consistency
         return VideoScore(*own, of.windows, of.right_windows, of.steady, of.changed) if of else VideoScore(*own)
+
+
+def _matrices(pair: tuple[np.ndarray, np.ndarray], num_classes: int) -> tuple[Confusion, Confusion]:
+    return Confusion.empty(num_classes).update(*pair), boundary_confusion(*pair, num_classes)
+
+
+def _steadiness(
+    state: VideoConsistency | None, pairs: Iterable[tuple[np.ndarray, np.ndarray]]
+) -> VideoConsistency | None:
+    for pair in pairs if state else ():
+        state = state.update(*pair)
+    return state
 
 
 def score_video(
