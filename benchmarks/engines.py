@@ -114,9 +114,12 @@ def network(name: str, scene: Scene) -> Network:
     def draw(path: tuple[Any, ...], leaf: jax.ShapeDtypeStruct) -> np.ndarray:
         if len(leaf.shape) < 2:
             return np.full(leaf.shape, path[-1].key in ("scale", "var"), leaf.dtype)
-        return rng.standard_normal(leaf.shape, np.float32) / np.sqrt(np.prod(leaf.shape[:-1]), dtype=np.float32)
+        weights = rng.standard_normal(leaf.shape, np.float32) / np.sqrt(np.prod(leaf.shape[:-1]), dtype=np.float32)
+        if any(step.key.endswith("classifier") for step in path):
+            weights -= weights.mean(0)  # What is the same in all features would choose the class everywhere.
+        return weights
 
-    # Not as training starts: those weights take longer to make, and predict one class everywhere.
+    # Not as training starts: those weights take longer to make.
     variables = jax.device_put(jax.tree_util.tree_map_with_path(draw, variable_shapes(model)))
     count = config.prototypes.count
     given = np.random.default_rng(0).standard_normal((count, model.width)).astype(np.float32)

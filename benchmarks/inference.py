@@ -77,7 +77,7 @@ class Options:
     seconds: float = 3.0
     """Time for each measurement, of which a row has two."""
     calls: int = 2
-    """Calls that are measured at least."""
+    """Calls of the model alone that are measured at least; from files to files it is one."""
     compare: int = 1
     """Frames whose masks are compared before, from number 3 on."""
     video: bool = False
@@ -170,12 +170,13 @@ def measure(plan: Plan, folder: Path, options: Options) -> dict[str, Any]:
             keep_references(engine, plan, folder, options.compare)
         if engine.files:
             found = engine.files()
-            differing, margin = compared(warmed(found, options.compare), engine, plan, folder)
-            per_file = rate(found, Path(own) / "jpeg", options)
+            if not engine.reference:
+                differing, margin = compared(warmed(found, options.compare), engine, plan, folder)
+            per_file = rate(found, Path(own) / "jpeg", options.seconds)
         if engine.video:
             found = engine.video()
             warmed(found, options.compare)
-            per_frame = rate(found, Path(own) / "video", options)
+            per_frame = rate(found, Path(own) / "video", options.seconds)
         classes = len(np.unique(engine.call()))
         times = []
         while len(times) < options.calls or sum(times) < options.seconds:
@@ -228,16 +229,15 @@ def compared(
     return differing, margin
 
 
-def rate(found: Iterator[engines.Masks], folder: Path, options: Options) -> float:
-    """Frames a second of reading, segmenting and writing."""
+def rate(found: Iterator[engines.Masks], folder: Path, seconds: float) -> float:
+    """Frames a second of reading, segmenting and writing, over one call or more."""
     folder.mkdir()
     writer = MaskImages(folder, palette(ModelConfig().num_classes))
-    began, count, calls = time.perf_counter(), 0, 0
-    while calls < options.calls or time.perf_counter() - began < options.seconds:
+    began, count = time.perf_counter(), 0
+    while not count or time.perf_counter() - began < seconds:
         for number, mask in next(found):
             writer.write(Frame(np.empty(0), number, Fraction(0), f"{count:06}"), mask)
             count += 1
-        calls += 1
     return count / (time.perf_counter() - began)
 
 

@@ -72,9 +72,8 @@ def test_every_class_can_win(classes):
 
 
 @pytest.mark.parametrize(("input_size", "output_size"), SIZES)
-@pytest.mark.parametrize("seed", [4, 5])
-def test_only_classes_that_win_nowhere_are_left_out(input_size, output_size, seed):
-    smooth = naive_resize(logits_of(seed, 40)[:, :3, :4], (6, 10))
+def test_only_classes_that_win_nowhere_are_left_out(input_size, output_size):
+    smooth = naive_resize(logits_of(4, 40)[:, :3, :4] - np.arange(40) / 4, (6, 10)).astype(np.float32)
     possible = np.asarray(jax.jit(_possible, static_argnums=(1, 2))(smooth, input_size, output_size))
     assert 0 < possible.sum() < 40
     full = np.asarray(resize(resize(jnp.asarray(smooth), input_size), output_size))
