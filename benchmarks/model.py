@@ -159,6 +159,26 @@ def jitted(name: str, function: Callable, frames: int, *arguments: Any) -> Progr
     return Program(name, frames, functools.partial(jax.jit(function).lower, *arguments), arguments)
 
 
+def whole(
+    model: CFFM,
+    output: tuple[int, int],
+    variables: dict[str, Any],
+    pixels: jax.Array,
+    references: jax.Array | None,
+    prototypes: jax.Array | None,
+) -> jax.Array:
+    """Masks u8[n, *output] of frames u8[n, H, W, 3], references' features [n, R, h, w, C] given: the papers' FPS."""
+    bound = model.bind(variables)
+    encoded = bound.encode(normalise(pixels))
+    if references is None:
+        logits = bound.classify_frames(encoded.fine)
+    else:
+        logits = bound.classify_clip(encoded.coarse, bound.mine_local(encoded.coarse, references))
+    if prototypes is not None:
+        logits += GLOBAL_WEIGHT * bound.classify_global(bound.mine_global(encoded.coarse, prototypes))
+    return segmentation_masks(logits, pixels.shape[1:3], output)
+
+
 def inference_programs(model: CFFM, variables: dict[str, Any], config: Config, options: Options) -> Iterator[Program]:
     n, size = options.batch, (options.height, options.width)
     key = jax.random.key(0)
@@ -170,19 +190,6 @@ def inference_programs(model: CFFM, variables: dict[str, Any], config: Config, o
 
     count = config.prototypes.count
     prototypes = jax.random.normal(key, (n, count, model.width)) if model.global_blocks else None
-
-    def whole(
-        variables: dict[str, Any], pixels: jax.Array, references: jax.Array | None, prototypes: jax.Array | None
-    ) -> jax.Array:
-        bound = model.bind(variables)
-        encoded = bound.encode(normalise(pixels))
-        if references is None:
-            logits = bound.classify_frames(encoded.fine)
-        else:
-            logits = bound.classify_clip(encoded.coarse, bound.mine_local(encoded.coarse, references))
-        if prototypes is not None:
-            logits += GLOBAL_WEIGHT * bound.classify_global(bound.mine_global(encoded.coarse, prototypes))
-        return segmentation_masks(logits, size, options.output)
 
     def mine_global(variables: dict[str, Any], target: jax.Array, prototypes: jax.Array) -> jax.Array:
         bound = model.bind(variables)
@@ -198,7 +205,8 @@ def inference_programs(model: CFFM, variables: dict[str, Any], config: Config, o
     if model.global_blocks:
         yield jitted("mine_global", mine_global, n, variables, target, prototypes)
     yield jitted("frame_logits", functools.partial(model.apply, method="frame_logits"), n, variables, frames)
-    yield jitted("whole", whole, n, variables, pixels, references if model.local_blocks else None, prototypes)
+    masked = functools.partial(whole, model, options.output)
+    yield jitted("whole", masked, n, variables, pixels, references if model.local_blocks else None, prototypes)
     if evaluation_size(*options.output, config.data.scale) == size:
         given = prototypes if prototypes is None else prototypes[0]
         segmenter = VideoSegmenter(model, config, types.SimpleNamespace(of=lambda video: given))

@@ -32,6 +32,8 @@ from cffm_jax.settings import parse_command, run_command
 ROOT = Path(__file__).resolve().parents[1]
 FRAMES = 4
 CLASSES = 124
+GIVEN_UP, KILLED = 124, 128 + 9
+"""Exit statuses of a row."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,17 +83,21 @@ class Failed(Exception):
 
 def finished(command: Sequence[str], minutes: float) -> tuple[str, int]:
     """(Standard output, largest resident size in bytes) of a process."""
-    # Children's peak is the largest of all so far: one between has none but this one.
-    wrapper = "import resource, subprocess, sys; s = subprocess.run(sys.argv[2:]).returncode;"
-    wrapper += "open(sys.argv[1], 'w').write(str(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)); sys.exit(s)"
+    # Children's peak is the largest of all so far: one between has none but this one. It also keeps the time.
+    wrapper = "import resource, subprocess, sys\n"
+    wrapper += "try: s = subprocess.run(sys.argv[3:], timeout=float(sys.argv[2])).returncode\n"
+    wrapper += f"except subprocess.TimeoutExpired: s = {GIVEN_UP}\n"
+    wrapper += "open(sys.argv[1], 'w').write(str(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss))\n"
+    wrapper += "sys.exit(s if s >= 0 else 128 - s)"
     with tempfile.NamedTemporaryFile("r") as peak:
-        try:
-            done = subprocess.run(
-                [sys.executable, "-c", wrapper, peak.name, *command],
-                cwd=ROOT, capture_output=True, text=True, timeout=60 * minutes, check=False,
-            )  # fmt: skip
-        except subprocess.TimeoutExpired as error:
-            raise Failed(f"gave up after {minutes:g} minutes") from error
+        done = subprocess.run(
+            [sys.executable, "-c", wrapper, peak.name, str(60 * minutes), *command],
+            cwd=ROOT, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        if done.returncode == GIVEN_UP:
+            raise Failed(f"gave up after {minutes:g} minutes")
+        if done.returncode == KILLED:
+            raise Failed("was killed: too little memory?")
         if done.returncode:
             lines = [text for text in done.stderr.splitlines() if text.strip()]
             raise Failed(f"status {done.returncode}: {lines[-1].strip()[:100] if lines else 'nothing said'}")

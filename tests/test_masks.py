@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from test_resize import naive_resize
 
-from cffm_jax.inference.masks import segmentation_masks
+from cffm_jax.inference.masks import _possible, segmentation_masks
 from cffm_jax.resize import resize_bilinear
 
 masks_of = jax.jit(segmentation_masks, static_argnums=(1, 2))
@@ -69,3 +69,32 @@ def test_every_class_can_win(classes):
     logits = jnp.asarray(np.eye(classes, dtype=np.float32)[winners].reshape(1, 15, 20, classes) - 5)
     masks = masks_of(logits, (15, 20), (15, 20))
     np.testing.assert_array_equal(np.asarray(masks).ravel(), winners)
+
+
+@pytest.mark.parametrize(("input_size", "output_size"), SIZES)
+def test_only_classes_that_win_nowhere_are_left_out(input_size, output_size):
+    smooth = naive_resize(logits_of(4, 40)[:, :3, :4] - np.arange(40) / 4, (6, 10)).astype(np.float32)
+    possible = np.asarray(jax.jit(_possible, static_argnums=(1, 2))(smooth, input_size, output_size))
+    assert 0 < possible.sum() < 40
+    full = np.asarray(resize(resize(jnp.asarray(smooth), input_size), output_size))
+    assert possible[np.unique(full.argmax(-1))].all()
+    masks = np.asarray(masks_of(smooth, input_size, output_size))
+    first, second = np.sort(full, -1)[..., -1], np.sort(full, -1)[..., -2]
+    assert np.all((masks == full.argmax(-1)) | (first - second < 1e-6))
+
+
+def test_no_class_is_left_out_where_the_second_resize_reaches_further():
+    """The frame's size below the logits': two of its pixels lie more than a logit apart."""
+    logits = np.full((1, 6, 10, 3), -1.0, np.float32)
+    logits[..., 1] = 1.0
+    logits[:, 3, 5, 2] = 50.0
+    full = np.asarray(resize(resize(jnp.asarray(logits), (2, 3)), (7, 9)))
+    np.testing.assert_array_equal(np.asarray(masks_of(logits, (2, 3), (7, 9))), full.argmax(-1))
+
+
+def test_a_logit_that_is_no_number_leaves_no_class_out():
+    logits = np.array([0.0, 5.0, -9.0], np.float32) * np.ones((1, 6, 10, 3), np.float32)
+    logits[0, 0, 0, 2] = np.nan
+    assert np.asarray(_possible(jnp.asarray(logits), (24, 40), (24, 40))).all()
+    masks = np.asarray(masks_of(logits, (24, 40), (24, 40)))
+    assert np.all(masks[0, 8:, 8:] == 1)

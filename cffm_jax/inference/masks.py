@@ -9,12 +9,15 @@ from cffm_jax.resize import resize_bilinear
 
 Pair = tuple[jax.Array, jax.Array]
 
+_SLACK = 1e-5
+"""Rounding of a resize at most, of the largest logit: a class must lie lower by more to be left out."""
+
 
 def segmentation_masks(logits: jax.Array, input_size: tuple[int, int], output_size: tuple[int, int]) -> jax.Array:
     """The class of every pixel: logits are resized to the input's size, then to the original one, then compared.
 
     One class at a time with a running maximum: the same labels as an arg-max over full-size logits (the first of equals
-    wins) at 1/K of the memory.
+    wins) at 1/K of the memory. Classes that can win nowhere are not resized; there are few others in a real picture.
 
     Args:
       logits: f32[N, h, w, K].
@@ -24,17 +27,41 @@ def segmentation_masks(logits: jax.Array, input_size: tuple[int, int], output_si
     Returns:
       u8[N, H0, W0].
     """
-    n = logits.shape[0]
+    n, classes = logits.shape[0], logits.shape[-1]
+    possible = _possible(logits, input_size, output_size)
+    order = jnp.nonzero(possible, size=classes, fill_value=0)[0]
+    planes = jnp.moveaxis(logits, -1, 0)
 
-    def full_size(plane: jax.Array) -> jax.Array:
-        return resize_bilinear(resize_bilinear(plane, input_size), output_size)
-
-    def compare(best: Pair, item: Pair) -> tuple[Pair, None]:
+    def compare(i: jax.Array, best: Pair) -> Pair:
         score, label = best
-        plane, this = item
-        plane = full_size(plane)
-        return (jnp.maximum(score, plane), jnp.where(plane > score, this, label)), None
+        this = order[i]
+        plane = jax.lax.dynamic_index_in_dim(planes, this, keepdims=False)
+        plane = resize_bilinear(resize_bilinear(plane, input_size), output_size)
+        return jnp.maximum(score, plane), jnp.where(plane > score, this.astype(jnp.uint8), label)
 
     start = (jnp.full((n, *output_size), -jnp.inf, logits.dtype), jnp.zeros((n, *output_size), jnp.uint8))
-    planes = (jnp.moveaxis(logits, -1, 0), jnp.arange(logits.shape[-1], dtype=jnp.uint8))
-    return jax.lax.scan(compare, start, planes)[0][1]
+    return jax.lax.fori_loop(0, possible.sum(), compare, start)[1]
+
+
+def _possible(logits: jax.Array, input_size: tuple[int, int], output_size: tuple[int, int]) -> jax.Array:
+    """Which classes may be the best of a pixel: bool[K].
+
+    A pixel lies between the logits of a few neighbours; a class whose largest there is less than another's least is not
+    its class.
+    """
+    n, h, w, classes = logits.shape
+    if input_size[0] < h or input_size[1] < w:
+        return jnp.ones(classes, jnp.bool_)  # A second resize then reaches further.
+    upper = lower = logits
+    for axis, (between, last) in enumerate(zip(input_size, output_size), 1):
+        for _ in range(1 if between == last else 2):
+            size = upper.shape[axis] - 1
+            if size:
+                pairs = [
+                    (jax.lax.slice_in_dim(x, 0, size, axis=axis), jax.lax.slice_in_dim(x, 1, None, axis=axis))
+                    for x in (upper, lower)
+                ]
+                upper, lower = jnp.maximum(*pairs[0]), jnp.minimum(*pairs[1])
+    least = lower.max(-1, keepdims=True) - _SLACK * jnp.abs(logits).max()
+    # So that a class without a number is not left out.
+    return (~(upper < least)).any((0, 1, 2))

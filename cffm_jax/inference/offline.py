@@ -90,18 +90,22 @@ class VideoSegmenter:
     Compiles once for each size of frames; a video's last chunk is padded.
     """
 
-    def __init__(self, model: CFFM, config: Config, prototypes: PrototypeSource | None = None):
-        """``prototypes`` gives those of a video to a model with global contexts, unless they are all causal."""
+    def __init__(self, model: CFFM, config: Config, prototypes: PrototypeSource | None = None, *, parts: bool = True):
+        """``prototypes`` gives those of a video to a model with global contexts, unless they are all causal; without
+        ``parts`` there are the model's own masks alone, not those of what it is made of too: less work."""
         self.config = config
         self.memory = max(config.data.offsets)
         self.chunk = config.eval.chunk
-        self.rows = row_names(model, config.eval.prototypes)
+        names = row_names(model, config.eval.prototypes)
+        self.rows = names if parts else names[:1]
         self.model = model
         mode = config.eval.prototypes if model.global_blocks else ""
         self.prototypes = prototypes if mode in ("video", "both") else None
         self.causal = mode in ("causal", "both")
         self._segment = jax.jit(
-            functools.partial(_segment, model, config, self.rows), static_argnames="output_size", donate_argnums=1
+            functools.partial(_segment, model, config, names, self.rows),
+            static_argnames="output_size",
+            donate_argnums=1,
         )
 
     def lower(self, variables: dict[str, Any], size: tuple[int, int]) -> jax.stages.Lowered:
@@ -251,6 +255,7 @@ def _stack(read: list[Read], video: layouts.Video, start: int) -> _Loaded:
 def _segment(
     model: CFFM,
     config: Config,
+    names: Sequence[str],
     rows: Sequence[str],
     variables: dict[str, Any],
     state: _State,
@@ -267,7 +272,8 @@ def _segment(
     Args:
       model: the module.
       config: for the causal prototypes.
-      rows: of ``row_names``.
+      names: all of ``row_names``.
+      rows: those of them whose masks are wanted.
       variables: the module's weights.
       state: what the chunk before left.
       frames: u8[n, H, W, 3].
@@ -286,9 +292,9 @@ def _segment(
     running = state.running
     contexts = {}
     if prototypes is not None:
-        contexts[rows[0]] = jnp.broadcast_to(prototypes, (len(frames), *prototypes.shape))
+        contexts[names[0]] = jnp.broadcast_to(prototypes, (len(frames), *prototypes.shape))
     if running is not None:
-        running, contexts[rows[len(contexts)]] = causal_prototypes(running, features.coarse, index, config.prototypes)
+        running, contexts[names[len(contexts)]] = causal_prototypes(running, features.coarse, index, config.prototypes)
     mined = bound.mine_local(features.coarse, known[reference]) if bound.local_blocks else None
     logits = row_logits(bound, features.fine, features.coarse, mined, has_reference, contexts)
     masks = {row: segmentation_masks(logits[row], frames.shape[1:3], output_size) for row in rows}

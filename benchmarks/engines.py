@@ -1,0 +1,308 @@
+"""What the rows of ``inference.py`` run: ways from frames to masks, each from the host's memory and from files.
+
+Dimension key: n masks of a call, T frames of a clip, R references, S streams, H W the model's input, H0 W0 the original
+frames, h w the map at stride 8, P prototypes, C channels.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import itertools
+import types
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from model import whole
+
+from cffm_jax.config import Config, DataConfig, EvalConfig, ModelConfig
+from cffm_jax.conversion.state_dicts import variable_shapes
+from cffm_jax.data import clips, layouts, pipeline
+from cffm_jax.data.videos import Video
+from cffm_jax.frames import MEAN, STD, normalise
+from cffm_jax.inference import streaming
+from cffm_jax.inference.offline import VideoSegmenter, causal_prototypes
+from cffm_jax.media.source import Selection, open_source
+from cffm_jax.models.cffm import CFFM
+from cffm_jax.models.mit import SIZES
+from cffm_jax.models.prototypes import RunningClusters
+from cffm_jax.resize import resize_bilinear
+from cffm_jax.training.speed import device_peak
+from cffm_jax.training.state import build_model
+
+Masks = list[tuple[int, np.ndarray]]
+"""Masks u8[H0, W0], each with the number of its frame."""
+CHUNKS = 10_000
+"""More than any row comes to: files are named again and again, as a video's that does not end."""
+
+
+class Scene(NamedTuple):
+    """What all rows of a run are given.
+
+    Attributes:
+      folder: it holds frames/*.jpg, with --video video.mp4, and the masks that were made clip by clip.
+      size: (H0, W0).
+      dtype: compute type.
+      batch: streams of a step, frames of a chunk or of a batch, as the row has it.
+    """
+
+    folder: Path
+    size: tuple[int, int]
+    dtype: str
+    batch: int
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        return tuple(sorted(str(path) for path in (self.folder / "frames").glob("*.jpg")))
+
+    @property
+    def scale(self) -> tuple[int, int]:
+        """As ``DataConfig.scale``."""
+        return self.size[::-1]
+
+    def read(self, number: int) -> np.ndarray:
+        """A frame u8[H, W, 3] out of its file, as the model sees it."""
+        files = self.files
+        return pipeline.load_evaluation_frame(files[number % len(files)], self.scale)[0]
+
+
+class Engine(NamedTuple):
+    """A way from frames to masks, compiled.
+
+    Attributes:
+      masks: n of a call.
+      call: the model alone: frames in the host's memory -> masks in the host's memory; the frames are the same ones.
+      files: from files: masks in the order of frames as they come, without end; None where there is no such way.
+      video: the same from a video file.
+      reference: clip by clip alone: number of a frame, and whether its prototypes are causal -> its mask, how far each
+        pixel's best logit lies above the next, f32[H0, W0], and the largest logit.
+      causal: whether its prototypes are.
+      peak: bytes that were in use on the device at most.
+    """
+
+    masks: int
+    call: Callable[[], np.ndarray]
+    files: Callable[[], Iterator[Masks]] | None = None
+    video: Callable[[], Iterator[Masks]] | None = None
+    reference: Callable[[int, bool], tuple[np.ndarray, np.ndarray, float]] | None = None
+    causal: bool = False
+    peak: Callable[[], int | None] = device_peak
+
+
+class Network(NamedTuple):
+    """Model, weights, settings, and prototypes f32[P, C] that stand for a video's."""
+
+    model: CFFM
+    variables: dict[str, Any]
+    config: Config
+    prototypes: np.ndarray | None
+
+
+def network(name: str, scene: Scene) -> Network:
+    config = Config(
+        model=ModelConfig(name=name, dtype=scene.dtype),
+        data=DataConfig(scale=scene.scale),
+        eval=EvalConfig(chunk=scene.batch),
+    )
+    model = build_model(config)
+    rng = np.random.default_rng(0)
+
+    def draw(path: tuple[Any, ...], leaf: jax.ShapeDtypeStruct) -> np.ndarray:
+        if len(leaf.shape) < 2:
+            return np.full(leaf.shape, path[-1].key in ("scale", "var"), leaf.dtype)
+        weights = rng.standard_normal(leaf.shape, np.float32) / np.sqrt(np.prod(leaf.shape[:-1]), dtype=np.float32)
+        if any(step.key.endswith("classifier") for step in path):
+            weights -= weights.mean(0)  # What is the same in all features would choose the class everywhere.
+        return weights
+
+    # Not as training starts: those weights take longer to make.
+    variables = jax.device_put(jax.tree_util.tree_map_with_path(draw, variable_shapes(model)))
+    count = config.prototypes.count
+    given = np.random.default_rng(0).standard_normal((count, model.width)).astype(np.float32)
+    return Network(model, variables, config, given if model.global_blocks else None)
+
+
+def clip_by_clip(net: Network, scene: Scene) -> Engine:
+    """As the release: the target's whole clip through everything, batch 1, full-size logits, their arg-max."""
+    model, variables, config, given = net
+    references = config.data.offsets if model.local_blocks else ()
+    first = np.stack([scene.read(t) for t in range(len(references) + 1)])[None]
+    size, input_size = scene.size, first.shape[2:4]
+
+    @jax.jit
+    def logits_of(variables: dict[str, Any], clips: jax.Array, prototypes: jax.Array | None) -> jax.Array:
+        return model.apply(variables, normalise(clips), prototypes=prototypes)
+
+    def full_size(logits: jax.Array) -> jax.Array:
+        return resize_bilinear(resize_bilinear(logits, input_size), size)
+
+    @jax.jit
+    def masks_of(logits: jax.Array) -> jax.Array:
+        return full_size(logits).argmax(-1).astype(jnp.uint8)
+
+    @jax.jit
+    def judged(logits: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        full = full_size(logits)
+        best = full.argmax(-1)
+        others = jnp.where(jnp.arange(full.shape[-1]) == best[..., None], -jnp.inf, full)
+        return best.astype(jnp.uint8)[0], (full.max(-1) - others.max(-1))[0], jnp.abs(full).max()
+
+    @jax.jit
+    def causal_of(variables: dict[str, Any], frames: jax.Array) -> jax.Array:
+        coarse = model.apply(variables, normalise(frames), method="encode").coarse
+        count = config.prototypes.count
+        start = RunningClusters(jnp.zeros((count, model.width)), jnp.zeros(count), jnp.zeros((), jnp.int32))
+        return causal_prototypes(start, coarse, jnp.arange(len(frames)), config.prototypes)[1][-1]
+
+    prototypes = None if given is None else given[None]
+    logits_of = logits_of.lower(variables, first, prototypes).compile()
+    masks_of = masks_of.lower(logits_of.out_info).compile()
+
+    def clip(target: int) -> np.ndarray:
+        wanted = (*(clips.reference_indices(target, references) or ()), target) if references else (target,)
+        return np.stack([scene.read(t) for t in wanted])[None]
+
+    def from_files() -> Iterator[Masks]:
+        for target in itertools.count(len(references)):
+            yield [(target, np.asarray(masks_of(logits_of(variables, clip(target), prototypes)))[0])]
+
+    def reference(target: int, causal: bool) -> tuple[np.ndarray, np.ndarray, float]:
+        own = prototypes
+        if causal:
+            own = causal_of(variables, np.stack([scene.read(t) for t in range(target + 1)]))[None]
+        mask, margin, largest = jax.device_get(judged(logits_of(variables, clip(target), own)))
+        return mask, margin, float(largest)
+
+    return Engine(
+        1, lambda: np.asarray(masks_of(logits_of(variables, first, prototypes))), from_files, reference=reference
+    )
+
+
+def papers_protocol(net: Network, scene: Scene) -> Engine:
+    """Batches of 2 (or as many as the row has), the references' features in memory."""
+    model, variables, config, given = net
+    frames = np.stack([scene.read(t) for t in range(scene.batch)])
+    references = None
+    if model.local_blocks:
+        shape = (scene.batch, len(config.data.offsets), frames.shape[1] // 8, frames.shape[2] // 8, model.width)
+        references = jax.random.normal(jax.random.key(1), shape, model.dtype)
+    prototypes = None if given is None else jnp.stack([given] * scene.batch)
+    arguments = (variables, frames, references, prototypes)
+    compiled = jax.jit(functools.partial(whole, model, scene.size)).lower(*arguments).compile()
+    return Engine(scene.batch, lambda: np.asarray(compiled(*arguments)))
+
+
+def offline(net: Network, scene: Scene) -> Engine:
+    """``VideoSegmenter``: a chunk of frames in a call, the model's own masks alone."""
+    model, variables, config, given = net
+    source = types.SimpleNamespace(of=lambda video: given) if model.global_blocks else None
+    segmenter = VideoSegmenter(model, config, source, parts=False)
+    frames = np.stack([scene.read(t) for t in range(scene.batch)])
+    compiled = segmenter.lower(variables, scene.size).compile()
+    # What references a target has makes no difference to the time.
+    positions = np.tile(np.arange(len(config.data.offsets), dtype=np.int32), (scene.batch, 1))
+    fixed = (np.arange(scene.batch, dtype=np.int32), positions, np.ones(scene.batch, np.bool_), given)
+    state = segmenter.start(*frames.shape[1:3])
+
+    def call() -> np.ndarray:
+        nonlocal state
+        state, masks = compiled(variables, state, frames, *fixed)
+        return np.asarray(masks[segmenter.rows[0]])
+
+    def from_files() -> Iterator[Masks]:
+        files = scene.files * -(-CHUNKS * scene.batch // len(scene.files))
+        video = Video("video", files[: CHUNKS * scene.batch], ())
+        for chunk in segmenter.segment(variables, [video], labels=False):
+            yield [(chunk.start + i, mask) for i, mask in enumerate(chunk.own)]
+
+    return Engine(scene.batch, call, from_files)
+
+
+def streams(net: Network, scene: Scene) -> Engine:
+    """``StreamSegmenter``: a frame of each stream in a step; of CFFM++ with causal prototypes."""
+    model, variables, config, _ = net
+    count = scene.batch
+    segmenter = streaming.StreamSegmenter(model, config, scene.size, count)
+    frames = np.stack([scene.read(0)] * count)
+    state = segmenter.start()
+    step = segmenter.step.lower(variables, state, frames).compile()
+
+    def call() -> np.ndarray:
+        nonlocal state
+        state, masks = step(variables, state, frames)
+        return np.asarray(masks)
+
+    def alone(pictures: Iterator[np.ndarray]) -> Iterator[Masks]:
+        # As predict.py: on an accelerator reading and writing overlap with it.
+        ahead = 0 if jax.default_backend() == "cpu" else 2
+        masks = streaming.stream(model, variables, config, pictures, ahead=ahead)
+        return ([numbered] for numbered in enumerate(masks))
+
+    def together(pictures: Sequence[Iterator[np.ndarray]]) -> Iterator[Masks]:
+        own = segmenter.start()
+        for number in itertools.count():
+            fitted = [pipeline.fit_frame(next(each), config.data.scale) for each in pictures]
+            own, masks = step(variables, own, np.stack(fitted))
+            yield [(number, mask) for mask in np.asarray(masks)]
+
+    def of(pictures: Callable[[], Iterator[np.ndarray]]) -> Iterator[Masks]:
+        return alone(pictures()) if count == 1 else together([pictures() for _ in range(count)])
+
+    def from_jpeg() -> Iterator[np.ndarray]:
+        return map(layouts.read_frame, itertools.cycle(scene.files))
+
+    def from_video() -> Iterator[np.ndarray]:
+        while True:
+            with contextlib.ExitStack() as stack:
+                source = stack.enter_context(open_source((str(scene.folder / "video.mp4"),), Selection(), 15.0))
+                yield from (frame.pixels for frame in source.frames)
+
+    video = functools.partial(of, from_video) if (scene.folder / "video.mp4").exists() else None
+    return Engine(count, call, functools.partial(of, from_jpeg), video, causal=bool(model.global_blocks))
+
+
+def hugging_face(size: str, scene: Scene) -> Engine:
+    """transformers' SegFormer in PyTorch, frame by frame or in batches: full-size logits, their arg-max."""
+    import torch
+    from torch.nn.functional import interpolate
+    from transformers import SegformerConfig, SegformerForSemanticSegmentation
+
+    shape, on_gpu = SIZES[size], torch.cuda.is_available()
+    device = torch.device("cuda" if on_gpu else "cpu")
+    torch.manual_seed(0)
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True  # As JAX by default.
+    config = SegformerConfig(
+        depths=list(shape.depths), hidden_sizes=list(shape.channels), num_labels=ModelConfig().num_classes,
+        decoder_hidden_size=ModelConfig().width, num_attention_heads=[1, 2, 5, 8], sr_ratios=[8, 4, 2, 1],
+        mlp_ratios=[4, 4, 4, 4],
+    )  # fmt: skip
+    model = SegformerForSemanticSegmentation(config).to(device).eval()
+    mean, std = (torch.tensor(each, device=device).reshape(1, 3, 1, 1) for each in (MEAN, STD))
+    frames = np.stack([scene.read(t) for t in range(scene.batch)])
+
+    @torch.inference_mode()
+    def masks_of(pixels: np.ndarray) -> np.ndarray:
+        x = (torch.from_numpy(pixels).to(device).permute(0, 3, 1, 2).float() - mean) / std
+        cast = torch.autocast(device.type, torch.bfloat16) if scene.dtype == "bfloat16" else contextlib.nullcontext()
+        with cast:
+            logits = model(pixel_values=x).logits.float()
+        for to in (pixels.shape[1:3], scene.size):
+            logits = interpolate(logits, to, mode="bilinear", align_corners=False)
+        return logits.argmax(1).byte().cpu().numpy()
+
+    def from_files() -> Iterator[Masks]:
+        for start in itertools.count(0, scene.batch):
+            numbers = range(start, start + scene.batch)
+            yield list(zip(numbers, masks_of(np.stack([scene.read(t) for t in numbers])), strict=True))
+
+    def peak() -> int | None:
+        return torch.cuda.max_memory_allocated() if on_gpu else None
+
+    return Engine(scene.batch, lambda: masks_of(frames), from_files, peak=peak)
+
+
+ENGINES = {"clip": clip_by_clip, "papers": papers_protocol, "offline": offline, "streams": streams}
