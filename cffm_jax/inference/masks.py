@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from cffm_jax.resize import resize_bilinear
 
@@ -36,5 +37,5 @@ def segmentation_masks(logits: jax.Array, input_size: tuple[int, int], output_si
         return (jnp.maximum(score, plane), jnp.where(plane > score, this, label)), None
 
     start = (jnp.full((n, *output_size), -jnp.inf, logits.dtype), jnp.zeros((n, *output_size), jnp.uint8))
-    planes = (jnp.moveaxis(logits, -1, 0), jnp.arange(logits.shape[-1], dtype=jnp.uint8))
+    planes = (jnp.moveaxis(logits, -1, 0), np.arange(logits.shape[-1], dtype=np.uint8))
     return jax.lax.scan(compare, start, planes)[0][1]
