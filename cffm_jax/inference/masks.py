@@ -25,6 +25,11 @@ def segmentation_masks(logits: jax.Array, input_size: tuple[int, int], output_si
     Returns:
       u8[N, H0, W0].
     """
+    if input_size[0] == output_size[0] and input_size[1] != output_size[1]:
+        # Only the width is gathered, along the last axis number by number; along an axis before it, row by row. On CPUs
+        # a third of the time.
+        turned = segmentation_masks(jnp.swapaxes(logits, 1, 2), input_size[::-1], output_size[::-1])
+        return jnp.swapaxes(turned, 1, 2)
     n = logits.shape[0]
 
     def full_size(plane: jax.Array) -> jax.Array:

@@ -198,7 +198,7 @@ def _read(cells: Any, places: jax.Array) -> Any:
 
     def of(ring: jax.Array, at: jax.Array) -> jax.Array:
         streams = ring.shape[1]
-        flat = ring.reshape(-1, *ring.shape[2:])  # One axis to gather on: exporters know that form alone.
+        flat = ring.reshape(-1, *ring.shape[2:])  # One axis to gather on: to ONNX no other form converts.
         taken = flat.at[at * streams + np.arange(streams, dtype=np.int32)].get(mode="promise_in_bounds")
         return taken.reshape(-1, *taken.shape[2:])
 
