@@ -13,7 +13,7 @@ LOCKED := $(PIP) install --require-hashes --no-build-isolation --use-pep517
 TORCH := torch==2.13.0
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-cuda12 install-cuda13 install-video test test-reference test-browser demo bench-data lock clean
+.PHONY: help install install-cuda12 install-cuda13 install-video install-onnx test test-reference test-browser test-onnx demo bench-data lock clean
 .DELETE_ON_ERROR:
 
 help:  ## List the targets
@@ -23,6 +23,7 @@ install: $(VENV)/.base  ## Virtual environment in VENV (.venv) with the locked d
 install-cuda12: $(VENV)/.cuda12  ## The same, with JAX for NVIDIA GPUs (CUDA 12)
 install-cuda13: $(VENV)/.cuda13  ## The same, with JAX for NVIDIA GPUs (CUDA 13)
 install-video: $(VENV)/.video  ## The same, with PyAV for video files (predict.py); joins any of the above
+install-onnx: $(VENV)/.onnx  ## The same, with jax2onnx and onnxruntime for convert.py --to onnx; joins any of the above
 
 test: $(VENV)/.test  ## Whole suite, but for the reference tests (PYTEST_ARGS="-k metrics"), in JOBS processes
 	@$(PYTHON) -m pytest -n $(JOBS) --dist loadfile $(PYTEST_ARGS)
@@ -32,6 +33,9 @@ test-reference: $(VENV)/.reference  ## Tests against torch and transformers
 
 test-browser: $(VENV)/.browser  ## Tests of the report in Chromium, which has to be there (apt install chromium)
 	@$(PYTHON) -m pytest -m browser $(PYTEST_ARGS)
+
+test-onnx: $(VENV)/.test $(VENV)/.onnx  ## Tests of the streams as ONNX, in onnxruntime
+	@$(PYTHON) -m pytest -m onnx $(PYTEST_ARGS)
 
 demo: $(VENV)/.base  ## Small run from training to masks on synthetic videos (DEMO_ARGS="...")
 	@$(PYTHON) benchmarks/demo.py $(DEMO_ARGS)
@@ -62,6 +66,11 @@ $(VENV)/.test $(VENV)/.video $(VENV)/.cuda12 $(VENV)/.cuda13: $(VENV)/.%: requir
 	@$(LOCKED) -r $<
 	@touch $@
 
+# As it stands: jax2onnx asks for an older orbax-checkpoint than base's, which conversions do not use.
+$(VENV)/.onnx: requirements/onnx.txt $(VENV)/.base
+	@$(LOCKED) --no-deps -r $<
+	@touch $@
+
 # The alternatives that benchmarks compare with; torch comes with the reference tests'.
 $(VENV)/.bench: requirements/bench.txt $(VENV)/.reference
 	@$(LOCKED) -r $<
@@ -86,6 +95,7 @@ lock:  ## Solve the locks anew (needs uv; UPGRADE=--upgrade moves the pins)
 	$(COMPILE) requirements/build.in -o requirements/build.txt
 	$(COMPILE) pyproject.toml -o requirements/base.txt
 	$(COMPILE) requirements/video.in -c requirements/base.txt -o requirements/video.txt
+	$(COMPILE) requirements/onnx.in --override requirements/base.txt -o requirements/onnx.txt
 	$(COMPILE) requirements/test.in -c requirements/base.txt -c requirements/video.txt -o requirements/test.txt
 	$(COMPILE) requirements/cuda12.in -c requirements/base.txt -o requirements/cuda12.txt
 	$(COMPILE) requirements/cuda13.in -c requirements/base.txt -o requirements/cuda13.txt

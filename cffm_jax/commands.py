@@ -64,13 +64,14 @@ class ConvertOptions:
     """A file of weights, a folder of save_pretrained, the folder of a run, or the authors' cluster_centers."""
     output: tyro.conf.Positional[str] = ""
     """The file to write."""
-    to: Literal["cffm_jax", "torch", "safetensors", "jax-export"] = "cffm_jax"
-    """What to write: our .safetensors; the released layout as torch's .pth or as .safetensors; or a folder with the
-    step of a stream as StableHLO, which runs with JAX alone, on CPUs and CUDA."""
+    to: Literal["cffm_jax", "torch", "safetensors", "jax-export", "onnx"] = "cffm_jax"
+    """What to write: our .safetensors; the released layout as torch's .pth or as .safetensors; a folder with the step
+    of a stream as StableHLO, which runs with JAX alone, on CPUs and CUDA; or the step as a file of ONNX (not of CFFM++
+    and CFFM+; needs the extra onnx)."""
     size: tuple[int, int] = (480, 853)
-    """jax-export: height and width of the frames."""
+    """jax-export, onnx: height and width of the frames."""
     streams: int = 1
-    """jax-export: streams, of which a step takes a frame each."""
+    """jax-export, onnx: streams, of which a step takes a frame each."""
     inspect: bool = False
     """Say what the file holds, and write nothing."""
     raw: bool = False
@@ -241,7 +242,7 @@ def convert_command(argv: Sequence[str]) -> None:
             print(inspection.description(held))
     else:
         _require_new(Path(options.output))
-        if options.to == "jax-export":
+        if options.to in ("jax-export", "onnx"):
             _export(options)
         else:
             print(convert(options.file, Path(options.output), options.to, raw=options.raw))
@@ -251,15 +252,19 @@ def _export(options: ConvertOptions) -> None:
     if min(*options.size, options.streams) < 1:
         raise InputError("--size, --streams", "a number is less than 1", "give at least 1")
     from cffm_jax.inference.export import export_stream
+    from cffm_jax.inference.export_onnx import export_onnx, require_jax2onnx
     from cffm_jax.inference.predict import classes_of
     from cffm_jax.models.cffm import CFFM
     from cffm_jax.weights import load
 
+    if options.to == "onnx":
+        require_jax2onnx("--to onnx")
     weights = load(options.file, raw=options.raw)
     if not isinstance(weights.model, CFFM):
         raise InputError(options.file, "holds an encoder alone", "give the weights of a whole model")
     classes = classes_of(weights.config)
-    export_stream(weights, options.output, options.size, streams=options.streams, classes=classes)
+    write = export_onnx if options.to == "onnx" else export_stream
+    write(weights, options.output, options.size, streams=options.streams, classes=classes)
     frames = f"{options.streams} x {options.size[0]}x{options.size[1]}"
     print(f"{options.output}: written ({weights.config.model.name}, {frames})")
 

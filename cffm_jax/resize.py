@@ -61,7 +61,7 @@ def _resize_axis(x: jax.Array, axis: int, size: int) -> jax.Array:
         return _halve(x, axis)
     low, high, share = _neighbours(size_in, size)
     weight = share.astype(np.float32).reshape((-1,) + (1,) * (x.ndim - axis - 1)).astype(x.dtype)
-    at_low, at_high = jnp.take(x, low, axis), jnp.take(x, high, axis)
+    at_low, at_high = jnp.take(x, low, axis=axis), jnp.take(x, high, axis=axis)
     return at_low + weight * (at_high - at_low)
 
 

@@ -17,6 +17,8 @@ SIZES = [
     pytest.param((24, 40), (19, 33), id="smaller"),
     pytest.param((24, 40), (54, 77), id="larger"),
     pytest.param((24, 40), (12, 20), id="half"),
+    pytest.param((24, 40), (24, 33), id="narrower"),
+    pytest.param((24, 40), (19, 40), id="lower"),
     pytest.param((32, 32), (1, 3), id="tiny"),
 ]
 

@@ -71,12 +71,13 @@ def export_stream(
     state = jax.eval_shape(lambda: plain(segmenter.start()))
     specs = {path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for path, leaf in arrays.items()}
     frames = jax.ShapeDtypeStruct((streams, *size, 3), jnp.uint8)
-    step = jax.export.export(jax.jit(functools.partial(_step, segmenter)), platforms=platforms)(specs, state, frames)
-    with WholeFolder(folder) as made, made.writing() as partial:
-        (partial / STEP).write_bytes(step.serialize())
+    program = jax.jit(functools.partial(step, segmenter))
+    made = jax.export.export(program, platforms=platforms)(specs, state, frames)
+    with WholeFolder(folder) as whole, whole.writing() as partial:
+        (partial / STEP).write_bytes(made.serialize())
         write_safetensors(partial / WEIGHTS, arrays, {"licence": weights.licence, "origin": weights.origin})
         shutil.copyfile(exported.__file__, partial / "exported.py")
-        about = _description(weights, segmenter, classes, platforms)
+        about = description(weights, segmenter, classes) | {"platforms": list(platforms)}
         about["sha256"] = {name: file_digest(str(partial / name)) for name in (STEP, WEIGHTS)}
         (partial / ABOUT).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
 
@@ -86,9 +87,10 @@ def plain(state: StreamState) -> tuple[Any, ...]:
     return (state.clock, state.ages, state.cells, tuple(tuple(each) for each in state.running))
 
 
-def _step(
+def step(
     segmenter: StreamSegmenter, arrays: dict[str, jax.Array], state: tuple[Any, ...], frames: jax.Array
 ) -> tuple[tuple[Any, ...], jax.Array]:
+    """The next state (``plain``) and the masks of frames u8[S, H0, W0, 3] of the stream's size, which it resizes."""
     clock, ages, cells, running = state
     named = StreamState(clock, ages, cells, tuple(RunningClusters(*each) for each in running))
     x = frames.astype(jnp.float32)
@@ -99,9 +101,8 @@ def _step(
     return plain(named), masks
 
 
-def _description(
-    weights: Weights, segmenter: StreamSegmenter, classes: Classes | None, platforms: Sequence[str]
-) -> dict[str, Any]:
+def description(weights: Weights, segmenter: StreamSegmenter, classes: Classes | None) -> dict[str, Any]:
+    """What an export says of itself."""
     config = segmenter.config
     return {
         "model": dataclasses.asdict(config.model),
@@ -111,7 +112,6 @@ def _description(
         "offsets": list(config.data.offsets),
         "classes": list(classes.names) if classes else [],
         "colours": classes.colours[: len(classes.names)].tolist() if classes else [],
-        "platforms": list(platforms),
         "jax": jax.__version__,
         "written_by": f"cffm_jax {metadata.version('cffm-jax')}",
     }

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from cffm_jax.resize import resize_bilinear
 
-Pair = tuple[jax.Array, jax.Array]
+Best = tuple[jax.Array, jax.Array, jax.Array]
 
 _SLACK = 1e-5
 """Rounding of a resize at most, of the largest logit: a class must lie lower by more to be left out."""
@@ -27,20 +27,27 @@ def segmentation_masks(logits: jax.Array, input_size: tuple[int, int], output_si
     Returns:
       u8[N, H0, W0].
     """
+    if input_size[0] == output_size[0] and input_size[1] != output_size[1]:
+        # Only the width is gathered, along the last axis number by number; along an axis before it, row by row. On CPUs
+        # a third of the time.
+        turned = segmentation_masks(jnp.swapaxes(logits, 1, 2), input_size[::-1], output_size[::-1])
+        return jnp.swapaxes(turned, 1, 2)
     n, classes = logits.shape[0], logits.shape[-1]
     possible = _possible(logits, input_size, output_size)
     order = jnp.nonzero(possible, size=classes, fill_value=0)[0]
     planes = jnp.moveaxis(logits, -1, 0)
 
-    def compare(i: jax.Array, best: Pair) -> Pair:
-        score, label = best
+    def compare(best: Best) -> Best:
+        i, score, label = best
         this = order[i]
         plane = jax.lax.dynamic_index_in_dim(planes, this, keepdims=False)
         plane = resize_bilinear(resize_bilinear(plane, input_size), output_size)
-        return jnp.maximum(score, plane), jnp.where(plane > score, this.astype(jnp.uint8), label)
+        return i + 1, jnp.maximum(score, plane), jnp.where(plane > score, this.astype(jnp.uint8), label)
 
-    start = (jnp.full((n, *output_size), -jnp.inf, logits.dtype), jnp.zeros((n, *output_size), jnp.uint8))
-    return jax.lax.fori_loop(0, possible.sum(), compare, start)[1]
+    full = (n, *output_size)
+    start = (jnp.zeros((), jnp.int32), jnp.full(full, -jnp.inf, logits.dtype), jnp.zeros(full, jnp.uint8))
+    count = possible.sum(dtype=jnp.int32)
+    return jax.lax.while_loop(lambda best: best[0] < count, compare, start)[2]
 
 
 def _possible(logits: jax.Array, input_size: tuple[int, int], output_size: tuple[int, int]) -> jax.Array:

@@ -197,7 +197,9 @@ def _read(cells: Any, places: jax.Array) -> Any:
     """For each block and reference its cells [S * A, gh, gw, D], from the places i32[S, R] of the ring."""
 
     def of(ring: jax.Array, at: jax.Array) -> jax.Array:
-        taken = jax.vmap(lambda one, i: one[i], in_axes=(1, 0))(ring, at)  # [S, A, gh, gw, D]
+        streams = ring.shape[1]
+        flat = ring.reshape(-1, *ring.shape[2:])  # One axis to gather on: to ONNX no other form converts.
+        taken = flat.at[at * streams + np.arange(streams, dtype=np.int32)].get(mode="promise_in_bounds")
         return taken.reshape(-1, *taken.shape[2:])
 
     return tuple(

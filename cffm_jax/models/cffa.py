@@ -232,8 +232,10 @@ def fine_bias(own: jax.Array, ring: jax.Array) -> jax.Array:
     first, second = ring_index().T
     merged = jnp.logaddexp(ring[:, :, first], ring[:, :, second]).reshape(heads, WINDOW**2, REGION, REGION)
     inner = own.reshape(heads, -1)[:, relative_index(WINDOW)].reshape(heads, WINDOW**2, WINDOW, WINDOW)
-    inside = slice(HALO, HALO + WINDOW)
-    return merged.at[:, :, inside, inside].set(inner).reshape(heads, WINDOW**2, REGION**2)
+    low, high = HALO, HALO + WINDOW
+    middle = jnp.concatenate([merged[:, :, low:high, :low], inner, merged[:, :, low:high, high:]], 3)
+    whole = jnp.concatenate([merged[:, :, :low], middle, merged[:, :, high:]], 2)
+    return whole.reshape(heads, WINDOW**2, REGION**2)
 
 
 # --- the gather ------------------------------------------------------------------------------------------------------
