@@ -46,6 +46,7 @@ from cffm_jax.commands import eval_command, train_command
 from cffm_jax.config import Config, TrainConfig
 from cffm_jax.data import prepare, synthetic
 from cffm_jax.data.classes import palette
+from cffm_jax.inference import mask_files
 from cffm_jax.optim import make_optimizer
 from cffm_jax.settings import config_from_dict, load_config, run_command
 from cffm_jax.training import setup
@@ -753,6 +754,22 @@ def test_submission_has_a_mask_for_every_frame(trained, evaluated, unlabelled, t
     assert run_command(eval_command, [*argv, "--submission", str(classes), "--submission_values", "classes"]) == 0
     for name, mask in masks_in(classes).items():
         np.testing.assert_array_equal(mask + 1, found[name])
+
+
+@pytest.mark.parametrize("where", [(mask_files.PredictionWriter, "__call__"), (zipfile.ZipFile, "writestr")])
+def test_a_signal_leaves_nothing_of_an_evaluation(trained, unlabelled, tmp_path, capfd, monkeypatch, where):
+    """While masks are made, and while they are put together."""
+    before = getattr(*where)
+
+    def call(*arguments):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return before(*arguments)
+
+    monkeypatch.setattr(*where, call)
+    argv = ["--checkpoint", trained[0], "--data.root", unlabelled, "--save_predictions", tmp_path / "new" / "masks"]
+    argv += ["--pictures", tmp_path / "pictures", "--submission", tmp_path / "masks.zip"]
+    assert run_command(eval_command, [str(part) for part in argv]) == 143
+    assert capfd.readouterr().err.endswith("stopped by SIGTERM\n") and not list(tmp_path.iterdir())
 
 
 def test_submissions_that_cannot_be(trained, unlabelled, data, tmp_path, refused):
