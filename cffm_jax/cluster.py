@@ -225,12 +225,12 @@ def gathered(value: T) -> list[T]:
 
 @contextlib.contextmanager
 def together() -> Iterator[None]:
-    """All processes leave the block alike: the InputError of one is raised in all. It must not hold what waits for the
-    other processes."""
+    """All processes leave the block alike: what one of them raises, an InputError or Stopped, is raised in all. It must
+    not hold what waits for the other processes."""
     said = None
     try:
         yield
-    except InputError as error:
+    except (InputError, Stopped) as error:
         if jax.process_count() == 1:
             raise
         said = error

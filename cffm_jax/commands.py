@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import dataclasses
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -17,10 +16,12 @@ from cffm_jax.config import ClusterConfig, Config
 from cffm_jax.errors import InputError
 from cffm_jax.settings import Settings, load_config, parse_command
 from cffm_jax.training.interruption import Interruption
-from cffm_jax.whole import write_json
+from cffm_jax.whole import require_writable
 
 _ARENA_MAX = -8
 """glibc's M_ARENA_MAX."""
+_SUBMITTED = "test"
+"""The split that ``--submission`` takes unless another is named."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +56,13 @@ class EvalOptions:
     report: str = ""
     """Write a page to this new folder that shows all figures beside the papers', the best and the worst videos, and
     what is taken for what: DIR/index.html, for any browser, without a network."""
+    submission: str = ""
+    """Write the masks of all frames of the split "test" (or --data.eval_split) to this new .zip, for a challenge's
+    server: <video>/<frame>.png. No labels are needed, and there are no figures."""
+    submission_values: Literal["stored", "classes"] = "stored"
+    """What these masks hold: the dataset's own values (in VSPW's masks class k is k + 1), or the classes 0..K-1."""
     settings: Settings = Config()
+    cluster: ClusterConfig = ClusterConfig()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,102 +126,33 @@ def train_command(argv: Sequence[str]) -> None:
 
 
 def eval_command(argv: Sequence[str]) -> None:
-    """``eval.py``: figures of a checkpoint, or of predictions on disk."""
+    """``eval.py``: figures of a checkpoint or of predictions on disk, or a submission."""
 
-    def default(path: str) -> EvalOptions:
-        return EvalOptions(path, settings=load_config(path) if path else Config())
+    def parsed(config_of: Callable[[str], Config], split: str = "") -> EvalOptions:
+        def default(path: str) -> EvalOptions:
+            config = config_of(path)
+            data = dataclasses.replace(config.data, eval_split=split or config.data.eval_split)
+            return EvalOptions(path, settings=dataclasses.replace(config, data=data))
 
-    options = parse_command(
-        EvalOptions, argv, default, "Evaluate a checkpoint, or predictions that another program wrote."
-    )
+        description = "Evaluate a checkpoint, or predictions that another program wrote."
+        options = parse_command(EvalOptions, argv, default, description)
+        # Another default, on top of which --data.eval_split still goes.
+        return parsed(config_of, _SUBMITTED) if options.submission and not split else options
+
+    options = parsed(lambda path: load_config(path) if path else Config())
     if bool(options.checkpoint) == bool(options.predictions):
         raise InputError("--checkpoint", "give either this or --predictions", "name a run's folder or a folder of PNGs")
-    if options.predictions:
-        _score(options)
-        return
-    cache_compilations()
-    _evaluate(options, argv)
+    with Interruption() as interruption:
+        from cffm_jax.cluster import connected
+        from cffm_jax.inference import evaluation
 
-
-def _score(options: EvalOptions) -> None:
-    from cffm_jax.data.classes import read_classes
-    from cffm_jax.data.layouts import read_videos
-    from cffm_jax.inference import scores
-    from cffm_jax.inference.report import write
-
-    config = options.settings
-    videos = read_videos(config.data, config.data.eval_split)
-    dataset = read_classes(config.data.root, config.model.num_classes, config.data.layout)
-    names = dataset.names
-    output = Path(options.output or f"{options.predictions.rstrip('/')}.json")
-    _require_writable(output)
-    if options.report:
-        write.require_new_folder(options.report)
-    result = scores.score_predictions(
-        videos, options.predictions, config.model.num_classes, names, max_videos=config.eval.max_videos
-    )
-    rows = {"predictions": result}
-    print(scores.report(rows, names))
-    _write_json(output, {"predictions": options.predictions, "rows": scores.to_json(rows, names)})
-    if options.report:
-        first = max(config.data.offsets)
-        samples = write.prediction_samples("predictions", options.predictions, config.model.num_classes, first)
-        about = write.about(config, dataset, {"predictions": options.predictions})
-        print(f"report written to {write.write_report(options.report, rows, about, dataset, videos, samples)}")
-
-
-def _evaluate(options: EvalOptions, argv: Sequence[str]) -> None:
-    import jax
-
-    from cffm_jax.conversion.held import WHOLE
-    from cffm_jax.data.classes import read_classes
-    from cffm_jax.inference import evaluate, prototypes, scores
-    from cffm_jax.inference.offline import VideoSegmenter
-    from cffm_jax.inference.pictures import PictureCollector
-    from cffm_jax.inference.report import write
-    from cffm_jax.training.same_config import require_same_model
-    from cffm_jax.training.state import build_model
-    from cffm_jax.weights import beside, complete, open_stored
-
-    with open_stored(options.checkpoint, raw=options.raw) as held:
-        if held.part != WHOLE:
-            raise InputError(options.checkpoint, "holds an encoder alone", "give the weights of a whole model")
-        if not options.config:
-            # The stored config takes the place of a config file: the overrides go on top of it.
-            options = parse_command(EvalOptions, argv, lambda _: EvalOptions(settings=held.config), "")
-        config = options.settings
-        require_same_model(held.config, config, options.checkpoint)
-        model = build_model(config)
-        videos = evaluate.evaluation_videos(config)
-        dataset = read_classes(config.data.root, config.model.num_classes, config.data.layout)
-        names, colours = dataset
-        output = Path(options.output or beside(options.checkpoint, "eval.json"))
-        _require_writable(output)
-        if options.report:
-            write.require_new_folder(options.report)
-        watchers, first = [], max(config.data.offsets)
-        if options.save_predictions:
-            watchers.append(evaluate.PredictionWriter(options.save_predictions, colours))
-        if options.pictures:
-            watchers.append(PictureCollector(options.pictures, videos, names, first=first, colours=colours))
-        variables = jax.device_put(complete(held))
-    source = None
-    if model.global_blocks:
-        folder = beside(options.checkpoint, prototypes.FOLDER)
-        source = prototypes.prototype_source(config, model, variables, config.data.eval_split, folder)
-    with contextlib.ExitStack() as stack:
-        entered = [stack.enter_context(watcher) for watcher in watchers]
-        if options.report:
-            samples = write.MaskSamples(videos, first=first)
-            entered.append(samples)
-        rows = evaluate.evaluate(VideoSegmenter(model, config, source), variables, videos, watchers=entered)
-    print(f"{config.model.name}, {held.origin}, {options.checkpoint}, {config.data.root} {config.data.eval_split}\n")
-    print(scores.report(rows, names))
-    _write_json(output, {"checkpoint": options.checkpoint, "step": held.step, "rows": scores.to_json(rows, names)})
-    if options.report:
-        facts = {"checkpoint": options.checkpoint, "weights": held.origin}
-        about = write.about(config, dataset, facts, config.model.name)
-        print(f"report written to {write.write_report(options.report, rows, about, dataset, videos, samples.of)}")
+        evaluation.require_apart(options)
+        if options.predictions:
+            evaluation.score_predictions(options, interruption)
+            return
+        cache_compilations()
+        with connected(options.cluster):
+            evaluation.evaluate_checkpoint(options, lambda config: parsed(lambda _: config), interruption)
 
 
 def convert_command(argv: Sequence[str]) -> None:
@@ -284,16 +222,4 @@ def _require_new(path: Path) -> None:
     """InputError, before the work, for a file that is there already or cannot be written."""
     if path.exists():
         raise InputError(path, "is there already", "name a new file")
-    _require_writable(path)
-
-
-def _require_writable(path: Path) -> None:
-    """InputError, before the work, for a file that cannot be written after it."""
-    there = next(parent for parent in path.absolute().parents if parent.exists())
-    if path.is_dir() or not there.is_dir() or not os.access(there, os.W_OK):
-        raise InputError(path, "cannot be written", "name a file in a folder that can be written")
-
-
-def _write_json(path: Path, value: dict) -> None:
-    write_json(path, value)
-    print(f"figures written to {path}")
+    require_writable(path)

@@ -198,6 +198,8 @@ class EvalConfig:
     """Target frames segmented in one jitted call."""
     prototypes: Literal["video", "causal", "both"] = "video"
     """Prototypes of the whole video, of the frames seen so far, or a row of figures for each (CFFM++)."""
+    devices: int = 0
+    """Devices that share the videos, of each process; 0 uses all."""
     max_videos: int = 0
     """Evaluate the first so many videos of the split only; 0 evaluates all."""
 
@@ -234,6 +236,6 @@ class ClusterConfig:
 WITHOUT_EFFECT = (
     "data.workers", "data.threads", "data.prefetch", "data.stall_seconds", "data.max_unreadable", "data.verify",
     "train.log_every", "train.eval_every", "train.checkpoint_every", "train.keep", "train.bad_steps", "train.devices",
-    "train.fsdp", "train.remat", "train.peak_tflops", "eval.chunk",
+    "train.fsdp", "train.remat", "train.peak_tflops", "eval.chunk", "eval.devices",
 )  # fmt: skip
 """Settings that change no figure."""

@@ -38,3 +38,7 @@ class Stopped(BaseException):
     def __init__(self, number: signal.Signals, message: str = ""):
         super().__init__(message or f"stopped by {number.name}")
         self.number, self.status = number, 128 + number
+
+    def __reduce__(self) -> tuple[type[Stopped], tuple[signal.Signals, str]]:
+        """Pickled with its two parts: processes hand it over."""
+        return type(self), (self.number, str(self))

@@ -24,6 +24,13 @@ def unwritable(path: str | Path, error: OSError | str, remedy: str = _ROOM) -> I
     return InputError(path, f"cannot be written ({reason})", remedy)
 
 
+def require_writable(path: Path) -> None:
+    """InputError, before the work, for a file that cannot be written after it."""
+    there = next(parent for parent in path.absolute().parents if parent.exists())
+    if path.is_dir() or not there.is_dir() or not os.access(there, os.W_OK):
+        raise InputError(path, "cannot be written", "name a file in a folder that can be written")
+
+
 def _beside(path: Path) -> Path:
     # Cut, as a name may be as long as the file system allows.
     return path.parent / f".{path.name[:64]}.partial"
@@ -95,7 +102,7 @@ class WholeFolder:
                 self._made.append(parent)
             self.partial.mkdir()
         except OSError as error:
-            self._remove()
+            self.remove()
             raise unwritable(self.folder, error, self._remedy) from error
         return self
 
@@ -112,9 +119,10 @@ class WholeFolder:
         except OSError as error:
             raise unwritable(self.folder, error, self._remedy) from error
         finally:
-            self._remove()
+            self.remove()
 
-    def _remove(self) -> None:
+    def remove(self) -> None:
+        """Takes away what was written and made so far."""
         shutil.rmtree(self.partial, ignore_errors=True)
         for parent in reversed(self._made):
             with contextlib.suppress(OSError):

@@ -1,6 +1,7 @@
 """Running the commands in tests: tiny settings, real processes, and what a refusal must look like."""
 
 import json
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,7 @@ K, STEPS, FRAMES, SIZE = 8, 4, 18, (64, 96)
 TINY = (
     "--data.scale", "96", "64", "--data.crop", "64", "64", "--optim.warmup_steps", "1", "--train.devices", "1",
     "--train.batch_size", "2", "--train.steps", str(STEPS), "--train.checkpoint_every", "2", "--train.log_every", "1",
+    "--eval.devices", "1",
 )  # fmt: skip
 FIGURES = ("miou", "weighted_iou", "pixel_accuracy", "class_accuracy", "vc8", "vc16", "vc8_paper", "vc16_paper")
 
@@ -37,6 +39,25 @@ def finished(*arguments, **kwargs):
     process = started(*arguments, **kwargs)
     out, err = process.communicate(timeout=600)
     return process.returncode, out, err
+
+
+def ended(processes):
+    """[(exit status, standard output, standard error)]."""
+    try:
+        said = [process.communicate(timeout=300) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    return [(process.returncode, *texts) for process, texts in zip(processes, said)]
+
+
+def address():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return f"127.0.0.1:{server.getsockname()[1]}"
+
+
+def place(where, process):
+    return "--cluster.coordinator", where, "--cluster.processes", 2, "--cluster.process", process
 
 
 def files(folder):

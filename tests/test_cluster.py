@@ -10,7 +10,7 @@ import time
 
 import numpy as np
 import pytest
-from runs import ROOT, Refusal, final_variables, leaves, log_lines, train_argv
+from runs import ROOT, Refusal, address, ended, final_variables, leaves, log_lines, place, train_argv
 
 from cffm_jax.cluster import find_place
 from cffm_jax.commands import train_command
@@ -128,25 +128,6 @@ def started(program, *arguments):
         [sys.executable, "-c", program, *map(str, arguments)], cwd=ROOT, text=True,
         env={**os.environ, "XLA_FLAGS": flags}, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
-
-
-def ended(processes):
-    """[(exit status, standard output, standard error)]."""
-    try:
-        said = [process.communicate(timeout=300) for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    return [(process.returncode, *texts) for process, texts in zip(processes, said)]
-
-
-def address():
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return f"127.0.0.1:{server.getsockname()[1]}"
-
-
-def place(where, process):
-    return "--cluster.coordinator", where, "--cluster.processes", 2, "--cluster.process", process
 
 
 @pytest.mark.parametrize("process", [0, 1])

@@ -14,6 +14,7 @@ import shutil
 import signal
 import sys
 import time
+import zipfile
 from pathlib import Path
 
 import cv2
@@ -45,6 +46,7 @@ from cffm_jax.commands import eval_command, train_command
 from cffm_jax.config import Config, TrainConfig
 from cffm_jax.data import prepare, synthetic
 from cffm_jax.data.classes import palette
+from cffm_jax.inference import mask_files
 from cffm_jax.optim import make_optimizer
 from cffm_jax.settings import config_from_dict, load_config, run_command
 from cffm_jax.training import setup
@@ -696,3 +698,115 @@ def test_synthetic_again(data, capfd):
     assert "nothing to do" in capfd.readouterr().out and files(data) == before
     assert run_command(synthetic.main, argv) == 2
     assert "made with other options" in capfd.readouterr().err and files(data) == before
+
+
+# --- submission
+
+
+@pytest.fixture(scope="module")
+def unlabelled(data, tmp_path_factory):
+    """The dataset with a test split that has no masks; a video lies in the split file twice as long as the other."""
+    root = Path(shutil.copytree(data, tmp_path_factory.mktemp("unlabelled") / "videos"))
+    for name, length in (("b", 6), ("a", 3)):
+        folder = root / "data" / name / "origin"
+        folder.mkdir(parents=True)
+        for path in sorted((root / "data" / "val_0001" / "origin").iterdir())[:length]:
+            shutil.copy(path, folder)
+    (root / "test.txt").write_text("b\na\n")
+    return root
+
+
+def masks_in(path):
+    """Name -> u8[H,W], in the zip's order."""
+    with zipfile.ZipFile(path) as file:
+        assert file.testzip() is None
+        found = {}
+        for name in file.namelist():
+            with Image.open(io.BytesIO(file.read(name))) as image:
+                assert image.mode == "L" and image.size == SIZE[::-1]
+                found[name] = np.asarray(image)
+        assert len(found) == len(file.infolist())
+    return found
+
+
+def test_submission_has_a_mask_for_every_frame(trained, evaluated, unlabelled, tmp_path, capfd):
+    more = ["--checkpoint", trained[0], "--data.root", unlabelled, "--save_predictions", tmp_path / "masks"]
+    argv = [str(part) for part in more]
+    stored, classes = tmp_path / "stored.zip", tmp_path / "classes.zip"
+    assert run_command(eval_command, [*argv, "--submission", str(stored)]) == 0
+    said = capfd.readouterr().out
+    assert f"submission written to {stored}: 9 masks of 2 videos" in said and "mIoU" not in said
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["masks", "stored.zip"]
+    found = masks_in(stored)
+    frames = sorted((unlabelled / "data").glob("[ab]/origin/*.jpg"))
+    assert list(found) == [f"{path.parents[1].name}/{path.stem}.png" for path in frames] and len(found) == 9
+    for name, mask in found.items():
+        with Image.open(tmp_path / "masks" / name) as image:
+            np.testing.assert_array_equal(mask, np.asarray(image) + 1)  # As VSPW's own masks: 0 is no class.
+        assert 1 <= mask.min() and mask.max() <= K
+    # The first frames of a video that was evaluated too, with labels.
+    with Image.open(evaluated[0] / "val_0001" / "00000002.png") as image:
+        np.testing.assert_array_equal(found["a/00000002.png"], np.asarray(image) + 1)
+    # The same of masks on the disk, to the byte; and the classes themselves.
+    argv = [str(part) for part in score_argv(unlabelled, tmp_path / "masks")]
+    assert run_command(eval_command, [*argv, "--submission", str(tmp_path / "again.zip")]) == 0
+    assert (tmp_path / "again.zip").read_bytes() == stored.read_bytes()
+    assert run_command(eval_command, [*argv, "--submission", str(classes), "--submission_values", "classes"]) == 0
+    for name, mask in masks_in(classes).items():
+        np.testing.assert_array_equal(mask + 1, found[name])
+
+
+@pytest.mark.parametrize("where", [(mask_files.PredictionWriter, "__call__"), (zipfile.ZipFile, "writestr")])
+def test_a_signal_leaves_nothing_of_an_evaluation(trained, unlabelled, tmp_path, capfd, monkeypatch, where):
+    """While masks are made, and while they are put together."""
+    before = getattr(*where)
+
+    def call(*arguments):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return before(*arguments)
+
+    monkeypatch.setattr(*where, call)
+    argv = ["--checkpoint", trained[0], "--data.root", unlabelled, "--save_predictions", tmp_path / "new" / "masks"]
+    argv += ["--pictures", tmp_path / "pictures", "--submission", tmp_path / "masks.zip"]
+    assert run_command(eval_command, [str(part) for part in argv]) == 143
+    assert capfd.readouterr().err.endswith("stopped by SIGTERM\n") and not list(tmp_path.iterdir())
+
+
+def test_submissions_that_cannot_be(trained, unlabelled, data, tmp_path, refused):
+    (tmp_path / "there.zip").write_text("")
+    argv = ["--checkpoint", trained[0], "--data.root", unlabelled, "--submission"]
+    refused(eval_command, [*argv, tmp_path / "there.zip"], tmp_path / "there.zip", "is there already")
+    refused(eval_command, [*argv, tmp_path / "masks.tar"], tmp_path / "masks.tar", "is no .zip")
+    refused(eval_command, [*argv, tmp_path / "there.zip" / "x.zip"], "x.zip", "cannot be written")
+    refused(eval_command, [*argv, tmp_path / "x.zip", "--report", tmp_path / "report"], "--report", "needs figures")
+    argv = [*argv, tmp_path / "x.zip"]
+    refused(eval_command, [*argv, "--data.eval_split", "none"], unlabelled / "none.txt", "cannot be read")
+    refused(eval_command, [*argv, "--data.root", data], data / "test.txt", "lists no video")
+    masks = tmp_path / "masks"
+    for path in (unlabelled / "data").glob("[ab]/origin/*.jpg"):
+        (masks / path.parents[1].name).mkdir(parents=True, exist_ok=True)
+        Image.new("L", SIZE[::-1], K - 1).save(masks / path.parents[1].name / f"{path.stem}.png")
+    argv = [*score_argv(unlabelled, masks), "--submission", tmp_path / "x.zip"]
+    odd = masks / "a" / "00000001.png"
+    Image.new("L", SIZE, 1).save(odd)
+    refused(eval_command, argv, odd, "is 64x96, its frame 96x64", progress=True)
+    Image.new("L", SIZE[::-1], K).save(odd)
+    refused(eval_command, argv, odd, f"holds the value {K}", progress=True)
+    odd.unlink()
+    refused(eval_command, argv, odd, "prediction is missing")
+
+
+@pytest.mark.parametrize(
+    ("places", "said"),
+    [
+        ({"report": "x", "save_predictions": "x"}, ["--report: names the same place as --save_predictions"]),
+        ({"pictures": "x", "report": "x/report"}, ["--report: lies inside of --pictures"]),
+        ({"pictures": "a/../x/y", "save_predictions": "x"}, ["--pictures: lies inside of --save_predictions"]),
+        ({"submission": "x/y.zip", "save_predictions": "x"}, ["--submission: lies inside of --save_predictions"]),
+        ({"output": "x", "pictures": "./x"}, ["--output: names the same place as --pictures"]),
+    ],
+)
+def test_places_that_hold_each_other(tmp_path, refused, places, said):
+    """Before anything else: the checkpoint is not looked at."""
+    argv = [part for name, place in places.items() for part in (f"--{name}", tmp_path / place)]
+    refused(eval_command, ["--checkpoint", tmp_path / "none", *argv], *said)

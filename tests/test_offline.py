@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
 import cv2
 import jax
@@ -16,6 +17,7 @@ from cffm_jax.data.layouts import Video
 from cffm_jax.data.pipeline import load_evaluation_frame
 from cffm_jax.errors import InputError
 from cffm_jax.frames import normalise
+from cffm_jax.inference import targets
 from cffm_jax.inference.evaluate import evaluate
 from cffm_jax.inference.offline import FRAME_ROW, VideoSegmenter, row_names
 from cffm_jax.metrics import Confusion
@@ -102,6 +104,62 @@ def test_the_chunk_changes_nothing(setting, chunks, chunk):
     results = list(VideoSegmenter(model, other).segment(variables, videos[:1]))
     for kind in ("CFFM", FRAME_ROW):
         assert (gathered(results, "long", kind) != gathered(chunks, "long", kind)).mean() < 1e-3
+
+
+class Mask:
+    """Stands in for masks on a device: notes when they are asked for and when they are waited for."""
+
+    def __init__(self, number, shape, said):
+        self._number, self._shape, self._said = number, shape, said
+
+    def copy_to_host_async(self):
+        self._said.append(("copy", self._number))
+
+    def __array__(self, dtype=None, copy=None):
+        self._said.append(("wait", self._number))
+        return np.zeros(self._shape, np.uint8)
+
+
+def in_flight(count):
+    """The order of calls: a chunk is waited for when the next is under way, and never is a third."""
+    order = [("dispatch", 0), ("copy", 0)]
+    for i in range(1, count):
+        order += [("dispatch", i), ("copy", i), ("wait", i - 1), ("use", i - 1)]
+    return [*order, ("wait", count - 1), ("use", count - 1)]
+
+
+def test_a_chunk_is_waited_for_when_the_next_is_dispatched(setting):
+    """Across videos too."""
+    config, _, _, videos = setting
+    segmenter, said, numbers = VideoSegmenter(create_model("segformer_b0", CLASSES), config), [], itertools.count()
+
+    def segment(variables, state, frames, *_, output_size):
+        number = next(numbers)
+        said.append(("dispatch", number))
+        return state, {FRAME_ROW: Mask(number, (len(frames), *output_size), said)}
+
+    segmenter._segment = segment
+    for i, chunk in enumerate(segmenter.segment({"leaf": np.zeros(1)}, videos)):
+        said.append(("use", i))
+        assert chunk.own.shape == chunk.labels.shape
+    assert said == in_flight(5)
+
+
+def test_targets_are_waited_for_when_the_next_are_dispatched(setting, monkeypatch):
+    config, _, _, (video, _) = setting
+    sparse = dataclasses.replace(video, masks=tuple(m if i % 5 == 3 else None for i, m in enumerate(video.masks)))
+    segmenter, said, numbers = VideoSegmenter(create_model("segformer_b0", CLASSES), config), [], itertools.count()
+
+    def segment(model, rows, variables, clips, *_, output_size):
+        number = next(numbers)
+        said.append(("dispatch", number))
+        return {FRAME_ROW: Mask(number, (len(clips), *output_size), said)}
+
+    monkeypatch.setattr(targets, "_segment", segment)
+    for chunk in targets.segment_targets(segmenter, {"leaf": np.zeros(1)}, [sparse]):
+        said.append(("use", len([word for word, _ in said if word == "use"])))
+        assert chunk.start % 5 == 3
+    assert said == in_flight(3)
 
 
 def test_own_references_are_the_target_repeated(setting, chunks):

@@ -24,7 +24,8 @@ from cffm_jax.data import layouts
 from cffm_jax.data.classes import palette
 from cffm_jax.errors import InputError
 from cffm_jax.inference import scores
-from cffm_jax.inference.evaluate import PredictionWriter, evaluate
+from cffm_jax.inference.evaluate import evaluate
+from cffm_jax.inference.mask_files import PredictionWriter
 from cffm_jax.inference.offline import VideoSegmenter
 from cffm_jax.inference.targets import segment_targets
 from cffm_jax.metrics import Confusion

@@ -95,7 +95,7 @@ class Line:
     def read(self, step):
         assert self.reads.setdefault(step, self.now) == self.now
 
-    def evaluate(self, segmenter, variables, videos, watchers):
+    def evaluate(self, segmenter, variables, videos, *, watchers, copies, interruption):
         self.call("evaluation", self.now)
         self.evaluated[self.now] = variables["params"]["slope"]
         miou = float(1 / (1 + abs(variables["params"]["slope"][0] - 1.3)))

@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
-import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
-import numpy as np
-from PIL import Image
+import jax
 from tqdm import tqdm
 
 from cffm_jax import cluster
 from cffm_jax.config import Config
 from cffm_jax.data import layouts
-from cffm_jax.errors import InputError
-from cffm_jax.inference.offline import Chunk, VideoSegmenter
+from cffm_jax.inference.devices import run_together, shares
+from cffm_jax.inference.offline import Chunk, VideoSegmenter, placing
 from cffm_jax.inference.targets import segment_targets
 from cffm_jax.metrics import Scores, VideoTally
-from cffm_jax.whole import WholeFolder
+from cffm_jax.training.interruption import Interruption
 
 
-def evaluation_videos(config: Config) -> tuple[layouts.Video, ...]:
-    """The videos of the config's evaluation split, the first ``eval.max_videos`` of them if that is set."""
-    videos = layouts.read_videos(config.data, config.data.eval_split)
+def evaluation_videos(config: Config, masks: bool = True) -> tuple[layouts.Video, ...]:
+    """The videos of the config's evaluation split, the first ``eval.max_videos`` of them if that is set; without
+    ``masks`` of a split that need not have any."""
+    videos = layouts.read_videos(config.data, config.data.eval_split, masks)
     return videos[: config.eval.max_videos or None]
 
 
@@ -36,80 +36,96 @@ def evaluate(
     *,
     watchers: Sequence[Callable[[Chunk], None]] = (),
     progress: bool = True,
+    copies: Sequence[dict[str, Any]] = (),
+    interruption: Interruption | None = None,
 ) -> dict[str, Scores]:
     """Scores by row of ``offline.row_names``: the model's own, then those of its parts down to the per-frame logits.
 
     Of videos of which only some frames have masks only these are segmented, each with its references; they have no
-    video consistency, which needs the labels of all frames.
+    video consistency, which needs the labels of all frames. Videos without any masks are segmented and not scored.
 
-    Several processes share the videos, and all get the scores of all of them: the same as one process's.
+    The devices, and the processes, share the videos (``devices.shares``), and all processes get the scores of all of
+    them: the same as one device's.
 
     Args:
       segmenter: the compiled model.
       variables: its weights.
       videos: of ``evaluation_videos``.
-      watchers: called with each chunk, for example to write its masks.
-      progress: whether to show a progress bar with frames/s and time left.
+      watchers: called with each chunk, for example to write its masks: with a video's in their order from one thread,
+        with those of several videos from several.
+      progress: whether to show a progress bar with frames/s and time left, of this process's share.
+      copies: the weights on further devices, which are used too.
+      interruption: of the command, see ``devices.run_together``.
+
+    Raises:
+      InputError, Stopped: as of ``VideoSegmenter.segment`` and ``devices.run_together``, in all processes.
     """
+    placed = (variables, *copies)
+    mine = shares(videos, cluster.gathered(len(placed)))[jax.process_index()]
+    total = sum(len(video.targets) for share in mine for video in share)
+    lock = threading.Lock()
+    with tqdm(
+        total=total, unit="frame", desc="evaluate", disable=not (progress and cluster.first()), leave=False
+    ) as bar:
+
+        def count(frames: int) -> None:
+            with lock:
+                bar.update(frames)
+
+        jobs = [
+            functools.partial(_score, segmenter, weights, share, (*watchers, lambda chunk: count(len(chunk.own))))
+            for weights, share in zip(placed, mine, strict=True)
+            if share
+        ]
+        parts = run_together(jobs, interruption)
+    empty = Scores.empty(segmenter.config.model.num_classes)
+    return {row: functools.reduce(Scores.merge, (part[row] for part in parts), empty) for row in segmenter.rows}
+
+
+def _score(
+    segmenter: VideoSegmenter,
+    variables: dict[str, Any],
+    videos: Sequence[layouts.Video],
+    watchers: Sequence[Callable[[Chunk], None]],
+    stop: threading.Event,
+) -> dict[str, Scores]:
+    """One device's share of ``evaluate``; what there is so far when it is to ``stop``."""
     num_classes = segmenter.config.model.num_classes
     rows = {row: Scores.empty(num_classes) for row in segmenter.rows}
-    videos = cluster.share(tuple(videos))
-    progress = progress and cluster.first()
     tallies: dict[str, VideoTally] = {}
-    total = sum(len(video.targets) for video in videos)
-    with tqdm(total=total, unit="frame", desc="evaluate", disable=not progress, leave=False) as bar:
-        for chunk in _segment(segmenter, variables, videos):
+    with _on_device_of(variables), contextlib.closing(_segment(segmenter, variables, videos)) as chunks:
+        for chunk in chunks:
+            if stop.is_set():
+                break
             targets, sparse = chunk.video.targets, chunk.video.sparse
             if chunk.start == targets[0]:
                 tallies = {row: VideoTally.empty(num_classes, sparse) for row in rows}
-            for row, masks in chunk.masks.items():
-                for label, mask in zip(chunk.labels, masks, strict=True):
-                    tallies[row] = tallies[row].update(label, mask)
-            if chunk.start + len(chunk.labels) == targets[-1] + 1:
-                for row, tally in tallies.items():
-                    rows[row] = rows[row].update(tally.score(chunk.video.name))
+            if chunk.labels is not None:
+                for row, masks in chunk.masks.items():
+                    for label, mask in zip(chunk.labels, masks, strict=True):
+                        tallies[row] = tallies[row].update(label, mask)
+                if chunk.start + len(chunk.own) == targets[-1] + 1:
+                    for row, tally in tallies.items():
+                        rows[row] = rows[row].update(tally.score(chunk.video.name))
             for watch in watchers:
                 watch(chunk)
-            bar.update(len(chunk.labels))
-    shares = cluster.gathered(rows)
-    return {row: functools.reduce(Scores.merge, (share[row] for share in shares)) for row in rows}
+    return rows
+
+
+def _on_device_of(variables: dict[str, Any]) -> contextlib.AbstractContextManager:
+    """Within it what has no place of its own, such as prototypes, is computed where the weights are."""
+    place = placing(variables)
+    devices = place.device_set if place else set()
+    if len(devices) != 1 or devices == {jax.local_devices()[0]}:
+        return contextlib.nullcontext()  # To say it would compile anew what others have compiled without.
+    return jax.default_device(*devices)
 
 
 def _segment(segmenter: VideoSegmenter, variables: dict[str, Any], videos: Sequence[layouts.Video]) -> Iterator[Chunk]:
     """The chunks of all videos in order, as each kind of video needs it."""
-    for sparse, group in itertools.groupby(videos, lambda video: video.sparse):
+    kinds = itertools.groupby(videos, lambda video: (video.sparse, bool(video.masks)))
+    for (sparse, labels), group in kinds:
         if sparse:
             yield from segment_targets(segmenter, variables, tuple(group))
         else:
-            yield from segmenter.segment(variables, tuple(group))
-
-
-class PredictionWriter:
-    """Writes each chunk's masks as indexed PNGs, 0..K-1 with the classes' colours: ``<folder>/<video>/<frame>.png``.
-
-    A context manager: the folder appears at its end, whole, and not after an error.
-    """
-
-    def __init__(self, folder: str | Path, colours: np.ndarray):
-        """``colours`` u8[256,3], as of ``classes.palette``."""
-        if os.path.lexists(folder) and (not os.path.isdir(folder) or os.listdir(folder)):
-            raise InputError(folder, "exists and is not empty", "name a new folder for the predictions")
-        self._made = WholeFolder(folder)
-        self._palette = colours.tobytes()
-
-    def __enter__(self) -> PredictionWriter:
-        self._made.__enter__()
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        self._made.__exit__(*error)
-
-    def __call__(self, chunk: Chunk) -> None:
-        with self._made.writing() as root:
-            folder = root / chunk.video.name
-            folder.mkdir(exist_ok=True)
-            for i, mask in enumerate(chunk.own):
-                name = os.path.splitext(os.path.basename(chunk.video.frames[chunk.start + i]))[0]
-                image = Image.fromarray(mask)
-                image.putpalette(self._palette)
-                image.save(folder / f"{name}.png")
+            yield from segmenter.segment(variables, tuple(group), labels=labels)

@@ -7,10 +7,9 @@ H0 W0 the original frames, h w the map at stride 8, C its channels, P prototypes
 from __future__ import annotations
 
 import functools
-from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, NamedTuple, Protocol
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -18,12 +17,14 @@ import numpy as np
 
 from cffm_jax.config import Config, PrototypeConfig
 from cffm_jax.data import clips, layouts, pipeline
-from cffm_jax.data.records import read_all
 from cffm_jax.errors import InputError
 from cffm_jax.frames import normalise
 from cffm_jax.inference.masks import segmentation_masks
+from cffm_jax.inference.reading import Loaded, load_chunks
 from cffm_jax.models.cffm import CFFM, GLOBAL_WEIGHT
 from cffm_jax.models.prototypes import RunningClusters, start_running, update_running
+
+T = TypeVar("T")
 
 
 class PrototypeSource(Protocol):
@@ -72,16 +73,6 @@ class _State(NamedTuple):
 
     memory: jax.Array
     running: RunningClusters | None
-
-
-class _Loaded(NamedTuple):
-    frames: np.ndarray
-    labels: np.ndarray | None
-    size: tuple[int, int]
-
-
-Read = tuple[np.ndarray, np.ndarray | None, tuple[int, int]]
-"""A frame as the model sees it, its labels, and its original size."""
 
 
 class VideoSegmenter:
@@ -136,37 +127,42 @@ class VideoSegmenter:
     def segment(
         self, variables: dict[str, Any], videos: Sequence[layouts.Video], *, labels: bool = True
     ) -> Iterator[Chunk]:
-        """The chunks of all videos in order, every frame of each. Reading overlaps with computing; memory does not grow
-        with a video's length.
+        """The chunks of all videos in order, every frame of each. Reading overlaps with computing, and computing with
+        what the caller does with the chunk before; memory does not grow with a video's length.
 
         Raises:
           InputError: a file cannot be read, frames of a video differ in size, or a video has no prototypes.
         """
-        threads = max(1, self.config.data.threads)
-        with ThreadPoolExecutor(threads) as pool:
-            state = prototypes = None
-            for video, start, loaded in self._load(pool, videos, labels):
-                h, w = loaded.frames.shape[1:3]
-                if start == 0:
-                    self._require_tokens(video, h, w)
-                    # Placed like the weights: what comes back is, and another placing would compile again.
-                    state = jax.device_put(self.start(h, w), placing(variables))
-                    prototypes = self.prototypes.of(video) if self.prototypes else None
-                    size = loaded.size
-                elif loaded.size != size:
-                    raise InputError(
-                        video.frames[start],
-                        f"is {loaded.size[0]}x{loaded.size[1]}, the video's first frame {size[0]}x{size[1]}",
-                        "give a video one size",
-                    )
-                index = np.arange(start, start + self.chunk, dtype=np.int32)
-                state, masks = self._segment(
-                    variables, state, self._fill(loaded.frames), index, *self._references(start), prototypes,
-                    output_size=size,
-                )  # fmt: skip
-                n = len(loaded.frames)
-                masks = {row: np.asarray(masks[row])[:n] for row in self.rows}
-                yield Chunk(video, start, loaded.labels, masks)
+        with ThreadPoolExecutor(max(1, self.config.data.threads)) as pool:
+            for (video, start, loaded), masks in fetched(self._dispatched(pool, variables, videos, labels)):
+                own = {row: masks[row][: len(loaded.frames)] for row in self.rows}
+                yield Chunk(video, start, loaded.labels, own)
+
+    def _dispatched(
+        self, pool: ThreadPoolExecutor, variables: dict[str, Any], videos: Sequence[layouts.Video], labels: bool
+    ) -> Iterator[tuple[tuple[layouts.Video, int, Loaded], dict[str, jax.Array]]]:
+        """The chunks that were read, and their masks, which the device is still to compute."""
+        state = prototypes = None
+        for video, start, loaded in load_chunks(pool, videos, self.config, labels):
+            h, w = loaded.frames.shape[1:3]
+            if start == 0:
+                self._require_tokens(video, h, w)
+                # Placed like the weights: what comes back is, and another placing would compile again.
+                state = jax.device_put(self.start(h, w), placing(variables))
+                prototypes = self.prototypes.of(video) if self.prototypes else None
+                size = loaded.size
+            elif loaded.size != size:
+                raise InputError(
+                    video.frames[start],
+                    f"is {loaded.size[0]}x{loaded.size[1]}, the video's first frame {size[0]}x{size[1]}",
+                    "give a video one size",
+                )
+            index = np.arange(start, start + self.chunk, dtype=np.int32)
+            state, masks = self._segment(
+                variables, state, self._fill(loaded.frames), index, *self._references(start), prototypes,
+                output_size=size,
+            )  # fmt: skip
+            yield (video, start, loaded), masks
 
     def _require_tokens(self, video: layouts.Video, height: int, width: int) -> None:
         tokens, count = (height // 8) * (width // 8), self.config.prototypes.count
@@ -185,71 +181,31 @@ class VideoSegmenter:
         positions = np.array([indices or self_ for indices, self_ in zip(found, own)], np.int32) - start + self.memory
         return positions, np.array([indices is not None for indices in found])
 
-    def _load(
-        self, pool: ThreadPoolExecutor, videos: Sequence[layouts.Video], labels: bool
-    ) -> Iterator[tuple[layouts.Video, int, _Loaded]]:
-        """Reads a chunk ahead of the one in use."""
-        step = self.chunk
-        spans = [(v, s, min(s + step, len(v.frames))) for v in videos for s in range(0, len(v.frames), step)]
-        waiting: deque[tuple[layouts.Video, int, list[Future]]] = deque()
 
-        def submit(video: layouts.Video, start: int, stop: int) -> None:
-            read = functools.partial(read_frame, video=video, config=self.config, label=labels)
-            waiting.append((video, start, [pool.submit(read, index) for index in range(start, stop)]))
+def fetched(
+    dispatched: Iterator[tuple[T, dict[str, jax.Array]]],
+) -> Iterator[tuple[T, dict[str, np.ndarray]]]:
+    """What was dispatched, with its masks on the host. They are waited for when the next is dispatched: the device
+    computes while the caller counts and writes. So two are in flight."""
+    waiting: tuple[T, dict[str, jax.Array]] | None = None
 
-        try:
-            for i, span in enumerate(spans):
-                if not waiting:
-                    submit(*span)
-                if i + 1 < len(spans):
-                    submit(*spans[i + 1])
-                video, start, futures = waiting.popleft()
-                yield video, start, _stack([future.result() for future in futures], video, start)
-        finally:
-            for _, _, futures in waiting:
-                for future in futures:
-                    future.cancel()
+    def on_host() -> tuple[T, dict[str, np.ndarray]]:
+        what, masks = waiting
+        return what, {row: np.asarray(mask) for row, mask in masks.items()}
+
+    for item in dispatched:
+        for mask in item[1].values():
+            mask.copy_to_host_async()
+        if waiting is not None:
+            yield on_host()
+        waiting = item
+    if waiting is not None:
+        yield on_host()
 
 
 def placing(variables: dict[str, Any]) -> jax.sharding.Sharding | None:
     """The sharding of the weights, which is the same for all; None for arrays that are not on a device yet."""
     return getattr(jax.tree.leaves(variables)[0], "sharding", None)
-
-
-def read_frame(index: int, *, video: layouts.Video, config: Config, label: bool) -> Read:
-    """Reads a frame of a video and, with ``label``, its mask.
-
-    Raises:
-      InputError: one of the two cannot be used, or their sizes differ.
-    """
-    frame, scale = video.frames[index], config.data.scale
-    if not label:
-        image, size = pipeline.load_evaluation_frame(frame, scale)
-        return image, None, size
-    mask = video.masks[index]
-    stored, stored_mask = read_all([frame, mask])
-    image, size = pipeline.load_evaluation_frame(frame, scale, stored)
-    labels = layouts.decode_mask(mask, stored_mask, config.model.num_classes, video.coding)
-    if labels.shape != size:
-        raise InputError(
-            mask,
-            f"is {labels.shape[0]}x{labels.shape[1]}, its frame {size[0]}x{size[1]}",
-            "give the mask its frame's size",
-        )
-    return image, labels, size
-
-
-def _stack(read: list[Read], video: layouts.Video, start: int) -> _Loaded:
-    size = read[0][2]
-    for i, (_, _, other) in enumerate(read):
-        if other != size:
-            raise InputError(
-                video.frames[start + i],
-                f"is {other[0]}x{other[1]}, the frames before it {size[0]}x{size[1]}",
-                "give a video one size",
-            )
-    labels = None if read[0][1] is None else np.stack([label for _, label, _ in read])
-    return _Loaded(np.stack([image for image, _, _ in read]), labels, size)
 
 
 def _segment(

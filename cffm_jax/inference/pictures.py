@@ -1,16 +1,17 @@
-"""Pictures of results: sheets of time steps, videos side by side. Needs neither a model nor JAX."""
+"""Pictures of results: sheets of time steps, videos side by side. Needs no model."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 
+from cffm_jax import cluster
 from cffm_jax.data import layouts
 from cffm_jax.data.classes import palette
 from cffm_jax.data.drawing import (
@@ -24,6 +25,7 @@ from cffm_jax.data.drawing import (
     views,
     write_png,
 )
+from cffm_jax.inference.shared_folder import SharedFolder
 from cffm_jax.whole import unwritable
 
 if TYPE_CHECKING:
@@ -155,22 +157,21 @@ class FrameStrips:
         i = self._times.get(chunk.video.name, -1) - chunk.start
         if 0 <= i < len(chunk.own):
             name = f"{chunk.video.name}/{chunk.start + i}"
-            self.pictures[name] = side_by_side(views(*_drawn(chunk, i), self._colours, CELL))
+            frame = layouts.read_frame(chunk.video.frames[chunk.start + i])
+            self.pictures[name] = side_by_side(views(frame, _masks(chunk, i), self._colours, CELL))
 
 
-def _drawn(chunk: Chunk, i: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """A frame and its masks by label, from the least that a model knows to the truth, where it is known."""
+def _masks(chunk: Chunk, i: int) -> dict[str, np.ndarray]:
+    """A frame's masks by label, from the least that a model knows to the truth, where it is known."""
     masks = {row: chunk.masks[row][i] for row in reversed(chunk.masks)}
-    if chunk.labels is not None:
-        masks[TRUTH] = chunk.labels[i]
-    return layouts.read_frame(chunk.video.frames[chunk.start + i]), masks
+    return masks if chunk.labels is None else {**masks, TRUTH: chunk.labels[i]}
 
 
 class PictureCollector:
     """Draws some videos while they are segmented: ``sheet.png`` and ``overlay.mp4`` in a folder.
 
-    A context manager to be called with each chunk, in order; the files appear at its end, and not after an error.
-    Memory does not grow with the videos' length::
+    A context manager to be called with each chunk, by any process or thread; the first process draws at its end, and
+    not after an error. Until then the masks lie on the disk: memory does not grow with the videos' length::
 
         with PictureCollector("pictures", videos, class_names) as pictures:
             evaluate(segmenter, variables, videos, watchers=[pictures])
@@ -184,6 +185,7 @@ class PictureCollector:
       first: earliest frame on the sheet: before the largest offset a clip is not complete.
       fps: frames per second of the .mp4.
       colours: u8[256,3] of the classes; default: those of `classes.palette`.
+      check: called for each frame that is drawn; what it raises ends the drawing.
     """
 
     def __init__(
@@ -197,44 +199,67 @@ class PictureCollector:
         first: int = 9,
         fps: float = 15,
         colours: np.ndarray | None = None,
+        check: Callable[[], None] = lambda: None,
     ):
         self.folder = Path(folder)
         chosen = [videos[i] for i in spread(count, len(videos))] if videos else []
+        self._videos = {video.name: (i, video) for i, video in enumerate(chosen)}
         self._times = {video.name: shown_times(video, steps, first) for video in chosen}
         self._names = tuple(class_names)
         self._colours = palette(len(class_names)) if colours is None else colours
-        self._strips: dict[str, Strip] = {}
-        self._video = VideoFile(self.folder / "overlay.mp4", fps)
+        self._fps, self._check = fps, check
+        self._kept = SharedFolder(self.folder / "masks", keep=False)
 
     def __call__(self, chunk: Chunk) -> None:
-        if chunk.video.name not in self._times:
+        if chunk.video.name not in self._videos:
             return
-        for i in range(len(chunk.own)):
-            time = chunk.start + i
-            frame, masks = _drawn(chunk, i)
-            self._video.write(side_by_side(views(frame, masks, self._colours, _PANEL)))
-            if time in self._times[chunk.video.name]:
-                self._add(chunk.video.name, time, views(frame, masks, self._colours, CELL), masks)
-
-    def _add(self, name: str, time: int, cells: Mapping[str, np.ndarray], masks: Mapping[str, np.ndarray]) -> None:
-        strip = self._strips.get(name, Strip(name, (), (), frozenset()))
-        held = {int(k) for mask in masks.values() for k in np.unique(mask)}
-        self._strips[name] = Strip(name, (*strip.heads, f"frame {time}"), (*strip.cells, cells), strip.labels | held)
+        number, _ = self._videos[chunk.video.name]
+        with self._kept.writing() as folder:
+            for i in range(len(chunk.own)):
+                np.savez_compressed(folder / f"{number}_{chunk.start + i:08}.npz", **_masks(chunk, i))
 
     def __enter__(self) -> PictureCollector:
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise unwritable(self.folder, error) from error
+        with cluster.together():
+            if cluster.first():
+                try:
+                    self.folder.mkdir(parents=True, exist_ok=True)
+                except OSError as error:
+                    raise unwritable(self.folder, error) from error
+        self._kept.__enter__()
         return self
 
     def __exit__(self, kind: type | None, *rest: object) -> None:
         try:
-            self._video.__exit__(kind, *rest)
-            if kind is None and self._strips:
-                write_png(
-                    self.folder / "sheet.png", contact_sheet(tuple(self._strips.values()), self._names, self._colours)
-                )
+            if kind is None:
+                cluster.gathered(None)  # All have written.
+                with cluster.together():
+                    if cluster.first():
+                        self._draw()
         finally:
+            self._kept.__exit__(kind, *rest)
             with contextlib.suppress(OSError):
                 os.rmdir(self.folder)  # Only when nothing came to be in it.
+
+    def _draw(self) -> None:
+        strips = []
+        with self._kept.writing() as folder, VideoFile(self.folder / "overlay.mp4", self._fps) as video:
+            for name, (number, of) in self._videos.items():
+                strip = Strip(name, (), (), frozenset())
+                for path in sorted(folder.glob(f"{number}_*.npz")):
+                    self._check()
+                    time = int(path.stem.partition("_")[2])
+                    frame = layouts.read_frame(of.frames[time])
+                    with np.load(path) as kept:
+                        masks = dict(kept)
+                    video.write(side_by_side(views(frame, masks, self._colours, _PANEL)))
+                    if time in self._times[name]:
+                        strip = _with(strip, time, views(frame, masks, self._colours, CELL), masks)
+                strips += [strip] if strip.cells else []
+            if strips:
+                write_png(self.folder / "sheet.png", contact_sheet(strips, self._names, self._colours))
+
+
+def _with(strip: Strip, time: int, cells: Mapping[str, np.ndarray], masks: Mapping[str, np.ndarray]) -> Strip:
+    """The strip with a further frame."""
+    held = {int(k) for mask in masks.values() for k in np.unique(mask)}
+    return Strip(strip.title, (*strip.heads, f"frame {time}"), (*strip.cells, cells), strip.labels | held)

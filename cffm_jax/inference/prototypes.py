@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import sqlite3
+import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -71,7 +72,7 @@ class PrototypeStore:
         self.path = path.with_suffix(f".{process}{path.suffix}") if process else path
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = sqlite3.connect(self.path, timeout=60)
+            self._file = sqlite3.connect(self.path, timeout=60, check_same_thread=False)
             with self._file:
                 self._file.execute(
                     "CREATE TABLE IF NOT EXISTS prototypes"
@@ -82,19 +83,19 @@ class PrototypeStore:
             raise InputError(self.path, f"cannot be used to keep prototypes ({error})", remedy) from error
         found = [path, *path.parent.glob(f"{path.stem}.*{path.suffix}")]
         self._others = [_read_only(other) for other in found if other != self.path and other.exists()]
+        self._lock = threading.Lock()  # Each device has a thread that asks.
 
     def get(self, video: str, key: str) -> np.ndarray | None:
         """f32[P, C], or None."""
         query = "SELECT count, width, data FROM prototypes WHERE video = ? AND key = ?"
-        for file in (self._file, *self._others):
-            row = file.execute(query, (video, key)).fetchone()
-            if row is not None:
-                return np.frombuffer(row[2], np.float32).reshape(row[0], row[1])
-        return None
+        with self._lock:
+            rows = (file.execute(query, (video, key)).fetchone() for file in (self._file, *self._others))
+            row = next(filter(None, rows), None)
+        return None if row is None else np.frombuffer(row[2], np.float32).reshape(row[0], row[1])
 
     def put(self, video: str, key: str, prototypes: np.ndarray) -> None:
         row = (video, key, *prototypes.shape, np.ascontiguousarray(prototypes, np.float32).tobytes())
-        with self._file:
+        with self._lock, self._file:
             self._file.execute("INSERT OR REPLACE INTO prototypes VALUES (?, ?, ?, ?, ?)", row)
 
     def close(self) -> None:
@@ -104,7 +105,7 @@ class PrototypeStore:
 
 def _read_only(path: Path) -> sqlite3.Connection:
     """What another process has kept: a copy, so that its file is not held open."""
-    copy = sqlite3.connect(":memory:")
+    copy = sqlite3.connect(":memory:", check_same_thread=False)
     try:
         with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=60)) as file:
             file.backup(copy)
@@ -116,7 +117,10 @@ def _read_only(path: Path) -> sqlite3.Connection:
 
 
 class Prototyper:
-    """Gives the prototypes of videos: out of the store, or computed in one jitted call a video and stored."""
+    """Gives the prototypes of videos: out of the store, or computed in one jitted call a video and stored.
+
+    Several threads may ask, each for its own videos; they are computed on the thread's default device.
+    """
 
     def __init__(self, model: CFFM, variables: dict[str, Any], config: Config, store: PrototypeStore | None = None):
         """``model`` and ``variables`` are the network whose features are clustered; its width is the prototypes'."""
@@ -258,6 +262,7 @@ class ImportedPrototypes:
 
     def __init__(self, path: str, width: int):
         self._path, self._width = Path(path), width
+        self._lock = threading.Lock()  # A zip is one open file.
         self._found = find_centres(path)
 
     def of(self, video: layouts.Video) -> np.ndarray:
@@ -266,7 +271,8 @@ class ImportedPrototypes:
             problem = f"holds no prototypes of video {video.name}"
             raise InputError(self._path, problem, "name prototypes of all videos of the split")
         where, load = self._found[video.name]
-        array = load()
+        with self._lock:
+            array = load()
         array = array[0] if array.ndim == 3 and len(array) == 1 else array
         if array.ndim != 2 or array.shape[1] != self._width or not len(array):
             problem = f"video {video.name} is {list(array.shape)}, not [prototypes, {self._width}]"

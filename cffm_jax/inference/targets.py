@@ -21,7 +21,8 @@ from cffm_jax.data import layouts
 from cffm_jax.errors import InputError
 from cffm_jax.frames import normalise
 from cffm_jax.inference.masks import segmentation_masks
-from cffm_jax.inference.offline import Chunk, Read, VideoSegmenter, placing, read_frame, row_logits
+from cffm_jax.inference.offline import Chunk, VideoSegmenter, fetched, placing, row_logits
+from cffm_jax.inference.reading import Read, read_frame
 from cffm_jax.models.cffm import CFFM
 
 
@@ -49,26 +50,32 @@ def segment_targets(
     if segmenter.causal:
         problem = f"causal prototypes need every frame, but only some of {videos[0].name} have masks and are segmented"
         raise InputError("--eval.prototypes", problem, "give video")
-    config = segmenter.config
-    count = max(1, config.eval.chunk // (1 + len(config.data.offsets)))
-    with ThreadPoolExecutor(max(1, config.data.threads)) as pool:
-        for clips in _groups(_load(pool, segmenter, videos, ahead=2 * count), count):
-            size = clips[0].labels.shape
-            filled = clips + clips[-1:] * (count - len(clips))
-            prototypes = None
-            if segmenter.prototypes:
-                prototypes = np.stack([segmenter.prototypes.of(clip.video) for clip in filled])
-            arrays = (
-                np.stack([clip.frames for clip in filled]),
-                np.array([clip.has_reference for clip in filled]),
-                prototypes,
-            )
-            arrays = jax.device_put(arrays, placing(variables))
-            masks = _segment(segmenter.model, segmenter.rows, variables, *arrays, output_size=size)
-            masks = {row: np.asarray(masks[row]) for row in segmenter.rows}
+    with ThreadPoolExecutor(max(1, segmenter.config.data.threads)) as pool:
+        for clips, masks in fetched(_dispatched(pool, segmenter, variables, videos)):
             for i, clip in enumerate(clips):
                 own = {row: masks[row][i : i + 1] for row in segmenter.rows}
                 yield Chunk(clip.video, clip.target, clip.labels[None], own)
+
+
+def _dispatched(
+    pool: ThreadPoolExecutor, segmenter: VideoSegmenter, variables: dict[str, Any], videos: Sequence[layouts.Video]
+) -> Iterator[tuple[list[_Clip], dict[str, jax.Array]]]:
+    """Clips of one size, and their masks, which the device is still to compute."""
+    config = segmenter.config
+    count = max(1, config.eval.chunk // (1 + len(config.data.offsets)))
+    for clips in _groups(_load(pool, segmenter, videos, ahead=2 * count), count):
+        filled = clips + clips[-1:] * (count - len(clips))
+        prototypes = None
+        if segmenter.prototypes:
+            prototypes = np.stack([segmenter.prototypes.of(clip.video) for clip in filled])
+        arrays = (
+            np.stack([clip.frames for clip in filled]),
+            np.array([clip.has_reference for clip in filled]),
+            prototypes,
+        )
+        arrays = jax.device_put(arrays, placing(variables))
+        size = clips[0].labels.shape
+        yield clips, _segment(segmenter.model, segmenter.rows, variables, *arrays, output_size=size)
 
 
 def _groups(clips: Iterator[_Clip], count: int) -> Iterator[list[_Clip]]:

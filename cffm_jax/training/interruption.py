@@ -79,11 +79,11 @@ class Interruption:
     @contextlib.contextmanager
     def agreeing(self, several: bool) -> Iterator[None]:
         """Around a step that ``several`` processes take: a signal that comes in here waits for ``stop``."""
-        self._agreeing = several
+        before, self._agreeing = self._agreeing, self._agreeing or several
         try:
             yield
         finally:
-            self._agreeing = False
+            self._agreeing = before
 
     @property
     def wish(self) -> int:

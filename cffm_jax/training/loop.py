@@ -26,7 +26,7 @@ from cffm_jax.training.interruption import Interruption
 from cffm_jax.training.log import RunLog
 from cffm_jax.training.setup import Run, prepare
 from cffm_jax.training.speed import Compilations, Profile
-from cffm_jax.training.state import on_one_device
+from cffm_jax.training.state import on_each_device
 
 
 def train(config: Config, interruption: Interruption | None = None, *, profile: bool = False) -> dict[str, Scores]:
@@ -234,17 +234,22 @@ class _Training:
     def evaluate(self) -> dict[str, Scores]:
         """Figures and pictures of the average of the weights where there is one, else of the weights."""
         run, watchers = self._run, []
-        if run.colours is not None:  # The first process draws, of its share of the videos.
-            own = cluster.share(run.held_out) if cluster.first() else ()
-            watchers.append(FrameStrips(own, run.colours, first=max(self._config.data.offsets)))
-        with self._log.clock.spent("evaluation"):
-            scores = evaluate(run.segmenter, on_one_device(self.state.averaged), run.held_out, watchers=watchers)
-        with self._interruption.deferred():
-            table = main_table(scores) + ("\n(EMA weights)" if self.state.ema else "")
-            pictures = {name: picture for watcher in watchers for name, picture in watcher.pictures.items()}
-            self._log.evaluation(self.step, _figures(scores), table, pictures)
-            own = next(iter(scores.values()))  # The others are its parts'.
-            self._checkpoints.record(self.step, own.figures().miou)
+        if run.colours is not None:
+            watchers.append(FrameStrips(run.held_out, run.colours, first=max(self._config.data.offsets)))
+        with self._interruption.agreeing(jax.process_count() > 1):
+            with self._log.clock.spent("evaluation"):
+                variables, *copies = on_each_device(self.state.averaged, self._config.eval.devices)
+                scores = evaluate(
+                    run.segmenter, variables, run.held_out,
+                    watchers=watchers, copies=copies, interruption=self._interruption,
+                )  # fmt: skip
+                drawn = cluster.gathered([watcher.pictures for watcher in watchers])
+            with self._interruption.deferred():
+                table = main_table(scores) + ("\n(EMA weights)" if self.state.ema else "")
+                pictures = {name: picture for share in drawn for strips in share for name, picture in strips.items()}
+                self._log.evaluation(self.step, _figures(scores), table, dict(sorted(pictures.items())))
+                own = next(iter(scores.values()))  # The others are its parts'.
+                self._checkpoints.record(self.step, own.figures().miou)
         return scores
 
 

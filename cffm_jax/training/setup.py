@@ -23,6 +23,7 @@ from cffm_jax.data.classes import read_classes
 from cffm_jax.data.manifest import read_manifest
 from cffm_jax.data.pipeline import training_batches
 from cffm_jax.errors import InputError
+from cffm_jax.inference.devices import chosen_devices
 from cffm_jax.inference.evaluate import evaluation_videos
 from cffm_jax.inference.offline import VideoSegmenter
 from cffm_jax.inference.prototypes import all_prototypes, prototype_source
@@ -180,6 +181,7 @@ def check(config: Config, mesh: Mesh) -> None:
     """InputError for settings that do not fit together, the machine, or the dataset's folder."""
     plan = config.train
     require_shares(plan.batch_size, mesh, plan.accumulate)
+    chosen_devices(config.eval.devices, mesh.local_devices)
     for name in ("steps", "log_every", "checkpoint_every", "keep", "bad_steps"):
         if getattr(plan, name) < 1:
             raise InputError(f"--train.{name}", f"is {getattr(plan, name)}", "give at least 1")

@@ -151,12 +151,18 @@ def state_sharded(mesh: Mesh, tree: Any) -> Any:
     return jax.tree.map(sharding, tree)
 
 
-def on_one_device(variables: Any) -> Any:
-    """The arrays of a mesh, whole on the first device of this process; all processes have to call it."""
+def on_each_device(variables: Any, number: int = 0) -> list[Any]:
+    """The arrays of a mesh, whole, on each of the first ``number`` devices of this process (0: of all); all processes
+    have to call it."""
     split = [leaf for leaf in jax.tree.leaves(variables) if not leaf.is_fully_replicated]
     if split:
         variables = jax.jit(lambda tree: tree, out_shardings=replicated(split[0].sharding.mesh))(variables)
-    return jax.tree.map(lambda leaf: leaf.addressable_data(0), variables)
+
+    def on(device: int) -> Any:
+        return jax.tree.map(lambda leaf: leaf.addressable_data(device), variables)
+
+    there = len(jax.tree.leaves(variables)[0].addressable_shards)
+    return [on(device) for device in range(number or there)]
 
 
 def init_variables(model: CFFM, key: jax.Array) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The evaluation's report: one page of HTML with its pictures inside. Needs neither a model nor JAX.
+"""The evaluation's report: one page of HTML with its pictures inside. Needs no model.
 
 ``page`` says what stands on it.
 """
@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from cffm_jax import tables
+from cffm_jax import cluster, tables
 from cffm_jax.config import IGNORED_LABEL, Config
 from cffm_jax.data import classes, layouts
 from cffm_jax.data.drawing import INPUT, TRUTH, shown_size
@@ -49,8 +49,8 @@ Samples = Callable[[layouts.Video], Mapping[int, Mapping[str, np.ndarray]]]
 class MaskSamples:
     """Keeps masks of a few frames of every video: which of the videos are shown is known only at the end.
 
-    To be called with each chunk. They are kept as PNGs at the size at which they are shown, of some 5 KB: 20 MB for
-    the four rows of VSPW's 343 validation videos.
+    To be called with each chunk, by any process or thread, and then ``gather``ed. They are kept as PNGs at the size at
+    which they are shown, of some 5 KB: 20 MB for the four rows of VSPW's 343 validation videos.
 
     Args:
       videos: those that will be segmented.
@@ -66,6 +66,10 @@ class MaskSamples:
             if 0 <= (i := time - chunk.start) < len(chunk.own):
                 encoded = {row: _png(_reduced(masks[i])) for row, masks in chunk.masks.items()}
                 self._kept.setdefault(chunk.video.name, {})[time] = encoded
+
+    def gather(self) -> None:
+        """Takes in what the other processes keep; all have to call it."""
+        self._kept = {name: kept for share in cluster.gathered(self._kept) for name, kept in share.items()}
 
     def of(self, video: layouts.Video) -> dict[int, dict[str, np.ndarray]]:
         """As `Samples`."""
