@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import functools
 import itertools
+import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -93,7 +95,11 @@ def _score(
     num_classes = segmenter.config.model.num_classes
     rows = {row: Scores.empty(num_classes) for row in segmenter.rows}
     tallies: dict[str, VideoTally] = {}
-    with _on_device_of(variables), contextlib.closing(_segment(segmenter, variables, videos)) as chunks:
+    with (
+        _on_device_of(variables),
+        ThreadPoolExecutor(os.cpu_count()) as pool,
+        contextlib.closing(_segment(segmenter, variables, videos)) as chunks,
+    ):
         for chunk in chunks:
             if stop.is_set():
                 break
@@ -102,8 +108,7 @@ def _score(
                 tallies = {row: VideoTally.empty(num_classes, sparse) for row in rows}
             if chunk.labels is not None:
                 for row, masks in chunk.masks.items():
-                    for label, mask in zip(chunk.labels, masks, strict=True):
-                        tallies[row] = tallies[row].update(label, mask)
+                    tallies[row] = tallies[row].extend(chunk.labels, masks, pool)
                 if chunk.start + len(chunk.own) == targets[-1] + 1:
                     for row, tally in tallies.items():
                         rows[row] = rows[row].update(tally.score(chunk.video.name))
