@@ -117,7 +117,9 @@ def _evaluate(prepared: _Prepared, interruption: Interruption) -> None:
             samples = write.MaskSamples(videos, first=max(config.data.offsets))
             watchers.append(samples)
         variables, *copies = prepared.copies
-        segmenter = VideoSegmenter(prepared.model, config, prepared.source)
+        # A submission alone needs no other masks than the network's own.
+        parts = not options.submission or bool(options.pictures)
+        segmenter = VideoSegmenter(prepared.model, config, prepared.source, parts=parts)
         rows = evaluate(segmenter, variables, videos, watchers=watchers, copies=copies, interruption=interruption)
     if samples:
         samples.gather()
