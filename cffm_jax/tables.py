@@ -201,7 +201,8 @@ TABLE2 = Table(
         Row("cffm++-b2", "CFFM++, B2", with_global(cffm("b2")), 42.0, 88.9, 84.7, where=TEST_SERVER),
     ),
     "The networks are those of Table 1. The labels are not public: the figures come from the server of the VSPW2021 "
-    "challenge, and no command here writes a submission yet.",
+    "challenge, for which `python eval.py --checkpoint runs/cffm_b1_vspw --submission masks.zip` writes the masks "
+    "(none has been sent).",
     ablation=False,
 )
 TABLE3 = Table(
