@@ -36,6 +36,12 @@ def _beside(path: Path) -> Path:
     return path.parent / f".{path.name[:64]}.partial"
 
 
+def _require_possible(path: Path) -> None:
+    """OSError for a name that no file can have, now and not after the work."""
+    with contextlib.suppress(FileNotFoundError):
+        os.lstat(path)
+
+
 @contextlib.contextmanager
 def whole_file(path: str | Path, remedy: str = _ROOM) -> Iterator[Path]:
     """The name to write to: it becomes ``path`` when the block ends, and goes if the block fails in any way.
@@ -48,6 +54,7 @@ def whole_file(path: str | Path, remedy: str = _ROOM) -> Iterator[Path]:
     try:
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):  # Writing says it.
             partial.unlink()
+        _require_possible(path)
         yield partial
         with partial.open("r+b") as file:
             os.fsync(file.fileno())
@@ -100,6 +107,7 @@ class WholeFolder:
             for parent in reversed(missing):
                 parent.mkdir(exist_ok=True)
                 self._made.append(parent)
+            _require_possible(self.folder)
             self.partial.mkdir()
         except OSError as error:
             self.remove()

@@ -93,7 +93,7 @@ def test_training_leaves_checkpoints_log_and_config(trained, data):
     assert (
         stored.workdir.endswith("shared_trained/run") and stored.data.root == str(data) and stored.train.steps == STEPS
     )
-    assert (stored.model, stored.eval) == (default.model, default.eval)
+    assert (stored.model, stored.eval) == (default.model, dataclasses.replace(default.eval, devices=1))
     lines = log_lines(workdir, "train")
     assert [line["step"] for line in lines] == [1, 2, 3, 4]
     for line in lines:

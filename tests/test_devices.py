@@ -26,7 +26,7 @@ from cffm_jax.models import mit
 from cffm_jax.settings import load_config
 from cffm_jax.training.checkpoint import Checkpoints
 from cffm_jax.training.interruption import Interruption
-from cffm_jax.training.state import build_model, init_state, init_variables, make_mesh
+from cffm_jax.training.state import build_model, draw_variables, init_state, make_mesh
 
 LENGTHS = (5, 18, 1, 17, 9)
 
@@ -195,7 +195,8 @@ def checkpoint(split, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(mit.SIZES, "b0", dataclasses.replace(mit.SIZES["b0"], depths=(1, 1, 1, 1)))
         model = build_model(config)
-        variables = jax.device_get(init_variables(model, jax.random.key(0)))
+        # A function of its own: another test may have compiled one for the same model at its full depth.
+        variables = jax.device_get(jax.jit(lambda key: draw_variables(model, key))(jax.random.key(0)))
         params = jax.tree.map(lambda x: 5 * x if x.ndim > 1 else x, variables["params"])
         state = init_state(model, {**variables, "params": params}, optax.sgd(1.0), make_mesh(1))
         folder = tmp_path_factory.mktemp("run")

@@ -64,9 +64,7 @@ ATTACKS: dict[str, Callable[[str], Any]] = {
     "a call of a call": lambda s: Call(
         Call(Global("builtins", "getattr"), (Call(Global("builtins", "__import__"), ("os",)), "system")), (shell(s),)
     ),
-    "a nested name": lambda s: Raw(
-        text("cffm_jax.conversion.writers") + text("os.system") + b"\x93" + opcodes((shell(s),)) + b"R"
-    ),
+    "a nested name": lambda s: Raw(text("cffm_jax.whole") + text("os.system") + b"\x93" + opcodes((shell(s),)) + b"R"),
     "a pickle in a pickle": lambda s: Call(
         Global("pickle", "loads"), (Raw(b"B" + struct.pack("<I", len(INNER(s))) + INNER(s)),)
     ),

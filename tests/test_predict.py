@@ -411,7 +411,7 @@ def test_no_checkpoint(shared, tmp_path, refused):
 # --- outputs that cannot be written
 
 
-@pytest.mark.parametrize("output", ["file", "file/below", "/proc/nothing/out", "/dev/null/out", "x" * 300, "n" * 250])
+@pytest.mark.parametrize("output", ["file", "file/below", "/proc/nothing/out", "/dev/null/out", "x" * 300])
 def test_unwritable_outputs(output, shared, tmp_path, refused):
     (tmp_path / "file").write_text("mine")
     refused(predict_command, [shared / "a.mp4", "--checkpoint", "none", "--output", tmp_path / output], "; ")

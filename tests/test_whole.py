@@ -68,6 +68,13 @@ def test_the_longest_names_can_be_written(tmp_path, name):
     assert names(tmp_path) == sorted([name, "folder"]) and names(tmp_path / "folder") == [name]
 
 
+def test_a_name_that_is_too_long_is_told_before_the_work(tmp_path):
+    for made in (whole.whole_file(tmp_path / ("n" * 256)), whole.WholeFolder(tmp_path / "new" / ("n" * 256))):
+        with pytest.raises(InputError, match="File name too long"), made:
+            pytest.fail("the work has begun")
+    assert names(tmp_path) == []
+
+
 @pytest.mark.parametrize("there", [False, True], ids=["new", "empty"])
 def test_a_folder_appears_at_the_end(tmp_path, there):
     folder = tmp_path / "a" / "b"

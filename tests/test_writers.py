@@ -11,7 +11,7 @@ import pytest
 import safetensors.numpy
 from weight_files import assert_same
 
-from cffm_jax.conversion import writers
+from cffm_jax import whole
 from cffm_jax.conversion.files import open_weights, read_state_dict
 from cffm_jax.conversion.writers import write_safetensors, write_torch
 from cffm_jax.errors import InputError
@@ -130,7 +130,7 @@ def interrupted(*_):
 def test_what_is_there_stays_when_writing_fails(tmp_path, name, what, fault, error, monkeypatch):
     path = tmp_path / name
     path.write_bytes(b"before")
-    monkeypatch.setattr(writers.os, what, fault)
+    monkeypatch.setattr(whole.os, what, fault)
     with pytest.raises(error, match="cannot be written" if error is InputError else None):
         WRITERS[name](path, arrays())
     assert list(tmp_path.iterdir()) == [path] and path.read_bytes() == b"before"
