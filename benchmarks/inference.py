@@ -30,13 +30,14 @@ import jax
 import numpy as np
 from model import environment, fixed, header, line
 
-from cffm_jax.config import Config, DataConfig, EvalConfig, ModelConfig
+from cffm_jax.config import Config, DataConfig, ModelConfig
 from cffm_jax.data.classes import palette
 from cffm_jax.data.pipeline import evaluation_size
 from cffm_jax.errors import InputError
 from cffm_jax.media.outputs import MaskImages
 from cffm_jax.media.pyav import require_av
 from cffm_jax.media.source import Frame
+from cffm_jax.memory import use_huge_pages
 from cffm_jax.models.mit import SIZES
 from cffm_jax.settings import parse_command, run_command
 from cffm_jax.training.state import build_model
@@ -68,8 +69,8 @@ class Options:
     """Engines; the others are compared with clip."""
     streams: tuple[int, ...] = (2, 4, 8)
     """How many streams are batched, a row for each."""
-    chunk: int = EvalConfig.chunk
-    """Frames of an offline call."""
+    chunk: tuple[int, ...] = (1, 8)
+    """Frames of an offline call, a row for each."""
     torch_batch: tuple[int, ...] = (1,)
     """Frames of a call of PyTorch, a row for each."""
     size: tuple[int, int] = (480, 853)
@@ -246,7 +247,7 @@ def plans(options: Options) -> Iterator[Plan]:
     """All rows; of each model and type clip by clip first."""
     for name in options.models:
         for dtype in options.dtypes:
-            batches = {"clip": (1,), "papers": (2,), "offline": (options.chunk,), "stream": (1,)}
+            batches = {"clip": (1,), "papers": (2,), "offline": options.chunk, "stream": (1,)}
             batches["streams"] = options.streams
             for mode in (mode for mode in batches if mode in options.modes):
                 for batch in batches[mode]:
@@ -386,4 +387,5 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
+    use_huge_pages()
     sys.exit(run_command(main))

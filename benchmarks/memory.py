@@ -21,9 +21,9 @@ import jax
 import numpy as np
 
 from cffm_jax import weights
-from cffm_jax.commands import share_freed_memory
 from cffm_jax.config import Config, DataConfig, ModelConfig, PrototypeConfig
 from cffm_jax.inference import predict
+from cffm_jax.memory import share_freed_memory
 from cffm_jax.models.cffm import create_model
 from cffm_jax.training.state import init_variables
 

@@ -38,6 +38,7 @@ from cffm_jax.errors import InputError
 from cffm_jax.frames import normalise
 from cffm_jax.inference.masks import segmentation_masks
 from cffm_jax.inference.offline import VideoSegmenter
+from cffm_jax.memory import use_huge_pages
 from cffm_jax.models.cffm import CFFM, GLOBAL_WEIGHT, INPUT_MULTIPLE
 from cffm_jax.optim import make_optimizer
 from cffm_jax.settings import parse_command, run_command
@@ -377,4 +378,5 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
+    use_huge_pages()
     sys.exit(run_command(main))

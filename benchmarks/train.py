@@ -26,6 +26,7 @@ from typing import Any, Literal
 from model import environment, fixed, header, line
 
 from cffm_jax.errors import InputError
+from cffm_jax.memory import use_huge_pages
 from cffm_jax.models.mit import SIZES
 from cffm_jax.settings import parse_command, run_command
 
@@ -253,4 +254,5 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
+    use_huge_pages()
     sys.exit(run_command(main))

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import ctypes
 import dataclasses
 import os
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
@@ -14,6 +12,7 @@ import tyro
 
 from cffm_jax.config import ClusterConfig, Config
 from cffm_jax.errors import InputError
+from cffm_jax.memory import share_freed_memory
 from cffm_jax.settings import Settings, load_config, parse_command
 from cffm_jax.training.interruption import Interruption
 from cffm_jax.whole import require_writable
@@ -92,15 +91,6 @@ def cache_compilations() -> None:
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         jax.config.update("jax_compilation_cache_dir", str(cache / "cffm_jax" / "xla"))
-
-
-def share_freed_memory() -> None:
-    """Lets threads share what they free, where the C library is glibc: it keeps that apart for each thread, so that a
-    stream would seem to grow by a few buffers for every thread that comes to compute. Before the first thread."""
-    if sys.platform == "linux":
-        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # Others have none.
-        if mallopt is not None:
-            mallopt(_ARENA_MAX, 1)
 
 
 def train_command(argv: Sequence[str]) -> None:

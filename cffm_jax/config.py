@@ -194,8 +194,8 @@ class TrainConfig:
 
 @dataclasses.dataclass(frozen=True)
 class EvalConfig:
-    chunk: int = 8
-    """Target frames segmented in one jitted call."""
+    chunk: int = 0
+    """Target frames segmented in one jitted call; 0: 8, on a CPU as many as one frame of 480p has pixels."""
     prototypes: Literal["video", "causal", "both"] = "video"
     """Prototypes of the whole video, of the frames seen so far, or a row of figures for each (CFFM++)."""
     devices: int = 0

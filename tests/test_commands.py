@@ -519,7 +519,7 @@ def test_training_data_at_fault_in_loader_processes(broken, tmp_path, spoil):
         (["--data.offsets", "6", "3"], ["--data.offsets", "is 6 3", "give 3 numbers"]),
         (["--data.offsets", "3", "6", "9"], ["--data.offsets", "is 3 6 9", "the largest first"]),
         (["--data.threads", "0"], ["--data.threads", "at least 1"]),
-        (["--eval.chunk", "0"], ["--eval.chunk", "is 0"]),
+        (["--eval.chunk", "-1"], ["--eval.chunk", "is -1"]),
         (["--train.devices", "8"], ["--train.batch_size", "2 clips do not divide over 8 devices"]),
         (["--train.devices", "9"], ["--train.devices", "9 asked for, 8 here"]),
         (["--init.model", "a", "--init.encoder", "b"], ["--init.encoder", "together with --init.model"]),

@@ -17,7 +17,7 @@ from cffm_jax.data.layouts import Video
 from cffm_jax.data.pipeline import load_evaluation_frame
 from cffm_jax.errors import InputError
 from cffm_jax.frames import normalise
-from cffm_jax.inference import targets
+from cffm_jax.inference import offline, targets
 from cffm_jax.inference.evaluate import evaluate
 from cffm_jax.inference.offline import FRAME_ROW, VideoSegmenter, row_names
 from cffm_jax.metrics import Confusion
@@ -95,6 +95,18 @@ def test_masks_equal_the_clip_by_clip_definition(setting, chunks):
 def test_the_first_three_frames_have_their_own_logits(chunks):
     for name in ("long", "short"):
         np.testing.assert_array_equal(gathered(chunks, name, "CFFM")[:3], gathered(chunks, name, FRAME_ROW)[:3])
+
+
+@pytest.mark.parametrize(
+    ("backend", "scale", "given", "expected"),
+    [
+        ("cpu", (853, 480), 0, 1), ("cpu", (426, 240), 0, 4), ("cpu", (96, 64), 0, 8), ("cpu", (1920, 1080), 0, 1),
+        ("gpu", (853, 480), 0, 8), ("gpu", (96, 64), 0, 8), ("cpu", (853, 480), 5, 5), ("gpu", (96, 64), 5, 5),
+    ],
+)  # fmt: skip
+def test_frames_of_a_call(monkeypatch, backend, scale, given, expected):
+    monkeypatch.setattr(offline.jax, "default_backend", lambda: backend)
+    assert offline.chunk_size(Config(data=DataConfig(scale=scale), eval=EvalConfig(chunk=given))) == expected
 
 
 @pytest.mark.parametrize("chunk", [1, 5, 16])

@@ -34,6 +34,10 @@ class PrototypeSource(Protocol):
 
 
 FRAME_ROW = "per-frame (SegFormer)"
+_CHUNK = 8
+"""Frames of a call."""
+_CPU_PIXELS = 480 * 864
+"""Pixels of a call on a CPU at most, if it is not of one frame."""
 
 
 def row_names(model: CFFM, prototypes: str = "video") -> tuple[str, ...]:
@@ -75,6 +79,16 @@ class _State(NamedTuple):
     running: RunningClusters | None
 
 
+def chunk_size(config: Config) -> int:
+    """Frames of a call: ``eval.chunk``, or what suits the device.
+
+    On CPUs the maps of two frames of 480p no longer fit into the cache, and each frame takes longer than alone.
+    """
+    width, height = config.data.scale
+    on_cpu = max(1, min(_CHUNK, _CPU_PIXELS // (width * height)))
+    return config.eval.chunk or (on_cpu if jax.default_backend() == "cpu" else _CHUNK)
+
+
 class VideoSegmenter:
     """Segments videos frame by frame with the released rule for the references of the first frames.
 
@@ -86,7 +100,7 @@ class VideoSegmenter:
         ``parts`` there are the model's own masks alone, not those of what it is made of too: less work."""
         self.config = config
         self.memory = max(config.data.offsets)
-        self.chunk = config.eval.chunk
+        self.chunk = chunk_size(config)
         names = row_names(model, config.eval.prototypes)
         self.rows = names if parts else names[:1]
         self.model = model
@@ -143,7 +157,7 @@ class VideoSegmenter:
     ) -> Iterator[tuple[tuple[layouts.Video, int, Loaded], dict[str, jax.Array]]]:
         """The chunks that were read, and their masks, which the device is still to compute."""
         state = prototypes = None
-        for video, start, loaded in load_chunks(pool, videos, self.config, labels):
+        for video, start, loaded in load_chunks(pool, videos, self.chunk, self.config, labels):
             h, w = loaded.frames.shape[1:3]
             if start == 0:
                 self._require_tokens(video, h, w)

@@ -34,15 +34,14 @@ class Loaded(NamedTuple):
 
 
 def load_chunks(
-    pool: ThreadPoolExecutor, videos: Sequence[layouts.Video], config: Config, labels: bool
+    pool: ThreadPoolExecutor, videos: Sequence[layouts.Video], step: int, config: Config, labels: bool
 ) -> Iterator[tuple[layouts.Video, int, Loaded]]:
-    """The videos in chunks of ``eval.chunk`` frames: each with its video and the index of its first frame. A chunk is
+    """The videos in chunks of ``step`` frames: each with its video and the index of its first frame. A chunk is
     read ahead of the one in use.
 
     Raises:
       InputError: a file cannot be used, or frames of a chunk differ in size.
     """
-    step = config.eval.chunk
     spans = [(v, s, min(s + step, len(v.frames))) for v in videos for s in range(0, len(v.frames), step)]
     waiting: deque[tuple[layouts.Video, int, list[Future]]] = deque()
 

@@ -41,7 +41,7 @@ def segment_targets(
 ) -> Iterator[Chunk]:
     """A chunk of one frame for each frame of the videos that has a mask, in order.
 
-    ``eval.chunk`` bounds the frames that are encoded in one call.
+    ``chunk_size`` bounds the frames that are encoded in one call.
 
     Raises:
       InputError: a file cannot be read, frames of a clip differ in size, a video has no prototypes, or causal ones are
@@ -62,7 +62,7 @@ def _dispatched(
 ) -> Iterator[tuple[list[_Clip], dict[str, jax.Array]]]:
     """Clips of one size, and their masks, which the device is still to compute."""
     config = segmenter.config
-    count = max(1, config.eval.chunk // (1 + len(config.data.offsets)))
+    count = max(1, segmenter.chunk // (1 + len(config.data.offsets)))
     for clips in _groups(_load(pool, segmenter, videos, ahead=2 * count), count):
         filled = clips + clips[-1:] * (count - len(clips))
         prototypes = None

@@ -64,11 +64,10 @@ def build_model(config: Config) -> CFFM:
     if len(offsets) != len(m.receptive) or min(offsets, default=0) < 1 or list(offsets) != sorted(offsets)[::-1]:
         remedy = f"give {len(m.receptive)} numbers of at least 1, the largest first; as many as --model.receptive"
         raise InputError("--data.offsets", f"is {' '.join(map(str, offsets))}", remedy)
-    if config.eval.chunk < 1 or min(config.data.scale) < 1:
-        option, value = (
-            ("--eval.chunk", config.eval.chunk) if config.eval.chunk < 1 else ("--data.scale", config.data.scale)
-        )
-        raise InputError(option, f"is {value}", "give at least 1")
+    if config.eval.chunk < 0:
+        raise InputError("--eval.chunk", f"is {config.eval.chunk}", "give at least 1, or 0 for what suits the device")
+    if min(config.data.scale) < 1:
+        raise InputError("--data.scale", f"is {config.data.scale}", "give at least 1")
     try:
         reference_sources(m.receptive, m.pooling)
     except ValueError as error:
