@@ -178,6 +178,10 @@ def test_confusion_refuses(labels, predictions, message):
         Confusion.empty(K).update(np.array(labels), np.array(predictions))
 
 
+def test_no_pixels_are_no_counts():
+    assert Confusion.empty(K).update(np.zeros((0, 4), np.uint8), np.zeros((0, 4), np.uint8)).counts.sum() == 0
+
+
 def test_predictions_of_ignored_pixels_do_not_matter():
     ignored = np.full((3, 4), 255, np.uint8)
     assert Confusion.empty(K).update(ignored, ignored).counts.sum() == 0

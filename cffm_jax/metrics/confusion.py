@@ -50,8 +50,8 @@ class Confusion:
         # No mask is needed: rows and columns beyond the classes are cut off after counting.
         table = _joint_counts(labels, predictions)
         k = len(self.counts)
-        counted = table[:k, :k]
-        if counted.sum() + table[IGNORED_LABEL].sum() != labels.size:
+        counted = table[:k, :k].astype(np.int64)
+        if counted.sum() + table[IGNORED_LABEL].sum(dtype=np.int64) != labels.size:
             wrong_label = table[k:IGNORED_LABEL].any()
             raise ValueError(f"{'labels' if wrong_label else 'predictions'} hold a value that is not in 0..{k - 1}")
         return Confusion(self.counts + counted)
@@ -93,13 +93,17 @@ class Confusion:
 
 
 def _joint_counts(labels: np.ndarray, predictions: np.ndarray) -> np.ndarray:
-    """i64[256,256]: how often each pair of bytes occurs at the same place of two arrays u8[...]."""
+    """[256,256]: how often each pair of bytes occurs at the same place of two arrays u8[...]; whole numbers."""
     pair = [_mixed(np.ascontiguousarray(array).reshape(-1)) for array in (labels, predictions)]
-    counts = np.zeros((256, 256), np.int64)
-    for start in range(0, labels.size, _EXACT):
+
+    def counts(start: int) -> np.ndarray:
         part = [array[:, start : start + _EXACT] for array in pair]
-        counts += cv2.calcHist(part, [0, 1], None, [256, 256], [0, 256, 0, 256]).astype(np.int64)
-    return counts
+        return cv2.calcHist(part, [0, 1], None, [256, 256], [0, 256, 0, 256])
+
+    if 0 < labels.size <= _EXACT:
+        return counts(0)
+    parts = (counts(start).astype(np.int64) for start in range(0, labels.size, _EXACT))
+    return sum(parts, np.zeros((256, 256), np.int64))
 
 
 def _mixed(pixels: np.ndarray) -> np.ndarray:
