@@ -17,8 +17,6 @@ from cffm_jax.settings import Settings, load_config, parse_command
 from cffm_jax.training.interruption import Interruption
 from cffm_jax.whole import require_writable
 
-_ARENA_MAX = -8
-"""glibc's M_ARENA_MAX."""
 _SUBMITTED = "test"
 """The split that ``--submission`` takes unless another is named."""
 

@@ -31,6 +31,12 @@ def require_writable(path: Path) -> None:
         raise InputError(path, "cannot be written", "name a file in a folder that can be written")
 
 
+def require_new_folder(folder: str | Path, of_what: str) -> None:
+    """InputError, before the work, where there is something already: anything but an empty folder."""
+    if os.path.lexists(folder) and (not os.path.isdir(folder) or os.listdir(folder)):
+        raise InputError(folder, "exists and is not empty", f"name a new folder for {of_what}")
+
+
 def _beside(path: Path) -> Path:
     # Cut, as a name may be as long as the file system allows.
     return path.parent / f".{path.name[:64]}.partial"

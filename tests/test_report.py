@@ -340,7 +340,7 @@ def test_published_rows_are_those_of_the_model_and_its_data():
 def test_folder_is_new_and_whole(own, tmp_path, monkeypatch):
     rows = made_scores(own, ("CFFM",), 3)
     (tmp_path / "report").mkdir()
-    write.require_new_folder(tmp_path / "report")  # Empty is new.
+    write.require_place(tmp_path / "report")  # Empty is new.
     monkeypatch.setattr(write, "page", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         written(tmp_path, rows, own, THREE)
@@ -348,11 +348,11 @@ def test_folder_is_new_and_whole(own, tmp_path, monkeypatch):
     assert not list((tmp_path / "report").iterdir()) and len(list(tmp_path.iterdir())) == 1
     written(tmp_path, rows, own, THREE)
     with pytest.raises(InputError, match="report: exists and is not empty; name a new folder"):
-        write.require_new_folder(tmp_path / "report")
+        write.require_place(tmp_path / "report")
     (tmp_path / "file").write_text("")
     for folder in (tmp_path / "file", tmp_path / "file" / "report"):
         with pytest.raises(InputError):
-            write.require_new_folder(folder)
+            write.require_place(folder)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "report"]
 
 

@@ -32,7 +32,7 @@ from cffm_jax.data.drawing import (
 from cffm_jax.data.pipeline import training_batches
 from cffm_jax.errors import InputError
 from cffm_jax.settings import Settings, load_config, parse_command, run_command
-from cffm_jax.whole import unwritable
+from cffm_jax.whole import require_new_folder, unwritable
 
 OVERLAY = "with its mask"
 _STEPS = 5
@@ -121,8 +121,7 @@ def main(argv: Sequence[str]) -> None:
     if options.seed < 0:
         raise InputError("--seed", f"is {options.seed}", "give at least 0")
     folder = Path(options.output)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(folder, "exists and is not empty", "name a new folder for the pictures")
+    require_new_folder(folder, "the pictures")
     config = options.settings
     videos = layouts.read_videos(config.data, config.data.train_split)
     names, colours = read_classes(config.data.root, config.model.num_classes, config.data.layout)

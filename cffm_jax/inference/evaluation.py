@@ -20,7 +20,7 @@ from cffm_jax.errors import InputError
 from cffm_jax.inference import prototypes, scores
 from cffm_jax.inference.devices import chosen_devices
 from cffm_jax.inference.evaluate import evaluate, evaluation_videos
-from cffm_jax.inference.mask_files import PredictionWriter, require_new
+from cffm_jax.inference.mask_files import WHAT, PredictionWriter
 from cffm_jax.inference.offline import PrototypeSource, VideoSegmenter
 from cffm_jax.inference.pictures import PictureCollector
 from cffm_jax.inference.report import write
@@ -31,7 +31,7 @@ from cffm_jax.training.interruption import Interruption
 from cffm_jax.training.same_config import require_same_model
 from cffm_jax.training.state import build_model
 from cffm_jax.weights import beside, complete, open_stored
-from cffm_jax.whole import require_writable, write_json
+from cffm_jax.whole import require_new_folder, require_writable, write_json
 
 if TYPE_CHECKING:
     from cffm_jax.commands import EvalOptions
@@ -161,9 +161,9 @@ def _require_places(options: EvalOptions, output: Path, videos: Sequence[Video])
     else:
         require_writable(output)
     if options.report:
-        write.require_new_folder(options.report)
+        write.require_place(options.report)
     if options.save_predictions:
-        require_new(options.save_predictions)
+        require_new_folder(options.save_predictions, WHAT)
 
 
 def _watchers(prepared: _Prepared, check: Callable[[], None]) -> list[contextlib.AbstractContextManager]:
@@ -224,7 +224,7 @@ def score_predictions(options: EvalOptions, interruption: Interruption) -> None:
     output = Path(options.output or f"{options.predictions.rstrip('/')}.json")
     require_writable(output)
     if options.report:
-        write.require_new_folder(options.report)
+        write.require_place(options.report)
     result = scores.score_predictions(
         videos, options.predictions, config.model.num_classes, names, max_videos=config.eval.max_videos
     )

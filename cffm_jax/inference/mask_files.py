@@ -10,20 +10,16 @@ import numpy as np
 from PIL import Image
 
 from cffm_jax import cluster
-from cffm_jax.errors import InputError
 from cffm_jax.inference.offline import Chunk
 from cffm_jax.inference.shared_folder import SharedFolder
+from cffm_jax.whole import require_new_folder
+
+WHAT = "the predictions"
 
 
 def frame_file(frame: str) -> str:
     """The name of a frame's mask."""
     return f"{os.path.splitext(os.path.basename(frame))[0]}.png"
-
-
-def require_new(folder: str | Path) -> None:
-    """InputError, before the work, where there is something already."""
-    if os.path.lexists(folder) and (not os.path.isdir(folder) or os.listdir(folder)):
-        raise InputError(folder, "exists and is not empty", "name a new folder for the predictions")
 
 
 class PredictionWriter:
@@ -35,7 +31,7 @@ class PredictionWriter:
     def __init__(self, folder: str | Path, colours: np.ndarray):
         """``colours`` u8[256,3], as of ``classes.palette``."""
         if cluster.first():
-            require_new(folder)
+            require_new_folder(folder, WHAT)
         self._made = SharedFolder(folder)
         self._palette = colours.tobytes()
 

@@ -25,7 +25,7 @@ from cffm_jax.data.drawing import (
     views,
     write_png,
 )
-from cffm_jax.inference.shared_folder import SharedFolder
+from cffm_jax.inference.shared_folder import SharedFolder, when_all_have_written
 from cffm_jax.whole import unwritable
 
 if TYPE_CHECKING:
@@ -231,10 +231,7 @@ class PictureCollector:
     def __exit__(self, kind: type | None, *rest: object) -> None:
         try:
             if kind is None:
-                cluster.gathered(None)  # All have written.
-                with cluster.together():
-                    if cluster.first():
-                        self._draw()
+                when_all_have_written(self._draw)
         finally:
             self._kept.__exit__(kind, *rest)
             with contextlib.suppress(OSError):

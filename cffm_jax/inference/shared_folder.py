@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
@@ -17,6 +17,14 @@ from cffm_jax.whole import WholeFolder
 _LOOKS, _BETWEEN = 20, 0.5
 """How often, and after how many seconds each, another process looks for what the first has written: network file
 systems may be late."""
+
+
+def when_all_have_written(work: Callable[[], None]) -> None:
+    """What the first process does then; all have to call it, and an error of that is raised in all."""
+    cluster.gathered(None)
+    with cluster.together():
+        if cluster.first():
+            work()
 
 
 class SharedFolder:
@@ -61,10 +69,7 @@ class SharedFolder:
         if kind is not None or not self._keep:
             self._remove()
             return
-        cluster.gathered(None)  # All have written.
-        with cluster.together():
-            if cluster.first():
-                self._made.__exit__(None)
+        when_all_have_written(lambda: self._made.__exit__(None))
 
     def _remove(self) -> None:
         if cluster.first():

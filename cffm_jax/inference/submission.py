@@ -17,7 +17,6 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from cffm_jax import cluster
 from cffm_jax.data import cityscapes
 from cffm_jax.data.files import open_image
 from cffm_jax.data.records import read_all, source_layout
@@ -25,7 +24,7 @@ from cffm_jax.data.videos import Coding, Video
 from cffm_jax.errors import InputError
 from cffm_jax.inference.mask_files import frame_file
 from cffm_jax.inference.scores import prediction_paths, read_prediction
-from cffm_jax.inference.shared_folder import SharedFolder
+from cffm_jax.inference.shared_folder import SharedFolder, when_all_have_written
 from cffm_jax.whole import require_writable, whole_file
 
 if TYPE_CHECKING:
@@ -95,10 +94,7 @@ class SubmissionWriter:
     def __exit__(self, kind: type | None, *rest: Any) -> None:
         try:
             if kind is None:
-                cluster.gathered(None)  # All have written.
-                with cluster.together():
-                    if cluster.first():
-                        self._write()
+                when_all_have_written(self._write)
         finally:
             self._made.__exit__(kind, *rest)
 

@@ -20,14 +20,13 @@ from cffm_jax import cluster, tables
 from cffm_jax.config import IGNORED_LABEL, Config
 from cffm_jax.data import classes, layouts
 from cffm_jax.data.drawing import INPUT, TRUTH, shown_size
-from cffm_jax.errors import InputError
 from cffm_jax.inference.pictures import shown_times
 from cffm_jax.inference.report.figures import About
 from cffm_jax.inference.report.page import page
 from cffm_jax.inference.report.videos import Film, Shot
 from cffm_jax.inference.scores import prediction_paths, read_prediction
 from cffm_jax.metrics import Scores
-from cffm_jax.whole import WholeFolder, unwritable
+from cffm_jax.whole import WholeFolder, require_new_folder, unwritable
 
 if TYPE_CHECKING:
     from cffm_jax.inference.offline import Chunk
@@ -115,11 +114,10 @@ def about(config: Config, dataset: classes.Classes, facts: Mapping[str, str], mo
     return About(f"{model or 'Predictions'} on {data}", {**facts, "data": data}, published, notes)
 
 
-def require_new_folder(folder: str | Path) -> None:
+def require_place(folder: str | Path) -> None:
     """InputError, before the work, where there is something already or no folder can be made."""
+    require_new_folder(folder, "the report")
     path = Path(folder)
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise InputError(folder, "exists and is not empty", "name a new folder for the report")
     there = next(parent for parent in path.absolute().parents if parent.exists())
     if not there.is_dir() or not os.access(there, os.W_OK):
         raise unwritable(path, f"{there} takes no folder")
@@ -138,7 +136,7 @@ def write_report(
     Its size is bounded: of the best and the worst videos, in turn, so many are shown as have room for their pictures.
 
     Args:
-      folder: see ``require_new_folder``.
+      folder: see ``require_place``.
       rows: the scores, the model's own first.
       about: what was evaluated.
       dataset: its classes.
