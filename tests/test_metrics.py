@@ -3,11 +3,13 @@ import pickle
 from concurrent.futures import ThreadPoolExecutor
 
 import cv2
+import numba
 import numpy as np
 import pytest
 
 from cffm_jax import metrics
-from cffm_jax.metrics import Confusion, Scores, VideoConsistency, Windows, confusion, score_video
+from cffm_jax.metrics import Confusion, Scores, VideoConsistency, Windows, kernels, score_video
+from cffm_jax.metrics.confusion import flat
 
 K = 5
 
@@ -178,6 +180,61 @@ def test_confusion_refuses(labels, predictions, message):
         Confusion.empty(K).update(np.array(labels), np.array(predictions))
 
 
+@pytest.mark.parametrize("size", [1, 2, 63, 64, 65, 127, 128, 129, 640, 70_001])
+def test_frames_of_any_size_and_raggedness(size):
+    """Patches of all lengths, so that they end at all places of the words that the kernels take together."""
+    rng = np.random.default_rng(size)
+    for longest in (1, 3, 70, 500):
+        frames = [patches(rng, size, longest) for _ in range(10)]
+        frames += frames[-1:] * 3
+        labels, predictions = (np.array(frames)[rng.permutation(13)] for _ in range(2))
+        labels[labels == K] = 255
+        predictions[predictions == K] = 0
+        counts = Confusion.empty(K).update(labels, predictions).counts
+        np.testing.assert_array_equal(counts, direct_confusion(labels, predictions))
+        steady = VideoConsistency.empty((1, 2, 3)).extend(labels[:, None], predictions[:, None])
+        for windows, right in zip(steady.windows, steady.right_windows, strict=True):
+            n = windows.length
+            stable = [(labels[i : i + n] == labels[i]).all(0) for i in range(14 - n)]
+            same = [stable[i] & (predictions[i : i + n] == predictions[i]).all(0) for i in range(14 - n)]
+            expected = mean([y.sum() / x.sum() for x, y in zip(stable, same) if x.any()])
+            assert windows.mean(with_last=True) == pytest.approx(expected, rel=1e-12, nan_ok=True)
+            known = [x & (label != 255) for x, label in zip(stable, labels)]
+            same = [known[i] & (predictions[i : i + n] == labels[i]).all(0) for i in range(14 - n)]
+            expected = mean([y.sum() / x.sum() for x, y in zip(known, same) if x.any()])
+            assert right.mean(with_last=True) == pytest.approx(expected, rel=1e-12, nan_ok=True)
+
+
+def patches(rng, size, longest):
+    """u8[size] of runs of 0..K, at most so long."""
+    lengths = rng.integers(1, longest + 1, size)
+    return np.repeat(rng.integers(0, K + 1, size, np.uint8), lengths)[:size]
+
+
+def test_frames_need_not_lie_together():
+    labels, predictions = random_video(12, seed=1, shape=(20, 30))
+    whole = score("a", labels[:, ::2, ::3].copy(), predictions[:, ::2, ::3].copy())
+    apart = score("a", labels[:, ::2, ::3], np.asfortranarray(predictions)[:, ::2, ::3])
+    np.testing.assert_array_equal(apart.confusion.counts, whole.confusion.counts)
+    np.testing.assert_array_equal(apart.boundary.counts, whole.boundary.counts)
+    assert (apart.windows, apart.right_windows) == (whole.windows, whole.right_windows)
+
+
+def test_compiles_where_no_folder_takes_the_machine_code(monkeypatch):
+    real = numba.njit
+    kinds = []
+
+    def njit(**options):
+        kinds.append(options)
+        if options.get("cache"):
+            raise RuntimeError("cannot cache function")  # What Numba raises then.
+        return real(**options)
+
+    monkeypatch.setattr(numba, "njit", njit)
+    assert kernels._compiled(lambda x: x + 1)(1) == 2
+    assert kinds == [{"nogil": True, "cache": True}, {"nogil": True}]
+
+
 def test_no_pixels_are_no_counts():
     assert Confusion.empty(K).update(np.zeros((0, 4), np.uint8), np.zeros((0, 4), np.uint8)).counts.sum() == 0
 
@@ -301,10 +358,9 @@ def test_state_does_not_grow(many):
     sizes = []
     for label, prediction in zip(labels, predictions, strict=True):
         state = state.update(label, prediction)
-        levels = (*state.same_label, *state.same, *state.right)
-        sizes.append(state.label.nbytes + state.prediction.nbytes + sum(x.nbytes for level in levels for x in level))
-    # Two frames, and 3 (2 + 3 + 5 + 9 + 1) maps of a bit a pixel in words of 64.
-    assert set(sizes[33:]) == {max(sizes)} == {2 * labels[0].size + 60 * 8 * -(-labels[0].size // 64)}
+        sizes.append(state.label.nbytes + state.prediction.nbytes + state.ages.nbytes)
+    # Two frames, and 3 numbers up to 16, of 5 bits in words of 64 pixels.
+    assert set(sizes) == {2 * labels[0].size + 3 * 5 * 8 * -(-labels[0].size // 64)}
     assert metrics.LENGTHS == tuple(w.length for w in state.windows)
 
 
@@ -377,6 +433,11 @@ def test_boundary_iou_equals_erosion_class_by_class():
     assert scores.figures(0).boundary_iou == pytest.approx(np.mean(expected)) and 0.2 < np.mean(expected) < 0.9
 
 
+def bits(words):
+    """bool[..., 64 n] of u64[..., n], lowest bits first."""
+    return np.unpackbits(words.astype("<u8").view(np.uint8), axis=-1, bitorder="little").astype(bool)
+
+
 @pytest.mark.parametrize("seed", range(6))
 def test_a_band_is_where_the_square_is_not_one_class_of_the_frame(seed):
     rng = np.random.default_rng(seed)
@@ -387,7 +448,9 @@ def test_a_band_is_where_the_square_is_not_one_class_of_the_frame(seed):
         padded = np.pad(classes.astype(int), width, constant_values=-1)
         squares = np.lib.stride_tricks.sliding_window_view(padded, (2 * width + 1,) * 2)
         expected = (squares != classes[..., None, None]).any((2, 3))
-        np.testing.assert_array_equal(confusion._in_band(classes, width), expected)
+        near = kernels.near_others(flat(classes), length, width)
+        np.testing.assert_array_equal(bits(near)[:, :length], expected)
+        assert not bits(near)[:, length:].any()
 
 
 def test_a_constant_prediction_is_steady_but_not_right():
@@ -397,10 +460,3 @@ def test_a_constant_prediction_is_steady_but_not_right():
     assert (constant.vc8, constant.flicker, constant.cc8, constant.cc16) == (1.0, 0.0, 0.0, 0.0)
     perfect = Scores.empty(K).update(score("a", labels, labels)).figures()
     assert (perfect.cc8, perfect.cc16, perfect.boundary_iou, perfect.flicker) == (1.0, 1.0, 1.0, 0.0)
-
-
-def test_frames_too_large_for_float32_counts(monkeypatch):
-    labels, predictions = random_video(2, seed=0)
-    whole = Confusion.empty(K).update(labels, predictions).counts
-    monkeypatch.setattr(confusion, "_EXACT", 7)
-    np.testing.assert_array_equal(Confusion.empty(K).update(labels, predictions).counts, whole)

@@ -6,15 +6,13 @@ import dataclasses
 import math
 from collections.abc import Iterable
 
-import cv2
 import numpy as np
 
 from cffm_jax.config import IGNORED_LABEL
+from cffm_jax.metrics import kernels
 
 _BOUNDARY_SHARE = 0.02
 """Width of the band along a boundary, as a share of the frame's diagonal (Boundary IoU, CVPR 2021, section 5)."""
-_EXACT = 2**24
-"""OpenCV counts in float32, which is exact up to here."""
 
 
 def as_bytes(array: np.ndarray, what: str) -> np.ndarray:
@@ -24,6 +22,13 @@ def as_bytes(array: np.ndarray, what: str) -> np.ndarray:
     if array.dtype.kind not in "iub" or (array.size and (array.min() < 0 or array.max() > 255)):
         raise ValueError(f"{what} must be integers in 0..255, got {array.dtype}")
     return array.astype(np.uint8)
+
+
+def flat(array: np.ndarray) -> np.ndarray:
+    """Bytes u8[...] as the kernels take them: u8[n], in C order, read only (they are compiled for one kind)."""
+    pixels = np.ascontiguousarray(array).reshape(-1)
+    pixels.flags.writeable = False
+    return pixels
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -47,14 +52,9 @@ class Confusion:
         labels, predictions = as_bytes(labels, "labels"), as_bytes(predictions, "predictions")
         if labels.shape != predictions.shape:
             raise ValueError(f"labels {labels.shape} and predictions {predictions.shape} differ in shape")
-        # No mask is needed: rows and columns beyond the classes are cut off after counting.
-        table = _joint_counts(labels, predictions)
-        k = len(self.counts)
-        counted = table[:k, :k].astype(np.int64)
-        if counted.sum() + table[IGNORED_LABEL].sum(dtype=np.int64) != labels.size:
-            wrong_label = table[k:IGNORED_LABEL].any()
-            raise ValueError(f"{'labels' if wrong_label else 'predictions'} hold a value that is not in 0..{k - 1}")
-        return Confusion(self.counts + counted)
+        counts = self.counts.copy()
+        _check(kernels.add_pairs(flat(labels), flat(predictions), counts), labels, predictions, len(counts))
+        return Confusion(counts)
 
     def merge(self, other: Confusion) -> Confusion:
         return Confusion(self.counts + other.counts)
@@ -92,31 +92,11 @@ class Confusion:
         return float(np.trace(self.counts) / total) if total else math.nan
 
 
-def _joint_counts(labels: np.ndarray, predictions: np.ndarray) -> np.ndarray:
-    """[256,256]: how often each pair of bytes occurs at the same place of two arrays u8[...]; whole numbers."""
-    pair = [_mixed(np.ascontiguousarray(array).reshape(-1)) for array in (labels, predictions)]
-
-    def counts(start: int) -> np.ndarray:
-        part = [array[:, start : start + _EXACT] for array in pair]
-        return cv2.calcHist(part, [0, 1], None, [256, 256], [0, 256, 0, 256])
-
-    if 0 < labels.size <= _EXACT:
-        return counts(0)
-    parts = (counts(start).astype(np.int64) for start in range(0, labels.size, _EXACT))
-    return sum(parts, np.zeros((256, 256), np.int64))
-
-
-def _mixed(pixels: np.ndarray) -> np.ndarray:
-    """The same pixels u8[n] as [1, n] in an order in which neighbours are from far apart.
-
-    Pixels of one class in a row are counted in one place of memory, where each waits for the one before.
-    """
-    quarter = len(pixels) // 4
-    if not quarter:
-        return pixels[None]
-    mixed = cv2.merge([pixels[None, i * quarter : (i + 1) * quarter] for i in range(4)]).reshape(1, -1)
-    rest = pixels[None, 4 * quarter :]
-    return np.concatenate([mixed, rest], 1) if rest.size else mixed
+def _check(counted: int, labels: np.ndarray, predictions: np.ndarray, num_classes: int) -> None:
+    """ValueError if not all pixels were counted, or ignored."""
+    if counted != labels.size:
+        wrong = "labels" if ((labels >= num_classes) & (labels != IGNORED_LABEL)).any() else "predictions"
+        raise ValueError(f"{wrong} hold a value that is not in 0..{num_classes - 1}")
 
 
 def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
@@ -149,35 +129,11 @@ def boundary_confusion(label: np.ndarray, prediction: np.ndarray, num_classes: i
     Returns:
       A confusion matrix of K + 1 classes.
     """
+    label, prediction = as_bytes(label, "label"), as_bytes(prediction, "prediction")
+    length = label.shape[1]
     width = boundary_width(*label.shape)
-    banded = np.where(_in_band(label, width) | (label == IGNORED_LABEL), label, num_classes)
-    return Confusion.empty(num_classes + 1).update(
-        banded, np.where(_in_band(prediction, width), prediction, num_classes)
-    )
-
-
-def _in_band(classes: np.ndarray, width: int) -> np.ndarray:
-    """bool[H,W]: whether a square of radius ``width`` around the pixel holds another class or leaves the frame."""
-    classes = as_bytes(classes, "classes")
-    height, length = classes.shape
-    band = np.ones(classes.shape, bool)
-    if min(height, length) > 2 * width:
-        # A square holds one class if no two neighbours in it differ: no loop over classes. Rows are packed, as their
-        # bits need not move.
-        beside = np.packbits(classes[:, 1:] != classes[:, :-1], 1)
-        below = np.packbits(classes[1:] != classes[:-1], 1)
-        beside = np.unpackbits(_any_of_next(beside, 2 * width + 1), 1, length - 1)
-        below = np.unpackbits(_any_of_next(below, 2 * width), 1, length)
-        either = beside | below[:, 1:] | below[:, :-1]
-        band[width:-width, width:-width] = _any_of_next(either.T, 2 * width).T
-    return band
-
-
-def _any_of_next(maps: np.ndarray, count: int) -> np.ndarray:
-    """[N, ...] -> [N - count + 1, ...]: the OR of each with those after it, ``count`` in all."""
-    done = 1
-    while done < count:
-        step = min(done, count - done)
-        maps = maps[:-step] | maps[step:]
-        done += step
-    return maps
+    pair = flat(label), flat(prediction)
+    near = [kernels.near_others(pixels, length, width) for pixels in pair]
+    counts = np.zeros((num_classes + 1, num_classes + 1), np.int64)
+    _check(kernels.add_pairs_near(*pair, length, *near, counts), label, prediction, num_classes)
+    return Confusion(counts)

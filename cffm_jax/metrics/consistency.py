@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from cffm_jax.config import IGNORED_LABEL
-from cffm_jax.metrics.confusion import as_bytes
+from cffm_jax.metrics import kernels
+from cffm_jax.metrics.confusion import as_bytes, flat
 
-_Maps = tuple[tuple[np.ndarray, ...], ...]
 LENGTHS = (8, 16)
 """Window lengths n of the published VC_n."""
 
@@ -32,20 +31,24 @@ class Windows:
     count: int = 0
     last: float = math.nan
 
-    def _close_last(self) -> Windows:
-        """Counts the last window among the others."""
-        if math.isnan(self.last):
-            return self
-        return Windows(self.length, self.ratios + self.last, self.count + 1)
-
     def update(self, stable: int, consistent: int) -> Windows:
         """Adds the next window."""
-        return dataclasses.replace(self._close_last(), last=consistent / stable if stable else math.nan)
+        return self.extend([(stable, consistent)])
+
+    def extend(self, pixels: Iterable[Sequence[int]]) -> Windows:
+        """Adds the next windows, (stable, consistent) each."""
+        ratios, count, last = self.ratios, self.count, self.last
+        for stable, consistent in pixels:
+            if not math.isnan(last):
+                ratios, count = ratios + last, count + 1
+            last = consistent / stable if stable else math.nan
+        return Windows(self.length, ratios, count, last)
 
     def mean(self, with_last: bool) -> float:
         """Mean ratio, with the last window (Eq. 9) or without (released script); nan without any window."""
-        windows = self._close_last() if with_last else self
-        return windows.ratios / windows.count if windows.count else math.nan
+        last = with_last and not math.isnan(self.last)
+        count = self.count + last
+        return (self.ratios + (self.last if last else 0.0)) / count if count else math.nan
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -53,7 +56,7 @@ class VideoConsistency:
     """Steadiness of one video, fed frame by frame.
 
     A window of n frames that ends now is stable at a pixel whose label was the same n - 1 times as in the frame before.
-    So what is kept of a frame are maps of one bit a pixel, and a window is the AND of two that are there already.
+    So all that is kept of earlier frames is how many times in a row that was so, until now.
 
     Attributes:
       windows: the finished windows, by length: stable pixels, and those whose prediction stayed the same too.
@@ -64,9 +67,7 @@ class VideoConsistency:
       pixels: stable and consistent pixels of the window of each length that ends at the latest frame; None while the
         video is shorter than the window.
       label, prediction: u8[H,W], the latest frame.
-      same_label: where the label is that of the frame before, as of ``_extended``.
-      same: likewise: label and prediction.
-      right: likewise: where the prediction is the label.
+      ages: u64[3,bits,words], see `kernels.add_frames`.
     """
 
     windows: tuple[Windows, ...]
@@ -77,9 +78,7 @@ class VideoConsistency:
     pixels: tuple[tuple[int, int] | None, ...] = ()
     label: np.ndarray | None = None
     prediction: np.ndarray | None = None
-    same_label: _Maps = ()
-    same: _Maps = ()
-    right: _Maps = ()
+    ages: np.ndarray | None = None
 
     @classmethod
     def empty(cls, lengths: tuple[int, ...] = LENGTHS) -> VideoConsistency:
@@ -90,68 +89,31 @@ class VideoConsistency:
 
     def update(self, label: np.ndarray, prediction: np.ndarray) -> VideoConsistency:
         """Feeds the next frame: label u8[H,W], prediction u8[H,W]."""
-        label, prediction = as_bytes(label, "label"), as_bytes(prediction, "prediction")
-        if label.shape != prediction.shape or (self.frames and label.shape != self.label.shape):
-            shapes = [x.shape for x in (self.label, label, prediction) if x is not None]
-            raise ValueError(f"label and prediction of a video must keep one shape, got {shapes}")
-        known = _packed(label != IGNORED_LABEL)
-        longest = max(w.length for w in self.windows)
-        right = _extended(self.right, _packed(label == prediction) & known, longest)
-        same_label, same, steady, changed = self.same_label, self.same, self.steady, self.changed
-        if self.frames:
-            kept, predicted = _packed(label == self.label), _packed(prediction == self.prediction)
-            both = kept & predicted
-            same_label, same = _extended(same_label, kept, longest), _extended(same, both, longest)
-            labelled = _count(kept & known)
-            steady, changed = steady + labelled, changed + labelled - _count(both & known)
-        frames = self.frames + 1
-        counted = {}
-        for n in {w.length for w in self.windows if w.length <= frames}:
-            all_right = _all_of(right, n)
-            if n == 1:
-                counted[n] = (label.size, label.size), (_count(known), _count(all_right))
-                continue
-            stable = _all_of(same_label, n - 1)
-            consistent = _all_of(same, n - 1)
-            counted[n] = (_count(stable), _count(consistent)), (_count(stable & known), _count(stable & all_right))
-        found = [counted.get(w.length, (None, None)) for w in self.windows]
-        pixels, rights = (tuple(pair[i] for pair in found) for i in range(2))
+        return self.extend(np.asarray(label)[None], np.asarray(prediction)[None])
+
+    def extend(self, labels: np.ndarray, predictions: np.ndarray) -> VideoConsistency:
+        """Feeds the next frames, u8[T,H,W] each; several together take less time."""
+        labels, predictions = as_bytes(labels, "labels"), as_bytes(predictions, "predictions")
+        if labels.shape != predictions.shape or (self.frames and labels.shape[1:] != self.label.shape):
+            shapes = [x.shape for x in (self.label, labels, predictions) if x is not None]
+            raise ValueError(f"labels and predictions of a video must keep one shape, got {shapes}")
+        if not len(labels):
+            return self
+        lengths = [w.length for w in self.windows]
+        ages, last = self.ages, (self.label, self.prediction)
+        if not self.frames:
+            ages = np.zeros((3, max(lengths).bit_length(), -(-labels[0].size // 64)), np.uint64)
+            last = (labels[:0], predictions[:0])
+        chunk = [flat(x).reshape(len(x), -1) for x in (labels, predictions)]
+        ages, found, kept = kernels.add_frames(*chunk, *map(flat, last), ages, np.array(lengths))
+        # By window: stable, consistent, stable with a class, right.
+        ended = [found[max(w.length - self.frames - 1, 0) :, i].tolist() for i, w in enumerate(self.windows)]
+        pixels = tuple(tuple(counts[-1][:2]) if counts else None for counts in ended)
+        windows = tuple(w.extend(c[:2] for c in counts) for w, counts in zip(self.windows, ended))
+        right_windows = tuple(w.extend(c[2:] for c in counts) for w, counts in zip(self.right_windows, ended))
+        steady, changed = kept.sum(0).tolist()
         return VideoConsistency(
-            _next(self.windows, pixels), _next(self.right_windows, rights), steady, changed, frames, pixels,
+            windows, right_windows, self.steady + steady, self.changed + changed, self.frames + len(labels), pixels,
             # Copies: the caller may reuse its frame buffers.
-            label.copy(), prediction.copy(), same_label, same, right,
+            labels[-1].copy(), predictions[-1].copy(), ages,
         )  # fmt: skip
-
-
-def _next(windows: tuple[Windows, ...], pixels: Sequence[tuple[int, int] | None]) -> tuple[Windows, ...]:
-    return tuple(w if p is None else w.update(*p) for w, p in zip(windows, pixels, strict=True))
-
-
-def _packed(where: np.ndarray) -> np.ndarray:
-    """bool[H,W] as u64[ceil(H W / 64)], a bit a pixel; 0 in what is left over."""
-    bits = np.packbits(where)
-    padded = np.zeros(-(-len(bits) // 8) * 8, np.uint8)
-    padded[: len(bits)] = bits
-    return padded.view(np.uint64)
-
-
-def _count(bits: np.ndarray) -> int:
-    """Pixels of a packed map."""
-    return int(np.bitwise_count(bits).sum(dtype=np.int64))
-
-
-def _extended(maps: _Maps, new: np.ndarray, longest: int) -> _Maps:
-    """With a further frame: maps[k][i] is set where those of the 2**k frames up to i before the latest all are."""
-    levels = []
-    for k in range(longest.bit_length()):
-        levels.append((new, *(maps[k] if k < len(maps) else ()))[: min(2**k, longest - 2**k) + 1])
-        if len(levels[k]) <= 2**k:
-            break
-        new = levels[k][0] & levels[k][2**k]
-    return tuple(levels)
-
-
-def _all_of(maps: _Maps, count: int) -> np.ndarray:
-    """Where the maps of the latest ``count`` frames, at least one, are all set."""
-    k = count.bit_length() - 1
-    return maps[k][0] & maps[k][count - 2**k]

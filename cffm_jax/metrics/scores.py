@@ -81,11 +81,11 @@ class VideoTally:
         """Adds the next frames, u8[n,H,W] each; ``pool``: threads to share the work, with equal results."""
         k = len(self.confusion.counts)
         pairs = list(zip(labels, predictions, strict=True))
-        steadiness = pool and pool.submit(_steadiness, self.consistency, pairs)
+        steadiness = pool and pool.submit(_steadiness, self.consistency, labels, predictions)
         confusion, boundary = self.confusion, self.boundary
         for whole, near in (pool.map if pool else map)(functools.partial(_matrices, num_classes=k), pairs):
             confusion, boundary = confusion.merge(whole), boundary.merge(near)
-        steadiness = steadiness.result() if pool else _steadiness(self.consistency, pairs)
+        steadiness = steadiness.result() if pool else _steadiness(self.consistency, labels, predictions)
         return VideoTally(confusion, boundary, steadiness, self.frames + len(pairs))
 
     def score(self, name: str) -> VideoScore:
@@ -98,12 +98,8 @@ def _matrices(pair: tuple[np.ndarray, np.ndarray], num_classes: int) -> tuple[Co
     return Confusion.empty(num_classes).update(*pair), boundary_confusion(*pair, num_classes)
 
 
-def _steadiness(
-    state: VideoConsistency | None, pairs: Iterable[tuple[np.ndarray, np.ndarray]]
-) -> VideoConsistency | None:
-    for pair in pairs if state else ():
-        state = state.update(*pair)
-    return state
+def _steadiness(state: VideoConsistency | None, labels: np.ndarray, predictions: np.ndarray) -> VideoConsistency | None:
+    return state and state.extend(labels, predictions)
 
 
 def score_video(
