@@ -102,10 +102,11 @@ def test_smaller_models(name, frames, video):
     assert share_of_others(masks, whole(model, variables, video)[:7]) < 1e-3
 
 
-def test_streams_side_by_side_that_start_anew_at_any_time(network, frames, expected):
+@pytest.mark.parametrize("apart", [None, False])
+def test_streams_side_by_side_that_start_anew_at_any_time(network, frames, expected, apart):
     """Stream 0 runs on; stream 1 is two frames behind and starts again after seven steps."""
     model, variables = network
-    segmenter = streaming.StreamSegmenter(model, CONFIG, SIZE, streams=2)
+    segmenter = streaming.StreamSegmenter(model, CONFIG, SIZE, streams=2, apart=apart)
     state = segmenter.start()
     sizes = {leaf.nbytes for leaf in jax.tree.leaves(state)}
     inputs = np.stack([fit_frame(frame, CONFIG.data.scale) for frame in frames])

@@ -66,7 +66,7 @@ def export_stream(
     folder = Path(folder)
     if folder.exists():
         raise InputError(folder, "is there already", "name a new folder")
-    segmenter = StreamSegmenter(weights.model, weights.config, size, streams)
+    segmenter = StreamSegmenter(weights.model, weights.config, size, streams, apart=tuple(platforms) == ("cpu",))
     arrays = flatten(weights.variables)
     state = jax.eval_shape(lambda: plain(segmenter.start()))
     specs = {path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for path, leaf in arrays.items()}

@@ -86,7 +86,8 @@ def export_onnx(
         problem = f"{weights.model.public_name} has prototypes, which do not convert to ONNX"
         raise InputError(path, problem, "take --to jax-export, or a model of the families cffm and segformer")
     jax2onnx, onnxruntime = require_jax2onnx(path)
-    segmenter = StreamSegmenter(weights.model.clone(dtype=jnp.float32), weights.config, size, streams)
+    model = weights.model.clone(dtype=jnp.float32)
+    segmenter = StreamSegmenter(model, weights.config, size, streams, apart=False)
     arrays = {name: np.asarray(array) for name, array in flatten(weights.variables).items()}
     leaves, tree = jax.tree.flatten(export.plain(jax.eval_shape(segmenter.start)))
 

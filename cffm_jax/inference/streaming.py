@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import functools
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -25,7 +25,7 @@ from cffm_jax.frames import normalise
 from cffm_jax.inference.masks import segmentation_masks
 from cffm_jax.inference.offline import causal_prototypes, row_logits, row_names
 from cffm_jax.models import cffa
-from cffm_jax.models.cffm import CFFM
+from cffm_jax.models.cffm import CFFM, FrameFeatures
 from cffm_jax.models.cfm import HEADS
 from cffm_jax.models.prototypes import RunningClusters
 
@@ -55,8 +55,18 @@ class StreamSegmenter:
     ``state, masks = segmenter.step(variables, state, frames)``; ``segmenter.function`` is the same, not jitted, pure.
     """
 
-    def __init__(self, model: CFFM, config: Config, size: tuple[int, int], streams: int = 1):
-        """``size`` (H0, W0) of the frames; ``config.data.offsets`` in frames of the streams.
+    def __init__(
+        self, model: CFFM, config: Config, size: tuple[int, int], streams: int = 1, *, apart: bool | None = None
+    ):
+        """A step of so many streams.
+
+        Args:
+          model: the module.
+          config: ``data.offsets`` in frames of the streams.
+          size: (H0, W0) of the frames.
+          streams: S.
+          apart: compute the streams of a step one after another, not as a batch. The default does on CPUs, where the
+            maps of two frames of 480p no longer fit into the cache and a batch takes longer.
 
         Raises:
           InputError: the model's prototypes are of the whole video, which a stream does not have, and the frames have
@@ -69,9 +79,11 @@ class StreamSegmenter:
         if model.global_blocks and tokens < count:
             problem = f"{tokens} tokens at {size[0]}x{size[1]} are fewer than {count} prototypes"
             raise InputError("--prototypes.count", problem, "give fewer")
+        apart = jax.default_backend() == "cpu" if apart is None else apart
         self.function = functools.partial(
-            _step, model, config, row_names(model, "causal"), size, _how_far_back(config.data.offsets)
-        )
+            _step, model, config, row_names(model, "causal"), size, _how_far_back(config.data.offsets),
+            _one_after_another if apart and streams > 1 else _together,
+        )  # fmt: skip
         self.step = jax.jit(self.function, donate_argnums=1)
 
     def start(self) -> StreamState:
@@ -157,39 +169,59 @@ def _how_far_back(offsets: Sequence[int]) -> np.ndarray:
     return np.array([[age - index for index in indices] for age, indices in zip(ages, found)], np.int32)
 
 
+def _together(function: Callable[..., Any], streams: int, *arguments: Any) -> Any:
+    return function(*arguments)
+
+
+def _one_after_another(function: Callable[..., Any], streams: int, *arguments: Any) -> Any:
+    """As a function of arrays [S * n, ...] has it, for one stream's [n, ...] at a time."""
+    apart = jax.tree.map(lambda x: x.reshape(streams, -1, *x.shape[1:]), arguments)
+    results = jax.lax.map(lambda each: function(*each), apart)
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), results)
+
+
 def _step(
     model: CFFM,
     config: Config,
     rows: tuple[str, ...],
     size: tuple[int, int],
     how_far_back: np.ndarray,
+    each: Callable[..., Any],
     variables: dict[str, Any],
     state: StreamState,
     frames: jax.Array,
 ) -> tuple[StreamState, jax.Array]:
-    """The next state and the masks u8[S, H0, W0] of frames u8[S, H, W, 3]."""
-    bound = model.bind(variables)
-    features = bound.encode(normalise(frames))
-    coarse, mined, cells = features.coarse, None, state.cells
-    references = how_far_back.shape[1]
-    if state.cells:
-        own = bound.reference_cells(coarse)
+    """The next state and the masks u8[S, H0, W0] of frames u8[S, H, W, 3]; ``each``: how the streams are computed."""
+    streams, references = len(frames), how_far_back.shape[1]
+
+    def encoded(frames: jax.Array) -> tuple[FrameFeatures, Any]:
+        bound = model.bind(variables)
+        features = bound.encode(normalise(frames))
+        return features, bound.reference_cells(features.coarse) if model.local_blocks else ()
+
+    def masked(features: FrameFeatures, cells: Any, ages: jax.Array, contexts: dict[str, jax.Array]) -> jax.Array:
+        bound = model.bind(variables)
+        mined = bound.mine_cells(features.coarse, cells) if model.local_blocks else None
+        logits = row_logits(bound, features.fine, features.coarse, mined, ages >= references, contexts)
+        return segmentation_masks(logits[rows[0]], frames.shape[1:3], size)
+
+    features, read = each(encoded, streams, frames)
+    cells = state.cells
+    if cells:
+        own = read
         places = state.clock - jnp.asarray(how_far_back)[jnp.minimum(state.ages, len(how_far_back) - 1)]  # [S, R]
-        mined = bound.mine_cells(coarse, _read(cells, places % (len(how_far_back) - 1)))
+        read = _read(cells, places % (len(how_far_back) - 1))
         # Written after it was read: the oldest reference lies where the new frame will.
         cells = _write(cells, own, state.clock % (len(how_far_back) - 1))
-    elif model.local_blocks:
-        mined = bound.mine_cells(coarse, bound.reference_cells(coarse))
     running, contexts = state.running, {}
     if running:
         pairs = [
-            causal_prototypes(each, coarse[i : i + 1], state.ages[i : i + 1], config.prototypes)
-            for i, each in enumerate(running)
+            causal_prototypes(own, features.coarse[i : i + 1], state.ages[i : i + 1], config.prototypes)
+            for i, own in enumerate(running)
         ]
-        running = tuple(each for each, _ in pairs)
+        running = tuple(own for own, _ in pairs)
         contexts[rows[0]] = jnp.concatenate([centres for _, centres in pairs])
-    logits = row_logits(bound, features.fine, coarse, mined, state.ages >= references, contexts)
-    masks = segmentation_masks(logits[rows[0]], frames.shape[1:3], size)
+    masks = each(masked, streams, features, read, state.ages, contexts)
     return StreamState(state.clock + 1, state.ages + 1, cells, running), masks
 
 
