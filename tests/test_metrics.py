@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cffm_jax import metrics
-from cffm_jax.metrics import Confusion, Scores, VideoConsistency, Windows, kernels, score_video
+from cffm_jax.metrics import Confusion, Scores, VideoConsistency, Windows, confusion, kernels, score_video
 from cffm_jax.metrics.confusion import flat
 
 K = 5
@@ -209,6 +209,13 @@ def patches(rng, size, longest):
     """u8[size] of runs of 0..K, at most so long."""
     lengths = rng.integers(1, longest + 1, size)
     return np.repeat(rng.integers(0, K + 1, size, np.uint8), lengths)[:size]
+
+
+def test_more_pixels_than_are_counted_together(monkeypatch):
+    labels, predictions = random_video(2, seed=0)
+    whole = Confusion.empty(K).update(labels, predictions).counts
+    monkeypatch.setattr(confusion, "_MOST", 7)
+    np.testing.assert_array_equal(Confusion.empty(K).update(labels, predictions).counts, whole)
 
 
 def test_frames_need_not_lie_together():

@@ -13,6 +13,8 @@ from cffm_jax.metrics import kernels
 
 _BOUNDARY_SHARE = 0.02
 """Width of the band along a boundary, as a share of the frame's diagonal (Boundary IoU, CVPR 2021, section 5)."""
+_MOST = 2**31
+"""Pixels that the kernels count together."""
 
 
 def as_bytes(array: np.ndarray, what: str) -> np.ndarray:
@@ -53,7 +55,8 @@ class Confusion:
         if labels.shape != predictions.shape:
             raise ValueError(f"labels {labels.shape} and predictions {predictions.shape} differ in shape")
         counts = self.counts.copy()
-        _check(kernels.add_pairs(flat(labels), flat(predictions), counts), labels, predictions, len(counts))
+        added = kernels.add_pairs(flat(labels), flat(predictions), counts, _MOST)
+        _check(added, labels, predictions, len(counts))
         return Confusion(counts)
 
     def merge(self, other: Confusion) -> Confusion:

@@ -110,6 +110,7 @@ def _reach(ages, number, pixels, reached):
 
 @_compiled
 def _count(words):
+    """Pixels of a map."""
     total = 0
     for word in range(words.size):
         total += _ones(words[word])
@@ -127,6 +128,7 @@ def _known(words, labels, i, count):
 
 @_compiled
 def _blank(words):
+    """The map of no pixels."""
     return np.zeros(words, np.uint64)
 
 
@@ -258,15 +260,18 @@ def _add_table(table, counts):
 
 
 @_compiled
-def add_pairs(labels, predictions, counts):
+def add_pairs(labels, predictions, counts, most):
     """Adds pixels by label and prediction to counts i64[K,K]; those with an ignored label are left out.
 
-    Returns how many were added or left out: fewer than all where a value is no class.
+    ``most`` pixels at a time, as they are counted in 32 bits. Returns how many were added or left out: fewer than all
+    where a value is no class.
     """
-    table = np.zeros(256 * 256, np.uint32)
-    if labels.size:
-        _add_row(labels, predictions, 0, labels.size, None, None, 0, table)
-    return _add_table(table, counts)
+    found = 0
+    for start in range(0, labels.size, most):
+        table = np.zeros(256 * 256, np.uint32)
+        _add_row(labels, predictions, start, min(start + most, labels.size), None, None, 0, table)
+        found += _add_table(table, counts)
+    return found
 
 
 @_compiled
