@@ -25,7 +25,7 @@ from cffm_jax.config import IGNORED_LABEL
 from cffm_jax.metrics import LENGTHS, Confusion, VideoConsistency, VideoTally, boundary_confusion, score_video
 
 CHUNK = 8
-"""Frames that are fed together, as ``eval.py`` does."""
+"""Frames that are fed together, as ``eval.py`` does on GPUs."""
 
 
 @dataclasses.dataclass(frozen=True)
