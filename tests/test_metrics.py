@@ -242,8 +242,20 @@ def test_compiles_where_no_folder_takes_the_machine_code(monkeypatch):
     assert kinds == [{"nogil": True, "cache": True}, {"nogil": True}]
 
 
-def test_no_pixels_are_no_counts():
-    assert Confusion.empty(K).update(np.zeros((0, 4), np.uint8), np.zeros((0, 4), np.uint8)).counts.sum() == 0
+@pytest.mark.parametrize("shape", [(0, 4), (4, 0)])
+def test_no_pixels_are_no_counts(shape):
+    nothing = np.zeros(shape, np.uint8)
+    video = score("a", [nothing] * 9, [nothing] * 9)
+    assert video.confusion.counts.sum() == video.boundary.counts.sum() == video.steady == 0
+    assert math.isnan(video.consistency(8, with_last=True))
+
+
+def test_boundaries_refuse_what_does_not_fit():
+    frame = np.zeros((4, 5), np.uint8)
+    with pytest.raises(ValueError, match="differ in shape"):
+        metrics.boundary_confusion(frame, frame[:3], K)
+    with pytest.raises(ValueError, match="predictions hold a value that is not in 0..4"):
+        metrics.boundary_confusion(frame, np.where(np.eye(4, 5) > 0, 9, frame), K)
 
 
 def test_predictions_of_ignored_pixels_do_not_matter():

@@ -205,10 +205,9 @@ def _step(
         logits = row_logits(bound, features.fine, features.coarse, mined, ages >= references, contexts)
         return segmentation_masks(logits[rows[0]], frames.shape[1:3], size)
 
-    features, read = each(encoded, streams, frames)
-    cells = state.cells
+    features, own = each(encoded, streams, frames)
+    cells, read = state.cells, own
     if cells:
-        own = read
         places = state.clock - jnp.asarray(how_far_back)[jnp.minimum(state.ages, len(how_far_back) - 1)]  # [S, R]
         read = _read(cells, places % (len(how_far_back) - 1))
         # Written after it was read: the oldest reference lies where the new frame will.
@@ -216,10 +215,10 @@ def _step(
     running, contexts = state.running, {}
     if running:
         pairs = [
-            causal_prototypes(own, features.coarse[i : i + 1], state.ages[i : i + 1], config.prototypes)
-            for i, own in enumerate(running)
+            causal_prototypes(one, features.coarse[i : i + 1], state.ages[i : i + 1], config.prototypes)
+            for i, one in enumerate(running)
         ]
-        running = tuple(own for own, _ in pairs)
+        running = tuple(one for one, _ in pairs)
         contexts[rows[0]] = jnp.concatenate([centres for _, centres in pairs])
     masks = each(masked, streams, features, read, state.ages, contexts)
     return StreamState(state.clock + 1, state.ages + 1, cells, running), masks

@@ -51,9 +51,7 @@ class Confusion:
 
     def update(self, labels: np.ndarray, predictions: np.ndarray) -> Confusion:
         """Adds u8[...] labels and predictions of equal shape. ValueError on a value that is no class."""
-        labels, predictions = as_bytes(labels, "labels"), as_bytes(predictions, "predictions")
-        if labels.shape != predictions.shape:
-            raise ValueError(f"labels {labels.shape} and predictions {predictions.shape} differ in shape")
+        labels, predictions = _pair(labels, predictions)
         counts = self.counts.copy()
         added = kernels.add_pairs(flat(labels), flat(predictions), counts, _MOST)
         _check(added, labels, predictions, len(counts))
@@ -95,6 +93,14 @@ class Confusion:
         return float(np.trace(self.counts) / total) if total else math.nan
 
 
+def _pair(labels: np.ndarray, predictions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Both as bytes. ValueError where the kernels would read what is not there."""
+    labels, predictions = as_bytes(labels, "labels"), as_bytes(predictions, "predictions")
+    if labels.shape != predictions.shape:
+        raise ValueError(f"labels {labels.shape} and predictions {predictions.shape} differ in shape")
+    return labels, predictions
+
+
 def _check(counted: int, labels: np.ndarray, predictions: np.ndarray, num_classes: int) -> None:
     """ValueError if not all pixels were counted, or ignored."""
     if counted != labels.size:
@@ -132,11 +138,11 @@ def boundary_confusion(label: np.ndarray, prediction: np.ndarray, num_classes: i
     Returns:
       A confusion matrix of K + 1 classes.
     """
-    label, prediction = as_bytes(label, "label"), as_bytes(prediction, "prediction")
-    length = label.shape[1]
-    width = boundary_width(*label.shape)
-    pair = flat(label), flat(prediction)
-    near = [kernels.near_others(pixels, length, width) for pixels in pair]
-    counts = np.zeros((num_classes + 1, num_classes + 1), np.int64)
-    _check(kernels.add_pairs_near(*pair, length, *near, counts), label, prediction, num_classes)
+    label, prediction = _pair(label, prediction)
+    counts = Confusion.empty(num_classes + 1).counts
+    if label.size:
+        length, width = label.shape[1], boundary_width(*label.shape)
+        pair = flat(label), flat(prediction)
+        near = [kernels.near_others(pixels, length, width) for pixels in pair]
+        _check(kernels.add_pairs_near(*pair, length, *near, counts), label, prediction, num_classes)
     return Confusion(counts)
