@@ -102,7 +102,7 @@ class VideoConsistency:
         lengths = [w.length for w in self.windows]
         ages, last = self.ages, (self.label, self.prediction)
         if not self.frames:
-            ages = np.zeros((3, max(lengths).bit_length(), -(-labels[0].size // 64)), np.uint64)
+            ages = kernels.start_ages(labels[0].size, max(lengths))
             last = (labels[:0], predictions[:0])
         chunk = [flat(x).reshape(len(x), -1) for x in (labels, predictions)]
         ages, found, kept = kernels.add_frames(*chunk, *map(flat, last), ages, np.array(lengths))

@@ -119,7 +119,10 @@ def _count(words):
 
 @_compiled
 def _known(words, labels, i, count):
-    """Adds those of ``count`` pixels from labels[i] on that have a class."""
+    """Adds those of ``count`` pixels from labels[i] on that have a class.
+
+    As `_mark` does beside an array of ignored labels as long as these, which would have to be read too.
+    """
     whole = count // _WORD
     for word in range(whole):
         words[word] |= _differing_64(labels, i + _WORD * word, _IGNORED, 0)
@@ -130,6 +133,11 @@ def _known(words, labels, i, count):
 def _blank(words):
     """The map of no pixels."""
     return np.zeros(words, np.uint64)
+
+
+def start_ages(pixels: int, longest: int) -> np.ndarray:
+    """The ages of `add_frames` before a video's first frame, for windows of at most so many frames."""
+    return np.zeros((3, longest.bit_length(), -(-pixels // _WORD)), np.uint64)
 
 
 @_compiled
