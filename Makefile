@@ -26,7 +26,7 @@ install-video: $(VENV)/.video  ## The same, with PyAV for video files (predict.p
 install-onnx: $(VENV)/.onnx  ## The same, with jax2onnx and onnxruntime for convert.py --to onnx; joins any of the above
 
 test: $(VENV)/.test  ## Whole suite, but for the reference tests (PYTEST_ARGS="-k metrics"), in JOBS processes
-	@$(PYTHON) -m pytest -n $(JOBS) --dist loadfile $(PYTEST_ARGS)
+	@$(PYTHON) -m pytest -n $(JOBS) --dist loadfile --max-worker-restart 0 $(PYTEST_ARGS)
 
 test-reference: $(VENV)/.reference  ## Tests against torch and transformers
 	@$(PYTHON) -m pytest -m reference $(PYTEST_ARGS)

@@ -14,6 +14,8 @@ for flag in ("--xla_force_host_platform_device_count=8", "--xla_backend_optimiza
 os.environ.setdefault("JAX_DEFAULT_MATMUL_PRECISION", "highest")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".cache" / "jax"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
+# Commands that are aborted tell where they were.
+os.environ.setdefault("PYTHONFAULTHANDLER", "1")
 
 import golden_values
 import pytest

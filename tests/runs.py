@@ -1,9 +1,12 @@
 """Running the commands in tests: tiny settings, real processes, and what a refusal must look like."""
 
 import json
+import os
+import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import jax
@@ -21,6 +24,8 @@ TINY = (
     "--train.batch_size", "2", "--train.steps", str(STEPS), "--train.checkpoint_every", "2", "--train.log_every", "1",
     "--eval.devices", "1",
 )  # fmt: skip
+_STANDS_STILL = 600
+"""Seconds that no command of the suite takes: half of what pyproject.toml gives a test."""
 FIGURES = ("miou", "weighted_iou", "pixel_accuracy", "class_accuracy", "vc8", "vc16", "vc8_paper", "vc16_paper")
 
 
@@ -34,21 +39,34 @@ def started(*arguments, **kwargs):
     return subprocess.Popen([sys.executable, *map(str, arguments)], **kwargs)
 
 
+def started_with(devices, program, *arguments):
+    """A program that sees so many simulated devices."""
+    flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
+    return started("-c", program, *arguments, env={**os.environ, "XLA_FLAGS": flags})
+
+
 def finished(*arguments, **kwargs):
     """(exit status, standard output, standard error) of a real command."""
-    process = started(*arguments, **kwargs)
-    out, err = process.communicate(timeout=600)
-    return process.returncode, out, err
+    [said] = ended([started(*arguments, **kwargs)])
+    return said
 
 
 def ended(processes):
-    """[(exit status, standard output, standard error)]."""
+    """[(exit status, standard output, standard error)]. One that stands still is ended, with the stacks of its threads
+    among its errors (conftest.py has Python write them)."""
+    said, until = [], time.monotonic() + _STANDS_STILL
     try:
-        said = [process.communicate(timeout=300) for process in processes]
+        for process in processes:
+            try:
+                texts = process.communicate(timeout=max(0, until - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                process.send_signal(signal.SIGABRT)
+                texts = process.communicate(timeout=30)
+            said.append((process.returncode, *texts))
     finally:
         for process in processes:
             process.kill()
-    return [(process.returncode, *texts) for process, texts in zip(processes, said)]
+    return said
 
 
 def address():

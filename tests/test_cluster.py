@@ -1,16 +1,13 @@
 """Several processes: where each stands, real ones that train, agree, stop and end together."""
 
 import dataclasses
-import os
 import signal
 import socket
-import subprocess
-import sys
 import time
 
 import numpy as np
 import pytest
-from runs import ROOT, Refusal, address, ended, final_variables, leaves, log_lines, place, train_argv
+from runs import Refusal, address, ended, final_variables, leaves, log_lines, place, started_with, train_argv
 
 from cffm_jax.cluster import find_place
 from cffm_jax.commands import train_command
@@ -122,19 +119,11 @@ def test_refusals_of_the_command(data, tmp_path, refused):
     refused(train_command, argv, "--train.fsdp", "3 does not divide 4 devices", "one of 1 2 4")
 
 
-def started(program, *arguments):
-    flags = "--xla_force_host_platform_device_count=1 --xla_backend_optimization_level=0"
-    return subprocess.Popen(
-        [sys.executable, "-c", program, *map(str, arguments)], cwd=ROOT, text=True,
-        env={**os.environ, "XLA_FLAGS": flags}, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
-
-
 @pytest.mark.parametrize("process", [0, 1])
 def test_a_process_that_finds_no_other(data, tmp_path, process):
     began = time.monotonic()
     argv = train_argv(data, tmp_path / "run", *place(address(), process), "--cluster.connect_seconds", 1)
-    [(status, out, err)] = ended([started(TRAIN, *argv)])
+    [(status, out, err)] = ended([started_with(1, TRAIN, *argv)])
     Refusal.check(status, err, "did not find each other within 1 s", progress=True)
     assert time.monotonic() - began < 60 and not out and not (tmp_path / "run").exists()
 
@@ -142,7 +131,7 @@ def test_a_process_that_finds_no_other(data, tmp_path, process):
 @pytest.mark.parametrize("how", ["together", "alone"])
 def test_an_error_of_one_process_ends_all(how):
     where, began = address(), time.monotonic()
-    (zero, _, told), (one, _, own) = ended([started(FAIL, how, where, process) for process in (0, 1)])
+    (zero, _, told), (one, _, own) = ended([started_with(1, FAIL, how, where, process) for process in (0, 1)])
     assert one == 2 and zero != 0 and time.monotonic() - began < 60
     if how == "together":
         assert zero == 2 and "error: file: is bad; mend it\n" in told and "error: " not in own
@@ -158,7 +147,7 @@ def runs(data, tmp_path_factory):
     more = (*more, "--train.checkpoint_every", 4, "--train.keep", STEPS, "--model.dropout", 0, "--optim.rate", 1e-4)
     alone, shared = (train_argv(data, folder / name, *more) for name in ("alone", "shared"))
     where = address()
-    two = [started(TRAIN, *shared, *place(where, process), "--train.fsdp", 2) for process in (0, 1)]
+    two = [started_with(1, TRAIN, *shared, *place(where, process), "--train.fsdp", 2) for process in (0, 1)]
     log = folder / "shared" / "log.jsonl"
     while not (log.exists() and '"eval"' in log.read_text()):
         assert all(process.poll() is None for process in two), ended(two)
@@ -168,7 +157,7 @@ def runs(data, tmp_path_factory):
     stopped, notes = newest_whole(folder / "shared")
     assert not notes
     for argv in (alone, shared):
-        [(status, _, err)] = ended([started(TRAIN, *argv)])
+        [(status, _, err)] = ended([started_with(1, TRAIN, *argv)])
         assert status == 0, err
     return folder / "alone", folder / "shared", stopped, said
 
