@@ -141,8 +141,11 @@ def _one_line(box: str) -> str:
 def run_command(main: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None = None) -> int:
     """Runs a command, which may return its exit status.
 
-    An ``InputError`` becomes one line on standard error and 2, a signal one and 128 + its number.
+    An ``InputError`` becomes one line on standard error and 2, a signal one and 128 + its number. What standard output
+    cannot encode, such as the name of a video, is escaped, as it is on standard error.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         return main(sys.argv[1:] if argv is None else argv) or 0
     except InputError as error:
