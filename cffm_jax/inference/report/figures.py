@@ -32,6 +32,7 @@ _TILES = ("miou", "weighted_iou", "vc8", "vc16")
 _PAIRS = 15
 """Confusions listed."""
 _TO = " \N{RIGHTWARDS ARROW} "
+_UNLABELLED = "No counted video has a labelled pixel."
 NO_CONSISTENCY = (
     "There is no video consistency, CC or flicker here: these need the labels of all frames of a video, and longer "
     "videos than the window."
@@ -127,7 +128,7 @@ def classes_section(tree: Mapping[str, Any], dataset: classes.Classes) -> list[E
     total = max(1, sum(c["pixels"] for c in figures["per_class"]))
     occurring = [k for k, c in enumerate(figures["per_class"]) if c["iou"] is not None]
     if not occurring:
-        return [element("p", "No counted video has a labelled pixel.", class_="note")]
+        return [element("p", _UNLABELLED, class_="note")]
     lines = []
     for k in sorted(occurring, key=lambda k: -figures["per_class"][k]["iou"]):
         own_class = figures["per_class"][k]
@@ -152,6 +153,8 @@ def classes_section(tree: Mapping[str, Any], dataset: classes.Classes) -> list[E
 
 
 def confusions_section(own: str, confusion: Confusion, dataset: classes.Classes) -> list[ET.Element]:
+    if not confusion.counts.any():
+        return [element("p", _UNLABELLED, class_="note")]
     counts = confusion.counts.copy()
     np.fill_diagonal(counts, 0)
     wrong, k = int(counts.sum()), len(counts)
