@@ -4,6 +4,7 @@ import builtins
 import dataclasses
 import io
 import json
+import os
 import re
 import signal
 import subprocess
@@ -224,6 +225,22 @@ def test_what_cannot_be_encoded_is_escaped(monkeypatch):
     assert run_command(lambda _: print("vidéo_1 \udcff"), []) == 0
     sys.stdout.flush()
     assert said.getvalue() == b"vid\\xe9o_1 \\udcff\n"
+
+
+def test_a_reader_that_leaves_ends_a_command(capsys, monkeypatch):
+    for text in ("at the end", 99_999 * "at once "):
+        reading, writing = os.pipe()
+        os.close(reading)
+        with monkeypatch.context() as within, open(writing, "w") as gone:
+            within.setattr(sys, "stdout", gone)
+            assert run_command(lambda argv: print(*argv), [text]) == 141
+        assert capsys.readouterr().err == "stopped by SIGPIPE\n"
+
+    def other(_):
+        raise BrokenPipeError
+
+    with pytest.raises(BrokenPipeError):  # Some other pipe.
+        run_command(other, [])
 
 
 @pytest.mark.parametrize("command", [train_command, eval_command])
