@@ -105,8 +105,9 @@ def train_command(argv: Sequence[str]) -> None:
 
         require_determinism()
     with Interruption() as interruption:
-        from cffm_jax.cluster import connected
-        from cffm_jax.training.loop import train
+        with interruption.deferred():  # What is raised within an extension that is being loaded may end in an abort.
+            from cffm_jax.cluster import connected
+            from cffm_jax.training.loop import train
 
         cache_compilations()
         with connected(options.cluster):
@@ -131,8 +132,9 @@ def eval_command(argv: Sequence[str]) -> None:
     if bool(options.checkpoint) == bool(options.predictions):
         raise InputError("--checkpoint", "give either this or --predictions", "name a run's folder or a folder of PNGs")
     with Interruption() as interruption:
-        from cffm_jax.cluster import connected
-        from cffm_jax.inference import evaluation
+        with interruption.deferred():  # As above.
+            from cffm_jax.cluster import connected
+            from cffm_jax.inference import evaluation
 
         evaluation.require_apart(options)
         if options.predictions:

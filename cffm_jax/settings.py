@@ -8,6 +8,7 @@ import dataclasses
 import difflib
 import importlib.util
 import io
+import os
 import re
 import signal
 import sys
@@ -141,10 +142,16 @@ def _one_line(box: str) -> str:
 def run_command(main: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None = None) -> int:
     """Runs a command, which may return its exit status.
 
-    An ``InputError`` becomes one line on standard error and 2, a signal one and 128 + its number.
+    An ``InputError`` becomes one line on standard error and 2, a signal one and 128 + its number; that is SIGPIPE when
+    the reader of standard output, such as ``head``, has left. What standard output cannot encode, such as the name of a
+    video, is escaped, as it is on standard error.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        return main(sys.argv[1:] if argv is None else argv) or 0
+        status = main(sys.argv[1:] if argv is None else argv) or 0
+        sys.stdout.flush()
+        return status
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -155,3 +162,19 @@ def run_command(main: Callable[[Sequence[str]], int | None], argv: Sequence[str]
         stopped = Stopped(signal.SIGINT)
         print(stopped, file=sys.stderr)
         return stopped.status
+    except BrokenPipeError:
+        if not _output_is_closed():
+            raise
+        stopped = Stopped(signal.SIGPIPE)
+        print(stopped, file=sys.stderr)
+        return stopped.status
+
+
+def _output_is_closed() -> bool:
+    """Whether nobody reads standard output any more, which is then of no use but for no further error at the exit."""
+    try:
+        print(flush=True)  # What failed to be written is dropped: only another line shows it.
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    return False

@@ -344,7 +344,8 @@ TABLES = (TABLE1, TABLE2, TABLE3, TABLE4, TABLE5, TABLE6, TABLE7, TABLE8, TABLE9
 
 
 def published(where: str, model: str = "") -> tuple[Row, ...]:
-    """The first published row of each network with the papers' settings that was measured on these data.
+    """The first published row of each network with the papers' settings that was measured on these data, under the
+    network's own name, whatever its table calls it.
 
     Args:
       where: ``VSPW``, ``TEST_SERVER`` or ``CITYSCAPES``.
@@ -354,7 +355,8 @@ def published(where: str, model: str = "") -> tuple[Row, ...]:
     rows: dict[Network, Row] = {}
     for row in (row for table in TABLES for row in table.rows):
         if row.where == where and not row.network.variant:
-            rows.setdefault(row.network, row)
+            name = f"{_NAMES[row.network.family]}, {row.network.backbone.upper()}"
+            rows.setdefault(row.network, dataclasses.replace(row, method=name))
     if not model:
         return tuple(rows.values())
     family, _, backbone = model.partition("_")
@@ -363,6 +365,7 @@ def published(where: str, model: str = "") -> tuple[Row, ...]:
     return tuple(by_model[name] for name in names if name in by_model)
 
 
+_NAMES = {"segformer": "SegFormer", "cffm": "CFFM", "cffmp": "CFFM+", "cffmpp": "CFFM++"}
 _PARTS = {
     "segformer": ("segformer",),
     "cffm": ("cffm", "segformer"),

@@ -121,6 +121,18 @@ def test_chosen_mask_comes_beside_the_truth(opened):
     assert (abs(picture(video.locator(".compare .frame")) - before).max(-1) > 20).mean() > 0.05
 
 
+def test_prints_pictures_and_whole_tables(opened):
+    page = opened()
+    page.locator("details").evaluate_all("(parts) => parts.forEach((part) => part.open = true)")
+    page.emulate_media(media="print")
+    looks = page.locator("article .frame, .bar i, .chip").evaluate_all(
+        "(parts) => parts.map((part) => getComputedStyle(part).printColorAdjust)"
+    )
+    assert len(looks) > 100 and set(looks) == {"exact"}
+    assert not page.locator("input[type=range]").first.is_visible()
+    assert page.locator(".tall").evaluate("(table) => table.scrollHeight <= table.clientHeight")
+
+
 def test_masks_fade(opened):
     page = opened()
     cell = page.locator("article button").first

@@ -384,6 +384,25 @@ def test_scores_of_the_saved_predictions_are_the_models(evaluated, data, tmp_pat
     assert found == result["rows"]["CFFM"]
 
 
+def test_figures_are_kept_when_nobody_reads_what_is_printed(evaluated, data, tmp_path, monkeypatch):
+    reading, writing = os.pipe()
+    os.close(reading)
+    output = tmp_path / "first.json"
+    argv = score_argv(data, evaluated[0], "--eval.max_videos", 1, "--output", output)
+    with monkeypatch.context() as within, open(writing, "w", buffering=1) as gone:
+        within.setattr(sys, "stdout", gone)
+        assert run_command(eval_command, argv) == 141
+    (video,) = json.loads(output.read_text())["rows"]["predictions"]["per_video"]
+    assert video == evaluated[1]["rows"]["CFFM"]["per_video"][0]
+
+
+def test_predictions_need_no_network(evaluated, data, tmp_path, refused):
+    for more in (["--pictures", tmp_path / "x"], ["--save_predictions", tmp_path / "x"], ["--raw"]):
+        said = f"{more[0]}: given together with --predictions"
+        refused(eval_command, score_argv(data, evaluated[0], *more), said)
+    refused(eval_command, score_argv(data, evaluated[0], "--eval.max_videos", -1), "--eval.max_videos: is -1")
+
+
 def test_checkpoint_of_two_devices_is_evaluated_on_one(trained, exported, tmp_path):
     with open_checkpoints(trained[0]) as checkpoints:
         config = checkpoints.config(STEPS)

@@ -68,12 +68,6 @@ def test_score_predictions(split, rows, capfd):
     assert "29/29" in progress and "frame/s" in progress
 
 
-def test_first_videos_only(split):
-    videos, folder, _ = split
-    found = scores.score_predictions(videos, folder, K, NAMES, max_videos=1)
-    assert [v.name for v in found.videos] == ["short"]
-
-
 def test_grey_predictions_count_as_well(split):
     videos, folder, arrays = split
     before = scores.score_predictions(videos, folder, K, NAMES).figures()
@@ -116,6 +110,11 @@ def cut_off(folder):
     path.write_bytes(path.read_bytes()[:-600])
 
 
+def folder_in_place(folder):
+    remove_frame(folder)
+    (folder / "long" / "00000003.png").mkdir()
+
+
 def colours(folder):
     Image.new("RGB", (8, 6)).save(folder / "long" / "00000003.png")
 
@@ -131,6 +130,7 @@ def colours(folder):
         (no_class, "00000003.png", "holds the value 4"),
         (no_png, "00000003.png", "cannot be read as a PNG"),
         (cut_off, "00000003.png", "cannot be read as a PNG"),
+        (folder_in_place, "00000003.png", "cannot be read (Is a directory)"),
         (colours, "00000003.png", "is a PNG of mode RGB"),
     ],
 )

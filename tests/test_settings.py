@@ -1,8 +1,12 @@
 """Settings from config files, stored JSON and the command line; faults are one line and exit status 2."""
 
+import builtins
 import dataclasses
+import io
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
 import typing
@@ -213,6 +217,47 @@ def test_success_is_status_0_and_other_errors_are_not_hidden():
     assert run_command(seen.append, ["a", "b"]) == 0 and seen == [["a", "b"]]
     with pytest.raises(ZeroDivisionError):
         run_command(lambda _: 1 / 0, [])
+
+
+def test_what_cannot_be_encoded_is_escaped(monkeypatch):
+    said = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(said, encoding="ascii"))
+    assert run_command(lambda _: print("vidéo_1 \udcff"), []) == 0
+    sys.stdout.flush()
+    assert said.getvalue() == b"vid\\xe9o_1 \\udcff\n"
+
+
+def test_a_reader_that_leaves_ends_a_command(capsys, monkeypatch):
+    for text in ("at the end", 99_999 * "at once "):
+        reading, writing = os.pipe()
+        os.close(reading)
+        with monkeypatch.context() as within, open(writing, "w") as gone:
+            within.setattr(sys, "stdout", gone)
+            assert run_command(lambda argv: print(*argv), [text]) == 141
+        assert capsys.readouterr().err == "stopped by SIGPIPE\n"
+
+    def other(_):
+        raise BrokenPipeError
+
+    with pytest.raises(BrokenPipeError):  # Some other pipe.
+        run_command(other, [])
+
+
+@pytest.mark.parametrize("command", [train_command, eval_command])
+def test_a_signal_waits_while_modules_are_loaded(command, capsys, monkeypatch):
+    """Raised within an extension's own code it would end in an abort."""
+    load, loaded = builtins.__import__, []
+
+    def loading(name, *rest):
+        if name == "cffm_jax.cluster" and not loaded:
+            signal.raise_signal(signal.SIGINT)
+            loaded.append(name)
+        return load(name, *rest)
+
+    argv = ["--config", str(ROOT / "configs" / "synthetic.py"), "--checkpoint", "none"]
+    monkeypatch.setattr(builtins, "__import__", loading)
+    assert run_command(command, argv if command is eval_command else argv[:2]) == 130
+    assert loaded and capsys.readouterr().err == "stopped by SIGINT\n"
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from cffm_jax import cluster
 from cffm_jax.config import Config
 from cffm_jax.data import layouts
+from cffm_jax.errors import InputError
 from cffm_jax.inference.devices import run_together, shares
 from cffm_jax.inference.offline import Chunk, VideoSegmenter, placing
 from cffm_jax.inference.targets import segment_targets
@@ -26,7 +27,13 @@ from cffm_jax.training.interruption import Interruption
 
 def evaluation_videos(config: Config, masks: bool = True) -> tuple[layouts.Video, ...]:
     """The videos of the config's evaluation split, the first ``eval.max_videos`` of them if that is set; without
-    ``masks`` of a split that need not have any."""
+    ``masks`` of a split that need not have any.
+
+    Raises:
+      InputError: the split cannot be read, or ``eval.max_videos`` is less than 0.
+    """
+    if config.eval.max_videos < 0:
+        raise InputError("--eval.max_videos", f"is {config.eval.max_videos}", "give at least 1, or 0 for all")
     videos = layouts.read_videos(config.data, config.data.eval_split, masks)
     return videos[: config.eval.max_videos or None]
 

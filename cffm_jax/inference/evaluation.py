@@ -15,7 +15,7 @@ from cffm_jax import cluster
 from cffm_jax.config import ClusterConfig, Config
 from cffm_jax.conversion.held import WHOLE
 from cffm_jax.data.classes import Classes, read_classes
-from cffm_jax.data.layouts import Video, read_videos
+from cffm_jax.data.layouts import Video
 from cffm_jax.errors import InputError
 from cffm_jax.inference import prototypes, scores
 from cffm_jax.inference.devices import chosen_devices
@@ -35,6 +35,10 @@ from cffm_jax.whole import require_new_folder, require_writable, write_json
 
 if TYPE_CHECKING:
     from cffm_jax.commands import EvalOptions
+
+
+_OF_A_NETWORK = ("raw", "save_predictions", "pictures")
+"""Options that say nothing of masks that are there already."""
 
 
 class _Prepared(NamedTuple):
@@ -190,9 +194,8 @@ def _tell(prepared: _Prepared, rows: dict[str, Scores], samples: write.MaskSampl
     if options.submission:
         _tell_submission(options, videos)
         return
-    print(scores.report(rows, dataset.names))
-    tree = scores.to_json(rows, dataset.names)
-    _write_figures(prepared.output, {"checkpoint": options.checkpoint, "step": prepared.step, "rows": tree})
+    source = {"checkpoint": options.checkpoint, "step": prepared.step}
+    _tell_figures(prepared.output, source, rows, dataset.names)
     if samples:
         facts = {"checkpoint": options.checkpoint, "weights": prepared.origin}
         about = write.about(config, dataset, facts, config.model.name)
@@ -208,6 +211,10 @@ def score_predictions(options: EvalOptions, interruption: Interruption) -> None:
     """Scores masks that any program wrote, or makes a submission of them. InputError for what cannot be used."""
     if options.cluster != ClusterConfig():
         raise InputError("--cluster", "given together with --predictions", "one process reads them: leave it out")
+    needless = [name for name in _OF_A_NETWORK if getattr(options, name)]
+    if needless:
+        problem = "given together with --predictions, which takes no network"
+        raise InputError(f"--{needless[0]}", problem, "leave it out, or give --checkpoint in place of --predictions")
     config = options.settings
     if options.submission:
         videos = evaluation_videos(config, masks=False)
@@ -218,19 +225,16 @@ def score_predictions(options: EvalOptions, interruption: Interruption) -> None:
         )  # fmt: skip
         _tell_submission(options, videos)
         return
-    videos = read_videos(config.data, config.data.eval_split)
+    videos = evaluation_videos(config)
     dataset = read_classes(config.data.root, config.model.num_classes, config.data.layout)
     names = dataset.names
     output = Path(options.output or f"{options.predictions.rstrip('/')}.json")
     require_writable(output)
     if options.report:
         write.require_place(options.report)
-    result = scores.score_predictions(
-        videos, options.predictions, config.model.num_classes, names, max_videos=config.eval.max_videos
-    )
+    result = scores.score_predictions(videos, options.predictions, config.model.num_classes, names)
     rows = {"predictions": result}
-    print(scores.report(rows, names))
-    _write_figures(output, {"predictions": options.predictions, "rows": scores.to_json(rows, names)})
+    _tell_figures(output, {"predictions": options.predictions}, rows, names)
     if options.report:
         first = max(config.data.offsets)
         samples = write.prediction_samples("predictions", options.predictions, config.model.num_classes, first)
@@ -238,6 +242,8 @@ def score_predictions(options: EvalOptions, interruption: Interruption) -> None:
         print(f"report written to {write.write_report(options.report, rows, about, dataset, videos, samples)}")
 
 
-def _write_figures(path: Path, value: dict) -> None:
-    write_json(path, value)
+def _tell_figures(path: Path, source: dict[str, Any], rows: dict[str, Scores], names: Sequence[str]) -> None:
+    """Writes the figures, then prints them: standard output may be a pipe whose reader has left."""
+    write_json(path, {**source, "rows": scores.to_json(rows, names)})
+    print(scores.report(rows, names))
     print(f"figures written to {path}")

@@ -6,6 +6,7 @@ Needs neither a model nor JAX. ``rows`` are scores by the name they are printed 
 from __future__ import annotations
 
 import dataclasses
+import io
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -17,6 +18,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from cffm_jax.data import layouts
+from cffm_jax.data.files import read_bytes
 from cffm_jax.errors import InputError
 from cffm_jax.metrics import RELEASE_LONGER_THAN, Scores, VideoScore, score_video
 
@@ -163,9 +165,10 @@ def to_json(rows: Mapping[str, Scores], class_names: Sequence[str], longer_than:
 
 def read_prediction(path: str | os.PathLike, num_classes: int) -> np.ndarray:
     """Class indices u8[H,W] of an indexed (or grey) 8-bit PNG; InputError on any other file."""
+    data = read_bytes(path)
     remedy = f"write one 8-bit channel or a palette with the class index (0..{num_classes - 1}) of each pixel"
     try:
-        with Image.open(path, formats=["PNG"]) as image:
+        with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
             mode, classes = image.mode, np.asarray(image)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise InputError(path, "cannot be read as a PNG", "write it again") from error
@@ -194,7 +197,6 @@ def score_predictions(
     predictions_dir: str | os.PathLike,
     num_classes: int,
     class_names: Sequence[str],
-    max_videos: int = 0,
 ) -> Scores:
     """Scores the masks <predictions_dir>/<video>/<frame stem>.png that any program wrote.
 
@@ -203,7 +205,6 @@ def score_predictions(
       predictions_dir: folder of the predictions: 8-bit indexed PNGs of the masks' size with values 0..K-1.
       num_classes: K.
       class_names: K names, checked here so that the tables cannot fail after the work.
-      max_videos: scores the first so many videos only; 0 scores all.
 
     Raises:
       InputError: a prediction is missing, unreadable, of another size than the mask, or holds what is no class.
@@ -213,7 +214,6 @@ def score_predictions(
     root = Path(predictions_dir)
     if not root.is_dir():
         raise InputError(root, "no such folder", "give the folder that holds <video>/<frame>.png")
-    videos = videos[:max_videos] if max_videos else videos
     # All files are looked for before the first is read: a gap shows at once, not after an hour.
     jobs = [(video, prediction_paths(video, root / video.name)) for video in videos]
 

@@ -32,6 +32,7 @@ _TILES = ("miou", "weighted_iou", "vc8", "vc16")
 _PAIRS = 15
 """Confusions listed."""
 _TO = " \N{RIGHTWARDS ARROW} "
+_UNLABELLED = "No counted video has a labelled pixel."
 NO_CONSISTENCY = (
     "There is no video consistency, CC or flicker here: these need the labels of all frames of a video, and longer "
     "videos than the window."
@@ -46,17 +47,19 @@ class About(NamedTuple):
       facts: what is told below it, by what it is called.
       published: the papers' rows of the same methods and data.
       notes: sentences below the figures.
+      paper: that of the published rows that is the network's own, if one is.
     """
 
     title: str
     facts: Mapping[str, str]
     published: Sequence[tables.Row] = ()
     notes: Sequence[str] = ()
+    paper: tables.Row | None = None
 
 
 def figures_section(tree: Mapping[str, Any], about: About) -> list[ET.Element]:
     own, *others = tree.values()
-    paper = next(iter(about.published), None)
+    paper = about.paper
     tiles = []
     for field in _TILES:
         beside = []
@@ -91,11 +94,12 @@ def figures_section(tree: Mapping[str, Any], about: About) -> list[ET.Element]:
         element("div", *tiles, class_="tiles"),
         scrolling(element("table", head, element("tbody", *lines)), "Figures in percent"),
         element("details", element("summary", "What these are"), element("dl", *meanings, class_="facts")),
-        *(element("p", note, class_="note") for note in _notes(own, about)),
+        *(element("p", note, class_="note") for note in _notes(tree, about)),
     ]
 
 
-def _notes(own: Mapping[str, Any], about: About) -> list[str]:
+def _notes(tree: Mapping[str, Any], about: About) -> list[str]:
+    own = next(iter(tree.values()))
     notes = [f"In percent, over {counted(own['videos'], 'video')} with {counted(own['frames'], 'labelled frame')}."]
     if own["left_out"]:
         left = f"Videos of at most {own['videos_longer_than']} frames ({own['left_out']} here)"
@@ -104,11 +108,11 @@ def _notes(own: Mapping[str, Any], about: About) -> list[str]:
         notes.append(NO_CONSISTENCY)
     if about.published:
         notes.append(
-            "Published: CFFM (CVPR 2022) and CFFM++ (TPAMI 2024), each figure of a network that was trained by itself; "
-            "the rows here are parts of one network."
+            "Published: CFFM (CVPR 2022) and CFFM++ (TPAMI 2024), each figure of a network that was trained by itself."
+            + (" The rows here are parts of one network." if len(tree) > 1 else "")
         )
     else:
-        notes.append("The papers have no figures of this network on these data.")
+        notes.append("The papers have no figures to set beside these.")
     return [*notes, *about.notes]
 
 
@@ -124,7 +128,7 @@ def classes_section(tree: Mapping[str, Any], dataset: classes.Classes) -> list[E
     total = max(1, sum(c["pixels"] for c in figures["per_class"]))
     occurring = [k for k, c in enumerate(figures["per_class"]) if c["iou"] is not None]
     if not occurring:
-        return [element("p", "No counted video has a labelled pixel.", class_="note")]
+        return [element("p", _UNLABELLED, class_="note")]
     lines = []
     for k in sorted(occurring, key=lambda k: -figures["per_class"][k]["iou"]):
         own_class = figures["per_class"][k]
@@ -149,6 +153,8 @@ def classes_section(tree: Mapping[str, Any], dataset: classes.Classes) -> list[E
 
 
 def confusions_section(own: str, confusion: Confusion, dataset: classes.Classes) -> list[ET.Element]:
+    if not confusion.counts.any():
+        return [element("p", _UNLABELLED, class_="note")]
     counts = confusion.counts.copy()
     np.fill_diagonal(counts, 0)
     wrong, k = int(counts.sum()), len(counts)

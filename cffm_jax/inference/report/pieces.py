@@ -41,8 +41,9 @@ def chip(dataset: classes.Classes, k: int) -> ET.Element:
     return element("span", class_="chip", style=f"background: rgb({red} {green} {blue})")
 
 
-def class_name(dataset: classes.Classes, k: int) -> str:
-    return dataset.names[k].replace("_", " ")
+def class_name(dataset: classes.Classes, k: int) -> ET.Element:
+    """In whatever direction it is written, what stands beside it stays where it is."""
+    return element("bdi", dataset.names[k].replace("_", " "))
 
 
 def frame_class(film: int, shot: int) -> str:

@@ -63,8 +63,9 @@ def films_section(
     if not best:
         return [element("p", "There is no video to show.", class_="note")]
     range_ = element("input", type="range", min=0, max=100, value=70)
+    said = "By the mIoU of each video. Choose a mask to lay it beside the ground truth, and move the cut."
     parts = [
-        element("p", "By the mIoU of each video. Choose a mask to lay it beside the ground truth, and move the cut."),
+        element("p", f"{said} Where the ground truth has no class, the frame shows through."),
         element("label", "Masks over frames", range_, class_="cover", hidden=""),
     ]
     for head, films, before in (("Best", best, 0), ("Worst", worst, len(best))):
