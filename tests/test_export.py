@@ -2,9 +2,11 @@
 
 import dataclasses
 import json
+import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -68,6 +70,11 @@ def test_with_jax_alone_the_masks_are_the_same(network, config, frames, folder, 
     expected = np.stack(list(streaming.stream(*network, config, frames)))
     assert len(np.unique(expected)) > 1
     assert (np.load(tmp_path / "masks.npy") != expected).mean() < 1e-3
+
+
+def test_the_loader_has_30_lines_of_code():
+    code = re.sub(r'""".*?"""', "", Path(exported.__file__).read_text(), flags=re.DOTALL)
+    assert sum(bool(line.strip()) for line in code.splitlines()) <= 30
 
 
 def test_what_the_folder_says_of_itself(folder):

@@ -3,7 +3,7 @@
     <folder>/step.jax             (weights, state, frames u8[S,H0,W0,3]) -> (state, masks u8[S,H0,W0])
     <folder>/weights.safetensors  the arrays by their paths
     <folder>/model.json           what it is, and the files' sha256
-    <folder>/exported.py          the loader, 60 lines
+    <folder>/exported.py          the loader, 30 lines of code
 
 The frames are resized inside the step, in float32 and rounded; OpenCV, which the other engines use, rounds its weights
 to 11 bits besides, so that its bytes differ by at most one here and there.
