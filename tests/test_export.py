@@ -14,6 +14,7 @@ from test_streaming import CLASSES, CONFIG, made
 
 from cffm_jax.commands import convert_command
 from cffm_jax.data.classes import read_classes
+from cffm_jax.errors import InputError
 from cffm_jax.inference import export, exported, streaming
 from cffm_jax.weights import Weights
 
@@ -92,6 +93,13 @@ def test_a_flipped_bit_is_found(folder, tmp_path, name):
     (copy / name).write_bytes(data)
     with pytest.raises(ValueError, match=f"{name}: is not what was written"):
         exported.load(copy)
+
+
+@pytest.mark.parametrize("platforms", ["cpu", (), ("gpu",)])
+def test_platforms_that_are_none(platforms, network, config, tmp_path):
+    with pytest.raises(InputError, match="platforms: is .*; give some of cpu, cuda"):
+        export.export_stream(Weights(*network, config, "", ""), tmp_path / "x", SIZE, platforms=platforms)
+    assert not list(tmp_path.iterdir())
 
 
 def test_misuse_of_the_command(tmp_path, refused):

@@ -170,6 +170,12 @@ def test_streams_of_a_kind_are_compiled_once(network, frames):
     assert found.step._cache_size() == 1 and streaming._segmenter.cache_info().hits >= 2
 
 
+def test_offsets_for_other_references(network):
+    config = dataclasses.replace(CONFIG, data=dataclasses.replace(CONFIG.data, offsets=(9, 6, 3, 1)))
+    with pytest.raises(InputError, match="--data.offsets: has 4 numbers, the model 3 references"):
+        streaming.StreamSegmenter(network[0], config, SIZE)
+
+
 @pytest.mark.parametrize("frames", [np.zeros((1, *SIZE, 3), np.uint8), np.zeros((2, 64, 96, 3), np.float32)])
 def test_frames_of_a_step_that_do_not_fit(network, frames):
     segmenter = streaming.StreamSegmenter(network[0], CONFIG, SIZE, streams=2)

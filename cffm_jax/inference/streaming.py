@@ -72,9 +72,12 @@ class StreamSegmenter:
             maps of two frames of 480p no longer fit into the cache and a batch takes longer.
 
         Raises:
-          InputError: the model's prototypes are of the whole video, which a stream does not have, and the frames have
-            fewer tokens than prototypes.
+          InputError: the offsets are more or fewer than the model's references, or the frames have fewer tokens than
+            prototypes, which are those of the frames so far.
         """
+        if model.local_blocks and len(config.data.offsets) != len(model.sources):
+            problem = f"has {len(config.data.offsets)} numbers, the model {len(model.sources)} references"
+            raise InputError("--data.offsets", problem, "give one for each, the largest first")
         self.model, self.config, self.size, self.streams = model, config, size, streams
         self.input_size = pipeline.evaluation_size(*size, config.data.scale)
         self.memory = max(config.data.offsets) if model.local_blocks and not model.static else 0
