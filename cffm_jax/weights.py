@@ -29,6 +29,7 @@ from cffm_jax.conversion.held import (
 )
 from cffm_jax.conversion.recognise import ENCODER
 from cffm_jax.conversion.writers import write_safetensors, write_torch
+from cffm_jax.data.clips import FASTEST
 from cffm_jax.errors import InputError
 from cffm_jax.models.cffm import CFFM
 from cffm_jax.models.encoders import make_encoder, size_of
@@ -89,7 +90,7 @@ class Weights:
 
         Args:
           frames: of one size; any iterable, for example a camera's.
-          rate: frames a second, for ``reference_seconds``; 0: the references lie ``config.data.offsets`` frames back.
+          rate: frames a second, at most 1000; 0: the references lie ``config.data.offsets`` frames back.
           reference_seconds: how long before the target the references lie, oldest first; with a rate and without these
             the papers' 9/15, 6/15 and 3/15 s. The nearest frames are taken.
           ahead: see ``inference.streaming.stream``; more than 0 is faster where frames need not be answered at once.
@@ -103,11 +104,10 @@ class Weights:
         config, model = self.config, self.model
         if not isinstance(model, CFFM):
             raise InputError(self.origin, "are the weights of an encoder alone", "give those of a whole model")
-        if reference_seconds and (len(reference_seconds) != len(model.sources) or rate <= 0):
-            problem = f"{len(reference_seconds)} given, at {rate:g} frames a second"
-            raise InputError("--reference_seconds", problem, f"give {len(model.sources)}, and a rate above 0")
-        if rate > 0:
-            offsets = streaming.offsets_at(rate, *([reference_seconds] if reference_seconds else []))
+        if not 0 <= rate <= FASTEST or (reference_seconds and not rate):
+            raise InputError("rate", f"is {rate:g}", f"give the frames a second, more than 0 and at most {FASTEST}")
+        if rate:
+            offsets = streaming.offsets_at(rate, len(model.sources), reference_seconds)
             config = dataclasses.replace(config, data=dataclasses.replace(config.data, offsets=offsets))
         return streaming.stream(model, self.variables, config, frames, ahead=ahead)
 

@@ -2,9 +2,11 @@
 
 import dataclasses
 import json
+import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from test_streaming import CLASSES, CONFIG, made
 
 from cffm_jax.commands import convert_command
 from cffm_jax.data.classes import read_classes
+from cffm_jax.errors import InputError
 from cffm_jax.inference import export, exported, streaming
 from cffm_jax.weights import Weights
 
@@ -70,6 +73,11 @@ def test_with_jax_alone_the_masks_are_the_same(network, config, frames, folder, 
     assert (np.load(tmp_path / "masks.npy") != expected).mean() < 1e-3
 
 
+def test_the_loader_has_30_lines_of_code():
+    code = re.sub(r'""".*?"""', "", Path(exported.__file__).read_text(), flags=re.DOTALL)
+    assert sum(bool(line.strip()) for line in code.splitlines()) <= 30
+
+
 def test_what_the_folder_says_of_itself(folder):
     about = json.loads((folder / "model.json").read_text())
     assert about["platforms"] == ["cpu", "cuda"] and about["offsets"] == [5, 3, 1]
@@ -85,6 +93,13 @@ def test_a_flipped_bit_is_found(folder, tmp_path, name):
     (copy / name).write_bytes(data)
     with pytest.raises(ValueError, match=f"{name}: is not what was written"):
         exported.load(copy)
+
+
+@pytest.mark.parametrize("platforms", ["cpu", (), ("gpu",)])
+def test_platforms_that_are_none(platforms, network, config, tmp_path):
+    with pytest.raises(InputError, match="platforms: is .*; give some of cpu, cuda"):
+        export.export_stream(Weights(*network, config, "", ""), tmp_path / "x", SIZE, platforms=platforms)
+    assert not list(tmp_path.iterdir())
 
 
 def test_misuse_of_the_command(tmp_path, refused):

@@ -11,6 +11,7 @@ import pytest
 
 from cffm_jax import create_model
 from cffm_jax.config import Config, DataConfig, EvalConfig, ModelConfig, PrototypeConfig
+from cffm_jax.data import clips
 from cffm_jax.data.layouts import Video
 from cffm_jax.data.pipeline import fit_frame
 from cffm_jax.errors import InputError
@@ -134,8 +135,80 @@ def test_loaded_weights_stream_at_any_rate(network, frames, expected):
     ("rate", "offsets"), [(15, (9, 6, 3)), (30, (18, 12, 6)), (25, (15, 10, 5)), (60, (36, 24, 12)), (1, (1, 1, 1))]
 )
 def test_offsets_at_a_rate(rate, offsets):
-    assert streaming.offsets_at(rate) == offsets
-    assert streaming.offsets_at(10, (1.0, 0.5, 0.04)) == (10, 5, 1)
+    assert streaming.offsets_at(rate, 3) == offsets
+    assert streaming.offsets_at(10, 3, (1.0, 0.5, 0.04)) == (10, 5, 1)
+
+
+@pytest.mark.parametrize(
+    ("times", "says"),
+    [
+        ({"rate": -15}, "rate: is -15; .* at most 1000"),
+        ({"rate": float("nan")}, "rate: is nan"),
+        ({"rate": 1e7}, "rate: is 1e"),
+        ({"reference_seconds": (0.6, 0.4, 0.2)}, "rate: is 0"),
+        ({"rate": 15, "reference_seconds": (0.6, 0.4)}, "2 are given; give 3"),
+        ({"rate": 15, "reference_seconds": (0.2, 0.4, 0.6)}, "is 0.2 0.4 0.6; give the longest first"),
+        ({"rate": 15, "reference_seconds": (0.6, 0.4, -1)}, "-1 is given; give more than 0, to 10"),
+    ],
+)
+def test_times_that_no_reference_has(times, says):
+    """At once, not with the first frame."""
+    weights = Weights(create_model("cffm_b0", CLASSES), {}, CONFIG, "", "")
+    with pytest.raises(InputError, match=says):
+        weights.stream([], **times)
+
+
+def test_the_papers_times_are_for_as_many_references():
+    with pytest.raises(InputError, match="the papers' are 3; give 5"):
+        streaming.offsets_at(15, 5)
+
+
+def test_streams_of_a_kind_are_compiled_once(network, frames):
+    one, other = (streaming.stream(*network, CONFIG, frames) for _ in range(2))
+    next(one), next(other)
+    found = streaming._segmenter(network[0], CONFIG, SIZE)
+    assert found.step._cache_size() == 1 and streaming._segmenter.cache_info().hits >= 2
+
+
+def test_offsets_for_other_references(network):
+    config = dataclasses.replace(CONFIG, data=dataclasses.replace(CONFIG.data, offsets=(9, 6, 3, 1)))
+    with pytest.raises(InputError, match="--data.offsets: has 4 numbers, the model 3 references"):
+        streaming.StreamSegmenter(network[0], config, SIZE)
+
+
+@pytest.mark.parametrize("frames", [np.zeros((1, *SIZE, 3), np.uint8), np.zeros((2, 64, 96, 3), np.float32)])
+def test_frames_of_a_step_that_do_not_fit(network, frames):
+    segmenter = streaming.StreamSegmenter(network[0], CONFIG, SIZE, streams=2)
+    with pytest.raises(ValueError, match=r"not uint8\[2, 64, 96, 3\], as pipeline.fit_frame makes them"):
+        segmenter.step(network[1], segmenter.start(), frames)
+
+
+def test_a_stream_that_is_not_there_does_not_start_anew(network):
+    state = streaming.StreamSegmenter(network[0], CONFIG, SIZE, streams=2).start()
+    with pytest.raises(IndexError, match="stream 2 of 2"):
+        streaming.reset(state, [2])
+
+
+@pytest.mark.parametrize("offsets", [(2, 1, 1), (9, 6, 1)])
+def test_references_are_those_of_whole_videos_from_the_first_frame_on(offsets):
+    """Fewer frames back than there are references; and one so near that early targets are their own reference."""
+    for age, row in enumerate(streaming._how_far_back(offsets)):
+        found = clips.reference_indices(age, offsets)
+        assert (row.max() > 0) == (found is not None)
+        assert found is None or tuple(age - row) == found
+
+
+def test_no_place_of_the_ring_is_read_before_it_is_written(network, frames, expected):
+    """Not for targets 3 and 4 either, which are their own nearest reference."""
+    model, variables = network
+    segmenter = streaming._segmenter(model, CONFIG, SIZE)
+    state = segmenter.start()
+    state = state._replace(cells=jax.tree.map(lambda ring: np.full_like(ring, np.nan), state.cells))
+    masks = []
+    for frame in frames[:6]:
+        state, mask = segmenter.step(variables, state, fit_frame(frame, CONFIG.data.scale)[None])
+        masks.append(mask[0])
+    assert share_of_others(masks, expected[:6]) < 1e-3
 
 
 @pytest.mark.parametrize(

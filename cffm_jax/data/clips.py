@@ -10,6 +10,13 @@ from typing import Literal
 
 import numpy as np
 
+from cffm_jax.errors import InputError
+
+FASTEST = 1000
+"""Frames a second; what claims more is wrong."""
+_LONGEST = 10.0
+"""Seconds that a reference may lie back: its features are kept so long."""
+
 
 def reference_indices(target: int, offsets: Sequence[int] = (9, 6, 3)) -> tuple[int, ...] | None:
     """References of a target frame in temporal order, or None where the video has too few frames before it.
@@ -25,6 +32,16 @@ def reference_indices(target: int, offsets: Sequence[int] = (9, 6, 3)) -> tuple[
         return None
     # -(-a // b) is the exact ceiling of a / b.
     return tuple(-(-target * (longest - offset) // longest) for offset in offsets)
+
+
+def require_seconds(seconds: Sequence[float]) -> None:
+    """InputError unless references can lie so many seconds before a target: more than 0, the longest first."""
+    for each in seconds:
+        if not 0 < each <= _LONGEST:
+            raise InputError("--reference-seconds", f"{each:g} is given", f"give more than 0, to {_LONGEST:g}")
+    if list(seconds) != sorted(seconds, reverse=True):
+        problem = f"is {' '.join(f'{each:g}' for each in seconds)}"
+        raise InputError("--reference-seconds", problem, "give the longest first: the oldest reference is the first")
 
 
 def numbered_references(

@@ -3,7 +3,7 @@
     <folder>/step.jax             (weights, state, frames u8[S,H0,W0,3]) -> (state, masks u8[S,H0,W0])
     <folder>/weights.safetensors  the arrays by their paths
     <folder>/model.json           what it is, and the files' sha256
-    <folder>/exported.py          the loader, 60 lines
+    <folder>/exported.py          the loader, 30 lines of code
 
 The frames are resized inside the step, in float32 and rounded; OpenCV, which the other engines use, rounds its weights
 to 11 bits besides, so that its bytes differ by at most one here and there.
@@ -38,6 +38,8 @@ from cffm_jax.weights import Weights
 from cffm_jax.whole import WholeFolder
 
 PLATFORMS = ("cpu", "cuda")
+_KNOWN = (*PLATFORMS, "rocm", "tpu")
+"""JAX takes any word, for a step that then runs nowhere."""
 STEP, WEIGHTS, ABOUT = "step.jax", "weights.safetensors", "model.json"
 
 
@@ -58,11 +60,14 @@ def export_stream(
       size: (H0, W0) of the frames.
       streams: S, frames of a step, of one stream each.
       classes: for the description.
-      platforms: where it shall run; none of them needs to be here.
+      platforms: where it shall run, "cpu", "cuda", "rocm" or "tpu"; none of them needs to be here.
 
     Raises:
-      InputError: the folder is there already or cannot be written, or the frames have too few tokens for prototypes.
+      InputError: the folder is there already or cannot be written, a platform is none of these, or the frames have too
+        few tokens for prototypes.
     """
+    if not platforms or not set(platforms) <= set(_KNOWN):
+        raise InputError("platforms", f"is {platforms!r}", f"give some of {', '.join(_KNOWN)}")
     folder = Path(folder)
     if folder.exists():
         raise InputError(folder, "is there already", "name a new folder")

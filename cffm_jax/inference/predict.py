@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import difflib
-import math
 import os
 import sys
 import time
@@ -19,6 +18,7 @@ from tqdm import tqdm
 
 from cffm_jax.config import IGNORED_LABEL, Config
 from cffm_jax.data import classes as known
+from cffm_jax.data import clips
 from cffm_jax.data.drawing import ALPHA
 from cffm_jax.errors import InputError, Stopped
 from cffm_jax.media import outputs, overlays
@@ -29,10 +29,6 @@ from cffm_jax.training.interruption import Interruption
 if TYPE_CHECKING:
     from cffm_jax.weights import Weights
 
-_LONGEST = 10.0
-"""Seconds that a reference may lie back: its features are kept so long."""
-_FASTEST = 1000
-"""Frames a second; a container that claims more is wrong."""
 _AHEAD = 2
 """Frames that an accelerator has in hand while others are read and written; a CPU would only hold more memory."""
 _BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_noinv_fmt}]"
@@ -88,11 +84,9 @@ class Request:
             raise InputError("command line", "leaves nothing to write", "give --masks png, --overlay or --csv")
         if not 0 <= self.alpha <= 1:
             raise InputError("--alpha", f"is {self.alpha:g}", "give 0 to 1")
-        if not 0.01 <= self.rate <= _FASTEST:
-            raise InputError("--rate", f"is {self.rate:g}", f"give 0.01 to {_FASTEST} frames a second")
-        for seconds in self.reference_seconds or ():
-            if not (math.isfinite(seconds) and 0 < seconds <= _LONGEST):
-                raise InputError("--reference-seconds", f"{seconds:g} is given", f"give more than 0, to {_LONGEST:g}")
+        if not 0.01 <= self.rate <= clips.FASTEST:
+            raise InputError("--rate", f"is {self.rate:g}", f"give 0.01 to {clips.FASTEST} frames a second")
+        clips.require_seconds(self.reference_seconds or ())
 
 
 def predict(request: Request) -> str:
@@ -244,14 +238,11 @@ def _with_offsets(weights: Weights, source: Source, request: Request) -> Weights
     data, seconds = weights.config.data, request.reference_seconds
     if seconds is None:
         offsets = tuple(max(1, round(offset / request.every)) for offset in data.offsets)
-    elif seconds and len(seconds) != len(data.offsets):
-        problem = f"{len(seconds)} are given"
-        raise InputError("--reference-seconds", problem, f"give {len(data.offsets)}, oldest first, or none")
-    elif source.rate > _FASTEST:
+    elif source.rate > clips.FASTEST:
         problem = f"claims {float(source.rate):g} frames a second"
         raise InputError(source.name, problem, "leave out --reference-seconds, or convert it to its true rate")
     else:
-        offsets = offsets_at(float(source.rate / request.every), *([seconds] if seconds else []))
+        offsets = offsets_at(float(source.rate / request.every), len(data.offsets), seconds)
     config = dataclasses.replace(weights.config, data=dataclasses.replace(data, offsets=offsets))
     return dataclasses.replace(weights, config=config)
 

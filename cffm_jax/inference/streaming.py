@@ -39,7 +39,7 @@ class StreamState(NamedTuple):
     Attributes:
       clock: i32[], steps so far.
       ages: i32[S], frames of each stream since its start or its last reset.
-      cells: the ring: by block, by reference, keys and values [M, S, A, gh, gw, D]; step t is in place t mod M.
+      cells: the ring: by block, by reference, keys and values [M + 1, S, A, gh, gw, D]; step t is in place t mod M + 1.
       running: causal prototypes of each stream; () where there are none.
     """
 
@@ -52,7 +52,10 @@ class StreamState(NamedTuple):
 class StreamSegmenter:
     """Segments S streams of frames of one size, a frame of each in a step. Compiles once.
 
-    ``state, masks = segmenter.step(variables, state, frames)``; ``segmenter.function`` is the same, not jitted, pure.
+    ``state, masks = segmenter.step(variables, state, frames)`` takes frames u8[S, H, W, 3] as ``pipeline.fit_frame``
+    makes them and gives masks u8[S, H0, W0]. The state that is given is consumed: its memory becomes the next state's,
+    so keep a copy (``jax.device_get``) of one that is to be used again. ``segmenter.function`` is the same, not jitted,
+    pure, and leaves it.
     """
 
     def __init__(
@@ -69,9 +72,12 @@ class StreamSegmenter:
             maps of two frames of 480p no longer fit into the cache and a batch takes longer.
 
         Raises:
-          InputError: the model's prototypes are of the whole video, which a stream does not have, and the frames have
-            fewer tokens than prototypes.
+          InputError: the offsets are more or fewer than the model's references, or the frames have fewer tokens than
+            prototypes, which are those of the frames so far.
         """
+        if model.local_blocks and len(config.data.offsets) != len(model.sources):
+            problem = f"has {len(config.data.offsets)} numbers, the model {len(model.sources)} references"
+            raise InputError("--data.offsets", problem, "give one for each, the largest first")
         self.model, self.config, self.size, self.streams = model, config, size, streams
         self.input_size = pipeline.evaluation_size(*size, config.data.scale)
         self.memory = max(config.data.offsets) if model.local_blocks and not model.static else 0
@@ -92,7 +98,7 @@ class StreamSegmenter:
         cells = ()
         if self.memory:
             windows = [cffa.padded_size(side // 8) // cffa.WINDOW for side in self.input_size]
-            lead, channels = (self.memory, self.streams, HEADS), model.width // HEADS
+            lead, channels = (self.memory + 1, self.streams, HEADS), model.width // HEADS
             grids = [(*lead, windows[0] * s.cells, windows[1] * s.cells, channels) for s in model.sources]
             # Keys and values; without attention values alone. No two are one buffer, as they are donated.
             each = range(1 + model.attention)
@@ -110,18 +116,32 @@ class StreamSegmenter:
 
 
 def reset(state: StreamState, streams: Sequence[int]) -> StreamState:
-    """The state in which the streams of these numbers have seen nothing."""
+    """The state in which the streams of these numbers have seen nothing. IndexError if there is none of that number."""
+    for number in streams:
+        if not 0 <= number < len(state.ages):
+            raise IndexError(f"stream {number} of {len(state.ages)}, which count from 0")
     return state._replace(ages=state.ages.at[jnp.array(streams, jnp.int32)].set(0))
 
 
-def offsets_at(
-    rate: float, seconds: Sequence[float] = tuple(n / _SECOND for n in DataConfig.offsets)
-) -> tuple[int, ...]:
+def offsets_at(rate: float, references: int, seconds: Sequence[float] = ()) -> tuple[int, ...]:
     """How many frames before the target the references lie, for a stream of ``rate`` frames a second.
 
-    The nearest whole numbers, at least 1; by default for the papers' 9/15, 6/15 and 3/15 s before the target.
+    The nearest whole numbers, at least 1.
+
+    Args:
+      rate: frames a second.
+      references: R of the model.
+      seconds: how long before the target, oldest first; () for the papers' 9/15, 6/15 and 3/15 s.
+
+    Raises:
+      InputError: there are more or fewer than references, or they are no such times.
     """
-    return tuple(max(1, round(rate * each)) for each in seconds)
+    found = seconds or [n / _SECOND for n in DataConfig.offsets]
+    if len(found) != references:
+        problem = f"{len(found)} are given" if seconds else f"the papers' are {len(found)}"
+        raise InputError("--reference-seconds", problem, f"give {references}, oldest first")
+    clips.require_seconds(found)
+    return tuple(max(1, round(rate * each)) for each in found)
 
 
 def stream(
@@ -149,7 +169,7 @@ def stream(
             problem = f"is {frame.dtype}{list(frame.shape)}"
             raise InputError(f"frame {number}", problem, "give frames u8[H,W,3] in RGB")
         if segmenter is None:
-            segmenter = StreamSegmenter(model, config, frame.shape[:2])
+            segmenter = _segmenter(model, config, frame.shape[:2])
             state = segmenter.start()
         elif frame.shape[:2] != segmenter.size:
             problem = f"is {frame.shape[1]}x{frame.shape[0]}, the first {segmenter.size[1]}x{segmenter.size[0]}"
@@ -162,8 +182,15 @@ def stream(
         yield np.asarray(waiting.popleft())[0]
 
 
+@functools.lru_cache(maxsize=8)
+def _segmenter(model: CFFM, config: Config, size: tuple[int, int]) -> StreamSegmenter:
+    """One for all streams of a kind: the second finds the step compiled."""
+    return StreamSegmenter(model, config, size)
+
+
 def _how_far_back(offsets: Sequence[int]) -> np.ndarray:
-    """i32[M + 1, R]: by the frames that a stream has seen (M: or more), how many steps ago its references were."""
+    """i32[M + 1, R]: by the frames that a stream has seen (M: or more), how many steps ago its references were. 0 is
+    the target itself: it stands in for all where there are none, and early on for one that lies close."""
     ages = range(max(offsets) + 1)
     found = (clips.reference_indices(age, offsets) or (age,) * len(offsets) for age in ages)
     return np.array([[age - index for index in indices] for age, indices in zip(ages, found)], np.int32)
@@ -191,27 +218,34 @@ def _step(
     state: StreamState,
     frames: jax.Array,
 ) -> tuple[StreamState, jax.Array]:
-    """The next state and the masks u8[S, H0, W0] of frames u8[S, H, W, 3]; ``each``: how the streams are computed."""
-    streams, references = len(frames), how_far_back.shape[1]
+    """The next state and the masks u8[S, H0, W0] of frames u8[S, H, W, 3]; ``each``: how the streams are computed.
+
+    ValueError for other frames.
+    """
+    streams = len(state.ages)
+    expected = (streams, *pipeline.evaluation_size(*size, config.data.scale), 3)
+    if frames.shape != expected or frames.dtype != jnp.uint8:
+        given = f"{frames.dtype}{list(frames.shape)}"
+        raise ValueError(f"frames are {given}, not uint8{list(expected)}, as pipeline.fit_frame makes them")
 
     def encoded(frames: jax.Array) -> tuple[FrameFeatures, Any]:
         bound = model.bind(variables)
         features = bound.encode(normalise(frames))
         return features, bound.reference_cells(features.coarse) if model.local_blocks else ()
 
-    def masked(features: FrameFeatures, cells: Any, ages: jax.Array, contexts: dict[str, jax.Array]) -> jax.Array:
+    def masked(features: FrameFeatures, cells: Any, referring: jax.Array, contexts: dict[str, jax.Array]) -> jax.Array:
         bound = model.bind(variables)
         mined = bound.mine_cells(features.coarse, cells) if model.local_blocks else None
-        logits = row_logits(bound, features.fine, features.coarse, mined, ages >= references, contexts)
+        logits = row_logits(bound, features.fine, features.coarse, mined, referring, contexts)
         return segmentation_masks(logits[rows[0]], frames.shape[1:3], size)
 
     features, own = each(encoded, streams, frames)
+    back = jnp.asarray(how_far_back)[jnp.minimum(state.ages, len(how_far_back) - 1)]  # [S, R]
     cells, read = state.cells, own
     if cells:
-        places = state.clock - jnp.asarray(how_far_back)[jnp.minimum(state.ages, len(how_far_back) - 1)]  # [S, R]
-        read = _read(cells, places % (len(how_far_back) - 1))
-        # Written after it was read: the oldest reference lies where the new frame will.
-        cells = _write(cells, own, state.clock % (len(how_far_back) - 1))
+        # Written before it is read: a reference may be the target itself.
+        cells = _write(cells, own, state.clock % len(how_far_back))
+        read = _read(cells, (state.clock - back) % len(how_far_back))
     running, contexts = state.running, {}
     if running:
         pairs = [
@@ -220,7 +254,7 @@ def _step(
         ]
         running = tuple(one for one, _ in pairs)
         contexts[rows[0]] = jnp.concatenate([centres for _, centres in pairs])
-    masks = each(masked, streams, features, read, state.ages, contexts)
+    masks = each(masked, streams, features, read, back.max(1) > 0, contexts)
     return StreamState(state.clock + 1, state.ages + 1, cells, running), masks
 
 
