@@ -63,6 +63,16 @@ def test_turned_as_the_camera_was_held(tmp_path, how):
         assert (int(at(*place)[0]) > 150) == (place == shown), (place, at(*place))
 
 
+def test_pictures_in_a_stream_are_turned_as_their_exif_says(tmp_path):
+    """Beside the turn lies what PyAV has no name for."""
+    exif = Image.Exif()
+    for orientation, quarters in ((1, 0), (3, 2), (6, -1), (8, 1)):
+        exif[0x0112] = orientation
+        Image.fromarray(picture()).save(tmp_path / "a.png", exif=exif)
+        with open(tmp_path / "a.png", "rb") as file, videos.open_stream(file, "pipe", Selection()) as source:
+            np.testing.assert_array_equal(next(source.frames).pixels, np.rot90(picture(), quarters))
+
+
 def test_a_turn_keeps_every_pixel():
     pixels = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3)
     # "right": the first row becomes the last column.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator
 from fractions import Fraction
 from typing import Any, BinaryIO, NamedTuple
@@ -219,7 +220,14 @@ class _Reader:
         return turned(pixels, self._matrix(frame))
 
     def _matrix(self, frame: Any) -> np.ndarray | None:
-        stored = frame.side_data.get(self._av.sidedata.sidedata.Type.DISPLAYMATRIX)
+        try:
+            stored = frame.side_data.get(self._av.sidedata.sidedata.Type.DISPLAYMATRIX)
+        except ValueError:
+            # What lies beside it (EXIF, a second eye's display) has no name in PyAV, which then gives the angle alone,
+            # anticlockwise: a picture that was mirrored too stays so.
+            cosine, sine = math.cos(math.radians(frame.rotation)), -math.sin(math.radians(frame.rotation))
+            exact = np.array([[cosine, sine, 0], [-sine, cosine, 0], [0, 0, 1]])
+            return np.rint(exact * 2**16).astype(np.int32)
         return None if stored is None else np.frombuffer(bytes(stored), np.int32)[:9].reshape(3, 3)
 
 
