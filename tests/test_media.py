@@ -10,6 +10,7 @@ from PIL import Image
 
 from cffm_jax.errors import InputError
 from cffm_jax.media import images, videos
+from cffm_jax.media.pyav import Seekable
 from cffm_jax.media.source import Selection, open_source
 
 
@@ -148,6 +149,49 @@ def test_a_cut_video_says_how_much_came(tmp_path):
     path.write_bytes(path.read_bytes()[: path.stat().st_size * 3 // 4])
     frames, source = read(path)
     assert 5 < len(frames) < 20 and f"{len(frames)} frames came of the 20 that" in source.warnings[-1]
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "times"),
+    [("late.mkv", "libx264", range(3000, 3400, 40)), ("gaps.avi", "mpeg4", range(0, 900, 90))],
+)
+def test_a_late_start_and_frames_that_were_left_out_are_no_cut(tmp_path, name, codec, times):
+    frames, source = read(film(tmp_path / name, codec=codec, times=list(times)))
+    assert len(frames) == 10 and not source.warnings
+
+
+def test_a_place_that_no_file_has_is_left_to_ffmpeg(tmp_path):
+    with open(film(tmp_path / "a.mkv"), "rb") as file:
+        seekable = Seekable(file)
+        assert seekable.seek(-5) == -1 and seekable.error is None and seekable.seek(3, 0) == 3
+
+
+def test_another_stream_that_begins_late_ends_nothing(tmp_path, monkeypatch):
+    import av
+
+    class Late:
+        """A container as PyAV has it then."""
+
+        def __init__(self, container):
+            self._container = container
+
+        def __getattr__(self, name):
+            return getattr(self._container, name)
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            self._container.close()
+
+        def demux(self, stream):
+            yield from self._container.demux(stream)
+            raise IndexError("list index out of range")
+
+    path, really = film(tmp_path / "a.ts"), av.open
+    monkeypatch.setattr(av, "open", lambda *args, **kwargs: Late(really(*args, **kwargs)))
+    frames, source = read(path)
+    assert len(frames) == 6 and not source.warnings
 
 
 def noise(count):
