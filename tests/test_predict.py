@@ -303,6 +303,18 @@ def spoilt(path):
     return raw(path, with_header[: at + 40] + bytes(len(with_header) - at - 40))
 
 
+def huge(path):
+    """A WebP image that claims 16,384 x 16,384 pixels."""
+    header = struct.pack("<4sI4s4sI", b"RIFF", 22, b"WEBP", b"VP8X", 10) + bytes(4) + b"\xff\x3f\0" * 2
+    return raw(path, header + bytes(100))
+
+
+def piped(folder):
+    """Images, and among them a pipe that nobody writes into."""
+    os.mkfifo(folder / "b.png")
+    return folder
+
+
 PLAYLIST = "#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:10,\nsecret.mp4\n#EXT-X-ENDLIST\n"
 SDP = "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=video 5004 RTP/AVP 96\na=rtpmap:96 H264/90000\n"
 
@@ -328,11 +340,13 @@ REFUSED = {
     "cut PNG": (lambda f: cut(saved(f / "a.png", picture((200, 200))), 0.5), "a.png"),
     "PNG header alone": (lambda f: cut(saved(f / "a.png", picture()), 0.02), "a.png"),
     "PNG bomb": (lambda f: bomb(f / "a.png"), "60000x60000"),
+    "WebP bomb": (lambda f: huge(f / "a.webp"), "claims more than"),
     "floats": (lambda f: saved(f / "a.tif", np.zeros((8, 8), np.float32)), "floats"),
     "empty folder": (lambda f: folder_of(f / "d"), "holds no image"),
     "folder of films": (lambda f: film(folder_of(f / "d") / "a.mp4").parent, "holds no image"),
     "folder, two sizes": (lambda f: folder_of(f / "d", a=picture(), b=picture((32, 32))), "b.png: is 32x32"),
     "folder, one damaged": (lambda f: cut(folder_of(f / "d", a=picture(), b=picture()) / "b.png", 0.5).parent, "b.png"),
+    "folder with a pipe": (lambda f: piped(folder_of(f / "d", a=picture())), "b.png: is no ordinary file"),
     "pattern": (lambda f: f / "*.jpg", "fits no file"),
     "device": (lambda f: "/dev/zero", "no ordinary file"),
     "named pipe": (lambda f: os.mkfifo(f / "a.mp4") or f / "a.mp4", "is a pipe"),

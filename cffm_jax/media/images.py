@@ -35,6 +35,7 @@ def is_image(path: str) -> bool:
     Raises:
       InputError: it cannot be read.
     """
+    _require_ordinary(path)
     try:
         with open(path, "rb") as file:
             start = file.read(12)
@@ -43,6 +44,12 @@ def is_image(path: str) -> bool:
     if start.startswith(b"RIFF"):
         return start.endswith(b"WEBP")
     return any(start.startswith(first) for first in READERS)
+
+
+def _require_ordinary(path: str) -> None:
+    """InputError for a named pipe, which would be waited for until somebody writes into it, or a device."""
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise UnreadableFile(path, "is no ordinary file", "name images alone, or move it away")
 
 
 def in_order(paths: Sequence[str]) -> list[str]:
@@ -114,6 +121,7 @@ def read_image(path: str) -> np.ndarray:
     Raises:
       UnreadableFile: it cannot be read, is cut off, too large, or no such image.
     """
+    _require_ordinary(path)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Of tags that are damaged: the picture counts.
         image = open_image(path, read_bytes(path), READERS)
