@@ -294,6 +294,18 @@ def test_images_as_viewers_show_them(tmp_path):
     assert near(images.read_image(str(path)), np.rot90(plain, -1))
 
 
+def test_of_several_pictures_in_a_file_the_first_is_taken_and_the_others_told_of(tmp_path):
+    pictures = [Image.fromarray(picture(number=i)) for i in range(3)]
+    for name in ("a.png", "a.tif", "a.webp"):
+        pictures[0].save(tmp_path / name, save_all=True, append_images=pictures[1:], lossless=True)
+        frames, source = read(tmp_path / name)
+        np.testing.assert_array_equal(frames[0].pixels, picture())
+        assert len(frames) == 1 and f"{name}: holds more pictures" in source.warnings[0]
+    pictures[0].save(tmp_path / "b.tif", big_tiff=True)
+    frames, source = read(tmp_path)
+    assert len(frames) == 4 and "a.png and 2 more: each holds more pictures" in source.warnings[0]
+
+
 def test_folders_patterns_and_lists_are_one_video_in_order(tmp_path):
     for i in (0, 1, 2, 10):
         Image.fromarray(picture(number=i)).save(tmp_path / f"f{i}.PNG")
