@@ -374,6 +374,7 @@ HANDLED = {
     "8192 high": (lambda f: saved(f / "a.png", picture((8192, 16))), (8192, 16)),
     "not ASCII": (lambda f: film(f / "żółw 🐢 #1 %d.mp4"), (48, 64)),
     "no text": (lambda f: film(f / "a.mp4").rename(os.fsdecode(os.fsencode(f) + b"/\xff\xfe.mp4")), (48, 64)),
+    "image, no text": (lambda f: saved(f / "a.png", picture()).rename(os.fsdecode(bytes(f) + b"/\xff.png")), (48, 64)),
     "longest name": (lambda f: film(f / "a.mp4").rename(f / ("x" * 251 + ".mp4")), (48, 64)),
     "cut": (lambda f: cut(film(f / "a.mkv", 40, codec="ffv1", pixels="bgr0"), 0.5), (48, 64)),
 }
