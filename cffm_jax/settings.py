@@ -132,8 +132,9 @@ def _options(cls: type, prefix: str = "__") -> list[str]:
 
 
 def _one_line(box: str) -> str:
-    """The words of tyro's framed error, without the frame and the pointers to the help."""
-    lines = [re.sub(r"[│╭╮╰╯─┌┐└┘|]", " ", line).strip() for line in box.splitlines()]
+    """The words of tyro's framed error, without the frame, a terminal's colours and the pointers to the help."""
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", box)
+    lines = [re.sub(r"[│╭╮╰╯─┌┐└┘|]", " ", line).strip() for line in plain.splitlines()]
     lines = [line for line in lines if line and not line.startswith(("For full helptext", "Parsing error"))]
     return " ".join(" ".join(lines).split()).rstrip(".") or "cannot be read"
 

@@ -353,6 +353,8 @@ REFUSED = {
     "camera": (lambda f: "97", "camera 97: is not there"),
     "long name": (lambda f: f / ("x" * 300 + ".mp4"), "too long"),
     "long path": (lambda f: "/".join([str(f), *["y" * 200] * 30]), "too long"),
+    "two lines": (lambda f: f / "a\n\x1b[1mb.mp4", r"a\n\x1b[1mb.mp4: "),
+    "nothing": (lambda f: "", "names no input"),
     "an address": (lambda f: "http://localhost:1/a.mp4", "No such file"),
     "a protocol": (lambda f: f"concat:{f}/a.mp4", "No such file"),
 }
@@ -399,6 +401,7 @@ def test_a_cut_video_is_told_of(tmp_path, capfd):
     [
         ([], "names no input"),
         (["A", "--start", "9"], "no frame from --start 9 on"),
+        (["A", "--start", "0.41", "--end", "0.42"], "no frame from --start 0.41 to --end 0.42"),
         (["A", "--start", "-1"], "--start: is -1"),
         (["A", "--end", "0"], "--end: is 0"),
         (["A", "--end", "nan"], "--end: is nan"),
@@ -411,7 +414,7 @@ def test_a_cut_video_is_told_of(tmp_path, capfd):
         (["A", "--masks", "none", "--no-overlay", "--no-csv"], "leaves nothing to write"),
         (["A", "--masks", "jpg"], "--masks"),
         (["A", "--overwrit"], "--overwrite"),
-        (["A", "A"], "is damaged or no image"),
+        (["A", "A"], "is no image, and of several files each is a frame"),
     ],
 )
 def test_refused_options(argv, says, shared, tmp_path, refused):

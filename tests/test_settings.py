@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from cffm_jax import settings
 from cffm_jax.commands import EvalOptions, TrainOptions, eval_command, train_command
 from cffm_jax.config import Config, ModelConfig
 from cffm_jax.errors import InputError
@@ -187,6 +188,12 @@ def test_without_options_the_defaults_hold():
 )
 def test_faulty_options(argv, told):
     assert told in fault_of(parse, *argv)
+
+
+def test_faults_have_no_colours():
+    """As tyro has them on a terminal."""
+    box = "\x1b[31m╭─ Value\x1b[0m \x1b[31merror ─╮\x1b[0m\n│ \x1b[mFor\x1b[0m full helptext │"
+    assert settings._one_line(box) == "Value error"
 
 
 def test_help_exits_with_zero(capsys):

@@ -80,7 +80,7 @@ class Request:
 
     def require_sound(self) -> None:
         """InputError if it asks for nothing, or for what cannot be."""
-        if not self.inputs:
+        if not self.inputs or not all(self.inputs):
             raise InputError("command line", "names no input", "give a video, images, a folder, - or a camera's index")
         if not self.checkpoint:
             raise InputError("--checkpoint", "is missing", "name a run's folder, or a file of weights")
