@@ -469,6 +469,16 @@ def test_without_pyav(shared, tmp_path, refused, monkeypatch):
     ran(tmp_path / "0.png")
 
 
+@pytest.mark.parametrize("name", ["link", "link/"])
+def test_a_link_as_output_stays(name, shared, tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    for options in ([], ["--overwrite"]):
+        ran(shared / "a.mp4", "--end", "0.2", "--output", f"{tmp_path}/{name}", *options)
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "real"]
+        assert (tmp_path / "link").is_symlink() and len(masks_in(tmp_path / "real")) == 3
+
+
 # --- signals and pipes
 
 STAND_IN = """
