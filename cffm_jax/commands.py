@@ -13,7 +13,7 @@ import tyro
 from cffm_jax.config import ClusterConfig, Config
 from cffm_jax.errors import InputError
 from cffm_jax.memory import share_freed_memory
-from cffm_jax.settings import Settings, load_config, parse_command
+from cffm_jax.settings import Settings, load_config, parse_command, say
 from cffm_jax.training.interruption import Interruption
 from cffm_jax.whole import require_writable
 
@@ -203,7 +203,7 @@ def predict_command(argv: Sequence[str]) -> None:
     request = parse_command(Request, argv, lambda _: Request(), description)
     share_freed_memory()
     cache_compilations()
-    print(predict(request))
+    say(predict(request))
 
 
 def _require_new(path: Path) -> None:

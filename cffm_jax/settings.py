@@ -8,6 +8,7 @@ import dataclasses
 import difflib
 import importlib.util
 import io
+import os
 import re
 import signal
 import sys
@@ -137,6 +138,21 @@ def _one_line(box: str) -> str:
     lines = [re.sub(r"[│╭╮╰╯─┌┐└┘|]", " ", line).strip() for line in plain.splitlines()]
     lines = [line for line in lines if line and not line.startswith(("For full helptext", "Parsing error"))]
     return " ".join(" ".join(lines).split()).rstrip(".") or "cannot be read"
+
+
+def say(line: str) -> None:
+    """Prints what a command did.
+
+    Raises:
+      InputError: standard output takes it no more: its reader is gone (`| head`), or its disk is full.
+    """
+    try:
+        print(line, flush=True)
+    except OSError as error:
+        with open(os.devnull, "w") as nothing:  # Else Python tries what is left, and complains, at its end.
+            os.dup2(nothing.fileno(), sys.stdout.fileno())
+        problem = f"cannot be written ({error.strerror})"
+        raise InputError("standard output", problem, "the work is done: lead its last line elsewhere") from error
 
 
 def run_command(main: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None = None) -> int:

@@ -504,6 +504,15 @@ def slow(seconds, *argv, **kwargs):
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT, **kwargs)
 
 
+def test_standard_output_that_takes_nothing(shared, tmp_path, capfd, monkeypatch):
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        argv = [shared / "a.mp4", "--output", tmp_path / "out", "--checkpoint", "none"]
+        status = run_command(predict_command, [str(part) for part in argv])
+    Refusal.check(status, capfd.readouterr().err, "standard output: cannot be written (No space", progress=True)
+    assert len(masks_in(tmp_path / "out")) == 20
+
+
 def wait_for(path, process):
     until = time.monotonic() + 60
     while not path.exists():

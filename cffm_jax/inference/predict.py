@@ -152,7 +152,8 @@ class _Job(NamedTuple):
         keep[list(self.chosen)] = self.chosen
         count, began = 0, time.perf_counter()
         with contextlib.ExitStack() as stack:
-            bar = stack.enter_context(tqdm(total=self.source.count, unit="frame", desc="predict", bar_format=_BAR))
+            look = {"unit": "frame", "desc": "predict", "bar_format": _BAR, "disable": sys.stderr is None}
+            bar = stack.enter_context(tqdm(total=self.source.count, **look))
             with self.folder.writing():
                 writers = self._writers(stack)
             try:
