@@ -115,8 +115,9 @@ def test_the_overlay_keeps_frame_times_and_makes_odd_sides_even(tmp_path):
     times = [0, 40, 50, 400, 1000]
     path = film(tmp_path / "a.mkv", size=(47, 63), pixels="yuv444p", times=times)
     ran(path, "--output", tmp_path / "out")
-    frames, shown, _ = frames_of(tmp_path / "out" / "overlay.mp4")
+    frames, shown, kind = frames_of(tmp_path / "out" / "overlay.mp4")
     np.testing.assert_allclose(shown, np.array(times) / 600, atol=2e-3)
+    assert float(5 / kind[2]) == pytest.approx(1000 / 600 + 1 / 15, abs=2e-3)  # What it says that it lasts.
     assert frames[0].shape == (48, 64, 3) and next(iter(masks_in(tmp_path / "out").values())).shape == (47, 63)
 
 
@@ -175,6 +176,9 @@ def test_side_by_side_and_the_legend():
     assert changed[:20, :20].any() and not changed[60:].any() and not changed[:, 100:].any()
     for k in range(3):  # Each class's colour on its square.
         assert (drawn[:60, :20] == COLOURS[k]).all(-1).sum() > 40
+    narrow, mask_ = picture((1000, 60)), Network.mask(picture((1000, 60)))
+    changed = (Painter(NAMES, COLOURS, legend=True).paint(narrow, mask_) != overlay(narrow, mask_, COLOURS)).any(-1)
+    assert changed[:60, :40].any() and not changed[:, 58:].any()
     without = Painter(NAMES, COLOURS, legend=True).paint(frame, np.full_like(mask, 255))
     np.testing.assert_array_equal(without, frame)
 
