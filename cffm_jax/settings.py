@@ -172,3 +172,17 @@ def run_command(main: Callable[[Sequence[str]], int | None], argv: Sequence[str]
         stopped = Stopped(signal.SIGINT)
         print(stopped, file=sys.stderr)
         return stopped.status
+
+
+def leave(status: int) -> typing.NoReturn:
+    """Ends the process with the exit status of `run_command`.
+
+    After a signal without Python's clearing up: XLA may be compiling yet, in threads that Python would wait for, and
+    that crash as it takes away what they work on.
+    """
+    if status > 128:
+        for stream in filter(None, (sys.stdout, sys.stderr)):
+            with contextlib.suppress(OSError):  # Nobody reads it any more.
+                stream.flush()
+        os._exit(status)
+    sys.exit(status)
