@@ -212,6 +212,11 @@ def test_names_of_classes(tmp_path):
     (tmp_path / "classes.txt").write_text("cat\ndog\n")
     assert names(2, "folder", str(tmp_path)) == ("cat", "dog")
     assert predict.chosen_classes(["traffic_LIGHT", "0,car"], CITYSCAPES) == (0, 6, 13)
+    assert predict.chosen_classes(["Cat", "cat", "0"], ("cat", "CAT", "Cat")) == (0, 2)
+    with pytest.raises(InputError, match="'cAt' names 3 classes; give an index: 0, 1, 2"):
+        predict.chosen_classes(["cAt"], ("cat", "CAT", "Cat"))
+    with pytest.raises(InputError, match="is no class of this model; name some of a, b$"):
+        predict.chosen_classes(["7" * 5000], ("a", "b"))
     with pytest.raises(InputError, match="did you mean traffic light"):
         predict.chosen_classes(["trafic light"], CITYSCAPES)
 
