@@ -18,7 +18,9 @@ class InputError(Exception):
     everywhere = False
 
     def __init__(self, where: object, problem: str, remedy: str):
-        super().__init__(f"{where}: {problem}; {remedy}")
+        # Names may hold anything: what would break the line, or steer the terminal, is spelt out.
+        line = f"{where}: {problem}; {remedy}"
+        super().__init__("".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line))
         self.where, self.problem, self.remedy = str(where), problem, remedy
 
     def __reduce__(self) -> tuple[type[InputError], tuple[str, str, str]]:

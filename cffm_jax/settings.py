@@ -133,8 +133,9 @@ def _options(cls: type, prefix: str = "__") -> list[str]:
 
 
 def _one_line(box: str) -> str:
-    """The words of tyro's framed error, without the frame and the pointers to the help."""
-    lines = [re.sub(r"[│╭╮╰╯─┌┐└┘|]", " ", line).strip() for line in box.splitlines()]
+    """The words of tyro's framed error, without the frame, a terminal's colours and the pointers to the help."""
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", box)
+    lines = [re.sub(r"[│╭╮╰╯─┌┐└┘|]", " ", line).strip() for line in plain.splitlines()]
     lines = [line for line in lines if line and not line.startswith(("For full helptext", "Parsing error"))]
     return " ".join(" ".join(lines).split()).rstrip(".") or "cannot be read"
 
@@ -142,39 +143,56 @@ def _one_line(box: str) -> str:
 def run_command(main: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None = None) -> int:
     """Runs a command, which may return its exit status.
 
-    An ``InputError`` becomes one line on standard error and 2, a signal one and 128 + its number; that is SIGPIPE when
-    the reader of standard output, such as ``head``, has left. What standard output cannot encode, such as the name of a
-    video, is escaped, as it is on standard error.
+    An ``InputError`` becomes one line on standard error and 2, as does a standard output that cannot be written; a
+    signal becomes one and 128 + its number, which is SIGPIPE when the reader of standard output, such as ``head``, has
+    left. What standard output cannot encode, such as the name of a video, is escaped, as it is on standard error.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         status = main(sys.argv[1:] if argv is None else argv) or 0
-        sys.stdout.flush()
+        print(end="", flush=True)
         return status
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except Stopped as stopped:
-        print(stopped, file=sys.stderr)
-        return stopped.status
+    except (InputError, Stopped) as error:
+        return _told(error)
     except KeyboardInterrupt:
-        stopped = Stopped(signal.SIGINT)
-        print(stopped, file=sys.stderr)
-        return stopped.status
-    except BrokenPipeError:
-        if not _output_is_closed():
+        return _told(Stopped(signal.SIGINT))
+    except OSError:
+        fault = _fault_of_output()
+        if fault is None:
             raise
-        stopped = Stopped(signal.SIGPIPE)
-        print(stopped, file=sys.stderr)
-        return stopped.status
+        if isinstance(fault, BrokenPipeError):
+            return _told(Stopped(signal.SIGPIPE))
+        return _told(InputError("standard output", f"cannot be written ({fault.strerror})", "lead it elsewhere"))
 
 
-def _output_is_closed() -> bool:
-    """Whether nobody reads standard output any more, which is then of no use but for no further error at the exit."""
+def _told(error: InputError | Stopped) -> int:
+    """The exit status of what ended a command, which it tells."""
+    refused = isinstance(error, InputError)
+    print(f"error: {error}" if refused else error, file=sys.stderr)
+    return 2 if refused else error.status
+
+
+def _fault_of_output() -> OSError | None:
+    """What is wrong with standard output, which is then of no use but for no further error at the exit."""
     try:
         print(flush=True)  # What failed to be written is dropped: only another line shows it.
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return True
-    return False
+    except OSError as fault:
+        with open(os.devnull, "w") as nothing:
+            os.dup2(nothing.fileno(), sys.stdout.fileno())
+        return fault
+    return None
+
+
+def leave(status: int) -> typing.NoReturn:
+    """Ends the process with the exit status of `run_command`.
+
+    After a signal without Python's clearing up: XLA may be compiling yet, in threads that Python would wait for, and
+    that crash as it takes away what they work on.
+    """
+    if status > 128:
+        for stream in filter(None, (sys.stdout, sys.stderr)):
+            with contextlib.suppress(OSError):  # Nobody reads it any more.
+                stream.flush()
+        os._exit(status)
+    sys.exit(status)

@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import shutil
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -38,8 +39,10 @@ def require_new_folder(folder: str | Path, of_what: str) -> None:
 
 
 def _beside(path: Path) -> Path:
-    # Cut, as a name may be as long as the file system allows.
-    return path.parent / f".{path.name[:64]}.partial"
+    name = path.name
+    if len(name) > 48:  # Maybe as long as the file system allows. Two names that begin alike are written side by side.
+        name = f"{name[:40]}-{zlib.crc32(os.fsencode(name)):08x}"
+    return path.parent / f".{name}.partial"
 
 
 def _require_possible(path: Path) -> None:
@@ -96,11 +99,13 @@ class WholeFolder:
     def __init__(self, folder: str | Path, *, overwrite: bool = False, remedy: str = _ROOM):
         """
         Args:
-          folder: its place; parents are made, and go again after an error.
+          folder: its place, or a link to it; parents are made, and go again after an error.
           overwrite: replace what is there, when the new one is whole; otherwise only an empty folder may be there.
           remedy: what to do if it cannot be written.
         """
         self.folder = Path(os.path.abspath(folder))
+        if os.path.islink(self.folder):  # The folder that it names is replaced, and not the link.
+            self.folder = Path(os.path.realpath(self.folder))
         self.partial = _beside(self.folder)
         self._overwrite, self._remedy = overwrite, remedy
         self._made: list[Path] = []
@@ -114,6 +119,8 @@ class WholeFolder:
                 parent.mkdir(exist_ok=True)
                 self._made.append(parent)
             _require_possible(self.folder)
+            if os.path.ismount(self.folder):
+                raise unwritable(self.folder, "a disk is mounted there", "name a new folder in it")
             self.partial.mkdir()
         except OSError as error:
             self.remove()

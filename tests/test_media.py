@@ -10,6 +10,7 @@ from PIL import Image
 
 from cffm_jax.errors import InputError
 from cffm_jax.media import images, videos
+from cffm_jax.media.pyav import Seekable
 from cffm_jax.media.source import Selection, open_source
 
 
@@ -61,6 +62,16 @@ def test_turned_as_the_camera_was_held(tmp_path, how):
     at = lambda row, column: pixels[height // 4 + row * height // 2 - 2, width // 4 + column * width // 2]  # noqa: E731
     for place in ((0, 0), (0, 1), (1, 0), (1, 1)):
         assert (int(at(*place)[0]) > 150) == (place == shown), (place, at(*place))
+
+
+def test_pictures_in_a_stream_are_turned_as_their_exif_says(tmp_path):
+    """Beside the turn lies what PyAV has no name for."""
+    exif = Image.Exif()
+    for orientation, quarters in ((1, 0), (3, 2), (6, -1), (8, 1)):
+        exif[0x0112] = orientation
+        Image.fromarray(picture()).save(tmp_path / "a.png", exif=exif)
+        with open(tmp_path / "a.png", "rb") as file, videos.open_stream(file, "pipe", Selection()) as source:
+            np.testing.assert_array_equal(next(source.frames).pixels, np.rot90(picture(), quarters))
 
 
 def test_a_turn_keeps_every_pixel():
@@ -138,6 +149,49 @@ def test_a_cut_video_says_how_much_came(tmp_path):
     path.write_bytes(path.read_bytes()[: path.stat().st_size * 3 // 4])
     frames, source = read(path)
     assert 5 < len(frames) < 20 and f"{len(frames)} frames came of the 20 that" in source.warnings[-1]
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "times"),
+    [("late.mkv", "libx264", range(3000, 3400, 40)), ("gaps.avi", "mpeg4", range(0, 900, 90))],
+)
+def test_a_late_start_and_frames_that_were_left_out_are_no_cut(tmp_path, name, codec, times):
+    frames, source = read(film(tmp_path / name, codec=codec, times=list(times)))
+    assert len(frames) == 10 and not source.warnings
+
+
+def test_a_place_that_no_file_has_is_left_to_ffmpeg(tmp_path):
+    with open(film(tmp_path / "a.mkv"), "rb") as file:
+        seekable = Seekable(file)
+        assert seekable.seek(-5) == -1 and seekable.error is None and seekable.seek(3, 0) == 3
+
+
+def test_another_stream_that_begins_late_ends_nothing(tmp_path, monkeypatch):
+    import av
+
+    class Late:
+        """A container as PyAV has it then."""
+
+        def __init__(self, container):
+            self._container = container
+
+        def __getattr__(self, name):
+            return getattr(self._container, name)
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            self._container.close()
+
+        def demux(self, stream):
+            yield from self._container.demux(stream)
+            raise IndexError("list index out of range")
+
+    path, really = film(tmp_path / "a.ts"), av.open
+    monkeypatch.setattr(av, "open", lambda *args, **kwargs: Late(really(*args, **kwargs)))
+    frames, source = read(path)
+    assert len(frames) == 6 and not source.warnings
 
 
 def noise(count):
@@ -238,6 +292,18 @@ def test_images_as_viewers_show_them(tmp_path):
     exif[0x0112] = 6  # Turn right to see it upright.
     Image.fromarray(plain).save(path, exif=exif)
     assert near(images.read_image(str(path)), np.rot90(plain, -1))
+
+
+def test_of_several_pictures_in_a_file_the_first_is_taken_and_the_others_told_of(tmp_path):
+    pictures = [Image.fromarray(picture(number=i)) for i in range(3)]
+    for name in ("a.png", "a.tif", "a.webp"):
+        pictures[0].save(tmp_path / name, save_all=True, append_images=pictures[1:], lossless=True)
+        frames, source = read(tmp_path / name)
+        np.testing.assert_array_equal(frames[0].pixels, picture())
+        assert len(frames) == 1 and f"{name}: holds more pictures" in source.warnings[0]
+    pictures[0].save(tmp_path / "b.tif", big_tiff=True)
+    frames, source = read(tmp_path)
+    assert len(frames) == 4 and "a.png and 2 more: each holds more pictures" in source.warnings[0]
 
 
 def test_folders_patterns_and_lists_are_one_video_in_order(tmp_path):

@@ -115,8 +115,9 @@ def test_the_overlay_keeps_frame_times_and_makes_odd_sides_even(tmp_path):
     times = [0, 40, 50, 400, 1000]
     path = film(tmp_path / "a.mkv", size=(47, 63), pixels="yuv444p", times=times)
     ran(path, "--output", tmp_path / "out")
-    frames, shown, _ = frames_of(tmp_path / "out" / "overlay.mp4")
+    frames, shown, kind = frames_of(tmp_path / "out" / "overlay.mp4")
     np.testing.assert_allclose(shown, np.array(times) / 600, atol=2e-3)
+    assert float(5 / kind[2]) == pytest.approx(1000 / 600 + 1 / 15, abs=2e-3)  # What it says that it lasts.
     assert frames[0].shape == (48, 64, 3) and next(iter(masks_in(tmp_path / "out").values())).shape == (47, 63)
 
 
@@ -175,6 +176,9 @@ def test_side_by_side_and_the_legend():
     assert changed[:20, :20].any() and not changed[60:].any() and not changed[:, 100:].any()
     for k in range(3):  # Each class's colour on its square.
         assert (drawn[:60, :20] == COLOURS[k]).all(-1).sum() > 40
+    narrow, mask_ = picture((1000, 60)), Network.mask(picture((1000, 60)))
+    changed = (Painter(NAMES, COLOURS, legend=True).paint(narrow, mask_) != overlay(narrow, mask_, COLOURS)).any(-1)
+    assert changed[:60, :40].any() and not changed[:, 58:].any()
     without = Painter(NAMES, COLOURS, legend=True).paint(frame, np.full_like(mask, 255))
     np.testing.assert_array_equal(without, frame)
 
@@ -208,6 +212,11 @@ def test_names_of_classes(tmp_path):
     (tmp_path / "classes.txt").write_text("cat\ndog\n")
     assert names(2, "folder", str(tmp_path)) == ("cat", "dog")
     assert predict.chosen_classes(["traffic_LIGHT", "0,car"], CITYSCAPES) == (0, 6, 13)
+    assert predict.chosen_classes(["Cat", "cat", "0"], ("cat", "CAT", "Cat")) == (0, 2)
+    with pytest.raises(InputError, match="'cAt' names 3 classes; give an index: 0, 1, 2"):
+        predict.chosen_classes(["cAt"], ("cat", "CAT", "Cat"))
+    with pytest.raises(InputError, match="is no class of this model; name some of a, b$"):
+        predict.chosen_classes(["7" * 5000], ("a", "b"))
     with pytest.raises(InputError, match="did you mean traffic light"):
         predict.chosen_classes(["trafic light"], CITYSCAPES)
 
@@ -303,6 +312,18 @@ def spoilt(path):
     return raw(path, with_header[: at + 40] + bytes(len(with_header) - at - 40))
 
 
+def huge(path):
+    """A WebP image that claims 16,384 x 16,384 pixels."""
+    header = struct.pack("<4sI4s4sI", b"RIFF", 22, b"WEBP", b"VP8X", 10) + bytes(4) + b"\xff\x3f\0" * 2
+    return raw(path, header + bytes(100))
+
+
+def piped(folder):
+    """Images, and among them a pipe that nobody writes into."""
+    os.mkfifo(folder / "b.png")
+    return folder
+
+
 PLAYLIST = "#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:10,\nsecret.mp4\n#EXT-X-ENDLIST\n"
 SDP = "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=video 5004 RTP/AVP 96\na=rtpmap:96 H264/90000\n"
 
@@ -328,17 +349,21 @@ REFUSED = {
     "cut PNG": (lambda f: cut(saved(f / "a.png", picture((200, 200))), 0.5), "a.png"),
     "PNG header alone": (lambda f: cut(saved(f / "a.png", picture()), 0.02), "a.png"),
     "PNG bomb": (lambda f: bomb(f / "a.png"), "60000x60000"),
+    "WebP bomb": (lambda f: huge(f / "a.webp"), "claims more than"),
     "floats": (lambda f: saved(f / "a.tif", np.zeros((8, 8), np.float32)), "floats"),
     "empty folder": (lambda f: folder_of(f / "d"), "holds no image"),
     "folder of films": (lambda f: film(folder_of(f / "d") / "a.mp4").parent, "holds no image"),
     "folder, two sizes": (lambda f: folder_of(f / "d", a=picture(), b=picture((32, 32))), "b.png: is 32x32"),
     "folder, one damaged": (lambda f: cut(folder_of(f / "d", a=picture(), b=picture()) / "b.png", 0.5).parent, "b.png"),
+    "folder with a pipe": (lambda f: piped(folder_of(f / "d", a=picture())), "b.png: is no ordinary file"),
     "pattern": (lambda f: f / "*.jpg", "fits no file"),
     "device": (lambda f: "/dev/zero", "no ordinary file"),
     "named pipe": (lambda f: os.mkfifo(f / "a.mp4") or f / "a.mp4", "is a pipe"),
     "camera": (lambda f: "97", "camera 97: is not there"),
     "long name": (lambda f: f / ("x" * 300 + ".mp4"), "too long"),
     "long path": (lambda f: "/".join([str(f), *["y" * 200] * 30]), "too long"),
+    "two lines": (lambda f: f / "a\n\x1b[1mb.mp4", r"a\n\x1b[1mb.mp4: "),
+    "nothing": (lambda f: "", "names no input"),
     "an address": (lambda f: "http://localhost:1/a.mp4", "No such file"),
     "a protocol": (lambda f: f"concat:{f}/a.mp4", "No such file"),
 }
@@ -360,6 +385,7 @@ HANDLED = {
     "8192 high": (lambda f: saved(f / "a.png", picture((8192, 16))), (8192, 16)),
     "not ASCII": (lambda f: film(f / "żółw 🐢 #1 %d.mp4"), (48, 64)),
     "no text": (lambda f: film(f / "a.mp4").rename(os.fsdecode(os.fsencode(f) + b"/\xff\xfe.mp4")), (48, 64)),
+    "image, no text": (lambda f: saved(f / "a.png", picture()).rename(os.fsdecode(bytes(f) + b"/\xff.png")), (48, 64)),
     "longest name": (lambda f: film(f / "a.mp4").rename(f / ("x" * 251 + ".mp4")), (48, 64)),
     "cut": (lambda f: cut(film(f / "a.mkv", 40, codec="ffv1", pixels="bgr0"), 0.5), (48, 64)),
 }
@@ -384,6 +410,7 @@ def test_a_cut_video_is_told_of(tmp_path, capfd):
     [
         ([], "names no input"),
         (["A", "--start", "9"], "no frame from --start 9 on"),
+        (["A", "--start", "0.41", "--end", "0.42"], "no frame from --start 0.41 to --end 0.42"),
         (["A", "--start", "-1"], "--start: is -1"),
         (["A", "--end", "0"], "--end: is 0"),
         (["A", "--end", "nan"], "--end: is nan"),
@@ -397,7 +424,7 @@ def test_a_cut_video_is_told_of(tmp_path, capfd):
         (["A", "--masks", "none", "--no-overlay", "--no-csv"], "leaves nothing to write"),
         (["A", "--masks", "jpg"], "--masks"),
         (["A", "--overwrit"], "--overwrite"),
-        (["A", "A"], "is damaged or no image"),
+        (["A", "A"], "is no image, and of several files each is a frame"),
     ],
 )
 def test_refused_options(argv, says, shared, tmp_path, refused):
@@ -452,6 +479,16 @@ def test_without_pyav(shared, tmp_path, refused, monkeypatch):
     ran(tmp_path / "0.png")
 
 
+@pytest.mark.parametrize("name", ["link", "link/"])
+def test_a_link_as_output_stays(name, shared, tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    for options in ([], ["--overwrite"]):
+        ran(shared / "a.mp4", "--end", "0.2", "--output", f"{tmp_path}/{name}", *options)
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "real"]
+        assert (tmp_path / "link").is_symlink() and len(masks_in(tmp_path / "real")) == 3
+
+
 # --- signals and pipes
 
 STAND_IN = """
@@ -475,6 +512,15 @@ sys.exit(run_command(predict_command, sys.argv[2:]))
 def slow(seconds, *argv, **kwargs):
     command = [sys.executable, "-c", STAND_IN, str(seconds), *map(str, argv), "--checkpoint", "none"]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT, **kwargs)
+
+
+def test_standard_output_that_takes_nothing(shared, tmp_path, capfd, monkeypatch):
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        argv = [shared / "a.mp4", "--output", tmp_path / "out", "--checkpoint", "none"]
+        status = run_command(predict_command, [str(part) for part in argv])
+    Refusal.check(status, capfd.readouterr().err, "standard output: cannot be written (No space", progress=True)
+    assert len(masks_in(tmp_path / "out")) == 20
 
 
 def wait_for(path, process):

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from cffm_jax import settings
 from cffm_jax.commands import EvalOptions, TrainOptions, eval_command, train_command
 from cffm_jax.config import Config, ModelConfig
 from cffm_jax.errors import InputError
@@ -193,6 +194,12 @@ def test_faulty_options(argv, told):
     assert told in fault_of(parse, *argv)
 
 
+def test_faults_have_no_colours():
+    """As tyro has them on a terminal."""
+    box = "\x1b[31m╭─ Value\x1b[0m \x1b[31merror ─╮\x1b[0m\n│ \x1b[mFor\x1b[0m full helptext │"
+    assert settings._one_line(box) == "Value error"
+
+
 def test_help_exits_with_zero(capsys):
     with pytest.raises(SystemExit) as caught:
         parse("--help")
@@ -310,3 +317,11 @@ def test_every_setting_is_documented_and_frozen(cls):
         if not dataclasses.is_dataclass(field.default):
             place = next(i for i, line in enumerate(lines) if line.startswith(f"{field.name}: "))
             assert lines[place + 1].startswith('"""'), f"{cls.__name__}.{field.name} has a comment"
+
+
+@pytest.mark.parametrize(("status", "said"), [(130, "kept\n"), (2, "kept\nended\n")])
+def test_a_signal_ends_the_process_at_once_and_loses_no_words(status, said):
+    code = "import atexit; from cffm_jax.settings import leave; atexit.register(print, 'ended'); print('kept')"
+    argv = [sys.executable, "-c", f"{code}; leave({status})"]
+    process = subprocess.run(argv, capture_output=True, text=True, cwd=ROOT)
+    assert (process.returncode, process.stdout) == (status, said)

@@ -75,6 +75,19 @@ def test_a_name_that_is_too_long_is_told_before_the_work(tmp_path):
     assert names(tmp_path) == []
 
 
+def test_a_disk_is_never_replaced(tmp_path, monkeypatch):
+    monkeypatch.setattr(whole.os.path, "ismount", lambda path: True)
+    with pytest.raises(InputError, match="a disk is mounted there"), whole.WholeFolder(tmp_path / "a"):
+        pytest.fail("the work has begun")
+
+
+def test_long_names_that_begin_alike_are_made_side_by_side(tmp_path):
+    with whole.WholeFolder(tmp_path / ("n" * 90 + "1")) as one, whole.WholeFolder(tmp_path / ("n" * 90 + "2")) as two:
+        (one.partial / "1").touch()
+        (two.partial / "2").touch()
+    assert names(one.folder) == ["1"] and names(two.folder) == ["2"]
+
+
 @pytest.mark.parametrize("there", [False, True], ids=["new", "empty"])
 def test_a_folder_appears_at_the_end(tmp_path, there):
     folder = tmp_path / "a" / "b"

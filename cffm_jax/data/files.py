@@ -18,6 +18,7 @@ MAX_PIXELS = 2**26
 """Largest image that is decoded, by its header: twice an 8K frame, 192 MiB in memory."""
 
 _AGAIN = "copy or download the file again"
+_SMALLER = "it is damaged or hostile; remove it or save it smaller"
 DATASET_READERS = {b"\xff\xd8": JpegImagePlugin.JpegImageFile, b"\x89PNG\r\n\x1a\n": PngImagePlugin.PngImageFile}
 """First bytes -> what reads such a file; both read the header alone until the pixels are asked for."""
 
@@ -70,8 +71,10 @@ def open_image(
         *kinds, last = sorted({kind.format for kind in readers.values()})
         problem = f"is damaged or no image (no {', '.join(kinds)} or {last})"
         raise UnreadableFile(path, problem, _AGAIN) from error
+    except Image.DecompressionBombError as error:  # Pillow's own limit, which it has for WebP alone before ours.
+        raise UnreadableFile(path, f"claims more than the {MAX_PIXELS} pixels allowed", _SMALLER) from error
     width, height = image.size
     if width * height > MAX_PIXELS:
         problem = f"claims {width}x{height} pixels, more than the {MAX_PIXELS} allowed"
-        raise UnreadableFile(path, problem, "it is damaged or hostile; remove it or save it smaller")
+        raise UnreadableFile(path, problem, _SMALLER)
     return image

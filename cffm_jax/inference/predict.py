@@ -76,7 +76,7 @@ class Request:
 
     def require_sound(self) -> None:
         """InputError if it asks for nothing, or for what cannot be."""
-        if not self.inputs:
+        if not self.inputs or not all(self.inputs):
             raise InputError("command line", "names no input", "give a video, images, a folder, - or a camera's index")
         if not self.checkpoint:
             raise InputError("--checkpoint", "is missing", "name a run's folder, or a file of weights")
@@ -146,7 +146,8 @@ class _Job(NamedTuple):
         keep[list(self.chosen)] = self.chosen
         count, began = 0, time.perf_counter()
         with contextlib.ExitStack() as stack:
-            bar = stack.enter_context(tqdm(total=self.source.count, unit="frame", desc="predict", bar_format=_BAR))
+            look = {"unit": "frame", "desc": "predict", "bar_format": _BAR, "disable": sys.stderr is None}
+            bar = stack.enter_context(tqdm(total=self.source.count, **look))
             with self.folder.writing():
                 writers = self._writers(stack)
             try:
@@ -266,18 +267,31 @@ def chosen_classes(wanted: Sequence[str], names: Sequence[str]) -> tuple[int, ..
     A class is named by its index or its name, in capitals or not, with spaces or underscores; commas separate too.
 
     Raises:
-      InputError: there is no such class.
+      InputError: there is no such class, or several.
     """
-    plain = {_plain(name): k for k, name in enumerate(names)}
+    indices = [str(k) for k in range(len(names))]
+    plain = [_plain(name) for name in names]
     found = set()
     for name in (part.strip() for each in wanted for part in each.split(",")):
-        index = int(name) if name.isdecimal() and int(name) < len(names) else plain.get(_plain(name))
-        if index is None:
+        # First as it is written: names may differ in capitals alone.
+        named = _places(name, indices) or _places(name, names) or _places(_plain(name), plain)
+        if not named:
             close = difflib.get_close_matches(_plain(name), plain, n=1, cutoff=0.6)
-            hint = f"did you mean {names[plain[close[0]]]}?" if close else f"name some of {', '.join(names[:20])}, ..."
+            hint = f"did you mean {names[plain.index(close[0])]}?" if close else f"name some of {_some(names)}"
             raise InputError("--classes", f"{name!r} is no class of this model", hint)
-        found.add(index)
+        if len(named) > 1:
+            problem = f"{name!r} names {len(named)} classes"
+            raise InputError("--classes", problem, f"give an index: {', '.join(map(str, named))}")
+        found.add(named[0])
     return tuple(sorted(found)) or tuple(range(len(names)))
+
+
+def _places(name: str, among: Sequence[str]) -> list[int]:
+    return [k for k, each in enumerate(among) if each == name]
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join([*names[:20], *(["..."] if len(names) > 20 else [])])
 
 
 def _plain(name: str) -> str:

@@ -22,6 +22,8 @@ READERS = {
     b"BM": BmpImagePlugin.BmpImageFile,
     b"II*\0": TiffImagePlugin.TiffImageFile,
     b"MM\0*": TiffImagePlugin.TiffImageFile,
+    b"II+\0": TiffImagePlugin.TiffImageFile,
+    b"MM\0+": TiffImagePlugin.TiffImageFile,
     b"RIFF": WebPImagePlugin.WebPImageFile,
 }
 """First bytes -> what reads such a file; a RIFF may also be an .avi, see `is_image`."""
@@ -35,6 +37,7 @@ def is_image(path: str) -> bool:
     Raises:
       InputError: it cannot be read.
     """
+    _require_ordinary(path)
     try:
         with open(path, "rb") as file:
             start = file.read(12)
@@ -43,6 +46,12 @@ def is_image(path: str) -> bool:
     if start.startswith(b"RIFF"):
         return start.endswith(b"WEBP")
     return any(start.startswith(first) for first in READERS)
+
+
+def _require_ordinary(path: str) -> None:
+    """InputError for a named pipe, which would be waited for until somebody writes into it, or a device."""
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise UnreadableFile(path, "is no ordinary file", "name images alone, or move it away")
 
 
 def in_order(paths: Sequence[str]) -> list[str]:
@@ -82,31 +91,41 @@ def open_images(paths: Sequence[str], name: str, selection: Selection, rate: flo
     numbers = [n for n in numbers if n >= selection.start and (selection.end is None or n < selection.end)]
     numbers = numbers[:: selection.every]
     step = 1 / Fraction(rate).limit_denominator(1001)
+    told: list[str] = []
     return Source(
         name=name,
-        frames=_frames(paths, numbers, step),
+        frames=_frames(paths, numbers, step, told),
         rate=1 / step,
         tick=step / step.numerator,
         count=len(numbers),
         single=len(paths) == 1,
+        warnings=told,
     )
 
 
-def _frames(paths: Sequence[str], numbers: Sequence[int], step: Fraction) -> Iterator[Frame]:
+def _frames(paths: Sequence[str], numbers: Sequence[int], step: Fraction, told: list[str]) -> Iterator[Frame]:
+    several: list[str] = []
     stems = [os.path.splitext(os.path.basename(path))[0] for path in paths]
     doubled = max(Counter(stems).values()) > 1
     size = None
     for number in numbers:
-        pixels = read_image(paths[number])
+        pixels = read_image(paths[number], several)
         size = size or pixels.shape
         if pixels.shape != size:
             problem = f"is {pixels.shape[1]}x{pixels.shape[0]}, {paths[numbers[0]]} is {size[1]}x{size[0]}"
             raise InputError(paths[number], problem, "give images of one size")
         yield Frame(pixels, number, number * step, f"{number:06}" if doubled else stems[number])
+    if several:
+        others = f" and {len(several) - 1} more: each" if len(several) > 1 else ":"
+        told.append(f"{several[0]}{others} holds more pictures than the first, which alone was taken")
 
 
-def read_image(path: str) -> np.ndarray:
+def read_image(path: str, several: list[str] | None = None) -> np.ndarray:
     """Reads a JPEG, PNG, BMP, TIFF or WebP file (the first image in it) as a viewer shows it.
+
+    Args:
+      path: the file.
+      several: the path is added to it, if the file holds further images: an animation, or pages.
 
     Returns:
       u8[H,W,3], RGB: turned as its EXIF orientation says, what is transparent over black, 16 bits divided by 257.
@@ -114,9 +133,12 @@ def read_image(path: str) -> np.ndarray:
     Raises:
       UnreadableFile: it cannot be read, is cut off, too large, or no such image.
     """
+    _require_ordinary(path)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Of tags that are damaged: the picture counts.
         image = open_image(path, read_bytes(path), READERS)
+        if several is not None and getattr(image, "is_animated", False):
+            several.append(path)
         try:
             return _upright_rgb(path, image)
         # What Pillow raises for a damaged image: all of these occur.

@@ -138,7 +138,8 @@ class ClassShares:
     def __init__(self, folder: Path, names: Sequence[str], classes: Sequence[int]):
         """``classes``: the columns, indices into the names."""
         self._classes = list(classes)
-        self._file = open(folder / SHARES, "w", newline="", encoding="utf-8")
+        # A frame has its file's name, to the byte, which may be no text.
+        self._file = open(folder / SHARES, "w", newline="", encoding="utf-8", errors="surrogateescape")
         self._rows = csv.writer(self._file, lineterminator="\n")
         self._rows.writerow(["frame", "seconds", *(names[k] for k in classes)])
 

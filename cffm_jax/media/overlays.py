@@ -18,7 +18,9 @@ from cffm_jax.media.outputs import OVERLAYS
 from cffm_jax.media.pyav import Seekable, require_av
 from cffm_jax.media.source import Frame
 
-_QUALITY = {"crf": "20", "preset": "veryfast"}
+_QUALITY = {"crf": "20", "preset": "veryfast", "bf": "0"}
+"""Without frames that are stored ahead of their turn, by which the file's own duration and rate would be wrong where
+times are uneven."""
 _BT709 = 1
 _LEAST_SHARE = 0.005
 """Classes with a smaller share of a frame are not in its legend."""
@@ -56,8 +58,8 @@ class Painter:
 
     def _with_legend(self, picture: np.ndarray, mask: np.ndarray) -> np.ndarray:
         """The classes by their index, so that they keep their order; the largest, where not all have room."""
-        height = picture.shape[0]
-        text = min(32, max(9, height // 40))
+        height, width = picture.shape[:2]
+        text = min(32, max(9, min(height, width) // 40))
         line, margin = round(1.5 * text), text // 2
         shares = np.bincount(mask.reshape(-1), minlength=IGNORED_LABEL + 1)[: len(self._names)] / mask.size
         room = max(0, (height - 2 * margin) // line)
@@ -68,8 +70,8 @@ class Painter:
         font = ImageFont.load_default(text)
         names = [self._names[k].replace("_", " ") for k in shown]
         image = Image.fromarray(picture)
-        width = line + margin + max(font.getlength(name) for name in names)
-        box = (0, 0, int(width) + 2 * margin, len(shown) * line + margin)
+        wide = line + margin + max(font.getlength(name) for name in names)
+        box = (0, 0, int(wide) + 2 * margin, len(shown) * line + margin)
         image.paste(Image.blend(image.crop(box), Image.new("RGB", box[2:]), 0.65), box)
         draw = ImageDraw.Draw(image)
         for i, (k, name) in enumerate(zip(shown, names)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import types
 from typing import BinaryIO
 
@@ -60,7 +61,13 @@ class Seekable(Piped):
             raise
 
     def seek(self, *where: int) -> int:
-        return self.file.seek(*where)
+        try:
+            return self.file.seek(*where)
+        except OSError as error:
+            if error.errno == errno.EINVAL:  # A place that no file has: FFmpeg's to tell, of a damaged one.
+                return -1
+            self.error = self.error or error
+            raise
 
     def tell(self) -> int:
         return self.file.tell()

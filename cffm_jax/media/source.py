@@ -60,8 +60,11 @@ class Selection:
         return max(0, math.ceil(count / self.every))
 
     def none_left(self, name: str) -> InputError:
-        """The error for an input that ends before ``start``."""
-        return InputError(name, f"has no frame from --start {self.start:g} on", "give an earlier --start")
+        """The error for an input without a frame from ``start`` to ``end``."""
+        if self.end is None:
+            return InputError(name, f"has no frame from --start {self.start:g} on", "give an earlier --start")
+        problem = f"has no frame from --start {self.start:g} to --end {self.end:g}"
+        return InputError(name, problem, "give an earlier --start, or a later --end")
 
 
 @dataclasses.dataclass
@@ -112,8 +115,11 @@ def open_source(inputs: Sequence[str], selection: Selection, rate: float) -> Ite
         else:
             paths = list(inputs) if len(inputs) > 1 else _paths(name)
             shown = name if len(inputs) == 1 else f"{name} and {len(inputs) - 1} more"
-            if len(paths) > 1 or os.path.isdir(name) or images.is_image(paths[0]):
+            if os.path.isdir(name) or images.is_image(paths[0]):
                 source = images.open_images(paths, shown, selection, rate)
+            elif len(paths) > 1:
+                problem = "is no image, and of several files each is a frame"
+                raise InputError(paths[0], problem, "name one video alone, or images alone")
             else:
                 source = stack.enter_context(videos.open_video(paths[0], selection))
         yield source

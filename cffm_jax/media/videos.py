@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator
 from fractions import Fraction
 from typing import Any, BinaryIO, NamedTuple
@@ -88,7 +89,7 @@ class _Announced(NamedTuple):
 
     Attributes:
       frames: their number.
-      seconds: their duration.
+      seconds: their duration, from the stream's start.
       within: seconds that this may be off.
     """
 
@@ -98,17 +99,24 @@ class _Announced(NamedTuple):
 
 
 def _announced(container: Any, stream: Any) -> _Announced:
-    if stream.frames > 0:
+    if stream.frames > 0 and container.format.name != "avi":  # Which counts those that were dropped too.
         return _Announced(stream.frames)
     if stream.duration and stream.time_base:
         return _Announced(0, float(stream.duration * stream.time_base), 0.2)
+    start = _start(stream) or 0  # What follows is since the file's beginning.
     stated = stream.metadata.get("DURATION", "").split(":")  # Matroska: 00:01:02.345
     try:
         hours, minutes, seconds = map(Fraction, stated)
-        return _Announced(0, float(max(0, 3600 * hours + 60 * minutes + seconds)), 0.2)
+        return _Announced(0, float(max(0, 3600 * hours + 60 * minutes + seconds - start)), 0.2)
     except (ValueError, ArithmeticError):
-        whole = max(0, container.duration or 0) / 1e6  # Of the longest stream, and that may be the sound.
+        # Of the longest stream, and that may be the sound.
+        whole = max(0, (container.duration or 0) / 1e6 - float(start))
         return _Announced(0, whole, max(1.0, 0.05 * whole))
+
+
+def _start(stream: Any) -> Fraction | None:
+    """When the stream starts, in seconds of its own clock, if it says so."""
+    return stream.start_time * stream.time_base if stream.start_time is not None and stream.time_base else None
 
 
 def _require_size(name: str, width: int, height: int) -> None:
@@ -162,7 +170,8 @@ class _Reader:
             yield Frame(pixels, number, since, f"{number:06}")
         if number < 0:
             raise _unreadable(self._file, source.name, "holds no frame that can be decoded")
-        self._warn(number + 1, float(since + 1 / source.rate), announced)
+        start = _start(self._stream)
+        self._warn(number + 1, float(time - (first if start is None else start) + 1 / source.rate), announced)
 
     def _warn(self, came: int, seconds: float, announced: _Announced) -> None:
         said = []
@@ -180,8 +189,10 @@ class _Reader:
         while True:
             try:
                 packet = next(packets, None)
-            except self._av.FFmpegError:
-                packet = None  # What came so far counts; `_warn` compares.
+            except (self._av.FFmpegError, IndexError):
+                # What came so far counts; `_warn` compares. PyAV ends on an IndexError, after all of this stream, where
+                # another began only when the file was open.
+                packet = None
             if self._file.error is not None:
                 raise _unreadable(self._file, self._source.name, "cannot be read")
             if packet is None:
@@ -219,7 +230,14 @@ class _Reader:
         return turned(pixels, self._matrix(frame))
 
     def _matrix(self, frame: Any) -> np.ndarray | None:
-        stored = frame.side_data.get(self._av.sidedata.sidedata.Type.DISPLAYMATRIX)
+        try:
+            stored = frame.side_data.get(self._av.sidedata.sidedata.Type.DISPLAYMATRIX)
+        except ValueError:
+            # What lies beside it (EXIF, a second eye's display) has no name in PyAV, which then gives the angle alone,
+            # anticlockwise: a picture that was mirrored too stays so.
+            cosine, sine = math.cos(math.radians(frame.rotation)), -math.sin(math.radians(frame.rotation))
+            exact = np.array([[cosine, sine, 0], [-sine, cosine, 0], [0, 0, 1]])
+            return np.rint(exact * 2**16).astype(np.int32)
         return None if stored is None else np.frombuffer(bytes(stored), np.int32)[:9].reshape(3, 3)
 
 
