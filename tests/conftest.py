@@ -7,8 +7,13 @@ import shutil
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# Eight devices, to test sharding; and machine code that is made quickly: nearly all of the suite's time is compiling.
-for flag in ("--xla_force_host_platform_device_count=8", "--xla_backend_optimization_level=0"):
+# Eight devices, to test sharding; and machine code that is made quickly, of loops by XLA's older means, which take half
+# the time: nearly all of the suite's is compiling.
+for flag in (
+    "--xla_force_host_platform_device_count=8",
+    "--xla_backend_optimization_level=0",
+    "--xla_cpu_use_fusion_emitters=false",
+):
     if flag.split("=")[0] not in os.environ.get("XLA_FLAGS", ""):
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}".strip()
 os.environ.setdefault("JAX_DEFAULT_MATMUL_PRECISION", "highest")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -39,10 +40,15 @@ def started(*arguments, **kwargs):
     return subprocess.Popen([sys.executable, *map(str, arguments)], **kwargs)
 
 
+def seeing(devices):
+    """The environment of a command that sees so many simulated devices."""
+    flags = re.sub(r"(?<=device_count=)\d+", str(devices), os.environ["XLA_FLAGS"])
+    return {**os.environ, "XLA_FLAGS": flags}
+
+
 def started_with(devices, program, *arguments):
     """A program that sees so many simulated devices."""
-    flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
-    return started("-c", program, *arguments, env={**os.environ, "XLA_FLAGS": flags})
+    return started("-c", program, *arguments, env=seeing(devices))
 
 
 def finished(*arguments, **kwargs):

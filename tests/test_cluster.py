@@ -182,6 +182,8 @@ def test_two_processes_train_as_one_does(runs, monkeypatch):
     for step in (4, stopped, STEPS):
         one, two = (leaves(final_variables(folder, step)[1]) for folder in (alone, shared))
         for name, array in one.items():
+            if "project" in name and "bias" in name:
+                continue  # BatchNorm cancels it: its gradient is rounding, of which Adam makes whole steps.
             limit = 1e-4 * max(1.0, np.abs(array).max())
             np.testing.assert_allclose(two[name], array, rtol=0, atol=limit, err_msg=f"{step} {name}")
 

@@ -37,6 +37,7 @@ from runs import (
     finished,
     leaves,
     log_lines,
+    seeing,
     started,
     train_argv,
 )
@@ -411,8 +412,7 @@ def test_checkpoint_of_two_devices_is_evaluated_on_one(trained, exported, tmp_pa
         checkpoints.save(state.replace(step=jax.numpy.int32(7)), config)
         checkpoints.wait()
     argv = ["--checkpoint", tmp_path / "run", "--eval.max_videos", 1]
-    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=1"}
-    status, out, err = finished("eval.py", *argv, env=environment)
+    status, out, err = finished("eval.py", *argv, env=seeing(1))
     assert status == 0, err
     assert f"cffm_jax run, step 7, {tmp_path / 'run'}" in out
 
