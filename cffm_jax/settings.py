@@ -151,7 +151,8 @@ def run_command(main: Callable[[Sequence[str]], int | None], argv: Sequence[str]
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         status = main(sys.argv[1:] if argv is None else argv) or 0
-        print(end="", flush=True)
+        if sys.stdout is not None:
+            sys.stdout.flush()
         return status
     except (InputError, Stopped) as error:
         return _told(error)

@@ -301,7 +301,7 @@ def test_init_model(trained, exported, tmp_path):
 
 def test_evaluation_repeats_the_figures_of_training(trained, evaluated):
     _, result, out = evaluated
-    assert result["step"] == STEPS and result["checkpoint"] == str(trained[0])
+    assert result["step"] == STEPS and result["checkpoint"] == str(trained[0]) and result["changed"] == {}
     assert list(result["rows"]) == ["CFFM", "per-frame (SegFormer)"]
     logged = log_lines(trained[0], "eval")[0]
     for row, figures in result["rows"].items():
@@ -326,11 +326,14 @@ def test_evaluation_of_records_with_a_config_file(trained, evaluated, data, tmp_
     assert len(masks) == 2 * FRAMES
 
 
-def test_evaluation_of_the_first_videos_with_a_stored_config(trained, evaluated, tmp_path):
+def test_evaluation_of_the_first_videos_with_a_stored_config(trained, evaluated, tmp_path, capfd):
     workdir = tmp_path / "run"
     shutil.copytree(trained[0], workdir)
     assert run_command(eval_command, ["--checkpoint", str(workdir), "--eval.max_videos", "1"]) == 0
-    (video,) = json.loads((workdir / "eval.json").read_text())["rows"]["CFFM"]["per_video"]
+    found = json.loads((workdir / "eval.json").read_text())
+    (video,) = found["rows"]["CFFM"]["per_video"]
+    assert found["changed"] == {"eval.max_videos": 1}
+    assert capfd.readouterr().out.splitlines()[0].endswith(" val, with --eval.max_videos 1")
     assert video == evaluated[1]["rows"]["CFFM"]["per_video"][0]
 
 

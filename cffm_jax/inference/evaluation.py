@@ -28,7 +28,7 @@ from cffm_jax.inference.submission import SubmissionWriter, require_submission, 
 from cffm_jax.metrics import Scores
 from cffm_jax.models.cffm import CFFM
 from cffm_jax.training.interruption import Interruption
-from cffm_jax.training.same_config import require_same_model
+from cffm_jax.training.same_config import as_option, changed_settings, require_same_model
 from cffm_jax.training.state import build_model
 from cffm_jax.weights import beside, complete, open_stored
 from cffm_jax.whole import require_new_folder, require_writable, write_json
@@ -47,6 +47,7 @@ class _Prepared(NamedTuple):
     Attributes:
       options: with the stored config, if no other is given.
       origin, step: of the weights.
+      changed: settings that are not those stored with them.
       copies: the weights on each device that is used.
     """
 
@@ -54,6 +55,7 @@ class _Prepared(NamedTuple):
     model: CFFM
     origin: str
     step: int | None
+    changed: dict[str, Any]
     videos: tuple[Video, ...]
     dataset: Classes
     output: Path
@@ -155,7 +157,8 @@ def _prepare(options: EvalOptions, with_config: Callable[[Config], EvalOptions])
     if model.global_blocks:
         folder = beside(options.checkpoint, prototypes.FOLDER)
         source = prototypes.prototype_source(config, model, copies[0], config.data.eval_split, folder)
-    return _Prepared(options, model, held.origin, held.step, videos, dataset, output, source, copies)
+    changed = changed_settings(held.config, config)
+    return _Prepared(options, model, held.origin, held.step, changed, videos, dataset, output, source, copies)
 
 
 def _require_places(options: EvalOptions, output: Path, videos: Sequence[Video]) -> None:
@@ -190,14 +193,17 @@ def _tell(prepared: _Prepared, rows: dict[str, Scores], samples: write.MaskSampl
     options, videos, dataset = prepared.options, prepared.videos, prepared.dataset
     config = options.settings
     data = f"{config.data.root} {config.data.eval_split}"
-    print(f"{config.model.name}, {prepared.origin}, {options.checkpoint}, {data}\n")
+    changed = " ".join(as_option(name, value) for name, value in prepared.changed.items())
+    with_ = f", with {changed}" if changed else ""
+    print(f"{config.model.name}, {prepared.origin}, {options.checkpoint}, {data}{with_}\n")
     if options.submission:
         _tell_submission(options, videos)
         return
-    source = {"checkpoint": options.checkpoint, "step": prepared.step}
+    source = {"checkpoint": options.checkpoint, "step": prepared.step, "changed": prepared.changed}
     _tell_figures(prepared.output, source, rows, dataset.names)
     if samples:
         facts = {"checkpoint": options.checkpoint, "weights": prepared.origin}
+        facts |= {"other settings than the checkpoint's": changed} if changed else {}
         about = write.about(config, dataset, facts, config.model.name)
         print(f"report written to {write.write_report(options.report, rows, about, dataset, videos, samples.of)}")
 

@@ -1,4 +1,5 @@
-"""Whether a checkpoint goes with the config that is asked for: as weights of the same model, or as the same run."""
+"""Whether a checkpoint goes with the config that is asked for, as weights of the same model or as the same run; and
+what that has otherwise."""
 
 from __future__ import annotations
 
@@ -15,6 +16,8 @@ MAY_DIFFER = (
     "prototypes.folder", "prototypes.memory", "prototypes.interval",
 )  # fmt: skip
 """Settings that a run may go on with another value of: they do not touch what it trains, or on what."""
+
+_OF_FIGURES = ("model.", "data.", "eval.", "prototypes.")
 
 _RESOLVED = {"blocks": "local_blocks", "global_blocks": "global_blocks", "norm_epsilons": "norm_epsilons"}
 """What a model gives its backbone where the config says nothing: no or 0."""
@@ -37,7 +40,7 @@ def require_same_model(stored: Config, asked: Config, source: object, *, name: s
             raise InputError(
                 source,
                 f"is a checkpoint with model.{field} {json.dumps(has)}, but the config says {json.dumps(asks)}",
-                f"give its own config, or {_option(f'model.{field}', has)}",
+                f"give its own config, or {as_option(f'model.{field}', has)}",
             )
 
 
@@ -47,11 +50,18 @@ def require_same_run(stored: Config, asked: Config, source: object) -> None:
     differ = [name for name in has if has[name] != asks[name] and name not in MAY_DIFFER]
     if differ:
         said = ", ".join(f"{name} {json.dumps(has[name])}, not {json.dumps(asks[name])}" for name in differ)
-        options = " ".join(_option(name, has[name]) for name in differ)
+        options = " ".join(as_option(name, has[name]) for name in differ)
         raise InputError(source, f"is a run with {said}", f"give {options} to go on, or another --workdir")
 
 
-def _option(name: str, value: Any) -> str:
+def changed_settings(stored: Config, asked: Config) -> dict[str, Any]:
+    """What an evaluation's figures may owe to it: settings, by dotted name, that are not those of the weights."""
+    has, asks = _flat(stored), _flat(asked)
+    names = (name for name in asks if name.startswith(_OF_FIGURES) and name not in WITHOUT_EFFECT)
+    return {name: asks[name] for name in names if has[name] != asks[name]}
+
+
+def as_option(name: str, value: Any) -> str:
     """A setting as the command line takes it."""
     if isinstance(value, bool):
         return f"--{name}" if value else f"--no-{name}"
