@@ -205,7 +205,7 @@ def test_one_and_eight_devices_take_the_same_step():
     """One step of plain descent, so that the parameters tell the gradients; 1e-5 of each array's largest value."""
     config = dataclasses.replace(Config(), train=TrainConfig(batch_size=8))
     config = dataclasses.replace(config, model=dataclasses.replace(config.model, name="cffm_b0", num_classes=K))
-    model = build_model(config)
+    model = build_model(config).clone(depths=(1, 1, 1, 1))
     variables = jax.device_get(init_variables(model, jax.random.key(0)))
     rng = np.random.default_rng(0)
     labels = rng.choice(np.array([*range(K), 255], np.uint8), (8, 4, 4, 4))

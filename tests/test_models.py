@@ -570,7 +570,7 @@ def test_batch_norm_is_its_definition():
 
 @pytest.fixture(scope="module")
 def initial():
-    model = cffm_jax.create_model("cffm_b0", 124)
+    model = cffm_jax.create_model("cffm_b0", 124).clone(depths=(1, 1, 1, 1))
     # Hundreds of draws: optimising them takes longer than they do.
     init = jax.jit(model.init, compiler_options={"xla_backend_optimization_level": 0})
     clips = jnp.zeros((1, 4, 32, 32, 3))

@@ -45,7 +45,7 @@ def thinned(video, chosen):
 @pytest.fixture(scope="module")
 def setting(data):
     """(segmenter, variables, whole videos, the same with few masks)."""
-    model = create_model("cffm_b0", K)
+    model = create_model("cffm_b0", K).clone(depths=(1, 1, 1, 1))
     variables = init_variables(model, jax.random.key(3))
     # Large logits and lively features: random weights alone predict one class everywhere.
     params = jax.tree.map(lambda x: 5 * x if x.ndim > 1 else x, variables["params"])
@@ -133,7 +133,7 @@ class Prototypes:
 
 def test_each_target_has_the_prototypes_of_its_video(setting):
     _, variables, _, sparse = setting
-    model = create_model("cffmpp_b0", K)
+    model = create_model("cffmpp_b0", K).clone(depths=(1, 1, 1, 1))
     rng = np.random.default_rng(0)
     shapes = jax.eval_shape(lambda key: init_variables(model, key), jax.random.key(0))["params"]
     fresh = {name: tree for name, tree in shapes.items() if name not in variables["params"]}
