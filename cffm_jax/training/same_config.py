@@ -18,6 +18,7 @@ MAY_DIFFER = (
 """Settings that a run may go on with another value of: they do not touch what it trains, or on what."""
 
 _OF_FIGURES = ("model.", "data.", "eval.", "prototypes.")
+"""Sections that an evaluation reads."""
 
 _RESOLVED = {"blocks": "local_blocks", "global_blocks": "global_blocks", "norm_epsilons": "norm_epsilons"}
 """What a model gives its backbone where the config says nothing: no or 0."""
