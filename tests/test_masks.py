@@ -9,7 +9,7 @@ from test_resize import naive_resize
 from cffm_jax.inference.masks import _possible, segmentation_masks
 from cffm_jax.resize import resize_bilinear
 
-# By the loops that users have: the suite's own (conftest.py) round a score that is kept otherwise than one that is compared.
+# By users' loops: the suite's (conftest.py) round a score that is kept otherwise than the one that is compared.
 masks_of = jax.jit(segmentation_masks, static_argnums=(1, 2), compiler_options={"xla_cpu_use_fusion_emitters": True})
 resize = jax.jit(resize_bilinear, static_argnums=1)
 
