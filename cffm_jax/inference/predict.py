@@ -112,9 +112,10 @@ def predict(request: Request) -> str:
         if request.overlay and not source.single:
             require_av("--overlay", "give --no-overlay")
         stack.enter_context(folder)
-        import jax
+        with interruption.deferred():  # What is raised within an extension that is being loaded may end in an abort.
+            import jax
 
-        from cffm_jax.weights import load
+            from cffm_jax.weights import load
 
         weights = _with_offsets(load(request.checkpoint), source, request)
         names, colours = classes_of(weights.config)
