@@ -2,8 +2,8 @@
 
 import sys
 
-from cffm_jax.commands import convert_command
-from cffm_jax.settings import run_command
+from cffm_jax.commands.convert import convert_command
+from cffm_jax.runtime.command_line import run_command
 
 if __name__ == "__main__":
     sys.exit(run_command(convert_command))

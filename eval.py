@@ -2,9 +2,9 @@
 
 import sys
 
-from cffm_jax.commands import eval_command
-from cffm_jax.memory import use_huge_pages
-from cffm_jax.settings import run_command
+from cffm_jax.commands.evaluate import eval_command
+from cffm_jax.runtime.command_line import run_command
+from cffm_jax.runtime.memory import use_huge_pages
 
 if __name__ == "__main__":
     use_huge_pages()

@@ -24,8 +24,8 @@ def write(name: str, path: Path) -> None:
     """Random weights in the released layout, dead ones included. In a process of its own: a child's peak memory is at
     least what its parent had when it started."""
     import cffm_jax
-    from cffm_jax.conversion.state_dicts import flatten, unflatten, variable_shapes
-    from cffm_jax.conversion.writers import write_safetensors, write_torch
+    from cffm_jax.models.variables import flatten, unflatten, variable_shapes
+    from cffm_jax.weights.files.write import write_safetensors, write_torch
 
     model = cffm_jax.create_model(name, 124)
     rng = np.random.default_rng(0)

@@ -34,11 +34,14 @@ import tyro
 from PIL import Image
 
 from cffm_jax.config import DataConfig
-from cffm_jax.data import augment, layouts, prepare
-from cffm_jax.data.files import read_bytes
+from cffm_jax.data import augment, decode
+from cffm_jax.data.image_files import read_bytes
+from cffm_jax.data.layouts.read import read_videos
+from cffm_jax.data.layouts.video import Video
 from cffm_jax.data.pipeline import training_batches
-from cffm_jax.data.scenes import World
-from cffm_jax.data.synthetic import SyntheticConfig, video_rng
+from cffm_jax.data.prepare import command as prepare
+from cffm_jax.data.synthetic.generate import SyntheticConfig, video_rng
+from cffm_jax.data.synthetic.scenes import World
 
 CLASSES = 124
 MISSING = "not installed: the bench extra, see make bench-data"
@@ -87,7 +90,7 @@ def write_videos(root: Path, options: Options) -> None:
 # --- by step
 
 
-def step_seconds(videos: tuple[layouts.Video, ...], data: DataConfig, clips: int) -> dict[str, float]:
+def step_seconds(videos: tuple[Video, ...], data: DataConfig, clips: int) -> dict[str, float]:
     """CPU seconds of each step, in all clips together; the steps are those of the loader, called one by one."""
     spent: dict[str, float] = {}
 
@@ -102,8 +105,8 @@ def step_seconds(videos: tuple[layouts.Video, ...], data: DataConfig, clips: int
         video = videos[index % len(videos)]
         chosen = video.training_clip(rng, data.offsets, data.reverse)
         files = [(path, timed("read", read_bytes, path)) for i in chosen for path in (video.frames[i], video.masks[i])]
-        frames = [timed("decode frames", layouts.decode_frame, *file) for file in files[::2]]
-        labels = [timed("decode masks", layouts.decode_mask, *file, CLASSES, video.coding) for file in files[1::2]]
+        frames = [timed("decode frames", decode.decode_frame, *file) for file in files[::2]]
+        labels = [timed("decode masks", decode.decode_mask, *file, CLASSES, video.coding) for file in files[1::2]]
         frames, labels = timed("resize and crop", augment.resize_and_crop, frames, labels, data, rng)
         frames, labels = timed("flip", augment.flip, frames, labels, data, rng)
         frames = timed("distort", augment.distort, frames, data, rng)
@@ -112,7 +115,7 @@ def step_seconds(videos: tuple[layouts.Video, ...], data: DataConfig, clips: int
 
 
 def print_steps(options: Options, data: DataConfig) -> None:
-    videos = layouts.read_videos(data, data.train_split)
+    videos = read_videos(data, data.train_split)
     step_seconds(videos, data, len(videos))
     rounds = [step_seconds(videos, data, options.clips) for _ in range(options.rounds)]
     ms = {step: 1e3 * statistics.median(spent[step] for spent in rounds) / options.clips for step in rounds[0]}
@@ -128,7 +131,7 @@ def print_steps(options: Options, data: DataConfig) -> None:
 def ours(data: DataConfig, options: Options, workers: int, threads: int) -> Iterator[Iterator[Any]]:
     """The batches that training gets."""
     data = dataclasses.replace(data, workers=workers, threads=threads)
-    videos = layouts.read_videos(data, data.train_split)
+    videos = read_videos(data, data.train_split)
     with training_batches(videos, data, num_classes=CLASSES, batch_size=options.batch, seed=0) as batches:
         yield batches
 
@@ -141,7 +144,7 @@ class TorchClips:
     with grey where ours scales HSV's. Frames must have the size of `DataConfig.scale` already.
     """
 
-    def __init__(self, videos: tuple[layouts.Video, ...], data: DataConfig):
+    def __init__(self, videos: tuple[Video, ...], data: DataConfig):
         import albumentations as A
 
         others = {f"{kind}{i}": kind for kind in ("image", "mask") for i in range(1, len(data.offsets) + 1)}
@@ -214,7 +217,7 @@ def pytorch(data: DataConfig, options: Options, workers: int, threads: int) -> I
     from torch.utils.data import DataLoader
 
     one_thread()
-    clips = TorchClips(layouts.read_videos(data, data.train_split), data)
+    clips = TorchClips(read_videos(data, data.train_split), data)
     spawned = {"multiprocessing_context": "spawn", "worker_init_fn": one_thread} if workers else {}
     batches = iter(DataLoader(clips, options.batch, num_workers=workers, **spawned))
     yield batches

@@ -19,8 +19,10 @@ from pathlib import Path
 import numpy as np
 import tyro
 
-from cffm_jax.data import layouts
-from cffm_jax.metrics import Confusion, Scores, score_video
+from cffm_jax.data import decode
+from cffm_jax.data.layouts.read import read_split
+from cffm_jax.metrics.confusion import Confusion
+from cffm_jax.metrics.scores import Scores, score_video
 from cffm_jax.settings import load_config
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -60,12 +62,12 @@ def require_one_compilation(workdir: Path) -> None:
 def most_frequent_class(root: str, num_classes: int) -> Scores:
     """Scores of answering every pixel with the training split's most frequent class."""
     counts = np.zeros(num_classes, np.int64)
-    for video in layouts.read_split(root, "train"):
-        labels = layouts.read_mask(video.masks[0], num_classes)
+    for video in read_split(root, "train"):
+        labels = decode.read_mask(video.masks[0], num_classes)
         counts += Confusion.empty(num_classes).update(labels, np.zeros_like(labels)).pixels()
     scores = Scores.empty(num_classes)
-    for video in layouts.read_split(root, "val"):
-        masks = (layouts.read_mask(path, num_classes) for path in video.masks)
+    for video in read_split(root, "val"):
+        masks = (decode.read_mask(path, num_classes) for path in video.masks)
         pairs = ((mask, np.full_like(mask, counts.argmax())) for mask in masks)
         scores = scores.update(score_video(video.name, pairs, num_classes))
     return scores

@@ -20,19 +20,21 @@ import numpy as np
 from model import whole
 
 from cffm_jax.config import Config, DataConfig, EvalConfig, ModelConfig
-from cffm_jax.conversion.state_dicts import variable_shapes
-from cffm_jax.data import clips, layouts, pipeline
-from cffm_jax.data.videos import Video
-from cffm_jax.frames import MEAN, STD, normalise
+from cffm_jax.data import clips, decode, evaluation_frames
+from cffm_jax.data.layouts.video import Video
 from cffm_jax.inference import streaming
-from cffm_jax.inference.offline import VideoSegmenter, causal_prototypes
-from cffm_jax.media.source import Selection, open_source
+from cffm_jax.inference.rows import causal_prototypes
+from cffm_jax.inference.whole_videos import VideoSegmenter
+from cffm_jax.media.frame import Selection
+from cffm_jax.media.source import open_source
 from cffm_jax.models.cffm import CFFM
-from cffm_jax.models.mit import SIZES
-from cffm_jax.models.prototypes import RunningClusters
-from cffm_jax.resize import resize_bilinear
+from cffm_jax.models.create import build_model
+from cffm_jax.models.encoders.mit import SIZES
+from cffm_jax.models.kmeans import RunningClusters
+from cffm_jax.models.normalise import MEAN, STD, normalise
+from cffm_jax.models.resize import resize_bilinear
+from cffm_jax.models.variables import variable_shapes
 from cffm_jax.training.speed import device_peak
-from cffm_jax.training.state import build_model
 
 Masks = list[tuple[int, np.ndarray]]
 """Masks u8[H0, W0], each with the number of its frame."""
@@ -67,7 +69,7 @@ class Scene(NamedTuple):
     def read(self, number: int) -> np.ndarray:
         """A frame u8[H, W, 3] out of its file, as the model sees it."""
         files = self.files
-        return pipeline.load_evaluation_frame(files[number % len(files)], self.scale)[0]
+        return evaluation_frames.load_evaluation_frame(files[number % len(files)], self.scale)[0]
 
 
 class Engine(NamedTuple):
@@ -245,7 +247,7 @@ def streams(net: Network, scene: Scene) -> Engine:
     def together(pictures: Sequence[Iterator[np.ndarray]]) -> Iterator[Masks]:
         own = segmenter.start()
         for number in itertools.count():
-            fitted = [pipeline.fit_frame(next(each), config.data.scale) for each in pictures]
+            fitted = [evaluation_frames.fit_frame(next(each), config.data.scale) for each in pictures]
             own, masks = step(variables, own, np.stack(fitted))
             yield [(number, mask) for mask in np.asarray(masks)]
 
@@ -253,7 +255,7 @@ def streams(net: Network, scene: Scene) -> Engine:
         return alone(pictures()) if count == 1 else together([pictures() for _ in range(count)])
 
     def from_jpeg() -> Iterator[np.ndarray]:
-        return map(layouts.read_frame, itertools.cycle(scene.files))
+        return map(decode.read_frame, itertools.cycle(scene.files))
 
     def from_video() -> Iterator[np.ndarray]:
         while True:

@@ -31,16 +31,16 @@ import numpy as np
 from model import environment, fixed, header, line
 
 from cffm_jax.config import Config, DataConfig, ModelConfig
-from cffm_jax.data.classes import palette
-from cffm_jax.data.pipeline import evaluation_size
+from cffm_jax.data.evaluation_frames import evaluation_size
+from cffm_jax.drawing.palette import palette
 from cffm_jax.errors import InputError
-from cffm_jax.media.outputs import MaskImages
+from cffm_jax.media.frame import Frame
 from cffm_jax.media.pyav import require_av
-from cffm_jax.media.source import Frame
-from cffm_jax.memory import use_huge_pages
-from cffm_jax.models.mit import SIZES
-from cffm_jax.settings import parse_command, run_command
-from cffm_jax.training.state import build_model
+from cffm_jax.models.create import build_model
+from cffm_jax.models.encoders.mit import SIZES
+from cffm_jax.predict.writers import MaskImages
+from cffm_jax.runtime.command_line import parse_command, run_command
+from cffm_jax.runtime.memory import use_huge_pages
 from train import Failed, finished
 
 FRAMES = 16
@@ -276,7 +276,7 @@ def make_frames(folder: Path, options: Options) -> None:
 def write_video(path: Path, files: Sequence[Path], size: tuple[int, int]) -> None:
     import av
 
-    from cffm_jax.data.layouts import read_frame
+    from cffm_jax.data.decode import read_frame
 
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=15)

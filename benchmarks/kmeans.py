@@ -23,11 +23,11 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 
-from cffm_jax.data.scenes import World
-from cffm_jax.data.synthetic import SyntheticConfig, video_rng
-from cffm_jax.frames import normalise
-from cffm_jax.models.cffm import create_model
-from cffm_jax.models.prototypes import cluster, start_running, update_running
+from cffm_jax.data.synthetic.generate import SyntheticConfig, video_rng
+from cffm_jax.data.synthetic.scenes import World
+from cffm_jax.models.create import create_model
+from cffm_jax.models.kmeans import cluster, start_running, update_running
+from cffm_jax.models.normalise import normalise
 
 FRAMES, CHANNELS = 10, 256
 GIVEN = "given"

@@ -20,12 +20,12 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from cffm_jax import weights
 from cffm_jax.config import Config, DataConfig, ModelConfig, PrototypeConfig
-from cffm_jax.inference import predict
-from cffm_jax.memory import share_freed_memory
-from cffm_jax.models.cffm import create_model
-from cffm_jax.training.state import init_variables
+from cffm_jax.inference import load as weights
+from cffm_jax.models.create import create_model
+from cffm_jax.models.variables import init_variables
+from cffm_jax.predict import job
+from cffm_jax.runtime.memory import share_freed_memory
 
 SIZE = (64, 96)
 CLASSES = 8
@@ -85,7 +85,7 @@ def measure(name: str, count: int, options: dict) -> dict[int, float]:
         with tempfile.TemporaryDirectory() as folder:
             video = Path(folder) / "video.mp4"
             make_video(video, count)
-            print(predict.predict(predict.Request(inputs=(str(video),), checkpoint="random", **options)))
+            print(job.predict(job.Request(inputs=(str(video),), checkpoint="random", **options)))
     finally:
         weights.load = load
     return readings

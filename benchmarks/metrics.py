@@ -22,7 +22,9 @@ import numpy as np
 import tyro
 
 from cffm_jax.config import IGNORED_LABEL
-from cffm_jax.metrics import LENGTHS, Confusion, VideoConsistency, VideoTally, boundary_confusion, score_video
+from cffm_jax.metrics.confusion import Confusion, boundary_confusion
+from cffm_jax.metrics.consistency import LENGTHS, VideoConsistency
+from cffm_jax.metrics.scores import VideoTally, score_video
 
 CHUNK = 8
 """Frames that are fed together, as ``eval.py`` does on GPUs."""

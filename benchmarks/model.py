@@ -32,18 +32,20 @@ import jax
 import jax.numpy as jnp
 
 from cffm_jax.config import Config, DataConfig, EvalConfig, ModelConfig
-from cffm_jax.counts import macs
-from cffm_jax.data.pipeline import evaluation_size
+from cffm_jax.data.evaluation_frames import evaluation_size
 from cffm_jax.errors import InputError
-from cffm_jax.frames import normalise
-from cffm_jax.inference.masks import segmentation_masks
-from cffm_jax.inference.offline import VideoSegmenter
-from cffm_jax.memory import use_huge_pages
+from cffm_jax.inference.argmax import segmentation_masks
+from cffm_jax.inference.whole_videos import VideoSegmenter
 from cffm_jax.models.cffm import CFFM, GLOBAL_WEIGHT, INPUT_MULTIPLE
-from cffm_jax.optim import make_optimizer
-from cffm_jax.settings import parse_command, run_command
+from cffm_jax.models.create import build_model
+from cffm_jax.models.macs import macs
+from cffm_jax.models.normalise import normalise
+from cffm_jax.models.variables import init_variables
+from cffm_jax.runtime.command_line import parse_command, run_command
+from cffm_jax.runtime.memory import use_huge_pages
+from cffm_jax.training.optim import make_optimizer
+from cffm_jax.training.sharding import batch_sharded, init_state, make_mesh, replicated
 from cffm_jax.training.speed import device_peak
-from cffm_jax.training.state import batch_sharded, build_model, init_state, init_variables, make_mesh, replicated
 from cffm_jax.training.step import make_train_step
 
 # CFFM++ paper, Table 1: (GMAC, frames/s on one RTX 6000, batch 2), stated for 480x853; its MACs are those of 480x864.

@@ -20,12 +20,13 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 import jax
 import numpy as np
 
+from benchmarks.collectives import collectives
 from cffm_jax.config import Config, ModelConfig
-from cffm_jax.conversion.state_dicts import variable_shapes
-from cffm_jax.optim import make_optimizer
-from cffm_jax.settings import parse_command, run_command
-from cffm_jax.training.collectives import collectives
-from cffm_jax.training.state import batch_sharded, build_model, init_state, make_mesh, replicated, state_sharded
+from cffm_jax.models.create import build_model
+from cffm_jax.models.variables import variable_shapes
+from cffm_jax.runtime.command_line import parse_command, run_command
+from cffm_jax.training.optim import make_optimizer
+from cffm_jax.training.sharding import batch_sharded, init_state, make_mesh, replicated, state_sharded
 from cffm_jax.training.step import make_train_step
 
 CROP = 64

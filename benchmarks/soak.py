@@ -23,7 +23,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 import tyro
 
-from cffm_jax.training.checkpoint import Checkpoints, newest_whole
+from cffm_jax.checkpoints.by_path import newest_whole
+from cffm_jax.checkpoints.store import Checkpoints
 
 ROOT = Path(__file__).resolve().parents[1]
 SETTINGS = (

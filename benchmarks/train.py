@@ -26,9 +26,9 @@ from typing import Any, Literal
 from model import environment, fixed, header, line
 
 from cffm_jax.errors import InputError
-from cffm_jax.memory import use_huge_pages
-from cffm_jax.models.mit import SIZES
-from cffm_jax.settings import parse_command, run_command
+from cffm_jax.models.encoders.mit import SIZES
+from cffm_jax.runtime.command_line import parse_command, run_command
+from cffm_jax.runtime.memory import use_huge_pages
 
 ROOT = Path(__file__).resolve().parents[1]
 FRAMES = 4

@@ -7,19 +7,19 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cffm_jax.conversion.state_dicts import convert_state_dict, export_state_dict
-    from cffm_jax.losses import clip_loss
-    from cffm_jax.models.cffm import create_model
-    from cffm_jax.models.prototypes import kmeans
-    from cffm_jax.weights import load
+    from cffm_jax.inference.load import load
+    from cffm_jax.models.create import create_model
+    from cffm_jax.models.kmeans import kmeans
+    from cffm_jax.training.losses import clip_loss
+    from cffm_jax.weights.naming.match import convert_state_dict, export_state_dict
 
 _HOMES = {
-    "clip_loss": "cffm_jax.losses",
-    "convert_state_dict": "cffm_jax.conversion.state_dicts",
-    "create_model": "cffm_jax.models.cffm",
-    "export_state_dict": "cffm_jax.conversion.state_dicts",
-    "kmeans": "cffm_jax.models.prototypes",
-    "load": "cffm_jax.weights",
+    "clip_loss": "cffm_jax.training.losses",
+    "convert_state_dict": "cffm_jax.weights.naming.match",
+    "create_model": "cffm_jax.models.create",
+    "export_state_dict": "cffm_jax.weights.naming.match",
+    "kmeans": "cffm_jax.models.kmeans",
+    "load": "cffm_jax.inference.load",
 }
 
 __all__ = ["clip_loss", "convert_state_dict", "create_model", "export_state_dict", "kmeans", "load"]

@@ -22,13 +22,14 @@ from typing import Any
 
 import tyro
 
-from cffm_jax.commands import cache_compilations
 from cffm_jax.config import WITHOUT_EFFECT, Config
-from cffm_jax.data import synthetic
+from cffm_jax.data.synthetic import generate
 from cffm_jax.errors import InputError
-from cffm_jax.settings import Settings, load_config, parse_command, run_command
+from cffm_jax.runtime.atomic import write_json
+from cffm_jax.runtime.command_line import parse_command, run_command
+from cffm_jax.runtime.xla import cache_compilations
+from cffm_jax.settings import Settings, load_config
 from cffm_jax.tables import TABLE4, TABLE8, TABLE10, TABLES, Network, Row, Table, with_changes
-from cffm_jax.whole import write_json
 
 DEFAULT_CONFIG = "configs/synthetic.py"
 DEFAULT_TABLES = (TABLE8, TABLE10, TABLE4)
@@ -129,7 +130,7 @@ def plan(network: Network, options: StudyOptions, seed: int) -> Run:
 
 def _digest(config: Config, needs: Sequence[str]) -> str:
     """Of all that a network's figures depend on but the seed."""
-    from cffm_jax.training.state import build_model
+    from cffm_jax.models.create import build_model
 
     model = build_model(config)
     blocks = [("model.blocks", model.local_blocks), ("model.global_blocks", model.global_blocks)]
@@ -292,7 +293,7 @@ def conduct(options: StudyOptions) -> None:
     cache_compilations()
     root = Path(options.settings.data.root)
     if Path(options.config).resolve() == Path(DEFAULT_CONFIG).resolve() and not root.exists():
-        synthetic.generate(root, synthetic.SyntheticConfig())
+        generate.generate(root, generate.SyntheticConfig())
     per_seed = [distinct_runs(studies, i) for i in range(len(options.seeds))]
     total, done = sum(map(len, per_seed)), 0
     for i, runs in enumerate(per_seed):

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
 from cffm_jax.config import Config
-from cffm_jax.settings import parse_command, run_command
+from cffm_jax.runtime.command_line import parse_command, run_command
 
 Value = int | str | tuple[int, ...]
 Changes = tuple[tuple[str, Value], ...]

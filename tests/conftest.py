@@ -22,10 +22,10 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
 # Commands that are aborted tell where they were.
 os.environ.setdefault("PYTHONFAULTHANDLER", "1")
 
-import golden_values
 import pytest
-import runs
 from PIL import Image
+
+from helpers import golden_values, runs
 
 
 @pytest.fixture(scope="session")

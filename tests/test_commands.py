@@ -24,7 +24,28 @@ import optax
 import pytest
 import safetensors.numpy
 from PIL import Image
-from runs import (
+
+import cffm_jax
+from benchmarks.collectives import collectives
+from cffm_jax.checkpoints.by_path import open_checkpoints
+from cffm_jax.checkpoints.store import Checkpoints
+from cffm_jax.commands.evaluate import eval_command
+from cffm_jax.commands.train import train_command
+from cffm_jax.config import Config, TrainConfig
+from cffm_jax.data.prepare import command as prepare
+from cffm_jax.data.synthetic import generate
+from cffm_jax.drawing.palette import palette
+from cffm_jax.evaluation import mask_folder
+from cffm_jax.models.create import build_model
+from cffm_jax.models.variables import init_variables
+from cffm_jax.runtime.command_line import run_command
+from cffm_jax.settings import config_from_dict, load_config
+from cffm_jax.training import setup
+from cffm_jax.training.optim import make_optimizer
+from cffm_jax.training.sharding import init_state, make_mesh
+from cffm_jax.training.step import make_train_step
+
+from helpers.runs import (
     CONFIG,
     FIGURES,
     FRAMES,
@@ -41,20 +62,6 @@ from runs import (
     started,
     train_argv,
 )
-
-import cffm_jax
-from cffm_jax.commands import eval_command, train_command
-from cffm_jax.config import Config, TrainConfig
-from cffm_jax.data import prepare, synthetic
-from cffm_jax.data.classes import palette
-from cffm_jax.inference import mask_files
-from cffm_jax.optim import make_optimizer
-from cffm_jax.settings import config_from_dict, load_config, run_command
-from cffm_jax.training import setup
-from cffm_jax.training.checkpoint import Checkpoints, open_checkpoints
-from cffm_jax.training.collectives import collectives
-from cffm_jax.training.state import build_model, init_state, init_variables, make_mesh
-from cffm_jax.training.step import make_train_step
 
 
 @pytest.fixture(scope="module")
@@ -716,9 +723,9 @@ def test_real_commands_refuse(tmp_path, command, said):
 def test_synthetic_again(data, capfd):
     before = files(data)
     argv = [str(data), "--videos-train", "4", "--videos-val", "2", "--videos-test", "0", "--frames", str(FRAMES)]
-    assert run_command(synthetic.main, [*argv, "--height", str(SIZE[0]), "--width", str(SIZE[1])]) == 0
+    assert run_command(generate.main, [*argv, "--height", str(SIZE[0]), "--width", str(SIZE[1])]) == 0
     assert "nothing to do" in capfd.readouterr().out and files(data) == before
-    assert run_command(synthetic.main, argv) == 2
+    assert run_command(generate.main, argv) == 2
     assert "made with other options" in capfd.readouterr().err and files(data) == before
 
 
@@ -778,7 +785,7 @@ def test_submission_has_a_mask_for_every_frame(trained, evaluated, unlabelled, t
         np.testing.assert_array_equal(mask + 1, found[name])
 
 
-@pytest.mark.parametrize("where", [(mask_files.PredictionWriter, "__call__"), (zipfile.ZipFile, "writestr")])
+@pytest.mark.parametrize("where", [(mask_folder.PredictionWriter, "__call__"), (zipfile.ZipFile, "writestr")])
 def test_a_signal_leaves_nothing_of_an_evaluation(trained, unlabelled, tmp_path, capfd, monkeypatch, where):
     """While masks are made, and while they are put together."""
     before = getattr(*where)

@@ -9,15 +9,11 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = "cffm_jax"
 COMMANDS = {"train", "eval", "predict", "convert"}
-ARRAYS_ONLY = ("losses", "metrics", "optim")
-MAY_NOT = {
-    "data": {"media", "models", "losses", "metrics", "optim", "training", "inference", "conversion"},
-    "media": {"models", "losses", "metrics", "optim", "training", "inference", "conversion"},
-    "models": {"data", "losses", "metrics", "optim", "training", "inference", "conversion"},
-    "conversion": {"data", "losses", "metrics", "optim", "training", "inference"},
-    **{name: {"data", "models", "training", "inference", "conversion"} for name in ARRAYS_ONLY},
-    # `training` and `inference` join them.
-}
+DOWNWARDS = (
+    "commands", "study", "training", "export", "evaluation", "predict", "inference", "media", "weights", "data",
+    "checkpoints", "drawing", "tables", "runtime", "models", "metrics", "settings", "config", "errors",
+)  # fmt: skip
+"""The packages and files of ``cffm_jax``: each imports only what stands below it, or itself."""
 
 
 def modules_imported(path: Path) -> set[str]:
@@ -42,9 +38,6 @@ def part(path: Path) -> str:
     return path.relative_to(ROOT / PACKAGE).with_suffix("").parts[0]
 
 
-PARTS = {part(path) for path in IMPORTS} - {"__init__"}
-
-
 def parts_imported(path: Path) -> set[str]:
     ours = (name.split(".") for name in IMPORTS[path])
     return {name[1] if len(name) > 1 else "__init__" for name in ours if name[0] == PACKAGE}
@@ -58,20 +51,33 @@ def test_reads_every_form_of_import(tmp_path, monkeypatch):
     assert modules_imported(file) == {"a.b", "c.d", "cffm_jax.data.e", "cffm_jax.data.f.g", "cffm_jax.i.j"}
 
 
-@pytest.mark.parametrize("name", ["config", "errors"])
-def test_imports_nothing_of_ours(name):
-    path = ROOT / PACKAGE / f"{name}.py"
-    assert not parts_imported(path)
+def test_the_order_names_all_parts():
+    assert sorted(DOWNWARDS) == sorted({part(path) for path in IMPORTS} - {"__init__"})
 
 
 @pytest.mark.parametrize("path", IMPORTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_imports_only_downwards(path):
-    assert parts_imported(path) <= PARTS  # Modules alone, not what the package's top offers to users.
-    forbidden = MAY_NOT.get(part(path), set()) & parts_imported(path)
-    assert not forbidden, f"{path} imports {forbidden}"
+    own = part(path)
+    if own != "__init__":  # What the package's top offers to users, it loads when asked.
+        below = DOWNWARDS[DOWNWARDS.index(own) :]
+        above = parts_imported(path) - set(below)
+        assert not above, f"{path} imports {above}, which stand above {own}"
     tops = {name.split(".")[0] for name in IMPORTS[path]}
     assert not tops & (COMMANDS | {"configs", "benchmarks", "tests"})
     assert not tops & {"tensorflow", "torch", "torchvision", "transformers"}
+
+
+def test_no_two_files_import_each_other():
+    """No circle of files either, within a package."""
+    names = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in IMPORTS}
+    uses = {
+        module: {name if name in names else name.rpartition(".")[0] for name in IMPORTS[path]} & set(names) - {module}
+        for module, path in names.items()
+    }
+    uses.pop(PACKAGE)
+    while free := {module for module, used in uses.items() if not used & set(uses)}:
+        uses = {module: used for module, used in uses.items() if module not in free}
+    assert not uses, f"circles among {sorted(uses)}"
 
 
 def test_holds_no_address_or_path_of_one_machine():

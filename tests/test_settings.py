@@ -14,12 +14,15 @@ from pathlib import Path
 
 import pytest
 
-from cffm_jax import settings
-from cffm_jax.commands import EvalOptions, TrainOptions, eval_command, train_command
+from cffm_jax.commands.evaluate import eval_command
+from cffm_jax.commands.train import TrainOptions, train_command
 from cffm_jax.config import Config, ModelConfig
 from cffm_jax.errors import InputError
-from cffm_jax.models.cffm import create_model
-from cffm_jax.settings import config_from_dict, load_config, parse_command, run_command
+from cffm_jax.evaluation.options import EvalOptions
+from cffm_jax.models.create import create_model
+from cffm_jax.runtime import command_line
+from cffm_jax.runtime.command_line import parse_command, run_command
+from cffm_jax.settings import config_from_dict, load_config
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted((ROOT / "configs").glob("*.py"))
@@ -197,7 +200,7 @@ def test_faulty_options(argv, told):
 def test_faults_have_no_colours():
     """As tyro has them on a terminal."""
     box = "\x1b[31m╭─ Value\x1b[0m \x1b[31merror ─╮\x1b[0m\n│ \x1b[mFor\x1b[0m full helptext │"
-    assert settings._one_line(box) == "Value error"
+    assert command_line._one_line(box) == "Value error"
 
 
 def test_help_exits_with_zero(capsys):
@@ -256,7 +259,7 @@ def test_a_signal_waits_while_modules_are_loaded(command, capsys, monkeypatch):
     load, loaded = builtins.__import__, []
 
     def loading(name, *rest):
-        if name == "cffm_jax.cluster" and not loaded:
+        if name == "cffm_jax.runtime.cluster" and not loaded:
             signal.raise_signal(signal.SIGINT)
             loaded.append(name)
         return load(name, *rest)

@@ -6,16 +6,18 @@ import math
 import shutil
 
 import pytest
-from runs import CONFIG, ROOT, STEPS, TINY, files
 
 from cffm_jax import study
-from cffm_jax.data import synthetic
+from cffm_jax.data.synthetic import generate
 from cffm_jax.errors import InputError
-from cffm_jax.metrics import Figures
-from cffm_jax.settings import load_config, run_command
+from cffm_jax.metrics.scores import Figures
+from cffm_jax.runtime.command_line import run_command
+from cffm_jax.settings import load_config
 from cffm_jax.study import FIGURES, StudyOptions, mean_and_spread, prepare
 from cffm_jax.tables import with_changes
 from cffm_jax.training import loop
+
+from helpers.runs import CONFIG, ROOT, STEPS, TINY, files
 
 TABLE8 = ("table8", "--rows", "A", "C", "F")
 
@@ -221,7 +223,7 @@ def test_without_a_table_those_of_the_default(trained_names, data, tmp_path):
 
 def test_built_in_videos_are_written_where_there_are_none(trained_names, tmp_path, monkeypatch):
     made = []
-    monkeypatch.setattr(synthetic, "generate", lambda root, config: made.append(str(root)))
+    monkeypatch.setattr(generate, "generate", lambda root, config: made.append(str(root)))
     shutil.copytree(ROOT / "configs", tmp_path / "configs")
     monkeypatch.chdir(tmp_path)
     assert run_command(study.main, ["table8", "--rows", "A"]) == 0

@@ -5,15 +5,18 @@ import subprocess
 import sys
 
 import pytest
-from runs import ROOT
 
 from cffm_jax import tables
-from cffm_jax.commands import EvalOptions, TrainOptions
-from cffm_jax.data.pipeline import evaluation_size
-from cffm_jax.settings import load_config, parse_command, run_command
+from cffm_jax.checkpoints.compatible import require_same_model
+from cffm_jax.commands.train import TrainOptions
+from cffm_jax.data.evaluation_frames import evaluation_size
+from cffm_jax.evaluation.options import EvalOptions
+from cffm_jax.models.create import build_model
+from cffm_jax.runtime.command_line import parse_command, run_command
+from cffm_jax.settings import load_config
 from cffm_jax.tables import CITYSCAPES, TABLES, TEST_SERVER, VSPW, commands
-from cffm_jax.training.same_config import require_same_model
-from cffm_jax.training.state import build_model
+
+from helpers.runs import ROOT
 
 ROWS = [(table, row) for table in TABLES for row in table.rows]
 NETWORKS = list(dict.fromkeys(network for _, row in ROWS for network in row.network.needs()))

@@ -25,9 +25,11 @@ import tqdm
 import tyro
 
 from cffm_jax.config import IGNORED_LABEL
-from cffm_jax.data import layouts
+from cffm_jax.data import decode
+from cffm_jax.data.layouts.read import read_split
+from cffm_jax.data.layouts.video import Video
 from cffm_jax.errors import InputError
-from cffm_jax.settings import parse_command, run_command
+from cffm_jax.runtime.command_line import parse_command, run_command
 
 _ANY = IGNORED_LABEL - 1
 """The statistic does not depend on the number of classes, so masks are read with the largest one."""
@@ -81,7 +83,7 @@ class Consistency:
         return float(np.mean(self.intersections[occurs] / self.unions[occurs])) if occurs.any() else math.nan
 
 
-def video_consistency(video: layouts.Video, seen: Callable[[], object] = lambda: None) -> Consistency:
+def video_consistency(video: Video, seen: Callable[[], object] = lambda: None) -> Consistency:
     """Of one video's masks, each of which is read once; ``seen`` is called after each. A frame without a mask is in
     no pair.
 
@@ -93,7 +95,7 @@ def video_consistency(video: layouts.Video, seen: Callable[[], object] = lambda:
         if path is None:
             before = None
             continue
-        mask = layouts.read_mask(path, _ANY, video.coding)
+        mask = decode.read_mask(path, _ANY, video.coding)
         if before is not None:
             if mask.shape != before.shape:
                 (h, w), (height, width) = mask.shape, before.shape
@@ -105,7 +107,7 @@ def video_consistency(video: layouts.Video, seen: Callable[[], object] = lambda:
     return result
 
 
-def split_consistency(videos: Sequence[layouts.Video], progress: bool = True) -> Consistency:
+def split_consistency(videos: Sequence[Video], progress: bool = True) -> Consistency:
     """Of all videos, several at a time; the same whatever the number of threads.
 
     Raises:
@@ -136,7 +138,7 @@ class Command:
 def main(argv: Sequence[str]) -> None:
     """mIoU between the ground-truth masks of consecutive frames (CFFM++ section 3.1: 89.7 % on VSPW's val split)."""
     options = parse_command(Command, argv, lambda _: Command(root=tyro.MISSING), main.__doc__)
-    videos = layouts.read_split(options.root, options.split, layout=options.layout)
+    videos = read_split(options.root, options.split, layout=options.layout)
     result = split_consistency(videos)
     if not len(result.mious):
         problem = f"split {options.split} has no two consecutive masks with a labelled pixel"

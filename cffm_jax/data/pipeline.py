@@ -16,23 +16,22 @@ import tqdm
 from absl import flags
 
 from cffm_jax.config import DataConfig
-from cffm_jax.data import augment, layouts
-from cffm_jax.data.files import UnreadableFile
-from cffm_jax.data.manifest import Manifest, read_manifest
-from cffm_jax.data.records import read_all
+from cffm_jax.data import augment, decode
+from cffm_jax.data.image_files import UnreadableFile
+from cffm_jax.data.layouts.records import read_all
+from cffm_jax.data.layouts.video import Video
 from cffm_jax.data.watchdog import Watchdog
 from cffm_jax.errors import InputError
+from cffm_jax.runtime.checksums import Manifest, read_manifest
 
 Batch = dict[str, np.ndarray]
 
 _UNREADABLE = "unreadable"
 """Key of a batch that does not leave the loader."""
-_MULTIPLE = 32
-"""Sides of evaluated frames are multiples of the encoder's coarsest stride."""
 
 
 def training_batches(
-    videos: Sequence[layouts.Video],
+    videos: Sequence[Video],
     data: DataConfig,
     *,
     num_classes: int,
@@ -106,11 +105,11 @@ class _LoadClip:
 
     data: DataConfig
     num_classes: int
-    videos: tuple[layouts.Video, ...]
+    videos: tuple[Video, ...]
     manifest: Manifest | None
     targets_only: bool
 
-    def __call__(self, item: tuple[int, layouts.Video], rng: np.random.Generator) -> Batch:
+    def __call__(self, item: tuple[int, Video], rng: np.random.Generator) -> Batch:
         """One element of a batch: frames u8[T,h,w,3], labels u8[L,h,w], size i32[2], video i32[].
 
         In the place of a clip with an unreadable file comes one of another video. All draws are of one generator, which
@@ -132,7 +131,7 @@ class _LoadClip:
         told = {_UNREADABLE: np.array("\n".join(unreadable))} if self.data.max_unreadable else {}
         return {**clip, "video": np.int32(number), **told}
 
-    def _load(self, video: layouts.Video, rng: np.random.Generator) -> Batch:
+    def _load(self, video: Video, rng: np.random.Generator) -> Batch:
         indices = video.training_clip(rng, self.data.offsets, self.data.reverse)
         target = indices[-1]
         read = self._read(video, dict.fromkeys(indices), {target} if self.targets_only else {*indices})
@@ -146,7 +145,7 @@ class _LoadClip:
         return {"frames": frames, "labels": labels, "size": size}
 
     def _read(
-        self, video: layouts.Video, indices: Iterable[int], labelled: Container[int]
+        self, video: Video, indices: Iterable[int], labelled: Container[int]
     ) -> dict[int, tuple[np.ndarray, np.ndarray | None]]:
         """Frames by their indices, with masks where ``labelled``; all files are read before one is decoded."""
         names = {i: (video.frames[i], *((video.masks[i],) if i in labelled else ())) for i in indices}
@@ -156,9 +155,9 @@ class _LoadClip:
         for i, own in names.items():
             stored = [data[name] for name in own]
             if i in labelled:
-                found[i] = layouts.decode_pair(*own, *stored, self.num_classes, video.coding)
+                found[i] = decode.decode_pair(*own, *stored, self.num_classes, video.coding)
             else:
-                found[i] = layouts.decode_frame(*own, *stored), None
+                found[i] = decode.decode_frame(*own, *stored), None
         return found
 
 
@@ -231,38 +230,3 @@ def _start_worker(index: int, count: int) -> None:
     cv2.setNumThreads(0)
     # A terminal sends Ctrl-C to the loader too; the training ends it when its step is done.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def evaluation_size(height: int, width: int, scale: tuple[int, int]) -> tuple[int, int]:
-    """Size (h, w) at which a frame is evaluated: resized to fit the scale, then each side up to a multiple of 32."""
-    h, w = augment.fitted_size(height, width, scale)
-    return -(-h // _MULTIPLE) * _MULTIPLE, -(-w // _MULTIPLE) * _MULTIPLE
-
-
-def load_evaluation_frame(
-    path: str, scale: tuple[int, int], data: bytes | None = None
-) -> tuple[np.ndarray, tuple[int, int]]:
-    """Reads a frame and resizes it for evaluation, see `fit_frame`.
-
-    Args:
-      path: image file.
-      scale: width and height to fit; see `augment.fitted_size`.
-      data: its bytes, where they are there already.
-
-    Returns:
-      The frame u8[h,w,3] with (h, w) of `evaluation_size`, and its original (height, width).
-
-    Raises:
-      InputError: the file cannot be used.
-    """
-    frame = layouts.read_frame(path) if data is None else layouts.decode_frame(path, data)
-    return fit_frame(frame, scale), frame.shape[:2]
-
-
-def fit_frame(frame: np.ndarray, scale: tuple[int, int]) -> np.ndarray:
-    """Resizes a frame u8[H,W,3] for evaluation, bilinearly: first to fit the scale, then up to multiples of 32."""
-    original = frame.shape[:2]
-    for size in (augment.fitted_size(*original, scale), evaluation_size(*original, scale)):
-        if frame.shape[:2] != size:
-            frame = cv2.resize(frame, size[::-1], interpolation=cv2.INTER_LINEAR)
-    return frame

@@ -17,22 +17,17 @@ import cv2
 import numpy as np
 
 from cffm_jax.config import IGNORED_LABEL, Config
-from cffm_jax.data import layouts
-from cffm_jax.data.classes import read_classes
-from cffm_jax.data.drawing import (
-    CELL,
-    INPUT,
-    TRUTH,
-    Strip,
-    contact_sheet,
-    spread,
-    views,
-    write_png,
-)
+from cffm_jax.data import decode
+from cffm_jax.data.layouts.classes import read_classes
+from cffm_jax.data.layouts.read import read_videos
+from cffm_jax.data.layouts.video import Video
 from cffm_jax.data.pipeline import training_batches
+from cffm_jax.drawing.masks import INPUT, TRUTH, views
+from cffm_jax.drawing.sheets import CELL, Strip, contact_sheet, spread, write_png
 from cffm_jax.errors import InputError
-from cffm_jax.settings import Settings, load_config, parse_command, run_command
-from cffm_jax.whole import require_new_folder, unwritable
+from cffm_jax.runtime.atomic import require_new_folder, unwritable
+from cffm_jax.runtime.command_line import parse_command, run_command
+from cffm_jax.settings import Settings, load_config
 
 OVERLAY = "with its mask"
 _STEPS = 5
@@ -54,9 +49,7 @@ class ShowOptions:
     settings: Settings = Config()
 
 
-def clip_strips(
-    config: Config, videos: Sequence[layouts.Video], count: int, seed: int, colours: np.ndarray
-) -> list[Strip]:
+def clip_strips(config: Config, videos: Sequence[Video], count: int, seed: int, colours: np.ndarray) -> list[Strip]:
     """The first clips that training with this seed would read, from the loader itself; ``colours`` u8[256,3].
 
     Raises:
@@ -69,7 +62,7 @@ def clip_strips(
 
 
 def _clip_strip(
-    batch: dict[str, np.ndarray], videos: Sequence[layouts.Video], heads: Sequence[str], colours: np.ndarray
+    batch: dict[str, np.ndarray], videos: Sequence[Video], heads: Sequence[str], colours: np.ndarray
 ) -> Strip:
     frames, labels = batch["frames"][0], batch["labels"][0]
     unlabelled = np.full((len(frames) - len(labels), *labels.shape[1:]), IGNORED_LABEL, np.uint8)
@@ -81,7 +74,7 @@ def _clip_strip(
     return Strip(title, heads, cells, frozenset(np.unique(labels).tolist()))
 
 
-def video_strip(video: layouts.Video, num_classes: int, colours: np.ndarray) -> Strip:
+def video_strip(video: Video, num_classes: int, colours: np.ndarray) -> Strip:
     """A video: frames with masks spread over its length, their masks over them and alone, and the classes' shares over
     time; ``colours`` u8[256,3].
 
@@ -94,12 +87,12 @@ def video_strip(video: layouts.Video, num_classes: int, colours: np.ndarray) -> 
     cells, labels = [], set()
     for i, time in enumerate(times):
         if time in chosen:
-            frame, mask = layouts.read_pair(video.frames[time], video.masks[time], num_classes, video.coding)
+            frame, mask = decode.read_pair(video.frames[time], video.masks[time], num_classes, video.coding)
             shown = views(frame, {OVERLAY: mask}, colours, CELL)
             size = shown[INPUT].shape[1::-1]
             cells.append({**shown, TRUTH: colours[cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST)]})
         else:
-            mask = layouts.read_mask(video.masks[time], num_classes, video.coding)
+            mask = decode.read_mask(video.masks[time], num_classes, video.coding)
         counts = np.bincount(mask.reshape(-1), minlength=256)
         shares[i] = counts[:num_classes] / mask.size
         labels |= set(np.flatnonzero(counts).tolist())
@@ -123,7 +116,7 @@ def main(argv: Sequence[str]) -> None:
     folder = Path(options.output)
     require_new_folder(folder, "the pictures")
     config = options.settings
-    videos = layouts.read_videos(config.data, config.data.train_split)
+    videos = read_videos(config.data, config.data.train_split)
     names, colours = read_classes(config.data.root, config.model.num_classes, config.data.layout)
     video = _find(config, videos, options.video)
     sheets = {
@@ -139,11 +132,11 @@ def main(argv: Sequence[str]) -> None:
         print(f"{folder / name}: {sheet.shape[1]}x{sheet.shape[0]}")
 
 
-def _find(config: Config, videos: Sequence[layouts.Video], name: str) -> layouts.Video:
+def _find(config: Config, videos: Sequence[Video], name: str) -> Video:
     """A video by its name, of the training split or else of the evaluation's; "" is the first."""
     if not name:
         return videos[0]
-    others = layouts.read_videos(config.data, config.data.eval_split)
+    others = read_videos(config.data, config.data.eval_split)
     found = next((video for video in (*videos, *others) if video.name == name), None)
     if found is None:
         splits = f"{config.data.train_split}.txt or {config.data.eval_split}.txt"

@@ -19,15 +19,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from cffm_jax.config import Config, DataConfig
-from cffm_jax.data import clips, pipeline
+from cffm_jax.data import clips, evaluation_frames
 from cffm_jax.errors import InputError
-from cffm_jax.frames import normalise
-from cffm_jax.inference.masks import segmentation_masks
-from cffm_jax.inference.offline import causal_prototypes, row_logits, row_names
+from cffm_jax.inference.argmax import segmentation_masks
+from cffm_jax.inference.rows import causal_prototypes, row_logits, row_names
 from cffm_jax.models import cffa
 from cffm_jax.models.cffm import CFFM, FrameFeatures
 from cffm_jax.models.cfm import HEADS
-from cffm_jax.models.prototypes import RunningClusters
+from cffm_jax.models.kmeans import RunningClusters
+from cffm_jax.models.normalise import normalise
 
 _SECOND = 15
 """Frames of a second of VSPW: the papers' offsets 9, 6, 3 are 9/15, 6/15 and 3/15 s."""
@@ -79,7 +79,7 @@ class StreamSegmenter:
             problem = f"has {len(config.data.offsets)} numbers, the model {len(model.sources)} references"
             raise InputError("--data.offsets", problem, "give one for each, the largest first")
         self.model, self.config, self.size, self.streams = model, config, size, streams
-        self.input_size = pipeline.evaluation_size(*size, config.data.scale)
+        self.input_size = evaluation_frames.evaluation_size(*size, config.data.scale)
         self.memory = max(config.data.offsets) if model.local_blocks and not model.static else 0
         tokens, count = self.input_size[0] // 8 * (self.input_size[1] // 8), config.prototypes.count
         if model.global_blocks and tokens < count:
@@ -174,7 +174,7 @@ def stream(
         elif frame.shape[:2] != segmenter.size:
             problem = f"is {frame.shape[1]}x{frame.shape[0]}, the first {segmenter.size[1]}x{segmenter.size[0]}"
             raise InputError(f"frame {number}", problem, "give a stream one size, or start another")
-        state, masks = segmenter.step(variables, state, pipeline.fit_frame(frame, config.data.scale)[None])
+        state, masks = segmenter.step(variables, state, evaluation_frames.fit_frame(frame, config.data.scale)[None])
         waiting.append(masks)
         if len(waiting) > ahead:
             yield np.asarray(waiting.popleft())[0]
@@ -223,7 +223,7 @@ def _step(
     ValueError for other frames.
     """
     streams = len(state.ages)
-    expected = (streams, *pipeline.evaluation_size(*size, config.data.scale), 3)
+    expected = (streams, *evaluation_frames.evaluation_size(*size, config.data.scale), 3)
     if frames.shape != expected or frames.dtype != jnp.uint8:
         given = f"{frames.dtype}{list(frames.shape)}"
         raise ValueError(f"frames are {given}, not uint8{list(expected)}, as pipeline.fit_frame makes them")

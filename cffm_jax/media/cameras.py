@@ -10,7 +10,7 @@ from fractions import Fraction
 import cv2
 
 from cffm_jax.errors import InputError
-from cffm_jax.media.source import Frame, Selection, Source
+from cffm_jax.media.frame import Frame, Selection, Source
 
 _RATE = 30.0
 """Of a camera that states none."""

@@ -12,10 +12,10 @@ from fractions import Fraction
 import numpy as np
 from PIL import BmpImagePlugin, Image, ImageOps, TiffImagePlugin, WebPImagePlugin
 
-from cffm_jax.data.files import DATASET_READERS, UnreadableFile, open_image, read_bytes
-from cffm_jax.data.videos import numeric_order
+from cffm_jax.data.image_files import DATASET_READERS, UnreadableFile, open_image, read_bytes
+from cffm_jax.data.layouts.names import numeric_order
 from cffm_jax.errors import InputError
-from cffm_jax.media.source import Frame, Selection, Source
+from cffm_jax.media.frame import Frame, Selection, Source
 
 READERS = {
     **DATASET_READERS,

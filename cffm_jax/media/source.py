@@ -3,93 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import glob
-import math
 import os
 import stat
 import sys
 from collections.abc import Iterator, Sequence
-from fractions import Fraction
-from typing import NamedTuple
-
-import numpy as np
 
 from cffm_jax.errors import InputError
+from cffm_jax.media.frame import Selection, Source
 
 STDIN = "-"
-
-
-class Frame(NamedTuple):
-    """A picture of the input.
-
-    Attributes:
-      pixels: u8[H,W,3], RGB, upright.
-      number: which frame of the input it is, from 0.
-      time: seconds since the input's first frame.
-      name: what its mask is called.
-    """
-
-    pixels: np.ndarray
-    number: int
-    time: Fraction
-    name: str
-
-
-@dataclasses.dataclass(frozen=True)
-class Selection:
-    """Which frames: every so many-th of those from ``start`` on and before ``end``.
-
-    Both are seconds since the first frame, but numbers of frames, from 0, where the input is images.
-    """
-
-    start: float = 0.0
-    end: float | None = None
-    every: int = 1
-
-    def __post_init__(self) -> None:
-        if not (math.isfinite(self.start) and self.start >= 0):
-            raise InputError("--start", f"is {self.start:g}", "give at least 0")
-        if self.end is not None and not (math.isfinite(self.end) and self.end > self.start):
-            raise InputError("--end", f"is {self.end:g}", f"give more than --start, {self.start:g}")
-        if self.every < 1:
-            raise InputError("--every", f"is {self.every}", "give at least 1")
-
-    def thinned(self, count: float) -> int:
-        """How many frames are taken of ``count`` in a row."""
-        return max(0, math.ceil(count / self.every))
-
-    def none_left(self, name: str) -> InputError:
-        """The error for an input without a frame from ``start`` to ``end``."""
-        if self.end is None:
-            return InputError(name, f"has no frame from --start {self.start:g} on", "give an earlier --start")
-        problem = f"has no frame from --start {self.start:g} to --end {self.end:g}"
-        return InputError(name, problem, "give an earlier --start, or a later --end")
-
-
-@dataclasses.dataclass
-class Source:
-    """An open input.
-
-    Attributes:
-      name: for messages.
-      frames: what was selected, in order, all of one size.
-      rate: frames a second of the input, before the selection.
-      tick: unit of the frames' times.
-      count: how many frames will come, by what the input announces; None: not known.
-      live: whether the input ends when its user ends it.
-      single: whether it is one image.
-      warnings: for the user; they grow until the last frame was read.
-    """
-
-    name: str
-    frames: Iterator[Frame]
-    rate: Fraction
-    tick: Fraction
-    count: int | None = None
-    live: bool = False
-    single: bool = False
-    warnings: list[str] = dataclasses.field(default_factory=list)
 
 
 @contextlib.contextmanager

@@ -10,10 +10,10 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from cffm_jax.data.files import MAX_PIXELS
+from cffm_jax.data.image_files import MAX_PIXELS
 from cffm_jax.errors import InputError
+from cffm_jax.media.frame import Frame, Selection, Source
 from cffm_jax.media.pyav import Piped, Seekable, require_av
-from cffm_jax.media.source import Frame, Selection, Source
 
 CONTAINERS = (
     "mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi", "mpegts", "mpeg", "flv", "ogg", "asf", "ivf", "nut", "gif",

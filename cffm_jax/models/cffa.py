@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cffm_jax.config import ModelConfig
-from cffm_jax.resize import interpolation_matrix
+from cffm_jax.models.resize import interpolation_matrix
 
 WINDOW = 7
 HALO = 3

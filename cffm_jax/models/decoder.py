@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from cffm_jax.config import ModelConfig
 from cffm_jax.models import layers
-from cffm_jax.resize import resize_bilinear
+from cffm_jax.models.resize import resize_bilinear
 
 
 class _Projection(nn.Module):

@@ -14,8 +14,8 @@ import numpy as np
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
+from cffm_jax.runtime.atomic import write_text
 from cffm_jax.training.speed import CAUSES, Clock, Work, device_peak, goodput, taken_up, told
-from cffm_jax.whole import write_text
 
 
 class RunLog:

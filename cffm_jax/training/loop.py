@@ -13,20 +13,20 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from cffm_jax import cluster
+from cffm_jax.checkpoints.store import Checkpoints, require_space
 from cffm_jax.config import Config
 from cffm_jax.errors import InputError, Stopped
-from cffm_jax.inference.evaluate import evaluate
-from cffm_jax.inference.pictures import FrameStrips
-from cffm_jax.inference.scores import main_table
-from cffm_jax.metrics import Scores
-from cffm_jax.training import record
-from cffm_jax.training.checkpoint import Checkpoints, require_space
-from cffm_jax.training.interruption import Interruption
+from cffm_jax.evaluation.pictures import FrameStrips
+from cffm_jax.evaluation.run import evaluate
+from cffm_jax.evaluation.score_tables import main_table
+from cffm_jax.metrics.scores import Scores
+from cffm_jax.runtime import cluster
+from cffm_jax.runtime.signals import Interruption
+from cffm_jax.training import provenance
 from cffm_jax.training.log import RunLog
 from cffm_jax.training.setup import Run, prepare
+from cffm_jax.training.sharding import on_each_device
 from cffm_jax.training.speed import Compilations, Profile
-from cffm_jax.training.state import on_each_device
 
 
 def train(config: Config, interruption: Interruption | None = None, *, profile: bool = False) -> dict[str, Scores]:
@@ -62,7 +62,7 @@ def train(config: Config, interruption: Interruption | None = None, *, profile: 
             if cluster.first():
                 (workdir / "config.json").write_text(json.dumps(dataclasses.asdict(config), indent=2) + "\n")
             if cluster.first() and run.start < plan.steps:
-                record.write(workdir, config, run.start, run.devices or jax.devices()[:1])
+                provenance.write(workdir, config, run.start, run.devices or jax.devices()[:1])
             traced = Profile(workdir / "profile" if profile and cluster.first() else None, run.start, log.say)
             training = _Training(config, run, checkpoints, log, interruption, compilations, traced)
             try:

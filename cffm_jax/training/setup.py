@@ -13,37 +13,32 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from cffm_jax import cluster
+from cffm_jax.checkpoints.by_path import newest_whole, open_checkpoints
+from cffm_jax.checkpoints.compatible import require_same_run
+from cffm_jax.checkpoints.state import TrainState
 from cffm_jax.config import Config
-from cffm_jax.conversion.recognise import ENCODER
-from cffm_jax.conversion.state_dicts import variable_shapes
-from cffm_jax.counts import training_flops
-from cffm_jax.data import layouts
-from cffm_jax.data.classes import read_classes
-from cffm_jax.data.manifest import read_manifest
+from cffm_jax.data.layouts.classes import read_classes
+from cffm_jax.data.layouts.read import read_videos
+from cffm_jax.data.layouts.video import Video
 from cffm_jax.data.pipeline import training_batches
 from cffm_jax.errors import InputError
-from cffm_jax.inference.devices import chosen_devices
-from cffm_jax.inference.evaluate import evaluation_videos
-from cffm_jax.inference.offline import VideoSegmenter
-from cffm_jax.inference.prototypes import all_prototypes, prototype_source
+from cffm_jax.evaluation.run import evaluation_videos
+from cffm_jax.evaluation.sharing import chosen_devices
+from cffm_jax.inference.video_prototypes import all_prototypes, prototype_source
+from cffm_jax.inference.whole_videos import VideoSegmenter
 from cffm_jax.models.cffm import CFFM
-from cffm_jax.optim import learning_rate, make_optimizer
-from cffm_jax.training.checkpoint import newest_whole, open_checkpoints
-from cffm_jax.training.same_config import require_same_run
+from cffm_jax.models.create import build_model
+from cffm_jax.models.macs import training_flops
+from cffm_jax.models.variables import init_variables, variable_shapes
+from cffm_jax.runtime import cluster
+from cffm_jax.runtime.checksums import read_manifest
+from cffm_jax.training.optim import learning_rate, make_optimizer
+from cffm_jax.training.sharding import batch_sharded, init_state, make_mesh, replicated, require_shares
 from cffm_jax.training.speed import Work, peak_flops
-from cffm_jax.training.state import (
-    TrainState,
-    batch_sharded,
-    build_model,
-    init_state,
-    init_variables,
-    make_mesh,
-    replicated,
-    require_shares,
-)
 from cffm_jax.training.step import Step, make_train_step
-from cffm_jax.weights import GLOBAL_PARTS, open_stored, start_from
+from cffm_jax.weights.naming.recognise import ENCODER
+from cffm_jax.weights.open import open_stored
+from cffm_jax.weights.start import GLOBAL_PARTS, start_from
 
 _AHEAD = 2
 """Batches on the devices beside the one in use."""
@@ -76,7 +71,7 @@ class Run(NamedTuple):
     key: jax.Array
     clips: Iterator[dict[str, jax.Array]]
     segmenter: VideoSegmenter
-    held_out: tuple[layouts.Video, ...]
+    held_out: tuple[Video, ...]
     summary: str
     devices: Sequence[jax.Device] = ()
     work: Work = Work()
@@ -95,7 +90,7 @@ def prepare(config: Config) -> Iterator[Run]:
         model = build_model(config)
         mesh = make_mesh(plan.devices, plan.fsdp)
         check(config, mesh)
-        videos = layouts.read_videos(config.data, config.data.train_split)
+        videos = read_videos(config.data, config.data.train_split)
         held_out = evaluation_videos(config)
     optimizer = make_optimizer(config.optim, plan.steps)
     key = jax.random.key(plan.seed)

@@ -11,10 +11,12 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from cffm_jax.frames import normalise
-from cffm_jax.losses import clip_loss, cross_entropy
+from cffm_jax.checkpoints.state import TrainState
 from cffm_jax.models.cffm import CFFM
-from cffm_jax.training.state import FSDP_AXIS, TrainState, batch_sharded, replicated, state_sharded, trained_parts
+from cffm_jax.models.normalise import normalise
+from cffm_jax.models.variables import trained_parts
+from cffm_jax.training.losses import clip_loss, cross_entropy
+from cffm_jax.training.sharding import FSDP_AXIS, batch_sharded, replicated, state_sharded
 
 Batch = dict[str, jax.Array]
 Step = Callable[[TrainState, Batch, jax.Array], tuple[TrainState, dict[str, jax.Array]]]

@@ -1,0 +1,94 @@
+"""``convert.py``: weights of any kind into one file, or in words what they are."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+from cffm_jax.errors import InputError
+from cffm_jax.runtime.atomic import require_writable
+from cffm_jax.runtime.command_line import parse_command
+
+
+@dataclasses.dataclass(frozen=True)
+class ConvertOptions:
+    file: tyro.conf.Positional[str] = ""
+    """A file of weights, a folder of save_pretrained, the folder of a run, or the authors' cluster_centers."""
+    output: tyro.conf.Positional[str] = ""
+    """The file to write."""
+    to: Literal["cffm_jax", "torch", "safetensors", "jax-export", "onnx"] = "cffm_jax"
+    """What to write: our .safetensors; the released layout as torch's .pth or as .safetensors; a folder with the step
+    of a stream as StableHLO, which runs with JAX alone, on CPUs and CUDA; or the step as a file of ONNX (not of CFFM++
+    and CFFM+; needs the extra onnx)."""
+    size: tuple[int, int] = (480, 853)
+    """jax-export, onnx: height and width of the frames."""
+    streams: int = 1
+    """jax-export, onnx: streams, of which a step takes a frame each."""
+    inspect: bool = False
+    """Say what the file holds, and write nothing."""
+    raw: bool = False
+    """Of a run with --optim.ema, the last weights and not their average."""
+
+
+def convert_command(argv: Sequence[str]) -> None:
+    """``convert.py``: weights of any kind into one file, or in words what they are."""
+    options = parse_command(ConvertOptions, argv, lambda _: ConvertOptions(), "Convert weights, or say what they are.")
+    if not options.file:
+        raise InputError("command line", "names no file", "give the file to convert, and the one to write")
+    if bool(options.output) == options.inspect:
+        raise InputError("command line", "give either --inspect or a file to write", "see --help")
+    from cffm_jax.weights import authors_prototypes, summary
+    from cffm_jax.weights.convert import convert
+    from cffm_jax.weights.files.write import write_safetensors
+    from cffm_jax.weights.open import open_stored
+
+    if authors_prototypes.is_authors(options.file):
+        found = authors_prototypes.read_centres(options.file)
+        if options.inspect:
+            print(summary.description_of_centres(options.file, found))
+            return
+        output = Path(options.output)
+        _require_new(output)
+        write_safetensors(output, [(video, a.shape, a.dtype, a.load) for video, a in found.items()])
+        print(f"{output}: written (prototypes of {len(found)} videos, for --prototypes.imported)")
+    elif options.inspect:
+        with open_stored(options.file, raw=options.raw) as held:
+            print(summary.description(held))
+    else:
+        _require_new(Path(options.output))
+        if options.to in ("jax-export", "onnx"):
+            _export(options)
+        else:
+            print(convert(options.file, Path(options.output), options.to, raw=options.raw))
+
+
+def _export(options: ConvertOptions) -> None:
+    if min(*options.size, options.streams) < 1:
+        raise InputError("--size, --streams", "a number is less than 1", "give at least 1")
+    from cffm_jax.export.onnx import export_onnx, require_jax2onnx
+    from cffm_jax.export.stablehlo import export_stream
+    from cffm_jax.inference.load import load
+    from cffm_jax.models.cffm import CFFM
+    from cffm_jax.predict.class_choice import classes_of
+
+    if options.to == "onnx":
+        require_jax2onnx("--to onnx")
+    weights = load(options.file, raw=options.raw)
+    if not isinstance(weights.model, CFFM):
+        raise InputError(options.file, "holds an encoder alone", "give the weights of a whole model")
+    classes = classes_of(weights.config)
+    write = export_onnx if options.to == "onnx" else export_stream
+    write(weights, options.output, options.size, streams=options.streams, classes=classes)
+    frames = f"{options.streams} x {options.size[0]}x{options.size[1]}"
+    print(f"{options.output}: written ({weights.config.model.name}, {frames})")
+
+
+def _require_new(path: Path) -> None:
+    """InputError, before the work, for a file that is there already or cannot be written."""
+    if path.exists():
+        raise InputError(path, "is there already", "name a new file")
+    require_writable(path)

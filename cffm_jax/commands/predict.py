@@ -1,0 +1,20 @@
+"""``predict.py``: masks of any video."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from cffm_jax.runtime.command_line import parse_command
+from cffm_jax.runtime.memory import share_freed_memory
+from cffm_jax.runtime.xla import cache_compilations
+
+
+def predict_command(argv: Sequence[str]) -> None:
+    """``predict.py``: masks of any video."""
+    description = "Segment a video, images or a camera: masks, an overlay video and the classes' shares."
+    from cffm_jax.predict.job import Request, predict
+
+    request = parse_command(Request, argv, lambda _: Request(), description)
+    share_freed_memory()
+    cache_compilations()
+    print(predict(request))

@@ -1,0 +1,48 @@
+"""``train.py``: trains, or resumes the run in ``--workdir``."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+from cffm_jax.config import ClusterConfig, Config
+from cffm_jax.errors import InputError
+from cffm_jax.runtime.command_line import parse_command
+from cffm_jax.runtime.signals import Interruption
+from cffm_jax.runtime.xla import cache_compilations
+from cffm_jax.settings import Settings, load_config
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainOptions:
+    config: str = ""
+    """Config file, one of configs/*.py; the options below override its fields."""
+    settings: Settings = Config()
+    cluster: ClusterConfig = ClusterConfig()
+    profile: bool = False
+    """Write a trace of a few steps to <workdir>/profile."""
+    deterministic: bool = False
+    """The same bits in every run on GPUs, by XLA's slower kernels; on one core of a CPU it is so anyway."""
+
+
+def train_command(argv: Sequence[str]) -> None:
+    """``train.py``: trains, or resumes the run in ``--workdir``."""
+
+    def default(path: str) -> TrainOptions:
+        return TrainOptions(path, load_config(path) if path else Config())
+
+    options = parse_command(TrainOptions, argv, default, "Train a model; the same command resumes a run that stopped.")
+    if not options.config:
+        raise InputError("--config", "is missing", "name one of configs/*.py")
+    if options.deterministic:
+        from cffm_jax.runtime.xla import require_determinism
+
+        require_determinism()
+    with Interruption() as interruption:
+        with interruption.deferred():  # What is raised within an extension that is being loaded may end in an abort.
+            from cffm_jax.runtime.cluster import connected
+            from cffm_jax.training.loop import train
+
+        cache_compilations()
+        with connected(options.cluster):
+            train(options.settings, interruption, profile=options.profile)

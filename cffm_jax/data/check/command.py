@@ -1,0 +1,284 @@
+"""Reads a whole dataset and lists everything that is wrong with it at once.
+
+    python -m cffm_jax.data.check data/VSPW_480p
+    python -m cffm_jax.data.check data/VSPW_480p --fix-splits --manifest --json report.json
+    python -m cffm_jax.data.check data/cityscapes --layout cityscapes
+
+Exit status 0: nothing is wrong; 1: something is; 2: the command cannot do what it was told. Needs neither a model nor
+JAX.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import itertools
+import json
+import os
+import shutil
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import tyro
+
+from cffm_jax.config import IGNORED_LABEL, DataConfig
+from cffm_jax.data.check.listing import MANIFEST, Problem
+from cffm_jax.data.check.survey import Survey, VideoFound, survey
+from cffm_jax.data.layouts.read import find_splits
+from cffm_jax.errors import InputError
+from cffm_jax.runtime import checksums
+from cffm_jax.runtime.atomic import write_text
+from cffm_jax.runtime.command_line import parse_command
+
+_BAR = 30
+
+
+@dataclasses.dataclass(frozen=True)
+class Command:
+    root: tyro.conf.Positional[str]
+    """Dataset folder."""
+    layout: Literal["vspw", "cityscapes", "folder", "records"] = DataConfig.layout
+    """How it is laid out; see the README."""
+    splits: tuple[str, ...] = ()
+    """Split files, without .txt, or folders; default: those of train, val and test that are there, or all records."""
+    unlabelled: tuple[str, ...] = ("test",)
+    """Splits whose videos need no masks."""
+    num_classes: int = 0
+    """Number of classes; 0: as many as the dataset's class file names; without one 124 for VSPW, 19 for Cityscapes,
+    and as many as there are for one's own."""
+    min_frames: int = max(DataConfig.offsets) + 1
+    """A video with fewer frames is a problem; by default those without a target that has all its references."""
+    offsets: tuple[int, ...] = DataConfig.offsets
+    """How far from its target each reference lies; in Cityscapes a target without one of them is a problem."""
+    rows: int = 50
+    """Rows printed of each group of problems; 0: all. The JSON holds all."""
+    json: str = ""
+    """Write everything to this file; -: to standard output, in place of the table."""
+    fix_splits: bool = False
+    """Write the split files anew without the videos that have a problem, and keep the old ones as <split>.txt.bak."""
+    manifest: bool = False
+    """Write the files' checksums to <root>/manifest.sha256, for sha256sum -c and --data.verify."""
+    check_manifest: bool = False
+    """Compare all files with <root>/manifest.sha256."""
+    threads: int = min(16, os.cpu_count() or 1)
+    """Videos read at the same time; the result does not depend on it."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Reads a whole dataset and lists everything that is wrong with it."""
+    options = parse_command(Command, argv, lambda _: Command(root=tyro.MISSING), main.__doc__)
+    splits = _checked(options)
+    told = checksums.read_manifest(options.root) if options.check_manifest else None
+    found = survey(
+        options.root,
+        splits,
+        layout=options.layout,
+        unlabelled=options.unlabelled,
+        num_classes=options.num_classes,
+        min_frames=options.min_frames,
+        offsets=options.offsets,
+        threads=options.threads,
+    )
+    known = {name: checksum for video in found.videos.values() for name, checksum in video.digests.items()}
+    if told is not None:
+        found = dataclasses.replace(
+            found, problems=(*_differences(told, found.videos.values(), known, options.threads), *found.problems)
+        )
+    left_out = fix_splits(found) if options.fix_splits and found.problems else {}
+    report = to_json(found, left_out)
+    if options.json == "-":
+        print(json.dumps(report, indent=1))
+    else:
+        print(_text(found, report, options.rows))
+        if options.json:
+            write_text(options.json, json.dumps(report, indent=1) + "\n", "name a file that can be written")
+    if options.manifest:
+        # After the split files, which it holds too.
+        checksums.write_manifest(options.root, checksums.measure(options.root, known, options.threads))
+    return 1 if found.problems else 0
+
+
+def _checked(options: Command) -> tuple[str, ...]:
+    """The splits to check. InputError for options that cannot be followed, before the files are read."""
+    for name, least in (("num_classes", 0), ("min_frames", 1), ("rows", 0), ("threads", 1)):
+        if getattr(options, name) < least:
+            option = "--" + name.replace("_", "-")
+            raise InputError(option, f"is {getattr(options, name)}", f"give at least {least}")
+    if options.num_classes >= IGNORED_LABEL:
+        raise InputError("--num-classes", f"is {options.num_classes}", f"give at most {IGNORED_LABEL - 1}")
+    there = () if options.splits else find_splits(options.root, options.layout, empty=True)
+    splits = tuple(dict.fromkeys(options.splits)) or there
+    if options.layout == "records" and (options.manifest or options.check_manifest):
+        problem = "records carry checksums of their own, which reading them compares"
+        raise InputError("--manifest, --check-manifest", problem, "leave it out")
+    if options.manifest and os.path.exists(os.path.join(options.root, checksums.NAME)):
+        path = os.path.join(options.root, checksums.NAME)
+        raise InputError(path, "is there already", "check it with --check-manifest, or remove it first")
+    if options.fix_splits:
+        if options.layout in ("cityscapes", "records"):
+            problem = f"the layout {options.layout} has no split files"
+            raise InputError("--fix-splits", problem, "remove or repair the files that are named")
+        for split in splits:
+            _require_no_backup(options.root, split)
+    path = Path(options.json)
+    if options.json not in ("", "-") and (path.is_dir() or not path.absolute().parent.is_dir()):
+        raise InputError(path, "is a folder or in none that exists", "name a file in a folder that is there")
+    return splits
+
+
+def _require_no_backup(root: str, split: str) -> None:
+    backup = os.path.join(root, f"{split}.txt.bak")
+    if os.path.lexists(backup):
+        raise InputError(backup, "is there already and would be lost", "move it elsewhere before --fix-splits")
+
+
+def _differences(
+    told: checksums.Manifest, videos: Iterable[VideoFound], known: Mapping[str, bytes], threads: int
+) -> list[Problem]:
+    changed, missing, extra = checksums.compare(told, checksums.measure(told.root, known, threads))
+    again = "copy or download the file again"
+    places = {video.place: video.name for video in videos}
+
+    def of(name: str, problem: str) -> Problem:
+        # Below <place>/frames and <place>/masks, whatever these two are called.
+        place = "/".join(name.split("/")[:-2])
+        return Problem(MANIFEST, name, problem, again, places.get(place, ""))
+
+    return [
+        *(of(name, f"has changed since {checksums.NAME} was written") for name in changed),
+        *(of(name, f"is in {checksums.NAME} but not there") for name in missing),
+        *(
+            Problem(MANIFEST, name, f"is not in {checksums.NAME}", "remove it, or write the manifest anew")
+            for name in extra
+        ),
+    ]
+
+
+def fix_splits(found: Survey) -> dict[str, tuple[str, ...]]:
+    """Writes the split files anew without the videos that have a problem: all of them, or none.
+
+    Returns:
+      Split -> the names that it lost; the old file is `<split>.txt.bak`. Splits that lose nothing stay as they are.
+
+    Raises:
+      InputError: a backup is there already, a split would lose all its videos, or a file cannot be written.
+    """
+    left_out = {}
+    for split, names in found.splits.items():
+        kept = found.good(split)
+        if len(kept) == len(names):
+            continue
+        path = os.path.join(found.root, f"{split}.txt")
+        _require_no_backup(found.root, split)
+        if not kept:
+            raise InputError(path, "would lose all its videos", "repair the dataset first")
+        left_out[split] = tuple(name for name in names if name not in set(kept))
+    done: list[Path] = []
+    partials = {split: Path(found.root, f".{split}.txt.partial") for split in left_out}
+    try:
+        for split, partial in partials.items():
+            partial.write_text("".join(f"{name}\n" for name in found.good(split)), encoding="utf-8")
+        for split in left_out:
+            path = Path(found.root, f"{split}.txt")
+            done.append(path)
+            shutil.copy2(path, f"{path}.bak")
+        for path, partial in zip(done, partials.values(), strict=True):
+            partial.replace(path)
+    except BaseException as error:
+        for path in done:
+            with contextlib.suppress(FileNotFoundError):
+                Path(f"{path}.bak").replace(path)
+        for partial in partials.values():
+            partial.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            problem = f"cannot be written ({error.strerror})"
+            raise InputError(found.root, problem, "make the folder writable") from error
+        raise
+    return left_out
+
+
+def to_json(found: Survey, left_out: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    """Everything about the dataset; lengths are in frames, sizes as "width x height"."""
+    videos = found.videos.values()
+    lengths = [video.length for video in videos if video.length]
+    none = np.zeros(256, np.int64)
+    pixels, frames = sum((v.pixels for v in videos), none), sum((v.frames for v in videos), none)
+    masks = sum(video.masks for video in videos)
+    every = max(1, int(pixels.sum()))
+    classes = [
+        {
+            "index": index,
+            "name": name,
+            "pixels": int(pixels[index]),
+            "pixel_share": int(pixels[index]) / every,
+            "frames": int(frames[index]),
+            "frame_share": int(frames[index]) / max(1, masks),
+        }
+        for index, name in enumerate(found.names)
+    ]
+    sizes: dict[str, int] = {}
+    for (width, height), count in itertools.chain.from_iterable(video.sizes.items() for video in videos):
+        sizes[f"{width}x{height}"] = sizes.get(f"{width}x{height}", 0) + count
+    return {
+        "root": found.root,
+        "splits": {
+            split: {"videos": len(names), "frames": sum(found.videos[name].length for name in names)}
+            for split, names in found.splits.items()
+        },
+        "unlisted_videos": found.unlisted,
+        "frames": sum(lengths),
+        "masks": masks,
+        "lengths": {"min": min(lengths), "median": statistics.median(lengths), "max": max(lengths)} if lengths else {},
+        "sizes": dict(sorted(sizes.items(), key=lambda item: -item[1])),
+        "classes": classes,
+        "ignored_share": int(pixels[IGNORED_LABEL]) / every,
+        "problems": [each._asdict() for each in found.problems],
+        "left_out": {split: list(names) for split, names in left_out.items()},
+    }
+
+
+def _text(found: Survey, report: Mapping[str, Any], rows: int) -> str:
+    """The report for people: problems by group, then what there is."""
+    lines = []
+    for group, each in itertools.groupby(found.problems, key=lambda problem: problem.group):
+        problems = list(each)
+        shown = problems[: rows or None]
+        wide = [max(len(problem[i]) for problem in shown) for i in (1, 2)]
+        lines.append(f"{group} ({len(problems)})")
+        lines += [f"  {p.file:{wide[0]}}  {p.problem:{wide[1]}}  {p.remedy}" for p in shown]
+        if len(shown) < len(problems):
+            lines.append(f"  ... and {len(problems) - len(shown)} more (--rows 0 or --json show them)")
+        lines.append("")
+    for split, names in report["left_out"].items():
+        count = f"{len(names)} of {len(found.splits[split])} videos"
+        lines.append(f"{split}.txt: written without {count}, the old one is {split}.txt.bak")
+        lines += [f"  {name}" for name in names] + [""]
+    for split, counts in report["splits"].items():
+        lines.append(f"{split}: {counts['videos']} videos, {counts['frames']} frames")
+    if report["unlisted_videos"]:
+        lines.append(f"in no split: {report['unlisted_videos']} videos, not read")
+    if report["lengths"]:
+        lengths = report["lengths"]
+        lines.append(f"frames a video: {lengths['min']} to {lengths['max']}, median {lengths['median']:g}")
+    lines.append("sizes: " + ", ".join(f"{size} ({count})" for size, count in report["sizes"].items()))
+    lines += ["", *_class_lines(report)] if report["masks"] else []
+    count = len(found.problems)
+    lines += ["", f"{count} problem{'s' * (count != 1)}" if count else "no problem found"]
+    return "\n".join(lines)
+
+
+def _class_lines(report: Mapping[str, Any]) -> list[str]:
+    """The classes by their share of the pixels, each with a bar."""
+    there = sorted((each for each in report["classes"] if each["pixels"]), key=lambda each: -each["pixels"])
+    wide = max(len(each["name"]) for each in report["classes"])
+    lines = [f"{'class':{wide + 4}}  pixels  frames"]
+    for each in there:
+        bar = "#" * max(1, round(_BAR * each["pixel_share"] / there[0]["pixel_share"]))
+        shares = f"{100 * each['pixel_share']:5.2f} %  {100 * each['frame_share']:4.1f} %"
+        lines.append(f"{each['index']:3} {each['name']:{wide}}  {shares}  {bar}")
+    lines.append(f"    {'(ignored)':{wide}}  {100 * report['ignored_share']:5.2f} %")
+    absent = [each["name"] for each in report["classes"] if not each["pixels"]]
+    return [*lines, f"without a pixel: {', '.join(absent)}"] if absent else lines

@@ -1,0 +1,232 @@
+"""All that is in a dataset and all that is wrong with it, found in one walk over every file."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import itertools
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import tqdm
+
+from cffm_jax.config import IGNORED_LABEL, DataConfig
+from cffm_jax.data import decode
+from cffm_jax.data.check.listing import (
+    DATASET,
+    DUPLICATES,
+    GROUPS,
+    MASKS,
+    SHORT,
+    SIZES,
+    UNREADABLE,
+    Listed,
+    Problem,
+    list_dataset,
+)
+from cffm_jax.data.image_files import UnreadableFile
+from cffm_jax.data.layouts.classes import class_names, count_classes
+from cffm_jax.data.layouts.records import read_all, source_layout
+from cffm_jax.data.layouts.video import Coding
+from cffm_jax.errors import InputError
+from cffm_jax.runtime.checksums import digest, relative_name
+
+_SAME = 0.5
+"""Two videos are the same where this share of the shorter one's frames are the same files."""
+
+
+@dataclasses.dataclass
+class VideoFound:
+    """What is in one video's files.
+
+    Attributes:
+      name: of the video.
+      place: what stands for it in messages, relative to the dataset's folder.
+      length: number of frames, readable or not.
+      sizes: (width, height) -> frames of that size.
+      masks: masks that could be read.
+      pixels: i64[256], pixels of each class (255: ignored).
+      frames: i64[256], masks that hold the class.
+      digests: relative name -> sha256 of the files that could be read.
+      contents: sha256 of its frames.
+      problems: what is wrong with it.
+    """
+
+    name: str
+    place: str
+    length: int = 0
+    sizes: collections.Counter[tuple[int, int]] = dataclasses.field(default_factory=collections.Counter)
+    masks: int = 0
+    pixels: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(256, np.int64))
+    frames: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(256, np.int64))
+    digests: dict[str, bytes] = dataclasses.field(default_factory=dict)
+    contents: set[bytes] = dataclasses.field(default_factory=set)
+    problems: list[Problem] = dataclasses.field(default_factory=list)
+
+
+@dataclasses.dataclass(frozen=True)
+class Survey:
+    """A dataset.
+
+    Attributes:
+      root: its folder.
+      splits: split -> names of its videos, each once.
+      videos: what was found, by name.
+      unlisted: how many video folders no split names.
+      names: of the classes.
+      problems: everything, in the order of ``GROUPS``.
+    """
+
+    root: str
+    splits: Mapping[str, tuple[str, ...]]
+    videos: Mapping[str, VideoFound]
+    unlisted: int
+    names: tuple[str, ...]
+    problems: tuple[Problem, ...]
+
+    def good(self, split: str) -> tuple[str, ...]:
+        """The split's videos without those that a problem says to leave out."""
+        bad = {each.video for each in self.problems if each.split in ("", split)}
+        return tuple(name for name in self.splits[split] if name not in bad)
+
+
+def survey(
+    root: str,
+    splits: Sequence[str],
+    *,
+    layout: str = "vspw",
+    unlabelled: Sequence[str] = ("test",),
+    num_classes: int = 0,
+    min_frames: int = 10,
+    offsets: Sequence[int] = DataConfig.offsets,
+    threads: int = 2,
+    progress: bool = True,
+) -> Survey:
+    """Reads every file of the splits' videos.
+
+    Args:
+      root: a folder in one of the layouts of `layouts.read_split`.
+      splits: names of the split files, without .txt; in Cityscapes' layout of folders.
+      layout: "vspw", "cityscapes", "folder" or "records".
+      unlabelled: splits whose videos need no masks.
+      num_classes: larger labels of a mask are a problem; 0: as many as the dataset's class file names, without one
+        those of VSPW and Cityscapes, or, in the plain layout, as many as the masks hold.
+      min_frames: a shorter video is a problem; not in Cityscapes' layout, where references go by numbers.
+      offsets: in Cityscapes' layout, how far from its target each reference lies; one that is missing is a problem.
+      threads: videos read at the same time; the result does not depend on it.
+      progress: whether to show a progress bar.
+
+    Raises:
+      InputError: there is no such folder, or it has another layout.
+    """
+    listing = list_dataset(root, layout, splits, unlabelled, offsets)
+    problems = list(listing.problems)
+    layout = source_layout(root) if layout == "records" else layout
+    try:
+        num_classes = num_classes or count_classes(root, layout)
+        names = class_names(root, num_classes, layout) if num_classes else ()
+    except InputError as error:
+        names = ()
+        problems.append(Problem(DATASET, relative_name(error.where, root), error.problem, error.remedy))
+
+    def look(listed: Listed) -> VideoFound:
+        found = look_at_video(root, listed, num_classes or listed.coding.num_classes)
+        if 0 < found.length < min_frames and layout != "cityscapes":
+            problem = f"has {found.length} frames, fewer than {min_frames}: its clips lack references"
+            found.problems.append(Problem(SHORT, listed.place, problem, "leave it out, or accept that", listed.name))
+        return found
+
+    wanted = listing.videos.values()
+    pool = ThreadPoolExecutor(threads)
+    try:
+        results = tqdm.tqdm(pool.map(look, wanted), "check", len(wanted), unit="video", disable=not progress)
+        videos = dict(zip(listing.videos, results, strict=True))
+    finally:
+        pool.shutdown(cancel_futures=True)
+    problems += itertools.chain.from_iterable(found.problems for found in videos.values())
+    problems += _duplicates(listing.splits, videos)
+    order = sorted(problems, key=lambda each: GROUPS.index(each.group))
+    largest = max((int(np.flatnonzero(v.pixels[:IGNORED_LABEL]).max(initial=-1)) for v in videos.values()), default=-1)
+    names = names or tuple(f"class {i}" for i in range(num_classes or largest + 1))
+    return Survey(root, listing.splits, videos, listing.unlisted, names, tuple(order))
+
+
+def look_at_video(root: str, listed: Listed, num_classes: int) -> VideoFound:
+    """Reads all files of a video."""
+    found = VideoFound(listed.name, listed.place, len(listed.frames))
+
+    def add(group: str, file: str, problem: str, remedy: str) -> None:
+        found.problems.append(Problem(group, relative_name(file, root), problem, remedy, listed.name))
+
+    shapes: dict[str, tuple[int, int]] = {}
+    for stem, path in listed.frames.items():
+        try:
+            (data,) = read_all([path])
+            shapes[stem] = decode.decode_frame(path, data).shape[1::-1]
+        except InputError as error:
+            add(UNREADABLE, error.where, error.problem, error.remedy)
+        else:
+            found.digests[relative_name(path, root)] = digest(data)
+            found.contents.add(digest(data))
+    found.sizes.update(shapes.values())
+    if len(found.sizes) > 1:
+        (width, height), _ = found.sizes.most_common(1)[0]
+        for stem, (w, h) in shapes.items():
+            if (w, h) != (width, height):
+                problem = f"is {w}x{h}, most frames of the video {width}x{height}"
+                add(SIZES, listed.frames[stem], problem, "give all frames of a video one size")
+    for stem, path in listed.masks.items():
+        _look_at_mask(found, path, listed.coding, shapes.get(stem), root, num_classes, add)
+    return found
+
+
+def _look_at_mask(
+    found: VideoFound, path: str, coding: Coding, size: tuple[int, int] | None, root: str, num_classes: int, add
+) -> None:
+    """Counts a mask's labels; ``size`` is its frame's (width, height)."""
+    # Read with all the classes that there can be, so that all labels are counted.
+    try:
+        (data,) = read_all([path])
+        labels = decode.decode_mask(path, data, coding.num_classes, coding)
+    except InputError as error:
+        add(UNREADABLE if isinstance(error, UnreadableFile) else MASKS, error.where, error.problem, error.remedy)
+        return
+    found.digests[relative_name(path, root)] = digest(data)
+    found.masks += 1
+    counts = np.bincount(labels.reshape(-1), minlength=256)
+    found.pixels += counts
+    found.frames += counts > 0
+    other = np.flatnonzero(counts[num_classes:IGNORED_LABEL])
+    if len(other):
+        byte = coding.table.index(num_classes + int(other[-1]))
+        problem = f"holds label {byte}, but there are {num_classes} classes ({coding.words(num_classes)})"
+        add(MASKS, path, problem, "correct the mask, or give --num-classes")
+    if size is not None and labels.shape[::-1] != size:
+        problem = f"is {labels.shape[1]}x{labels.shape[0]}, its frame {size[0]}x{size[1]}"
+        add(SIZES, path, problem, "give the mask its frame's size")
+
+
+def _duplicates(splits: Mapping[str, tuple[str, ...]], videos: Mapping[str, VideoFound]) -> list[Problem]:
+    """Videos of one split that are in a later one too, by name or by content; the earlier split is to lose them."""
+    homes: dict[bytes, set[str]] = collections.defaultdict(set)
+    for found in videos.values():
+        for content in found.contents:
+            homes[content].add(found.name)
+    shared = collections.Counter(
+        pair for owners in homes.values() if len(owners) > 1 for pair in itertools.permutations(owners, 2)
+    )
+    problems = []
+    for split, later in itertools.combinations(splits, 2):
+        remedy = f"leave it out of one of the two: here of {split}"
+        for name in splits[split]:
+            if name in splits[later]:
+                problem = f"video {name!r} is in {later}.txt too"
+                problems.append(Problem(DUPLICATES, f"{split}.txt", problem, remedy, name, split))
+        inside = {name: set(splits[name]) for name in (split, later)}
+        for (name, other), count in sorted(shared.items()):
+            least = min(len(videos[name].contents), len(videos[other].contents))
+            if name in inside[split] and other in inside[later] and count >= _SAME * least:
+                problem = f"{count} of its frames are those of video {other!r} of {later}"
+                problems.append(Problem(DUPLICATES, videos[name].place, problem, remedy, name, split))
+    return problems

@@ -1,0 +1,46 @@
+"""Frames for evaluation: resized to fit a scale, then to sides of multiples of 32."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+from cffm_jax.data import augment, decode
+
+_MULTIPLE = 32
+"""Sides of evaluated frames are multiples of the encoder's coarsest stride."""
+
+
+def evaluation_size(height: int, width: int, scale: tuple[int, int]) -> tuple[int, int]:
+    """Size (h, w) at which a frame is evaluated: resized to fit the scale, then each side up to a multiple of 32."""
+    h, w = augment.fitted_size(height, width, scale)
+    return -(-h // _MULTIPLE) * _MULTIPLE, -(-w // _MULTIPLE) * _MULTIPLE
+
+
+def load_evaluation_frame(
+    path: str, scale: tuple[int, int], data: bytes | None = None
+) -> tuple[np.ndarray, tuple[int, int]]:
+    """Reads a frame and resizes it for evaluation, see `fit_frame`.
+
+    Args:
+      path: image file.
+      scale: width and height to fit; see `augment.fitted_size`.
+      data: its bytes, where they are there already.
+
+    Returns:
+      The frame u8[h,w,3] with (h, w) of `evaluation_size`, and its original (height, width).
+
+    Raises:
+      InputError: the file cannot be used.
+    """
+    frame = decode.read_frame(path) if data is None else decode.decode_frame(path, data)
+    return fit_frame(frame, scale), frame.shape[:2]
+
+
+def fit_frame(frame: np.ndarray, scale: tuple[int, int]) -> np.ndarray:
+    """Resizes a frame u8[H,W,3] for evaluation, bilinearly: first to fit the scale, then up to multiples of 32."""
+    original = frame.shape[:2]
+    for size in (augment.fitted_size(*original, scale), evaluation_size(*original, scale)):
+        if frame.shape[:2] != size:
+            frame = cv2.resize(frame, size[::-1], interpolation=cv2.INTER_LINEAR)
+    return frame

@@ -1,0 +1,80 @@
+"""The bytes of image files, and the limits that keep a hostile or damaged file from filling the memory."""
+
+from __future__ import annotations
+
+import io
+import os
+import struct
+from collections.abc import Mapping
+
+from PIL import Image, ImageFile, JpegImagePlugin, PngImagePlugin
+
+from cffm_jax.errors import InputError
+from cffm_jax.runtime.checksums import Manifest
+
+MAX_BYTES = 128 * 2**20
+"""Largest file that is read: an 8K frame (7680x4320) without any compression has 95 MiB."""
+MAX_PIXELS = 2**26
+"""Largest image that is decoded, by its header: twice an 8K frame, 192 MiB in memory."""
+
+_AGAIN = "copy or download the file again"
+_SMALLER = "it is damaged or hostile; remove it or save it smaller"
+DATASET_READERS = {b"\xff\xd8": JpegImagePlugin.JpegImageFile, b"\x89PNG\r\n\x1a\n": PngImagePlugin.PngImageFile}
+"""First bytes -> what reads such a file; both read the header alone until the pixels are asked for."""
+
+
+class UnreadableFile(InputError):
+    """A file whose pixels cannot be had. Training may leave it out (`DataConfig.max_unreadable`)."""
+
+
+def read_bytes(path: str, manifest: Manifest | None = None) -> bytes:
+    """The bytes of a file.
+
+    Raises:
+      UnreadableFile: the file cannot be read, is larger than MAX_BYTES, or is not what the manifest says.
+    """
+    try:
+        with open(path, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            # One byte more shows a file that is longer than it says; no more, as room is made for all of them.
+            data = file.read(size + 1) if size <= MAX_BYTES else b""
+    except OSError as error:
+        problem = f"cannot be read ({error.strerror})"
+        raise UnreadableFile(path, problem, "check the path and its permissions") from error
+    if size > MAX_BYTES:
+        problem = f"has {size} bytes, more than the {MAX_BYTES} allowed"
+        raise UnreadableFile(path, problem, "it is no frame of a video; remove it")
+    if len(data) != size:
+        raise UnreadableFile(path, "is being written, or is no ordinary file", _AGAIN)
+    if manifest is not None:
+        problem = manifest.problem(path, data)
+        if problem:
+            raise UnreadableFile(path, problem, _AGAIN)
+    return data
+
+
+def open_image(
+    path: str, data: bytes, readers: Mapping[bytes, type[ImageFile.ImageFile]] = DATASET_READERS
+) -> Image.Image:
+    """The image in a file's bytes, of which only the header has been read: its pixels are decoded on demand.
+
+    Raises:
+      UnreadableFile: the bytes are of nothing in ``readers`` (no JPEG or PNG), or claim more than MAX_PIXELS.
+    """
+    reader = next((reader for start, reader in readers.items() if data.startswith(start)), None)
+    try:
+        if reader is None:
+            raise SyntaxError("unknown first bytes")
+        image = reader(io.BytesIO(data))
+    # What Pillow raises for a header cut off or damaged anywhere: all of these occur.
+    except (OSError, SyntaxError, ValueError, TypeError, LookupError, struct.error) as error:
+        *kinds, last = sorted({kind.format for kind in readers.values()})
+        problem = f"is damaged or no image (no {', '.join(kinds)} or {last})"
+        raise UnreadableFile(path, problem, _AGAIN) from error
+    except Image.DecompressionBombError as error:  # Pillow's own limit, which it has for WebP alone before ours.
+        raise UnreadableFile(path, f"claims more than the {MAX_PIXELS} pixels allowed", _SMALLER) from error
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        problem = f"claims {width}x{height} pixels, more than the {MAX_PIXELS} allowed"
+        raise UnreadableFile(path, problem, _SMALLER)
+    return image

@@ -1,0 +1,171 @@
+"""Cityscapes with its video frames: snippets of 30 frames, of which the 20th is labelled.
+
+    <root>/leftImg8bit_sequence/<split>/<city>/<city>_<sequence>_<frame>_leftImg8bit.png
+    <root>/gtFine/<split>/<city>/<city>_<sequence>_<frame>_gtFine_labelTrainIds.png or .._labelIds.png
+
+Train ids are taken where a frame has both. Files are known by their names: a mask's names the 20th frame of its
+snippet, and references are looked for by their numbers, so that it does no harm where other frames are not there.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator
+
+from cffm_jax.config import IGNORED_LABEL
+from cffm_jax.data.class_names import CITYSCAPES_LABEL_IDS
+from cffm_jax.data.layouts.names import list_files, list_folders
+from cffm_jax.data.layouts.video import Coding, Video
+from cffm_jax.errors import InputError
+
+SEQUENCES, MASKS = "leftImg8bit_sequence", "gtFine"
+SPLITS = ("train", "val", "test")
+BEFORE, LENGTH = 19, 30
+"""Frames of a snippet before the labelled one, and of the whole snippet."""
+_PACKAGES = {SEQUENCES: "leftImg8bit_sequence_trainvaltest", MASKS: "gtFine_trainvaltest"}
+_LABEL_IDS = 34
+
+TRAIN_IDS = Coding.of(range(len(CITYSCAPES_LABEL_IDS)), (IGNORED_LABEL,), "train ids 0..18, ignored: 255")
+LABEL_IDS = Coding.of(
+    [CITYSCAPES_LABEL_IDS.index(i) if i in CITYSCAPES_LABEL_IDS else IGNORED_LABEL for i in range(_LABEL_IDS)],
+    (IGNORED_LABEL,),
+    "label ids 0..33, of which 19 are classes",
+)
+_CODINGS = {"labelTrainIds": TRAIN_IDS, "labelIds": LABEL_IDS}
+"""By a mask's suffix, the best first."""
+
+_Place = tuple[str, int]
+"""Sequence and number of a frame; the sequence as it is written."""
+Fault = Callable[[InputError], None]
+"""What to do about something wrong: raise it, or note it and return, and what it is about is left out."""
+
+
+def _stop(error: InputError) -> None:
+    raise error
+
+
+def read_split(root: str, split: str, masks: bool, fault: Fault = _stop) -> tuple[Video, ...]:
+    """The snippets of a split, see `layouts.read_split`: with ``masks`` those around the masks; without, the frames
+    in runs of at most 30.
+
+    Raises:
+      InputError: the labels of the test split are asked for; and, unless ``fault`` does something else about it, a
+        package, a split or a city is missing, a file has an unknown name, a labelled frame is missing, or a snippet has
+        no mask.
+    """
+    if masks and split == "test":
+        problem = "the labels of Cityscapes' test split are not public"
+        raise InputError(os.path.join(root, MASKS, split), problem, "name train or val")
+    cities = _cities(root, SEQUENCES, split, fault)
+    if not masks:
+        listed = {city: _list_city(root, SEQUENCES, split, city, fault) for city in cities}
+        return tuple(video for city, frames in listed.items() for video in _runs(city, frames))
+    labelled = _cities(root, MASKS, split, fault)
+    if not cities or not labelled:
+        return ()
+    for city in sorted({*cities} ^ {*labelled}):
+        there, missing = (SEQUENCES, MASKS) if city in cities else (MASKS, SEQUENCES)
+        problem, remedy = f"is missing, though {there}/{split} has this city", "add it, or remove the other"
+        fault(InputError(os.path.join(root, missing, split, city), problem, remedy))
+    both = [city for city in cities if city in labelled]
+    return tuple(video for city in both for video in _snippets(root, split, city, fault))
+
+
+def _cities(root: str, package: str, split: str, fault: Fault) -> list[str]:
+    """Names of the cities of a split; a fault if the package or the split is missing or empty."""
+    if not os.path.isdir(os.path.join(root, package)):
+        problem = f"holds no {package}"
+        if package == SEQUENCES and os.path.isdir(os.path.join(root, "leftImg8bit")):
+            problem = "holds leftImg8bit alone, which has only the labelled frames"
+        fault(InputError(root, problem, f"add the package {_PACKAGES[package]}.zip, or correct --data.root"))
+        return []
+    folder = os.path.join(root, package, split)
+    cities = list_folders(folder)
+    if not cities:
+        problem = "holds no city" if os.path.isdir(folder) else "is missing"
+        remedy = f"unpack {_PACKAGES[package]}.zip, or name another split ({', '.join(SPLITS)})"
+        fault(InputError(folder, problem, remedy))
+    return cities
+
+
+def _list_city(
+    root: str, package: str, split: str, city: str, fault: Fault, kind: str = "leftImg8bit"
+) -> dict[_Place, str]:
+    """Files of one kind by their places, in order; a fault if a name is none, or if there are no files."""
+    folder = os.path.join(root, package, split, city)
+    found = {}
+    for stem, path in list_files(folder, (f"_{kind}.png",)).items():
+        match = re.fullmatch(re.escape(city) + r"_(\d+)_(\d+)", stem)
+        if not match:
+            fault(InputError(path, "has an unknown name", f"name it {city}_<sequence>_<frame>_{kind}.png"))
+            continue
+        found[match[1], int(match[2])] = path
+    if not found and package == SEQUENCES:
+        fault(InputError(folder, f"holds no frame {city}_<sequence>_<frame>_{kind}.png", "add the city's frames"))
+    return dict(sorted(found.items()))
+
+
+def _list_masks(root: str, split: str, city: str, fault: Fault) -> dict[_Place, tuple[str, Coding]]:
+    found = {}
+    for kind, coding in reversed(_CODINGS.items()):
+        masks = _list_city(root, MASKS, split, city, fault, f"gtFine_{kind}")
+        found |= {place: (path, coding) for place, path in masks.items()}
+    if not found:
+        folder = os.path.join(root, MASKS, split, city)
+        problem = f"holds no mask {city}_<sequence>_<frame>_gtFine_labelTrainIds.png or _labelIds.png"
+        fault(InputError(folder, problem, f"unpack {_PACKAGES[MASKS]}.zip"))
+    return dict(sorted(found.items()))
+
+
+def _snippets(root: str, split: str, city: str, fault: Fault) -> Iterator[Video]:
+    """A video for each mask of a city: the frames of its snippet that are there."""
+    frames = _list_city(root, SEQUENCES, split, city, fault)
+    masks = _list_masks(root, split, city, fault)
+    rest = dict(frames)
+    for (sequence, number), (mask, coding) in masks.items():
+        if (sequence, number) not in frames:
+            width = len(mask.removesuffix(".png").split("_")[-3])
+            name = f"{city}_{sequence}_{number:0{width}}_leftImg8bit.png"
+            path = os.path.join(root, SEQUENCES, split, city, name)
+            fault(InputError(path, f"is missing, though {mask} labels it", "add the frame or remove the mask"))
+            continue
+        first = number - BEFORE
+        places = [(sequence, n) for n in range(first, first + LENGTH) if (sequence, n) in frames]
+        for place in places:
+            rest.pop(place, None)
+        labels = tuple(mask if place == (sequence, number) else None for place in places)
+        yield _video(frames, places, labels, coding, (sequence, number))
+    for run in _consecutive(rest):
+        if len(run) >= LENGTH:
+            name = os.path.basename(frames[run[BEFORE]]).replace("_leftImg8bit", "_gtFine_labelTrainIds")
+            problem = f"is the first of {len(run)} frames without a mask"
+            fault(InputError(frames[run[0]], problem, f"add {MASKS}/{split}/{city}/{name}, or remove the frames"))
+
+
+def _runs(city: str, frames: dict[_Place, str]) -> Iterator[Video]:
+    """Consecutive frames, cut after 30, as videos without masks."""
+    for run in _consecutive(frames):
+        for start in range(0, len(run), LENGTH):
+            places = run[start : start + LENGTH]
+            yield _video(frames, places, (), TRAIN_IDS, places[min(BEFORE, len(places) - 1)])
+
+
+def _video(
+    frames: dict[_Place, str], places: list[_Place], masks: tuple[str | None, ...], coding: Coding, named: _Place
+) -> Video:
+    """The video of some places, named after the one that is (or would be) labelled."""
+    name = os.path.basename(frames[named]).removesuffix("_leftImg8bit.png")
+    return Video(name, tuple(frames[p] for p in places), masks, coding, tuple(number for _, number in places))
+
+
+def _consecutive(places: Iterable[_Place]) -> Iterator[list[_Place]]:
+    """Runs of one sequence whose numbers follow on each other, of places in order."""
+    run: list[_Place] = []
+    for sequence, number in places:
+        if run and (sequence, number - 1) != run[-1]:
+            yield run
+            run = []
+        run.append((sequence, number))
+    if run:
+        yield run

@@ -1,0 +1,264 @@
+"""Datasets as records, a frame and its mask each, in a few large files that TFDS and array_record read.
+
+    <root>/<dataset>-<split>.array_record-00000-of-00012  the records: the bytes of the files, and their names
+    <root>/dataset_info.json, features.json               what TFDS knows of them
+    <root>/videos.json                                    the index: what `layouts.read_split` lists of the folder
+    <root>/classes.txt or classes.json                    where the folder has one
+
+`prepare` writes them, `builders` says how. A record is read where a file's bytes are asked for, under a name of its
+own: a `RecordName` takes the place of a path in `Video.frames` and `Video.masks`.
+"""
+
+from __future__ import annotations
+
+import functools
+import glob
+import hashlib
+import json
+import os
+import re
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from cffm_jax.data.image_files import UnreadableFile, read_bytes
+from cffm_jax.data.layouts.video import Coding, Video
+from cffm_jax.errors import InputError
+from cffm_jax.runtime.checksums import Manifest
+
+INDEX = "videos.json"
+FORMAT = 1
+"""Of the index and the records; it rises when either changes its meaning."""
+FRAME, FRAME_NAME, MASKS, MASK_NAME = "frame", "frame_name", "masks", "mask_name"
+"""Features of a record: the frame's file, its name, its mask's file (or none), and that one's name (or "")."""
+_PREPARE = "prepare the dataset again (python -m cffm_jax.data.prepare)"
+_OPENING = threading.Lock()
+_AGAIN = "copy the folder again, or prepare it again"
+
+
+class RecordName(str):
+    """``<root>/<split>[<record>]:<file>``: a file's bytes in a record. It is known by its type, not by its looks."""
+
+    __slots__ = ()
+
+    @classmethod
+    def of(cls, root: str, split: str, record: int, file: str) -> RecordName:
+        return cls(f"{os.path.join(root, split)}[{record}]:{file}")
+
+    def place(self) -> _Place:
+        start, _, file = self.partition("]:")
+        folder, _, record = start.rpartition("[")
+        root, split = os.path.split(folder)
+        return _Place(root, split, int(record), file)
+
+
+class _Place(NamedTuple):
+    root: str
+    split: str
+    record: int
+    file: str
+
+
+# --- the index
+
+
+def digest(tree: Mapping[str, Any]) -> str:
+    """sha256 of the index, without the checksum itself."""
+    kept = {key: value for key, value in tree.items() if key != "sha256"}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
+
+
+def file_digest(path: str) -> str:
+    """sha256 of a file. Raises: OSError."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def rows(videos: Iterable[Video], record_of: Mapping[str, int], codings: list[Coding]) -> list[list[Any]]:
+    """Videos as the index holds them; codings that are new are added."""
+    found = []
+    for video in videos:
+        if video.coding not in codings:
+            codings.append(video.coding)
+        targets = [i for i, mask in enumerate(video.masks) if mask is not None]
+        records = [record_of[frame] for frame in video.frames]
+        found.append([video.name, records, targets, codings.index(video.coding), list(video.numbers)])
+    return found
+
+
+def read_split(root: str, split: str, masks: bool) -> tuple[Video, ...]:
+    """The videos of a split, the same as of the folder that was prepared; see `layouts.read_split`.
+
+    Raises:
+      InputError: there is no such split, it was prepared without masks, or the folder is incomplete or damaged.
+    """
+    index = read_index(root)
+    path = os.path.join(root, INDEX)
+    if split not in index["splits"]:
+        there = ", ".join(index["splits"])
+        raise InputError(path, f"has no split {split!r}, but {there}", "name one of these, or prepare it too")
+    found = index["splits"][split]
+    labelled, every, files = found["labelled"], found["every"], found["files"]
+    if masks and labelled is None:
+        raise InputError(path, f"split {split!r} was prepared without masks", "add them and prepare the dataset again")
+    codings = [Coding(bytes.fromhex(table), says) for table, says in index["codings"]]
+    # Without masks a split may have other videos: those that have none, or snippets that no mask cuts out.
+    chosen = labelled if masks or every is None else every
+    return tuple(_video(root, split, files, row, codings, masks) for row in chosen)
+
+
+def _video(
+    root: str, split: str, files: Sequence[Sequence[str]], row: Sequence[Any], codings: Sequence[Coding], masks: bool
+) -> Video:
+    name, records, targets, coding, numbers = row
+    frames = tuple(RecordName.of(root, split, record, files[record][0]) for record in records)
+    if not masks:
+        return Video(name, frames, (), codings[coding], tuple(numbers))
+    with_mask = set(targets)
+    labels = (RecordName.of(root, split, r, files[r][1]) if i in with_mask else None for i, r in enumerate(records))
+    return Video(name, frames, tuple(labels), codings[coding], tuple(numbers))
+
+
+def source_layout(root: str) -> str:
+    """The layout of the folder that was prepared. InputError as for `read_index`."""
+    return read_index(str(root))["layout"]
+
+
+def read_index(root: str) -> dict[str, Any]:
+    """The index of a prepared folder, after a look at all its files; no record is opened.
+
+    Raises:
+      InputError: the index is missing, damaged or of another version, or a file is missing, cut off or changed.
+    """
+    if "]:" in str(root):
+        raise InputError(root, 'has "]:" in its name, which parts the names of records', "rename the folder")
+    path = os.path.join(root, INDEX)
+    try:
+        stamp = os.stat(path)
+    except OSError as error:
+        inside = sorted(glob.glob(os.path.join(glob.escape(str(root)), "*", "*", INDEX)))
+        remedy = f"point --data.root to {os.path.dirname(inside[0])}" if inside else "name a folder that prepare wrote"
+        raise InputError(path, f"cannot be read ({error.strerror})", remedy) from error
+    index = _parsed(path, stamp.st_mtime_ns, stamp.st_size)
+    for name, size in index["sizes"].items():
+        file = os.path.join(root, name)
+        try:
+            there = os.stat(file).st_size
+            changed = there == size and name in index["digests"] and file_digest(file) != index["digests"][name]
+        except OSError as error:
+            raise InputError(file, f"cannot be read ({error.strerror})", _AGAIN) from error
+        if there != size:
+            raise InputError(file, f"has {there} bytes, not the {size} that were written", _AGAIN)
+        if changed:
+            raise InputError(file, "is not what was written (other sha256)", _AGAIN)
+    return index
+
+
+# Commands ask for several splits and for the layout; VSPW's index has 30 MB.
+@functools.lru_cache(maxsize=1)
+def _parsed(path: str, changed: int, size: int) -> dict[str, Any]:
+    del changed, size  # Part of the cache's key.
+    try:
+        with open(path, encoding="utf-8") as file:
+            index = json.load(file)
+    except OSError as error:
+        raise InputError(path, f"cannot be read ({error.strerror})", _AGAIN) from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(path, "is damaged (no JSON)", _AGAIN) from error
+    if not isinstance(index, dict) or "format" not in index or "sha256" not in index:
+        raise InputError(path, "is no index of records", _PREPARE)
+    if index["format"] != FORMAT:
+        problem = f"has the format {index['format']}, this version of cffm_jax reads {FORMAT}"
+        raise InputError(path, problem, _PREPARE)
+    if index["sha256"] != digest(index):
+        raise InputError(path, "is damaged (other sha256)", _AGAIN)
+    return index
+
+
+# --- the records
+
+
+def read_all(names: Sequence[str], manifest: Manifest | None = None) -> list[bytes]:
+    """The bytes of files, each on disk or in a record. Every record is read once, all of a split in one call.
+
+    Args:
+      names: paths, or `RecordName`s.
+      manifest: what the bytes of files on disk must be; records carry checksums of their own, which are always
+        compared.
+
+    Raises:
+      UnreadableFile: one of them cannot be had; see `files.read_bytes`.
+    """
+    places = {name: name.place() for name in names if isinstance(name, RecordName)}
+    wanted: dict[tuple[str, str], dict[int, str]] = {}
+    for place in places.values():
+        wanted.setdefault((place.root, place.split), {}).setdefault(place.record, place.file)
+    found = {where: dict(zip(files, _read(*where, files))) for where, files in wanted.items()}
+
+    def of(name: str) -> bytes:
+        if name not in places:
+            return read_bytes(name, manifest)
+        place = places[name]
+        return _file_in(found[place.root, place.split][place.record], place)
+
+    return [of(name) for name in names]
+
+
+def _read(root: str, split: str, files: Mapping[int, str]) -> list[dict[str, Any]]:
+    """Records by their numbers, with the name of a file in each for what there is to say of it."""
+    source = _source(root, split)
+    try:
+        return source.__getitems__(list(files))
+    except RuntimeError as error:
+        if len(files) > 1:  # One of them: which one?
+            return [_read(root, split, {record: file})[0] for record, file in files.items()]
+        ((record, file),) = files.items()
+        # What array_record says goes on with checksums and places.
+        reason = re.split(r" \(|;", str(error))[0].strip()
+        shard, position = _shard(source, split, record)
+        raise UnreadableFile(shard, f"record {position} ({file}) cannot be read ({reason})", _AGAIN) from error
+
+
+def _shard(source: Any, split: str, record: int) -> tuple[str, int]:
+    """File of a record, and its number in it."""
+    for shard in source.dataset_info.splits[split].file_instructions:
+        if record < shard.take:
+            return shard.filename, record
+        record -= shard.take
+    raise IndexError(record)
+
+
+def _file_in(example: dict[str, Any], place: _Place) -> bytes:
+    """The file of this name in a record; UnreadableFile where it holds another."""
+    file = place.file.encode()
+    if example[FRAME_NAME] == file:
+        return example[FRAME]
+    if example[MASK_NAME] == file:
+        return example[MASKS][0]
+    name = RecordName.of(*place)
+    raise UnreadableFile(name, f"the record holds other files than {INDEX} says", _AGAIN)
+
+
+def _source(root: str, split: str) -> Any:
+    """The records of a split, opened once a process, which is why they are not part of what workers receive."""
+    # TFDS imports its parts when they are used, and threads that do so at once can wait for each other for ever.
+    with _OPENING:
+        return _opened(root, split)
+
+
+@functools.cache
+def _opened(root: str, split: str) -> Any:
+    # Only those who read records pay for TFDS.
+    import tensorflow_datasets as tfds
+
+    class Stored(tfds.decode.SkipDecoding):
+        """Of a sequence too, which TFDS 4.9.10 leaves out without TensorFlow."""
+
+        def decode_batch_example_np(self, serialized_example: Any) -> Any:
+            return serialized_example
+
+    try:
+        builder = tfds.builder_from_directory(root)
+    except OSError as error:
+        raise InputError(root, f"cannot be read ({error})", _AGAIN) from error
+    return builder.as_data_source(split, decoders={FRAME: tfds.decode.SkipDecoding(), MASKS: Stored()})

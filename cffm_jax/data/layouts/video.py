@@ -1,0 +1,117 @@
+"""What every layout of a dataset becomes: videos, the masks that there are of their frames, and what these hold."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from cffm_jax.config import IGNORED_LABEL
+from cffm_jax.data import clips
+from cffm_jax.errors import InputError
+
+NO_CLASS = 254
+"""Stands for a byte of a mask that no class has: the largest class is 253, 255 is ignored."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Coding:
+    """What the bytes of a dataset's masks mean.
+
+    Attributes:
+      table: for each of the 256 bytes its class, 255 where it is ignored, `NO_CLASS` where it means nothing.
+      says: the bytes of the classes in words, to be formatted with ``classes``, their number, and ``last``, one less.
+    """
+
+    table: bytes
+    says: str
+
+    @classmethod
+    def of(cls, classes: Iterable[int], ignored: Iterable[int], says: str) -> Coding:
+        """From the class of each byte from 0 on; bytes beyond mean nothing."""
+        table = np.full(256, NO_CLASS, np.uint8)
+        known = np.fromiter(classes, np.uint8)
+        table[: len(known)] = known
+        table[list(ignored)] = IGNORED_LABEL
+        return cls(table.tobytes(), says)
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes there can be."""
+        return max(label for label in self.table if label < NO_CLASS) + 1
+
+    def words(self, num_classes: int) -> str:
+        """What the bytes of so many classes are, in words."""
+        return self.says.format(classes=num_classes, last=num_classes - 1)
+
+
+VSPW = Coding.of([IGNORED_LABEL, *range(254)], (0, IGNORED_LABEL), "labels 1..{classes}")
+"""1..K are the classes 0..K-1; 0 and 255 are ignored."""
+
+
+def plain_coding(ignored: int = IGNORED_LABEL) -> Coding:
+    """0..K-1 are the classes themselves."""
+    return Coding.of(range(NO_CLASS), (ignored,), "labels 0..{last}, ignored: " + str(ignored))
+
+
+@dataclasses.dataclass(frozen=True)
+class Video:
+    """One video of a split.
+
+    Attributes:
+      name: unique in the split.
+      frames: files, in temporal order.
+      masks: one for each frame, None where a frame has none; or none at all.
+      coding: what the masks' bytes mean.
+      numbers: numbers of the frames where references go by them, as in Cityscapes; () where frames are counted.
+    """
+
+    name: str
+    frames: tuple[str, ...]
+    masks: tuple[str | None, ...]
+    coding: Coding = VSPW
+    numbers: tuple[int, ...] = ()
+
+    @property
+    def sparse(self) -> bool:
+        """Whether there are masks, but not of every frame."""
+        return None in self.masks
+
+    @property
+    def targets(self) -> tuple[int, ...]:
+        """Indices of the frames that have a mask; of all frames where there are no masks at all."""
+        return tuple(i for i in range(len(self.frames)) if not self.masks or self.masks[i] is not None)
+
+    def references(self, target: int, offsets: Sequence[int]) -> tuple[int, ...] | None:
+        """Indices of the references of a frame, oldest first; None for a first frame that has too few before it.
+
+        Raises:
+          InputError: references go by numbers, and one is missing both before and after the target.
+        """
+        if not self.numbers:
+            return clips.reference_indices(target, offsets)
+        return self._all_there(clips.numbered_references(target, self.numbers, offsets), target, offsets)
+
+    def training_clip(self, rng: np.random.Generator, offsets: Sequence[int], reverse: float) -> tuple[int, ...]:
+        """Draws a clip with a target that has a mask: the references, oldest first, then the target.
+
+        Raises:
+          InputError: as for `references`.
+        """
+        if not self.numbers:
+            return clips.training_clip(len(self.frames), rng, offsets, reverse, self.targets)
+        backwards = rng.random() < reverse
+        target = self.targets[int(rng.integers(len(self.targets)))]
+        found = clips.numbered_references(target, self.numbers, offsets, backwards)
+        return (*self._all_there(found, target, offsets), target)
+
+    def _all_there(
+        self, found: Sequence[int | None], target: int, offsets: Sequence[int]
+    ) -> tuple[int, ...]:  # fmt: skip
+        for index, offset in zip(found, offsets, strict=True):
+            if index is None:
+                number = self.numbers[target]
+                problem = f"neither frame {number - offset} nor frame {number + offset} of its snippet is there"
+                raise InputError(self.frames[target], problem, f"add one of them: it is the reference t-{offset}")
+        return tuple(found)

@@ -1,0 +1,290 @@
+"""The built-in data: procedural videos in the VSPW_480p layout, for trying out and testing without a download.
+
+    python -m cffm_jax.data.synthetic ROOT --videos-train 40 --videos-val 8 --frames 24 --height 96 --width 160
+
+Every frame is damaged anew (patches that show something else, blur, flicker, noise) while its mask describes the
+undamaged scene (`scenes.World`): a single frame does not tell what a patch hides, the frames before it do.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import math
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import tqdm
+import tyro
+
+from cffm_jax.data.class_names import synthetic_names
+from cffm_jax.data.synthetic.scenes import World
+from cffm_jax.data.synthetic.sprites import noise
+from cffm_jax.errors import InputError
+from cffm_jax.runtime.atomic import swap
+from cffm_jax.runtime.command_line import parse_command
+
+SPLITS = ("train", "val", "test")
+MARKER = "synthetic.json"
+"""File that a finished dataset holds: the options it was made with."""
+VERSION = 1
+"""Part of the marker; changes whenever the same options give other bytes."""
+JPEG_QUALITY = 92
+
+
+@dataclasses.dataclass(frozen=True)
+class SyntheticConfig:
+    videos_train: int = 40
+    """Videos of the train split."""
+    videos_val: int = 8
+    """Videos of the val split."""
+    videos_test: int = 4
+    """Videos of the test split."""
+    frames: int = 24
+    """Frames of a video."""
+    height: int = 96
+    """Height of a frame in pixels."""
+    width: int = 160
+    """Width of a frame in pixels."""
+    classes: int = 8
+    """Number of classes, 2..124; masks hold 1..classes, and 0 and 255 for what has no class."""
+    seed: int = 0
+    """Other seeds give other videos."""
+
+    def check(self) -> None:
+        """Raises InputError for a value that cannot be used."""
+        limits = {
+            "videos_train": (0, 9999),
+            "videos_val": (0, 9999),
+            "videos_test": (0, 9999),
+            "frames": (1, 100_000),
+            "height": (32, 2160),
+            "width": (32, 4096),
+            "classes": (2, 124),
+            "seed": (0, 2**32 - 1),
+        }
+        for name, (low, high) in limits.items():
+            value = getattr(self, name)
+            if not low <= value <= high:
+                option = "--" + name.replace("_", "-")
+                raise InputError(option, f"{value} is out of range", f"give a number in {low}..{high}")
+        if not 0.5 <= self.width / self.height <= 4:
+            raise InputError("--width", "too far from the height", "give a width of 0.5 to 4 times the height")
+
+
+def video_rng(config: SyntheticConfig, split: str, index: int, *more: int) -> np.random.Generator:
+    """A generator that depends on the seed and the place alone, not on how many videos or frames there are."""
+    return np.random.default_rng([config.seed, SPLITS.index(split), index, *more])
+
+
+def elsewhere(rng: np.random.Generator, labels: np.ndarray, row: int, column: int) -> tuple[int, int]:
+    """A random pixel of another class than the given pixel's, where a few draws find one."""
+    for _ in range(8):
+        other = int(rng.integers(labels.shape[0])), int(rng.integers(labels.shape[1]))
+        if labels[other] != labels[row, column]:
+            break
+    return other
+
+
+def patch(
+    rng: np.random.Generator, colours: np.ndarray, labels: np.ndarray, tiles: dict[int, np.ndarray], unit: float
+) -> tuple[tuple[slice, slice], np.ndarray, np.ndarray]:
+    """One region of a frame and what hides it there: mostly another part of the scene, so that it looks like one.
+
+    Returns:
+      the region (rows, columns); how much it is hidden, f32[h,w] in 0..1; the colours instead, f32[h,w,3].
+    """
+    radius = rng.uniform(8, 19) * unit
+    height = min(round(2 * radius * rng.uniform(0.7, 1.1)), labels.shape[0])
+    width = min(round(2 * radius * rng.uniform(0.9, 1.5)), labels.shape[1])
+
+    def around(row: int, column: int) -> tuple[slice, slice]:
+        top = min(max(row - height // 2, 0), labels.shape[0] - height)
+        left = min(max(column - width // 2, 0), labels.shape[1] - width)
+        return slice(top, top + height), slice(left, left + width)
+
+    centre = int(rng.integers(labels.shape[0])), int(rng.integers(labels.shape[1]))
+    region, other = around(*centre), elsewhere(rng, labels, *centre)
+    kind = rng.choice(("copy", "texture", "smear", "blocks"), p=(0.45, 0.25, 0.12, 0.18))
+    fill = colours[around(*other)].astype(np.float32)
+    if kind == "texture" and labels[other] in tiles:
+        tile = tiles[labels[other]]
+        row, column = rng.integers(tile.shape[0] - height + 1), rng.integers(tile.shape[1] - width + 1)
+        fill = tile[row : row + height, column : column + width]
+    elif kind == "smear":
+        spread = cv2.blur(colours[region], (max(3, width), max(3, height // 4)), borderType=cv2.BORDER_REFLECT)
+        fill = 0.6 * spread.astype(np.float32) + 0.4 * rng.uniform(60, 200)
+    elif rng.random() < 0.5:
+        fill = fill[:, ::-1]
+
+    if kind == "blocks":
+        side = 8 * unit
+        lost = rng.random((math.ceil(height / side), math.ceil(width / side)), np.float32) < 0.8
+        cover = cv2.resize(lost.astype(np.float32), (width, height), interpolation=cv2.INTER_NEAREST)
+    else:
+        y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j].astype(np.float32)
+        inside = np.hypot(x, y) + 0.7 * (noise(rng, (height, width), (radius * 0.7, radius * 0.7), 2) - 0.5) < 0.85
+        cover = cv2.GaussianBlur(inside.astype(np.float32), (0, 0), 0.5 * unit)
+    return region, cover, fill
+
+
+def damage(
+    rng: np.random.Generator, colours: np.ndarray, labels: np.ndarray, tiles: dict[int, np.ndarray], unit: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """A frame as a poor camera and a poor connection deliver it.
+
+    Args:
+      colours: the frame, u8[H,W,3].
+      labels: its mask's values, u8[H,W].
+      tiles: mask value -> texture of that class, f32[h,w,3] at least as large as the frame.
+      unit: H/96.
+
+    Returns:
+      the damaged frame u8[H,W,3], and where patches hide the scene, bool[H,W].
+    """
+    frame = colours.astype(np.float32)
+    hidden = np.zeros(colours.shape[:2], bool)
+    share = rng.uniform(0.12, 0.3)
+    while hidden.mean() < share:
+        region, cover, fill = patch(rng, colours, labels, tiles, unit)
+        frame[region] += (fill - frame[region]) * cover[..., None]
+        hidden[region] |= cover > 0.5
+    if rng.random() < 0.4:
+        if rng.random() < 0.5:
+            frame = cv2.GaussianBlur(frame, (0, 0), rng.uniform(0.6, 1.8) * unit)
+        else:
+            length = max(2, round(rng.uniform(3, 8) * unit))
+            streak = np.eye(length) if rng.random() < 0.3 else np.ones((1, length))
+            frame = cv2.filter2D(frame, -1, streak / streak.sum(), borderType=cv2.BORDER_REFLECT)
+    frame *= np.exp(rng.normal(0, 0.14) + rng.normal(0, 0.05, 3)).astype(np.float32)
+    grain = rng.standard_normal(frame.shape, np.float32)
+    frame += grain * np.float32(rng.uniform(2, 12))
+    return np.clip(frame, 0, 255).astype(np.uint8), hidden
+
+
+def frames(
+    config: SyntheticConfig, split: str, index: int
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
+    """The frames of a video, in order.
+
+    Yields:
+      the damaged frame u8[H,W,3] (RGB); the mask's values u8[H,W]; the frame before the damage u8[H,W,3]; where
+      patches hide the scene, bool[H,W].
+    """
+    world = World(video_rng(config, split, index), config.height, config.width, config.classes)
+    for time in range(config.frames):
+        clean, labels = world.render(time)
+        # + 1: numpy's seeding does not see a zero at the end.
+        damaged, hidden = damage(video_rng(config, split, index, time + 1), clean, labels, world.tiles, world.unit)
+        yield damaged, labels, clean, hidden
+
+
+def write_video(root: Path, config: SyntheticConfig, split: str, index: int) -> None:
+    """Writes ``data/<split>_<index>/origin/*.jpg`` and ``mask/*.png`` under the root."""
+    folder = root / "data" / f"{split}_{index:04d}"
+    for part in ("origin", "mask"):
+        (folder / part).mkdir(parents=True)
+    for time, (colours, labels, _, _) in enumerate(frames(config, split, index)):
+        _, jpeg = cv2.imencode(".jpg", colours[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
+        _, png = cv2.imencode(".png", labels)
+        (folder / "origin" / f"{time:08d}.jpg").write_bytes(jpeg.tobytes())
+        (folder / "mask" / f"{time:08d}.png").write_bytes(png.tobytes())
+
+
+def write_dataset(root: Path, config: SyntheticConfig, threads: int) -> None:
+    """Fills an empty folder; the bytes do not depend on the number of threads."""
+    videos = [(split, index) for split in SPLITS for index in range(getattr(config, f"videos_{split}"))]
+    with ThreadPoolExecutor(threads) as pool:
+        jobs = [pool.submit(write_video, root, config, split, index) for split, index in videos]
+        try:
+            for job in tqdm.tqdm(as_completed(jobs), total=len(jobs), unit="video", desc="synthetic"):
+                job.result()
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    for split in SPLITS:
+        lines = "".join(f"{name}_{index:04d}\n" for name, index in videos if name == split)
+        (root / f"{split}.txt").write_text(lines, encoding="utf-8")
+    names = json.dumps(synthetic_names(config.classes), indent=1)
+    (root / "classes.json").write_text(names + "\n", encoding="utf-8")
+    (root / MARKER).write_text(json.dumps(marker(config), indent=1) + "\n", encoding="utf-8")
+
+
+def marker(config: SyntheticConfig) -> dict[str, int]:
+    return {"version": VERSION, **dataclasses.asdict(config)}
+
+
+def read_marker(root: Path) -> Any:
+    """What the folder's marker holds; None when it has none that can be read."""
+    try:
+        return json.loads((root / MARKER).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def generate(root: str | Path, config: SyntheticConfig, *, overwrite: bool = False, threads: int = 2) -> bool:
+    """Writes the dataset, all or nothing: made in a folder beside the root that takes its place at the end.
+
+    Args:
+      root: folder to make; it may exist when empty, or when it holds such a dataset and ``overwrite`` is set.
+      config: the options; the same ones give the same bytes.
+      overwrite: replaces a dataset that was made with other options.
+      threads: videos made at the same time.
+
+    Returns:
+      False when the root holds this very dataset already and nothing was done.
+
+    Raises:
+      InputError: an option is out of range, the root holds something else, or it cannot be written.
+    """
+    config.check()
+    if not 1 <= threads <= 256:
+        raise InputError("--threads", f"{threads} is out of range", "give a number in 1..256")
+    root = Path(os.path.realpath(root))
+    try:
+        if root.exists() and (not root.is_dir() or any(root.iterdir())):
+            found = read_marker(root) if root.is_dir() else None
+            if found == marker(config) and not overwrite:
+                return False
+            if found is None:
+                raise InputError(root, "exists and was not made by this command", "choose another folder or remove it")
+            if not overwrite:
+                raise InputError(root, "holds a dataset made with other options", "choose another or add --overwrite")
+        root.parent.mkdir(parents=True, exist_ok=True)
+        made = root.with_name(f".{root.name}.{os.getpid()}")
+        made.mkdir()
+        try:
+            write_dataset(made, config, threads)
+            swap(made, root)
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                shutil.rmtree(made)
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise InputError(root, f"cannot be written ({reason})", "choose a folder that can be written") from error
+    return True
+
+
+@dataclasses.dataclass(frozen=True)
+class Command:
+    root: tyro.conf.Positional[str]
+    """Folder to make."""
+    settings: tyro.conf.OmitArgPrefixes[SyntheticConfig] = SyntheticConfig()
+    overwrite: bool = False
+    """Replace a dataset that this command made with other options."""
+    threads: int = 2
+    """Videos made at the same time; the result does not depend on it."""
+
+
+def main(argv: Sequence[str]) -> None:
+    """Writes a synthetic dataset in the VSPW_480p layout."""
+    options = parse_command(Command, argv, lambda _: Command(root=tyro.MISSING), main.__doc__)
+    done = generate(options.root, options.settings, overwrite=options.overwrite, threads=options.threads)
+    print(f"{options.root}: written" if done else f"{options.root}: already there with these options, nothing to do")

@@ -1,0 +1,256 @@
+"""What ``eval.py`` does: figures and files of a checkpoint, or of masks on disk."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+
+from cffm_jax.checkpoints.compatible import as_option, changed_settings, require_same_model
+from cffm_jax.config import ClusterConfig, Config
+from cffm_jax.data.layouts.classes import Classes, read_classes
+from cffm_jax.data.layouts.video import Video
+from cffm_jax.errors import InputError
+from cffm_jax.evaluation import predictions, score_tables
+from cffm_jax.evaluation.mask_folder import WHAT, PredictionWriter
+from cffm_jax.evaluation.pictures import PictureCollector
+from cffm_jax.evaluation.report import write
+from cffm_jax.evaluation.run import evaluate, evaluation_videos
+from cffm_jax.evaluation.sharing import chosen_devices
+from cffm_jax.evaluation.submission import SubmissionWriter, require_submission, submit_predictions
+from cffm_jax.inference import video_prototypes
+from cffm_jax.inference.whole_videos import PrototypeSource, VideoSegmenter
+from cffm_jax.metrics.scores import Scores
+from cffm_jax.models.cffm import CFFM
+from cffm_jax.models.create import build_model
+from cffm_jax.runtime import cluster
+from cffm_jax.runtime.atomic import require_new_folder, require_writable, write_json
+from cffm_jax.runtime.signals import Interruption
+from cffm_jax.weights.described import WHOLE
+from cffm_jax.weights.open import beside, complete, open_stored
+
+if TYPE_CHECKING:
+    from cffm_jax.evaluation.options import EvalOptions
+
+
+_OF_A_NETWORK = ("raw", "save_predictions", "pictures")
+"""Options that say nothing of masks that are there already."""
+
+
+class _Prepared(NamedTuple):
+    """What an evaluation needs; all that can be wrong with the options has shown itself.
+
+    Attributes:
+      options: with the stored config, if no other is given.
+      origin, step: of the weights.
+      changed: settings that are not those stored with them.
+      copies: the weights on each device that is used.
+    """
+
+    options: EvalOptions
+    model: CFFM
+    origin: str
+    step: int | None
+    changed: dict[str, Any]
+    videos: tuple[Video, ...]
+    dataset: Classes
+    output: Path
+    source: PrototypeSource | None
+    copies: list[dict[str, Any]]
+
+
+def require_apart(options: EvalOptions) -> None:
+    """InputError where two of the places that are written to are the same, or one lies in the other."""
+    names = ("save_predictions", "pictures", "report", "submission")
+    given = {f"--{name}": os.path.realpath(getattr(options, name)) for name in names if getattr(options, name)}
+    if options.output:
+        taken = next((name for name, path in given.items() if path == os.path.realpath(options.output)), None)
+        if taken:
+            raise InputError("--output", f"names the same place as {taken}", "name two places")
+    places = list(given.items())
+    for i, (name, path) in enumerate(places):
+        for other, place in places[:i]:
+            if path == place:
+                raise InputError(name, f"names the same place as {other}", "name two places")
+            if os.path.commonpath([path, place]) in (path, place):
+                inner, outer = (name, other) if len(path) > len(place) else (other, name)
+                raise InputError(inner, f"lies inside of {outer}", "name places that do not hold each other")
+
+
+def evaluate_checkpoint(
+    options: EvalOptions, with_config: Callable[[Config], EvalOptions], interruption: Interruption
+) -> None:
+    """Evaluates weights; all processes of a run call it, and the first writes and prints.
+
+    Args:
+      options: of the command.
+      with_config: the options on top of the config that is stored with the weights.
+      interruption: to end by a signal.
+
+    Raises:
+      InputError, Stopped: in all processes.
+    """
+    with interruption.agreeing(jax.process_count() > 1):
+        _require_same(options)
+        with cluster.together():
+            prepared = _prepare(options, with_config)
+    with interruption.agreeing(True):
+        _evaluate(prepared, interruption)
+
+
+def _require_same(options: EvalOptions) -> None:
+    own = dataclasses.replace(options, cluster=ClusterConfig())
+    everywhere = cluster.gathered(own)
+    with cluster.together():
+        if any(other != everywhere[0] for other in everywhere):
+            raise InputError("command line", "is not the same in all processes", "give all the same options")
+
+
+def _evaluate(prepared: _Prepared, interruption: Interruption) -> None:
+    options, config = prepared.options, prepared.options.settings
+    videos, samples = prepared.videos, None
+
+    def check() -> None:
+        interruption.stop(interruption.wish)
+
+    with contextlib.ExitStack() as stack:
+        watchers = [stack.enter_context(watcher) for watcher in _watchers(prepared, check)]
+        if options.report:
+            samples = write.MaskSamples(videos, first=max(config.data.offsets))
+            watchers.append(samples)
+        variables, *copies = prepared.copies
+        # A submission alone needs no other masks than the network's own.
+        parts = not options.submission or bool(options.pictures)
+        segmenter = VideoSegmenter(prepared.model, config, prepared.source, parts=parts)
+        rows = evaluate(segmenter, variables, videos, watchers=watchers, copies=copies, interruption=interruption)
+    if samples:
+        samples.gather()
+    with cluster.together():
+        if cluster.first():
+            _tell(prepared, rows, samples)
+
+
+def _prepare(options: EvalOptions, with_config: Callable[[Config], EvalOptions]) -> _Prepared:
+    with open_stored(options.checkpoint, raw=options.raw) as held:
+        if held.part != WHOLE:
+            raise InputError(options.checkpoint, "holds an encoder alone", "give the weights of a whole model")
+        if not options.config:
+            # The stored config takes the place of a config file: the overrides go on top of it.
+            options = with_config(held.config)
+        config = options.settings
+        require_same_model(held.config, config, options.checkpoint)
+        model = build_model(config)
+        devices = chosen_devices(config.eval.devices, jax.local_devices())
+        videos = evaluation_videos(config, masks=not options.submission)
+        dataset = read_classes(config.data.root, config.model.num_classes, config.data.layout)
+        output = Path(options.output or beside(options.checkpoint, "eval.json"))
+        if cluster.first():
+            _require_places(options, output, videos)
+        variables = complete(held)
+    # Without a place the first: prototypes, which are computed with them on any device, follow that.
+    copies = [jax.device_put(variables), *(jax.device_put(variables, device) for device in devices[1:])]
+    source = None
+    if model.global_blocks:
+        folder = beside(options.checkpoint, video_prototypes.FOLDER)
+        source = video_prototypes.prototype_source(config, model, copies[0], config.data.eval_split, folder)
+    changed = changed_settings(held.config, config)
+    return _Prepared(options, model, held.origin, held.step, changed, videos, dataset, output, source, copies)
+
+
+def _require_places(options: EvalOptions, output: Path, videos: Sequence[Video]) -> None:
+    """InputError, before the work, for what cannot be written after it."""
+    if options.submission:
+        require_submission(options, videos)
+    else:
+        require_writable(output)
+    if options.report:
+        write.require_place(options.report)
+    if options.save_predictions:
+        require_new_folder(options.save_predictions, WHAT)
+
+
+def _watchers(prepared: _Prepared, check: Callable[[], None]) -> list[contextlib.AbstractContextManager]:
+    options, videos, (names, colours) = prepared.options, prepared.videos, prepared.dataset
+    config, found = options.settings, []
+    if options.save_predictions:
+        found.append(PredictionWriter(options.save_predictions, colours))
+    if options.pictures:
+        first = max(config.data.offsets)
+        found.append(PictureCollector(options.pictures, videos, names, first=first, colours=colours, check=check))
+    if options.submission:
+        found.append(
+            SubmissionWriter(options.submission, videos, config.model.num_classes, options.submission_values, check)
+        )
+    return found
+
+
+def _tell(prepared: _Prepared, rows: dict[str, Scores], samples: write.MaskSamples | None) -> None:
+    """Prints the figures and writes them and the report; of a submission, where it is."""
+    options, videos, dataset = prepared.options, prepared.videos, prepared.dataset
+    config = options.settings
+    data = f"{config.data.root} {config.data.eval_split}"
+    changed = " ".join(as_option(name, value) for name, value in prepared.changed.items())
+    with_ = f", with {changed}" if changed else ""
+    print(f"{config.model.name}, {prepared.origin}, {options.checkpoint}, {data}{with_}\n")
+    if options.submission:
+        _tell_submission(options, videos)
+        return
+    source = {"checkpoint": options.checkpoint, "step": prepared.step, "changed": prepared.changed}
+    _tell_figures(prepared.output, source, rows, dataset.names)
+    if samples:
+        facts = {"checkpoint": options.checkpoint, "weights": prepared.origin}
+        facts |= {"other settings than the checkpoint's": changed} if changed else {}
+        about = write.about(config, dataset, facts, config.model.name)
+        print(f"report written to {write.write_report(options.report, rows, about, dataset, videos, samples.of)}")
+
+
+def _tell_submission(options: EvalOptions, videos: Sequence[Video]) -> None:
+    frames = sum(len(video.frames) for video in videos)
+    print(f"submission written to {options.submission}: {frames} masks of {len(videos)} videos")
+
+
+def score_predictions(options: EvalOptions, interruption: Interruption) -> None:
+    """Scores masks that any program wrote, or makes a submission of them. InputError for what cannot be used."""
+    if options.cluster != ClusterConfig():
+        raise InputError("--cluster", "given together with --predictions", "one process reads them: leave it out")
+    needless = [name for name in _OF_A_NETWORK if getattr(options, name)]
+    if needless:
+        problem = "given together with --predictions, which takes no network"
+        raise InputError(f"--{needless[0]}", problem, "leave it out, or give --checkpoint in place of --predictions")
+    config = options.settings
+    if options.submission:
+        videos = evaluation_videos(config, masks=False)
+        require_submission(options, videos)
+        submit_predictions(
+            options.submission, videos, options.predictions, config.model.num_classes, options.submission_values,
+            lambda: interruption.stop(interruption.wish),
+        )  # fmt: skip
+        _tell_submission(options, videos)
+        return
+    videos = evaluation_videos(config)
+    dataset = read_classes(config.data.root, config.model.num_classes, config.data.layout)
+    names = dataset.names
+    output = Path(options.output or f"{options.predictions.rstrip('/')}.json")
+    require_writable(output)
+    if options.report:
+        write.require_place(options.report)
+    result = predictions.score_predictions(videos, options.predictions, config.model.num_classes, names)
+    rows = {"predictions": result}
+    _tell_figures(output, {"predictions": options.predictions}, rows, names)
+    if options.report:
+        first = max(config.data.offsets)
+        samples = write.prediction_samples("predictions", options.predictions, config.model.num_classes, first)
+        about = write.about(config, dataset, {"predictions": options.predictions})
+        print(f"report written to {write.write_report(options.report, rows, about, dataset, videos, samples)}")
+
+
+def _tell_figures(path: Path, source: dict[str, Any], rows: dict[str, Scores], names: Sequence[str]) -> None:
+    """Writes the figures, then prints them: standard output may be a pipe whose reader has left."""
+    write_json(path, {**source, "rows": score_tables.to_json(rows, names)})
+    print(score_tables.report(rows, names))
+    print(f"figures written to {path}")

@@ -1,0 +1,160 @@
+"""Pictures of results: sheets of time steps, videos side by side. Needs no model."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from cffm_jax.data import decode
+from cffm_jax.data.layouts.video import Video
+from cffm_jax.drawing.masks import TRUTH, views
+from cffm_jax.drawing.palette import palette
+from cffm_jax.drawing.sheets import CELL, Strip, contact_sheet, side_by_side, spread, write_png
+from cffm_jax.drawing.video_file import VideoFile
+from cffm_jax.runtime import cluster
+from cffm_jax.runtime.atomic import unwritable
+from cffm_jax.runtime.shared_folder import SharedFolder, when_all_have_written
+
+if TYPE_CHECKING:
+    from cffm_jax.inference.whole_videos import Chunk
+
+_PANEL = 480
+"""Longest side of a video's panel, in pixels."""
+
+
+def shown_times(video: Video, steps: int, first: int) -> tuple[int, ...]:
+    """Frames on the sheet; of a video of which only some have masks, only these are segmented."""
+    if not video.sparse:
+        return spread(steps, len(video.frames), first)
+    return tuple(video.targets[i] for i in spread(steps, len(video.targets)))
+
+
+class FrameStrips:
+    """A frame of some videos with all masks, side by side: input, per-frame, CFFM, CFFM++, ground truth.
+
+    To be called with each chunk; always the same frames of the same videos, to be compared over a training.
+
+    Attributes:
+      pictures: video and frame -> u8[H,W,3], those that came by so far.
+    """
+
+    def __init__(self, videos: Sequence[Video], colours: np.ndarray, *, count: int = 3, first: int = 9):
+        """``videos`` that will be segmented, ``count`` of which to draw; ``colours`` and ``first`` as below."""
+        chosen = [videos[i] for i in spread(count, len(videos))] if videos else []
+        # Of two times the later one: the first frames of a video have no references.
+        self._times = {video.name: shown_times(video, 2, first)[-1] for video in chosen}
+        self._colours = colours
+        self.pictures: dict[str, np.ndarray] = {}
+
+    def __call__(self, chunk: Chunk) -> None:
+        i = self._times.get(chunk.video.name, -1) - chunk.start
+        if 0 <= i < len(chunk.own):
+            name = f"{chunk.video.name}/{chunk.start + i}"
+            frame = decode.read_frame(chunk.video.frames[chunk.start + i])
+            self.pictures[name] = side_by_side(views(frame, _masks(chunk, i), self._colours, CELL))
+
+
+def _masks(chunk: Chunk, i: int) -> dict[str, np.ndarray]:
+    """A frame's masks by label, from the least that a model knows to the truth, where it is known."""
+    masks = {row: chunk.masks[row][i] for row in reversed(chunk.masks)}
+    return masks if chunk.labels is None else {**masks, TRUTH: chunk.labels[i]}
+
+
+class PictureCollector:
+    """Draws some videos while they are segmented: ``sheet.png`` and ``overlay.mp4`` in a folder.
+
+    A context manager to be called with each chunk, by any process or thread; the first process draws at its end, and
+    not after an error. Until then the masks lie on the disk: memory does not grow with the videos' length::
+
+        with PictureCollector("pictures", videos, class_names) as pictures:
+            evaluate(segmenter, variables, videos, watchers=[pictures])
+
+    Args:
+      folder: made if it is not there; pictures in it are replaced.
+      videos: those that will be segmented.
+      class_names: K names.
+      count: how many of the videos to draw, evenly spread over them.
+      steps: time steps of each video on the sheet.
+      first: earliest frame on the sheet: before the largest offset a clip is not complete.
+      fps: frames per second of the .mp4.
+      colours: u8[256,3] of the classes; default: those of `classes.palette`.
+      check: called for each frame that is drawn; what it raises ends the drawing.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        videos: Sequence[Video],
+        class_names: Sequence[str],
+        *,
+        count: int = 3,
+        steps: int = 5,
+        first: int = 9,
+        fps: float = 15,
+        colours: np.ndarray | None = None,
+        check: Callable[[], None] = lambda: None,
+    ):
+        self.folder = Path(folder)
+        chosen = [videos[i] for i in spread(count, len(videos))] if videos else []
+        self._videos = {video.name: (i, video) for i, video in enumerate(chosen)}
+        self._times = {video.name: shown_times(video, steps, first) for video in chosen}
+        self._names = tuple(class_names)
+        self._colours = palette(len(class_names)) if colours is None else colours
+        self._fps, self._check = fps, check
+        self._kept = SharedFolder(self.folder / "masks", keep=False)
+
+    def __call__(self, chunk: Chunk) -> None:
+        if chunk.video.name not in self._videos:
+            return
+        number, _ = self._videos[chunk.video.name]
+        with self._kept.writing() as folder:
+            for i in range(len(chunk.own)):
+                np.savez_compressed(folder / f"{number}_{chunk.start + i:08}.npz", **_masks(chunk, i))
+
+    def __enter__(self) -> PictureCollector:
+        with cluster.together():
+            if cluster.first():
+                try:
+                    self.folder.mkdir(parents=True, exist_ok=True)
+                except OSError as error:
+                    raise unwritable(self.folder, error) from error
+        self._kept.__enter__()
+        return self
+
+    def __exit__(self, kind: type | None, *rest: object) -> None:
+        try:
+            if kind is None:
+                when_all_have_written(self._draw)
+        finally:
+            self._kept.__exit__(kind, *rest)
+            with contextlib.suppress(OSError):
+                os.rmdir(self.folder)  # Only when nothing came to be in it.
+
+    def _draw(self) -> None:
+        strips = []
+        with self._kept.writing() as folder, VideoFile(self.folder / "overlay.mp4", self._fps) as video:
+            for name, (number, of) in self._videos.items():
+                strip = Strip(name, (), (), frozenset())
+                for path in sorted(folder.glob(f"{number}_*.npz")):
+                    self._check()
+                    time = int(path.stem.partition("_")[2])
+                    frame = decode.read_frame(of.frames[time])
+                    with np.load(path) as kept:
+                        masks = dict(kept)
+                    video.write(side_by_side(views(frame, masks, self._colours, _PANEL)))
+                    if time in self._times[name]:
+                        strip = _with(strip, time, views(frame, masks, self._colours, CELL), masks)
+                strips += [strip] if strip.cells else []
+            if strips:
+                write_png(self.folder / "sheet.png", contact_sheet(strips, self._names, self._colours))
+
+
+def _with(strip: Strip, time: int, cells: Mapping[str, np.ndarray], masks: Mapping[str, np.ndarray]) -> Strip:
+    """The strip with a further frame."""
+    held = {int(k) for mask in masks.values() for k in np.unique(mask)}
+    return Strip(strip.title, (*strip.heads, f"frame {time}"), (*strip.cells, cells), strip.labels | held)

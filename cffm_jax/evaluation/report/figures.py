@@ -1,0 +1,193 @@
+"""The page's figures of the whole split: of the rows beside the papers', of the classes, of what is taken for what."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ET
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from cffm_jax import tables
+from cffm_jax.data.layouts import classes
+from cffm_jax.evaluation.report.html import chip, class_name, counted, element, first_of_group, percent, scrolling
+from cffm_jax.metrics.confusion import Confusion
+
+MEANING = {
+    "miou": ("mIoU", "IoU of each class that occurs, their mean"),
+    "weighted_iou": ("wIoU", "the same IoUs, weighted by the classes' pixels"),
+    "pixel_accuracy": ("pixel acc.", "labelled pixels that are right"),
+    "class_accuracy": ("class acc.", "the same for each class, the mean"),
+    "vc8": ("VC8", "of the pixels whose label stays the same over 8 frames, those whose prediction does"),
+    "vc16": ("VC16", "over 16 frames; both as the released script counts"),
+    "vc8_paper": ("VC8 Eq. 9", "every window, the mean of each video, then of the videos"),
+    "vc16_paper": ("VC16 Eq. 9", "over 16 frames"),
+    "boundary_iou": ("boundary IoU", "IoU of the bands along the classes' boundaries"),
+    "cc8": ("CC8", "of the pixels that keep one class over 8 frames, those that are right in all"),
+    "cc16": ("CC16", "over 16 frames"),
+    "flicker": ("flicker", "of the pixels that keep their class, those whose prediction changes; lower is better"),
+}
+"""Field of the scores' JSON -> what the page calls it, and in short what it is."""
+_TILES = ("miou", "weighted_iou", "vc8", "vc16")
+_PAIRS = 15
+"""Confusions listed."""
+_TO = " \N{RIGHTWARDS ARROW} "
+_UNLABELLED = "No counted video has a labelled pixel."
+NO_CONSISTENCY = (
+    "There is no video consistency, CC or flicker here: these need the labels of all frames of a video, and longer "
+    "videos than the window."
+)
+
+
+class About(NamedTuple):
+    """What was evaluated.
+
+    Attributes:
+      title: heading of the page.
+      facts: what is told below it, by what it is called.
+      published: the papers' rows of the same methods and data.
+      notes: sentences below the figures.
+      paper: that of the published rows that is the network's own, if one is.
+    """
+
+    title: str
+    facts: Mapping[str, str]
+    published: Sequence[tables.Row] = ()
+    notes: Sequence[str] = ()
+    paper: tables.Row | None = None
+
+
+def figures_section(tree: Mapping[str, Any], about: About) -> list[ET.Element]:
+    own, *others = tree.values()
+    paper = about.paper
+    tiles = []
+    for field in _TILES:
+        beside = []
+        if others:
+            beside.append(
+                element("small", element("span", list(tree)[-1]), element("span", percent(others[-1][field])))
+            )
+        if paper and _published(paper, field):
+            beside.append(
+                element(
+                    "small", element("span", f"published, {paper.method}"), element("span", _published(paper, field))
+                )
+            )
+        tiles.append(element("div", MEANING[field][0], element("b", percent(own[field])), *beside, class_="tile"))
+    heads = [element("th", name, scope="col") for name in tree]
+    heads += [element("th", row.method, scope="col", class_=first_of_group(i)) for i, row in enumerate(about.published)]
+    lines = []
+    for field, (name, _) in MEANING.items():
+        cells = [element("td", percent(figures[field])) for figures in tree.values()]
+        cells += [
+            element("td", _published(row, field), class_=first_of_group(i)) for i, row in enumerate(about.published)
+        ]
+        lines.append(element("tr", element("th", name, scope="row"), *cells))
+    over = []
+    if about.published:
+        counts = {"here": len(tree), "as published": len(about.published)}
+        groups = [element("td", who, colspan=count, class_="group") for who, count in counts.items()]
+        over = [element("tr", element("th"), *groups)]
+    head = element("thead", *over, element("tr", element("th", "%", scope="col"), *heads))
+    meanings = [element(tag, text) for told in MEANING.values() for tag, text in zip(("dt", "dd"), told)]
+    return [
+        element("div", *tiles, class_="tiles"),
+        scrolling(element("table", head, element("tbody", *lines)), "Figures in percent"),
+        element("details", element("summary", "What these are"), element("dl", *meanings, class_="facts")),
+        *(element("p", note, class_="note") for note in _notes(tree, about)),
+    ]
+
+
+def _notes(tree: Mapping[str, Any], about: About) -> list[str]:
+    own = next(iter(tree.values()))
+    notes = [f"In percent, over {counted(own['videos'], 'video')} with {counted(own['frames'], 'labelled frame')}."]
+    if own["left_out"]:
+        left = f"Videos of at most {own['videos_longer_than']} frames ({own['left_out']} here)"
+        notes.append(f"{left} count in Eq. 9 and CC alone, as the released script has it.")
+    if own["vc8_paper"] is None:
+        notes.append(NO_CONSISTENCY)
+    if about.published:
+        notes.append(
+            "Published: CFFM (CVPR 2022) and CFFM++ (TPAMI 2024), each figure of a network that was trained by itself."
+            + (" The rows here are parts of one network." if len(tree) > 1 else "")
+        )
+    else:
+        notes.append("The papers have no figures to set beside these.")
+    return [*notes, *about.notes]
+
+
+def _published(row: tables.Row, field: str) -> str:
+    """With one place less than those here: a space as wide as a digit keeps the points below each other."""
+    value = getattr(row, field, None)
+    return "" if value is None else f"{value:.1f}\N{FIGURE SPACE}"
+
+
+def classes_section(tree: Mapping[str, Any], dataset: classes.Classes) -> list[ET.Element]:
+    (own, figures), *others = tree.items()
+    last = others[-1] if others else None
+    total = max(1, sum(c["pixels"] for c in figures["per_class"]))
+    occurring = [k for k, c in enumerate(figures["per_class"]) if c["iou"] is not None]
+    if not occurring:
+        return [element("p", _UNLABELLED, class_="note")]
+    lines = []
+    for k in sorted(occurring, key=lambda k: -figures["per_class"][k]["iou"]):
+        own_class = figures["per_class"][k]
+        name = element("span", chip(dataset, k), class_name(dataset, k), class_="name")
+        name.append(element("small", f" {percent(own_class['pixels'] / total)}\N{NO-BREAK SPACE}%"))
+        style = f"--share: {100 * own_class['iou']:.2f}%"
+        bar, change = [element("i")], ""
+        if last:
+            other = last[1]["per_class"][k]["iou"]
+            style += f"; --mark: {100 * other:.2f}%"
+            bar.append(element("b"))
+            change = f"{100 * (own_class['iou'] - other):+.2f}".replace("-", "\N{MINUS SIGN}")
+        cells = [element("span", percent(own_class["iou"]), class_="number"), element("span", change, class_="number")]
+        lines.append(element("li", name, element("span", *bar, class_="bar", style=style), *cells))
+    said = (
+        f"IoU of {own} in percent, the best class first, and beside its name the class's share of the labelled pixels."
+    )
+    said += f" The mark in a bar and the last number compare with {last[0]}." if last else ""
+    missing = len(dataset.names) - len(occurring)
+    said += f" Without a labelled pixel: {counted(missing, 'class')}." if missing else ""
+    return [element("p", said, class_="note"), element("ol", *lines, class_="bars")]
+
+
+def confusions_section(own: str, confusion: Confusion, dataset: classes.Classes) -> list[ET.Element]:
+    if not confusion.counts.any():
+        return [element("p", _UNLABELLED, class_="note")]
+    counts = confusion.counts.copy()
+    np.fill_diagonal(counts, 0)
+    wrong, k = int(counts.sum()), len(counts)
+    if not wrong:
+        return [element("p", "No labelled pixel is wrong.", class_="note")]
+    top = np.argsort(-counts, axis=None, kind="stable")[:_PAIRS]
+    lines = [
+        element(
+            "li",
+            element("span", f"label{_TO}predicted as", class_="name"),
+            element("span"),
+            element("span", "errors", class_="number"),
+            element("span", "class", class_="number"),
+            class_="heads",
+        )
+    ]
+    for label, predicted in ((i // k, i % k) for i in top.tolist()):
+        if not (count := int(counts[label, predicted])):
+            break
+        pair = [chip(dataset, label), class_name(dataset, label), _TO]
+        pair += [chip(dataset, predicted), class_name(dataset, predicted)]
+        shares = count / wrong, count / int(confusion.pixels()[label])
+        style = f"--share: {100 * count / int(counts.max()):.2f}%"
+        cells = [element("span", percent(share), class_="number") for share in shares]
+        lines.append(
+            element(
+                "li",
+                element("span", *pair, class_="name"),
+                element("span", element("i"), class_="bar", style=style),
+                *cells,
+            )
+        )
+    said = (
+        f"What {own} takes for what most often: in percent of all wrong pixels, and of the pixels of the label's class."
+    )
+    return [element("p", said, class_="note"), element("ol", *lines, class_="bars pairs")]

@@ -1,0 +1,212 @@
+"""The page's videos: strips of the best and the worst with their pictures, and the consistency of all."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ET
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from cffm_jax.data.layouts import classes
+from cffm_jax.drawing.masks import INPUT, TRUTH
+from cffm_jax.evaluation.report.figures import MEANING, NO_CONSISTENCY
+from cffm_jax.evaluation.report.html import (
+    chip,
+    class_name,
+    counted,
+    data_uri,
+    element,
+    first_of_group,
+    frame_class,
+    percent,
+    scrolling,
+    series,
+)
+
+_CONSISTENCY = ("vc8_paper", "vc16_paper")
+"""VC of one video is Eq. 9's: the released script has none."""
+_LEGEND = 14
+"""Classes named below a video."""
+
+
+class Shot(NamedTuple):
+    """A frame of a strip: its index, a JPEG of it, and PNGs of the masks by row, the ground truth last."""
+
+    time: int
+    frame: bytes
+    masks: Mapping[str, bytes]
+
+
+class Film(NamedTuple):
+    """A video's strip.
+
+    Attributes:
+      name: the video's.
+      labels: of the strip's rows: the input, the masks' rows, the ground truth.
+      size: height and width of the pictures.
+      shots: frames in order.
+      held: classes that the masks hold, the largest first.
+    """
+
+    name: str
+    labels: Sequence[str]
+    size: tuple[int, int]
+    shots: Sequence[Shot]
+    held: Sequence[int]
+
+    def size_in_bytes(self) -> int:
+        return sum(len(shot.frame) + sum(map(len, shot.masks.values())) for shot in self.shots)
+
+
+def films_section(
+    tree: Mapping[str, Any], dataset: classes.Classes, best: Sequence[Film], worst: Sequence[Film]
+) -> list[ET.Element]:
+    if not best:
+        return [element("p", "There is no video to show.", class_="note")]
+    range_ = element("input", type="range", min=0, max=100, value=70)
+    said = "By the mIoU of each video. Choose a mask to lay it beside the ground truth, and move the cut."
+    parts = [
+        element("p", f"{said} Where the ground truth has no class, the frame shows through."),
+        element("label", "Masks over frames", range_, class_="cover", hidden=""),
+    ]
+    for head, films, before in (("Best", best, 0), ("Worst", worst, len(best))):
+        parts += [element("h3", head)] if worst else []
+        parts += [_film(tree, dataset, film, before + i) for i, film in enumerate(films)]
+    return parts
+
+
+def _film(tree: Mapping[str, Any], dataset: classes.Classes, film: Film, number: int) -> ET.Element:
+    """A video: what compares a mask with the truth, the strip whose masks it shows, and their classes."""
+    legend = [element("span", chip(dataset, k), class_name(dataset, k)) for k in film.held[:_LEGEND]]
+    if len(film.held) > _LEGEND:
+        legend.append(element("span", f"and {len(film.held) - _LEGEND} more"))
+    height, width = film.size
+    return element(
+        "article",
+        element("h3", film.name),
+        element("p", _summary(tree, film.name), class_="note"),
+        element("div", _compare(), _strip(film, number), class_="looks"),
+        element("div", *legend, class_="legend"),
+        id=f"video-{number}",
+        class_="video",
+        style=f"--ratio: {width / height:.4f}; --steps: {len(film.shots)}",
+    )
+
+
+def _compare() -> ET.Element:
+    """Empty and hidden: the page's script shows a cell of the strip in it."""
+    images = [element("img", alt="", class_=side) for side in ("predicted", "truth")]
+    tags = [element("span", text, class_=f"tag {side}") for side, text in (("left", ""), ("right", TRUTH))]
+    stage = element("div", *images, element("span", class_="cut"), *tags, class_="frame")
+    said = f"Cut between prediction and {TRUTH}"
+    cut = element("input", type="range", min=0, max=100, step=1, value=50, aria_label=said)
+    return element("div", stage, cut, class_="compare", hidden="")
+
+
+def _strip(film: Film, number: int) -> ET.Element:
+    """A line for each row, a column for each frame; of predictions, the buttons that choose what is compared."""
+    parts = [element("span", class_="corner")]
+    parts += [element("span", f"frame {shot.time}", class_="time") for shot in film.shots]
+    own, middle = film.labels[-2], len(film.shots) // 2
+    for label in film.labels:
+        parts.append(element("span", label))
+        for t, shot in enumerate(film.shots):
+            look, alt = f"frame {frame_class(number, t)}", f"{label}, frame {shot.time} of {film.name}"
+            truth = f"truth-{number}-{t}"
+            if label == INPUT:
+                parts.append(element("div", class_=look, role="img", aria_label=alt))
+            elif label == TRUTH:
+                image = element("img", src=data_uri(shot.masks[label], "png"), alt=alt, id=truth)
+                parts.append(element("div", image, class_=look))
+            else:
+                image = element("img", src=data_uri(shot.masks[label], "png"), alt=alt)
+                data = {"data-row": label, "data-time": f"frame {shot.time}", "data-truth": truth}
+                data |= {"data-first": ""} if t == middle and label == own else {}
+                parts.append(element("button", image, type="button", class_=look, **data))
+    return element("div", *parts, class_="strip")
+
+
+def _summary(tree: Mapping[str, Any], name: str) -> str:
+    """What the figures of one video are, in words."""
+    (own, figures), *others = ((row, _by_name(tree[row])[name]) for row in tree)
+    told = [f"mIoU {percent(figures['miou'])}"]
+    if figures["vc8_paper"] is not None:
+        told.append(f"VC8 {percent(figures['vc8_paper'])}, VC16 {percent(figures['vc16_paper'])}")
+    told += [f"{row}: mIoU {percent(other['miou'])}" for row, other in others[-1:]]
+    return f"{counted(figures['frames'], 'frame')}; {'; '.join(told)}"
+
+
+def _by_name(figures: Mapping[str, Any]) -> dict[str, Any]:
+    return {video["name"]: video for video in figures["per_video"]}
+
+
+def consistency_section(tree: Mapping[str, Any], films: Sequence[Film]) -> list[ET.Element]:
+    measured = any(video["vc8_paper"] is not None for video in next(iter(tree.values()))["per_video"])
+    parts = [element("p", NO_CONSISTENCY, class_="note")]
+    if measured:
+        key = [
+            element("span", element("span", class_=f"chip key colour-{series(i)}"), row) for i, row in enumerate(tree)
+        ]
+        said = f"VC of each video in percent (Eq. 9), the videos ordered by that of {next(iter(tree))}."
+        parts = [
+            element("p", said, class_="note"),
+            element("div", *key, class_="legend"),
+            element("div", *(_plot(tree, field) for field in _CONSISTENCY), class_="plots"),
+        ]
+    fields = ("miou", *(_CONSISTENCY if measured else ("pixel_accuracy",)))
+    count = len(next(iter(tree.values()))["per_video"])
+    table = scrolling(_video_table(tree, fields, films), "Figures of each video", "scroll tall")
+    return [*parts, element("details", element("summary", f"Figures of {counted(count, 'video')}"), table)]
+
+
+def _plot(tree: Mapping[str, Any], field: str) -> ET.Element:
+    """Dots of every row over the videos that have the figure, those of the first row falling."""
+    shares = {row: {v["name"]: v[field] for v in figures["per_video"]} for row, figures in tree.items()}
+    own = next(iter(shares.values()))
+    order = sorted((name for name, share in own.items() if share is not None), key=lambda name: -own[name])
+    floor = min((int(10 * shares[row][name]) / 10 for row in shares for name in order), default=0.0)
+    floor = min(floor, 0.9)
+    paths = []
+    for i, by_name in reversed(list(enumerate(shares.values()))):
+        places = [
+            (100 * (n + 0.5) / len(order), 100 * (1 - by_name[name]) / (1 - floor)) for n, name in enumerate(order)
+        ]
+        paths.append(element("path", d="".join(f"M{x:.2f} {y:.2f}h0" for x, y in places), class_=f"colour-{series(i)}"))
+    axis = []
+    for height, level in ((0, floor), (50, (1 + floor) / 2), (100, 1)):
+        axis += [
+            element("hr", style=f"bottom: {height}%"),
+            element("span", f"{100 * level:.0f}", style=f"bottom: {height}%"),
+        ]
+    name = MEANING[field][0]
+    svg = element("svg", *paths, viewBox="0 0 100 100", preserveAspectRatio="none", role="img")
+    svg.set("aria-label", f"{name} of {counted(len(order), 'video')}; the table below has the numbers")
+    dot = "5px" if len(order) > 120 else "8px"
+    return element(
+        "figure",
+        element("figcaption", name.split()[0]),
+        element("div", *axis, svg, style=f"--dot: {dot}"),
+        class_="plot",
+    )
+
+
+def _video_table(tree: Mapping[str, Any], fields: Iterable[str], films: Sequence[Film]) -> ET.Element:
+    fields, rows = tuple(fields), [_by_name(figures) for figures in tree.values()]
+    shown = {film.name: i for i, film in enumerate(films)}
+    groups = [element("th"), element("td")]
+    groups += [element("td", MEANING[f][0].split(" Eq")[0], colspan=len(rows), class_="group") for f in fields]
+    heads = ["video", "frames", *(row for _ in fields for row in tree)]
+    kinds = ["", "", *("first" if i == 0 else "" for _ in fields for i in range(len(rows)))]
+    head = [element("th", h, scope="col", data_column=i, class_=kind) for i, (h, kind) in enumerate(zip(heads, kinds))]
+    lines = []
+    for name, video in rows[0].items():
+        named = element("a", name, href=f"#video-{shown[name]}") if name in shown else name
+        cells = [element("td", str(video["frames"]))]
+        for f in fields:
+            cells += [element("td", percent(row[name][f]), class_=first_of_group(i)) for i, row in enumerate(rows)]
+        lines.append(element("tr", element("th", named, scope="row"), *cells))
+    return element(
+        "table",
+        element("thead", element("tr", *groups), element("tr", *head)),
+        element("tbody", *lines),
+        id="all-videos",
+    )

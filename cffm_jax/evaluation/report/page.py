@@ -1,0 +1,62 @@
+"""What stands on the report's page: scores and pictures -> one HTML document that loads nothing.
+
+The frame of it, with its style and its script, is ``page.html``; ``docs/metrics.md`` defines the figures.
+"""
+
+from __future__ import annotations
+
+import html
+import importlib.resources
+import string
+import xml.etree.ElementTree as ET
+from collections.abc import Mapping, Sequence
+
+from cffm_jax.data.layouts import classes
+from cffm_jax.evaluation.report.figures import About, classes_section, confusions_section, figures_section
+from cffm_jax.evaluation.report.films import Film, consistency_section, films_section
+from cffm_jax.evaluation.report.html import data_uri, element, frame_class
+from cffm_jax.evaluation.score_tables import to_json
+from cffm_jax.metrics.scores import RELEASE_LONGER_THAN, Scores
+
+
+def page(
+    rows: Mapping[str, Scores], about: About, dataset: classes.Classes, best: Sequence[Film], worst: Sequence[Film]
+) -> str:
+    """The whole document.
+
+    Args:
+      rows: scores by name, the model's own first, its per-frame logits last.
+      about: what was evaluated.
+      dataset: names and colours of the classes.
+      best, worst: videos to show; none are the worst where ``best`` are all.
+    """
+    tree = to_json(rows, dataset.names)
+    own = next(iter(rows))
+    films = [*best, *worst]
+    confusion = rows[own].longer_than(RELEASE_LONGER_THAN).confusion()
+    sections = {
+        "figures": ("Figures", figures_section(tree, about)),
+        "videos": (
+            "Best and worst videos" if worst else "Videos, best first",
+            films_section(tree, dataset, best, worst),
+        ),
+        "classes": ("Classes", classes_section(tree, dataset)),
+        "confusions": ("Confusions", confusions_section(own, confusion, dataset)),
+        "consistency": ("Consistency of each video", consistency_section(tree, films)),
+    }
+    links = [element("a", head, href=f"#{name}") for name, (head, _) in sections.items()]
+    facts = [element(tag, text) for fact in about.facts.items() for tag, text in zip(("dt", "dd"), fact)]
+    head = element("header", element("h1", about.title), element("dl", *facts, class_="facts"), element("nav", *links))
+    main = element(
+        "main", *(element("section", element("h2", h), *parts, id=name) for name, (h, parts) in sections.items())
+    )
+    foot = element("footer", element("p", "Written by cffm_jax. The page holds all that it shows.", class_="note"))
+    frames = {frame_class(i, t): shot.frame for i, film in enumerate(films) for t, shot in enumerate(film.shots)}
+    template = importlib.resources.files(__package__).joinpath("page.html").read_text(encoding="utf-8")
+    return string.Template(template).substitute(
+        title=html.escape(about.title),
+        body="\n".join(ET.tostring(part, encoding="unicode", method="html") for part in (head, main, foot)),
+        pictures="\n".join(
+            f".{name} {{ background-image: url({data_uri(data, 'jpeg')}); }}" for name, data in frames.items()
+        ),
+    )

@@ -1,0 +1,234 @@
+"""The evaluation's report: one page of HTML with its pictures inside. Needs no model.
+
+``page`` says what stands on it.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from cffm_jax import tables
+from cffm_jax.config import IGNORED_LABEL, Config
+from cffm_jax.data.class_names import CITYSCAPES, VSPW
+from cffm_jax.data.decode import read_pair
+from cffm_jax.data.layouts import classes
+from cffm_jax.data.layouts.video import Video
+from cffm_jax.drawing.masks import INPUT, TRUTH, shown_size
+from cffm_jax.evaluation.pictures import shown_times
+from cffm_jax.evaluation.predictions import prediction_paths, read_prediction
+from cffm_jax.evaluation.report.figures import About
+from cffm_jax.evaluation.report.films import Film, Shot
+from cffm_jax.evaluation.report.page import page
+from cffm_jax.metrics.scores import Scores
+from cffm_jax.runtime import cluster
+from cffm_jax.runtime.atomic import WholeFolder, require_new_folder, unwritable
+
+if TYPE_CHECKING:
+    from cffm_jax.inference.whole_videos import Chunk
+
+PAGE = "index.html"
+_BEST = 5
+"""Videos shown of the best, and as many of the worst."""
+_STEPS = 3
+"""Frames shown of a video."""
+_LONGEST = 480
+"""Longest side of a picture, in pixels."""
+_ROOM = 9 * 2**20
+"""Bytes of all pictures together; as text in the page they are a third longer."""
+
+Samples = Callable[[Video], Mapping[int, Mapping[str, np.ndarray]]]
+"""Masks u8[H,W] of some frames of a video, by the frames' indices and by row; of any size."""
+
+
+class MaskSamples:
+    """Keeps masks of a few frames of every video: which of the videos are shown is known only at the end.
+
+    To be called with each chunk, by any process or thread, and then ``gather``ed. They are kept as PNGs at the size at
+    which they are shown, of some 5 KB: 20 MB for the four rows of VSPW's 343 validation videos.
+
+    Args:
+      videos: those that will be segmented.
+      first: earliest frame that is kept, if the video is long enough.
+    """
+
+    def __init__(self, videos: Sequence[Video], first: int):
+        self._times = {video.name: shown_times(video, _STEPS, first) for video in videos}
+        self._kept: dict[str, dict[int, dict[str, bytes]]] = {}
+
+    def __call__(self, chunk: Chunk) -> None:
+        for time in self._times[chunk.video.name]:
+            if 0 <= (i := time - chunk.start) < len(chunk.own):
+                encoded = {row: _png(_reduced(masks[i])) for row, masks in chunk.masks.items()}
+                self._kept.setdefault(chunk.video.name, {})[time] = encoded
+
+    def gather(self) -> None:
+        """Takes in what the other processes keep; all have to call it."""
+        self._kept = {name: kept for share in cluster.gathered(self._kept) for name, kept in share.items()}
+
+    def of(self, video: Video) -> dict[int, dict[str, np.ndarray]]:
+        """As `Samples`."""
+
+        def decode(data: bytes) -> np.ndarray:
+            return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+
+        kept = self._kept[video.name]
+        return {time: {row: decode(data) for row, data in kept[time].items()} for time in sorted(kept)}
+
+
+def prediction_samples(row: str, predictions: str | Path, num_classes: int, first: int) -> Samples:
+    """Those of masks on disk, as of ``scores.score_predictions``; under the name ``row``."""
+
+    def of(video: Video) -> dict[int, dict[str, np.ndarray]]:
+        paths = dict(zip(video.targets, prediction_paths(video, Path(predictions) / video.name), strict=True))
+        return {time: {row: read_prediction(paths[time], num_classes)} for time in shown_times(video, _STEPS, first)}
+
+    return of
+
+
+def published_rows(class_names: Sequence[str], split: str, model: str = "") -> tuple[tables.Row, ...]:
+    """The papers' rows to set beside those of a model ("": of any); none for other data than theirs."""
+    known = {(VSPW, "val"): tables.VSPW, (CITYSCAPES, "val"): tables.CITYSCAPES}
+    where = known.get((tuple(class_names), split))
+    return tables.published(where, model) if where else ()
+
+
+def about(config: Config, dataset: classes.Classes, facts: Mapping[str, str], model: str = "") -> About:
+    """What the page tells of the evaluation; paths as they were given.
+
+    Args:
+      config: of the evaluation.
+      dataset: the classes of its data.
+      facts: where the masks come from, by what it is called.
+      model: name of the model; "" where nothing is known of it.
+    """
+    data = f"{config.data.root} {config.data.eval_split}"
+    notes = []
+    if config.eval.max_videos:
+        notes.append(f"Only the first {config.eval.max_videos} videos of the split (--eval.max_videos) at most.")
+    published = published_rows(dataset.names, config.data.eval_split, model)
+    paper = published[0] if model and published else None
+    return About(f"{model or 'Predictions'} on {data}", {**facts, "data": data}, published, notes, paper)
+
+
+def require_place(folder: str | Path) -> None:
+    """InputError, before the work, where there is something already or no folder can be made."""
+    require_new_folder(folder, "the report")
+    path = Path(folder)
+    there = next(parent for parent in path.absolute().parents if parent.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        raise unwritable(path, f"{there} takes no folder")
+
+
+def write_report(
+    folder: str | Path,
+    rows: Mapping[str, Scores],
+    about: About,
+    dataset: classes.Classes,
+    videos: Sequence[Video],
+    samples: Samples,
+) -> Path:
+    """Writes ``<folder>/index.html``, the folder whole or not at all.
+
+    Its size is bounded: of the best and the worst videos, in turn, so many are shown as have room for their pictures.
+
+    Args:
+      folder: see ``require_place``.
+      rows: the scores, the model's own first.
+      about: what was evaluated.
+      dataset: its classes.
+      videos: those that were scored.
+      samples: masks to show.
+
+    Returns:
+      The page's path.
+
+    Raises:
+      InputError: a frame cannot be read any more, or the folder cannot be written.
+    """
+    best, worst = _chosen(next(iter(rows.values())))
+    by_name = {video.name: video for video in videos}
+    films: dict[str, Film] = {}
+    room = _ROOM
+    for name in _in_turn(best, worst):
+        film = _film(by_name[name], samples(by_name[name]), dataset)
+        if film.size_in_bytes() <= room:
+            room -= film.size_in_bytes()
+            films[name] = film
+    shown = [[films[name] for name in names if name in films] for names in (best, worst)]
+    left = len(best) + len(worst) - len(films)
+    if left:
+        about = about._replace(notes=[*about.notes, f"{left} of the best and the worst videos have no room here."])
+    text = page(rows, about, dataset, shown[0], shown[1])
+    with WholeFolder(folder) as made, made.writing() as partial:
+        (partial / PAGE).write_text(text, encoding="utf-8", errors="replace")
+    return Path(folder) / PAGE
+
+
+def _chosen(scores: Scores) -> tuple[list[str], list[str]]:
+    """Names of the best videos by mIoU, best first, and of the worst, worst first; where there are few all are among
+    the best. Those without a labelled pixel come last, and are among the worst never."""
+    by_miou = {video.name: video.confusion.miou() for video in scores.videos}
+    known = sorted((name for name, miou in by_miou.items() if not math.isnan(miou)), key=lambda name: -by_miou[name])
+    if len(by_miou) <= 2 * _BEST:
+        return known + [name for name, miou in by_miou.items() if math.isnan(miou)], []
+    return known[:_BEST], known[_BEST:][: -_BEST - 1 : -1]
+
+
+def _in_turn(best: Sequence[str], worst: Sequence[str]) -> list[str]:
+    pairs = [names[i : i + 1] for i in range(max(len(best), len(worst))) for names in (best, worst)]
+    return [name for pair in pairs for name in pair]
+
+
+def _film(video: Video, samples: Mapping[int, Mapping[str, np.ndarray]], dataset: classes.Classes) -> Film:
+    """A video's pictures: frames with their masks at the size at which they are shown."""
+    shots, pixels, size = [], np.zeros(256, np.int64), (0, 0)
+    for time, rows in samples.items():
+        frame, truth = read_pair(video.frames[time], video.masks[time], len(dataset.names), video.coding)
+        size = shown_size(*frame.shape[:2], _LONGEST)
+        masks = {row: _resized(rows[row], size) for row in reversed(rows)} | {TRUTH: _resized(truth, size)}
+        for mask in masks.values():
+            pixels += np.bincount(mask.reshape(-1), minlength=256)
+        smaller = size[0] < frame.shape[0]
+        picture = cv2.resize(frame, size[::-1], interpolation=cv2.INTER_AREA if smaller else cv2.INTER_CUBIC)
+        coloured = {label: _coloured_png(mask, dataset.colours) for label, mask in masks.items()}
+        shots.append(Shot(time, _jpeg(picture), coloured))
+    pixels[IGNORED_LABEL] = 0
+    shown = np.argsort(-pixels, kind="stable")[: np.count_nonzero(pixels)]
+    return Film(video.name, (INPUT, *coloured), size, tuple(shots), tuple(shown.tolist()))
+
+
+def _resized(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    return mask if mask.shape == size else cv2.resize(mask, size[::-1], interpolation=cv2.INTER_NEAREST)
+
+
+def _reduced(mask: np.ndarray) -> np.ndarray:
+    height, width = shown_size(*mask.shape, _LONGEST)
+    return mask if height > mask.shape[0] else _resized(mask, (height, width))
+
+
+def _png(mask: np.ndarray) -> bytes:
+    return cv2.imencode(".png", mask)[1].tobytes()
+
+
+def _jpeg(frame: np.ndarray) -> bytes:
+    return cv2.imencode(".jpg", frame[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 80])[1].tobytes()
+
+
+def _coloured_png(mask: np.ndarray, colours: np.ndarray) -> bytes:
+    """Of a palette, which holds only what occurs; the ignored label lets through what lies below."""
+    held, indices = np.unique(mask, return_inverse=True)
+    image = Image.fromarray(indices.reshape(mask.shape).astype(np.uint8))
+    image.putpalette(colours[held].tobytes())
+    file = io.BytesIO()
+    clear = bytes(0 if k == IGNORED_LABEL else 255 for k in held)
+    image.save(file, "PNG", optimize=True, **({"transparency": clear} if 0 in clear else {}))
+    return file.getvalue()

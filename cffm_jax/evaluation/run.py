@@ -1,0 +1,145 @@
+"""Evaluation of a model on a split: masks of whole videos -> scores of the clip's and of the per-frame logits."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import itertools
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import jax
+from tqdm import tqdm
+
+from cffm_jax.config import Config
+from cffm_jax.data.layouts.read import read_videos
+from cffm_jax.data.layouts.video import Video
+from cffm_jax.errors import InputError
+from cffm_jax.evaluation.sharing import shares
+from cffm_jax.inference.labelled_frames import segment_targets
+from cffm_jax.inference.whole_videos import Chunk, VideoSegmenter, placing
+from cffm_jax.metrics.scores import Scores, VideoTally
+from cffm_jax.runtime import cluster
+from cffm_jax.runtime.jobs import run_together
+from cffm_jax.runtime.signals import Interruption
+
+
+def evaluation_videos(config: Config, masks: bool = True) -> tuple[Video, ...]:
+    """The videos of the config's evaluation split, the first ``eval.max_videos`` of them if that is set; without
+    ``masks`` of a split that need not have any.
+
+    Raises:
+      InputError: the split cannot be read, or ``eval.max_videos`` is less than 0.
+    """
+    if config.eval.max_videos < 0:
+        raise InputError("--eval.max_videos", f"is {config.eval.max_videos}", "give at least 1, or 0 for all")
+    videos = read_videos(config.data, config.data.eval_split, masks)
+    return videos[: config.eval.max_videos or None]
+
+
+def evaluate(
+    segmenter: VideoSegmenter,
+    variables: dict[str, Any],
+    videos: Sequence[Video],
+    *,
+    watchers: Sequence[Callable[[Chunk], None]] = (),
+    progress: bool = True,
+    copies: Sequence[dict[str, Any]] = (),
+    interruption: Interruption | None = None,
+) -> dict[str, Scores]:
+    """Scores by row of ``offline.row_names``: the model's own, then those of its parts down to the per-frame logits.
+
+    Of videos of which only some frames have masks only these are segmented, each with its references; they have no
+    video consistency, which needs the labels of all frames. Videos without any masks are segmented and not scored.
+
+    The devices, and the processes, share the videos (``devices.shares``), and all processes get the scores of all of
+    them: the same as one device's.
+
+    Args:
+      segmenter: the compiled model.
+      variables: its weights.
+      videos: of ``evaluation_videos``.
+      watchers: called with each chunk, for example to write its masks: with a video's in their order from one thread,
+        with those of several videos from several.
+      progress: whether to show a progress bar with frames/s and time left, of this process's share.
+      copies: the weights on further devices, which are used too.
+      interruption: of the command, see ``devices.run_together``.
+
+    Raises:
+      InputError, Stopped: as of ``VideoSegmenter.segment`` and ``devices.run_together``, in all processes.
+    """
+    placed = (variables, *copies)
+    mine = shares(videos, cluster.gathered(len(placed)))[jax.process_index()]
+    total = sum(len(video.targets) for share in mine for video in share)
+    lock = threading.Lock()
+    with tqdm(
+        total=total, unit="frame", desc="evaluate", disable=not (progress and cluster.first()), leave=False
+    ) as bar:
+
+        def count(frames: int) -> None:
+            with lock:
+                bar.update(frames)
+
+        jobs = [
+            functools.partial(_score, segmenter, weights, share, (*watchers, lambda chunk: count(len(chunk.own))))
+            for weights, share in zip(placed, mine, strict=True)
+            if share
+        ]
+        parts = run_together(jobs, interruption)
+    empty = Scores.empty(segmenter.config.model.num_classes)
+    return {row: functools.reduce(Scores.merge, (part[row] for part in parts), empty) for row in segmenter.rows}
+
+
+def _score(
+    segmenter: VideoSegmenter,
+    variables: dict[str, Any],
+    videos: Sequence[Video],
+    watchers: Sequence[Callable[[Chunk], None]],
+    stop: threading.Event,
+) -> dict[str, Scores]:
+    """One device's share of ``evaluate``; what there is so far when it is to ``stop``."""
+    num_classes = segmenter.config.model.num_classes
+    rows = {row: Scores.empty(num_classes) for row in segmenter.rows}
+    tallies: dict[str, VideoTally] = {}
+    with (
+        _on_device_of(variables),
+        ThreadPoolExecutor(os.cpu_count()) as pool,
+        contextlib.closing(_segment(segmenter, variables, videos)) as chunks,
+    ):
+        for chunk in chunks:
+            if stop.is_set():
+                break
+            targets, sparse = chunk.video.targets, chunk.video.sparse
+            if chunk.start == targets[0]:
+                tallies = {row: VideoTally.empty(num_classes, sparse) for row in rows}
+            if chunk.labels is not None:
+                for row, masks in chunk.masks.items():
+                    tallies[row] = tallies[row].extend(chunk.labels, masks, pool)
+                if chunk.start + len(chunk.own) == targets[-1] + 1:
+                    for row, tally in tallies.items():
+                        rows[row] = rows[row].update(tally.score(chunk.video.name))
+            for watch in watchers:
+                watch(chunk)
+    return rows
+
+
+def _on_device_of(variables: dict[str, Any]) -> contextlib.AbstractContextManager:
+    """Within it what has no place of its own, such as prototypes, is computed where the weights are."""
+    place = placing(variables)
+    devices = place.device_set if place else set()
+    if len(devices) != 1 or devices == {jax.local_devices()[0]}:
+        return contextlib.nullcontext()  # To say it would compile anew what others have compiled without.
+    return jax.default_device(*devices)
+
+
+def _segment(segmenter: VideoSegmenter, variables: dict[str, Any], videos: Sequence[Video]) -> Iterator[Chunk]:
+    """The chunks of all videos in order, as each kind of video needs it."""
+    kinds = itertools.groupby(videos, lambda video: (video.sparse, bool(video.masks)))
+    for (sparse, labels), group in kinds:
+        if sparse:
+            yield from segment_targets(segmenter, variables, tuple(group))
+        else:
+            yield from segmenter.segment(variables, tuple(group), labels=labels)

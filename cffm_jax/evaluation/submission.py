@@ -1,0 +1,159 @@
+"""Masks of every frame of a split in a zip, for the server of a challenge: ``<video>/<frame>.png``.
+
+How VSPW's server wants them is not written anywhere that could be found. They lie as its own masks do, and by default
+hold what those hold (class k is k + 1); ``classes`` gives the class indices themselves.
+"""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from cffm_jax.data.image_files import open_image
+from cffm_jax.data.layouts import cityscapes
+from cffm_jax.data.layouts.records import read_all, source_layout
+from cffm_jax.data.layouts.video import Coding, Video
+from cffm_jax.errors import InputError
+from cffm_jax.evaluation.mask_folder import frame_file
+from cffm_jax.evaluation.predictions import prediction_paths, read_prediction
+from cffm_jax.runtime.atomic import require_writable, whole_file
+from cffm_jax.runtime.shared_folder import SharedFolder, when_all_have_written
+
+if TYPE_CHECKING:
+    from cffm_jax.evaluation.options import EvalOptions
+    from cffm_jax.inference.whole_videos import Chunk
+
+_DATE = (1980, 1, 1, 0, 0, 0)
+"""The same masks are the same bytes."""
+_THREADS = 4
+
+
+def require_submission(options: EvalOptions, videos: Sequence[Video]) -> None:
+    """InputError, before the work, for what does not go with ``--submission``, or cannot be written."""
+    path, data = Path(options.submission), options.settings.data
+    for name in ("report", "output"):
+        if getattr(options, name):
+            raise InputError(f"--{name}", "needs figures, and --submission has none", "leave out one of them")
+    if path.suffix != ".zip":
+        raise InputError(path, "is no .zip", "name a new .zip with --submission")
+    if path.exists():
+        raise InputError(path, "is there already", "name a new .zip with --submission")
+    require_writable(path)
+    layout = source_layout(data.root) if data.layout == "records" else data.layout
+    if layout == "cityscapes":
+        problem = f"is for VSPW's layout, but the data are in Cityscapes' ({cityscapes.MASKS})"
+        raise InputError("--submission", problem, "write masks with --save_predictions")
+    value_table(videos[0].coding, options.settings.model.num_classes, options.submission_values)
+
+
+def value_table(coding: Coding, num_classes: int, values: str) -> np.ndarray:
+    """u8[256], what a class is written as: itself, or with "stored" the dataset's byte for it, the lowest if there are
+    several. InputError if there is none."""
+    table = np.arange(256, dtype=np.uint8)
+    if values == "stored":
+        for k in range(num_classes):
+            byte = coding.table.find(bytes([k]))
+            if byte < 0:
+                problem = f"the dataset's masks have no value for class {k} ({coding.words(num_classes)})"
+                raise InputError("--submission_values", problem, "give classes")
+            table[k] = byte
+    return table
+
+
+class SubmissionWriter:
+    """Takes each chunk's masks, and makes a zip of them: a context manager, at whose end it is there whole, and not
+    after an error. All processes write masks beside it, the first puts them together."""
+
+    def __init__(
+        self, path: str | Path, videos: Sequence[Video], num_classes: int, values: str, check: Callable[[], None]
+    ):
+        """``values`` as of ``value_table``; what ``check`` raises ends the writing of the zip."""
+        self._path, self._videos, self._check = Path(path), videos, check
+        self._table = value_table(videos[0].coding, num_classes, values)
+        self._made = SharedFolder(self._path.with_name(f"{self._path.name}.masks"), keep=False)
+
+    def __enter__(self) -> SubmissionWriter:
+        self._made.__enter__()
+        return self
+
+    def __call__(self, chunk: Chunk) -> None:
+        with self._made.writing() as root:
+            folder = root / chunk.video.name
+            folder.mkdir(exist_ok=True)
+            for i, mask in enumerate(chunk.own):
+                (folder / frame_file(chunk.video.frames[chunk.start + i])).write_bytes(_png(self._table[mask]))
+
+    def __exit__(self, kind: type | None, *rest: Any) -> None:
+        try:
+            if kind is None:
+                when_all_have_written(self._write)
+        finally:
+            self._made.__exit__(kind, *rest)
+
+    def _write(self) -> None:
+        names = sorted(f"{video.name}/{frame_file(frame)}" for video in self._videos for frame in video.frames)
+        with self._made.writing() as root:
+            masks = ((name, (root / name).read_bytes()) for name in names)
+            _write_zip(self._path, masks, len(names), self._check)
+
+
+def submit_predictions(
+    path: str | Path,
+    videos: Sequence[Video],
+    predictions: str | Path,
+    num_classes: int,
+    values: str,
+    check: Callable[[], None],
+) -> None:
+    """A zip of masks 0..K-1 that any program wrote as ``<predictions>/<video>/<frame>.png``; the rest as of
+    ``SubmissionWriter``.
+
+    Raises:
+      InputError: a mask of a frame is missing, unreadable, of another size than the frame, or holds what is no class.
+    """
+    root = Path(predictions)
+    if not root.is_dir():
+        raise InputError(root, "no such folder", "give the folder that holds <video>/<frame>.png")
+    # All files are looked for before the first is read.
+    jobs = [(video, prediction_paths(video, root / video.name)) for video in sorted(videos, key=lambda v: v.name)]
+    table = value_table(videos[0].coding, num_classes, values)
+
+    def encoded(pair: tuple[str, Path]) -> tuple[str, bytes]:
+        frame, mask_path = pair
+        mask, size = read_prediction(mask_path, num_classes), open_image(frame, *read_all([frame])).size
+        if mask.shape != size[::-1]:
+            problem = f"is {mask.shape[1]}x{mask.shape[0]}, its frame {size[0]}x{size[1]}"
+            raise InputError(mask_path, problem, "write it at the frame's size")
+        return mask_path.name, _png(table[mask])
+
+    def masks(pool: ThreadPoolExecutor) -> Iterator[tuple[str, bytes]]:
+        for video, paths in jobs:
+            for name, data in sorted(pool.map(encoded, zip(video.frames, paths, strict=True))):
+                yield f"{video.name}/{name}", data
+
+    with ThreadPoolExecutor(_THREADS) as pool:
+        _write_zip(Path(path), masks(pool), sum(len(paths) for _, paths in jobs), check)
+
+
+def _png(mask: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(mask).save(file, "PNG")
+    return file.getvalue()
+
+
+def _write_zip(path: Path, masks: Iterable[tuple[str, bytes]], count: int, check: Callable[[], None]) -> None:
+    bar = tqdm(masks, desc="zip", unit="mask", total=count, leave=False)
+    with whole_file(path) as partial, bar, zipfile.ZipFile(partial, "w") as file:
+        for name, data in bar:
+            check()
+            entry = zipfile.ZipInfo(name, _DATE)
+            entry.create_system, entry.external_attr = 3, 0o644 << 16  # Unix; readable by all.
+            file.writestr(entry, data)  # Not packed again: PNGs are.

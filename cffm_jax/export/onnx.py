@@ -1,0 +1,151 @@
+"""A stream's step as one ONNX file, weights and all: runs with onnxruntime alone.
+
+Inputs are the state's arrays by name and ``frames`` u8[S,H0,W0,3] in RGB; outputs the next state's, in the same order
+as ``next_`` and the name, and ``masks`` u8[S,H0,W0]. A state of zeros has seen nothing. Computes in float32.
+
+CFFM++ does not convert: docs/onnx.md says why.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import io
+import json
+import logging
+import types
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cffm_jax.data.layouts.classes import Classes
+from cffm_jax.errors import InputError
+from cffm_jax.export import stablehlo
+from cffm_jax.inference.load import Weights
+from cffm_jax.inference.streaming import StreamSegmenter
+from cffm_jax.models.variables import flatten
+from cffm_jax.runtime.atomic import whole_file
+
+OPSET = 23
+_CLOSE = 1e-3
+"""How much of the masks, and of the state's largest number, onnxruntime may change in the step that is compared."""
+
+
+def require_jax2onnx(where: object) -> tuple[types.ModuleType, types.ModuleType]:
+    """jax2onnx and onnxruntime. InputError if they are not installed."""
+    try:
+        with _quiet():
+            return importlib.import_module("jax2onnx"), importlib.import_module("onnxruntime")
+    except ImportError as error:
+        problem = "needs jax2onnx and onnxruntime, and they are not installed"
+        raise InputError(where, problem, "install them: make install-onnx, or pip install 'cffm-jax[onnx]'") from error
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what jax2onnx prints as it was debugged with, and warns of: parts that it skips and we do not use."""
+    for name in ("jax2onnx", "onnx_ir"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def export_onnx(
+    weights: Weights,
+    path: str | Path,
+    size: tuple[int, int],
+    *,
+    streams: int = 1,
+    classes: Classes | None = None,
+) -> None:
+    """Writes a stream's step for frames of one size, whole or not at all.
+
+    A step of what was converted is compared with ours before it is written.
+
+    Args:
+      weights: of ``weights.load``, of a model without global contexts.
+      path: a new file.
+      size: (H0, W0) of the frames.
+      streams: S, frames of a step, of one stream each.
+      classes: for the description.
+
+    Raises:
+      InputError: the file is there already or cannot be written, jax2onnx or onnxruntime is not installed, the model
+        has global contexts, or onnxruntime computes something else.
+    """
+    path = Path(path)
+    if path.exists():
+        raise InputError(path, "is there already", "name a new file")
+    if weights.model.global_blocks:
+        problem = f"{weights.model.public_name} has prototypes, which do not convert to ONNX"
+        raise InputError(path, problem, "take --to jax-export, or a model of the families cffm and segformer")
+    jax2onnx, onnxruntime = require_jax2onnx(path)
+    model = weights.model.clone(dtype=jnp.float32)
+    segmenter = StreamSegmenter(model, weights.config, size, streams, apart=False)
+    arrays = {name: np.asarray(array) for name, array in flatten(weights.variables).items()}
+    leaves, tree = jax.tree.flatten(stablehlo.plain(jax.eval_shape(segmenter.start)))
+
+    def step(*inputs: jax.Array) -> tuple[jax.Array, ...]:
+        state, masks = stablehlo.step(segmenter, arrays, jax.tree.unflatten(tree, inputs[:-1]), inputs[-1])
+        return (*jax.tree.leaves(state), masks)
+
+    names = state_names(segmenter)
+    specs = [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves]
+    specs.append(jax.ShapeDtypeStruct((streams, *size, 3), jnp.uint8))
+    with _quiet():
+        made = jax2onnx.to_onnx(
+            step, specs, model_name=weights.model.public_name, opset=OPSET,
+            input_names=[*names, "frames"], output_names=[*(f"next_{name}" for name in names), "masks"],
+        )  # fmt: skip
+    for key, value in _description(weights, segmenter, classes).items():
+        made.metadata_props.add(key=key, value=value)
+    data = made.SerializeToString()
+    _compare(path, _session(onnxruntime, data), step, specs)
+    with whole_file(path) as partial:
+        partial.write_bytes(data)
+
+
+def state_names(segmenter: StreamSegmenter) -> list[str]:
+    """Names of the state's arrays, in their order."""
+    model = segmenter.model
+    parts = ("keys", "values") if model.attention else ("values",)
+    cells = [
+        f"{part}_{block}_{source.name}"
+        for block in range(model.local_blocks if segmenter.memory else 0)
+        for source in model.sources
+        for part in parts
+    ]
+    return ["clock", "ages", *cells]
+
+
+def _description(weights: Weights, segmenter: StreamSegmenter, classes: Classes | None) -> dict[str, str]:
+    """What the file says of itself: words as they are, all else as JSON."""
+    about = stablehlo.description(weights, segmenter, classes)
+    return {key: value if isinstance(value, str) else json.dumps(value) for key, value in about.items()}
+
+
+def _session(onnxruntime: types.ModuleType, data: bytes) -> Any:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # Errors alone: it warns of every constant that it folds away.
+    return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+
+
+def _compare(path: Path, session: Any, step: Any, specs: list[jax.ShapeDtypeStruct]) -> None:
+    """InputError unless a step from the midst of a stream, with a ring of any numbers, is ours."""
+    rng = np.random.default_rng(0)
+    inputs = [rng.standard_normal(spec.shape).astype(spec.dtype) for spec in specs[2:-1]]
+    clock, ages = (np.full(spec.shape, 1_000, spec.dtype) for spec in specs[:2])
+    inputs = [clock, ages, *inputs, rng.integers(0, 256, specs[-1].shape, np.uint8)]
+    *state, masks = map(np.asarray, jax.jit(step)(*inputs))
+    *other, others = session.run(None, {each.name: value for each, value in zip(session.get_inputs(), inputs)})
+    same = masks.shape == others.shape and (masks != others).mean() < _CLOSE
+    for mine, found in zip(state, other, strict=True):
+        same &= mine.shape == found.shape and bool(np.abs(mine - found).max() < _CLOSE * max(1, np.abs(mine).max()))
+    if not same:
+        raise InputError(path, "onnxruntime computes something else", "install the versions of requirements/onnx.txt")

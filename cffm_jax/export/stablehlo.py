@@ -1,0 +1,122 @@
+"""A stream as a folder that runs with JAX alone: the step as StableHLO (`jax.export`), the weights beside it.
+
+    <folder>/step.jax             (weights, state, frames u8[S,H0,W0,3]) -> (state, masks u8[S,H0,W0])
+    <folder>/weights.safetensors  the arrays by their paths
+    <folder>/model.json           what it is, and the files' sha256
+    <folder>/exported.py          the loader, 30 lines of code
+
+The frames are resized inside the step, in float32 and rounded; OpenCV, which the other engines use, rounds its weights
+to 11 bits besides, so that its bytes differ by at most one here and there.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import shutil
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.export
+import jax.numpy as jnp
+
+from cffm_jax.data import augment
+from cffm_jax.data.layouts.classes import Classes
+from cffm_jax.data.layouts.records import file_digest
+from cffm_jax.errors import InputError
+from cffm_jax.export import exported
+from cffm_jax.inference.load import Weights
+from cffm_jax.inference.streaming import StreamSegmenter, StreamState
+from cffm_jax.models.kmeans import RunningClusters
+from cffm_jax.models.resize import resize_bilinear
+from cffm_jax.models.variables import flatten, unflatten
+from cffm_jax.runtime.atomic import WholeFolder
+from cffm_jax.weights.files.write import write_safetensors
+
+PLATFORMS = ("cpu", "cuda")
+_KNOWN = (*PLATFORMS, "rocm", "tpu")
+"""JAX takes any word, for a step that then runs nowhere."""
+STEP, WEIGHTS, ABOUT = "step.jax", "weights.safetensors", "model.json"
+
+
+def export_stream(
+    weights: Weights,
+    folder: str | Path,
+    size: tuple[int, int],
+    *,
+    streams: int = 1,
+    classes: Classes | None = None,
+    platforms: Sequence[str] = PLATFORMS,
+) -> None:
+    """Writes a stream's step for frames of one size, whole or not at all.
+
+    Args:
+      weights: of ``weights.load``; with global contexts the prototypes are causal.
+      folder: a new one.
+      size: (H0, W0) of the frames.
+      streams: S, frames of a step, of one stream each.
+      classes: for the description.
+      platforms: where it shall run, "cpu", "cuda", "rocm" or "tpu"; none of them needs to be here.
+
+    Raises:
+      InputError: the folder is there already or cannot be written, a platform is none of these, or the frames have too
+        few tokens for prototypes.
+    """
+    if not platforms or not set(platforms) <= set(_KNOWN):
+        raise InputError("platforms", f"is {platforms!r}", f"give some of {', '.join(_KNOWN)}")
+    folder = Path(folder)
+    if folder.exists():
+        raise InputError(folder, "is there already", "name a new folder")
+    segmenter = StreamSegmenter(weights.model, weights.config, size, streams, apart=tuple(platforms) == ("cpu",))
+    arrays = flatten(weights.variables)
+    state = jax.eval_shape(lambda: plain(segmenter.start()))
+    specs = {path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for path, leaf in arrays.items()}
+    frames = jax.ShapeDtypeStruct((streams, *size, 3), jnp.uint8)
+    program = jax.jit(functools.partial(step, segmenter))
+    made = jax.export.export(program, platforms=platforms)(specs, state, frames)
+    with WholeFolder(folder) as whole, whole.writing() as partial:
+        (partial / STEP).write_bytes(made.serialize())
+        write_safetensors(partial / WEIGHTS, arrays, {"licence": weights.licence, "origin": weights.origin})
+        shutil.copyfile(exported.__file__, partial / "exported.py")
+        about = description(weights, segmenter, classes) | {"platforms": list(platforms)}
+        about["sha256"] = {name: file_digest(str(partial / name)) for name in (STEP, WEIGHTS)}
+        (partial / ABOUT).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+
+
+def plain(state: StreamState) -> tuple[Any, ...]:
+    """The state in tuples alone: others have no names for ours."""
+    return (state.clock, state.ages, state.cells, tuple(tuple(each) for each in state.running))
+
+
+def step(
+    segmenter: StreamSegmenter, arrays: dict[str, jax.Array], state: tuple[Any, ...], frames: jax.Array
+) -> tuple[tuple[Any, ...], jax.Array]:
+    """The next state (``plain``) and the masks of frames u8[S, H0, W0, 3] of the stream's size, which it resizes."""
+    clock, ages, cells, running = state
+    named = StreamState(clock, ages, cells, tuple(RunningClusters(*each) for each in running))
+    x = frames.astype(jnp.float32)
+    # Rounded in between as well, where the other engines have bytes.
+    for size in (augment.fitted_size(*segmenter.size, segmenter.config.data.scale), segmenter.input_size):
+        x = jnp.round(resize_bilinear(x, size))
+    named, masks = segmenter.function(unflatten(arrays), named, x.astype(jnp.uint8))
+    return plain(named), masks
+
+
+def description(weights: Weights, segmenter: StreamSegmenter, classes: Classes | None) -> dict[str, Any]:
+    """What an export says of itself."""
+    config = segmenter.config
+    return {
+        "model": dataclasses.asdict(config.model),
+        "origin": weights.origin,
+        "licence": weights.licence,
+        "frames": {"streams": segmenter.streams, "height": segmenter.size[0], "width": segmenter.size[1]},
+        "offsets": list(config.data.offsets),
+        "classes": list(classes.names) if classes else [],
+        "colours": classes.colours[: len(classes.names)].tolist() if classes else [],
+        "jax": jax.__version__,
+        "written_by": f"cffm_jax {metadata.version('cffm-jax')}",
+    }

@@ -1,0 +1,96 @@
+"""``cffm_jax.load``: a model with its weights, from anywhere."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import numpy as np
+
+from cffm_jax.config import Config
+from cffm_jax.data.clips import FASTEST
+from cffm_jax.errors import InputError
+from cffm_jax.models.cffm import CFFM
+from cffm_jax.models.encoders.names import make_encoder
+from cffm_jax.weights.naming.recognise import ENCODER
+from cffm_jax.weights.open import complete, open_stored
+
+
+@dataclasses.dataclass(frozen=True)
+class Weights:
+    """A model with its weights.
+
+    Attributes:
+      model: the module; for a file of an encoder alone the encoder, f32[N, H, W, 3] -> its four maps.
+      variables: what it is applied with.
+      config: its settings; those of the data are the run's, or the defaults for weights from elsewhere.
+      origin: whose weights they are.
+      licence: what is known about their use.
+    """
+
+    model: nn.Module
+    variables: dict[str, Any]
+    config: Config
+    origin: str
+    licence: str
+
+    def stream(
+        self,
+        frames: Iterable[np.ndarray],
+        *,
+        rate: float = 0.0,
+        reference_seconds: Sequence[float] = (),
+        ahead: int = 0,
+    ) -> Iterator[np.ndarray]:
+        """Masks u8[H,W] of frames u8[H,W,3] in RGB, one for each, in order; memory does not grow.
+
+        Args:
+          frames: of one size; any iterable, for example a camera's.
+          rate: frames a second, at most 1000; 0: the references lie ``config.data.offsets`` frames back.
+          reference_seconds: how long before the target the references lie, oldest first; with a rate and without these
+            the papers' 9/15, 6/15 and 3/15 s. The nearest frames are taken.
+          ahead: see ``inference.streaming.stream``; more than 0 is faster where frames need not be answered at once.
+
+        Raises:
+          InputError: these are the weights of an encoder alone, the numbers do not fit, or a frame is no u8[H,W,3] or
+            differs in size.
+        """
+        from cffm_jax.inference import streaming
+
+        config, model = self.config, self.model
+        if not isinstance(model, CFFM):
+            raise InputError(self.origin, "are the weights of an encoder alone", "give those of a whole model")
+        if not 0 <= rate <= FASTEST or (reference_seconds and not rate):
+            raise InputError("rate", f"is {rate:g}", f"give the frames a second, more than 0 and at most {FASTEST}")
+        if rate:
+            offsets = streaming.offsets_at(rate, len(model.sources), reference_seconds)
+            config = dataclasses.replace(config, data=dataclasses.replace(config.data, offsets=offsets))
+        return streaming.stream(model, self.variables, config, frames, ahead=ahead)
+
+
+def load(path: str | Path, *, raw: bool = False) -> Weights:
+    """Loads weights of any kind.
+
+    Args:
+      path: the folder of a run, a ``.safetensors`` of ``convert.py``, or a file that it would take: NVlabs',
+        MMSegmentation's or Hugging Face's MiT and SegFormer, the authors' CFFM and CFFM++, PVTv2, ConvNeXt. Position
+        tables and pooling weights do not depend on the size of the frames: none is ever resized.
+      raw: of a run that keeps a moving average (``optim.ema``), the last weights and not their average.
+
+    Raises:
+      InputError: it is none of these, damaged, or of no model that is known.
+
+    Example:
+      >>> weights = cffm_jax.load("cffm_b1.pth")  # doctest: +SKIP
+      >>> logits = weights.model.apply(weights.variables, clips)  # doctest: +SKIP
+      >>> for mask in weights.stream(frames): ...  # doctest: +SKIP
+    """
+    with open_stored(path, raw=raw) as held:
+        model, variables = held.model, complete(held)
+        if held.part == ENCODER:
+            model = make_encoder(model.backbone, model.norm_epsilons, model.drop_path, model.dtype)
+            variables = {"params": variables["params"][ENCODER]}
+        return Weights(model, variables, held.config, held.origin, held.licence)

@@ -1,0 +1,100 @@
+"""Frames of videos as the model sees them, with their labels: read in threads, ahead of what computes with them."""
+
+from __future__ import annotations
+
+import functools
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import NamedTuple
+
+import numpy as np
+
+from cffm_jax.config import Config
+from cffm_jax.data import decode, evaluation_frames
+from cffm_jax.data.layouts.records import read_all
+from cffm_jax.data.layouts.video import Video
+from cffm_jax.errors import InputError
+
+Read = tuple[np.ndarray, np.ndarray | None, tuple[int, int]]
+"""A frame as the model sees it, its labels, and its original size."""
+
+
+class Loaded(NamedTuple):
+    """Consecutive frames of one size.
+
+    Attributes:
+      frames: u8[n, H, W, 3], as the model sees them.
+      labels: u8[n, H0, W0], None where they were not asked for.
+      size: (H0, W0), the frames' original one.
+    """
+
+    frames: np.ndarray
+    labels: np.ndarray | None
+    size: tuple[int, int]
+
+
+def load_chunks(
+    pool: ThreadPoolExecutor, videos: Sequence[Video], step: int, config: Config, labels: bool
+) -> Iterator[tuple[Video, int, Loaded]]:
+    """The videos in chunks of ``step`` frames: each with its video and the index of its first frame. A chunk is
+    read ahead of the one in use.
+
+    Raises:
+      InputError: a file cannot be used, or frames of a chunk differ in size.
+    """
+    spans = [(v, s, min(s + step, len(v.frames))) for v in videos for s in range(0, len(v.frames), step)]
+    waiting: deque[tuple[Video, int, list[Future]]] = deque()
+
+    def submit(video: Video, start: int, stop: int) -> None:
+        read = functools.partial(read_frame, video=video, config=config, label=labels)
+        waiting.append((video, start, [pool.submit(read, index) for index in range(start, stop)]))
+
+    try:
+        for i, span in enumerate(spans):
+            if not waiting:
+                submit(*span)
+            if i + 1 < len(spans):
+                submit(*spans[i + 1])
+            video, start, futures = waiting.popleft()
+            yield video, start, _stack([future.result() for future in futures], video, start)
+    finally:
+        for _, _, futures in waiting:
+            for future in futures:
+                future.cancel()
+
+
+def read_frame(index: int, *, video: Video, config: Config, label: bool) -> Read:
+    """Reads a frame of a video and, with ``label``, its mask.
+
+    Raises:
+      InputError: one of the two cannot be used, or their sizes differ.
+    """
+    frame, scale = video.frames[index], config.data.scale
+    if not label:
+        image, size = evaluation_frames.load_evaluation_frame(frame, scale)
+        return image, None, size
+    mask = video.masks[index]
+    stored, stored_mask = read_all([frame, mask])
+    image, size = evaluation_frames.load_evaluation_frame(frame, scale, stored)
+    labels = decode.decode_mask(mask, stored_mask, config.model.num_classes, video.coding)
+    if labels.shape != size:
+        raise InputError(
+            mask,
+            f"is {labels.shape[0]}x{labels.shape[1]}, its frame {size[0]}x{size[1]}",
+            "give the mask its frame's size",
+        )
+    return image, labels, size
+
+
+def _stack(read: list[Read], video: Video, start: int) -> Loaded:
+    size = read[0][2]
+    for i, (_, _, other) in enumerate(read):
+        if other != size:
+            raise InputError(
+                video.frames[start + i],
+                f"is {other[0]}x{other[1]}, the frames before it {size[0]}x{size[1]}",
+                "give a video one size",
+            )
+    labels = None if read[0][1] is None else np.stack([label for _, label, _ in read])
+    return Loaded(np.stack([image for image, _, _ in read]), labels, size)

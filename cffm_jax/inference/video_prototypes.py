@@ -1,0 +1,224 @@
+"""Prototypes of whole videos (CFFM++ section 4.1): computed by a trained network, kept on disk, or imported.
+
+Dimension key: f frames of a video that are clustered, H W the model's input, h w the map at stride 8, P prototypes,
+C = 256 channels.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+import os
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tqdm import tqdm
+
+from cffm_jax.config import Config, PrototypeConfig
+from cffm_jax.data import clips, evaluation_frames
+from cffm_jax.data.layouts.video import Video
+from cffm_jax.errors import InputError
+from cffm_jax.inference.prototype_store import PrototypeStore
+from cffm_jax.models.cffm import CFFM
+from cffm_jax.models.kmeans import cluster as cluster_tokens
+from cffm_jax.models.normalise import normalise
+from cffm_jax.runtime import cluster
+from cffm_jax.weights.authors_prototypes import find_centres
+from cffm_jax.weights.open import complete, open_stored
+
+FOLDER = "prototypes"
+_ENCODING = ("encoder", "decoder")
+
+
+def fingerprint(variables: dict[str, Any]) -> str:
+    """Digest of the weights that the features depend on: encoder, decoder and the decoder's statistics.
+
+    Raises:
+      InputError: one is not finite. The features may not show it: XLA's ReLU on CPUs turns NaN into 0.
+    """
+    digest = hashlib.sha256()
+    for collection in sorted(variables):
+        for part in _ENCODING:
+            leaves = jax.tree_util.tree_leaves_with_path(variables[collection].get(part, {}))
+            for path, leaf in leaves:
+                if not np.isfinite(leaf).all():
+                    name = f"{part}{jax.tree_util.keystr(path)}"
+                    raise InputError("weights", f"{name} is not finite", "use an earlier checkpoint, or other weights")
+                digest.update(f"{collection}/{part}{jax.tree_util.keystr(path)}{leaf.shape}".encode())
+                digest.update(np.ascontiguousarray(leaf).tobytes())
+    return digest.hexdigest()
+
+
+class Prototyper:
+    """Gives the prototypes of videos: out of the store, or computed in one jitted call a video and stored.
+
+    Several threads may ask, each for its own videos; they are computed on the thread's default device.
+    """
+
+    def __init__(self, model: CFFM, variables: dict[str, Any], config: Config, store: PrototypeStore | None = None):
+        """``model`` and ``variables`` are the network whose features are clustered; its width is the prototypes'."""
+        self.config = config
+        self._model, self._store = model, store
+        self._variables = {c: {k: v for k, v in tree.items() if k in _ENCODING} for c, tree in variables.items()}
+        self._key = self._digest()
+
+    def _digest(self) -> str:
+        """Of the weights and of every setting that changes prototypes."""
+        plan = dataclasses.asdict(self.config.prototypes)
+        used = {name: plan[name] for name in ("count", "frames", "rule", "start", "iterations", "seed")}
+        settings = [used, self.config.model.dtype, self.config.data.scale]
+        text = json.dumps([fingerprint(self._variables), *settings])
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def _key_of(self, video: Video) -> str:
+        """The digest with the names and sizes of the frames' files: where the dataset lies does not matter."""
+        sizes = [[os.path.basename(path), os.path.getsize(path)] for path in self._frames(video)]
+        return hashlib.sha256(json.dumps([self._key, len(video.frames), sizes]).encode()).hexdigest()
+
+    def _frames(self, video: Video) -> list[str]:
+        plan = self.config.prototypes
+        return [video.frames[i] for i in clips.prototype_indices(len(video.frames), plan.frames, plan.rule)]
+
+    def of(self, video: Video) -> np.ndarray:
+        """Prototypes f32[P, C] of a video.
+
+        Raises:
+          InputError: a frame cannot be read, the video has fewer tokens than prototypes, or its features are not
+            finite.
+        """
+        if not self._store:
+            return self._compute(video)
+        try:
+            key = self._key_of(video)
+        except OSError as error:
+            raise InputError(error.filename, f"cannot be read ({error.strerror})", "copy it again") from error
+        found = self._store.get(video.name, key)
+        if found is None:
+            found = self._compute(video)
+            self._store.put(video.name, key, found)
+        return found
+
+    def _compute(self, video: Video) -> np.ndarray:
+        plan = self.config.prototypes
+        read = functools.partial(evaluation_frames.load_evaluation_frame, scale=self.config.data.scale)
+        with ThreadPoolExecutor(max(1, self.config.data.threads)) as pool:
+            frames = [frame for frame, _ in pool.map(read, self._frames(video))]
+        if any(frame.shape != frames[0].shape for frame in frames):
+            raise InputError(video.frames[0], "its video has frames of several sizes", "give a video one size")
+        h, w = frames[0].shape[:2]
+        tokens = len(frames) * (h // 8) * (w // 8)
+        if tokens < plan.count:
+            problem = f"its {len(frames)} frame(s) of {h}x{w} have {tokens} tokens, fewer than {plan.count} prototypes"
+            raise InputError(video.frames[0], problem, "give fewer with --prototypes.count, or a longer video")
+        valid = np.arange(plan.frames) < len(frames)
+        frames = np.stack(frames + frames[-1:] * (plan.frames - len(frames)))
+        centres, inertia = jax.device_get(_cluster(self._model, self.config.prototypes, self._variables, frames, valid))
+        if not np.isfinite(inertia):
+            raise InputError(video.frames[0], "its features are not finite", "check the weights: they may be damaged")
+        return centres
+
+
+# Not a function of each Prototyper: training has two, for both splits, and one compiled program.
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _cluster(
+    model: CFFM, plan: PrototypeConfig, variables: dict[str, Any], frames: jax.Array, valid: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """frames u8[f, H, W, 3], valid bool[f] -> centres f32[P, C] and inertia f32[]; some frames at a time, so that
+    memory does not grow with f."""
+
+    def encode(frame: jax.Array) -> jax.Array:
+        return model.apply(variables, normalise(frame[None]), method="encode").coarse[0]
+
+    features = jax.lax.map(encode, frames, batch_size=min(len(frames), 5))
+    _, h, w, c = features.shape
+    tokens = features.reshape(-1, c).astype(jnp.float32)
+    clusters = cluster_tokens(
+        jax.random.key(plan.seed), tokens, plan.count, plan.iterations,
+        valid=jnp.repeat(valid, h * w), start=plan.start,
+    )  # fmt: skip
+    return clusters.centres, clusters.inertia
+
+
+def all_prototypes(source: Prototyper | ImportedPrototypes, videos: Sequence[Video], what: str) -> np.ndarray:
+    """Prototypes f32[V, P, C] of all videos, with a progress bar; what was stored already is not computed again.
+
+    Several processes share the videos.
+
+    Raises:
+      InputError: those of a video cannot be had, or videos differ in their number of prototypes.
+    """
+    with cluster.together():
+        mine = tqdm(
+            cluster.share(tuple(videos)), f"prototypes, {what}", unit="video", leave=False, disable=not cluster.first()
+        )
+        own = {video.name: source.of(video) for video in mine}
+    known = {name: prototypes for share in cluster.gathered(own) for name, prototypes in share.items()}
+    found = [known[video.name] for video in videos]
+    for video, prototypes in zip(videos, found, strict=True):
+        if len(prototypes) != len(found[0]):
+            problem = f"video {video.name} has {len(prototypes)} prototypes, {videos[0].name} {len(found[0])}"
+            raise InputError(what, problem, "give all videos the same number")
+    return np.stack(found)
+
+
+def prototype_source(
+    config: Config, model: CFFM, variables: dict[str, Any], split: str, folder: str | Path = ""
+) -> Prototyper | ImportedPrototypes:
+    """Where the prototypes of a split's videos come from, as ``config.prototypes`` says: imported ones, or those of
+    another run's network, or of the model itself; computed ones are kept in one file a split.
+
+    Args:
+      config: of the model.
+      model: that will use them.
+      variables: its weights.
+      split: names the file.
+      folder: of the file, where the config names none; default: ``<workdir>/prototypes``.
+
+    Raises:
+      InputError: the folder, the other run or the file cannot be used.
+    """
+    plan = config.prototypes
+    for name in ("count", "frames", "iterations", "interval"):
+        if getattr(plan, name) < 1:
+            raise InputError(f"--prototypes.{name}", f"is {getattr(plan, name)}", "give at least 1")
+    if plan.imported:
+        return ImportedPrototypes(plan.imported, model.width)
+    if plan.checkpoint:
+        with open_stored(plan.checkpoint) as held:
+            model, variables = held.model, jax.device_put(complete(held))
+    folder = Path(plan.folder or folder or Path(config.workdir) / FOLDER)
+    return Prototyper(model, variables, config, PrototypeStore(folder / f"{split}.sqlite"))
+
+
+class ImportedPrototypes:
+    """Prototypes that were computed elsewhere, one array [P, C] a video: what ``conversion.centres`` finds."""
+
+    def __init__(self, path: str, width: int):
+        self._path, self._width = Path(path), width
+        self._lock = threading.Lock()  # A zip is one open file.
+        self._found = find_centres(path)
+
+    def of(self, video: Video) -> np.ndarray:
+        """f32[P, C]. InputError if there are none of the video, or they cannot be read or have another shape."""
+        if video.name not in self._found:
+            problem = f"holds no prototypes of video {video.name}"
+            raise InputError(self._path, problem, "name prototypes of all videos of the split")
+        where, load = self._found[video.name]
+        with self._lock:
+            array = load()
+        array = array[0] if array.ndim == 3 and len(array) == 1 else array
+        if array.ndim != 2 or array.shape[1] != self._width or not len(array):
+            problem = f"video {video.name} is {list(array.shape)}, not [prototypes, {self._width}]"
+            raise InputError(where, problem, "give the prototypes of a network of this family")
+        array = array.astype(np.float32)
+        if not np.isfinite(array).all():
+            raise InputError(where, f"video {video.name} has values that are not finite", "compute it again")
+        return array

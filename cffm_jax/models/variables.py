@@ -1,0 +1,52 @@
+"""Variables of a model: drawn at random, described by their shapes, flattened to paths."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import flax
+import jax
+import jax.numpy as jnp
+
+from cffm_jax.models.cffm import CFFM, GLOBAL_PREFIX, INPUT_MULTIPLE
+from cffm_jax.models.encoders.names import repeat_blocks
+
+
+def variable_shapes(model: CFFM) -> dict[str, Any]:
+    """Shapes of the model's variables, without computing anything; they do not depend on the clips' size.
+
+    One block of each of the encoder's stages is traced: a B5 has 52, and tracing them takes longer than reading them.
+    """
+    frames = len(model.sources) + 1
+    clips = jax.ShapeDtypeStruct((1, frames, INPUT_MULTIPLE, INPUT_MULTIPLE, 3), jnp.float32)
+    if model.depths:
+        return jax.eval_shape(model.init, jax.random.key(0), clips)
+    shapes = jax.eval_shape(model.clone(depths=(1, 1, 1, 1)).init, jax.random.key(0), clips)
+    return unflatten(repeat_blocks(flatten(shapes), model.backbone))
+
+
+def unflatten(arrays: Mapping[str, Any]) -> dict[str, Any]:
+    """Leaves by "<collection>/<path>" -> variables."""
+    return flax.traverse_util.unflatten_dict(dict(arrays), sep="/")
+
+
+def flatten(variables: Mapping[str, Any]) -> dict[str, Any]:
+    """The inverse of ``unflatten``."""
+    return flax.traverse_util.flatten_dict(dict(variables), sep="/")
+
+
+def init_variables(model: CFFM, key: jax.Array) -> dict[str, Any]:
+    """Random variables, compiled."""
+    return jax.jit(draw_variables, static_argnums=0)(model, key)
+
+
+def draw_variables(model: CFFM, key: jax.Array) -> dict[str, Any]:
+    """Random variables; their shapes do not depend on the clips' size, so the smallest clip will do."""
+    return model.init(key, jnp.zeros((1, len(model.sources) + 1, INPUT_MULTIPLE, INPUT_MULTIPLE, 3)))
+
+
+def trained_parts(model: CFFM, params: dict[str, Any]) -> dict[str, Any]:
+    """What training updates: everything, or, with global contexts, the global blocks and their classifier alone
+    (CFFM++ section 5.1: the second stage)."""
+    return {k: v for k, v in params.items() if not model.global_blocks or k.startswith(GLOBAL_PREFIX)}

@@ -1,0 +1,270 @@
+"""Masks of any video: frames are read, segmented as a stream and written one by one, so that memory does not grow."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import sys
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import numpy as np
+import tyro
+from tqdm import tqdm
+
+from cffm_jax.config import IGNORED_LABEL, Config
+from cffm_jax.data import clips
+from cffm_jax.drawing.masks import ALPHA
+from cffm_jax.errors import InputError, Stopped
+from cffm_jax.media.frame import Frame, Selection, Source
+from cffm_jax.media.pyav import require_av
+from cffm_jax.media.source import STDIN, has_magic, open_source
+from cffm_jax.predict import overlays
+from cffm_jax.predict.class_choice import chosen_classes, classes_of
+from cffm_jax.predict.writers import ClassShares, MaskArchive, MaskImages, OutputFolder, Writer
+from cffm_jax.runtime.signals import Interruption
+
+if TYPE_CHECKING:
+    from cffm_jax.inference.load import Weights
+
+_AHEAD = 2
+"""Frames that an accelerator has in hand while others are read and written; a CPU would only hold more memory."""
+_BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_noinv_fmt}]"
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What is wanted: the options of ``predict.py``."""
+
+    inputs: tyro.conf.Positional[tuple[str, ...]] = ()
+    """A video, an image, several images, a folder of images or a pattern in quotes (one video in the order of their
+    numbers), a camera's index, or - for a video on standard input."""
+    checkpoint: str = ""
+    """Folder of a run, or a file of weights of any kind, see convert.py. CFFM++ has prototypes of the frames so far."""
+    output: str = ""
+    """Folder to write into; default: <input>_prediction, beside the input."""
+    masks: Literal["png", "npz", "none"] = "png"
+    """Masks at the input's size: masks/<frame>.png with the classes' colours, or all of them in masks.npz; the index is
+    the class, 255 what --classes leaves out."""
+    overlay: bool = True
+    """Write overlay.mp4 (H.264, each frame at its time in the input), of a single image overlay.png."""
+    alpha: float = ALPHA
+    """How much of the classes' colours covers the frame, 0 to 1."""
+    legend: bool = False
+    """Write the names of the frame's classes into the overlay's corner."""
+    side_by_side: bool = False
+    """Put the frame itself on the overlay's left; the overlay is twice as wide."""
+    csv: bool = True
+    """Write shares.csv: a row for each frame, of which share of its pixels each class has."""
+    classes: tuple[str, ...] = ()
+    """Names or indices of the classes that are written and drawn; default: all."""
+    start: float = 0.0
+    """First frame: in seconds, but for images its number, from 0."""
+    end: float | None = None
+    """Where to end, before the frame of this time; for images before this number."""
+    every: int = 1
+    """Take every so many-th frame; the network sees only these, and its references are the nearest of them."""
+    rate: float = 15.0
+    """Frames a second that images stand for."""
+    reference_seconds: tuple[float, ...] | None = None
+    """How many seconds before the target the references lie, oldest first; without numbers the papers' 9/15, 6/15 and
+    3/15. The nearest frames are taken, at the input's rate. Default: as many frames back as in training."""
+    overwrite: bool = False
+    """Replace the folder of an earlier prediction."""
+
+    def require_sound(self) -> None:
+        """InputError if it asks for nothing, or for what cannot be."""
+        if not self.inputs or not all(self.inputs):
+            raise InputError("command line", "names no input", "give a video, images, a folder, - or a camera's index")
+        if not self.checkpoint:
+            raise InputError("--checkpoint", "is missing", "name a run's folder, or a file of weights")
+        if self.masks == "none" and not self.overlay and not self.csv:
+            raise InputError("command line", "leaves nothing to write", "give --masks png, --overlay or --csv")
+        if not 0 <= self.alpha <= 1:
+            raise InputError("--alpha", f"is {self.alpha:g}", "give 0 to 1")
+        if not 0.01 <= self.rate <= clips.FASTEST:
+            raise InputError("--rate", f"is {self.rate:g}", f"give 0.01 to {clips.FASTEST} frames a second")
+        clips.require_seconds(self.reference_seconds or ())
+
+
+def predict(request: Request) -> str:
+    """Reads the input, and writes what is wanted into one new folder, whole or not at all.
+
+    Returns:
+      A line for the user: what was written.
+
+    Raises:
+      InputError: anything that was given cannot be used, or the folder cannot be written.
+      Stopped: by a signal; of an input that has no end of its own what came is written first.
+    """
+    request.require_sound()
+    selection = Selection(request.start, request.end, request.every)
+    folder = OutputFolder(request.output or default_output(request.inputs), request.overwrite)
+    with contextlib.ExitStack() as stack:
+        interruption = stack.enter_context(Interruption())
+        source = stack.enter_context(open_source(request.inputs, selection, request.rate))
+        # Faults of the input, and what is not installed, show here, before the weights are loaded.
+        first = next(source.frames, None)
+        if first is None:
+            raise selection.none_left(source.name)
+        if request.overlay and not source.single:
+            require_av("--overlay", "give --no-overlay")
+        stack.enter_context(folder)
+        with interruption.deferred():  # What is raised within an extension that is being loaded may end in an abort.
+            import jax
+
+            from cffm_jax.inference.load import load
+
+        weights = _with_offsets(load(request.checkpoint), source, request)
+        names, colours = classes_of(weights.config)
+        job = _Job(request, source, folder, names, colours, chosen_classes(request.classes, names))
+        frames = _Kept(first, source.frames)
+        masks = weights.stream(frames, ahead=0 if source.live or jax.default_backend() == "cpu" else _AHEAD)
+        count, took = job.write(interruption, frames, masks)
+        with folder.writing():
+            folder.describe(job.about(weights.config, count, first.pixels.shape))
+    for warning in source.warnings:
+        print(f"warning: {shown(warning)}", file=sys.stderr)
+    written = ", ".join(sorted(os.listdir(folder.folder)))
+    return f"{shown(folder.folder)}: {count} frames, {count / took:.2f} a second ({written})"
+
+
+class _Job(NamedTuple):
+    """What is written, of what, and where."""
+
+    request: Request
+    source: Source
+    folder: OutputFolder
+    names: Sequence[str]
+    colours: np.ndarray
+    chosen: Sequence[int]
+
+    def write(self, interruption: Interruption, frames: _Kept, masks: Iterator[np.ndarray]) -> tuple[int, float]:
+        """All frames through all writers: how many there were, and how many seconds it took."""
+        keep = np.full(IGNORED_LABEL + 1, IGNORED_LABEL, np.uint8)
+        keep[list(self.chosen)] = self.chosen
+        count, began = 0, time.perf_counter()
+        with contextlib.ExitStack() as stack:
+            look = {"unit": "frame", "desc": "predict", "bar_format": _BAR, "disable": sys.stderr is None}
+            bar = stack.enter_context(tqdm(total=self.source.count, **look))
+            with self.folder.writing():
+                writers = self._writers(stack)
+            try:
+                for mask in masks:
+                    with interruption.deferred():
+                        frame, mask = frames.pop(), keep[mask]
+                        with self.folder.writing():
+                            for writer in writers:
+                                writer.write(frame, mask)
+                        count += 1
+                        bar.update()
+            except Stopped:
+                if not self.source.live or not count:
+                    raise
+            with self.folder.writing():
+                for writer in writers:
+                    writer.finish()
+        return count, time.perf_counter() - began
+
+    def _writers(self, stack: contextlib.ExitStack) -> list[Writer]:
+        """What writes the wanted files; the stack closes them."""
+        request, folder, writers = self.request, self.folder.partial, []
+
+        def add(writer: Writer) -> None:
+            stack.callback(writer.close)
+            writers.append(writer)
+
+        if request.masks == "png":
+            add(MaskImages(folder, self.colours))
+        if request.masks == "npz":
+            add(MaskArchive(folder, self.names, self.colours))
+        if request.csv:
+            add(ClassShares(folder, self.names, self.chosen))
+        if request.overlay:
+            look = {"alpha": request.alpha, "legend": request.legend, "side_by_side": request.side_by_side}
+            painter = overlays.Painter(self.names, self.colours, **look)
+            if self.source.single:
+                add(overlays.OverlayImage(folder, painter))
+            else:
+                add(overlays.OverlayVideo(folder, painter, self.source.rate / request.every, self.source.tick))
+        return writers
+
+    def about(self, config: Config, count: int, shape: tuple[int, ...]) -> dict[str, Any]:
+        """What the folder holds, for whoever reads it later."""
+        request = self.request
+        return {
+            "input": self.source.name,
+            "checkpoint": request.checkpoint,
+            "model": config.model.name,
+            "frames": count,
+            "size": [shape[1], shape[0]],
+            "rate": float(self.source.rate),
+            "start": request.start,
+            "end": request.end,
+            "every": request.every,
+            "offsets": list(config.data.offsets),
+            "classes": {k: self.names[k] for k in self.chosen},
+            "colours": {k: self.colours[k].tolist() for k in self.chosen},
+            "ignored": IGNORED_LABEL,
+        }
+
+
+class _Kept:
+    """The frames' pixels one after the other; a frame that was taken stays until it is popped beside its mask."""
+
+    def __init__(self, first: Frame, rest: Iterator[Frame]):
+        self._first, self._rest = first, rest
+        self._waiting: deque[Frame] = deque()
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        self._waiting.append(self._first)
+        yield self._first.pixels
+        for frame in self._rest:
+            self._waiting.append(frame)
+            yield frame.pixels
+
+    def pop(self) -> Frame:
+        """The earliest of the frames whose masks did not come before."""
+        return self._waiting.popleft()
+
+
+def _with_offsets(weights: Weights, source: Source, request: Request) -> Weights:
+    """The weights with references at the wanted times, else as many frames of the input back as they were trained.
+
+    Of every so many-th frame the nearest are taken, at least one back.
+    """
+    from cffm_jax.inference.streaming import offsets_at
+
+    data, seconds = weights.config.data, request.reference_seconds
+    if seconds is None:
+        offsets = tuple(max(1, round(offset / request.every)) for offset in data.offsets)
+    elif source.rate > clips.FASTEST:
+        problem = f"claims {float(source.rate):g} frames a second"
+        raise InputError(source.name, problem, "leave out --reference-seconds, or convert it to its true rate")
+    else:
+        offsets = offsets_at(float(source.rate / request.every), len(data.offsets), seconds)
+    config = dataclasses.replace(weights.config, data=dataclasses.replace(data, offsets=offsets))
+    return dataclasses.replace(weights, config=config)
+
+
+def default_output(inputs: Sequence[str]) -> str:
+    """``<input>_prediction`` beside the input; of what is no file in the current folder."""
+    name = inputs[0]
+    if name == STDIN:
+        return "stdin_prediction"
+    if not os.path.lexists(name):  # A camera's index, or a pattern, whose folder is named.
+        folder = os.path.dirname(name) if has_magic(name) else f"camera{name}"
+        folder = folder or "images"
+        return "images_prediction" if has_magic(folder) else f"{folder}_prediction"
+    name = os.path.abspath(name)
+    if len(inputs) > 1:
+        return f"{os.path.dirname(name)}_prediction"
+    return f"{name if os.path.isdir(name) else os.path.splitext(name)[0]}_prediction"
+
+
+def shown(path: object) -> str:
+    """A path for the terminal, even if its bytes are no text."""
+    return os.fsencode(str(path)).decode("utf-8", "backslashreplace")

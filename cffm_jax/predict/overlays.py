@@ -1,0 +1,172 @@
+"""Overlays: masks over their frames, as an H.264 video with the input's frame times, or as a picture."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from cffm_jax.config import IGNORED_LABEL
+from cffm_jax.drawing.masks import ALPHA, overlay
+from cffm_jax.errors import InputError
+from cffm_jax.media.frame import Frame
+from cffm_jax.media.pyav import Seekable, require_av
+from cffm_jax.predict.writers import OVERLAYS
+
+_QUALITY = {"crf": "20", "preset": "veryfast", "bf": "0"}
+"""Without frames that are stored ahead of their turn, by which the file's own duration and rate would be wrong where
+times are uneven."""
+_BT709 = 1
+_LEAST_SHARE = 0.005
+"""Classes with a smaller share of a frame are not in its legend."""
+
+
+class Painter:
+    """Draws a mask over its frame."""
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        colours: np.ndarray,
+        *,
+        alpha: float = ALPHA,
+        legend: bool = False,
+        side_by_side: bool = False,
+    ):
+        """
+        Args:
+          names: of the classes.
+          colours: u8[256,3].
+          alpha: how much of the classes' colours covers the frame.
+          legend: whether to write the names of the frame's classes into its corner.
+          side_by_side: whether to put the frame itself on the left.
+        """
+        self._names, self._colours = names, colours
+        self._alpha, self._legend, self._side_by_side = alpha, legend, side_by_side
+
+    def paint(self, frame: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        """u8[H,W,3] (side by side u8[H,2W,3]) of a frame u8[H,W,3] and its mask u8[H,W]."""
+        picture = overlay(frame, mask, self._colours, self._alpha)
+        if self._legend:
+            picture = self._with_legend(picture, mask)
+        return np.concatenate([frame, picture], axis=1) if self._side_by_side else picture
+
+    def _with_legend(self, picture: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        """The classes by their index, so that they keep their order; the largest, where not all have room."""
+        height, width = picture.shape[:2]
+        text = min(32, max(9, min(height, width) // 40))
+        line, margin = round(1.5 * text), text // 2
+        shares = np.bincount(mask.reshape(-1), minlength=IGNORED_LABEL + 1)[: len(self._names)] / mask.size
+        room = max(0, (height - 2 * margin) // line)
+        largest = np.argsort(-shares, kind="stable")[:room]
+        shown = sorted(int(k) for k in largest if shares[k] >= _LEAST_SHARE)
+        if not shown:
+            return picture
+        font = ImageFont.load_default(text)
+        names = [self._names[k].replace("_", " ") for k in shown]
+        image = Image.fromarray(picture)
+        wide = line + margin + max(font.getlength(name) for name in names)
+        box = (0, 0, int(wide) + 2 * margin, len(shown) * line + margin)
+        image.paste(Image.blend(image.crop(box), Image.new("RGB", box[2:]), 0.65), box)
+        draw = ImageDraw.Draw(image)
+        for i, (k, name) in enumerate(zip(shown, names)):
+            y = margin + i * line
+            draw.rectangle((margin, y, margin + text, y + text), tuple(self._colours[k].tolist()))
+            draw.text((margin + line, y + text / 2), name, (255, 255, 255), font, "lm")
+        return np.asarray(image)
+
+
+class OverlayImage:
+    """``overlay.png``, of an input that is one image."""
+
+    def __init__(self, folder: Path, painter: Painter):
+        self._path, self._painter = folder / OVERLAYS[1], painter
+
+    def write(self, frame: Frame, mask: np.ndarray) -> None:
+        Image.fromarray(self._painter.paint(frame.pixels, mask)).save(self._path)
+
+    def finish(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+class OverlayVideo:
+    """``overlay.mp4``: H.264 in 4:2:0, which browsers play; each frame is shown at its time in the input.
+
+    Such a video has even sides: an odd one gets a row or column more, a copy of the last.
+    """
+
+    def __init__(self, folder: Path, painter: Painter, rate: Fraction, tick: Fraction):
+        """``rate``: frames a second, about; ``tick``: unit of their times in seconds.
+
+        Raises:
+          InputError: PyAV is not installed, or has no H.264 encoder.
+        """
+        self._av = require_av("--overlay")
+        if "libx264" not in self._av.codecs_available:
+            raise InputError("--overlay", "needs a PyAV with libx264", "install PyAV's own wheel, or give --no-overlay")
+        self._painter, self._rate, self._tick = painter, rate.limit_denominator(60_000), _fit(tick)
+        self._file = Seekable(open(folder / OVERLAYS[0], "w+b"))
+        self._container = self._av.open(self._file, "w", format="mp4")
+        self._stream: Any = None
+        self._first = Fraction(0)
+        self._last = -1
+
+    def write(self, frame: Frame, mask: np.ndarray) -> None:
+        picture = self._painter.paint(frame.pixels, mask)
+        odd = [(0, side % 2) for side in picture.shape[:2]]
+        picture = np.pad(picture, (*odd, (0, 0)), "edge")
+        with self._errors():
+            if self._stream is None:
+                self._open(picture, frame.time)
+            shown = self._av.VideoFrame.from_ndarray(picture, "rgb24")
+            shown = shown.reformat(format="yuv420p", dst_colorspace=_BT709, dst_color_range=1)
+            shown.colorspace, shown.color_range = _BT709, 1
+            # Times that do not grow, as damaged inputs have them, are not for this format.
+            self._last = max(self._last + 1, round((frame.time - self._first) / self._tick))
+            shown.pts, shown.time_base = self._last, self._tick
+            self._container.mux(self._stream.encode(shown))
+
+    def _open(self, picture: np.ndarray, time: Fraction) -> None:
+        self._first = time
+        self._stream = self._container.add_stream("libx264", rate=self._rate, options=_QUALITY)
+        codec = self._stream.codec_context
+        codec.height, codec.width, codec.pix_fmt = *picture.shape[:2], "yuv420p"
+        codec.colorspace = codec.color_primaries = codec.color_trc = _BT709
+        codec.color_range = 1
+        codec.time_base = self._stream.time_base = self._tick
+
+    def finish(self) -> None:
+        with self._errors():
+            self._container.mux(self._stream.encode())
+            self._container.close()
+            self._file.file.close()
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError, self._av.FFmpegError):  # Reported where it came up.
+            self._container.close()
+        with contextlib.suppress(OSError):
+            self._file.file.close()
+
+    @contextlib.contextmanager
+    def _errors(self):
+        """The file's own error in place of PyAV's."""
+        try:
+            yield
+        except self._av.FFmpegError as error:
+            self._file.reraise()
+            height, width = self._stream.height, self._stream.width
+            problem = f"H.264 cannot be written at {width}x{height} ({error.strerror})"
+            raise InputError("--overlay", problem, "give --no-overlay") from error
+
+
+def _fit(tick: Fraction) -> Fraction:
+    """A unit of time that the format can hold."""
+    return tick if tick.denominator < 2**30 and tick.numerator < 2**15 else Fraction(1, 90_000)

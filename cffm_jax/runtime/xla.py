@@ -1,0 +1,25 @@
+"""Settings of XLA: the cache of compiled programs, deterministic kernels."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def cache_compilations() -> None:
+    """Keeps compiled programs between runs in the user's cache, unless JAX_COMPILATION_CACHE_DIR says where or ""."""
+    import jax
+
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        jax.config.update("jax_compilation_cache_dir", str(cache / "cffm_jax" / "xla"))
+
+
+DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
+"""XLA's flag: no operation on a GPU whose sums come in changing order, no choice of kernels by measuring them."""
+
+
+def require_determinism() -> None:
+    """Sets the flag; before JAX asks for its devices, which is when XLA reads it. CPUs are deterministic anyway."""
+    flags = [flag for flag in os.environ.get("XLA_FLAGS", "").split() if not flag.startswith(DETERMINISTIC[:-4])]
+    os.environ["XLA_FLAGS"] = " ".join([*flags, DETERMINISTIC])

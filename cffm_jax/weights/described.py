@@ -1,0 +1,228 @@
+"""Weights of a model as they lie in a file, whoever wrote it; and our own file, which says what it holds.
+
+Our file is a ``.safetensors`` whose keys are the paths of the variables (``params/encoder/stage1/...``) and whose
+metadata holds the config and where the weights come from.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cffm_jax.config import Config, ModelConfig
+from cffm_jax.errors import InputError
+from cffm_jax.models import variables
+from cffm_jax.models.cffa import REFERENCES
+from cffm_jax.models.cffm import CFFM
+from cffm_jax.models.create import create_model
+from cffm_jax.settings import config_from_dict
+from cffm_jax.weights.files.read import WeightFile, file_digest
+from cffm_jax.weights.files.stored_array import StoredArray
+from cffm_jax.weights.naming.match import as_float32, export_state_dict, load_leaves, match, without_counterpart
+from cffm_jax.weights.naming.recognise import ENCODER, Foreign, recognise
+
+FORMAT = "cffm_jax"
+WHOLE = "all"
+_MODEL_FIELDS = {field.name for field in dataclasses.fields(ModelConfig)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Held:
+    """Weights that lie somewhere, described but not read.
+
+    Attributes:
+      source: what errors name.
+      origin: whose they are, in words.
+      part: "all", or "encoder" for an encoder alone, whose model is then the SegFormer with it.
+      config: of the model; the other sections are the defaults unless a run of ours left them.
+      leaves: by "<collection>/<path>".
+      fresh: leaves of the model that such files lack and that start afresh (ConvNeXt's stage norms).
+      dead: keys that carry nothing which the model computes with.
+      ignored: what else the file holds: an optimiser's state, notes.
+      licence: what is known about their use.
+      sources: leaf -> the file's keys that it is made of.
+      problems: what keeps the file from being the model's weights.
+      file: where they lie, if it is one.
+      step: of the run that left them.
+    """
+
+    source: str
+    origin: str
+    part: str
+    config: Config
+    leaves: Mapping[str, StoredArray]
+    fresh: tuple[str, ...] = ()
+    dead: tuple[str, ...] = ()
+    ignored: tuple[str, ...] = ()
+    licence: str = ""
+    sources: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
+    problems: tuple[str, ...] = ()
+    file: WeightFile | None = None
+    step: int | None = None
+
+    @functools.cached_property
+    def model(self) -> CFFM:
+        return create_model(**dataclasses.asdict(self.config.model))
+
+    @property
+    def parameters(self) -> int:
+        return sum(int(np.prod(leaf.shape)) for path, leaf in self.leaves.items() if path.startswith("params/"))
+
+    def require_sound(self) -> None:
+        """InputError, with all that is wrong, unless the leaves are those of the model."""
+        if self.problems:
+            raise InputError(
+                self.source,
+                f"does not fit {self.model.public_name}, which it resembles most: {'; '.join(self.problems)}",
+                "give the whole file as its authors wrote it",
+            )
+
+    def load(self) -> dict[str, Any]:
+        """The variables. InputError if they are not sound, cannot be read or are not finite."""
+        self.require_sound()
+        return variables.unflatten(load_leaves(self.leaves, self.source))
+
+
+def held_by(file: WeightFile) -> Held:
+    """What a file holds, ours or anybody's.
+
+    Raises:
+      InputError: it is of no origin or size that is known, or its own description is damaged.
+    """
+    if file.metadata.get("format") == FORMAT:
+        return _ours(file)
+    return _foreign(file, recognise(file.arrays, file.path))
+
+
+def _foreign(file: WeightFile, found: Foreign) -> Held:
+    told = _told(file)
+    settings = {**found.settings(file.path), **told["model"]}
+    config = Config(model=dataclasses.replace(ModelConfig(), **settings))
+    part = ENCODER if found.family == ENCODER else WHOLE
+    try:
+        model = create_model(**dataclasses.asdict(config.model))
+    except (TypeError, ValueError) as error:
+        raise InputError(file.path, f"describes no model ({error})", "give the file as it was written") from error
+    matched = match(found, model, part)
+    return Held(
+        source=str(file.path),
+        origin=told["origin"] or found.origin.name(found.family),
+        part=part,
+        config=config,
+        leaves=matched.leaves,
+        fresh=matched.fresh,
+        dead=matched.dead,
+        ignored=file.ignored,
+        licence=told["licence"] or found.origin.licence,
+        sources=matched.sources,
+        problems=tuple(matched.problems()),
+        file=file,
+    )
+
+
+def _told(file: WeightFile) -> dict[str, Any]:
+    """What a file in the released layout that we wrote ourselves says of itself: model settings, origin, licence."""
+    told: dict[str, Any] = {"model": {}, "origin": "", "licence": ""}
+    held = file.metadata.get(FORMAT)
+    if held is None:
+        return told
+    try:
+        held = json.loads(held) if isinstance(held, str) else held
+        model, history = held["model"], held["provenance"]
+        told["model"] = {k: tuple(v) if isinstance(v, list) else v for k, v in model.items() if k in _MODEL_FIELDS}
+        return told | {name: str(history[name]) for name in ("origin", "licence")}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(file.path, "its description of the model is damaged", "convert it again") from error
+
+
+def _ours(file: WeightFile) -> Held:
+    try:
+        config = config_from_dict(json.loads(file.metadata["config"]), file.path)
+        part, history = file.metadata["part"], json.loads(file.metadata["provenance"])
+        model = create_model(**dataclasses.asdict(config.model))
+        origin, licence, sources = history["origin"], history["licence"], history["keys"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(file.path, "its description of itself is damaged", "convert the original again") from error
+    expected = variables.flatten(variables.variable_shapes(model))
+    if part == ENCODER:
+        expected = {path: leaf for path, leaf in expected.items() if path.startswith(f"params/{ENCODER}/")}
+    leaves, problems = {}, [f"left over {path}" for path in file.arrays if path not in expected]
+    fresh = tuple(path for path in expected if path not in file.arrays and path in history.get("fresh", ()))
+    for path, leaf in expected.items():
+        held = file.arrays.get(path)
+        if held is None:
+            problems += [] if path in fresh else [f"missing {path}"]
+        elif held.shape != leaf.shape:
+            problems.append(f"{path} is {list(held.shape)}, not {list(leaf.shape)}")
+        else:
+            load = functools.partial(_load, held)
+            leaves[path] = StoredArray(leaf.shape, np.dtype(np.float32), load)
+    return Held(
+        source=str(file.path),
+        origin=origin,
+        part=part,
+        config=config,
+        leaves=leaves,
+        fresh=fresh,
+        ignored=file.ignored,
+        licence=licence,
+        sources=sources,
+        problems=tuple(problems),
+        file=file,
+    )
+
+
+def _load(held: StoredArray) -> np.ndarray:
+    return np.ascontiguousarray(as_float32(held.load()))
+
+
+def provenance(weights: Held) -> dict[str, Any]:
+    """Where weights come from: the files' name and sha256, origin, licence, which of their keys made which array."""
+    return {
+        "source": Path(weights.source).name,
+        "sha256": file_digest(weights.file.files) if weights.file else "",
+        "origin": weights.origin,
+        "licence": weights.licence,
+        "written_by": f"{FORMAT} {metadata.version('cffm-jax')}",
+        "dead": list(weights.dead),
+        "ignored": list(weights.ignored),
+        "fresh": list(weights.fresh),
+        "keys": {path: list(keys) for path, keys in weights.sources.items()},
+    }
+
+
+def own_metadata(weights: Held, history: Mapping[str, Any]) -> dict[str, str]:
+    """The metadata of our file."""
+    return {
+        "format": FORMAT,
+        "part": weights.part,
+        "config": json.dumps(dataclasses.asdict(weights.config)),
+        "provenance": json.dumps(history),
+    }
+
+
+def released_arrays(weights: Held) -> dict[str, np.ndarray]:
+    """The weights in the released layout, dead ones as zeros. InputError if the release has no place for some."""
+    model = weights.model
+    missing = without_counterpart(model)
+    if model.projection != "linear":  # We have names for it, nobody else has.
+        missing.append("decoder/project1/norm")
+    if model.local_blocks and len(model.sources) != len(REFERENCES):  # Its names count the references.
+        missing.append(f"{len(model.sources)} reference frames")
+    if missing and weights.part == WHOLE:
+        problem = f"{model.public_name} with these settings has no counterpart in the release ({missing[0]})"
+        raise InputError(weights.source, problem, "keep our own format, --to cffm_jax")
+    return export_state_dict(weights.load(), model, part=weights.part, dead=weights.part == WHOLE)
+
+
+def released_description(weights: Held, history: Mapping[str, Any]) -> dict[str, Any]:
+    """What a file in the released layout says of itself, so that it is read here as it was written."""
+    told = {name: value for name, value in history.items() if name != "keys"}
+    return {"model": dataclasses.asdict(weights.config.model), "provenance": told}

@@ -1,0 +1,315 @@
+"""Files of weights, read without torch and without running anything that a file holds.
+
+The format is told by the content: torch's two, safetensors (whole or in shards, a file or a folder), npz. A file is
+first described (``open_weights``); arrays are read one at a time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from cffm_jax.errors import InputError
+from cffm_jax.weights.files import array_files, detect, torch_files, zip_guard
+from cffm_jax.weights.files.stored_array import MAX_BYTES, REMEDY, StoredArray, is_numeric, printable, reading
+from cffm_jax.weights.files.torch_files import SAVE_WEIGHTS, Tensor, TorchFile
+from cffm_jax.weights.files.unpickle import Inert, Pairs, plain
+
+__all__ = ["StoredArray", "WeightFile", "file_digest", "open_weights", "read_array", "read_state_dict"]
+
+FOLDER_FILES = (
+    "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json",
+)  # fmt: skip
+"""What Hugging Face's ``save_pretrained`` writes, in the order in which it is looked for."""
+
+WRAPPERS = (
+    "state_dict", "model", "model_state_dict", "network", "net", "module", "state_dict_ema", "model_ema", "ema",
+)  # fmt: skip
+"""Names under which a checkpoint keeps its weights; the averaged ones only if there are no others."""
+
+MAX_SHARDS = 256
+"""All are kept open, and a process may usually open 1,024 files."""
+
+MAX_JSON = 16 << 20
+"""Bytes of an index or a configuration: 100,000 long names."""
+
+MAX_KEY = 512
+"""Characters of a key; the longest of this family has some eighty."""
+
+
+@dataclasses.dataclass(frozen=True)
+class WeightFile:
+    """A state dict in a file, described; its arrays can be read while the file is open."""
+
+    path: Path
+    """As given."""
+    files: tuple[Path, ...]
+    """All files that it consists of: for checksums."""
+    format: str
+    """"torch (zip)", "torch (legacy)", "safetensors", "safetensors, 3 shards", "npz"."""
+    arrays: dict[str, StoredArray]
+    metadata: dict[str, Any]
+    """Plain values: safetensors' own metadata, a checkpoint's ``meta``, a folder's config.json as "config"."""
+    ignored: tuple[str, ...]
+    """What else the file holds, by name: "optimizer", "meta", and keys of the state dict that are no arrays."""
+
+
+@contextlib.contextmanager
+def open_weights(path: str | Path) -> Iterator[WeightFile]:
+    """The state dict of a file, or of a folder as ``save_pretrained`` writes it, described without reading its arrays.
+
+    A checkpoint that wraps its weights as ``state_dict``, ``model`` and the like beside other things is unwrapped.
+
+    Raises:
+      InputError: it is missing, damaged, of another format, beyond the limits of size, or holds no state dict of
+        arrays of numbers.
+    """
+    path = Path(path)
+    with contextlib.ExitStack() as stack:
+        with reading(path):
+            described = _describe(path, stack)
+        yield described
+
+
+def read_state_dict(path: str | Path) -> dict[str, np.ndarray]:
+    """Arrays by key of a file or folder, as ``open_weights`` describes them.
+
+    Raises:
+      InputError: as ``open_weights``, or an array is damaged.
+    """
+    with open_weights(path) as weights:
+        return {key: array.load() for key, array in weights.arrays.items()}
+
+
+def read_array(path: str | Path) -> np.ndarray:
+    """The one array of a file: a tensor saved by itself, or alone in a dictionary.
+
+    Raises:
+      InputError: as ``read_state_dict``, or the file holds none or several.
+    """
+    path = Path(path)
+    with contextlib.ExitStack() as stack:
+        with reading(path):
+            array = single_array(_contents(_open(path, stack), path.stat().st_size, path), path)
+        return array.load()
+
+
+def single_array(contents: TorchFile | array_files.ArrayFile, where: object) -> StoredArray:
+    """The one array of an open file, as ``read_array``."""
+    if isinstance(contents, TorchFile):
+        value = contents.value
+        found = [value] if isinstance(value, Tensor) else []
+        if isinstance(value, Pairs):
+            found = [item for _, item in value.items if isinstance(item, Tensor)]
+        arrays = {str(i): contents.array(tensor) for i, tensor in enumerate(found)}
+    else:
+        arrays = contents.arrays
+    if len(arrays) != 1:
+        raise InputError(where, "holds no array, or several", "give a file with one array")
+    _check_arrays(arrays, where)
+    return next(iter(arrays.values()))
+
+
+def read_torch(file: BinaryIO, size: int, where: object) -> TorchFile:
+    """What an open file of torch holds.
+
+    Raises:
+      InputError: it is of another format; other errors as of ``torch_files``.
+    """
+    kind = detect.recognise(file, size, where)
+    if kind == "torch (legacy)":
+        return torch_files.read_legacy(file, size, where)
+    found = torch_files.read_zip(zip_guard.open_zip(file, size), where) if kind == "zip" else None
+    if found is None:
+        raise InputError(where, "is no file of torch", "give one that torch.save wrote")
+    return found
+
+
+def file_digest(files: Sequence[str | Path]) -> str:
+    """SHA-256 of a file in hexadecimal; of several, that of their digests in order.
+
+    Raises:
+      InputError: a file cannot be read.
+    """
+    digests = []
+    for path in files:
+        with reading(path), Path(path).open("rb") as file:
+            digests.append(hashlib.file_digest(file, "sha256").hexdigest())
+    return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+
+
+# --- files and folders ----------------------------------------------------------------------------------------------
+
+
+def _describe(path: Path, stack: contextlib.ExitStack) -> WeightFile:
+    if path.is_dir():
+        found = next((path / name for name in FOLDER_FILES if (path / name).is_file()), None)
+        if found is None:
+            problem = f"is a folder without {' or '.join(FOLDER_FILES)}"
+            raise InputError(path, problem, "name the file with the weights")
+        with reading(found):
+            described = _describe(found, stack)
+        metadata = described.metadata | _configuration(path / "config.json")
+        return dataclasses.replace(described, path=path, metadata=metadata)
+    file, size = _open(path, stack), path.stat().st_size
+    if detect.recognise(file, size, path) == "json":
+        return _sharded(path, stack)
+    contents = _contents(file, size, path)
+    if isinstance(contents, TorchFile):
+        arrays, metadata, ignored = _unwrap(contents, path)
+    else:
+        arrays, metadata, ignored = contents.arrays, contents.metadata, contents.ignored
+    if not arrays:
+        raise InputError(path, "holds no state dict", REMEDY)
+    _check_arrays(arrays, path)
+    return WeightFile(path, (path,), contents.format, arrays, metadata, tuple(ignored))
+
+
+def _open(path: Path, stack: contextlib.ExitStack) -> BinaryIO:
+    if not path.exists():
+        raise InputError(path, "no such file", REMEDY)
+    if not path.is_file():
+        raise InputError(path, "is no file", REMEDY)
+    return stack.enter_context(path.open("rb"))
+
+
+def _contents(file: BinaryIO, size: int, path: Path) -> TorchFile | array_files.ArrayFile:
+    """What an open file holds, by the reader of its format."""
+    match detect.recognise(file, size, path):
+        case "safetensors":
+            return array_files.read_safetensors(file, size, path)
+        case "zip":
+            archive = zip_guard.open_zip(file, size)
+            found = torch_files.read_zip(archive, path) or array_files.read_npz(archive, path)
+            if found is None:
+                raise InputError(path, "is a zip file, but neither torch's nor numpy's", REMEDY)
+            return found
+        case "torch (legacy)":
+            return torch_files.read_legacy(file, size, path)
+    raise InputError(path, "is JSON, not weights", REMEDY)
+
+
+def _sharded(path: Path, stack: contextlib.ExitStack) -> WeightFile:
+    """The shards that an index names, each a file beside it."""
+    index = _json(path)
+    places = index.get("weight_map") if isinstance(index, dict) else None
+    if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()) or not places:
+        raise InputError(path, "is JSON, but no index of shards", REMEDY)
+    names = sorted(set(places.values()))
+    if len(names) > MAX_SHARDS:
+        raise InputError(path, f"names {len(names)} shards, more than {MAX_SHARDS}", "save it in fewer")
+    for name in names:
+        if not name or "/" in name or "\\" in name or ":" in name or name in (".", "..") or not name.isprintable():
+            raise InputError(path, f"names a shard outside its folder: {printable(name)}", "name files beside it")
+    shards: dict[str, WeightFile] = {}
+    for name in names:
+        shard = path.with_name(name)
+        with reading(shard):
+            shards[name] = _whole(shard, stack)
+    missing = [f"{places[key]} has no {key}" for key in places if key not in shards[places[key]].arrays]
+    if missing:
+        raise InputError(path, f"does not fit its shards: {printable(missing[0])}", "save the weights again")
+    arrays = {key: shards[name].arrays[key] for key, name in places.items()}
+    format = shards[names[0]].format
+    return WeightFile(
+        path,
+        (path, *(path.with_name(name) for name in names)),
+        f"{format}, {len(names)} shard{'s' * (len(names) > 1)}",
+        arrays,
+        shards[names[0]].metadata,
+        tuple(
+            key for name in names for key in (*shards[name].arrays, *shards[name].ignored) if places.get(key) != name
+        ),
+    )
+
+
+def _whole(path: Path, stack: contextlib.ExitStack) -> WeightFile:
+    """A shard: a file of weights that is no index itself."""
+    if not path.is_file():
+        raise InputError(path, "no such file, but the index names it", "fetch all shards")
+    with path.open("rb") as file:
+        if detect.recognise(file, path.stat().st_size, path) == "json":
+            raise InputError(path, "is JSON, but the index names it as a shard", "fetch all shards")
+    return _describe(path, stack)
+
+
+def _json(path: Path) -> Any:
+    with path.open("rb") as file:
+        text = file.read(MAX_JSON + 1)
+    if len(text) > MAX_JSON:
+        raise ValueError(f"JSON of more than {MAX_JSON} bytes")
+    return json.loads(text)
+
+
+def _configuration(path: Path) -> dict[str, Any]:
+    """{"config": ...} of a model's config.json; empty without one that can be read, as it is not needed."""
+    try:
+        config = _json(path)
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return {"config": config} if isinstance(config, dict) else {}
+
+
+# --- what a checkpoint wraps ----------------------------------------------------------------------------------------
+
+
+def _unwrap(file: TorchFile, path: Path) -> tuple[dict[str, StoredArray], dict[str, Any], list[str]]:
+    """(arrays, metadata, names that are ignored) of the outermost state dict."""
+    value, metadata, ignored = file.value, {}, []
+    for _ in WRAPPERS:  # Wrappers in wrappers, but a dictionary may hold itself.
+        if not isinstance(value, Pairs):
+            break
+        named = value.named()
+        wrapper = next((name for name in WRAPPERS if _holds_tensors(named.get(name))), None)
+        if wrapper is None:
+            break
+        ignored += [printable(name) for name in named if name != wrapper]
+        metadata = metadata or plain(named.get("meta"))
+        value = named[wrapper]
+    module = value if isinstance(value, Inert) else None
+    if isinstance(value, Pairs) and not _holds_tensors(value):
+        module = next((item for key, item in value.items if key in WRAPPERS and isinstance(item, Inert)), None)
+    if module:
+        raise InputError(path, f"holds no state dict, but a whole object: {printable(module.kind)}", SAVE_WEIGHTS)
+    if not isinstance(value, Pairs):
+        return {}, {}, []
+    arrays = {}
+    for key, item in value.named().items():
+        if isinstance(item, Inert) and "tensor" in item.kind:
+            problem = f"{printable(key)} is no plain tensor ({printable(item.kind)})"
+            raise InputError(path, problem, "save dense tensors of floating point")
+        if isinstance(item, Tensor):
+            arrays[key] = file.array(item)
+    ignored += [printable(key) for key, item in value.items if not isinstance(item, Tensor)]
+    return arrays, metadata, ignored
+
+
+def _holds_tensors(value: Any, depth: int = 3) -> bool:
+    """Whether a dictionary holds tensors, or is a wrapper of one that does."""
+    if not isinstance(value, Pairs) or not depth:
+        return False
+    if any(isinstance(item, Tensor) for _, item in value.items):
+        return True
+    named = value.named()
+    return any(_holds_tensors(named.get(name), depth - 1) for name in WRAPPERS)
+
+
+def _check_arrays(arrays: dict[str, StoredArray], where: object) -> None:
+    """Keys that can be named in one line, and numbers, not too many."""
+    total = 0
+    for key, array in arrays.items():
+        if not 0 < len(key) <= MAX_KEY or not key.isprintable():
+            raise InputError(where, f"has a key that is no name: {printable(key)}", REMEDY)
+        if not is_numeric(array.dtype):
+            problem = f"{printable(key)} has the type {printable(array.dtype)}"
+            raise InputError(where, problem, "give arrays of floating point, integers or Booleans")
+        total += array.nbytes
+    if total > MAX_BYTES:
+        raise InputError(where, f"its arrays take {total} bytes, more than {MAX_BYTES}", REMEDY)

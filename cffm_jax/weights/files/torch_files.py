@@ -1,0 +1,292 @@
+"""torch's two file formats, the zip of torch >= 1.6 and the one before: what they hold is described, and read later."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import io
+import zipfile
+from collections import Counter
+from collections.abc import Callable
+from pickle import UnpicklingError
+from typing import Any, BinaryIO
+
+import ml_dtypes
+import numpy as np
+
+from cffm_jax.errors import InputError
+from cffm_jax.weights.files import unpickle
+from cffm_jax.weights.files.stored_array import FLOOR_BYTES, StoredArray, check_shape, from_bytes, reading
+from cffm_jax.weights.files.unpickle import Inert, Name, Pairs
+
+SAVE_WEIGHTS = "save model.state_dict() with torch.save and give that"
+
+# https://github.com/pytorch/pytorch/blob/main/torch/serialization.py
+MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
+_PROTOCOL = 1001
+
+MAX_REUSE = 8
+"""Bytes of arrays for a byte of storage: a few tensors of a model may share one."""
+
+_STORAGES = {
+    "FloatStorage": np.float32,
+    "DoubleStorage": np.float64,
+    "HalfStorage": np.float16,
+    "BFloat16Storage": ml_dtypes.bfloat16,
+    "LongStorage": np.int64,
+    "IntStorage": np.int32,
+    "ShortStorage": np.int16,
+    "CharStorage": np.int8,
+    "ByteStorage": np.uint8,
+    "BoolStorage": np.bool_,
+    "ComplexFloatStorage": np.complex64,
+    "ComplexDoubleStorage": np.complex128,
+    "UntypedStorage": np.uint8,
+    "QInt8Storage": np.int8,
+    "QUInt8Storage": np.uint8,
+    "QInt32Storage": np.int32,
+    "QUInt4x2Storage": np.uint8,
+    "QUInt2x4Storage": np.uint8,
+}
+_DTYPES = {
+    name: np.dtype(getattr(ml_dtypes, name, name))
+    for name in ("float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz", "float8_e8m0fnu",
+                 "uint16", "uint32", "uint64")
+}  # fmt: skip
+"""Types without a storage class of their own."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Storage:
+    """A run of elements in the file."""
+
+    key: str
+    dtype: np.dtype
+    count: int
+    start: int = 0
+    """First element, of a view of another storage (torch < 0.4)."""
+
+    @property
+    def nbytes(self) -> int:
+        return self.count * self.dtype.itemsize
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Tensor:
+    """A strided view of a storage; offset and stride in elements of ``dtype``."""
+
+    storage: Storage
+    dtype: np.dtype
+    offset: int
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+
+
+class TorchFile:
+    """What a file holds (``value``: plain values, ``Pairs``, ``Tensor``, ``Inert``), and its tensors as arrays."""
+
+    def __init__(self, value: Any, format: str, where: object, read: Callable[[str], np.ndarray]):
+        """``read`` gives the bytes u8[n] of a storage, an own copy."""
+        self.value, self.format = value, format
+        self._where, self._read = where, read
+        self._users: Counter[str] = Counter()
+        self._kept: dict[str, np.ndarray] = {}
+        self._stored = self._described = 0
+
+    def array(self, tensor: Tensor) -> StoredArray:
+        """InputError if tensors share storage so much that arrays would be large out of proportion."""
+        array = StoredArray(tensor.shape, tensor.dtype, functools.partial(self._load, tensor))
+        self._stored += 0 if self._users[tensor.storage.key] else tensor.storage.nbytes
+        self._users[tensor.storage.key] += 1
+        self._described += array.nbytes
+        if self._described > max(FLOOR_BYTES, MAX_REUSE * self._stored):
+            problem = f"its tensors share storage: {self._stored} bytes would become {self._described}"
+            raise InputError(self._where, problem, SAVE_WEIGHTS)
+        return array
+
+    def _load(self, tensor: Tensor) -> np.ndarray:
+        key = tensor.storage.key
+        with reading(self._where):
+            data = self._kept.pop(key) if key in self._kept else self._read(key)
+            self._users[key] -= 1
+            shared = self._users[key] > 0
+            if shared:  # Kept until the last tensor that needs it: never read once for each of them.
+                self._kept[key] = data
+            start = tensor.storage.start * tensor.storage.dtype.itemsize + tensor.offset * tensor.dtype.itemsize
+            count = _span(tensor.shape, tensor.stride)
+            view = data[start : start + count * tensor.dtype.itemsize]
+            if not _is_contiguous(tensor.shape, tensor.stride):
+                strides = tuple(s * tensor.dtype.itemsize for s in tensor.stride)
+                elements = view.view(np.dtype((np.void, tensor.dtype.itemsize)))
+                view = np.lib.stride_tricks.as_strided(elements, tensor.shape, strides).copy().reshape(-1)
+                view = view.view(np.uint8)
+            elif shared or len(view) != len(data):
+                view = view.copy()
+            return from_bytes(view, tensor.dtype, tensor.shape)
+
+
+def read_zip(archive: zipfile.ZipFile, where: object) -> TorchFile | None:
+    """torch's zip format; None if the archive is another's.
+
+    Raises:
+      InputError: it is TorchScript, or its bytes are in an order that is not read here.
+      UnpicklingError, ValueError, KeyError: it is damaged.
+    """
+    members = {member.filename: member for member in archive.infolist()}
+    pickles = [name for name in members if name.split("/")[-1] == "data.pkl" and name.count("/") <= 1]
+    if len(pickles) != 1:
+        return None
+    prefix = pickles[0].removesuffix("data.pkl")
+    if f"{prefix}constants.pkl" in members or any(name.startswith(f"{prefix}code/") for name in members):
+        raise InputError(where, "is a TorchScript program, not weights", SAVE_WEIGHTS)
+    if f"{prefix}byteorder" in members and archive.open(f"{prefix}byteorder").read(8).strip() != b"little":
+        raise InputError(where, "was written on a machine of another byte order", "save it again on a usual one")
+    if members[pickles[0]].file_size > unpickle.MAX_BYTES:
+        raise UnpicklingError(f"its pickle is larger than {unpickle.MAX_BYTES} bytes")
+
+    def reference(pid: Any) -> Any:
+        storage = _storage(pid)
+        if isinstance(storage, Storage):
+            member = members.get(f"{prefix}data/{storage.key}")
+            if member is None or member.file_size != storage.nbytes:
+                raise UnpicklingError(f"its storage {storage.key} is missing or has another size")
+        return storage
+
+    def read(key: str) -> np.ndarray:
+        data = np.frombuffer(archive.read(f"{prefix}data/{key}"), np.uint8)
+        return data.copy()
+
+    data = archive.read(pickles[0])
+    return TorchFile(unpickle.interpret(io.BytesIO(data), len(data), _make, reference), "torch (zip)", where, read)
+
+
+def read_legacy(file: BinaryIO, size: int, where: object) -> TorchFile:
+    """The format of torch < 1.6: pickles one after the other, then the storages.
+
+    Raises:
+      InputError: its bytes are in an order that is not read here.
+      UnpicklingError, ValueError: it is damaged.
+    """
+    storages: dict[str, Storage] = {}
+
+    def load(**functions: Any) -> Any:
+        return unpickle.interpret(file, size - file.tell(), **functions)
+
+    def reference(pid: Any) -> Any:
+        storage = _storage(pid)
+        if isinstance(storage, Storage):
+            view = pid[5] if len(pid) > 5 else None
+            base = Storage(storage.key, storage.dtype, pid[4])
+            if storages.setdefault(base.key, base) != base:
+                raise UnpicklingError(f"its storage {base.key} has two sizes")
+            if view is not None:
+                _, start, count = view
+                if type(start) is not int or type(count) is not int or not 0 <= start <= start + count <= base.count:
+                    raise UnpicklingError("a view reaches beyond its storage")
+                storage = Storage(base.key, base.dtype, count, start)
+        return storage
+
+    if load() != MAGIC_NUMBER:
+        raise UnpicklingError("it does not start as torch's files do")
+    if load() != _PROTOCOL:
+        raise UnpicklingError("it is of a protocol that torch never wrote")
+    system = load()
+    if not isinstance(system, Pairs) or system.named().get("little_endian") is not True:
+        raise InputError(where, "was written on a machine of another byte order", "save it again on a usual one")
+    value = load(make=_make, reference=reference)
+    places = _places(file, size, load(), storages)
+
+    def read(key: str) -> np.ndarray:
+        data = np.empty(storages[key].nbytes, np.uint8)
+        file.seek(places[key])
+        if file.readinto(data) != len(data):
+            raise EOFError("it has become shorter")
+        return data
+
+    return TorchFile(value, "torch (legacy)", where, read)
+
+
+def _places(file: BinaryIO, size: int, keys: Any, storages: dict[str, Storage]) -> dict[str, int]:
+    """Where each storage starts: they follow in the order of ``keys``, a count of elements before each."""
+    places: dict[str, int] = {}
+    if type(keys) is not list or not all(type(key) is str for key in keys) or set(keys) != set(storages):
+        raise UnpicklingError("its list of storages is damaged")
+    for key in keys:
+        count = int.from_bytes(file.read(8), "little")
+        places[key] = file.tell()
+        end = places[key] + storages[key].nbytes
+        if end > size or count != storages[key].count:
+            raise UnpicklingError(f"it is cut off, or its storage {key} has another size")
+        file.seek(end)
+    if len(places) != len(keys):
+        raise UnpicklingError("its list of storages is damaged")
+    return places
+
+
+def _storage(pid: Any) -> Storage | Name:
+    """('storage', class, key, device, elements, ...) of a persistent id; of ('module', class, its source code) the
+    class is kept, by its name."""
+    if type(pid) is tuple and len(pid) > 1 and pid[0] == "module" and type(pid[1]) is Name:
+        return pid[1]
+    kind, cls, key, _, count = pid[:5] if type(pid) is tuple and len(pid) >= 5 else (None,) * 5
+    known = type(cls) is Name and cls.module in ("torch", "torch.cuda", "torch.storage") and cls.name in _STORAGES
+    if kind != "storage" or not known or type(key) is not str or type(count) is not int or not 0 <= count < 2**48:
+        raise UnpicklingError("it refers to a storage of no known type")
+    return Storage(key, np.dtype(_STORAGES[cls.name]), count)
+
+
+def _make(function: Name, arguments: tuple) -> Any:
+    """What a call of a known function gives: dictionaries, tensors; of any other nothing but its name is kept."""
+    match (function.module, function.name):
+        case ("collections", "OrderedDict" | "defaultdict"):
+            pairs = arguments[0] if arguments and function.name == "OrderedDict" else []
+            return Pairs([(key, value) for key, value in (pairs.items if type(pairs) is Pairs else pairs)])
+        case ("torch._utils", "_rebuild_tensor" | "_rebuild_tensor_v2"):
+            negated = len(arguments) > 6 and type(arguments[6]) is Pairs and bool(arguments[6].items)
+            return Inert("torch tensor with flags") if negated else _tensor(*arguments[:4])
+        case ("torch._utils", "_rebuild_tensor_v3"):
+            return _tensor(*arguments[:4], dtype=arguments[6])
+        case ("torch._utils", "_rebuild_parameter" | "_rebuild_parameter_with_state"):
+            return arguments[0]
+        case ("torch.nn.parameter", "Parameter" | "Buffer") if arguments:
+            return arguments[0]
+        case ("torch._tensor", "_rebuild_from_type_v2"):
+            return _make(arguments[0], arguments[2])
+        case ("torch", "Size"):
+            return tuple(arguments[0])
+    return Inert(str(function))
+
+
+def _tensor(storage: Any, offset: Any, shape: Any, stride: Any, dtype: Any = None) -> Tensor | Inert:
+    """A tensor once it is known to lie within its storage."""
+    if type(dtype) is Name and str(dtype).removeprefix("torch.") not in _DTYPES:
+        return Inert(f"tensor of {dtype}")
+    kind = _DTYPES[dtype.name] if type(dtype) is Name else storage.dtype
+    numbers = (offset, *shape, *stride)
+    if not all(type(n) is int and 0 <= n < 2**48 for n in numbers) or len(shape) != len(stride):
+        raise UnpicklingError("a tensor has an impossible shape")
+    shape, stride = tuple(shape), tuple(stride)
+    check_shape(shape)
+    room = storage.nbytes // kind.itemsize
+    size = 1
+    for n in shape:
+        size *= n
+    if size > room or offset + _span(shape, stride) > room:
+        raise UnpicklingError("a tensor reaches beyond its storage")
+    return Tensor(storage, kind, offset, shape, stride)
+
+
+def _span(shape: tuple[int, ...], stride: tuple[int, ...]) -> int:
+    """Elements from the first to the last."""
+    return 0 if 0 in shape else 1 + sum((n - 1) * s for n, s in zip(shape, stride))
+
+
+def _is_contiguous(shape: tuple[int, ...], stride: tuple[int, ...]) -> bool:
+    expected = 1
+    if 0 in shape:
+        return True
+    for n, s in zip(reversed(shape), reversed(stride)):
+        if n > 1 and s != expected:
+            return False
+        expected *= n
+    return True

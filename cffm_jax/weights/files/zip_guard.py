@@ -1,0 +1,87 @@
+"""Zip archives opened within limits: nothing is ever extracted, and no small file can unfold into a large one."""
+
+from __future__ import annotations
+
+import re
+import zipfile
+from typing import BinaryIO
+
+from cffm_jax.weights.files.stored_array import FLOOR_BYTES, MAX_BYTES
+
+MAX_MEMBERS = 100_000
+"""Torch writes one a storage: 10,000 tensors with their optimizer's state make 40,000."""
+
+MAX_DIRECTORY = 16 << 20
+"""Bytes of the list of members, which is read whole: 160 a member."""
+
+MAX_RATIO = 200
+"""Bytes of content for a byte of file: trained weights deflate to half, and long runs of zeros to a thousandth."""
+
+_UNSAFE = re.compile(r"(^|/)\.\.?(/|$)|^/|^[A-Za-z]:|[\\\x00-\x1f\x7f]|//")
+_ENCRYPTED = 0x1 | 0x20 | 0x40
+_HEADER = 30
+"""Bytes of a member's own header before its name."""
+
+
+class _Guarded:
+    """A file that refuses to be read by more than ``limit`` bytes at once while it has one."""
+
+    def __init__(self, file: BinaryIO, limit: int):
+        self._file, self.limit = file, limit
+
+    def read(self, count: int = -1) -> bytes:
+        if not self.limit:
+            return self._file.read(count)
+        data = self._file.read(self.limit + 1 if count < 0 else min(count, self.limit + 1))
+        if len(data) > self.limit:
+            raise zipfile.BadZipFile(f"its list of members is larger than {self.limit} bytes")
+        return data
+
+    def __getattr__(self, name: str):
+        return getattr(self._file, name)
+
+
+def open_zip(file: BinaryIO, size: int) -> zipfile.ZipFile:
+    """The archive in an open file of ``size`` bytes, once its list of members has been checked.
+
+    Raises:
+      BadZipFile: it is damaged, beyond a limit above, encrypted, or has names that lead elsewhere, members of one
+        name or members that overlap.
+    """
+    guarded = _Guarded(file, MAX_DIRECTORY)
+    archive = zipfile.ZipFile(guarded)
+    guarded.limit = 0
+    members = archive.infolist()
+    if len(members) > MAX_MEMBERS:
+        raise zipfile.BadZipFile(f"it has {len(members)} members, more than {MAX_MEMBERS}")
+    seen = set()
+    for member in members:
+        name = member.orig_filename
+        if _UNSAFE.search(name.removesuffix("/")):
+            raise zipfile.BadZipFile(f"a member's name leads elsewhere: {name}")
+        if name in seen:
+            raise zipfile.BadZipFile(f"two members have the name {name}")
+        seen.add(name)
+        if member.flag_bits & _ENCRYPTED:
+            raise zipfile.BadZipFile("it is encrypted")
+        if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise zipfile.BadZipFile(f"{name} is compressed in a way that torch and numpy do not use")
+        if member.compress_type == zipfile.ZIP_STORED and member.file_size != member.compress_size:
+            raise zipfile.BadZipFile(f"{name} has two sizes")
+    _check_sizes(members, size)
+    _check_overlaps(members, archive.start_dir)
+    return archive
+
+
+def _check_sizes(members: list[zipfile.ZipInfo], size: int) -> None:
+    declared = sum(member.file_size for member in members)
+    if declared > min(MAX_BYTES, max(FLOOR_BYTES, MAX_RATIO * size)):
+        raise zipfile.BadZipFile(f"it would unfold from {size} to {declared} bytes")
+
+
+def _check_overlaps(members: list[zipfile.ZipInfo], end: int) -> None:
+    """Each member ends before the next one starts, and the last before the list of members."""
+    ordered = sorted(members, key=lambda member: member.header_offset)
+    for member, following in zip(ordered, [*(m.header_offset for m in ordered[1:]), end]):
+        if member.header_offset < 0 or member.header_offset + _HEADER + member.compress_size > following:
+            raise zipfile.BadZipFile(f"{member.orig_filename} overlaps what follows it")

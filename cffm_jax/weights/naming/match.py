@@ -1,0 +1,196 @@
+"""``convert_state_dict`` and ``export_state_dict``: torch-layout state dicts and variables, strictly."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import functools
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import flax
+import jax.numpy as jnp
+import numpy as np
+
+from cffm_jax.errors import InputError
+from cffm_jax.models.cffm import CFFM
+from cffm_jax.models.variables import flatten, unflatten, variable_shapes
+from cffm_jax.weights.files.stored_array import StoredArray
+from cffm_jax.weights.naming.recognise import ENCODER, Foreign, combined_shape, recognise
+from cffm_jax.weights.naming.released import Layout, dead_arrays, torch_key
+
+
+@functools.lru_cache(maxsize=16)
+def key_map(model: CFFM, part: str = "all") -> dict[str, tuple[str, str, Layout, tuple[int, ...]]]:
+    """Released key -> (collection, our path, layout, our shape) for every leaf of the model (or of its encoder)."""
+    result = {}
+    for collection, tree in variable_shapes(model).items():
+        for path, leaf in flax.traverse_util.flatten_dict(tree, sep="/").items():
+            if part == ENCODER and not path.startswith(ENCODER + "/"):
+                continue
+            found = torch_key(collection, path)
+            if found is None:
+                problem = "has no counterpart in the released weights"
+                raise InputError(path, problem, "load the encoder alone (--init.encoder), or name a checkpoint folder")
+            result[found[0]] = (collection, path, found[1], leaf.shape)
+    return result
+
+
+def without_counterpart(model: CFFM) -> list[str]:
+    """The model's leaves that the released layout has no name for."""
+    return [
+        path
+        for collection, tree in variable_shapes(model).items()
+        for path in flax.traverse_util.flatten_dict(tree, sep="/")
+        if torch_key(collection, path) is None
+    ]
+
+
+@dataclasses.dataclass(frozen=True)
+class Match:
+    """A state dict laid over a model.
+
+    Attributes:
+      leaves: the model's leaves that are there, by "<collection>/<path>"; loaded, they are float32 in our layout.
+      sources: the file's keys that each of them is made of.
+      fresh: leaves that files of this origin do not have.
+      missing: the keys that the file should have.
+      left_over: keys that the model has no use for.
+      dead: keys that carry nothing.
+      misshapen: "KEY is [...], not [...]".
+    """
+
+    leaves: dict[str, StoredArray]
+    sources: dict[str, tuple[str, ...]]
+    fresh: tuple[str, ...]
+    missing: tuple[str, ...]
+    left_over: tuple[str, ...]
+    dead: tuple[str, ...]
+    misshapen: tuple[str, ...]
+
+    def problems(self) -> list[str]:
+        """Everything that keeps it from being the model's weights, with the nearest names."""
+        return [
+            *(f"missing {key}{_nearest(key, self.left_over)}" for key in self.missing),
+            *(f"left over {key}{_nearest(key, self.missing)}" for key in self.left_over),
+            *self.misshapen,
+        ]
+
+
+def match(found: Foreign, model: CFFM, part: str = "all") -> Match:
+    """Lays a recognised state dict over ``model`` (or its encoder, where the file's other keys are not asked for)."""
+    leaves, sources, fresh, missing, misshapen, used = {}, {}, [], [], [], set()
+    for released, (collection, path, layout, shape) in key_map(model, part).items():
+        rule = found.origin.sources(released)
+        keys, combine = rule or ((released,), None)
+        absent = [key for key in keys if not rule or key not in found.arrays]
+        used.update(keys if rule else ())
+        if absent:
+            lacks = found.origin.lacks_key(released) and len(absent) == len(keys)
+            fresh += [f"{collection}/{path}"] if lacks else []
+            missing += [] if lacks else [name for name in map(found.name_of, absent) if name not in missing]
+            continue
+        expected = layout.save(np.empty(shape, np.bool_)).shape
+        parts = [found.arrays[key] for key in keys]
+        names = tuple(found.names[key] for key in keys)
+        if combined_shape(combine, [part.shape for part in parts]) != expected:
+            held = ", ".join(str(list(part.shape)) for part in parts)
+            together = ", together" if len(parts) > 1 else ""
+            misshapen.append(f"{' and '.join(names)} is {held}{together}, not {list(expected)}")
+            continue
+        kinds = {part.dtype.name for part in parts if not jnp.issubdtype(part.dtype, jnp.floating)}
+        if kinds:
+            misshapen.append(f"{names[0]} is of type {kinds.pop()}, not floating")
+            continue
+        load = functools.partial(_load, parts, combine, layout)
+        leaves[f"{collection}/{path}"] = StoredArray(shape, np.dtype(np.float32), load)
+        sources[f"{collection}/{path}"] = names
+    rest = [key for key in found.arrays if key not in used]
+    dead = tuple(found.names[key] for key in rest if found.origin.is_dead(key))
+    rest = [key for key in rest if not found.origin.is_dead(key)]
+    if part == ENCODER and found.family != ENCODER:
+        rest = [key for key in rest if found.is_encoder_key(key)]
+    left_over = tuple(found.names[key] for key in rest)
+    return Match(leaves, sources, tuple(fresh), tuple(missing), left_over, dead, tuple(misshapen))
+
+
+def _load(parts: Iterable[StoredArray], combine: Any, layout: Layout) -> np.ndarray:
+    return np.ascontiguousarray(layout.load(as_float32(combine([part.load() for part in parts]))))
+
+
+def as_float32(array: np.ndarray) -> np.ndarray:
+    """A double beyond float32 becomes an infinity, which ``load_leaves`` refuses."""
+    with np.errstate(over="ignore"):
+        return array.astype(np.float32)
+
+
+def load_leaves(leaves: Mapping[str, StoredArray], source: object) -> dict[str, np.ndarray]:
+    """Reads them all. InputError if one holds values that are not finite, naming all that do."""
+    arrays = {path: leaf.load() for path, leaf in leaves.items()}
+    damaged = [path for path, array in arrays.items() if not np.isfinite(array).all()]
+    if damaged:
+        problem = f"holds values that are not finite (NaN, infinity) in {', '.join(damaged[:5])}"
+        problem += f" and {len(damaged) - 5} more" if len(damaged) > 5 else ""
+        raise InputError(source, problem, "use another file: this one is damaged, or its training diverged")
+    return arrays
+
+
+def convert_state_dict(
+    state_dict: Mapping[str, np.ndarray], model: CFFM, *, part: str = "all", source: object = "state dict"
+) -> dict[str, Any]:
+    """Variables of ``model`` from a state dict in torch layout.
+
+    Args:
+      state_dict: arrays by key, of any origin in ``conversion.origins``: the authors' CFFM and CFFM++, NVlabs'
+        SegFormer (with or without the dead classifier) and MiT, those of Hugging Face and MMSegmentation, ...
+      model: the module that the weights are for.
+      part: "all", or "encoder" for the encoder's parameters alone.
+      source: what to name in errors, usually the file.
+
+    Returns:
+      {"params": ..., "batch_stats": ...} of float32 arrays ("encoder": only its params).
+
+    Raises:
+      InputError: keys are missing, left over or have another shape (all are listed with their nearest names), or values
+        are not finite.
+    """
+    matched = match(recognise(describe(state_dict), source), model, part)
+    problems = matched.problems() + [f"{path} is not there" for path in matched.fresh]
+    if problems:
+        raise InputError(
+            source,
+            f"does not fit {model.public_name} with {model.num_classes} classes: {'; '.join(problems)}",
+            "give the weights of this model, or name the model they are of",
+        )
+    return unflatten(load_leaves(matched.leaves, source))
+
+
+def describe(arrays: Mapping[str, np.ndarray]) -> dict[str, StoredArray]:
+    """Arrays in memory as if they were stored."""
+    arrays = {str(key): np.asarray(value) for key, value in arrays.items()}
+    return {
+        key: StoredArray(array.shape, array.dtype, functools.partial(np.asarray, array))
+        for key, array in arrays.items()
+    }
+
+
+def export_state_dict(
+    variables: Mapping[str, Any], model: CFFM, *, part: str = "all", dead: bool = False
+) -> dict[str, np.ndarray]:
+    """The inverse: the release's keys and layout for variables, or for any tree shaped like them, such as gradients.
+
+    Collections that are absent (a gradient tree has only "params") are left out. Dead weights are not written, or, with
+    ``dead``, as zeros, so that the authors' code finds all that it was built with. ``part`` "encoder": its alone.
+    """
+    flat = flatten(variables)
+    found = {
+        key: np.ascontiguousarray(layout.save(np.asarray(flat[f"{collection}/{path}"])))
+        for key, (collection, path, layout, _) in key_map(model, part).items()
+        if collection in variables
+    }
+    return {**found, **dead_arrays(found)} if dead else found
+
+
+def _nearest(key: str, candidates: tuple[str, ...]) -> str:
+    close = difflib.get_close_matches(key, candidates, n=1, cutoff=0.8) if len(candidates) < 200 else []
+    return f" (nearest: {close[0]})" if close else ""

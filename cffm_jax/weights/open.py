@@ -1,0 +1,105 @@
+"""Weights from anywhere: runs of ours, our files, and the files of others, for ``load``, the commands and training."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from cffm_jax.checkpoints import by_path, store
+from cffm_jax.errors import InputError
+from cffm_jax.models.cffm import CFFM
+from cffm_jax.models.create import build_model
+from cffm_jax.models.variables import draw_variables, flatten, trained_parts, unflatten, variable_shapes
+from cffm_jax.weights.described import (
+    WHOLE,
+    Held,
+    held_by,
+)
+from cffm_jax.weights.files.read import FOLDER_FILES, open_weights
+from cffm_jax.weights.files.stored_array import StoredArray
+
+
+def complete(held: Held) -> dict[str, Any]:
+    """The variables that are stored; leaves that such files lack start afresh."""
+    variables = held.load()
+    if not held.fresh:
+        return variables
+    start = random_leaves(held.model, jax.random.key(0), held.fresh)
+    return unflatten({**flatten(variables), **start})
+
+
+def random_leaves(model: CFFM, key: jax.Array, paths: Sequence[str]) -> dict[str, np.ndarray]:
+    """Some of the model's initial leaves: those that training from nothing would start with, and only they are made."""
+
+    @jax.jit
+    def start(key: jax.Array) -> dict[str, jax.Array]:
+        leaves = flatten(draw_variables(model, key))
+        return {path: leaves[path] for path in paths}
+
+    return jax.device_get(start(key)) if paths else {}
+
+
+@contextlib.contextmanager
+def open_stored(path: str | Path, *, raw: bool = False) -> Iterator[Held]:
+    """Describes the weights of a run's folder or of a file; they can be loaded while it is open. ``raw``: see ``load``.
+
+    Raises:
+      InputError: there are none, or they are of no model that is known.
+    """
+    path = Path(path)
+    if is_run(path):
+        with by_path.open_checkpoints(path) as checkpoints:
+            yield _of_run(checkpoints, path, raw)
+        return
+    if not path.exists():
+        raise InputError(path, "no such file or folder", "name the folder of a run, or a file of weights")
+    if path.is_dir() and not any((path / name).is_file() for name in FOLDER_FILES):
+        remedy = f"name a run's folder, as --workdir of train.py, or one that holds {' or '.join(FOLDER_FILES)}"
+        raise InputError(path, "holds neither checkpoints nor weights", remedy)
+    with open_weights(path) as file:
+        yield held_by(file)
+
+
+def is_run(path: Path) -> bool:
+    """Whether it is the folder of a run of ours, its folder of checkpoints, or a checkpoint in that."""
+    return (by_path.workdir_of(path) / store.FOLDER).is_dir()
+
+
+def beside(path: str | Path, name: str) -> Path:
+    """Where to put a file or folder that belongs to weights: into the run's folder, or next to their file."""
+    path = Path(path)
+    if is_run(path):
+        return by_path.workdir_of(path) / name
+    return path.with_name(f"{path.name}.{name}")
+
+
+def _of_run(checkpoints: store.Checkpoints, path: Path, raw: bool) -> Held:
+    step = by_path.sound_step(checkpoints, path)
+    config = checkpoints.config(step)
+    model = build_model(config)
+    shapes = variable_shapes(model)
+    averaged = tuple(trained_parts(model, shapes["params"])) if checkpoints.has_average(step) and not raw else ()
+
+    @functools.cache
+    def restored() -> dict[str, Any]:
+        return flatten(jax.device_get(checkpoints.restore_variables(step, shapes, averaged)))
+
+    def describe(name: str, leaf: jax.ShapeDtypeStruct) -> StoredArray:
+        return StoredArray(leaf.shape, np.dtype(leaf.dtype), lambda: np.asarray(restored()[name]))
+
+    started = config.init.model or config.init.encoder
+    return Held(
+        source=str(path),
+        origin=f"cffm_jax run, step {step}{', EMA weights' if averaged else ''}",
+        step=step,
+        part=WHOLE,
+        config=config,
+        leaves={name: describe(name, leaf) for name, leaf in flatten(shapes).items()},
+        licence=f"that of {started}, from which it was trained" if started else "yours: trained from random weights",
+    )

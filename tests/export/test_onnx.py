@@ -1,0 +1,154 @@
+"""A stream's step as ONNX gives in onnxruntime what it gives in JAX."""
+
+import dataclasses
+import functools
+import json
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from cffm_jax import create_model
+from cffm_jax.commands import convert as commands
+from cffm_jax.data.layouts.classes import read_classes
+from cffm_jax.errors import InputError
+from cffm_jax.export import onnx, stablehlo
+from cffm_jax.inference import load as weights
+from cffm_jax.inference import streaming
+from cffm_jax.models.variables import flatten
+
+from helpers.streams import CLASSES, CONFIG, made
+
+SIZE, STREAMS, LENGTH, AGAIN = (64, 90), 2, 13, 7
+"""The model sees 64x96: masks are resized on the way out, frames on the way in. Stream 1 starts anew at step 7."""
+
+
+@pytest.fixture(scope="module")
+def config():
+    return dataclasses.replace(CONFIG, data=dataclasses.replace(CONFIG.data, scale=(96, 64)))
+
+
+def loaded(name, config):
+    return weights.Weights(*made(name), config, "ours", "Apache-2.0")
+
+
+@pytest.fixture(scope="module")
+def network(config):
+    return loaded("cffm_b0", config)
+
+
+@pytest.fixture(scope="module")
+def frames():
+    return np.random.default_rng(0).integers(0, 256, (LENGTH, STREAMS, *SIZE, 3), np.uint8)
+
+
+@pytest.fixture(scope="module")
+def file(network, tmp_path_factory):
+    path = tmp_path_factory.mktemp("onnx") / "stream.onnx"
+    onnx.export_onnx(network, path, SIZE, streams=STREAMS, classes=read_classes("nowhere", CLASSES))
+    return path
+
+
+ALONE = """
+import sys
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {"cffm_jax", "jax", "flax", "jax2onnx", "onnx", "torch", "tensorflow"}:
+            raise ImportError(name + " must not be needed")
+sys.meta_path.insert(0, Refuse())
+import numpy as np
+import onnxruntime
+session = onnxruntime.InferenceSession(sys.argv[1], providers=["CPUExecutionProvider"])
+types = {"tensor(float)": np.float32, "tensor(int32)": np.int32}
+state = {i.name: np.zeros(i.shape, types[i.type]) for i in session.get_inputs() if i.name != "frames"}
+masks = []
+for t, frame in enumerate(np.load(sys.argv[2])):
+    if t == int(sys.argv[3]):
+        state["ages"][1] = 0
+    *after, mask = session.run(None, {**state, "frames": frame})
+    state = dict(zip(state, after))
+    masks.append(mask)
+np.savez(sys.argv[4], masks=np.stack(masks), **state)
+"""
+
+
+@pytest.mark.onnx
+def test_with_onnxruntime_alone_the_masks_and_the_state_are_the_same(network, config, frames, file, tmp_path):
+    np.save(tmp_path / "frames.npy", frames)
+    argv = [sys.executable, "-c", ALONE, str(file), str(tmp_path / "frames.npy"), str(AGAIN), str(tmp_path / "out.npz")]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    segmenter = streaming.StreamSegmenter(network.model, config, SIZE, STREAMS)
+    step = jax.jit(functools.partial(stablehlo.step, segmenter, flatten(network.variables)))
+    state, expected = stablehlo.plain(segmenter.start()), []
+    for t, frame in enumerate(frames):
+        if t == AGAIN:
+            state = (state[0], state[1].at[1].set(0), *state[2:])
+        state, masks = step(state, frame)
+        expected.append(np.asarray(masks))
+    expected = np.stack(expected)
+    assert len(np.unique(expected)) > 1
+    with np.load(tmp_path / "out.npz") as found:
+        assert found["masks"].dtype == np.uint8 and (found["masks"] != expected).mean() < 1e-3
+        for name, leaf in zip(onnx.state_names(segmenter), jax.tree.leaves(state), strict=True):
+            np.testing.assert_allclose(found[name], leaf, rtol=0, atol=1e-4 * max(1, np.abs(leaf).max()), err_msg=name)
+
+
+@pytest.mark.onnx
+def test_what_the_file_says_of_itself(file):
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    about = session.get_modelmeta().custom_metadata_map
+    assert about["origin"] == "ours" and about["licence"] == "Apache-2.0"
+    assert json.loads(about["offsets"]) == [5, 3, 1] and len(json.loads(about["colours"])) == CLASSES
+    assert json.loads(about["classes"]) == [f"class {i}" for i in range(CLASSES)]
+    assert session.get_inputs()[-1].shape == [STREAMS, *SIZE, 3]
+    assert [each.name for each in session.get_outputs()] == [
+        *(f"next_{each.name}" for each in session.get_inputs()[:-1]), "masks"
+    ]  # fmt: skip
+
+
+@pytest.mark.onnx
+def test_a_model_without_a_ring(config, tmp_path):
+    """What is written was compared with the model: it has a state of two numbers."""
+    onnx.export_onnx(loaded("segformer_b0", config), tmp_path / "x.onnx", SIZE)
+    assert (tmp_path / "x.onnx").stat().st_size > 1e6
+
+
+@pytest.mark.onnx
+def test_another_result_is_not_written(network, tmp_path, monkeypatch):
+    """As if the converter had lost a weight."""
+
+    class Lossy:
+        def __init__(self, session):
+            self.session = session
+
+        def get_inputs(self):
+            return self.session.get_inputs()
+
+        def run(self, names, inputs):
+            *state, masks = self.session.run(names, inputs)
+            return [*state, np.roll(masks, 1, -1)]
+
+    honest = onnx._session
+    monkeypatch.setattr(onnx, "_session", lambda *args: Lossy(honest(*args)))
+    with pytest.raises(InputError, match="something else"):
+        onnx.export_onnx(network, tmp_path / "x.onnx", SIZE)
+    assert not list(tmp_path.iterdir())
+
+
+def test_models_with_prototypes_are_refused(config, tmp_path):
+    of_prototypes = weights.Weights(create_model("cffmpp_b0", CLASSES), {}, config, "", "")
+    with pytest.raises(InputError, match="x.onnx: cffmpp_b0 has prototypes.*jax-export"):
+        onnx.export_onnx(of_prototypes, tmp_path / "x.onnx", SIZE)
+
+
+def test_misuse_of_the_command(tmp_path, refused, monkeypatch):
+    (tmp_path / "there.onnx").touch()
+    refused(commands.convert_command, ["x", tmp_path / "there.onnx", "--to", "onnx"], "is there already")
+    refused(commands.convert_command, ["x", tmp_path / "new.onnx", "--to", "onnx", "--size", 0, 5], "--size")
+    monkeypatch.setitem(sys.modules, "jax2onnx", None)
+    refused(commands.convert_command, ["x", tmp_path / "new.onnx", "--to", "onnx"], "make install-onnx")

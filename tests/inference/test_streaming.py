@@ -1,0 +1,220 @@
+"""A stream's masks are those of the whole video, by one compiled step, with a state that keeps its size."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import cv2
+import jax
+import numpy as np
+import pytest
+
+from cffm_jax import create_model
+from cffm_jax.config import PrototypeConfig
+from cffm_jax.data import clips
+from cffm_jax.data.evaluation_frames import fit_frame
+from cffm_jax.data.layouts.video import Video
+from cffm_jax.errors import InputError
+from cffm_jax.inference import streaming
+from cffm_jax.inference.load import Weights
+from cffm_jax.inference.whole_videos import VideoSegmenter
+
+from helpers.streams import CLASSES, CONFIG, LENGTH, SIZE, made
+
+
+@pytest.fixture(scope="module")
+def network():
+    return made("cffmpp_b0")
+
+
+@pytest.fixture(scope="module")
+def frames():
+    rng = np.random.default_rng(0)
+    coarse = rng.integers(0, 256, (LENGTH, 6, 9, 3), np.uint8)
+    return np.stack([cv2.resize(each, SIZE[::-1], interpolation=cv2.INTER_CUBIC) for each in coarse])
+
+
+@pytest.fixture(scope="module")
+def video(frames, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("video")
+    paths = [str(folder / f"{i:02}.png") for i in range(LENGTH)]
+    for path, frame in zip(paths, frames):
+        cv2.imwrite(path, frame[..., ::-1])
+    return Video("v", tuple(paths), ())
+
+
+def whole(model, variables, video):
+    """The masks of the engine for whole videos."""
+    chunks = VideoSegmenter(model, CONFIG).segment(variables, [video], labels=False)
+    return np.concatenate([chunk.own for chunk in chunks])
+
+
+@pytest.fixture(scope="module")
+def expected(network, video):
+    return whole(*network, video)
+
+
+def share_of_others(masks, expected):
+    return (np.asarray(masks) != expected).mean()
+
+
+def test_a_stream_equals_the_whole_video(network, frames, expected):
+    assert len(np.unique(expected)) > 1 and (expected[3:] != expected[:1]).any()
+    masks = list(streaming.stream(*network, CONFIG, frames))
+    assert all(mask.shape == SIZE and mask.dtype == np.uint8 for mask in masks) and len(masks) == LENGTH
+    assert share_of_others(masks, expected) < 1e-3
+
+
+def test_every_frame_is_answered_before_the_next_is_taken(network, frames, expected):
+    taken = []
+
+    def source():
+        for i, frame in enumerate(frames[:6]):
+            taken.append(i)
+            yield frame
+
+    for ahead in (0, 2):
+        taken.clear()
+        masks = []
+        for mask in streaming.stream(*network, CONFIG, source(), ahead=ahead):
+            masks.append(mask)
+            assert len(taken) == min(len(masks) + ahead, 6)
+        assert share_of_others(masks, expected[:6]) < 1e-3
+
+
+@pytest.mark.parametrize("name", ["segformer_b0", "cffm_b0"])
+def test_smaller_models(name, frames, video):
+    model, variables = made(name)
+    model = model.clone(static=name == "cffm_b0")
+    masks = list(streaming.stream(model, variables, CONFIG, frames[:7]))
+    assert share_of_others(masks, whole(model, variables, video)[:7]) < 1e-3
+
+
+@pytest.mark.parametrize("apart", [None, False])
+def test_streams_side_by_side_that_start_anew_at_any_time(network, frames, expected, apart):
+    """Stream 0 runs on; stream 1 is two frames behind and starts again after seven steps."""
+    model, variables = network
+    segmenter = streaming.StreamSegmenter(model, CONFIG, SIZE, streams=2, apart=apart)
+    state = segmenter.start()
+    sizes = {leaf.nbytes for leaf in jax.tree.leaves(state)}
+    inputs = np.stack([fit_frame(frame, CONFIG.data.scale) for frame in frames])
+    first, second = [], []
+    for t in range(LENGTH):
+        if t in (2, 7):
+            state = streaming.reset(state, [1])
+        other = t - 2 if t < 7 else t - 7
+        state, masks = segmenter.step(variables, state, inputs[[t, max(other, 0)]])
+        first.append(masks[0])
+        second.append(masks[1])
+    assert share_of_others(first, expected) < 1e-3
+    assert share_of_others(second[2:7], expected[:5]) < 1e-3 and share_of_others(second[7:], expected[:6]) < 1e-3
+    assert segmenter.step._cache_size() == 1
+    assert {leaf.nbytes for leaf in jax.tree.leaves(state)} == sizes and int(state.clock) == LENGTH
+
+
+def test_loaded_weights_stream_at_any_rate(network, frames, expected):
+    weights = Weights(*network, CONFIG, "", "")
+    masks = list(weights.stream(frames[:7], rate=15, reference_seconds=[n / 15 for n in CONFIG.data.offsets]))
+    assert share_of_others(masks, expected[:7]) < 1e-3
+
+
+@pytest.mark.parametrize(
+    ("rate", "offsets"), [(15, (9, 6, 3)), (30, (18, 12, 6)), (25, (15, 10, 5)), (60, (36, 24, 12)), (1, (1, 1, 1))]
+)
+def test_offsets_at_a_rate(rate, offsets):
+    assert streaming.offsets_at(rate, 3) == offsets
+    assert streaming.offsets_at(10, 3, (1.0, 0.5, 0.04)) == (10, 5, 1)
+
+
+@pytest.mark.parametrize(
+    ("times", "says"),
+    [
+        ({"rate": -15}, "rate: is -15; .* at most 1000"),
+        ({"rate": float("nan")}, "rate: is nan"),
+        ({"rate": 1e7}, "rate: is 1e"),
+        ({"reference_seconds": (0.6, 0.4, 0.2)}, "rate: is 0"),
+        ({"rate": 15, "reference_seconds": (0.6, 0.4)}, "2 are given; give 3"),
+        ({"rate": 15, "reference_seconds": (0.2, 0.4, 0.6)}, "is 0.2 0.4 0.6; give the longest first"),
+        ({"rate": 15, "reference_seconds": (0.6, 0.4, -1)}, "-1 is given; give more than 0, to 10"),
+    ],
+)
+def test_times_that_no_reference_has(times, says):
+    """At once, not with the first frame."""
+    weights = Weights(create_model("cffm_b0", CLASSES), {}, CONFIG, "", "")
+    with pytest.raises(InputError, match=says):
+        weights.stream([], **times)
+
+
+def test_the_papers_times_are_for_as_many_references():
+    with pytest.raises(InputError, match="the papers' are 3; give 5"):
+        streaming.offsets_at(15, 5)
+
+
+def test_streams_of_a_kind_are_compiled_once(network, frames):
+    one, other = (streaming.stream(*network, CONFIG, frames) for _ in range(2))
+    next(one), next(other)
+    found = streaming._segmenter(network[0], CONFIG, SIZE)
+    assert found.step._cache_size() == 1 and streaming._segmenter.cache_info().hits >= 2
+
+
+def test_offsets_for_other_references(network):
+    config = dataclasses.replace(CONFIG, data=dataclasses.replace(CONFIG.data, offsets=(9, 6, 3, 1)))
+    with pytest.raises(InputError, match="--data.offsets: has 4 numbers, the model 3 references"):
+        streaming.StreamSegmenter(network[0], config, SIZE)
+
+
+@pytest.mark.parametrize("frames", [np.zeros((1, *SIZE, 3), np.uint8), np.zeros((2, 64, 96, 3), np.float32)])
+def test_frames_of_a_step_that_do_not_fit(network, frames):
+    segmenter = streaming.StreamSegmenter(network[0], CONFIG, SIZE, streams=2)
+    with pytest.raises(ValueError, match=r"not uint8\[2, 64, 96, 3\], as pipeline.fit_frame makes them"):
+        segmenter.step(network[1], segmenter.start(), frames)
+
+
+def test_a_stream_that_is_not_there_does_not_start_anew(network):
+    state = streaming.StreamSegmenter(network[0], CONFIG, SIZE, streams=2).start()
+    with pytest.raises(IndexError, match="stream 2 of 2"):
+        streaming.reset(state, [2])
+
+
+@pytest.mark.parametrize("offsets", [(2, 1, 1), (9, 6, 1)])
+def test_references_are_those_of_whole_videos_from_the_first_frame_on(offsets):
+    """Fewer frames back than there are references; and one so near that early targets are their own reference."""
+    for age, row in enumerate(streaming._how_far_back(offsets)):
+        found = clips.reference_indices(age, offsets)
+        assert (row.max() > 0) == (found is not None)
+        assert found is None or tuple(age - row) == found
+
+
+def test_no_place_of_the_ring_is_read_before_it_is_written(network, frames, expected):
+    """Not for targets 3 and 4 either, which are their own nearest reference."""
+    model, variables = network
+    segmenter = streaming._segmenter(model, CONFIG, SIZE)
+    state = segmenter.start()
+    state = state._replace(cells=jax.tree.map(lambda ring: np.full_like(ring, np.nan), state.cells))
+    masks = []
+    for frame in frames[:6]:
+        state, mask = segmenter.step(variables, state, fit_frame(frame, CONFIG.data.scale)[None])
+        masks.append(mask[0])
+    assert share_of_others(masks, expected[:6]) < 1e-3
+
+
+@pytest.mark.parametrize(
+    ("second", "says"),
+    [
+        (np.zeros((60, 92, 3), np.uint8), "frame 1: is 92x60, the first 90x60"),
+        (np.zeros((60, 90), np.uint8), "frame 1: is uint8"),
+        (np.zeros((60, 90, 4), np.uint8), "frame 1: is uint8"),
+        (np.zeros((60, 90, 3), np.float32), "frame 1: is float32"),
+    ],
+)
+def test_frames_that_do_not_fit(network, frames, second, says):
+    stream = streaming.stream(*network, CONFIG, [frames[0], second])
+    next(stream)
+    with pytest.raises(InputError, match=says.split(":")[0] + ".*" + says.split(": ")[1].replace("[", r"\[")):
+        next(stream)
+
+
+def test_more_prototypes_than_tokens(network):
+    config = dataclasses.replace(CONFIG, prototypes=PrototypeConfig(count=200))
+    with pytest.raises(InputError, match="fewer than 200 prototypes"):
+        streaming.StreamSegmenter(network[0], config, SIZE)

@@ -1,0 +1,208 @@
+"""The encoders beside MiT (PVTv2, ConvNeXt), the epsilons of their norms, and what both mean for a whole model."""
+
+import dataclasses
+import functools
+
+import flax
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import cffm_jax
+from cffm_jax.checkpoints.compatible import require_same_model
+from cffm_jax.config import Config, ModelConfig
+from cffm_jax.errors import InputError
+from cffm_jax.models import layers
+from cffm_jax.models.cffm import FAMILIES
+from cffm_jax.models.create import GLOBAL_BLOCKS, LOCAL_BLOCKS, build_model
+from cffm_jax.models.encoders import convnext, mit
+from cffm_jax.models.encoders import names as encoders
+from cffm_jax.models.macs import ENCODER_PARTS, macs
+
+OTHERS = [name for name in encoders.names() if name not in ("b0", "b1", "b2", "b3", "b4", "b5")]
+
+PUBLISHED = {
+    "pvtv2_b0": 3.7, "pvtv2_b1": 14.0, "pvtv2_b2": 25.4, "pvtv2_b3": 45.2, "pvtv2_b4": 62.6, "pvtv2_b5": 82.0,
+    "convnext_tiny": 28.6, "convnext_small": 50.2, "convnext_base": 88.6,
+}  # fmt: skip
+"""Millions of parameters with ImageNet's classifier (PVTv2 paper, Table 1; ConvNeXt paper, Table 1)."""
+
+
+def make(name: str, dtype: str = "float32") -> nn.Module:
+    return encoders.make_encoder(name, encoders.size_of(name).norm_epsilons, 0.1, jnp.dtype(dtype))
+
+
+def normal(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+@functools.cache
+def traced(name: str) -> tuple[list[tuple[int, ...]], dict]:
+    """Shapes of the maps of three frames and of the parameters, with one trace."""
+    frames = jax.ShapeDtypeStruct((3, 96, 160, 3), jnp.float32)
+    maps, variables = jax.eval_shape(make(name).init_with_output, jax.random.key(0), frames)
+    assert set(variables) == {"params"} and {x.dtype for x in maps} == {jnp.dtype("float32")}
+    return [x.shape for x in maps], flax.traverse_util.flatten_dict(variables["params"], sep="/")
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_maps_of_every_size(name):
+    channels = encoders.size_of(name).channels
+    assert traced(name)[0] == [(3, 96 // s, 160 // s, c) for s, c in zip((4, 8, 16, 32), channels, strict=True)]
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_parameter_counts_are_the_published_ones(name):
+    leaves = traced(name)[1]
+    channels = encoders.size_of(name).channels
+    count = sum(int(np.prod(leaf.shape)) for leaf in leaves.values()) + 1000 * channels[-1] + 1000
+    if name.startswith("convnext"):  # A classifier needs the norm of the last stage alone.
+        count -= 2 * sum(channels[:-1])
+    assert round(count / 1e6, 1) == PUBLISHED[name]
+
+
+def test_convnext_tiny_has_its_authors_parameters():
+    count = sum(int(np.prod(leaf.shape)) for leaf in traced("convnext_tiny")[1].values())
+    assert count - 2 * (96 + 192 + 384) + 768_000 + 1000 == 28_589_128
+
+
+@pytest.mark.parametrize(("name", "published"), [("tiny", 4.5), ("small", 8.7), ("base", 15.4)])
+def test_convnexts_count_is_the_published_one(name, published):
+    """Giga multiply-accumulates at 224 x 224 (ConvNeXt paper, Table 1)."""
+    counted = macs(f"segformer_convnext_{name}", 224, 224)
+    assert round(sum(getattr(counted, part) for part in ENCODER_PARTS) / 1e9, 1) == published
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_every_method_takes_every_encoder(name):
+    for family, (local, global_) in FAMILIES.items():
+        model = cffm_jax.create_model(f"{family}_{name}", 19)
+        assert (model.backbone, model.public_name) == (name, f"{family}_{name}")
+        assert model.local_blocks == (LOCAL_BLOCKS[name] if local else 0)
+        assert model.global_blocks == (GLOBAL_BLOCKS[name] if global_ else 0)
+        assert model.norm_epsilons == ((1e-6, 1e-6) if name.startswith("convnext") else (1e-5, 1e-6))
+
+
+@pytest.mark.parametrize("name", ["cffm_pvtv2", "cffm_pvtv2_b6", "pvtv2_b0", "cffm_convnext", "cffm_tiny"])
+def test_unknown_names_are_refused(name):
+    with pytest.raises(ValueError, match="unknown model .* convnext_tiny"):
+        cffm_jax.create_model(name, 19)
+
+
+@pytest.mark.parametrize("name", ["cffm_pvtv2_b0", "segformer_convnext_tiny"])
+def test_sides_that_are_no_multiples_of_32_are_refused(name):
+    model, frames = cffm_jax.create_model(name, 19), jax.ShapeDtypeStruct((1, 64, 100, 3), jnp.float32)
+    with pytest.raises(ValueError, match="64x100.*multiples of 32"):
+        jax.eval_shape(functools.partial(model.init, method="encode_stages"), jax.random.key(0), frames)
+
+
+# --- ConvNeXt ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def small():
+    """Initial variables of a ConvNeXt with a block a stage, its compiled maps, and a frame."""
+    frames, quickly = normal(1, 32, 64, 3), {"xla_backend_optimization_level": 0}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(convnext.SIZES, "convnext_tiny", convnext.ConvNeXtSize((16, 24, 32, 40), (1, 1, 1, 1)))
+        module = make("convnext_tiny")
+        variables = jax.device_get(jax.jit(module.init, compiler_options=quickly)(jax.random.key(0), frames))
+        return variables, jax.jit(module.apply).lower(variables, frames).compile(quickly), frames
+
+
+def test_initial_weights_of_convnext(small):
+    variables, _, _ = small
+    for path, weight in flax.traverse_util.flatten_dict(variables["params"], sep="/").items():
+        leaf = path.rpartition("/")[2]
+        if leaf == "kernel":
+            assert 0.9 * 0.02 < weight.std() < 1.1 * 0.02 and np.abs(weight).max() < 2.1 * 0.02 / 0.8796, path
+        else:
+            assert np.all(weight == {"bias": 0, "scale": 1, "gamma": np.float32(1e-6)}[leaf]), path
+
+
+def test_the_next_stage_reads_the_map_before_its_norm(small):
+    """The norms are the decoder's: one stage's changes its own map alone."""
+    variables, run, frames = small
+    before = run(variables, frames)
+    changed = jax.tree.map(np.copy, variables)
+    changed["params"]["stages_1"]["norm"]["scale"][:] = 2
+    after = run(changed, frames)
+    for i in (0, 2, 3):
+        np.testing.assert_array_equal(after[i], before[i])
+    np.testing.assert_allclose(after[1], 2 * before[1], rtol=1e-6)
+
+
+def test_bfloat16_gives_bfloat16_maps():
+    frames = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
+    maps, variables = jax.eval_shape(make("convnext_tiny", "bfloat16").init_with_output, jax.random.key(0), frames)
+    assert {x.dtype for x in maps} == {jnp.dtype("bfloat16")}
+    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
+
+
+@pytest.mark.parametrize("side", [3, 7])
+def test_depthwise_convolution_is_xlas_grouped_one(side):
+    x, kernel, bias = normal(2, 6, 9, 5), normal(side, side, 5, seed=1), normal(5, seed=2)
+    ours = layers.DepthwiseConv(side=side).apply({"params": {"kernel": kernel, "bias": bias}}, x)
+    expected = jax.lax.conv_general_dilated(
+        x, kernel[:, :, None], (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"), feature_group_count=5
+    )
+    np.testing.assert_allclose(ours, expected + bias, rtol=0, atol=2e-5)
+
+
+# --- epsilons ------------------------------------------------------------------------------------------------------
+
+
+def epsilons_of(name: str, norm_epsilons: tuple[float, float]) -> dict[str, float]:
+    """Path of every norm of an encoder -> its epsilon."""
+    found = {}
+
+    def note(call, args, kwargs, context):
+        if isinstance(context.module, nn.LayerNorm):
+            found["/".join(context.module.path)] = context.module.epsilon
+        return call(*args, **kwargs)
+
+    module = encoders.make_encoder(name, norm_epsilons, 0.0, jnp.dtype("float32"))
+    with nn.intercept_methods(note):
+        jax.eval_shape(module.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32))
+    return found
+
+
+@pytest.mark.parametrize(("name", "count"), [("b0", 4 + 6 + 16 + 4), ("pvtv2_b0", 30), ("convnext_tiny", 4 + 18 + 4)])
+def test_epsilons_of_reductions_and_of_blocks(name, count):
+    found = epsilons_of(name, (0.25, 0.5))
+    assert len(found) == count
+    for path, epsilon in found.items():
+        assert epsilon == (0.25 if path.endswith(("embed_norm", "reduce_norm")) else 0.5), path
+
+
+@pytest.mark.parametrize("given", [(1e-5,), (1e-5, 1e-6, 1e-6), (0.0, 1e-6), (1e-5, -1e-6)])
+def test_epsilons_that_are_none(given):
+    with pytest.raises(ValueError, match="norm_epsilons"):
+        cffm_jax.create_model("cffm_b0", 19, norm_epsilons=given)
+    with pytest.raises(InputError, match="--model.norm_epsilons: is .*; give two numbers above 0"):
+        build_model(Config(model=ModelConfig(norm_epsilons=given)))
+
+
+def test_an_unknown_projection_is_refused():
+    with pytest.raises(ValueError, match="projection must be"):
+        cffm_jax.create_model("cffm_b0", 19, projection="square")
+
+
+def test_a_checkpoint_of_other_arithmetic_is_refused():
+    plain = Config()
+
+    def with_model(**changes) -> Config:
+        return dataclasses.replace(plain, model=dataclasses.replace(plain.model, **changes))
+
+    require_same_model(plain, with_model(norm_epsilons=(1e-5, 1e-6)), "run")  # Its backbone's own.
+    with pytest.raises(InputError, match=r"model.norm_epsilons \[1e-05, 1e-06\].*--model.norm_epsilons 1e-05 1e-06"):
+        require_same_model(plain, with_model(norm_epsilons=(1e-6, 1e-6)), "run")
+    with pytest.raises(InputError, match='model.projection "normalised".*--model.projection normalised'):
+        require_same_model(with_model(projection="normalised"), plain, "run")
+
+
+def test_sizes_name_one_encoder_each():
+    assert not set(mit.SIZES) & set(convnext.SIZES)
+    assert set(encoders.names()) == set(LOCAL_BLOCKS) == set(GLOBAL_BLOCKS)

@@ -1,0 +1,205 @@
+"""Hand counts against the figures of the specification, the traced program and XLA's cost analysis."""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.extend.core import jaxprs_in_params
+
+from cffm_jax.models.cffm import CFFM
+from cffm_jax.models.create import create_model
+from cffm_jax.models.encoders import mit
+from cffm_jax.models.macs import Macs, macs, training_flops
+
+HEIGHT, WIDTH = 480, 864
+K = 124
+
+
+def giga(name: str, **options: str) -> float:
+    return macs(name, HEIGHT, WIDTH, **options).total / 1e9
+
+
+@pytest.mark.parametrize(
+    ("backbone", "segformer", "cffm", "cffmpp"),
+    [
+        ("b0", 14.06, 20.37, 25.16),
+        ("b1", 26.86, 39.90, 44.69),
+        ("b2", 44.04, 57.07, 66.46),
+        ("b5", 127.58, 154.05, 163.44),
+    ],
+)
+def test_true_counts(backbone, segformer, cffm, cffmpp):
+    assert round(giga(f"segformer_{backbone}"), 2) == segformer
+    assert round(giga(f"cffm_{backbone}"), 2) == cffm
+    # The specification's difference to CFFM; the last digit of its sum is that of rounded figures.
+    assert abs(giga(f"cffmpp_{backbone}") - cffmpp) < 0.0151
+
+
+def test_parts_of_b1():
+    image, clip = macs("segformer_b1", HEIGHT, WIDTH), macs("cffm_b1", HEIGHT, WIDTH)
+    figures = [
+        (image.patch_embeddings, 1.9), (image.encoder_attention, 8.5), (image.encoder_mlp, 7.8), (image.fuse, 6.8),
+        (clip.cfm_qkv, 3.6), (clip.cfm_attention, 2.1), (clip.cfm_output, 0.9), (clip.cfm_mlp, 6.8),
+    ]  # fmt: skip
+    for count, figure in figures:
+        assert round(count / 1e9, 1) == figure
+    for count, figure in [(image.depthwise, 0.23), (image.decoder_projections, 0.82), (image.frame_classifier, 0.82)]:
+        assert round(count / 1e9, 2) == figure
+    assert clip.frame_classifier == 0
+    assert sum(dataclasses.asdict(clip).values()) == clip.total
+
+
+@pytest.mark.parametrize(
+    ("name", "stated", "table"),
+    [("segformer_b1", 32.97, 33.0), ("cffm_b1", 55.38, 55.4), ("cffm_b5", 232.13, 232.2), ("cffmpp_b1", 64.2, 64.2)],
+)
+def test_paper_convention_is_just_below_the_table(name, stated, table):
+    """Doubled dense layers without attention products: up to 0.6 % below the specification."""
+    count = giga(name, convention="paper")
+    assert 0.994 * stated < count < stated
+    assert 0.993 * table < count < table
+
+
+@pytest.mark.parametrize(
+    ("name", "count"), [("segformer_b0", 14.44), ("segformer_b1", 32.79), ("cffm_b1", 55.09), ("cffm_b5", 231.19)]
+)
+def test_paper_convention_as_counted(name, count):
+    assert round(giga(name, convention="paper"), 2) == count
+
+
+def test_merged_decoder_and_keys():
+    true, executed = macs("cffm_b1", HEIGHT, WIDTH), macs("cffm_b1", HEIGHT, WIDTH, convention="executed")
+    assert executed.fuse == 0
+    assert executed.cfm_attention * 289 == true.cfm_attention * 277
+    assert executed.cfm_output * 63 * 112 == true.cfm_output * 60 * 108
+    for part in ("patch_embeddings", "encoder_mlp", "decoder_projections", "cfm_qkv", "cfm_mlp", "clip_classifier"):
+        assert getattr(executed, part) == getattr(true, part)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "message"),
+    [
+        (("cffm_b9", 64, 64), {}, "unknown model"),
+        (("cffm_b0", 60, 64), {}, "multiples of 32"),
+        (("cffm_b0", 64, 64), {"convention": "flops"}, "convention"),
+    ],
+)
+def test_wrong_arguments(arguments, options, message):
+    with pytest.raises(ValueError, match=message):
+        macs(*arguments, **options)
+
+
+# --- against the program itself ------------------------------------------------------------------------------------
+
+
+def program(model: CFFM, height: int, width: int, frames: int) -> tuple:
+    """What runs for new frames with cached reference features, and the shapes of its arguments."""
+    clip = jax.ShapeDtypeStruct((1, 4, height, width, 3), jnp.float32)
+    variables = jax.eval_shape(model.init, jax.random.key(0), clip)
+    images = jax.ShapeDtypeStruct((frames, height, width, 3), jnp.float32)
+    references = jax.ShapeDtypeStruct((frames, 3, height // 8, width // 8, model.width), jnp.float32)
+
+    prototypes = jax.ShapeDtypeStruct((frames, 100, model.width), jnp.float32)
+
+    def run(variables, images, references, prototypes):
+        bound = model.bind(variables)
+        features = bound.encode(images)
+        logits = bound.classify_frames(features.fine)
+        if not model.local_blocks:
+            return logits
+        logits = logits, bound.classify_clip(features.coarse, bound.mine_local(features.coarse, references))
+        if not model.global_blocks:
+            return logits
+        return logits, bound.classify_global(bound.mine_global(features.coarse, prototypes))
+
+    return run, (variables, images, references, prototypes)
+
+
+def traced_products(jaxpr) -> int:
+    """Multiply-accumulates of the matrix products and convolutions in a traced program."""
+    total = 0
+    for equation in jaxpr.eqns:
+        for inner in jaxprs_in_params(equation.params):
+            total += traced_products(inner)
+        shapes = [variable.aval.shape for variable in (*equation.invars, *equation.outvars)]
+        if equation.primitive.name == "dot_general":
+            (contracted, _), _ = equation.params["dimension_numbers"]
+            total += math.prod(shapes[-1]) * math.prod(shapes[0][axis] for axis in contracted)
+        elif equation.primitive.name == "conv_general_dilated":
+            numbers = equation.params["dimension_numbers"]
+            total += math.prod(shapes[-1]) * math.prod(shapes[1]) // shapes[1][numbers.rhs_spec[0]]
+    return total
+
+
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [
+        ("segformer_b0", (64, 96)),
+        ("cffm_b0", (64, 96)),
+        ("cffm_b0", (128, 224)),
+        ("cffm_b1", (64, 96)),
+        ("cffm_b2", (96, 64)),
+        ("cffmpp_b0", (64, 96)),
+        ("segformer_pvtv2_b0", (64, 96)),
+        ("cffm_convnext_tiny", (64, 96)),
+    ],
+)
+def test_executed_count_equals_the_traced_products(name, size):
+    """Exactly, but for depthwise convolutions, no products there; a second frame leaves out what runs once a call."""
+    check_products(name, size, "linear")
+
+
+def test_normalised_projections_in_the_traced_products():
+    check_products("segformer_b0", (64, 96), "normalised")
+    image, plain = macs("segformer_b0", 64, 96, projection="normalised"), macs("segformer_b0", 64, 96)
+    assert image == plain, "in the order of the definition they are the same products"
+
+
+def check_products(name: str, size: tuple[int, int], projection: str) -> None:
+    model = create_model(name, K, projection=projection)
+    counts = []
+    for frames in (1, 2):
+        run, arguments = program(model, *size, frames)
+        counts.append(traced_products(jax.make_jaxpr(run)(*arguments).jaxpr))
+    expected = macs(name, *size, projection=projection, convention="executed")
+    assert counts[1] - counts[0] == expected.total - expected.depthwise
+
+
+def test_xla_cost_analysis():
+    """XLA counts two operations for a multiply-accumulate and adds all elementwise work, at most a tenth here."""
+    size, frames, model = (64, 96), 2, create_model("cffm_b0", K)
+    run, arguments = program(model, *size, frames)
+    flops = jax.jit(run).lower(*arguments).compile().cost_analysis()["flops"]
+    once_a_call = sum(mit.SIZES["b0"].channels) * model.width**2  # the decoder's merged kernels
+    expected = 2 * (frames * macs("cffm_b0", *size, convention="executed").total + once_a_call)
+    assert 1.0 < flops / expected < 1.1
+
+
+@pytest.mark.parametrize("name", ["cffm_b0", "cffmpp_b0"])
+def test_the_work_of_training_is_about_what_its_gradient_multiplies(name):
+    """Traced: the pass back of the first layer lacks its frames' gradients, resizes are products there, and depthwise
+    convolutions none. The decoder merges its kernels once a call, and with a pass back three times."""
+    model, clips, size = create_model(name, K), 1, (64, 96)
+    clip = jax.ShapeDtypeStruct((clips, 4, *size, 3), jnp.float32)
+    variables = jax.eval_shape(model.init, jax.random.key(0), clip)
+    prototypes = jax.ShapeDtypeStruct((clips, 100, model.width), jnp.float32)
+    trained = {k: v for k, v in variables["params"].items() if not model.global_blocks or k.startswith("global")}
+
+    def loss(trained, variables, clip, prototypes):
+        variables = {**variables, "params": {**variables["params"], **trained}}
+        rngs = {"dropout": jax.random.key(0)}
+        if model.global_blocks:
+            return model.apply(variables, clip[:, -1], prototypes, method="train_global", rngs=rngs).sum()
+        outputs, _ = model.apply(variables, clip, train=True, outputs="all", mutable=["batch_stats"], rngs=rngs)
+        return outputs.logits.sum() + outputs.frame_logits.sum()
+
+    traced = traced_products(jax.make_jaxpr(jax.grad(loss))(trained, variables, clip, prototypes).jaxpr)
+    once_a_call = (1 if model.global_blocks else 3) * sum(mit.SIZES["b0"].channels) * model.width**2
+    assert 0.95 < 2 * (traced - once_a_call) / training_flops(model, *size) < 1.05
+
+
+def test_total_is_the_sum():
+    fields = [field.name for field in dataclasses.fields(Macs)]
+    assert Macs(**{name: 10**i for i, name in enumerate(fields)}).total == int("1" * len(fields))
