@@ -10,11 +10,11 @@ if TYPE_CHECKING:
     from cffm_jax.inference.load import load
     from cffm_jax.models.create import create_model
     from cffm_jax.models.kmeans import kmeans
-    from cffm_jax.training.losses import clip_loss
+    from cffm_jax.models.losses import clip_loss
     from cffm_jax.weights.naming.match import convert_state_dict, export_state_dict
 
 _HOMES = {
-    "clip_loss": "cffm_jax.training.losses",
+    "clip_loss": "cffm_jax.models.losses",
     "convert_state_dict": "cffm_jax.weights.naming.match",
     "create_model": "cffm_jax.models.create",
     "export_state_dict": "cffm_jax.weights.naming.match",

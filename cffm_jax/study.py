@@ -131,18 +131,18 @@ def plan(network: Network, options: StudyOptions, seed: int) -> Run:
 def _digest(config: Config, needs: Sequence[str]) -> str:
     """Of all that a network's figures depend on but the seed."""
     from cffm_jax.models.create import build_model
+    from cffm_jax.models.method import METHOD_SETTINGS
 
     model = build_model(config)
-    blocks = [("model.blocks", model.local_blocks), ("model.global_blocks", model.global_blocks)]
+    resolved = model.settings_resolved
+    blocks = [(f"model.{name}", resolved.get(name, 0)) for name in ("blocks", "global_blocks")]
     tree = dataclasses.asdict(with_changes(config, blocks))
     flat = {"workdir": tree.pop("workdir")}
     flat |= {f"{section}.{field}": value for section, fields in tree.items() for field, value in fields.items()}
     # Runs that differ in nothing else are one.
     left_out = {*OWN, *WITHOUT_EFFECT} | ({"optim.clip_norm"} if not config.optim.clip_norm else set())
-    if not model.global_blocks:
-        left_out |= {name for name in flat if name.startswith("prototypes.")} | {"eval.prototypes"}
-    if not model.local_blocks:
-        left_out |= {"model.receptive", "model.pooling", "model.references", "model.mining"}
+    unread = tuple(name for name in METHOD_SETTINGS if name not in model.settings_read)
+    left_out |= {name for name in flat if name in unread or f"{name.split('.')[0]}." in unread}
     kept = {name: value for name, value in flat.items() if name not in left_out}
     return hashlib.sha256(json.dumps([kept, needs], sort_keys=True).encode()).hexdigest()[:8]
 

@@ -20,9 +20,6 @@ MAY_DIFFER = (
 _OF_FIGURES = ("model.", "data.", "eval.", "prototypes.")
 """Sections that an evaluation reads."""
 
-_RESOLVED = {"blocks": "local_blocks", "global_blocks": "global_blocks", "norm_epsilons": "norm_epsilons"}
-"""What a model gives its backbone where the config says nothing: no or 0."""
-
 
 def require_same_model(stored: Config, asked: Config, source: object, *, name: str = "") -> None:
     """InputError if a checkpoint's parameters are of another model than the config asks for, or of other arithmetic.
@@ -73,8 +70,7 @@ def as_option(name: str, value: Any) -> str:
 def _flat(config: Config) -> dict[str, Any]:
     """Settings by dotted name; those that the backbone decides resolved."""
     tree = dataclasses.asdict(config)
-    model = create_model(**tree["model"])
-    tree["model"] |= {name: getattr(model, attribute) for name, attribute in _RESOLVED.items()}
+    tree["model"] |= create_model(**tree["model"]).settings_resolved
     flat = {}
     for section, value in tree.items():
         flat |= {f"{section}.{name}": v for name, v in value.items()} if isinstance(value, dict) else {section: value}

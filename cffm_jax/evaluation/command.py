@@ -26,8 +26,8 @@ from cffm_jax.evaluation.submission import SubmissionWriter, require_submission,
 from cffm_jax.inference import video_prototypes
 from cffm_jax.inference.whole_videos import PrototypeSource, VideoSegmenter
 from cffm_jax.metrics.scores import Scores
-from cffm_jax.models.cffm import CFFM
 from cffm_jax.models.create import build_model
+from cffm_jax.models.method import Method
 from cffm_jax.runtime import cluster
 from cffm_jax.runtime.atomic import require_new_folder, require_writable, write_json
 from cffm_jax.runtime.signals import Interruption
@@ -53,7 +53,7 @@ class _Prepared(NamedTuple):
     """
 
     options: EvalOptions
-    model: CFFM
+    model: Method
     origin: str
     step: int | None
     changed: dict[str, Any]
@@ -155,7 +155,7 @@ def _prepare(options: EvalOptions, with_config: Callable[[Config], EvalOptions])
     # Without a place the first: prototypes, which are computed with them on any device, follow that.
     copies = [jax.device_put(variables), *(jax.device_put(variables, device) for device in devices[1:])]
     source = None
-    if model.global_blocks:
+    if model.reads_prototypes:
         folder = beside(options.checkpoint, video_prototypes.FOLDER)
         source = video_prototypes.prototype_source(config, model, copies[0], config.data.eval_split, folder)
     changed = changed_settings(held.config, config)

@@ -82,18 +82,18 @@ def export_onnx(
     path = Path(path)
     if path.exists():
         raise InputError(path, "is there already", "name a new file")
-    if weights.model.global_blocks:
+    if weights.model.reads_prototypes:
         problem = f"{weights.model.public_name} has prototypes, which do not convert to ONNX"
         raise InputError(path, problem, "take --to jax-export, or a model of the families cffm and segformer")
     jax2onnx, onnxruntime = require_jax2onnx(path)
     model = weights.model.clone(dtype=jnp.float32)
     segmenter = StreamSegmenter(model, weights.config, size, streams, apart=False)
     arrays = {name: np.asarray(array) for name, array in flatten(weights.variables).items()}
-    leaves, tree = jax.tree.flatten(stablehlo.plain(jax.eval_shape(segmenter.start)))
+    leaves = jax.tree.leaves(jax.eval_shape(segmenter.start))
 
     def step(*inputs: jax.Array) -> tuple[jax.Array, ...]:
-        state, masks = stablehlo.step(segmenter, arrays, jax.tree.unflatten(tree, inputs[:-1]), inputs[-1])
-        return (*jax.tree.leaves(state), masks)
+        state, masks = stablehlo.step(segmenter, arrays, inputs[:-1], inputs[-1])
+        return (*state, masks)
 
     names = state_names(segmenter)
     specs = [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves]
@@ -112,16 +112,14 @@ def export_onnx(
 
 
 def state_names(segmenter: StreamSegmenter) -> list[str]:
-    """Names of the state's arrays, in their order."""
-    model = segmenter.model
-    parts = ("keys", "values") if model.attention else ("values",)
-    cells = [
-        f"{part}_{block}_{source.name}"
-        for block in range(model.local_blocks if segmenter.memory else 0)
-        for source in model.sources
-        for part in parts
-    ]
-    return ["clock", "ages", *cells]
+    """Names of the state's arrays, in their order: clock, ages, and of the ring as "keys_0_far"."""
+    state = jax.eval_shape(segmenter.start)
+    references = segmenter.model.reference_names if len(state.ring) > 1 else ("all",)
+    names = ["clock", "ages"]
+    for path, _ in jax.tree_util.tree_leaves_with_path(state.ring):
+        reference, *parts = (str(getattr(key, "name", getattr(key, "idx", key))) for key in path)
+        names.append("_".join([*reversed(parts), references[int(reference)]]))
+    return [*names, *(f"recurrent_{i}" for i in range(len(jax.tree.leaves(state.recurrent))))]
 
 
 def _description(weights: Weights, segmenter: StreamSegmenter, classes: Classes | None) -> dict[str, str]:

@@ -30,8 +30,7 @@ from cffm_jax.data.layouts.records import file_digest
 from cffm_jax.errors import InputError
 from cffm_jax.export import exported
 from cffm_jax.inference.load import Weights
-from cffm_jax.inference.streaming import StreamSegmenter, StreamState
-from cffm_jax.models.kmeans import RunningClusters
+from cffm_jax.inference.streaming import StreamSegmenter
 from cffm_jax.models.resize import resize_bilinear
 from cffm_jax.models.variables import flatten, unflatten
 from cffm_jax.runtime.atomic import WholeFolder
@@ -73,7 +72,7 @@ def export_stream(
         raise InputError(folder, "is there already", "name a new folder")
     segmenter = StreamSegmenter(weights.model, weights.config, size, streams, apart=tuple(platforms) == ("cpu",))
     arrays = flatten(weights.variables)
-    state = jax.eval_shape(lambda: plain(segmenter.start()))
+    state = tuple(jax.tree.leaves(jax.eval_shape(segmenter.start)))
     specs = {path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for path, leaf in arrays.items()}
     frames = jax.ShapeDtypeStruct((streams, *size, 3), jnp.uint8)
     program = jax.jit(functools.partial(step, segmenter))
@@ -87,23 +86,18 @@ def export_stream(
         (partial / ABOUT).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
 
 
-def plain(state: StreamState) -> tuple[Any, ...]:
-    """The state in tuples alone: others have no names for ours."""
-    return (state.clock, state.ages, state.cells, tuple(tuple(each) for each in state.running))
-
-
 def step(
-    segmenter: StreamSegmenter, arrays: dict[str, jax.Array], state: tuple[Any, ...], frames: jax.Array
-) -> tuple[tuple[Any, ...], jax.Array]:
-    """The next state (``plain``) and the masks of frames u8[S, H0, W0, 3] of the stream's size, which it resizes."""
-    clock, ages, cells, running = state
-    named = StreamState(clock, ages, cells, tuple(RunningClusters(*each) for each in running))
+    segmenter: StreamSegmenter, arrays: dict[str, jax.Array], leaves: Sequence[jax.Array], frames: jax.Array
+) -> tuple[tuple[jax.Array, ...], jax.Array]:
+    """The next state, as its arrays in their order, and the masks of frames u8[S, H0, W0, 3] of the stream's size,
+    which it resizes."""
+    state = jax.tree.unflatten(jax.tree.structure(segmenter.start()), leaves)
     x = frames.astype(jnp.float32)
     # Rounded in between as well, where the other engines have bytes.
     for size in (augment.fitted_size(*segmenter.size, segmenter.config.data.scale), segmenter.input_size):
         x = jnp.round(resize_bilinear(x, size))
-    named, masks = segmenter.function(unflatten(arrays), named, x.astype(jnp.uint8))
-    return plain(named), masks
+    state, masks = segmenter.function(unflatten(arrays), state, x.astype(jnp.uint8))
+    return tuple(jax.tree.leaves(state)), masks
 
 
 def description(weights: Weights, segmenter: StreamSegmenter, classes: Classes | None) -> dict[str, Any]:

@@ -1,9 +1,9 @@
 """Videos of which only some frames have masks: these frames alone are segmented, each with its references.
 
 Of a snippet of Cityscapes that is 4 frames to encode and one to mine, instead of 30. Several targets, whichever videos
-they are of, go through one jitted call.
+they are of, go through one call: each is a stream of the engine that ends with its first step.
 
-Dimension key as in ``offline``, but n targets, and T = R + 1 frames of a clip.
+Dimension key: T = R + 1 frames of a clip, H W the model's input, H0 W0 the original frames.
 """
 
 from __future__ import annotations
@@ -19,12 +19,9 @@ import numpy as np
 
 from cffm_jax.data.layouts.video import Video
 from cffm_jax.errors import InputError
-from cffm_jax.inference.argmax import segmentation_masks
+from cffm_jax.inference.engine import Engine, jitted_step
 from cffm_jax.inference.read_frames import Read, read_frame
-from cffm_jax.inference.rows import row_logits
 from cffm_jax.inference.whole_videos import Chunk, VideoSegmenter, fetched, placing
-from cffm_jax.models.cffm import CFFM
-from cffm_jax.models.normalise import normalise
 
 
 class _Clip(NamedTuple):
@@ -52,29 +49,39 @@ def segment_targets(segmenter: VideoSegmenter, variables: dict[str, Any], videos
     with ThreadPoolExecutor(max(1, segmenter.config.data.threads)) as pool:
         for clips, masks in fetched(_dispatched(pool, segmenter, variables, videos)):
             for i, clip in enumerate(clips):
-                own = {row: masks[row][i : i + 1] for row in segmenter.rows}
-                yield Chunk(clip.video, clip.target, clip.labels[None], own)
+                yield Chunk(clip.video, clip.target, clip.labels[None], {row: masks[row][i] for row in segmenter.rows})
 
 
 def _dispatched(
     pool: ThreadPoolExecutor, segmenter: VideoSegmenter, variables: dict[str, Any], videos: Sequence[Video]
 ) -> Iterator[tuple[list[_Clip], dict[str, jax.Array]]]:
     """Clips of one size, and their masks, which the device is still to compute."""
-    config = segmenter.config
-    count = max(1, segmenter.chunk // (1 + len(config.data.offsets)))
+    config, references = segmenter.config, len(_offsets(segmenter))
+    count = max(1, segmenter.chunk // (1 + references))
+    engine = Engine(
+        segmenter.model,
+        config,
+        segmenter.rows,
+        tuple(range(references, 0, -1)),
+        frames=1 + references,
+        targets="last",
+    )
     for clips in _groups(_load(pool, segmenter, videos, ahead=2 * count), count):
         filled = clips + clips[-1:] * (count - len(clips))
         prototypes = None
         if segmenter.prototypes:
             prototypes = np.stack([segmenter.prototypes.of(clip.video) for clip in filled])
-        arrays = (
-            np.stack([clip.frames for clip in filled]),
-            np.array([clip.has_reference for clip in filled]),
-            prototypes,
-        )
-        arrays = jax.device_put(arrays, placing(variables))
-        size = clips[0].labels.shape
-        yield clips, _segment(segmenter.model, segmenter.rows, variables, *arrays, output_size=size)
+        frames = np.stack([clip.frames for clip in filled])
+        # Without references its last frame is a stream's first: the others, which stand in for them, were not there.
+        ages = np.array([0 if clip.has_reference else -references for clip in filled], np.int32)
+        state = engine.start(frames.shape[2:4], count)._replace(ages=ages)
+        arguments = jax.device_put((state, frames, prototypes), placing(variables))
+        yield clips, jitted_step(engine, variables, *arguments, size=clips[0].labels.shape)
+
+
+def _offsets(segmenter: VideoSegmenter) -> tuple[int, ...]:
+    """Those of the references that the method reads."""
+    return segmenter.config.data.offsets if segmenter.model.reference_names else ()
 
 
 def _groups(clips: Iterator[_Clip], count: int) -> Iterator[list[_Clip]]:
@@ -91,7 +98,7 @@ def _groups(clips: Iterator[_Clip], count: int) -> Iterator[list[_Clip]]:
 
 def _load(pool: ThreadPoolExecutor, segmenter: VideoSegmenter, videos: Sequence[Video], ahead: int) -> Iterator[_Clip]:
     """Reads some clips ahead of the one in use."""
-    offsets = segmenter.config.data.offsets
+    offsets = _offsets(segmenter)
     waiting: deque[tuple[Video, tuple[int, ...], bool, dict[int, Future]]] = deque()
     todo = ((video, target) for video in videos for target in video.targets)
     try:
@@ -126,28 +133,3 @@ def _clip(video: Video, indices: tuple[int, ...], has_reference: bool, read: dic
                 "give a video one size",
             )
     return _Clip(video, target, has_reference, np.stack([read[i][0] for i in indices]), read[target][1])
-
-
-# Not a function of each segmenter: evaluations during training are one compiled program.
-@functools.partial(jax.jit, static_argnums=(0, 1), static_argnames="output_size")
-def _segment(
-    model: CFFM,
-    rows: tuple[str, ...],
-    variables: dict[str, Any],
-    clips: jax.Array,
-    has_reference: jax.Array,
-    prototypes: jax.Array | None,
-    *,
-    output_size: tuple[int, int],
-) -> dict[str, jax.Array]:
-    """Masks u8[n, H0, W0] of the targets for each row: clips u8[n, T, H, W, 3], has_reference bool[n], prototypes
-    f32[n, P, C] or None."""
-    n, t, h, w, _ = clips.shape
-    bound = model.bind(variables)
-    features = bound.encode(normalise(clips.reshape(n * t, h, w, 3)))
-    fine = features.fine.reshape(n, t, *features.fine.shape[1:])[:, -1]
-    coarse = features.coarse.reshape(n, t, *features.coarse.shape[1:])
-    contexts = {} if prototypes is None else {rows[0]: prototypes}
-    mined = bound.mine_local(coarse[:, -1], coarse[:, :-1]) if bound.local_blocks else None
-    logits = row_logits(bound, fine, coarse[:, -1], mined, has_reference, contexts)
-    return {row: segmentation_masks(logits[row], (h, w), output_size) for row in rows}

@@ -13,8 +13,8 @@ import numpy as np
 from cffm_jax.config import Config
 from cffm_jax.data.clips import FASTEST
 from cffm_jax.errors import InputError
-from cffm_jax.models.cffm import CFFM
 from cffm_jax.models.encoders.names import make_encoder
+from cffm_jax.models.method import Method
 from cffm_jax.weights.naming.recognise import ENCODER
 from cffm_jax.weights.open import complete, open_stored
 
@@ -61,7 +61,7 @@ class Weights:
         from cffm_jax.inference import streaming
 
         config, model = self.config, self.model
-        if not isinstance(model, CFFM):
+        if not isinstance(model, Method):
             raise InputError(self.origin, "are the weights of an encoder alone", "give those of a whole model")
         if not 0 <= rate <= FASTEST or (reference_seconds and not rate):
             raise InputError("rate", f"is {rate:g}", f"give the frames a second, more than 0 and at most {FASTEST}")

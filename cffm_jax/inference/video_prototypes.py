@@ -27,8 +27,8 @@ from cffm_jax.data import clips, evaluation_frames
 from cffm_jax.data.layouts.video import Video
 from cffm_jax.errors import InputError
 from cffm_jax.inference.prototype_store import PrototypeStore
-from cffm_jax.models.cffm import CFFM
 from cffm_jax.models.kmeans import cluster as cluster_tokens
+from cffm_jax.models.method import Method
 from cffm_jax.models.normalise import normalise
 from cffm_jax.runtime import cluster
 from cffm_jax.weights.authors_prototypes import find_centres
@@ -63,7 +63,7 @@ class Prototyper:
     Several threads may ask, each for its own videos; they are computed on the thread's default device.
     """
 
-    def __init__(self, model: CFFM, variables: dict[str, Any], config: Config, store: PrototypeStore | None = None):
+    def __init__(self, model: Method, variables: dict[str, Any], config: Config, store: PrototypeStore | None = None):
         """``model`` and ``variables`` are the network whose features are clustered; its width is the prototypes'."""
         self.config = config
         self._model, self._store = model, store
@@ -129,13 +129,13 @@ class Prototyper:
 # Not a function of each Prototyper: training has two, for both splits, and one compiled program.
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _cluster(
-    model: CFFM, plan: PrototypeConfig, variables: dict[str, Any], frames: jax.Array, valid: jax.Array
+    model: Method, plan: PrototypeConfig, variables: dict[str, Any], frames: jax.Array, valid: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """frames u8[f, H, W, 3], valid bool[f] -> centres f32[P, C] and inertia f32[]; some frames at a time, so that
     memory does not grow with f."""
 
     def encode(frame: jax.Array) -> jax.Array:
-        return model.apply(variables, normalise(frame[None]), method="encode").coarse[0]
+        return model.apply(variables, normalise(frame[None]), method="prototype_tokens")[0]
 
     features = jax.lax.map(encode, frames, batch_size=min(len(frames), 5))
     _, h, w, c = features.shape
@@ -170,7 +170,7 @@ def all_prototypes(source: Prototyper | ImportedPrototypes, videos: Sequence[Vid
 
 
 def prototype_source(
-    config: Config, model: CFFM, variables: dict[str, Any], split: str, folder: str | Path = ""
+    config: Config, model: Method, variables: dict[str, Any], split: str, folder: str | Path = ""
 ) -> Prototyper | ImportedPrototypes:
     """Where the prototypes of a split's videos come from, as ``config.prototypes`` says: imported ones, or those of
     another run's network, or of the model itself; computed ones are kept in one file a split.

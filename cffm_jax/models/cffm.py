@@ -1,25 +1,24 @@
-"""The models: wiring of encoder, frame features and mining, and the public constructor.
+"""CFFM, CFFM++, CFFM+ and their image baseline SegFormer: one network with local and global mining blocks, or without.
 
-Dimension key: B clips, T = 4 frames of a clip (references oldest first, target last), N frames, H W sides of the input,
-K classes, C = 256 channels of the frame features, P prototypes.
+Dimension key: as in ``method``, with C = 256 channels of the frame features, and A heads of D channels in the blocks.
 """
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal, NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from cffm_jax.config import ModelConfig
+from cffm_jax.config import Config, ModelConfig
+from cffm_jax.errors import InputError
 from cffm_jax.models import cffa, cfm, layers
-from cffm_jax.models.decoder import FrameDecoder
-from cffm_jax.models.encoders.names import make_encoder
+from cffm_jax.models.kmeans import RunningClusters, start_running, update_running
+from cffm_jax.models.losses import clip_loss, cross_entropy
+from cffm_jax.models.method import PER_FRAME, Batch, FrameFeatures, Method, Prototypes
+from cffm_jax.models.normalise import normalise
 from cffm_jax.models.resize import resize_bilinear
-
-INPUT_MULTIPLE = 32
-
 
 GLOBAL_WEIGHT = 0.5
 """Lambda, the weight of the global logits beside the local ones (CFFM++ section 4.2)."""
@@ -35,12 +34,20 @@ FAMILIES = {
 }
 """Names of the papers' methods -> local contexts, global contexts. ``cffmp`` is CFFM+, global contexts alone."""
 
+LIKE_MIT = {f"pvtv2_b{i}": f"b{i}" for i in range(6)}
+LIKE_MIT |= {"convnext_tiny": "b2", "convnext_small": "b3", "convnext_base": "b5"}
+"""Encoders that the papers do not have -> MiT of like size, whose numbers of blocks they take: our choice."""
 
-class FrameFeatures(NamedTuple):
-    """Features of N frames: ``fine`` [N, H/4, W/4, C], for the per-frame logits; ``coarse`` [N, H/8, W/8, C]."""
+LOCAL_BLOCKS = {"b0": 1, "b1": 2, "b2": 2, "b3": 2, "b4": 4, "b5": 4}
+LOCAL_BLOCKS |= {name: LOCAL_BLOCKS[like] for name, like in LIKE_MIT.items()}
+"""Mining blocks N for each backbone (CFFM section 4.1; B3 and B4, which the papers leave out, as their neighbours)."""
 
-    fine: jax.Array
-    coarse: jax.Array
+GLOBAL_BLOCKS = {"b0": 1, "b1": 1, "b2": 2, "b3": 2, "b4": 2, "b5": 2}
+GLOBAL_BLOCKS |= {name: GLOBAL_BLOCKS[like] for name, like in LIKE_MIT.items()}
+"""Global mining blocks N_g for each backbone (CFFM++ section 5.1: 1 for the small ones, 2 for the large ones)."""
+
+Memory = tuple[cfm.Cells, ...]
+"""What a target reads of a reference: for each block keys and values of its pooled grid, [N, A, gh, gw, D] each."""
 
 
 class ClipOutputs(NamedTuple):
@@ -59,62 +66,103 @@ class ClipOutputs(NamedTuple):
     global_logits: jax.Array | None = None
 
 
-class CFFM(nn.Module):
+class CFFM(Method):
     """Video semantic segmentation with temporal contexts.
 
     With local blocks it is CFFM, with global ones besides CFFM++, with global ones alone the papers' CFFM+, and with
     none SegFormer, frame by frame. Parameters of a smaller method are those of the larger one.
 
     Attributes:
-      backbone: one of ``encoders.names()``.
-      num_classes: K.
       local_blocks: mining blocks N in sequence.
-      norm_epsilons: of the encoder's norms: those of embeddings and reductions, those of blocks and stages.
       global_blocks: global mining blocks N_g in sequence.
       sources: the context table, one row a reference frame, oldest first.
       static: the target stands in for its references (static contexts alone).
-      attention: False leaves the mining out ("CFFA only"), see ``cfm.MiningBlock``.
-      projection: of the encoder's stages, see ``FrameDecoder``.
-      width: channels of the frame features.
-      dropout: share of channels dropped before each classifier.
-      drop_path: the encoder's largest drop path rate.
-      dtype: compute type; parameters, norms, softmax and logits are float32.
-      depths: blocks of the encoder's stages; () as the backbone has.
-      remat: what the backward pass of encoder and mining blocks computes anew, see ``layers.rematerialised``.
+      attention: False leaves the mining out ("CFFA only"), see ``cfm.PositionBlock``.
     """
 
-    backbone: str
-    num_classes: int
-    local_blocks: int
-    norm_epsilons: tuple[float, float]
+    local_blocks: int = 0
     global_blocks: int = 0
     sources: tuple[cffa.PooledSource, ...] = cffa.REFERENCES
     static: bool = False
     attention: bool = True
-    projection: Literal["linear", "normalised"] = ModelConfig.projection
-    width: int = ModelConfig.width
-    dropout: float = ModelConfig.dropout
-    drop_path: float = ModelConfig.drop_path
-    dtype: jnp.dtype = jnp.float32
-    depths: tuple[int, ...] = ()
-    remat: layers.Remat = "none"
+
+    PARTS: ClassVar[Mapping[str, str]] = {
+        **Method.PARTS,
+        "local": "local blocks",
+        "clip_classifier": "clip classifier",
+        "globals": "global blocks",
+        "global_classifier": "global classifier",
+    }
+    CLASSIFIERS: ClassVar[tuple[str, ...]] = ("frame classifier", "clip classifier", "global classifier")
+    OPTIONS: ClassVar[Mapping[str, str]] = {
+        "backbone": "--model.name",
+        "local_blocks": "--model.blocks",
+        "global_blocks": "--model.global_blocks",
+        "sources": "--model.receptive, --model.pooling",
+        "attention": "--model.mining",
+        "projection": "--model.projection",
+    }
+
+    @classmethod
+    def create(cls, family: str, backbone: str, settings: ModelConfig) -> CFFM:
+        has_local, has_global = FAMILIES[family]
+        return cls(
+            **cls.shared(backbone, settings),
+            local_blocks=(settings.blocks or LOCAL_BLOCKS[backbone]) if has_local else 0,
+            global_blocks=(settings.global_blocks or GLOBAL_BLOCKS[backbone]) if has_global else 0,
+            sources=cffa.reference_sources(settings.receptive, settings.pooling),
+            static=settings.references == "self",
+            attention=settings.mining == "attention",
+        )
+
+    # --- what it is
 
     @property
-    def public_name(self) -> str:
-        """As ``create_model`` takes it."""
+    def family(self) -> str:
         contexts = bool(self.local_blocks), bool(self.global_blocks)
-        return f"{next(name for name, has in FAMILIES.items() if has == contexts)}_{self.backbone}"
+        return next(name for name, has in FAMILIES.items() if has == contexts)
 
-    def setup(self):
-        self.encoder = make_encoder(
-            self.backbone, self.norm_epsilons, self.drop_path, self.dtype, self.depths, self.remat
-        )
-        self.decoder = FrameDecoder(self.width, self.dtype, self.projection)
-        self.frame_dropout = layers.channel_dropout(self.dropout)
-        self.frame_classifier = layers.Dense(self.num_classes, self.dtype)
+    @property
+    def settings_resolved(self) -> dict[str, Any]:
+        return {
+            "blocks": self.local_blocks,
+            "global_blocks": self.global_blocks,
+            "norm_epsilons": self.norm_epsilons,
+        }
+
+    @property
+    def settings_read(self) -> tuple[str, ...]:
+        local = ("model.receptive", "model.pooling", "model.references", "model.mining") if self.local_blocks else ()
+        return (*local, *(("prototypes.", "eval.prototypes") if self.global_blocks else ()))
+
+    @property
+    def reference_names(self) -> tuple[str, ...]:
+        return tuple(source.name for source in self.sources) if self.local_blocks and not self.static else ()
+
+    @property
+    def clip_frames(self) -> int:
+        return len(self.sources) + 1
+
+    def contexts(self, prototypes: Prototypes = "video") -> tuple[Literal["video", "causal"], ...]:
+        both = ("video", "causal")
+        return tuple(kind for kind in both if prototypes in (kind, "both")) if self.global_blocks else ()
+
+    def rows(self, prototypes: Prototypes = "video") -> tuple[str, ...]:
+        local = ("CFFM",) if self.local_blocks else ()
+        return (*map(self._global_row, self.contexts(prototypes)), *local, PER_FRAME)
+
+    def _global_row(self, prototypes: str) -> str:
+        name = "CFFM++" if self.local_blocks else "CFFM+"
+        return name if prototypes == "video" else f"{name}, {prototypes}"
+
+    # --- the stages
+
+    def setup(self) -> None:
+        super().setup()
         if self.local_blocks:
-            block = layers.rematerialised(cfm.MiningBlock, self.remat, methods=("reference_cells", "__call__"))
-            self.local = [block(self.sources, self.width, self.attention, self.dtype) for _ in range(self.local_blocks)]
+            kind = cfm.MiningBlock if self.attention else cfm.PositionBlock
+            block = layers.rematerialised(kind, self.remat, methods=("reference_cells", "__call__"))
+            self.local = [block(self.sources, self.width, self.dtype) for _ in range(self.local_blocks)]
             self.clip_dropout = layers.channel_dropout(self.dropout)
             self.clip_classifier = layers.Dense(self.num_classes, self.dtype)
         if self.global_blocks:
@@ -122,90 +170,111 @@ class CFFM(nn.Module):
             self.global_dropout = layers.channel_dropout(self.dropout)
             self.global_classifier = layers.Dense(self.num_classes, self.dtype)
 
-    def __call__(
-        self, clips: jax.Array, train: bool = False, outputs: str = "logits", prototypes: jax.Array | None = None
-    ) -> jax.Array | ClipOutputs:
-        """Segments the last frame of each clip.
+    def remember(self, features: FrameFeatures) -> tuple[Memory, ...]:
+        """For each reference, for each block: its keys and values of the frame's grid, pooled as for that reference."""
+        if not self.local_blocks:
+            return ()
+        n, *shape = features.coarse.shape
+        in_each_role = jnp.broadcast_to(features.coarse[:, None], (n, len(self.sources), *shape))
+        by_block = [block.reference_cells(in_each_role) for block in self.local]
+        unfolded = jax.tree.map(lambda x: x.reshape(n, cfm.HEADS, *x.shape[1:]), by_block)
+        return tuple(zip(*unfolded, strict=True))
+
+    def start(self, size: tuple[int, int], config: Config) -> RunningClusters | tuple[()]:
+        if not self.global_blocks:
+            return ()
+        count, tokens = config.prototypes.count, size[0] // 8 * (size[1] // 8)
+        if tokens < count:
+            problem = f"{tokens} tokens at {size[0]}x{size[1]} are fewer than {count} prototypes"
+            raise InputError("--prototypes.count", problem, "give fewer")
+        return RunningClusters(jnp.zeros((count, self.width)), jnp.zeros(count), jnp.zeros((), jnp.int32))
+
+    def advance(
+        self, state: RunningClusters, features: FrameFeatures, age: jax.Array, config: Config
+    ) -> tuple[RunningClusters, jax.Array]:
+        """Prototypes of the frames so far, each stream's present one included: f32[S, P, C]."""
+        plan = config.prototypes
+
+        def take_in(one: tuple[RunningClusters, jax.Array, jax.Array]) -> RunningClusters:
+            running, frame, t = one
+            tokens = frame.reshape(-1, frame.shape[-1]).astype(jnp.float32)
+            branches = (
+                lambda: running,
+                lambda: update_running(running, tokens, memory=plan.memory),
+                lambda: start_running(jax.random.key(plan.seed), tokens, plan.count),
+            )
+            choice = jnp.where(t == 0, 2, jnp.where(t % plan.interval == 0, 1, 0))
+            return jax.lax.switch(choice, branches)
+
+        # One stream after the other: of a batch of switches all branches would be computed.
+        streams = [jax.tree.map(lambda x, i=i: x[i], (state, features.coarse, age)) for i in range(len(age))]
+        state = jax.tree.map(lambda *each: jnp.stack(each), *map(take_in, streams))
+        return state, state.centres
+
+    def segment(
+        self,
+        features: FrameFeatures,
+        memory: Sequence[Memory],
+        referring: jax.Array,
+        contexts: Mapping[str, jax.Array],
+    ) -> dict[str, jax.Array]:
+        """As of ``Method``; frames without references get their per-frame logits in place of CFFM's."""
+        local = self.classify_frames(features.fine)
+        logits = {PER_FRAME: local}
+        if self.local_blocks:
+            if self.static:  # Its contexts are there from the first frame on.
+                memory, referring = self.remember(features), jnp.ones_like(referring)
+            folded = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), tuple(memory))
+            mined = self.mine_cells(features.coarse, tuple(zip(*folded, strict=True)))
+            mined_logits = self.classify_clip(features.coarse, mined)
+            local = logits["CFFM"] = jnp.where(referring[:, None, None, None], mined_logits, local)
+        for kind, prototypes in contexts.items():
+            added = self.classify_global(self.mine_global(features.coarse, prototypes))
+            logits[self._global_row(kind)] = local + GLOBAL_WEIGHT * added
+        return logits
+
+    # --- clips
+
+    def __call__(self, clips: jax.Array, train: bool = False, prototypes: jax.Array | None = None) -> jax.Array:
+        """Logits f32[B, H/4, W/4, K] of the last frame of each clip; the arguments are those of ``clip_outputs``."""
+        return self.clip_outputs(clips, train, prototypes).logits
+
+    def clip_outputs(self, clips: jax.Array, train: bool = False, prototypes: jax.Array | None = None) -> ClipOutputs:
+        """Segments the last frame of each clip. With global contexts its logits are local + 0.5 * global ones.
 
         Args:
           clips: f32[B, T, H, W, 3], normalised, oldest first, the target last; sides multiples of 32.
           train: dropout, drop path and the batch's own statistics (needs a "dropout" key and mutable "batch_stats").
-          outputs: "logits" or "all".
           prototypes: f32[B, P, C] of each clip's video, for the models with global contexts (not needed by ``init``).
-
-        Returns:
-          f32[B, H/4, W/4, K], or ``ClipOutputs`` for "all". With global contexts: local + 0.5 * global logits.
         """
-        if outputs not in ("logits", "all"):
-            raise ValueError(f"outputs must be 'logits' or 'all', not {outputs!r}")
         if self.global_blocks and prototypes is None and not self.is_initializing():
             raise ValueError("a model with global contexts needs prototypes=, f32[B, P, C]")
         b, t, h, w, _ = clips.shape
         features = self.encode(clips.reshape(b * t, h, w, 3), train)
         coarse = features.coarse.reshape(b, t, h // 8, w // 8, -1)
         target, references = coarse[:, -1], coarse[:, :-1]
-        if outputs == "all" or not self.local_blocks or self.is_initializing():
-            frame_logits = self.classify_frames(features.fine, train).reshape(b, t, h // 4, w // 4, -1)
-        mined, logits, global_logits = target, None, None
+        frame_logits = self.classify_frames(features.fine, train).reshape(b, t, h // 4, w // 4, -1)
+        mined, logits, global_logits = target, frame_logits[:, -1], None
         if self.local_blocks:
             mined = self.mine_local(target, references)
             logits = self.classify_clip(target, mined, train)
-        else:
-            logits = frame_logits[:, -1]
         if self.global_blocks:
             if prototypes is None:
                 prototypes = jnp.zeros((b, 1, self.width))
             global_logits = self.classify_global(self.mine_global(target, prototypes), train)
             logits = logits + GLOBAL_WEIGHT * global_logits
-        return ClipOutputs(logits, frame_logits, mined, global_logits) if outputs == "all" else logits
-
-    def encode_stages(self, frames: jax.Array, train: bool = False) -> tuple[jax.Array, ...]:
-        """The encoder's four maps of f32[N, H, W, 3]: [N, H/s, W/s, C_s] for s = 4, 8, 16, 32."""
-        _, h, w, _ = frames.shape
-        if h % INPUT_MULTIPLE or w % INPUT_MULTIPLE:
-            raise ValueError(f"frames are {h}x{w}: both sides must be multiples of {INPUT_MULTIPLE}")
-        return self.encoder(frames, train)
-
-    def encode(self, frames: jax.Array, train: bool = False) -> FrameFeatures:
-        """Features of f32[N, H, W, 3]; each frame on its own, so that none is encoded twice."""
-        fine = self.decoder(self.encode_stages(frames, train), train)
-        n, h, w, c = fine.shape
-        return FrameFeatures(fine, resize_bilinear(fine, (h // 2, w // 2)))
-
-    def classify_frames(self, fine: jax.Array, train: bool = False) -> jax.Array:
-        """Per-frame logits of stride-4 features: [N, H/4, W/4, C] -> f32[N, H/4, W/4, K]."""
-        fine = self.frame_dropout(fine, deterministic=not train)
-        return self.frame_classifier(fine).astype(jnp.float32)
-
-    def frame_logits(self, frames: jax.Array) -> jax.Array:
-        """SegFormer's logits of f32[N, H, W, 3]: f32[N, H/4, W/4, K]."""
-        return self.classify_frames(self.encode(frames).fine)
+        return ClipOutputs(logits, frame_logits, mined, global_logits)
 
     def mine_local(self, target: jax.Array, references: jax.Array) -> jax.Array:
         """Mining, block by block (CFFM Eq. 4-5): [N, h, w, C], [N, T-1, h, w, C] -> the mined target [N, h, w, C]."""
         if self.static:
-            return self.mine_cells(target, self.reference_cells(target))
-        for block in self.local:
-            target = block(target, block.reference_cells(references))
-        return target
+            references = jnp.broadcast_to(target[:, None], (len(target), len(self.sources), *target.shape[1:]))
+        return self.mine_cells(target, [block.reference_cells(references) for block in self.local])
 
-    def reference_cells(self, coarse: jax.Array) -> tuple[cfm.ReferenceCells, ...]:
-        """What later targets read of frames, for each block and each reference that a frame may become.
-
-        Args:
-          coarse: [N, h, w, C].
-
-        Returns:
-          For each block the keys and values of each role's pooled grid, see ``cfm.ReferenceCells``.
-        """
-        n, *shape = coarse.shape
-        in_each_role = jnp.broadcast_to(coarse[:, None], (n, len(self.sources), *shape))
-        return tuple(block.reference_cells(in_each_role) for block in self.local)
-
-    def mine_cells(self, target: jax.Array, cells: tuple[cfm.ReferenceCells, ...]) -> jax.Array:
-        """``mine_local`` with the references' cells at hand: [N, h, w, C], a block's of each -> [N, h, w, C]."""
-        for block, own in zip(self.local, cells, strict=True):
-            target = block(target, own)
+    def mine_cells(self, target: jax.Array, cells: Sequence[tuple[cfm.Cells, ...]]) -> jax.Array:
+        """``mine_local`` with the references' cells of each block at hand: [N, h, w, C] -> [N, h, w, C]."""
+        for block, its_cells in zip(self.local, cells, strict=True):
+            target = block(target, its_cells)
         return target
 
     def mine_global(self, target: jax.Array, prototypes: jax.Array) -> jax.Array:
@@ -227,6 +296,19 @@ class CFFM(nn.Module):
         logits = self.global_classifier(self.global_dropout(mined, deterministic=not train)).astype(jnp.float32)
         return resize_bilinear(logits, (2 * h, 2 * w))
 
+    # --- training
+
+    def loss(self, batch: Batch, frame_loss_weight: float) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """``clip_loss`` (CFFM section 4.1); with global contexts the cross-entropy of their logits alone (CFFM++
+        section 4.2), for which the rest runs as in evaluation, on the targets: it has no backward pass."""
+        if self.global_blocks:
+            targets = normalise(batch["frames"][:, -1], batch["size"])
+            logits = self.train_global(targets, batch["prototypes"])
+            return cross_entropy(logits, batch["labels"][:, -1]), {}
+        outputs = self.clip_outputs(normalise(batch["frames"], batch["size"]), train=True)
+        loss, parts = clip_loss(outputs, batch["labels"], frame_loss_weight)
+        return loss, {"clip_loss": parts.clip, "frame_loss": parts.frames}
+
     def train_global(self, frames: jax.Array, prototypes: jax.Array) -> jax.Array:
         """Global logits for the second stage of training: all but the global blocks runs as in evaluation.
 
@@ -239,3 +321,58 @@ class CFFM(nn.Module):
         """
         target = jax.lax.stop_gradient(self.encode(frames).coarse)
         return self.classify_global(self.mine_global(target, prototypes), train=True)
+
+    def is_trained(self, name: str) -> bool:
+        """Everything, or with global contexts their blocks and classifier alone (CFFM++ section 5.1: second stage)."""
+        return not self.global_blocks or name.startswith(GLOBAL_PREFIX)
+
+    def training_offsets(self, offsets: Sequence[int]) -> tuple[int, ...]:
+        return () if self.global_blocks else tuple(offsets)
+
+    @property
+    def base(self) -> CFFM | None:
+        return self.clone(global_blocks=0) if self.global_blocks else None
+
+    @property
+    def fresh_parts(self) -> tuple[str, ...] | None:
+        return ("global blocks", "global classifier") if self.global_blocks else None
+
+    @property
+    def release_lacks(self) -> list[str]:
+        """As of ``Method``; the release's names count the references."""
+        other = bool(self.local_blocks) and len(self.sources) != len(cffa.REFERENCES)
+        return super().release_lacks + [f"{len(self.sources)} reference frames"] * other
+
+    # --- counts
+
+    def macs(self, height: int, width: int, *, prototypes: int, executed: bool) -> dict[str, int]:
+        h, w = height // 8, width // 8
+        parts = self.frame_macs(height, width, executed=executed)
+        if self.local_blocks:
+            parts |= self._local_macs(h, w, executed=executed)
+            if not executed:
+                parts["frame_classifier"] = 0
+        return parts | (self._global_macs(h, w, prototypes) if self.global_blocks else {})
+
+    def _local_macs(self, h: int, w: int, *, executed: bool) -> dict[str, int]:
+        block = cfm.mining_macs(self.width, self.sources, h, w, executed=executed)
+        parts = {part: self.local_blocks * count for part, count in block.items()}
+        return parts | {"clip_classifier": h * w * 2 * self.width * self.num_classes}
+
+    def _global_macs(self, h: int, w: int, prototypes: int) -> dict[str, int]:
+        block = cfm.global_macs(self.width, h, w, prototypes)
+        parts = {part: self.global_blocks * count for part, count in block.items()}
+        return parts | {"global_classifier": h * w * self.width * self.num_classes}
+
+    def training_macs(self, height: int, width: int, *, prototypes: int) -> int:
+        """Local models encode and classify all frames of a clip; with global contexts the targets alone are encoded,
+        and only the global blocks have a backward pass."""
+        h, w = height // 8, width // 8
+        frame = self.frame_macs(height, width, executed=True)
+        if self.global_blocks:
+            once = sum(frame.values()) - frame["frame_classifier"]
+            return once + 3 * sum(self._global_macs(h, w, prototypes).values())
+        trained = sum(frame.values()) * self.clip_frames
+        if self.local_blocks:
+            trained += sum(self._local_macs(h, w, executed=True).values())
+        return 3 * trained

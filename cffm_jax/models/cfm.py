@@ -7,6 +7,8 @@ Dimension key: N clips, C = 256 channels, A = 8 heads, D = 32 channels of a head
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -17,9 +19,15 @@ HEADS = 8
 MLP_RATIO = 4
 EPSILON = 1e-5
 
-ReferenceCells = tuple[tuple[jax.Array, jax.Array], ...]
-"""Keys and values of each reference's pooled grid, [N * A, nh * m, nw * m, D] each (values alone without attention):
-all that a block needs of them."""
+
+class Cells(NamedTuple):
+    """What a block reads of a reference's pooled grid: keys and values [N * A, nh * m, nw * m, D].
+
+    A block without attention reads values alone: its keys are None.
+    """
+
+    keys: jax.Array | None
+    values: jax.Array
 
 
 class MLP(nn.Module):
@@ -46,8 +54,8 @@ class _Pool(nn.Module):
         return cffa.pool(x, weight, self.param("bias", nn.initializers.zeros, (1,)), self.source)
 
 
-class MiningBlock(nn.Module):
-    """One non-self attention step: the target reads 277 context tokens a window, then passes an MLP.
+class _ContextBlock(nn.Module):
+    """What a block does before and after it weighs its context tokens: pools them, then adds their sum and an MLP.
 
     The 289 tokens of the paper's r = {49, 20, 6, 7} hold 12 of the target's twice; merged, the result is the same.
     Keys and values are projected once on the (pooled) grid of each frame and then gathered.
@@ -55,22 +63,15 @@ class MiningBlock(nn.Module):
     Attributes:
       references: the context table's rows of the references.
       width: C.
-      attention: False leaves the mining out: a token's weight is its position's (learned) alone, whatever it and the
-        target hold. The papers' "CFFA only", of which they say no more than that an MLP processes the tokens.
       dtype: compute type.
     """
 
     references: tuple[cffa.PooledSource, ...] = cffa.REFERENCES
     width: int = 256
-    attention: bool = True
     dtype: jnp.dtype = jnp.float32
 
-    def setup(self):
+    def setup(self) -> None:
         self.norm1 = layers.layer_norm(EPSILON, self.dtype)
-        if self.attention:
-            self.qkv = layers.Dense(3 * self.width, self.dtype)
-        else:
-            self.value = layers.Dense(self.width, self.dtype)
         self.proj = layers.Dense(self.width, self.dtype)
         self.norm2 = layers.layer_norm(EPSILON, self.dtype)
         self.mlp = MLP(self.dtype)
@@ -86,7 +87,7 @@ class MiningBlock(nn.Module):
     def sources(self) -> tuple[cffa.PooledSource, ...]:
         return (cffa.TARGET, *self.references)
 
-    def reference_cells(self, references: jax.Array) -> ReferenceCells:
+    def reference_cells(self, references: jax.Array) -> tuple[Cells, ...]:
         """Args: references [N, T-1, h, w, C], oldest first. Returns: what the block reads of their pooled grids."""
         normed = [self.norm1(references[:, i]) for i in range(references.shape[1])]
         return tuple(
@@ -94,47 +95,91 @@ class MiningBlock(nn.Module):
             for source, x in zip(self.references, normed, strict=True)
         )
 
-    def __call__(self, target: jax.Array, cells: ReferenceCells) -> jax.Array:
-        """Args: target [N, h, w, C]; cells: ``reference_cells`` of this block. Returns: [N, h, w, C], mined."""
-        n, h, w, c = target.shape
-        x = cffa.pad_to_windows(self.norm1(target))
-        own = self._project(x)
-        grids = (self._cells(self.pools[cffa.TARGET.name](x)), *cells)
-        context = [  # keys (with attention) and values: [N * A, nh, nw, 277, D]
-            cffa.assemble(fine, pooled, self.sources)
-            for fine, *pooled in zip(own[-len(grids[0]) :], *grids, strict=True)
-        ]
-        bias = self.position_bias()[:, None, None]
-        mask = jnp.asarray(cffa.context_mask(*context[0].shape[1:3], self.sources))[:, :, None]
-        if self.attention:
-            q = cffa.split_windows(own[0]) * (c // HEADS) ** -0.5
-            logits = jnp.einsum("zabqd,zabkd->zabqk", q, context[0], preferred_element_type=jnp.float32)
-            logits = logits.reshape(n, HEADS, *logits.shape[1:]) + bias + mask
-        else:
-            logits = jnp.broadcast_to(bias + mask, (n, HEADS, *mask.shape[:2], *bias.shape[-2:]))
-        weights = jax.nn.softmax(logits, axis=-1).astype(self.dtype)
-        y = jnp.einsum("zabqk,zabkd->zabqd", weights.reshape(n * HEADS, *weights.shape[2:]), context[-1])
-        y = cffa.join_windows(y)[:, :h, :w]
-        y = y.reshape(n, HEADS, h, w, -1).transpose(0, 2, 3, 1, 4).reshape(n, h, w, c)
-        target = target + self.proj(y)
-        return target + self.mlp(self.norm2(target))
-
     def position_bias(self) -> jax.Array:
         """f32[A, 49, 277]: the fine region, then the pooled sources."""
         pooled = [self.biases[s.name].reshape(HEADS, -1)[:, cffa.relative_index(s.reach)] for s in self.sources]
         return jnp.concatenate([cffa.fine_bias(self.bias_own, self.bias_ring), *pooled], -1)
 
-    def _project(self, x: jax.Array) -> jax.Array:
-        """[N, H, W, C] -> queries, keys and values (or values alone) [3 or 1, N * A, H, W, D]: heads lead, as
-        attention wants them."""
-        n, h, w, c = x.shape
-        x = self.qkv(x) if self.attention else self.value(x)
-        x = x.reshape(n, h, w, -1, HEADS, c // HEADS).transpose(3, 0, 4, 1, 2, 5)
-        return x.reshape(-1, n * HEADS, h, w, c // HEADS)
+    def _cells(self, grid: jax.Array) -> Cells:
+        """Keys and values of a pooled grid [N, H, W, C]."""
+        raise NotImplementedError
 
-    def _cells(self, grid: jax.Array) -> tuple[jax.Array, ...]:
-        """Keys and values (or values alone) of a pooled grid: [N, H, W, C] -> [N * A, H, W, D] each."""
-        return tuple(self._project(grid)[1 if self.attention else 0 :])
+    def _weigh(self, logits: jax.Array, values: jax.Array, target: jax.Array) -> jax.Array:
+        """The target after the block.
+
+        Args:
+          logits: f32[N, A, nh, nw, 49, 277] of the context tokens, with bias and mask.
+          values: [N * A, nh, nw, 277, D].
+          target: [N, h, w, C].
+        """
+        n, h, w, c = target.shape
+        weights = jax.nn.softmax(logits, axis=-1).astype(self.dtype)
+        y = jnp.einsum("zabqk,zabkd->zabqd", weights.reshape(n * HEADS, *weights.shape[2:]), values)
+        y = cffa.join_windows(y)[:, :h, :w]
+        y = y.reshape(n, HEADS, h, w, -1).transpose(0, 2, 3, 1, 4).reshape(n, h, w, c)
+        target = target + self.proj(y)
+        return target + self.mlp(self.norm2(target))
+
+    def _mask(self, values: jax.Array) -> jax.Array:
+        """f32[nh, nw, 1, 277] for context values [N * A, nh, nw, 277, D]: see ``cffa.context_mask``."""
+        return jnp.asarray(cffa.context_mask(*values.shape[1:3], self.sources))[:, :, None]
+
+
+class MiningBlock(_ContextBlock):
+    """One non-self attention step: the target reads 277 context tokens a window, then passes an MLP."""
+
+    def setup(self) -> None:
+        super().setup()
+        self.qkv = layers.Dense(3 * self.width, self.dtype)
+
+    def __call__(self, target: jax.Array, cells: tuple[Cells, ...]) -> jax.Array:
+        """Args: target [N, h, w, C]; cells: ``reference_cells`` of this block. Returns: [N, h, w, C], mined."""
+        n, _, _, c = target.shape
+        x = cffa.pad_to_windows(self.norm1(target))
+        queries, keys, values = _split_heads(self.qkv(x), 3)
+        grids = (self._cells(self.pools[cffa.TARGET.name](x)), *cells)
+        keys = cffa.assemble(keys, [grid.keys for grid in grids], self.sources)
+        values = cffa.assemble(values, [grid.values for grid in grids], self.sources)
+        bias = self.position_bias()[:, None, None]
+        mask = self._mask(values)
+        queries = cffa.split_windows(queries) * (c // HEADS) ** -0.5
+        logits = jnp.einsum("zabqd,zabkd->zabqk", queries, keys, preferred_element_type=jnp.float32)
+        return self._weigh(logits.reshape(n, HEADS, *logits.shape[1:]) + bias + mask, values, target)
+
+    def _cells(self, grid: jax.Array) -> Cells:
+        _, keys, values = _split_heads(self.qkv(grid), 3)
+        return Cells(keys, values)
+
+
+class PositionBlock(_ContextBlock):
+    """A block without mining: a token's weight is its position's (learned) alone, whatever it and the target hold.
+
+    The papers' "CFFA only", of which they say no more than that an MLP processes the tokens.
+    """
+
+    def setup(self) -> None:
+        super().setup()
+        self.value = layers.Dense(self.width, self.dtype)
+
+    def __call__(self, target: jax.Array, cells: tuple[Cells, ...]) -> jax.Array:
+        """As ``MiningBlock``."""
+        x = cffa.pad_to_windows(self.norm1(target))
+        (values,) = _split_heads(self.value(x), 1)
+        grids = (self._cells(self.pools[cffa.TARGET.name](x)), *cells)
+        values = cffa.assemble(values, [grid.values for grid in grids], self.sources)
+        bias, mask = self.position_bias()[:, None, None], self._mask(values)
+        logits = jnp.broadcast_to(bias + mask, (len(target), HEADS, *mask.shape[:2], *bias.shape[-2:]))
+        return self._weigh(logits, values, target)
+
+    def _cells(self, grid: jax.Array) -> Cells:
+        return Cells(None, _split_heads(self.value(grid), 1)[0])
+
+
+def _split_heads(x: jax.Array, parts: int) -> jax.Array:
+    """[N, H, W, parts * C] -> [parts, N * A, H, W, D]: heads lead, as attention wants them."""
+    n, h, w, c = x.shape
+    x = x.reshape(n, h, w, parts, HEADS, c // parts // HEADS).transpose(3, 0, 4, 1, 2, 5)
+    return x.reshape(parts, n * HEADS, h, w, -1)
 
 
 class GlobalBlock(nn.Module):
@@ -159,3 +204,37 @@ class GlobalBlock(nn.Module):
         y = jnp.einsum("naqp,npad->nqad", weights, v).reshape(n, h, w, c)
         target = target + layers.Dense(c, self.dtype, name="proj")(y)
         return target + MLP(self.dtype, name="mlp")(layers.layer_norm(EPSILON, self.dtype, name="norm2")(target))
+
+
+def mining_macs(
+    width: int, references: tuple[cffa.PooledSource, ...], h: int, w: int, *, executed: bool
+) -> dict[str, int]:
+    """Multiply-accumulates of one ``MiningBlock`` on a map of h x w; ``executed`` as in ``macs``."""
+    c, sources = width, (cffa.TARGET, *references)
+    padded = cffa.padded_size(h) * cffa.padded_size(w)
+    own_tokens = cffa.WINDOW**2
+    windows = padded // own_tokens
+    cells = windows * sum(source.cells**2 for source in sources)
+    fine = cffa.REGION**2 if executed else own_tokens + cffa.RING_TOKENS
+    tokens = fine + sum(source.tokens for source in sources)
+    # Released: p * p weights for each of the m * m cells; here the resize is part of the product: 49 for each.
+    pooling = sum(source.cells**2 * (own_tokens if executed else source.pool**2) for source in sources)
+    return {
+        "cfm_qkv": (padded + cells) * 3 * c * c,
+        "cfm_attention": 2 * padded * tokens * c,
+        "cfm_output": (h * w if executed else padded) * c * c,
+        "cfm_mlp": 2 * h * w * MLP_RATIO * c * c,
+        "cfm_pooling": windows * pooling * c,
+    }
+
+
+def global_macs(width: int, h: int, w: int, prototypes: int) -> dict[str, int]:
+    """Multiply-accumulates of one ``GlobalBlock`` on a map of h x w."""
+    c, positions = width, h * w
+    return {
+        "global_query": positions * c * c,
+        "global_prototypes": prototypes * 2 * c * c,
+        "global_attention": 2 * positions * prototypes * c,
+        "global_output": positions * c * c,
+        "global_mlp": 2 * positions * MLP_RATIO * c * c,
+    }

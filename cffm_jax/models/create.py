@@ -10,26 +10,17 @@ import jax.numpy as jnp
 
 from cffm_jax.config import IGNORED_LABEL, Config, ModelConfig
 from cffm_jax.errors import InputError
-from cffm_jax.models import cffa, cfm
+from cffm_jax.models import cffm, stppm
 from cffm_jax.models.cffa import reference_sources
-from cffm_jax.models.cffm import CFFM, FAMILIES
 from cffm_jax.models.cfm import HEADS
-from cffm_jax.models.encoders.names import names, size_of
+from cffm_jax.models.encoders.names import names
+from cffm_jax.models.method import Method
 
-LIKE_MIT = {f"pvtv2_b{i}": f"b{i}" for i in range(6)}
-
-LIKE_MIT |= {"convnext_tiny": "b2", "convnext_small": "b3", "convnext_base": "b5"}
-"""Encoders that the papers do not have -> MiT of like size, whose numbers of blocks they take: our choice."""
-
-LOCAL_BLOCKS = {"b0": 1, "b1": 2, "b2": 2, "b3": 2, "b4": 4, "b5": 4}
-
-LOCAL_BLOCKS |= {name: LOCAL_BLOCKS[like] for name, like in LIKE_MIT.items()}
-"""Mining blocks N for each backbone (CFFM section 4.1; B3 and B4, which the papers leave out, as their neighbours)."""
-
-GLOBAL_BLOCKS = {"b0": 1, "b1": 1, "b2": 2, "b3": 2, "b4": 2, "b5": 2}
-
-GLOBAL_BLOCKS |= {name: GLOBAL_BLOCKS[like] for name, like in LIKE_MIT.items()}
-"""Global mining blocks N_g for each backbone (CFFM++ section 5.1: 1 for the small ones, 2 for the large ones)."""
+METHODS: dict[str, type[Method]] = {
+    **dict.fromkeys(cffm.FAMILIES, cffm.CFFM),
+    stppm.FAMILY: stppm.TemporalPyramid,
+}
+"""The first part of a model's public name -> its method: one row a method."""
 
 
 def create_model(
@@ -48,7 +39,7 @@ def create_model(
     norm_epsilons: Sequence[float] = ModelConfig.norm_epsilons,
     projection: Literal["linear", "normalised"] = ModelConfig.projection,
     width: int = ModelConfig.width,
-) -> CFFM:
+) -> Method:
     """A model by its public name. The defaults are those of ``config.ModelConfig``.
 
     Args:
@@ -80,8 +71,8 @@ def create_model(
       1
     """
     family, _, backbone = name.partition("_")
-    if family not in FAMILIES or backbone not in names():
-        known = f"{', '.join(FAMILIES)}, each followed by _ and one of {', '.join(names())}"
+    if family not in METHODS or backbone not in names():
+        known = f"{', '.join(METHODS)}, each followed by _ and one of {', '.join(names())}"
         raise ValueError(f"unknown model {name!r}; known: {known}")
     if blocks < 0 or global_blocks < 0:
         raise ValueError(f"{blocks} blocks, {global_blocks} global blocks: at least 1, or 0 for the papers' number")
@@ -89,27 +80,17 @@ def create_model(
         raise ValueError(f"norm_epsilons {tuple(norm_epsilons)}: two numbers above 0, or none for the backbone's own")
     if projection not in ("linear", "normalised"):
         raise ValueError(f"projection must be 'linear' or 'normalised', not {projection!r}")
-    if width < 1 or width % cfm.HEADS:
-        raise ValueError(f"width {width}: not a multiple of the {cfm.HEADS} heads")
-    has_local, has_global = FAMILIES[family]
-    return CFFM(
-        backbone,
-        num_classes,
-        local_blocks=(blocks or LOCAL_BLOCKS[backbone]) if has_local else 0,
-        norm_epsilons=tuple(norm_epsilons) or size_of(backbone).norm_epsilons,
-        global_blocks=(global_blocks or GLOBAL_BLOCKS[backbone]) if has_global else 0,
-        sources=cffa.reference_sources(receptive, pooling),
-        static=references == "self",
-        attention=mining == "attention",
-        projection=projection,
-        width=width,
-        dropout=dropout,
-        drop_path=drop_path,
-        dtype=jnp.dtype(dtype),
-    )
+    if width < 1 or width % HEADS:
+        raise ValueError(f"width {width}: not a multiple of the {HEADS} heads")
+    settings = ModelConfig(
+        name, num_classes, blocks=blocks, global_blocks=global_blocks, receptive=tuple(receptive),
+        pooling=tuple(pooling), references=references, mining=mining, norm_epsilons=tuple(norm_epsilons),
+        projection=projection, width=width, dtype=jnp.dtype(dtype).name, dropout=dropout, drop_path=drop_path,
+    )  # fmt: skip
+    return METHODS[family].create(family, backbone, settings)
 
 
-def build_model(config: Config) -> CFFM:
+def build_model(config: Config) -> Method:
     """The model that a config names. InputError on an unknown name, or settings that fit no model."""
     m, offsets = config.model, config.data.offsets
     if not 1 <= m.num_classes < IGNORED_LABEL:

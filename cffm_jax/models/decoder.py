@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import flax.linen as nn
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 
 from cffm_jax.config import ModelConfig
 from cffm_jax.models import layers
+from cffm_jax.models.encoders.names import STRIDES
 from cffm_jax.models.resize import resize_bilinear
 
 
@@ -76,3 +78,29 @@ class FrameDecoder(nn.Module):
             y = layers.matmul(x, kernel, self.dtype).astype(jnp.float32)
             fused = fused + resize_bilinear(y, size)
         return nn.relu(layers.BatchNorm(name="norm")(fused, train)).astype(self.dtype)
+
+
+def decoder_macs(
+    channels: Sequence[int],
+    height: int,
+    width: int,
+    features: int,
+    num_classes: int,
+    *,
+    normalised: bool,
+    merged: bool,
+) -> dict[str, int]:
+    """Multiply-accumulates of the decoder and the classifier of single frames, for one frame of height x width.
+
+    Merged, a stage's kernel already contains its slice of the fuse kernel (a product of once a call); that of a
+    normalised projection does not, and its slice is applied at the stage's own stride.
+    """
+    positions = [(height // stride) * (width // stride) for stride in STRIDES]
+    fused = len(channels) * positions[0]
+    if merged:
+        fused = sum(positions) if normalised else 0
+    return {
+        "decoder_projections": sum(n * c * features for n, c in zip(positions, channels, strict=True)),
+        "fuse": fused * features**2,
+        "frame_classifier": positions[0] * features * num_classes,
+    }

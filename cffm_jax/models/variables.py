@@ -9,17 +9,16 @@ import flax
 import jax
 import jax.numpy as jnp
 
-from cffm_jax.models.cffm import CFFM, GLOBAL_PREFIX, INPUT_MULTIPLE
 from cffm_jax.models.encoders.names import repeat_blocks
+from cffm_jax.models.method import INPUT_MULTIPLE, Method
 
 
-def variable_shapes(model: CFFM) -> dict[str, Any]:
+def variable_shapes(model: Method) -> dict[str, Any]:
     """Shapes of the model's variables, without computing anything; they do not depend on the clips' size.
 
     One block of each of the encoder's stages is traced: a B5 has 52, and tracing them takes longer than reading them.
     """
-    frames = len(model.sources) + 1
-    clips = jax.ShapeDtypeStruct((1, frames, INPUT_MULTIPLE, INPUT_MULTIPLE, 3), jnp.float32)
+    clips = jax.ShapeDtypeStruct((1, model.clip_frames, INPUT_MULTIPLE, INPUT_MULTIPLE, 3), jnp.float32)
     if model.depths:
         return jax.eval_shape(model.init, jax.random.key(0), clips)
     shapes = jax.eval_shape(model.clone(depths=(1, 1, 1, 1)).init, jax.random.key(0), clips)
@@ -36,17 +35,16 @@ def flatten(variables: Mapping[str, Any]) -> dict[str, Any]:
     return flax.traverse_util.flatten_dict(dict(variables), sep="/")
 
 
-def init_variables(model: CFFM, key: jax.Array) -> dict[str, Any]:
+def init_variables(model: Method, key: jax.Array) -> dict[str, Any]:
     """Random variables, compiled."""
     return jax.jit(draw_variables, static_argnums=0)(model, key)
 
 
-def draw_variables(model: CFFM, key: jax.Array) -> dict[str, Any]:
+def draw_variables(model: Method, key: jax.Array) -> dict[str, Any]:
     """Random variables; their shapes do not depend on the clips' size, so the smallest clip will do."""
-    return model.init(key, jnp.zeros((1, len(model.sources) + 1, INPUT_MULTIPLE, INPUT_MULTIPLE, 3)))
+    return model.init(key, jnp.zeros((1, model.clip_frames, INPUT_MULTIPLE, INPUT_MULTIPLE, 3)))
 
 
-def trained_parts(model: CFFM, params: dict[str, Any]) -> dict[str, Any]:
-    """What training updates: everything, or, with global contexts, the global blocks and their classifier alone
-    (CFFM++ section 5.1: the second stage)."""
-    return {k: v for k, v in params.items() if not model.global_blocks or k.startswith(GLOBAL_PREFIX)}
+def trained_parts(model: Method, params: dict[str, Any]) -> dict[str, Any]:
+    """What training updates of the parameters: see ``Method.is_trained``."""
+    return {name: tree for name, tree in params.items() if model.is_trained(name)}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -9,9 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from cffm_jax.config import OptimConfig
-
-ENCODER = "encoder"
-LAYER_SCALE = "gamma"
+from cffm_jax.models.method import Method
 
 
 def learning_rate(config: OptimConfig, steps: int) -> optax.Schedule:
@@ -27,32 +27,24 @@ def learning_rate(config: OptimConfig, steps: int) -> optax.Schedule:
     return schedule
 
 
-def _names(path: tuple[Any, ...]) -> list[str]:
-    return [str(key.key) for key in path]
+def make_optimizer(config: OptimConfig, steps: int, method: type[Method] = Method) -> optax.GradientTransformation:
+    """AdamW whose decay is decoupled and follows each group's learning rate, as PyTorch's.
 
-
-def decay_mask(params: Any) -> Any:
-    """True where weight decay applies: everywhere but in the encoder's norms and the layer scales of its branches."""
-
-    def decays(path: tuple[Any, ...], _: Any) -> bool:
-        names = _names(path)
-        return names[0] != ENCODER or not (names[-1] == LAYER_SCALE or any("norm" in name for name in names))
-
-    return jax.tree_util.tree_map_with_path(decays, params)
-
-
-def head_mask(params: Any) -> Any:
-    """True outside the encoder."""
-    return jax.tree_util.tree_map_with_path(lambda path, _: _names(path)[0] != ENCODER, params)
-
-
-def make_optimizer(config: OptimConfig, steps: int) -> optax.GradientTransformation:
-    """AdamW whose decay is decoupled and follows each group's learning rate, as PyTorch's."""
+    ``method`` says which parameters decay, and which have the encoder's rate.
+    """
     clip = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
     return optax.chain(
         *clip,
         optax.scale_by_adam(*config.betas, eps=1e-8),
-        optax.add_decayed_weights(config.weight_decay, decay_mask),
-        optax.masked(optax.scale(config.head_multiplier), head_mask),
+        optax.add_decayed_weights(config.weight_decay, functools.partial(_where, method.decays)),
+        optax.masked(
+            optax.scale(config.head_multiplier),
+            functools.partial(_where, lambda path: method.rate_group(path) == "head"),
+        ),
         optax.scale_by_learning_rate(learning_rate(config, steps)),
     )
+
+
+def _where(holds: Callable[[list[str]], bool], params: Any) -> Any:
+    """Of each parameter whether a function of its path holds."""
+    return jax.tree_util.tree_map_with_path(lambda path, _: holds([str(key.key) for key in path]), params)

@@ -26,9 +26,9 @@ from cffm_jax.evaluation.run import evaluation_videos
 from cffm_jax.evaluation.sharing import chosen_devices
 from cffm_jax.inference.video_prototypes import all_prototypes, prototype_source
 from cffm_jax.inference.whole_videos import VideoSegmenter
-from cffm_jax.models.cffm import CFFM
 from cffm_jax.models.create import build_model
 from cffm_jax.models.macs import training_flops
+from cffm_jax.models.method import ENCODER, Method
 from cffm_jax.models.variables import init_variables, variable_shapes
 from cffm_jax.runtime import cluster
 from cffm_jax.runtime.checksums import read_manifest
@@ -36,9 +36,8 @@ from cffm_jax.training.optim import learning_rate, make_optimizer
 from cffm_jax.training.sharding import batch_sharded, init_state, make_mesh, replicated, require_shares
 from cffm_jax.training.speed import Work, peak_flops
 from cffm_jax.training.step import Step, make_train_step
-from cffm_jax.weights.naming.recognise import ENCODER
 from cffm_jax.weights.open import open_stored
-from cffm_jax.weights.start import GLOBAL_PARTS, start_from
+from cffm_jax.weights.start import start_from
 
 _AHEAD = 2
 """Batches on the devices beside the one in use."""
@@ -92,16 +91,15 @@ def prepare(config: Config) -> Iterator[Run]:
         check(config, mesh)
         videos = read_videos(config.data, config.data.train_split)
         held_out = evaluation_videos(config)
-    optimizer = make_optimizer(config.optim, plan.steps)
+    optimizer = make_optimizer(config.optim, plan.steps, type(model))
     key = jax.random.key(plan.seed)
     start, notes = cluster.from_first(lambda: resume_step(config))
     data, source, prototypes, held_out_prototypes = config.data, None, None, None
     with cluster.together():
         colours = read_classes(config.data.root, config.model.num_classes, config.data.layout)[1]
         variables, origin = initial_variables(model, config, jax.random.fold_in(key, 0), start)
-        if model.global_blocks:
-            # The global blocks read no references: neither does the loader.
-            data = dataclasses.replace(data, offsets=())
+        data = dataclasses.replace(data, offsets=model.training_offsets(data.offsets))
+        if model.reads_prototypes:
             held_out_prototypes = prototype_source(config, model, variables, config.data.eval_split)
             if start < plan.steps:
                 source = prototype_source(config, model, variables, config.data.train_split)
@@ -145,7 +143,7 @@ def prepare(config: Config) -> Iterator[Run]:
         )
 
 
-def work_of_a_step(config: Config, model: CFFM, mesh: Mesh) -> Work:
+def work_of_a_step(config: Config, model: Method, mesh: Mesh) -> Work:
     """Counted by hand (``counts.training_flops``); the devices' peak where it is known or given."""
     plan, kind = config.train, mesh.devices.flat[0].device_kind
     peak = 1e12 * plan.peak_tflops
@@ -221,7 +219,7 @@ def on_device(
     return rest()
 
 
-def initial_variables(model: CFFM, config: Config, key: jax.Array, start: int = 0) -> tuple[dict[str, Any], str]:
+def initial_variables(model: Method, config: Config, key: jax.Array, start: int = 0) -> tuple[dict[str, Any], str]:
     """The variables that training starts from, and in words what they are: random ones, those that ``init`` names, or
     of a run that goes on those of its last checkpoint.
 
@@ -235,9 +233,9 @@ def initial_variables(model: CFFM, config: Config, key: jax.Array, start: int = 
     if init.encoder and init.model:
         raise InputError("--init.encoder", "given together with --init.model", "give one of them")
     source = init.model or init.encoder
-    if model.global_blocks and not init.model:
-        base = model.clone(global_blocks=0)
-        problem = f"is missing: {config.model.name} trains its global blocks on top of a trained {base.public_name}"
+    if model.base and not init.model:
+        parts = " and ".join(model.fresh_parts or ())
+        problem = f"is missing: {config.model.name} trains its {parts} on top of a trained {model.base.public_name}"
         raise InputError("--init.model", problem, "name the folder of its run, or a file with its weights")
     if not source:
         return init_variables(model, key), "random"
@@ -247,6 +245,6 @@ def initial_variables(model: CFFM, config: Config, key: jax.Array, start: int = 
             model,
             key,
             only=(ENCODER,) if init.encoder else (),
-            may_be_fresh=GLOBAL_PARTS if model.global_blocks else None,
+            may_be_fresh=model.fresh_parts,
         )
     return variables, str(report)

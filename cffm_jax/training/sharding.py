@@ -13,7 +13,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from cffm_jax.checkpoints.state import TrainState
 from cffm_jax.errors import InputError
-from cffm_jax.models.cffm import CFFM
+from cffm_jax.models.method import Method
 from cffm_jax.models.variables import trained_parts
 
 DATA_AXIS, FSDP_AXIS = "data", "fsdp"
@@ -99,7 +99,7 @@ def on_each_device(variables: Any, number: int = 0) -> list[Any]:
 
 
 def init_state(
-    model: CFFM, variables: dict[str, Any], optimizer: optax.GradientTransformation, mesh: Mesh, *, ema: bool = False
+    model: Method, variables: dict[str, Any], optimizer: optax.GradientTransformation, mesh: Mesh, *, ema: bool = False
 ) -> TrainState:
     """State before the first step, placed as in training; what is not trained needs no optimiser state, nor an average,
     which starts (with ``ema``) as the initial parameters."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -12,18 +11,15 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from cffm_jax.checkpoints.state import TrainState
-from cffm_jax.models.cffm import CFFM
-from cffm_jax.models.normalise import normalise
+from cffm_jax.models.method import Batch, Method
 from cffm_jax.models.variables import trained_parts
-from cffm_jax.training.losses import clip_loss, cross_entropy
 from cffm_jax.training.sharding import FSDP_AXIS, batch_sharded, replicated, state_sharded
 
-Batch = dict[str, jax.Array]
 Step = Callable[[TrainState, Batch, jax.Array], tuple[TrainState, dict[str, jax.Array]]]
 
 
 def make_train_step(
-    model: CFFM,
+    model: Method,
     optimizer: optax.GradientTransformation,
     mesh: Mesh,
     *,
@@ -44,14 +40,8 @@ def make_train_step(
     With ``accumulate`` = A the batch is computed in A parts, clips i, i + A, i + 2A, ... on all devices: the gradients
     are those of the mean loss, but BatchNorm sees a part at a time, and its running statistics take in A.
 
-    A model with global contexts trains its global blocks and their classifier alone, on the cross-entropy of the
-    global logits (CFFM++ section 4.2): the rest of it runs as in evaluation, on the targets alone, and has neither a
-    backward pass nor optimiser state.
+    What the method does not train (``Method.is_trained``) has neither a backward pass nor optimiser state.
     """
-    losses = functools.partial(_clip_losses, model, frame_loss_weight)
-    if model.global_blocks:
-        losses = functools.partial(_global_losses, model)
-
     whole, split, fsdp = replicated(mesh), batch_sharded(mesh), FSDP_AXIS in mesh.shape
 
     def placed(tree: Any) -> Any:
@@ -66,7 +56,11 @@ def make_train_step(
         def gradients(batch_stats: Any, batch: Batch, key: jax.Array) -> Any:
             def loss_of(trained: Any) -> tuple[jax.Array, Any]:
                 variables = {"params": {**params, **trained}, "batch_stats": batch_stats}
-                return losses(variables, batch, {"dropout": key})
+                (loss, parts), updates = model.apply(
+                    variables, batch, frame_loss_weight,
+                    method="loss", mutable=["batch_stats"], rngs={"dropout": key},
+                )  # fmt: skip
+                return loss, (parts, updates["batch_stats"])
 
             return jax.value_and_grad(loss_of, has_aux=True)(trained_parts(model, params))
 
@@ -147,22 +141,3 @@ def next_state(
     bad_in_a_row = (state.bad_in_a_row + 1) * left_out
     *learnt, average = learnt
     return TrainState(state.step + 1, *learnt, state.skipped + left_out, bad_in_a_row, average)
-
-
-Losses = tuple[jax.Array, tuple[dict[str, jax.Array], Any]]
-"""Loss f32[], and its parts by name with the BatchNorm statistics after the step."""
-
-
-def _clip_losses(model: CFFM, frame_loss_weight: float, variables: Any, batch: Batch, rngs: Any) -> Losses:
-    clips = normalise(batch["frames"], batch["size"])
-    outputs, updates = model.apply(
-        variables, clips, train=True, outputs="all", mutable=["batch_stats"], rngs=rngs
-    )  # fmt: skip
-    loss, parts = clip_loss(outputs, batch["labels"], frame_loss_weight)
-    return loss, ({"clip_loss": parts.clip, "frame_loss": parts.frames}, updates["batch_stats"])
-
-
-def _global_losses(model: CFFM, variables: Any, batch: Batch, rngs: Any) -> Losses:
-    targets = normalise(batch["frames"][:, -1], batch["size"])
-    logits = model.apply(variables, targets, batch["prototypes"], method="train_global", rngs=rngs)
-    return cross_entropy(logits, batch["labels"][:, -1]), ({}, variables["batch_stats"])

@@ -19,9 +19,8 @@ import numpy as np
 from cffm_jax.config import Config, ModelConfig
 from cffm_jax.errors import InputError
 from cffm_jax.models import variables
-from cffm_jax.models.cffa import REFERENCES
-from cffm_jax.models.cffm import CFFM
 from cffm_jax.models.create import create_model
+from cffm_jax.models.method import Method
 from cffm_jax.settings import config_from_dict
 from cffm_jax.weights.files.read import WeightFile, file_digest
 from cffm_jax.weights.files.stored_array import StoredArray
@@ -68,7 +67,7 @@ class Held:
     step: int | None = None
 
     @functools.cached_property
-    def model(self) -> CFFM:
+    def model(self) -> Method:
         return create_model(**dataclasses.asdict(self.config.model))
 
     @property
@@ -212,10 +211,7 @@ def released_arrays(weights: Held) -> dict[str, np.ndarray]:
     """The weights in the released layout, dead ones as zeros. InputError if the release has no place for some."""
     model = weights.model
     missing = without_counterpart(model)
-    if model.projection != "linear":  # We have names for it, nobody else has.
-        missing.append("decoder/project1/norm")
-    if model.local_blocks and len(model.sources) != len(REFERENCES):  # Its names count the references.
-        missing.append(f"{len(model.sources)} reference frames")
+    missing += model.release_lacks
     if missing and weights.part == WHOLE:
         problem = f"{model.public_name} with these settings has no counterpart in the release ({missing[0]})"
         raise InputError(weights.source, problem, "keep our own format, --to cffm_jax")

@@ -13,8 +13,8 @@ import numpy as np
 
 from cffm_jax.checkpoints import by_path, store
 from cffm_jax.errors import InputError
-from cffm_jax.models.cffm import CFFM
 from cffm_jax.models.create import build_model
+from cffm_jax.models.method import Method
 from cffm_jax.models.variables import draw_variables, flatten, trained_parts, unflatten, variable_shapes
 from cffm_jax.weights.described import (
     WHOLE,
@@ -34,7 +34,7 @@ def complete(held: Held) -> dict[str, Any]:
     return unflatten({**flatten(variables), **start})
 
 
-def random_leaves(model: CFFM, key: jax.Array, paths: Sequence[str]) -> dict[str, np.ndarray]:
+def random_leaves(model: Method, key: jax.Array, paths: Sequence[str]) -> dict[str, np.ndarray]:
     """Some of the model's initial leaves: those that training from nothing would start with, and only they are made."""
 
     @jax.jit

@@ -9,38 +9,11 @@ import jax
 
 from cffm_jax.errors import InputError
 from cffm_jax.models import variables
-from cffm_jax.models.cffm import CFFM
-from cffm_jax.weights.described import (
-    Held,
-)
+from cffm_jax.models.method import Method
+from cffm_jax.weights.described import Held
 from cffm_jax.weights.naming.match import load_leaves
 from cffm_jax.weights.naming.recognise import ENCODER
 from cffm_jax.weights.open import random_leaves
-
-PARTS = {
-    "encoder": "encoder",
-    "decoder": "decoder",
-    "frame_classifier": "frame classifier",
-    "local": "local blocks",
-    "clip_classifier": "clip classifier",
-    "globals": "global blocks",
-    "global_classifier": "global classifier",
-}
-"""First names of the parameters' paths (without a block's number) -> what they are called."""
-
-CLASSIFIERS = ("frame classifier", "clip classifier", "global classifier")
-
-GLOBAL_PARTS = ("global blocks", "global classifier")
-
-_OPTIONS = {
-    "backbone": "--model.name",
-    "local_blocks": "--model.blocks",
-    "global_blocks": "--model.global_blocks",
-    "sources": "--model.receptive, --model.pooling",
-    "attention": "--model.mining",
-    "projection": "--model.projection",
-}
-"""What a model's parameters depend on -> the option that says it."""
 
 
 class Report(NamedTuple):
@@ -75,14 +48,14 @@ class Report(NamedTuple):
         return f"{said}; licence: {self.licence}" if self.licence else said
 
 
-def part_of(path: str) -> str:
-    """The part of the model that a leaf ("<collection>/<path>") belongs to."""
+def part_of(model: Method, path: str) -> str:
+    """The part of a model that its leaf ("<collection>/<path>") belongs to."""
     top = path.split("/")[1]
-    return PARTS[top if top in PARTS else top.rpartition("_")[0]]
+    return model.PARTS[top if top in model.PARTS else top.rpartition("_")[0]]
 
 
 def start_from(
-    held: Held, model: CFFM, key: jax.Array, *, only: Sequence[str] = (), may_be_fresh: Sequence[str] | None = None
+    held: Held, model: Method, key: jax.Array, *, only: Sequence[str] = (), may_be_fresh: Sequence[str] | None = None
 ) -> tuple[dict[str, Any], Report]:
     """Variables of ``model``, part by part out of ``held`` where it has the part, else at random.
 
@@ -101,19 +74,19 @@ def start_from(
     """
     held.require_sound()
     wanted = variables.flatten(variables.variable_shapes(model))
-    parts = {part: [path for path in wanted if part_of(path) == part] for part in PARTS.values()}
+    parts = {part: [path for path in wanted if part_of(model, path) == part] for part in model.PARTS.values()}
     parts = {part: paths for part, paths in parts.items() if paths}
     fresh = {part: why for part in parts if (why := _why_fresh(part, held, model, only))}
     _require_same(held, model, wanted, [p for part in parts if part not in fresh for p in parts[part]])
     refused = [part for part in fresh if may_be_fresh is not None and part not in may_be_fresh]
     if refused or ENCODER in fresh:
         part = (refused or [ENCODER])[0]
-        remedy = f"give the weights of a whole {model.clone(global_blocks=0).public_name} with these settings"
+        remedy = f"give the weights of a whole {(model.base or model).public_name} with these settings"
         raise InputError(held.source, f"lacks the {part} that {model.public_name} needs ({fresh[part]})", remedy)
     taken = [path for part in parts if part not in fresh for path in parts[part] if path not in held.fresh]
     arrays = load_leaves({path: held.leaves[path] for path in taken}, held.source)
     arrays |= random_leaves(model, key, tuple(path for path in wanted if path not in arrays))
-    unused = {part_of(path) for path in held.leaves} - set(parts)
+    unused = {part_of(held.model, path) for path in held.leaves} - set(parts)
     report = Report(
         source=held.source,
         origin=held.origin,
@@ -127,21 +100,21 @@ def start_from(
     return variables.unflatten(arrays), report
 
 
-def _why_fresh(part: str, held: Held, model: CFFM, only: Sequence[str]) -> str:
+def _why_fresh(part: str, held: Held, model: Method, only: Sequence[str]) -> str:
     """Why a part starts at random; "" if it is taken over."""
     if only and part not in only:
         return "as asked"
-    if not any(part_of(path) == part for path in held.leaves):
+    if not any(part_of(held.model, path) == part for path in held.leaves):
         return "not there"
     there = held.model
     if part != ENCODER and there.width != model.width:
         return f"{there.width} channels wide there, {model.width} here"
-    if part in CLASSIFIERS and there.num_classes != model.num_classes:
+    if part in model.CLASSIFIERS and there.num_classes != model.num_classes:
         return f"{there.num_classes} classes there, {model.num_classes} here"
     return ""
 
 
-def _require_same(held: Held, model: CFFM, wanted: dict[str, Any], paths: list[str]) -> None:
+def _require_same(held: Held, model: Method, wanted: dict[str, Any], paths: list[str]) -> None:
     """InputError if leaves that are to be taken over have another shape, or are not there."""
     there = held.model
     problems = [f"its encoder is {there.backbone}"] if there.backbone != model.backbone else []
@@ -153,7 +126,9 @@ def _require_same(held: Held, model: CFFM, wanted: dict[str, Any], paths: list[s
             problems.append(f"{path} is {list(leaf.shape)}, not {list(wanted[path].shape)}")
     if problems:
         more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
-        differs = [option for name, option in _OPTIONS.items() if getattr(there, name) != getattr(model, name)]
+        differs = [
+            option for name, option in model.OPTIONS.items() if getattr(there, name, None) != getattr(model, name)
+        ]
         raise InputError(
             held.source,
             f"holds {there.public_name}, which does not fit {model.public_name} with these settings: "

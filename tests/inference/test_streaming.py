@@ -15,7 +15,7 @@ from cffm_jax.data import clips
 from cffm_jax.data.evaluation_frames import fit_frame
 from cffm_jax.data.layouts.video import Video
 from cffm_jax.errors import InputError
-from cffm_jax.inference import streaming
+from cffm_jax.inference import engine, streaming
 from cffm_jax.inference.load import Weights
 from cffm_jax.inference.whole_videos import VideoSegmenter
 
@@ -179,7 +179,7 @@ def test_a_stream_that_is_not_there_does_not_start_anew(network):
 @pytest.mark.parametrize("offsets", [(2, 1, 1), (9, 6, 1)])
 def test_references_are_those_of_whole_videos_from_the_first_frame_on(offsets):
     """Fewer frames back than there are references; and one so near that early targets are their own reference."""
-    for age, row in enumerate(streaming._how_far_back(offsets)):
+    for age, row in enumerate(engine.how_far_back(offsets)):
         found = clips.reference_indices(age, offsets)
         assert (row.max() > 0) == (found is not None)
         assert found is None or tuple(age - row) == found
@@ -190,7 +190,7 @@ def test_no_place_of_the_ring_is_read_before_it_is_written(network, frames, expe
     model, variables = network
     segmenter = streaming._segmenter(model, CONFIG, SIZE)
     state = segmenter.start()
-    state = state._replace(cells=jax.tree.map(lambda ring: np.full_like(ring, np.nan), state.cells))
+    state = state._replace(ring=jax.tree.map(lambda places: np.full_like(places, np.nan), state.ring))
     masks = []
     for frame in frames[:6]:
         state, mask = segmenter.step(variables, state, fit_frame(frame, CONFIG.data.scale)[None])

@@ -18,9 +18,9 @@ from cffm_jax.data.layouts.video import Video
 from cffm_jax.errors import InputError
 from cffm_jax.evaluation.run import evaluate
 from cffm_jax.inference import labelled_frames, whole_videos
-from cffm_jax.inference.rows import FRAME_ROW, row_names
 from cffm_jax.inference.whole_videos import VideoSegmenter
 from cffm_jax.metrics.confusion import Confusion
+from cffm_jax.models.method import PER_FRAME as FRAME_ROW
 from cffm_jax.models.normalise import normalise
 from cffm_jax.models.resize import resize_bilinear
 
@@ -141,17 +141,17 @@ def in_flight(count):
     return [*order, ("wait", count - 1), ("use", count - 1)]
 
 
-def test_a_chunk_is_waited_for_when_the_next_is_dispatched(setting):
+def test_a_chunk_is_waited_for_when_the_next_is_dispatched(setting, monkeypatch):
     """Across videos too."""
     config, _, _, videos = setting
     segmenter, said, numbers = VideoSegmenter(create_model("segformer_b0", CLASSES), config), [], itertools.count()
 
-    def segment(variables, state, frames, *_, output_size):
+    def step(engine, variables, state, frames, prototypes, *, size):
         number = next(numbers)
         said.append(("dispatch", number))
-        return state, {FRAME_ROW: Mask(number, (len(frames), *output_size), said)}
+        return state, {FRAME_ROW: Mask(number, (*frames.shape[:2], *size), said)}
 
-    segmenter._segment = segment
+    monkeypatch.setattr(whole_videos, "jitted_step", step)
     for i, chunk in enumerate(segmenter.segment({"leaf": np.zeros(1)}, videos)):
         said.append(("use", i))
         assert chunk.own.shape == chunk.labels.shape
@@ -163,12 +163,12 @@ def test_targets_are_waited_for_when_the_next_are_dispatched(setting, monkeypatc
     sparse = dataclasses.replace(video, masks=tuple(m if i % 5 == 3 else None for i, m in enumerate(video.masks)))
     segmenter, said, numbers = VideoSegmenter(create_model("segformer_b0", CLASSES), config), [], itertools.count()
 
-    def segment(model, rows, variables, clips, *_, output_size):
+    def step(engine, variables, state, frames, prototypes, *, size):
         number = next(numbers)
         said.append(("dispatch", number))
-        return {FRAME_ROW: Mask(number, (len(clips), *output_size), said)}
+        return state, {FRAME_ROW: Mask(number, (len(frames), 1, *size), said)}
 
-    monkeypatch.setattr(labelled_frames, "_segment", segment)
+    monkeypatch.setattr(labelled_frames, "jitted_step", step)
     for chunk in labelled_frames.segment_targets(segmenter, {"leaf": np.zeros(1)}, [sparse]):
         said.append(("use", len([word for word, _ in said if word == "use"])))
         assert chunk.start % 5 == 3
@@ -219,7 +219,7 @@ def test_scores_count_every_frame_once(setting, chunks):
     ],
 )
 def test_rows_are_the_models_own_first(name, mode, rows):
-    assert row_names(create_model(name, CLASSES), mode) == (*rows, FRAME_ROW)
+    assert create_model(name, CLASSES).rows(mode) == (*rows, FRAME_ROW)
 
 
 def test_segformer_has_its_per_frame_logits_alone(setting):

@@ -15,8 +15,8 @@ from cffm_jax.checkpoints.compatible import require_same_model
 from cffm_jax.config import Config, ModelConfig
 from cffm_jax.errors import InputError
 from cffm_jax.models import layers
-from cffm_jax.models.cffm import FAMILIES
-from cffm_jax.models.create import GLOBAL_BLOCKS, LOCAL_BLOCKS, build_model
+from cffm_jax.models.cffm import FAMILIES, GLOBAL_BLOCKS, LOCAL_BLOCKS
+from cffm_jax.models.create import build_model
 from cffm_jax.models.encoders import convnext, mit
 from cffm_jax.models.encoders import names as encoders
 from cffm_jax.models.macs import ENCODER_PARTS, macs

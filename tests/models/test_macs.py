@@ -1,6 +1,5 @@
 """Hand counts against the figures of the specification, the traced program and XLA's cost analysis."""
 
-import dataclasses
 import math
 
 import jax
@@ -40,15 +39,17 @@ def test_true_counts(backbone, segformer, cffm, cffmpp):
 def test_parts_of_b1():
     image, clip = macs("segformer_b1", HEIGHT, WIDTH), macs("cffm_b1", HEIGHT, WIDTH)
     figures = [
-        (image.patch_embeddings, 1.9), (image.encoder_attention, 8.5), (image.encoder_mlp, 7.8), (image.fuse, 6.8),
-        (clip.cfm_qkv, 3.6), (clip.cfm_attention, 2.1), (clip.cfm_output, 0.9), (clip.cfm_mlp, 6.8),
+        (image["patch_embeddings"], 1.9), (image.encoder_attention, 8.5), (image["encoder_mlp"], 7.8),
+        (image["fuse"], 6.8),
+        (clip["cfm_qkv"], 3.6), (clip["cfm_attention"], 2.1), (clip["cfm_output"], 0.9), (clip["cfm_mlp"], 6.8),
     ]  # fmt: skip
     for count, figure in figures:
         assert round(count / 1e9, 1) == figure
-    for count, figure in [(image.depthwise, 0.23), (image.decoder_projections, 0.82), (image.frame_classifier, 0.82)]:
+    small = [("depthwise", 0.23), ("decoder_projections", 0.82), ("frame_classifier", 0.82)]
+    for count, figure in [(image[part], figure) for part, figure in small]:
         assert round(count / 1e9, 2) == figure
-    assert clip.frame_classifier == 0
-    assert sum(dataclasses.asdict(clip).values()) == clip.total
+    assert clip["frame_classifier"] == 0
+    assert sum(clip.values()) == clip.total
 
 
 @pytest.mark.parametrize(
@@ -71,9 +72,9 @@ def test_paper_convention_as_counted(name, count):
 
 def test_merged_decoder_and_keys():
     true, executed = macs("cffm_b1", HEIGHT, WIDTH), macs("cffm_b1", HEIGHT, WIDTH, convention="executed")
-    assert executed.fuse == 0
-    assert executed.cfm_attention * 289 == true.cfm_attention * 277
-    assert executed.cfm_output * 63 * 112 == true.cfm_output * 60 * 108
+    assert executed["fuse"] == 0
+    assert executed["cfm_attention"] * 289 == true["cfm_attention"] * 277
+    assert executed["cfm_output"] * 63 * 112 == true["cfm_output"] * 60 * 108
     for part in ("patch_embeddings", "encoder_mlp", "decoder_projections", "cfm_qkv", "cfm_mlp", "clip_classifier"):
         assert getattr(executed, part) == getattr(true, part)
 
@@ -164,7 +165,7 @@ def check_products(name: str, size: tuple[int, int], projection: str) -> None:
         run, arguments = program(model, *size, frames)
         counts.append(traced_products(jax.make_jaxpr(run)(*arguments).jaxpr))
     expected = macs(name, *size, projection=projection, convention="executed")
-    assert counts[1] - counts[0] == expected.total - expected.depthwise
+    assert counts[1] - counts[0] == expected.total - expected["depthwise"]
 
 
 def test_xla_cost_analysis():
@@ -192,7 +193,7 @@ def test_the_work_of_training_is_about_what_its_gradient_multiplies(name):
         rngs = {"dropout": jax.random.key(0)}
         if model.global_blocks:
             return model.apply(variables, clip[:, -1], prototypes, method="train_global", rngs=rngs).sum()
-        outputs, _ = model.apply(variables, clip, train=True, outputs="all", mutable=["batch_stats"], rngs=rngs)
+        outputs, _ = model.apply(variables, clip, train=True, method="clip_outputs", mutable=["batch_stats"], rngs=rngs)
         return outputs.logits.sum() + outputs.frame_logits.sum()
 
     traced = traced_products(jax.make_jaxpr(jax.grad(loss))(trained, variables, clip, prototypes).jaxpr)
@@ -201,5 +202,5 @@ def test_the_work_of_training_is_about_what_its_gradient_multiplies(name):
 
 
 def test_total_is_the_sum():
-    fields = [field.name for field in dataclasses.fields(Macs)]
-    assert Macs(**{name: 10**i for i, name in enumerate(fields)}).total == int("1" * len(fields))
+    names = list(macs("cffmpp_b0", 64, 96))
+    assert Macs({name: 10**i for i, name in enumerate(names)}).total == int("1" * len(names))

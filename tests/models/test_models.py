@@ -11,11 +11,10 @@ import pytest
 
 import cffm_jax
 from cffm_jax.models import layers
-from cffm_jax.models.cffm import FAMILIES, GLOBAL_WEIGHT, ClipOutputs
-from cffm_jax.models.create import GLOBAL_BLOCKS, LOCAL_BLOCKS
+from cffm_jax.models.cffm import FAMILIES, GLOBAL_BLOCKS, GLOBAL_WEIGHT, LOCAL_BLOCKS, ClipOutputs
 from cffm_jax.models.encoders.mit import SIZES
+from cffm_jax.models.losses import clip_loss
 from cffm_jax.models.variables import variable_shapes
-from cffm_jax.training.losses import clip_loss
 from cffm_jax.weights.naming.match import convert_state_dict, export_state_dict
 
 from helpers import golden_values
@@ -63,7 +62,7 @@ def test_a_clip_gives_the_released_values(case):
     model = cffm_jax.create_model(f"cffm_{entry['variant']}", 124)
     variables = convert_state_dict(golden_values.state_dict(case), model)
     clips = nhwc(golden_values.draw_input("frames", entry["frames"]))[None]
-    outputs = jax.jit(functools.partial(model.apply, outputs="all"))(variables, clips)
+    outputs = jax.jit(functools.partial(model.apply, method="clip_outputs"))(variables, clips)
     np.testing.assert_allclose(outputs.frame_logits[:, 0], nhwc(stored["single_frame_logits"]), rtol=0, atol=2e-5)
     np.testing.assert_allclose(outputs.mined, nhwc(stored["target_after_cfm"]), rtol=0, atol=2e-5)
     np.testing.assert_allclose(outputs.logits, nhwc(stored["logits"]), rtol=0, atol=2e-5)
@@ -100,7 +99,7 @@ def training_step():
     def step(variables, clips, labels):
         def loss(params):
             outputs, updated = model.apply(
-                variables | {"params": params}, clips, train=True, outputs="all", mutable=["batch_stats"],
+                variables | {"params": params}, clips, train=True, method="clip_outputs", mutable=["batch_stats"],
                 rngs={"dropout": jax.random.key(0)},
             )  # fmt: skip
             return clip_loss(outputs, labels)[0], updated
@@ -260,7 +259,8 @@ def check_shapes(name: str, height: int, width: int) -> None:
     model, variables = cffm_jax.create_model(name, 124), shapes_of(name)
     clips = jax.ShapeDtypeStruct((2, 4, height, width, 3), jnp.float32)
     prototypes = jax.ShapeDtypeStruct((2, 100, 256), jnp.float32) if model.global_blocks else None
-    outputs = jax.eval_shape(functools.partial(model.apply, outputs="all"), variables, clips, prototypes=prototypes)
+    apply = functools.partial(model.apply, method="clip_outputs")
+    outputs = jax.eval_shape(apply, variables, clips, prototypes=prototypes)
     assert (outputs.global_logits is None) == (prototypes is None)
     assert isinstance(outputs, ClipOutputs)
     assert outputs.logits.shape == (2, height // 4, width // 4, 124)
@@ -286,25 +286,15 @@ def test_sides_that_are_no_multiples_of_32_are_refused(name, height, width):
         jax.eval_shape(model.apply, shapes_of(name), clips)
 
 
-def test_other_outputs_than_logits_and_all_are_refused():
-    model = cffm_jax.create_model("cffm_b0", 124)
-    with pytest.raises(ValueError, match="'logits' or 'all'"):
-        jax.eval_shape(
-            functools.partial(model.apply, outputs="some"),
-            shapes_of("cffm_b0"),
-            jax.ShapeDtypeStruct((1, 4, H, W, 3), jnp.float32),
-        )
-
-
 # --- laws of the whole model ---------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def b0():
-    """The model, the drawn weights of the release, and its jitted ``outputs="all"`` on two clips."""
+    """The model, the drawn weights of the release, and its jitted ``method="clip_outputs"`` on two clips."""
     model = cffm_jax.create_model("cffm_b0", 124)
     variables = convert_state_dict(golden_values.state_dict("cffm_b0_96x160"), model)
-    return model, jax.device_put(variables), jax.jit(functools.partial(model.apply, outputs="all"))
+    return model, jax.device_put(variables), jax.jit(functools.partial(model.apply, method="clip_outputs"))
 
 
 @pytest.fixture(scope="module")
@@ -393,7 +383,7 @@ def test_frame_logits_are_segformers_of_each_frame_alone(b0, clips, outputs):
     segformer = cffm_jax.create_model("segformer_b0", 124)
     part = {"params": {key: variables["params"][key] for key in shapes_of("segformer_b0")["params"]}}
     part["batch_stats"] = variables["batch_stats"]
-    whole = jax.jit(functools.partial(segformer.apply, outputs="all"))(part, clips[:, 2:])
+    whole = jax.jit(functools.partial(segformer.apply, method="clip_outputs"))(part, clips[:, 2:])
     np.testing.assert_allclose(whole.frame_logits, outputs.frame_logits[:, 2:], rtol=0, atol=1e-5)
     np.testing.assert_array_equal(whole.logits, whole.frame_logits[:, -1])
 
@@ -406,7 +396,7 @@ def test_bfloat16_is_close_to_float32(b0, clips, outputs):
     assert {leaf.dtype for leaf in jax.tree.leaves(shapes)} == {jnp.dtype(jnp.float32)}
     features = jax.eval_shape(functools.partial(model.apply, method="encode"), variables, clips[0])
     assert features.fine.dtype == features.coarse.dtype == jnp.bfloat16
-    halves = jax.jit(functools.partial(model.apply, outputs="all"))(variables, clips)
+    halves = jax.jit(functools.partial(model.apply, method="clip_outputs"))(variables, clips)
     assert halves.logits.dtype == halves.frame_logits.dtype == jnp.float32
     for name in ("logits", "frame_logits"):
         ours, exact = np.asarray(getattr(halves, name)), getattr(outputs, name)
@@ -490,7 +480,8 @@ def test_mining_reads_normalised_references(mine):
 
 
 def train_outputs(model, variables, clips, key):
-    return model.apply(variables, clips, train=True, outputs="all", mutable=["batch_stats"], rngs={"dropout": key})
+    changes = {"mutable": ["batch_stats"], "rngs": {"dropout": key}}
+    return model.apply(variables, clips, train=True, method="clip_outputs", **changes)
 
 
 def test_dropouts_follow_their_key(b0, clips):

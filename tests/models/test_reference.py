@@ -11,8 +11,8 @@ import pytest
 
 import cffm_jax
 from cffm_jax.config import OptimConfig
+from cffm_jax.models.losses import clip_loss
 from cffm_jax.models.resize import resize_bilinear
-from cffm_jax.training.losses import clip_loss
 from cffm_jax.training.optim import make_optimizer
 from cffm_jax.weights.files.read import read_state_dict
 

@@ -152,7 +152,10 @@ def test_shapes_at_full_size(name):
     clips = jax.ShapeDtypeStruct((2, len(config.data.offsets) + 1, 480, 864, 3), jnp.float32)
     prototypes = jax.ShapeDtypeStruct((2, config.prototypes.count, 256), jnp.float32) if model.global_blocks else None
     outputs = jax.eval_shape(
-        lambda v, c, p: model.apply(v, c, outputs="all", prototypes=p), variable_shapes(model), clips, prototypes
+        lambda v, c, p: model.apply(v, c, method="clip_outputs", prototypes=p),
+        variable_shapes(model),
+        clips,
+        prototypes,
     )
     assert outputs.logits.shape == (2, 120, 216, K) and outputs.mined.shape == (2, 60, 108, 256)
 
@@ -264,7 +267,7 @@ def pp():
 def test_local_and_half_of_the_global_logits(pp, clips):
     model, variables = pp
     p = np.random.default_rng(4).standard_normal((1, 7, 256)).astype(np.float32)
-    outputs = jax.jit(lambda v, c, p: model.apply(v, c, outputs="all", prototypes=p))(variables, clips, p)
+    outputs = jax.jit(lambda v, c, p: model.apply(v, c, method="clip_outputs", prototypes=p))(variables, clips, p)
     local = run(model.clone(global_blocks=0), variables, clips)
     np.testing.assert_allclose(outputs.logits, local + 0.5 * outputs.global_logits, rtol=0, atol=1e-5)
     plain = model.clone(dropout=0.0)

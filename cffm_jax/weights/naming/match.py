@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cffm_jax.errors import InputError
-from cffm_jax.models.cffm import CFFM
+from cffm_jax.models.method import Method
 from cffm_jax.models.variables import flatten, unflatten, variable_shapes
 from cffm_jax.weights.files.stored_array import StoredArray
 from cffm_jax.weights.naming.recognise import ENCODER, Foreign, combined_shape, recognise
@@ -21,7 +21,7 @@ from cffm_jax.weights.naming.released import Layout, dead_arrays, torch_key
 
 
 @functools.lru_cache(maxsize=16)
-def key_map(model: CFFM, part: str = "all") -> dict[str, tuple[str, str, Layout, tuple[int, ...]]]:
+def key_map(model: Method, part: str = "all") -> dict[str, tuple[str, str, Layout, tuple[int, ...]]]:
     """Released key -> (collection, our path, layout, our shape) for every leaf of the model (or of its encoder)."""
     result = {}
     for collection, tree in variable_shapes(model).items():
@@ -36,7 +36,7 @@ def key_map(model: CFFM, part: str = "all") -> dict[str, tuple[str, str, Layout,
     return result
 
 
-def without_counterpart(model: CFFM) -> list[str]:
+def without_counterpart(model: Method) -> list[str]:
     """The model's leaves that the released layout has no name for."""
     return [
         path
@@ -77,7 +77,7 @@ class Match:
         ]
 
 
-def match(found: Foreign, model: CFFM, part: str = "all") -> Match:
+def match(found: Foreign, model: Method, part: str = "all") -> Match:
     """Lays a recognised state dict over ``model`` (or its encoder, where the file's other keys are not asked for)."""
     leaves, sources, fresh, missing, misshapen, used = {}, {}, [], [], [], set()
     for released, (collection, path, layout, shape) in key_map(model, part).items():
@@ -136,7 +136,7 @@ def load_leaves(leaves: Mapping[str, StoredArray], source: object) -> dict[str, 
 
 
 def convert_state_dict(
-    state_dict: Mapping[str, np.ndarray], model: CFFM, *, part: str = "all", source: object = "state dict"
+    state_dict: Mapping[str, np.ndarray], model: Method, *, part: str = "all", source: object = "state dict"
 ) -> dict[str, Any]:
     """Variables of ``model`` from a state dict in torch layout.
 
@@ -175,7 +175,7 @@ def describe(arrays: Mapping[str, np.ndarray]) -> dict[str, StoredArray]:
 
 
 def export_state_dict(
-    variables: Mapping[str, Any], model: CFFM, *, part: str = "all", dead: bool = False
+    variables: Mapping[str, Any], model: Method, *, part: str = "all", dead: bool = False
 ) -> dict[str, np.ndarray]:
     """The inverse: the release's keys and layout for variables, or for any tree shaped like them, such as gradients.
 

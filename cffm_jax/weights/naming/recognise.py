@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 
 from cffm_jax.errors import InputError
-from cffm_jax.models.cffm import FAMILIES
-from cffm_jax.models.create import GLOBAL_BLOCKS, LOCAL_BLOCKS
+from cffm_jax.models.cffm import FAMILIES, GLOBAL_BLOCKS, LOCAL_BLOCKS
 from cffm_jax.models.encoders import names as encoders
 from cffm_jax.weights.files.stored_array import StoredArray
 from cffm_jax.weights.naming.origins import ORIGINS, Combine, Origin

@@ -56,7 +56,8 @@ def clip_loss(outputs: Logits, labels: jax.Array, frame_weight: float = 0.5) -> 
     """Loss of a batch of clips.
 
     Args:
-      outputs: of ``model.apply(..., outputs="all")``: logits f32[B, h, w, K] and frame_logits f32[B, T, h, w, K].
+      outputs: of ``model.apply(..., method="clip_outputs")``: logits f32[B, h, w, K] and frame_logits
+        f32[B, T, h, w, K].
       labels: integer[B, L, H, W] of the last L frames, the target last; 0..K-1, 255 is ignored. The per-frame
         cross-entropy is the mean over these: where the target alone is labelled, as in Cityscapes, over it alone.
       frame_weight: weight of the per-frame cross-entropy.

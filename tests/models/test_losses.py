@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cffm_jax.training.losses import clip_loss, cross_entropy
+from cffm_jax.models.losses import clip_loss, cross_entropy
 
 from helpers.resizes import naive_matrix, naive_resize
 

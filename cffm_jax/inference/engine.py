@@ -1,0 +1,230 @@
+"""The engine of inference: a step takes n frames of each of S streams and a state, and gives masks and the next state.
+
+A whole video is a stream of chunks of n frames, a camera one with n = 1, a clip with one labelled frame a stream that
+ends with its first step; an export is the step itself.
+
+What later targets read of a frame (``Method.remember``) lies in a ring of L places. The frame that a stream sees at
+time t is in place t mod L; it is written before it is read, since a reference may be the target itself.
+
+Dimension key: S streams, n frames of a step, m targets of a step (n, or 1: the last), R references, L places of the
+ring, H W the model's input, H0 W0 the original frames, P prototypes, C channels.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cffm_jax.config import Config
+from cffm_jax.data import clips
+from cffm_jax.inference.argmax import segmentation_masks
+from cffm_jax.models.method import Method, Tree
+from cffm_jax.models.normalise import normalise
+
+
+class State(NamedTuple):
+    """What a stream remembers: arrays alone, so that it can be saved, moved and handed to an exported step.
+
+    Attributes:
+      clock: i32[], frames of each stream so far.
+      ages: i32[S], frames of each stream since its start or its last reset.
+      ring: for each reference (or once, for all) the arrays of ``Method.remember`` [L, S, ...]; () without references.
+      recurrent: the arrays of ``Method.start`` [S, ...]; () for a method without any.
+    """
+
+    clock: jax.Array
+    ages: jax.Array
+    ring: tuple[Tree, ...]
+    recurrent: Tree
+
+
+@dataclasses.dataclass(frozen=True)
+class Engine:
+    """A step's program, but for the sizes of its frames: engines that are equal share what is compiled.
+
+    Attributes:
+      model: the method.
+      config: its settings; of the data those of ``offsets`` are not read.
+      rows: of ``Method.rows``, the logits whose masks are wanted.
+      offsets: how many frames before the target the references lie, oldest first.
+      frames: n.
+      targets: which frames of a step are segmented.
+      memory: frames before the step that references may lie in.
+      causal: whether the recurrent state is kept, and its contexts are used.
+      apart: compute the streams of a step one after another, not as a batch.
+    """
+
+    model: Method
+    config: Config
+    rows: tuple[str, ...]
+    offsets: tuple[int, ...]
+    frames: int = 1
+    targets: Literal["all", "last"] = "all"
+    memory: int = 0
+    causal: bool = False
+    apart: bool = False
+
+    def start(self, size: tuple[int, int], streams: int = 1) -> State:
+        """The state of streams that have seen nothing, all zeros, for inputs of size (H, W).
+
+        Raises:
+          InputError: frames of that size are too small for the method.
+        """
+        places = -(-(self.memory + self.frames) // self.frames) * self.frames
+        # No two are one buffer, as they are donated.
+        ring = jax.tree.map(
+            lambda x: jnp.zeros((places, streams, *x.shape[1:]), x.dtype), _remembered(self.model, size)
+        )
+        recurrent = self.model.start(size, self.config) if self.causal else ()
+        recurrent = jax.tree.map(lambda x: jnp.zeros((streams, *x.shape), x.dtype), recurrent)
+        return State(jnp.zeros((), jnp.int32), jnp.zeros(streams, jnp.int32), ring, recurrent)
+
+    def step(
+        self,
+        variables: dict[str, Any],
+        state: State,
+        frames: jax.Array,
+        prototypes: jax.Array | None = None,
+        *,
+        size: tuple[int, int],
+    ) -> tuple[State, dict[str, jax.Array]]:
+        """The next state and the masks u8[S, m, H0, W0] of each row.
+
+        Args:
+          variables: the model's weights.
+          state: of the streams.
+          frames: u8[S, n, H, W, 3].
+          prototypes: f32[S, P, C] of each stream's whole video; None where they are not given.
+          size: (H0, W0).
+        """
+        streams, n, *shape = frames.shape
+        each = _one_after_another if self.apart and streams > 1 else _together
+        first = n - 1 if self.targets == "last" else 0
+
+        def encoded(frames: jax.Array) -> tuple[Tree, tuple[Tree, ...]]:
+            bound = self.model.bind(variables)
+            features = bound.encode(normalise(frames))
+            return features, bound.remember(features) if self.model.reference_names else ()
+
+        def masked(
+            features: Tree, memory: Any, referring: jax.Array, contexts: dict[str, Tree]
+        ) -> dict[str, jax.Array]:
+            logits = self.model.bind(variables).segment(features, memory, referring, contexts)
+            return {row: segmentation_masks(logits[row], tuple(shape[:2]), size) for row in self.rows}
+
+        features, remembered = each(encoded, streams, frames.reshape(streams * n, *shape))
+        table = how_far_back(self.offsets if self.model.reference_names else ())
+        ages = state.ages[:, None] + np.arange(first, n, dtype=np.int32)  # [S, m]
+        back = jnp.asarray(table)[jnp.clip(ages, 0, len(table) - 1)]  # [S, m, R]
+        ring, memory = state.ring, ()
+        if ring:
+            ring = _write(ring, remembered, state.clock)
+            times = state.clock + np.arange(first, n, dtype=np.int32)[:, None] - back
+            memory = _read(ring, times, self.model.reference_names)
+        recurrent, contexts = state.recurrent, {}
+        if self.causal:
+            recurrent, causal = self._advanced(variables, recurrent, features, state.ages, n)
+            contexts["causal"] = jax.tree.map(lambda x: x[:, first:].reshape(-1, *x.shape[2:]), causal)
+        if prototypes is not None:
+            given = jnp.broadcast_to(prototypes[:, None], (streams, n - first, *prototypes.shape[1:]))
+            contexts["video"] = given.reshape(-1, *prototypes.shape[1:])
+        targets = jax.tree.map(
+            lambda x: x.reshape(streams, n, *x.shape[1:])[:, first:].reshape(-1, *x.shape[1:]), features
+        )
+        referring = (back.max(-1, initial=0) > 0).reshape(-1)
+        masks = each(masked, streams, targets, memory, referring, contexts)
+        masks = {row: mask.reshape(streams, n - first, *size) for row, mask in masks.items()}
+        return State(state.clock + n, state.ages + n, ring, recurrent), masks
+
+    def _advanced(
+        self, variables: dict[str, Any], recurrent: Tree, features: Tree, ages: jax.Array, n: int
+    ) -> tuple[Tree, Tree]:
+        """The recurrent state after n frames of each stream, and the frames' contexts [S, n, ...]."""
+        bound = self.model.bind(variables)
+        in_time = jax.tree.map(lambda x: jnp.moveaxis(x.reshape(-1, n, *x.shape[1:]), 1, 0), features)
+
+        def advance(recurrent: Tree, item: tuple[jax.Array, Tree]) -> tuple[Tree, Tree]:
+            i, frames = item
+            return bound.advance(recurrent, frames, ages + i, self.config)
+
+        recurrent, contexts = jax.lax.scan(advance, recurrent, (jnp.arange(n, dtype=jnp.int32), in_time))
+        return recurrent, jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1), contexts)
+
+
+@functools.partial(jax.jit, static_argnums=0, static_argnames="size", donate_argnums=2)
+def jitted_step(
+    engine: Engine,
+    variables: dict[str, Any],
+    state: State,
+    frames: jax.Array,
+    prototypes: jax.Array | None = None,
+    *,
+    size: tuple[int, int],
+) -> tuple[State, dict[str, jax.Array]]:
+    """``Engine.step``, compiled; the state that is given is consumed: its memory becomes the next state's."""
+    return engine.step(variables, state, frames, prototypes, size=size)
+
+
+@functools.lru_cache(maxsize=64)
+def _remembered(model: Method, size: tuple[int, int]) -> tuple[Tree, ...]:
+    """Shapes of what is remembered of one frame; an encoder of one block a stage has the same, and is traced faster."""
+    if not model.reference_names:
+        return ()
+    small = model.clone(depths=(1, 1, 1, 1))
+
+    def remember(frame: jax.Array) -> tuple[Tree, ...]:
+        key = jax.random.key(0)
+        return small.init_with_output(key, frame, method=lambda model, x: model.remember(model.encode(x)))[0]
+
+    return jax.eval_shape(remember, jax.ShapeDtypeStruct((1, *size, 3), jnp.float32))
+
+
+def how_far_back(offsets: Sequence[int]) -> np.ndarray:
+    """i32[M + 1, R]: by the frames that a stream has seen (M: or more), how many frames ago its references were. 0 is
+    the target itself: it stands in for all where there are none, and early on for one that lies close."""
+    ages = range(max(offsets, default=0) + 1)
+    indices = (clips.reference_indices(age, offsets) or (age,) * len(offsets) for age in ages)
+    rows = [[age - index for index in row] for age, row in zip(ages, indices)]
+    return np.array(rows, np.int32).reshape(len(ages), len(offsets))
+
+
+def _together(function: Callable[..., Any], streams: int, *arguments: Any) -> Any:
+    return function(*arguments)
+
+
+def _one_after_another(function: Callable[..., Any], streams: int, *arguments: Any) -> Any:
+    """As a function of arrays [S * n, ...] has it, for one stream's [n, ...] at a time."""
+    apart = jax.tree.map(lambda x: x.reshape(streams, -1, *x.shape[1:]), arguments)
+    results = jax.lax.map(lambda each: function(*each), apart)
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), results)
+
+
+def _write(ring: tuple[Tree, ...], remembered: tuple[Tree, ...], clock: jax.Array) -> tuple[Tree, ...]:
+    """The ring with what is remembered of the step's frames [S * n, ...] in their places, which follow on each other:
+    L is a multiple of n."""
+
+    def put(places: jax.Array, new: jax.Array) -> jax.Array:
+        streams = places.shape[1]
+        in_time = jnp.moveaxis(new.reshape(streams, -1, *new.shape[1:]), 1, 0)
+        return jax.lax.dynamic_update_slice_in_dim(places, in_time, clock % len(places), 0)
+
+    return jax.tree.map(put, ring, remembered)
+
+
+def _read(ring: tuple[Tree, ...], times: jax.Array, references: Sequence[str]) -> tuple[Tree, ...]:
+    """For each reference the arrays [S * m, ...] of the frames of ``times`` i32[S, m, R]."""
+
+    def of(places: jax.Array, at: jax.Array) -> jax.Array:
+        count, streams = places.shape[:2]
+        flat = places.reshape(-1, *places.shape[2:])  # One axis to gather on: to ONNX no other form converts.
+        index = (at % count) * streams + np.arange(streams, dtype=np.int32)[:, None]
+        return flat.at[index.reshape(-1)].get(mode="promise_in_bounds")
+
+    entries = ring * len(references) if len(ring) == 1 else ring
+    return tuple(jax.tree.map(lambda places, r=r: of(places, times[..., r]), entry) for r, entry in enumerate(entries))

@@ -1,0 +1,326 @@
+"""What a method of video semantic segmentation is to the rest of the package.
+
+A method is one subclass of ``Method`` in one file, and one row of ``models.create.METHODS``. Training, evaluation,
+streams, export, conversion and counts know this interface alone: none of them asks which method it has.
+
+At inference frames pass four stages, which ``inference.engine`` calls:
+
+    features = encode(frames)                            every frame on its own, all at once
+    memory = remember(features)                          kept for the frames to come, in a ring
+    state, context = advance(state, features, age, ...)  in the order of time, for what is recurrent
+    logits = segment(features, memory, referring, contexts)
+
+Dimension key: N frames, B clips, T frames of a clip (references oldest first, target last), R references, S streams,
+H W sides of the input, h w the map at stride 8, K classes, C channels, P prototypes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from cffm_jax.config import Config, ModelConfig
+from cffm_jax.models import layers
+from cffm_jax.models.decoder import FrameDecoder, decoder_macs
+from cffm_jax.models.encoders import names as encoders
+from cffm_jax.models.encoders.macs import encoder_macs
+from cffm_jax.models.resize import resize_bilinear
+
+Tree = Any
+"""Arrays in nested tuples; an axis that all of them have leads."""
+Prototypes = Literal["video", "causal", "both"]
+Batch = Mapping[str, jax.Array]
+"""Of training: frames u8[B, T, H, W, 3], labels u8[B, L, H, W] of the last L of them, size i32[B, 2] without padding,
+and where the method reads them prototypes f32[B, P, C]."""
+
+INPUT_MULTIPLE = 32
+ENCODER = "encoder"
+"""First name of the encoder's parameters."""
+METHOD_SETTINGS = (
+    "model.receptive", "model.pooling", "model.references", "model.mining", "prototypes.", "eval.prototypes",
+)  # fmt: skip
+"""Settings that some methods read and others do not, by dotted name; a dot at the end stands for a section."""
+PER_FRAME = "per-frame (SegFormer)"
+"""What the logits of a frame on its own are called."""
+
+
+class FrameFeatures(NamedTuple):
+    """Features of N frames: ``fine`` [N, H/4, W/4, C], for the per-frame logits; ``coarse`` [N, h, w, C]."""
+
+    fine: jax.Array
+    coarse: jax.Array
+
+
+class Method(nn.Module):
+    """The interface, and what its methods share: an encoder, SegFormer's decoder and its classifier of single frames.
+
+    Attributes:
+      backbone: one of ``encoders.names()``.
+      num_classes: K.
+      norm_epsilons: of the encoder's norms: those of embeddings and reductions, those of blocks and stages.
+      projection: of the encoder's stages, see ``FrameDecoder``.
+      width: C, channels of the frame features.
+      dropout: share of channels dropped before each classifier.
+      drop_path: the encoder's largest drop path rate.
+      dtype: compute type; parameters, norms, softmax and logits are float32.
+      depths: blocks of the encoder's stages; () as the backbone has.
+      remat: what the backward pass computes anew, see ``layers.rematerialised``.
+    """
+
+    backbone: str
+    num_classes: int
+    norm_epsilons: tuple[float, float]
+    projection: Literal["linear", "normalised"] = ModelConfig.projection
+    width: int = ModelConfig.width
+    dropout: float = ModelConfig.dropout
+    drop_path: float = ModelConfig.drop_path
+    dtype: jnp.dtype = jnp.float32
+    depths: tuple[int, ...] = ()
+    remat: layers.Remat = "none"
+
+    PARTS: ClassVar[Mapping[str, str]] = {
+        ENCODER: "encoder",
+        "decoder": "decoder",
+        "frame_classifier": "frame classifier",
+    }
+    """First names of the parameters' paths (without a block's number) -> what messages call them."""
+    CLASSIFIERS: ClassVar[tuple[str, ...]] = ("frame classifier",)
+    """Parts that start afresh where weights are of another number of classes."""
+    OPTIONS: ClassVar[Mapping[str, str]] = {"backbone": "--model.name", "projection": "--model.projection"}
+    """Attributes that the parameters' shapes depend on -> the option that sets them."""
+
+    @classmethod
+    def create(cls, family: str, backbone: str, settings: ModelConfig) -> Method:
+        """The method for a backbone, as ``settings`` say, which are sound.
+
+        Args:
+          family: the method's name, a key of ``models.create.METHODS``.
+          backbone: one of ``encoders.names()``.
+          settings: the other fields; ``name`` is not read.
+        """
+        raise NotImplementedError
+
+    @classmethod
+    def shared(cls, backbone: str, settings: ModelConfig) -> dict[str, Any]:
+        """The attributes above, for ``create``."""
+        return {
+            "backbone": backbone,
+            "num_classes": settings.num_classes,
+            "norm_epsilons": tuple(settings.norm_epsilons) or encoders.size_of(backbone).norm_epsilons,
+            "projection": settings.projection,
+            "width": settings.width,
+            "dropout": settings.dropout,
+            "drop_path": settings.drop_path,
+            "dtype": jnp.dtype(settings.dtype),
+        }
+
+    # --- what it is
+
+    @property
+    def family(self) -> str:
+        """Its name in ``models.create.METHODS``."""
+        raise NotImplementedError
+
+    @property
+    def public_name(self) -> str:
+        """As ``create_model`` takes it."""
+        return f"{self.family}_{self.backbone}"
+
+    @property
+    def settings_resolved(self) -> dict[str, Any]:
+        """Fields of ``ModelConfig`` that may leave a number to the method or its backbone -> the number."""
+        return {"norm_epsilons": self.norm_epsilons}
+
+    @property
+    def settings_read(self) -> tuple[str, ...]:
+        """Those of ``METHOD_SETTINGS`` that it reads; the others change nothing."""
+        return ()
+
+    @property
+    def reference_names(self) -> tuple[str, ...]:
+        """Names of the R past frames that a target reads the memory of, oldest first; () for none."""
+        return ()
+
+    @property
+    def clip_frames(self) -> int:
+        """T: a training clip has the target and so many less one references."""
+        return len(self.reference_names) + 1
+
+    def contexts(self, prototypes: Prototypes = "video") -> tuple[Literal["video", "causal"], ...]:
+        """What targets are segmented with beside the memory of past frames, see ``segment``: "causal" where ``advance``
+        gives it, "video" where prototypes of the whole video are given.
+
+        ``prototypes`` as ``EvalConfig.prototypes``: of methods with prototypes, which of them are wanted.
+        """
+        return ()
+
+    @property
+    def reads_prototypes(self) -> bool:
+        """Whether it can be given prototypes of whole videos."""
+        return "video" in self.contexts("video")
+
+    def rows(self, prototypes: Prototypes = "video") -> tuple[str, ...]:
+        """Names of the logits that ``segment`` gives, best first: the method's own, then those of its parts.
+
+        ``prototypes`` as for ``contexts``.
+        """
+        return (PER_FRAME,)
+
+    # --- the stages
+
+    def setup(self) -> None:
+        self.encoder = encoders.make_encoder(
+            self.backbone, self.norm_epsilons, self.drop_path, self.dtype, self.depths, self.remat
+        )
+        self.decoder = FrameDecoder(self.width, self.dtype, self.projection)
+        self.frame_dropout = layers.channel_dropout(self.dropout)
+        self.frame_classifier = layers.Dense(self.num_classes, self.dtype)
+
+    def encode_stages(self, frames: jax.Array, train: bool = False) -> tuple[jax.Array, ...]:
+        """The encoder's four maps of f32[N, H, W, 3]: [N, H/s, W/s, C_s] for s = 4, 8, 16, 32."""
+        _, h, w, _ = frames.shape
+        if h % INPUT_MULTIPLE or w % INPUT_MULTIPLE:
+            raise ValueError(f"frames are {h}x{w}: both sides must be multiples of {INPUT_MULTIPLE}")
+        return self.encoder(frames, train)
+
+    def encode(self, frames: jax.Array, train: bool = False) -> FrameFeatures:
+        """Features of f32[N, H, W, 3], normalised; each frame on its own, so that none is encoded twice."""
+        fine = self.decoder(self.encode_stages(frames, train), train)
+        n, h, w, c = fine.shape
+        return FrameFeatures(fine, resize_bilinear(fine, (h // 2, w // 2)))
+
+    def remember(self, features: FrameFeatures) -> tuple[Tree, ...]:
+        """What later targets read of frames: for each of the R references that a frame may become arrays [N, ...].
+
+        One entry stands for all references where they read the same.
+        """
+        return ()
+
+    def start(self, size: tuple[int, int], config: Config) -> Tree:
+        """Zeros of the recurrent state of one stream, for inputs of size (H, W); () for a method without any.
+
+        Raises:
+          InputError: frames of that size are too small for it.
+        """
+        return ()
+
+    def advance(self, state: Tree, features: FrameFeatures, age: jax.Array, config: Config) -> tuple[Tree, Tree]:
+        """The next recurrent state of S streams, and the context that their present frames are segmented with.
+
+        Args:
+          state: arrays [S, ...]; where ``age`` is 0 whatever it holds has to be taken for nothing.
+          features: of a frame of each stream.
+          age: i32[S], how many frames of its video a stream has seen.
+          config: settings of the state.
+
+        Returns:
+          The state, and arrays [S, ...].
+        """
+        raise NotImplementedError
+
+    def segment(
+        self,
+        features: FrameFeatures,
+        memory: Sequence[Tree],
+        referring: jax.Array,
+        contexts: Mapping[str, Tree],
+    ) -> dict[str, jax.Array]:
+        """Logits of N targets.
+
+        Args:
+          features: the targets' own.
+          memory: for each of the R references arrays [N, ...], as ``remember`` gave them.
+          referring: bool[N]; False for the first frames of a video, whose references are the frame itself.
+          contexts: "video" -> prototypes f32[N, P, C] of the whole video; "causal" -> what ``advance`` gave, [N, ...].
+
+        Returns:
+          f32[N, H/4, W/4, K] for each of the ``rows``.
+        """
+        return {PER_FRAME: self.classify_frames(features.fine)}
+
+    def classify_frames(self, fine: jax.Array, train: bool = False) -> jax.Array:
+        """Per-frame logits of stride-4 features: [N, H/4, W/4, C] -> f32[N, H/4, W/4, K]."""
+        fine = self.frame_dropout(fine, deterministic=not train)
+        return self.frame_classifier(fine).astype(jnp.float32)
+
+    def frame_logits(self, frames: jax.Array) -> jax.Array:
+        """SegFormer's logits of f32[N, H, W, 3]: f32[N, H/4, W/4, K]."""
+        return self.classify_frames(self.encode(frames).fine)
+
+    def prototype_tokens(self, frames: jax.Array) -> jax.Array:
+        """The features that prototypes are clustered of: f32[N, H, W, 3] -> [N, h, w, C]."""
+        return self.encode(frames).coarse
+
+    # --- training
+
+    def loss(self, batch: Batch, frame_loss_weight: float) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """The training loss of a batch, f32[], and its parts by name.
+
+        Needs a "dropout" key and mutable "batch_stats".
+        """
+        raise NotImplementedError
+
+    def is_trained(self, name: str) -> bool:
+        """Whether training updates the parameters of this first name; all others are frozen."""
+        return True
+
+    def training_offsets(self, offsets: Sequence[int]) -> tuple[int, ...]:
+        """Offsets of the references that a training clip holds, oldest first; () where targets alone are read."""
+        return tuple(offsets)
+
+    @property
+    def base(self) -> Method | None:
+        """The trained method that this one starts from, where it cannot start from an encoder alone."""
+        return None
+
+    @property
+    def fresh_parts(self) -> tuple[str, ...] | None:
+        """``PARTS`` that may start at random beside trained weights; None: all but the encoder."""
+        return None
+
+    @staticmethod
+    def rate_group(path: Sequence[str]) -> Literal["encoder", "head"]:
+        """The learning-rate group of a parameter: the head's rate is ``optim.head_multiplier`` times the encoder's."""
+        return "encoder" if path[0] == ENCODER else "head"
+
+    @staticmethod
+    def decays(path: Sequence[str]) -> bool:
+        """Whether weight decay applies: everywhere but in the encoder's norms and the layer scales of its branches."""
+        return path[0] != ENCODER or not (path[-1] == "gamma" or any("norm" in name for name in path))
+
+    # --- weights of others
+
+    @property
+    def release_lacks(self) -> list[str]:
+        """What of it the layout of the authors' weights has no place for, beside leaves without a name there."""
+        return ["decoder/project1/norm"] if self.projection != "linear" else []
+
+    # --- counts
+
+    def macs(self, height: int, width: int, *, prototypes: int, executed: bool) -> dict[str, int]:
+        """Multiply-accumulates of one target by part; its references are encoded already.
+
+        Args:
+          height: of the input, a multiple of 32.
+          width: likewise.
+          prototypes: P.
+          executed: count what the engine computes, not what the papers' equations say; see the module ``macs``.
+        """
+        return self.frame_macs(height, width, executed=executed)
+
+    def frame_macs(self, height: int, width: int, *, executed: bool) -> dict[str, int]:
+        """Those of encoding a frame, and of its per-frame logits."""
+        size = encoders.size_of(self.backbone)
+        return encoder_macs(size, height, width) | decoder_macs(
+            size.channels, height, width, self.width, self.num_classes,
+            normalised=self.projection == "normalised", merged=executed,
+        )  # fmt: skip
+
+    def training_macs(self, height: int, width: int, *, prototypes: int) -> int:
+        """Those of a training step for one clip, forward and backward, as executed; the backward pass of what is
+        trained counts twice its forward pass."""
+        raise NotImplementedError

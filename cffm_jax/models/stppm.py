@@ -1,0 +1,174 @@
+"""Spatial-temporal pyramid pooling, after TCB's ST-PPM (CVPR 2021): pooled features are averaged over a clip's frames.
+
+TCB pools the last map of a dilated ResNet-101; here it is the frame features of this package's backbones at stride 8,
+so its figures are not those of the papers' row.
+
+Dimension key: as in ``method``; s side of a pooled map, L sides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cffm_jax.config import ModelConfig
+from cffm_jax.models import layers
+from cffm_jax.models.losses import clip_loss
+from cffm_jax.models.method import PER_FRAME, Batch, FrameFeatures, Method, Prototypes
+from cffm_jax.models.normalise import normalise
+from cffm_jax.models.resize import resize_bilinear
+
+FAMILY, ROW = "stppm", "ST-PPM"
+SIDES = (1, 2, 3, 6)
+"""Sides of the pooled maps, as PSPNet's."""
+
+Pyramid = tuple[jax.Array, ...]
+"""The means of a map over s x s bins for each of ``SIDES``: [N, s, s, C]."""
+
+
+class ClipOutputs(NamedTuple):
+    """What ``clip_loss`` reads: f32[B, H/4, W/4, K] of the targets, f32[B, T, H/4, W/4, K] of every frame alone."""
+
+    logits: jax.Array
+    frame_logits: jax.Array
+
+
+class ConvNormReLU(nn.Module):
+    """Convolution without bias, BatchNorm, ReLU: [N, h, w, C] -> [N, h, w, width]."""
+
+    width: int
+    side: int
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        x = nn.Conv(
+            self.width, (self.side, self.side), use_bias=False, dtype=self.dtype, kernel_init=layers.truncated_init
+        )(x)
+        return nn.relu(layers.BatchNorm(name="norm")(x, train)).astype(self.dtype)
+
+
+class TemporalPyramid(Method):
+    """A target's map beside the pyramid of its clip, in front of a classifier.
+
+    Attributes:
+      references: R past frames whose pyramids are averaged with the target's.
+    """
+
+    references: int = 3
+
+    PARTS: ClassVar[Mapping[str, str]] = {
+        **Method.PARTS,
+        "project": "pyramid",
+        "fuse": "fusion",
+        "clip_classifier": "clip classifier",
+    }
+    CLASSIFIERS: ClassVar[tuple[str, ...]] = ("frame classifier", "clip classifier")
+
+    @classmethod
+    def create(cls, family: str, backbone: str, settings: ModelConfig) -> TemporalPyramid:
+        return cls(**cls.shared(backbone, settings), references=len(settings.receptive))
+
+    @property
+    def family(self) -> str:
+        return FAMILY
+
+    @property
+    def settings_read(self) -> tuple[str, ...]:
+        return ("model.receptive",)  # Its length alone.
+
+    @property
+    def reference_names(self) -> tuple[str, ...]:
+        return tuple(f"reference{i}" for i in range(self.references))
+
+    def rows(self, prototypes: Prototypes = "video") -> tuple[str, ...]:
+        return ROW, PER_FRAME
+
+    def setup(self) -> None:
+        super().setup()
+        self.project = [ConvNormReLU(self.width, 1, self.dtype) for _ in SIDES]
+        self.fuse = ConvNormReLU(self.width, 3, self.dtype)
+        self.clip_dropout = layers.channel_dropout(self.dropout)
+        self.clip_classifier = layers.Dense(self.num_classes, self.dtype)
+
+    def remember(self, features: FrameFeatures) -> tuple[Pyramid, ...]:
+        """A frame's pyramid, which all references read alike."""
+        return (pyramid(features.coarse),)
+
+    def segment(
+        self,
+        features: FrameFeatures,
+        memory: Sequence[Pyramid],
+        referring: jax.Array,
+        contexts: Mapping[str, jax.Array],
+    ) -> dict[str, jax.Array]:
+        """As of ``Method``; a first frame without references is its own clip."""
+        pooled = jax.tree.map(lambda *each: sum(each) / len(each), pyramid(features.coarse), *memory)
+        return {ROW: self.classify(features.coarse, pooled), PER_FRAME: self.classify_frames(features.fine)}
+
+    def __call__(self, clips: jax.Array, train: bool = False) -> jax.Array:
+        """Logits f32[B, H/4, W/4, K] of the last frame of each clip f32[B, T, H, W, 3]."""
+        return self.clip_outputs(clips, train).logits
+
+    def clip_outputs(self, clips: jax.Array, train: bool = False) -> ClipOutputs:
+        """The logits of clips f32[B, T, H, W, 3], normalised, oldest first, and of their frames alone."""
+        b, t, h, w, _ = clips.shape
+        features = self.encode(clips.reshape(b * t, h, w, 3), train)
+        frame_logits = self.classify_frames(features.fine, train).reshape(b, t, h // 4, w // 4, -1)
+        target = features.coarse.reshape(b, t, *features.coarse.shape[1:])[:, -1]
+        pooled = jax.tree.map(lambda x: x.reshape(b, t, *x.shape[1:]).mean(1), pyramid(features.coarse))
+        return ClipOutputs(self.classify(target, pooled, train), frame_logits)
+
+    def classify(self, target: jax.Array, pooled: Pyramid, train: bool = False) -> jax.Array:
+        """Logits f32[N, H/4, W/4, K] of a map [N, h, w, C] beside its clip's pyramid."""
+        _, h, w, _ = target.shape
+        levels = [
+            resize_bilinear(project(level.astype(self.dtype), train), (h, w))
+            for project, level in zip(self.project, pooled, strict=True)
+        ]
+        x = self.fuse(jnp.concatenate([target, *levels], -1), train)
+        logits = self.clip_classifier(self.clip_dropout(x, deterministic=not train)).astype(jnp.float32)
+        return resize_bilinear(logits, (2 * h, 2 * w))
+
+    def loss(self, batch: Batch, frame_loss_weight: float) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """``clip_loss``: TCB's auxiliary loss of every frame is that of the per-frame logits."""
+        outputs = self.clip_outputs(normalise(batch["frames"], batch["size"]), train=True)
+        loss, parts = clip_loss(outputs, batch["labels"], frame_loss_weight)
+        return loss, {"clip_loss": parts.clip, "frame_loss": parts.frames}
+
+    def macs(self, height: int, width: int, *, prototypes: int, executed: bool) -> dict[str, int]:
+        positions, c = height * width // 64, self.width
+        return self.frame_macs(height, width, executed=executed) | {
+            "pyramid": sum(side**2 for side in SIDES) * c * c,
+            "pyramid_fuse": positions * 9 * (1 + len(SIDES)) * c * c,
+            "clip_classifier": positions * c * self.num_classes,
+        }
+
+    def training_macs(self, height: int, width: int, *, prototypes: int) -> int:
+        frame = sum(self.frame_macs(height, width, executed=True).values())
+        target = sum(self.macs(height, width, prototypes=prototypes, executed=True).values())
+        return 3 * (target + self.references * frame)
+
+
+def pyramid(x: jax.Array) -> Pyramid:
+    """Averages over bins, float32: [N, h, w, C] -> [N, s, s, C] for each of ``SIDES``.
+
+    Bin i of s over n positions covers floor(i n / s) to ceil((i + 1) n / s) - 1; bins may overlap.
+    """
+    x = x.astype(jnp.float32)
+    sides = [tuple(jnp.asarray(_bins(n, side)) for n in x.shape[1:3]) for side in SIDES]
+    return tuple(jnp.einsum("ih,jw,nhwc->nijc", *bins, x, precision="highest") for bins in sides)
+
+
+def _bins(length: int, count: int) -> np.ndarray:
+    """f32[count, length]: the weight of each position in each bin."""
+    weights = np.zeros((count, length), np.float32)
+    for i in range(count):
+        start, stop = i * length // count, -(-(i + 1) * length // count)
+        weights[i, start:stop] = 1 / (stop - start)
+    return weights
