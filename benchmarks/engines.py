@@ -23,14 +23,12 @@ from cffm_jax.config import Config, DataConfig, EvalConfig, ModelConfig
 from cffm_jax.data import clips, decode, evaluation_frames
 from cffm_jax.data.layouts.video import Video
 from cffm_jax.inference import streaming
-from cffm_jax.inference.rows import causal_prototypes
 from cffm_jax.inference.whole_videos import VideoSegmenter
 from cffm_jax.media.frame import Selection
 from cffm_jax.media.source import open_source
-from cffm_jax.models.cffm import CFFM
 from cffm_jax.models.create import build_model
 from cffm_jax.models.encoders.mit import SIZES
-from cffm_jax.models.kmeans import RunningClusters
+from cffm_jax.models.method import Method
 from cffm_jax.models.normalise import MEAN, STD, normalise
 from cffm_jax.models.resize import resize_bilinear
 from cffm_jax.models.variables import variable_shapes
@@ -98,7 +96,7 @@ class Engine(NamedTuple):
 class Network(NamedTuple):
     """Model, weights, settings, and prototypes f32[P, C] that stand for a video's."""
 
-    model: CFFM
+    model: Method
     variables: dict[str, Any]
     config: Config
     prototypes: np.ndarray | None
@@ -125,19 +123,20 @@ def network(name: str, scene: Scene) -> Network:
     variables = jax.device_put(jax.tree_util.tree_map_with_path(draw, variable_shapes(model)))
     count = config.prototypes.count
     given = np.random.default_rng(0).standard_normal((count, model.width)).astype(np.float32)
-    return Network(model, variables, config, given if model.global_blocks else None)
+    return Network(model, variables, config, given if model.reads_prototypes else None)
 
 
 def clip_by_clip(net: Network, scene: Scene) -> Engine:
     """As the release: the target's whole clip through everything, batch 1, full-size logits, their arg-max."""
     model, variables, config, given = net
-    references = config.data.offsets if model.local_blocks else ()
+    references = config.data.offsets if model.reference_names else ()
     first = np.stack([scene.read(t) for t in range(len(references) + 1)])[None]
     size, input_size = scene.size, first.shape[2:4]
 
     @jax.jit
     def logits_of(variables: dict[str, Any], clips: jax.Array, prototypes: jax.Array | None) -> jax.Array:
-        return model.apply(variables, normalise(clips), prototypes=prototypes)
+        given = {} if prototypes is None else {"prototypes": prototypes}
+        return model.apply(variables, normalise(clips), **given)
 
     def full_size(logits: jax.Array) -> jax.Array:
         return resize_bilinear(resize_bilinear(logits, input_size), size)
@@ -155,10 +154,13 @@ def clip_by_clip(net: Network, scene: Scene) -> Engine:
 
     @jax.jit
     def causal_of(variables: dict[str, Any], frames: jax.Array) -> jax.Array:
-        coarse = model.apply(variables, normalise(frames), method="encode").coarse
-        count = config.prototypes.count
-        start = RunningClusters(jnp.zeros((count, model.width)), jnp.zeros(count), jnp.zeros((), jnp.int32))
-        return causal_prototypes(start, coarse, jnp.arange(len(frames)), config.prototypes)[1][-1]
+        bound = model.bind(variables)
+        features = bound.encode(normalise(frames))
+        running = jax.tree.map(lambda x: x[None], model.start(input_size, config))
+        for t in range(len(frames)):
+            frame = jax.tree.map(lambda x, t=t: x[t : t + 1], features)
+            running, prototypes = bound.advance(running, frame, jnp.full(1, t), config)
+        return prototypes[0]
 
     prototypes = None if given is None else given[None]
     logits_of = logits_of.lower(variables, first, prototypes).compile()
@@ -189,7 +191,7 @@ def papers_protocol(net: Network, scene: Scene) -> Engine:
     model, variables, config, given = net
     frames = np.stack([scene.read(t) for t in range(scene.batch)])
     references = None
-    if model.local_blocks:
+    if model.reference_names:
         shape = (scene.batch, len(config.data.offsets), frames.shape[1] // 8, frames.shape[2] // 8, model.width)
         references = jax.random.normal(jax.random.key(1), shape, model.dtype)
     prototypes = None if given is None else jnp.stack([given] * scene.batch)
@@ -201,19 +203,17 @@ def papers_protocol(net: Network, scene: Scene) -> Engine:
 def offline(net: Network, scene: Scene) -> Engine:
     """``VideoSegmenter``: a chunk of frames in a call, the model's own masks alone."""
     model, variables, config, given = net
-    source = types.SimpleNamespace(of=lambda video: given) if model.global_blocks else None
+    source = types.SimpleNamespace(of=lambda video: given) if model.reads_prototypes else None
     segmenter = VideoSegmenter(model, config, source, parts=False)
-    frames = np.stack([scene.read(t) for t in range(scene.batch)])
+    frames = np.stack([scene.read(t) for t in range(scene.batch)])[None]
     compiled = segmenter.lower(variables, scene.size).compile()
-    # What references a target has makes no difference to the time.
-    positions = np.tile(np.arange(len(config.data.offsets), dtype=np.int32), (scene.batch, 1))
-    fixed = (np.arange(scene.batch, dtype=np.int32), positions, np.ones(scene.batch, np.bool_), given)
-    state = segmenter.start(*frames.shape[1:3])
+    state = segmenter.engine.start(frames.shape[2:4])
+    prototypes = None if given is None else given[None]
 
     def call() -> np.ndarray:
         nonlocal state
-        state, masks = compiled(variables, state, frames, *fixed)
-        return np.asarray(masks[segmenter.rows[0]])
+        state, masks = compiled(variables, state, frames, prototypes)
+        return np.asarray(masks[segmenter.rows[0]])[0]
 
     def from_files() -> Iterator[Masks]:
         files = scene.files * -(-CHUNKS * scene.batch // len(scene.files))
@@ -264,7 +264,7 @@ def streams(net: Network, scene: Scene) -> Engine:
                 yield from (frame.pixels for frame in source.frames)
 
     video = functools.partial(of, from_video) if (scene.folder / "video.mp4").exists() else None
-    return Engine(count, call, functools.partial(of, from_jpeg), video, causal=bool(model.global_blocks))
+    return Engine(count, call, functools.partial(of, from_jpeg), video, causal=model.reads_prototypes)
 
 
 def hugging_face(size: str, scene: Scene) -> Engine:

@@ -36,9 +36,10 @@ from cffm_jax.data.evaluation_frames import evaluation_size
 from cffm_jax.errors import InputError
 from cffm_jax.inference.argmax import segmentation_masks
 from cffm_jax.inference.whole_videos import VideoSegmenter
-from cffm_jax.models.cffm import CFFM, GLOBAL_WEIGHT, INPUT_MULTIPLE
+from cffm_jax.models.cffm import CFFM, GLOBAL_WEIGHT
 from cffm_jax.models.create import build_model
 from cffm_jax.models.macs import macs
+from cffm_jax.models.method import INPUT_MULTIPLE
 from cffm_jax.models.normalise import normalise
 from cffm_jax.models.variables import init_variables
 from cffm_jax.runtime.command_line import parse_command, run_command
@@ -211,11 +212,9 @@ def inference_programs(model: CFFM, variables: dict[str, Any], config: Config, o
     masked = functools.partial(whole, model, options.output)
     yield jitted("whole", masked, n, variables, pixels, references if model.local_blocks else None, prototypes)
     if evaluation_size(*options.output, config.data.scale) == size:
-        given = prototypes if prototypes is None else prototypes[0]
+        given = prototypes if prototypes is None else prototypes[:1]
         segmenter = VideoSegmenter(model, config, types.SimpleNamespace(of=lambda video: given))
-        positions = jnp.tile(jnp.arange(len(config.data.offsets), dtype=jnp.int32), (n, 1))
-        state = segmenter.start(*size)
-        arguments = (variables, state, pixels, jnp.arange(n), positions, jnp.ones((n,), jnp.bool_), given)
+        arguments = (variables, segmenter.engine.start(size), pixels[None], given)
         lower = functools.partial(segmenter.lower, variables, options.output)
         # The chunk before gives the state of the next one; the old state is donated.
         yield Program("evaluation", n, lower, arguments, lambda old, result: (old[0], result[0], *old[2:]))

@@ -76,7 +76,8 @@ def _dispatched(
         ages = np.array([0 if clip.has_reference else -references for clip in filled], np.int32)
         state = engine.start(frames.shape[2:4], count)._replace(ages=ages)
         arguments = jax.device_put((state, frames, prototypes), placing(variables))
-        yield clips, jitted_step(engine, variables, *arguments, size=clips[0].labels.shape)
+        _, masks = jitted_step(engine, variables, *arguments, size=clips[0].labels.shape)
+        yield clips, masks
 
 
 def _offsets(segmenter: VideoSegmenter) -> tuple[int, ...]:

@@ -161,12 +161,13 @@ def test_a_chunk_is_waited_for_when_the_next_is_dispatched(setting, monkeypatch)
 def test_targets_are_waited_for_when_the_next_are_dispatched(setting, monkeypatch):
     config, _, _, (video, _) = setting
     sparse = dataclasses.replace(video, masks=tuple(m if i % 5 == 3 else None for i, m in enumerate(video.masks)))
-    segmenter, said, numbers = VideoSegmenter(create_model("segformer_b0", CLASSES), config), [], itertools.count()
+    segmenter = VideoSegmenter(create_model("cffm_b0", CLASSES), config, parts=False)
+    said, numbers = [], itertools.count()
 
     def step(engine, variables, state, frames, prototypes, *, size):
         number = next(numbers)
         said.append(("dispatch", number))
-        return state, {FRAME_ROW: Mask(number, (len(frames), 1, *size), said)}
+        return state, {"CFFM": Mask(number, (len(frames), 1, *size), said)}
 
     monkeypatch.setattr(labelled_frames, "jitted_step", step)
     for chunk in labelled_frames.segment_targets(segmenter, {"leaf": np.zeros(1)}, [sparse]):

@@ -1,16 +1,15 @@
 """Hand counts against the figures of the specification, the traced program and XLA's cost analysis."""
 
-import math
-
 import jax
 import jax.numpy as jnp
 import pytest
-from jax.extend.core import jaxprs_in_params
 
 from cffm_jax.models.cffm import CFFM
 from cffm_jax.models.create import create_model
 from cffm_jax.models.encoders import mit
 from cffm_jax.models.macs import Macs, macs, training_flops
+
+from helpers.products import traced_products
 
 HEIGHT, WIDTH = 480, 864
 K = 124
@@ -116,22 +115,6 @@ def program(model: CFFM, height: int, width: int, frames: int) -> tuple:
         return logits, bound.classify_global(bound.mine_global(features.coarse, prototypes))
 
     return run, (variables, images, references, prototypes)
-
-
-def traced_products(jaxpr) -> int:
-    """Multiply-accumulates of the matrix products and convolutions in a traced program."""
-    total = 0
-    for equation in jaxpr.eqns:
-        for inner in jaxprs_in_params(equation.params):
-            total += traced_products(inner)
-        shapes = [variable.aval.shape for variable in (*equation.invars, *equation.outvars)]
-        if equation.primitive.name == "dot_general":
-            (contracted, _), _ = equation.params["dimension_numbers"]
-            total += math.prod(shapes[-1]) * math.prod(shapes[0][axis] for axis in contracted)
-        elif equation.primitive.name == "conv_general_dilated":
-            numbers = equation.params["dimension_numbers"]
-            total += math.prod(shapes[-1]) * math.prod(shapes[1]) // shapes[1][numbers.rhs_spec[0]]
-    return total
 
 
 @pytest.mark.parametrize(
