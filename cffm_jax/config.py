@@ -1,16 +1,31 @@
 """Every setting of a run, with its default: the only place where defaults are written down.
 
 A config file (``configs/*.py``) defines ``get_config() -> Config`` and changes fields with ``dataclasses.replace``.
-The comments under the fields are the command line's help.
+The comments under the fields are the command line's help; beside the default stands what else is known of a setting,
+first of all the rule for its value (`cffm_jax.rules.About`).
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from typing import Literal
+
+from cffm_jax.errors import InputError
+from cffm_jax.rules import about, require_values, setting
 
 IGNORED_LABEL = 255
 """Label of the pixels that neither the loss nor the metrics count."""
+POOLINGS = (1, 2, 3, 4, 5, 7)
+"""What the papers' p may be: windows of 7 are pooled in cells of these sides."""
+_SMALL = "{} is too small"
+_OR_PAPERS = {"least": 0, "problem": "less than 0", "remedy": "give 0 for the papers' numbers"}
+_EPSILONS = {
+    "lengths": (0, 2),
+    "above": 0,
+    "problem": "is {numbers}",
+    "remedy": "give two numbers above 0, or none for the backbone's own",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,39 +33,39 @@ class ModelConfig:
     name: str = "cffm_b1"
     """segformer_b0 .. b5, cffm_b0 .. b5, cffmpp_b0 .. b5 (CFFM++), cffmp_b0 .. b5 (global contexts alone, CFFM+); in
     place of MiT b0 .. b5 also pvtv2_b0 .. b5 and convnext_tiny, _small, _base."""
-    num_classes: int = 124
+    num_classes: int = setting(124, least=1, most=IGNORED_LABEL - 1, remedy=f"give a number in 1..{IGNORED_LABEL - 1}")
     """Number of classes K; labels are 0..K-1."""
-    blocks: int = 0
+    blocks: int = setting(0, **_OR_PAPERS)
     """Mining blocks N; 0: as many as the papers give the backbone."""
-    global_blocks: int = 0
+    global_blocks: int = setting(0, **_OR_PAPERS)
     """Global mining blocks N_g; 0: as many as the papers give the backbone."""
-    receptive: tuple[int, ...] = (49, 20, 6)
+    receptive: tuple[int, ...] = setting((49, 20, 6), goes_with=("model.pooling",), part="method")
     """r of the references, oldest first: side of the region that a window reads, in positions of the stride-8 map."""
-    pooling: tuple[int, ...] = (7, 4, 2)
+    pooling: tuple[int, ...] = setting((7, 4, 2), goes_with=("model.receptive",), part="method")
     """p of the references: side of the patch that is pooled into one context token (1, 2, 3, 4, 5 or 7)."""
-    references: Literal["past", "self"] = "past"
+    references: Literal["past", "self"] = setting("past", any_weights=True, part="method")
     """What a target is mined with: past frames, or itself in their place (static contexts alone)."""
-    mining: Literal["attention", "positions"] = "attention"
+    mining: Literal["attention", "positions"] = setting("attention", part="method")
     """How context tokens are weighed: by attention, or by a learned weight of their position (CFFA without CFM)."""
-    norm_epsilons: tuple[float, ...] = ()
+    norm_epsilons: tuple[float, ...] = setting((), **_EPSILONS)
     """Epsilons of the encoder's layer norms: those of its embeddings and reductions, those of its blocks and stages;
     without any the backbone's own. Weights from elsewhere may need theirs."""
     projection: Literal["linear", "normalised"] = "linear"
     """How the decoder projects the encoder's stages: dense with bias (SegFormer), or without and with BatchNorm and
     ReLU (MMSegmentation)."""
-    width: int = 256
+    width: int = setting(256, least=8, multiple_of=8, remedy="give a multiple of the 8 heads")
     """Channels of the frame features; the papers have 256 for every backbone, SegFormer's own B2 to B5 768."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    dtype: Literal["float32", "bfloat16"] = setting("float32", any_weights=True)
     """Compute type. Parameters, norms, softmax, logits and the loss stay in float32."""
-    dropout: float = 0.1
+    dropout: float = setting(0.1, least=0, below=1, any_weights=True)
     """Share of whole channels dropped before each classifier."""
-    drop_path: float = 0.1
+    drop_path: float = setting(0.1, least=0, below=1, any_weights=True)
     """Largest probability of skipping an encoder block's branch; rises linearly from 0 over the blocks."""
 
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
-    root: str = "data/VSPW_480p"
+    root: str = setting("data/VSPW_480p", changes="figures")
     """Dataset folder."""
     layout: Literal["vspw", "cityscapes", "folder", "records"] = "vspw"
     """How it is laid out: VSPW_480p (data/<video>/origin/*.jpg, data/<video>/mask/*.png, <split>.txt), Cityscapes
@@ -58,68 +73,68 @@ class DataConfig:
     as python -m cffm_jax.data.prepare wrote it; see the README."""
     train_split: str = "train"
     """Split file (without .txt; in Cityscapes a folder's name) to train on."""
-    eval_split: str = "val"
+    eval_split: str = setting("val", changes="figures")
     """Split file (without .txt; in Cityscapes a folder's name) to evaluate on."""
-    offsets: tuple[int, ...] = (9, 6, 3)
+    offsets: tuple[int, ...] = setting((9, 6, 3), goes_with=("model.receptive",))
     """How many frames before the target the references lie, oldest first."""
-    scale: tuple[int, int] = (853, 480)
+    scale: tuple[int, int] = setting((853, 480), least=1)
     """Width and height that frames are resized to fit, aspect kept."""
-    ratio: tuple[float, float] = (0.5, 2.0)
+    ratio: tuple[float, float] = setting((0.5, 2.0), above=0)
     """Range of the training resize, relative to the scale."""
-    crop: tuple[int, int] = (480, 480)
+    crop: tuple[int, int] = setting((480, 480), least=32, multiple_of=32, remedy="give multiples of 32")
     """Height and width of a training crop."""
-    max_class_share: float = 0.75
+    max_class_share: float = setting(0.75, above=0, most=1)
     """A crop is redrawn while one class covers more than this of the target's labelled pixels."""
-    crop_tries: int = 10
+    crop_tries: int = setting(10, least=1)
     """How often a crop is drawn at most."""
-    flip: float = 0.5
+    flip: float = setting(0.5, least=0, most=1)
     """Probability of a horizontal flip of the whole clip."""
-    reverse: float = 0.5
+    reverse: float = setting(0.5, least=0, most=1)
     """Probability of reversing a video's order."""
-    distort: float = 0.5
+    distort: float = setting(0.5, least=0, most=1)
     """Probability of each photometric distortion, drawn anew for each frame."""
-    brightness: float = 32.0
+    brightness: float = setting(32.0, least=0)
     """Largest brightness shift, in grey levels of 255."""
-    contrast: tuple[float, float] = (0.5, 1.5)
+    contrast: tuple[float, float] = setting((0.5, 1.5), least=0)
     """Range of the contrast factor."""
-    saturation: tuple[float, float] = (0.5, 1.5)
+    saturation: tuple[float, float] = setting((0.5, 1.5), least=0)
     """Range of the saturation factor."""
-    hue: int = 18
+    hue: int = setting(18, least=0, most=180)
     """Largest hue shift, of 180."""
-    workers: int = 0
+    workers: int = setting(0, least=0, problem=_SMALL, part="loader", changes="nothing")
     """Loader processes; 0 loads in threads of this process."""
-    threads: int = 2
+    threads: int = setting(2, least=1, problem=_SMALL, part="loader", changes="nothing")
     """Loader threads per process."""
-    prefetch: int = 4
+    prefetch: int = setting(4, least=1, problem=_SMALL, part="loader", changes="nothing")
     """Batches kept ready."""
-    stall_seconds: float = 300.0
+    stall_seconds: float = setting(300.0, least=0, problem=_SMALL, part="loader", changes="nothing")
     """Training stops if no batch comes for so long, for example since a loader process is stuck; 0: waits for ever."""
-    max_unreadable: int = 0
+    max_unreadable: int = setting(0, least=0, problem=_SMALL, part="loader", changes="nothing")
     """Training clips of this process that may be replaced by others since a file of theirs is unreadable; 0: none."""
-    verify: bool = False
+    verify: bool = setting(False, part="loader", changes="nothing")
     """Compare every training file's sha256 with <root>/manifest.sha256 (cffm_jax.data.check writes it) when reading.
     Records are compared with checksums of their own, always."""
 
 
 @dataclasses.dataclass(frozen=True)
 class OptimConfig:
-    rate: float = 6e-5
+    rate: float = setting(6e-5, least=0)
     """Peak learning rate of the encoder (AdamW)."""
-    head_multiplier: float = 10.0
+    head_multiplier: float = setting(10.0, least=0)
     """Learning rate of everything outside the encoder, relative to the encoder's."""
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[float, float] = setting((0.9, 0.999), least=0, below=1)
     """AdamW moment decay rates."""
-    weight_decay: float = 0.01
+    weight_decay: float = setting(0.01, least=0)
     """Decoupled weight decay; the encoder's norms and layer scales have none."""
-    warmup_steps: int = 1500
+    warmup_steps: int = setting(1500, least=0)
     """Iterations of the linear warm-up."""
-    warmup_ratio: float = 1e-6
+    warmup_ratio: float = setting(1e-6, least=0, most=1)
     """Share of the scheduled rate at which the warm-up starts."""
-    power: float = 1.0
+    power: float = setting(1.0, least=0)
     """Exponent of the poly schedule."""
-    clip_norm: float = 0.0
+    clip_norm: float = setting(0.0, least=0, remedy="give 0 for none, or a norm")
     """Gradients with a larger norm are scaled down to it; 0: never."""
-    ema: float = 0.0
+    ema: float = setting(0.0, least=0, below=1, remedy="give 0 for none, or a decay below 1, such as 0.999")
     """Decay of a moving average of the trained weights, which is then what is evaluated and loaded; 0: none."""
 
 
@@ -127,94 +142,121 @@ class OptimConfig:
 class InitConfig:
     encoder: str = ""
     """File with ImageNet weights of the MiT encoder; the rest starts at random."""
-    model: str = ""
+    model: str = setting("", set_by_study=True)
     """File (released CFFM or SegFormer state dict) or checkpoint folder with weights of the whole model; for CFFM++
     those of its CFFM will do, and the global blocks start at random."""
 
 
 @dataclasses.dataclass(frozen=True)
 class PrototypeConfig:
-    count: int = 100
+    count: int = setting(100, least=1)
     """Prototypes N_p of a video."""
-    frames: int = 10
+    frames: int = setting(10, least=1)
     """Frames of a video whose features are clustered."""
     rule: Literal["release", "paper"] = "release"
     """Which frames: int((i + 0.5) * d), or i * d (counted from 0), where d = length // frames."""
     start: Literal["k-means++", "random"] = "k-means++"
     """Start of k-means; the release draws tokens at random."""
-    iterations: int = 10
+    iterations: int = setting(10, least=1)
     """Iterations of k-means at most."""
-    seed: int = 0
+    seed: int = setting(0, least=0)
     """Seed of the start."""
-    checkpoint: str = ""
+    checkpoint: str = setting("", set_by_study=True)
     """Run whose network computes the features that are clustered; default: the weights of the model itself."""
     imported: str = ""
     """Prototypes that the authors' code computed, to be used instead of computing any: their folder with
     <video>/centers.pt, a zip of it, or a .safetensors with a key for each video."""
-    folder: str = ""
+    folder: str = setting("", changes="figures", set_by_study=True)
     """Where computed prototypes are kept, to be used again; default: <workdir>/prototypes."""
-    memory: float = 10.0
+    memory: float = setting(10.0, above=0, changes="figures")
     """Causal prototypes: frames' worth of tokens that a centre remembers: as many as the paper clusters of a video."""
-    interval: int = 1
+    interval: int = setting(1, least=1, changes="figures")
     """Causal prototypes: every so many frames one is taken in."""
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
-    steps: int = 160_000
+    steps: int = setting(160_000, least=1)
     """Training iterations."""
-    batch_size: int = 8
+    batch_size: int = setting(8, least=1)
     """Clips in a global batch, over all devices."""
-    frame_loss_weight: float = 0.5
+    frame_loss_weight: float = setting(0.5, least=0)
     """Weight of the per-frame logits' cross-entropy beside the clip's."""
-    log_every: int = 50
+    log_every: int = setting(50, least=1, changes="nothing")
     """Iterations between two lines of the log."""
-    eval_every: int = 16_000
+    eval_every: int = setting(16_000, least=0, changes="nothing")
     """Iterations between two evaluations; the last iteration is always evaluated. 0: only at the end."""
-    checkpoint_every: int = 2_000
+    checkpoint_every: int = setting(2_000, least=1, changes="nothing")
     """Iterations between two checkpoints; those that are evaluated and the last one are always saved."""
-    keep: int = 3
+    keep: int = setting(3, least=1, changes="nothing")
     """Latest checkpoints kept; the one with the best mIoU is kept beside them."""
-    bad_steps: int = 10
+    bad_steps: int = setting(10, least=1, changes="nothing")
     """The run stops after so many iterations in a row whose loss or gradients are not finite; each is skipped."""
-    devices: int = 0
+    devices: int = setting(0, least=0, changes="nothing")
     """Devices to use, of this process; 0 uses all, with several processes those of all of them."""
-    fsdp: int = 1
+    fsdp: int = setting(1, least=1, changes="nothing")
     """Devices that share the parameters and the optimiser's state, each holding a part; 1: every device holds all."""
-    accumulate: int = 1
+    accumulate: int = setting(1, least=1)
     """Parts that a batch is computed in, one after the other, for less memory; BatchNorm sees a part at a time."""
-    remat: Literal["none", "products", "blocks"] = "none"
+    remat: Literal["none", "products", "blocks"] = setting("none", changes="nothing")
     """What encoder and mining blocks keep for the backward pass, which computes the rest anew: everything, the results
     of their dense layers, or only what goes into a block. Less memory for more time."""
-    peak_tflops: float = 0.0
+    peak_tflops: float = setting(0.0, least=0, changes="nothing", remedy="give 0, or the device's peak in TFLOP/s")
     """Peak of a device in TFLOP/s for the compute type, to tell the MFU; 0: as cffm_jax/training/speed.py knows it."""
-    seed: int = 0
+    seed: int = setting(0, least=0, problem=_SMALL, set_by_study=True)
     """Seed of the initial weights, the data order, the augmentation and the dropouts."""
 
 
 @dataclasses.dataclass(frozen=True)
 class EvalConfig:
-    chunk: int = 0
+    chunk: int = setting(0, least=0, changes="nothing", remedy="give at least 1, or 0 for what suits the device")
     """Target frames segmented in one jitted call; 0: 8, on a CPU as many as one frame of 480p has pixels."""
-    prototypes: Literal["video", "causal", "both"] = "video"
+    prototypes: Literal["video", "causal", "both"] = setting("video", changes="figures", part="method")
     """Prototypes of the whole video, of the frames seen so far, or a row of figures for each (CFFM++)."""
-    devices: int = 0
+    devices: int = setting(0, least=0, changes="nothing")
     """Devices that share the videos, of each process; 0 uses all."""
-    max_videos: int = 0
+    max_videos: int = setting(0, least=0, changes="figures", remedy="give at least 1, or 0 for all")
     """Evaluate the first so many videos of the split only; 0 evaluates all."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    workdir: str = "runs/cffm_b1_vspw"
+    workdir: str = setting("runs/cffm_b1_vspw", changes="figures", set_by_study=True)
     """Folder of the run: checkpoints, logs, results."""
-    model: ModelConfig = ModelConfig()
-    data: DataConfig = DataConfig()
+    model: ModelConfig = setting(ModelConfig(), evaluated=True)
+    data: DataConfig = setting(DataConfig(), evaluated=True)
     optim: OptimConfig = OptimConfig()
     init: InitConfig = InitConfig()
-    prototypes: PrototypeConfig = PrototypeConfig()
+    prototypes: PrototypeConfig = setting(PrototypeConfig(), evaluated=True, part="method")
     train: TrainConfig = TrainConfig()
-    eval: EvalConfig = EvalConfig()
+    eval: EvalConfig = setting(EvalConfig(), evaluated=True)
+
+
+SETTINGS = about(Config)
+"""All settings by dotted name."""
+SECTIONS = tuple(field.name for field in dataclasses.fields(Config) if field.name != "workdir")
+EVALUATED = tuple(dict.fromkeys(name.partition(".")[0] for name, known in SETTINGS.items() if known.evaluated))
+"""The sections that an evaluation reads."""
+
+
+def check_settings(config: Config, sections: Iterable[str] = SECTIONS) -> None:
+    """InputError for the first setting of these sections that breaks its rule, or for those that do not fit together.
+
+    What depends on the machine, the dataset or the weights is checked where these are at hand.
+    """
+    for section in sections:
+        require_values(getattr(config, section), f"{section}.")
+    offsets, receptive, pooling = config.data.offsets, config.model.receptive, config.model.pooling
+    if len(offsets) != len(receptive) or min(offsets, default=0) < 1 or list(offsets) != sorted(offsets)[::-1]:
+        remedy = f"give {len(receptive)} numbers of at least 1, the largest first; as many as --model.receptive"
+        raise InputError("--data.offsets", f"is {' '.join(map(str, offsets))}", remedy)
+    problem = ""
+    if not receptive or len(receptive) != len(pooling):
+        problem = f"r has {len(receptive)} numbers and p has {len(pooling)}: one of each for a reference"
+    elif not set(pooling) <= set(POOLINGS) or min(receptive) < 1:
+        problem = f"r must be at least 1 and p one of {list(POOLINGS)}, not {receptive} and {pooling}"
+    if problem:
+        raise InputError("--model.receptive, --model.pooling", problem, "see Tables 6 and 7 of the papers")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -223,19 +265,11 @@ class ClusterConfig:
 
     coordinator: str = ""
     """HOST:PORT of process 0, for a run of several processes; default: what SLURM, Open MPI or Kubernetes say."""
-    processes: int = 0
+    processes: int = setting(0, least=0, remedy="give the number of processes")
     """Number of processes; 0: what SLURM, Open MPI or Kubernetes say, or else 1."""
-    process: int = -1
+    process: int = setting(-1, least=-1)
     """Number of this process, from 0; -1: what SLURM, Open MPI or Kubernetes say."""
-    connect_seconds: float = 300.0
+    connect_seconds: float = setting(300.0, least=0)
     """How long a process waits for the others at the start."""
-    heartbeat_seconds: int = 60
+    heartbeat_seconds: int = setting(60, least=1)
     """All processes end when nothing was heard of one for so long."""
-
-
-WITHOUT_EFFECT = (
-    "data.workers", "data.threads", "data.prefetch", "data.stall_seconds", "data.max_unreadable", "data.verify",
-    "train.log_every", "train.eval_every", "train.checkpoint_every", "train.keep", "train.bad_steps", "train.devices",
-    "train.fsdp", "train.remat", "train.peak_tflops", "eval.chunk", "eval.devices",
-)  # fmt: skip
-"""Settings that change no figure."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
+import importlib.resources
 import importlib.util
 import sys
 import typing
@@ -19,21 +21,44 @@ Settings = Annotated[Config, tyro.conf.arg(name="")]
 """Type of a command's field that takes every setting as an option: --train.steps."""
 
 
-def load_config(path: str | Path) -> Config:
-    """The config of a Python file that defines ``get_config() -> Config``.
+def shipped_configs() -> Path:
+    """The folder of the configs that come with the package: inside of it, or in a checkout beside it."""
+    package = Path(str(importlib.resources.files("cffm_jax")))
+    return next(filter(Path.is_dir, (package / "configs", package.parent / "configs")), package / "configs")
+
+
+def find_config(name: str | Path) -> Path:
+    """A config file by its path, or one that comes with the package by its bare name: ``b1_vspw``.
+
+    Raises:
+      InputError: there is none.
+    """
+    path = Path(name)
+    if path.is_file():
+        return path
+    if path.name != str(name):
+        raise InputError(path, "no such config file", "name one of configs/*.py")
+    known = {file.stem: file for file in sorted(shipped_configs().glob("*.py"))}
+    if path.name.removesuffix(".py") not in known:
+        close = difflib.get_close_matches(path.name.removesuffix(".py"), known)
+        remedy = f"did you mean {', '.join(close)}?" if close else f"name a file, or one of {', '.join(known)}"
+        raise InputError(path, "no such config file", remedy)
+    return known[path.name.removesuffix(".py")]
+
+
+def load_config(name: str | Path) -> Config:
+    """The config of a Python file that defines ``get_config() -> Config``, named as for `find_config`.
 
     Raises:
       InputError: the file is missing, is no such file, or sets a field that does not exist.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise InputError(path, "no such config file", "name one of configs/*.py")
+    path = find_config(name)
     spec = importlib.util.spec_from_file_location(f"cffm_jax_config_{path.stem}", path)
     if spec is None or spec.loader is None:
         raise InputError(path, "is no Python file", "name one of configs/*.py")
     module = importlib.util.module_from_spec(spec)
-    # A config may build on its neighbours: `import b1_vspw`.
-    sys.path.insert(0, str(path.parent.resolve()))
+    # A config may build on its neighbours, or on those of the package: `import b1_vspw`.
+    sys.path[:0] = [str(path.parent.resolve()), str(shipped_configs())]
     try:
         spec.loader.exec_module(module)
         config = module.get_config()
@@ -41,7 +66,7 @@ def load_config(path: str | Path) -> Config:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise InputError(path, reason, "see the fields in cffm_jax/config.py") from error
     finally:
-        sys.path.pop(0)
+        del sys.path[:2]
     if not isinstance(config, Config):
         raise InputError(path, f"get_config() returned {type(config).__name__}, not Config", "return a Config")
     return config

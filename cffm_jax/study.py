@@ -22,16 +22,17 @@ from typing import Any
 
 import tyro
 
-from cffm_jax.config import WITHOUT_EFFECT, Config
+from cffm_jax.config import SETTINGS, Config
 from cffm_jax.data.synthetic import generate
 from cffm_jax.errors import InputError
+from cffm_jax.rules import require_values, setting, values, with_changes
 from cffm_jax.runtime.atomic import write_json
 from cffm_jax.runtime.command_line import parse_command, run_command
 from cffm_jax.runtime.xla import cache_compilations
-from cffm_jax.settings import Settings, load_config
-from cffm_jax.tables import TABLE4, TABLE8, TABLE10, TABLES, Network, Row, Table, with_changes
+from cffm_jax.settings import Settings, find_config, load_config
+from cffm_jax.tables import TABLE4, TABLE8, TABLE10, TABLES, Network, Row, Table
 
-DEFAULT_CONFIG = "configs/synthetic.py"
+DEFAULT_CONFIG = "synthetic"
 DEFAULT_TABLES = (TABLE8, TABLE10, TABLE4)
 STUDIED = tuple(table for table in TABLES if table.ablation)
 
@@ -42,8 +43,7 @@ SECOND_STAGE_RATE = 2e-4 / 6e-5
 FIGURES = {"mIoU": "miou", "VC8": "vc8", "VC16": "vc16"}
 """Heading -> field of ``metrics.Figures`` and of ``tables.Row``."""
 
-OWN = ("workdir", "train.seed", "init.model", "prototypes.checkpoint", "prototypes.folder")
-"""Settings that the study makes itself."""
+_OR_PAPERS = {"least": 0, "problem": "less than 0", "remedy": "give 0 for the paper's share"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,9 +59,9 @@ class StudyOptions:
     """Every network is trained for each."""
     folder: str = "studies"
     """Where everything goes."""
-    second_steps: int = 0
+    second_steps: int = setting(0, **_OR_PAPERS)
     """Iterations of the global blocks; 0: a quarter of the others', as in the paper."""
-    second_rate: float = 0.0
+    second_rate: float = setting(0.0, **_OR_PAPERS)
     """Learning rate of the global blocks; 0: 3.3 times the encoder's, as in the paper."""
     settings: Settings = Config()
 
@@ -131,19 +131,20 @@ def plan(network: Network, options: StudyOptions, seed: int) -> Run:
 def _digest(config: Config, needs: Sequence[str]) -> str:
     """Of all that a network's figures depend on but the seed."""
     from cffm_jax.models.create import build_model
-    from cffm_jax.models.method import METHOD_SETTINGS
 
     model = build_model(config)
     resolved = model.settings_resolved
-    blocks = [(f"model.{name}", resolved.get(name, 0)) for name in ("blocks", "global_blocks")]
-    tree = dataclasses.asdict(with_changes(config, blocks))
-    flat = {"workdir": tree.pop("workdir")}
-    flat |= {f"{section}.{field}": value for section, fields in tree.items() for field, value in fields.items()}
+    flat = values(config) | {f"model.{name}": resolved.get(name, 0) for name in ("blocks", "global_blocks")}
     # Runs that differ in nothing else are one.
-    left_out = {*OWN, *WITHOUT_EFFECT} | ({"optim.clip_norm"} if not config.optim.clip_norm else set())
-    unread = tuple(name for name in METHOD_SETTINGS if name not in model.settings_read)
-    left_out |= {name for name in flat if name in unread or f"{name.split('.')[0]}." in unread}
-    kept = {name: value for name, value in flat.items() if name not in left_out}
+    kept = {
+        name: flat[name]
+        for name, about in SETTINGS.items()
+        if about.changes != "nothing"
+        and not about.set_by_study
+        and (about.part != "method" or not {name, f"{name.partition('.')[0]}."}.isdisjoint(model.settings_read))
+    }
+    if not config.optim.clip_norm:
+        del kept["optim.clip_norm"]
     return hashlib.sha256(json.dumps([kept, needs], sort_keys=True).encode()).hexdigest()[:8]
 
 
@@ -251,14 +252,11 @@ def prepare(options: StudyOptions) -> list[Study]:
     """All that is to be done. InputError for options that do not fit, before anything is written."""
     if not options.seeds or len(set(options.seeds)) < len(options.seeds):
         raise InputError("--seeds", f"is {' '.join(map(str, options.seeds)) or 'empty'}", "give different numbers")
-    given = load_config(options.config)
-    for name in OWN:
-        section, _, field = name.partition(".")
-        pair = [getattr(getattr(c, section), field) if field else c.workdir for c in (options.settings, given)]
-        if pair[0] != pair[1]:
+    asked, given = values(options.settings), values(load_config(options.config))
+    for name, about in SETTINGS.items():
+        if about.set_by_study and asked[name] != given[name]:
             raise InputError(f"--{name}", "has no use here: a study sets it for each run", "give --folder, --seeds")
-    if options.second_steps < 0 or options.second_rate < 0:
-        raise InputError("--second_steps, --second_rate", "less than 0", "give 0 for the paper's share")
+    require_values(options)
     family, _, backbone = options.settings.model.name.partition("_")
     if family in ("cffmp", "cffmpp"):
         problem = f"{options.settings.model.name} is trained in the second stage"
@@ -292,7 +290,7 @@ def conduct(options: StudyOptions) -> None:
     studies = prepare(options)
     cache_compilations()
     root = Path(options.settings.data.root)
-    if Path(options.config).resolve() == Path(DEFAULT_CONFIG).resolve() and not root.exists():
+    if find_config(options.config).resolve() == find_config(DEFAULT_CONFIG).resolve() and not root.exists():
         generate.generate(root, generate.SyntheticConfig())
     per_seed = [distinct_runs(studies, i) for i in range(len(options.seeds))]
     total, done = sum(map(len, per_seed)), 0

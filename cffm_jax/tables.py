@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
-from cffm_jax.config import Config
 from cffm_jax.runtime.command_line import parse_command, run_command
 
 Value = int | str | tuple[int, ...]
@@ -376,16 +375,6 @@ _PARTS = {
 
 
 # --- what reproduces them --------------------------------------------------------------------------------------------
-
-
-def with_changes(config: Config, changes: Iterable[tuple[str, object]]) -> Config:
-    """The config with settings by dotted name changed. AttributeError or TypeError on a name that is none."""
-    for name, value in changes:
-        section, _, field = name.partition(".")
-        if field:
-            value = dataclasses.replace(getattr(config, section), **{field: value})
-        config = dataclasses.replace(config, **{section: value})
-    return config
 
 
 def config_file(network: Network) -> str:

@@ -3,6 +3,7 @@
 import builtins
 import dataclasses
 import io
+import itertools
 import json
 import os
 import re
@@ -10,16 +11,20 @@ import signal
 import subprocess
 import sys
 import typing
+from functools import partial
 from pathlib import Path
 
 import pytest
+import tyro
 
 from cffm_jax.commands.evaluate import eval_command
 from cffm_jax.commands.train import TrainOptions, train_command
-from cffm_jax.config import Config, ModelConfig
+from cffm_jax.config import SETTINGS, Config, DataConfig, ModelConfig, check_settings
 from cffm_jax.errors import InputError
 from cffm_jax.evaluation.options import EvalOptions
-from cffm_jax.models.create import create_model
+from cffm_jax.models import cffa, cfm
+from cffm_jax.models.create import METHODS, create_model
+from cffm_jax.rules import about, require_together, values, with_changes
 from cffm_jax.runtime import command_line
 from cffm_jax.runtime.command_line import parse_command, run_command
 from cffm_jax.settings import config_from_dict, load_config
@@ -113,6 +118,27 @@ def test_missing_config_files(tmp_path):
     assert "no such config file" in fault_of(load_config, tmp_path)
 
 
+@pytest.mark.parametrize("name", ["b1_vspw", "b1_vspw_pp", "synthetic.py"])
+def test_configs_by_name(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = ROOT / "configs" / f"{name.removesuffix('.py')}.py"
+    assert load_config(name) == load_config(path)
+    if name.endswith(".py"):
+        write(tmp_path / name, "def get_config():\n    return Config(workdir='mine')")
+        assert load_config(name).workdir == "mine", "a file that is there goes before"
+
+
+def test_configs_build_on_those_of_the_package(tmp_path):
+    path = write(tmp_path / "mine.py", "import b2_vspw\n\ndef get_config():\n    return b2_vspw.get_config()")
+    assert load_config(path).model.name == "cffm_b2"
+
+
+def test_unknown_names_of_configs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert fault_of(load_config, "b1_vpsw").startswith("b1_vpsw: no such config file; did you mean b1_vspw, ")
+    assert "no such config file; name a file, or one of b0_cityscapes, " in fault_of(load_config, "zzzz")
+
+
 def test_files_that_are_no_python(tmp_path):
     path = tmp_path / "config.yaml"
     path.write_text("model: cffm_b1\n")
@@ -197,17 +223,58 @@ def test_faulty_options(argv, told):
     assert told in fault_of(parse, *argv)
 
 
-def test_faults_have_no_colours():
-    """As tyro has them on a terminal."""
-    box = "\x1b[31m╭─ Value\x1b[0m \x1b[31merror ─╮\x1b[0m\n│ \x1b[mFor\x1b[0m full helptext │"
-    assert command_line._one_line(box) == "Value error"
+def test_faults_are_all_that_is_said(capfd):
+    """Nothing of what tyro draws on a terminal."""
+    for argv in (["--train.steps"], ["--train.steps", "x"], ["--model.dtype", "x"], ["--x"], ["-x"]):
+        fault_of(parse, *argv)
+    assert not any(capfd.readouterr())
+
+
+@pytest.mark.parametrize(
+    ("argv", "told"),
+    [
+        (["--data.verify", "--train.steps"], "--train.steps: needs 1 value; see --help"),
+        (["--data.scale=3", "--workdir", "x"], "--data.scale: needs 2 values; see --help"),
+        (["--train.steps", "many"], "--train.steps: is many; give INT"),
+        (["--data.offsets", "3", "b"], "--data.offsets: is 3 b; give [INT [INT ...]]"),
+        (["--model.dtype", "float64"], "--model.dtype: is float64; give one of float32, bfloat16"),
+    ],
+)
+def test_faults_name_the_option(argv, told):
+    assert fault_of(parse, *argv) == told
+
+
+def test_arguments_are_parsed_once(monkeypatch):
+    """Whatever they go on top of."""
+    calls = []
+    parse_with_tyro = command_line.tyro.cli
+    monkeypatch.setattr(
+        command_line.tyro, "cli", lambda *args, **kwargs: (calls.append(args), parse_with_tyro(*args, **kwargs))[1]
+    )
+    line = command_line.CommandLine(EvalOptions, ["--checkpoint", "run", "--eval.chunk", "3", "--data.no-verify"], "")
+    assert line.given == {"checkpoint": "run", "eval.chunk": 3, "data.verify": False}
+    for config in (Config(), Config(model=ModelConfig(name="cffm_b2"), data=DataConfig(verify=True))):
+        options = line.over(EvalOptions(settings=config))
+        assert options.settings == with_changes(config, [("eval.chunk", 3), ("data.verify", False)])
+    assert len(calls) == 1
+
+
+def test_what_is_missing_is_named():
+    @dataclasses.dataclass
+    class Options:
+        root: tyro.conf.Positional[str]
+
+    make = partial(Options, tyro.MISSING)
+    assert fault_of(parse_command, Options, [], lambda _: make(), "") == "ROOT: is missing; see --help"
+    assert parse_command(Options, ["a"], lambda _: make(), "").root == "a"
 
 
 def test_help_exits_with_zero(capsys):
     with pytest.raises(SystemExit) as caught:
-        parse("--help")
+        parse("--help", make=lambda _: TrainOptions(settings=Config(workdir="of_this_config")))
     assert not caught.value.code
-    assert "--optim.rate" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "--optim.rate" in said and "(default: of_this_config)" in said
 
 
 # --- commands ------------------------------------------------------------------------------------------------------
@@ -324,7 +391,99 @@ def test_every_setting_is_documented_and_frozen(cls):
 
 @pytest.mark.parametrize(("status", "said"), [(130, "kept\n"), (2, "kept\nended\n")])
 def test_a_signal_ends_the_process_at_once_and_loses_no_words(status, said):
-    code = "import atexit; from cffm_jax.settings import leave; atexit.register(print, 'ended'); print('kept')"
+    code = "import atexit; from cffm_jax.runtime.command_line import leave"
+    code += "; atexit.register(print, 'ended'); print('kept')"
     argv = [sys.executable, "-c", f"{code}; leave({status})"]
     process = subprocess.run(argv, capture_output=True, text=True, cwd=ROOT)
     assert (process.returncode, process.stdout) == (status, said)
+
+
+# --- rules ---------------------------------------------------------------------------------------------------------
+
+
+def test_every_number_has_a_rule():
+    kinds = fields(Config)
+    assert list(kinds) == list(SETTINGS)
+    kinds = {name: str(kind) for name, kind in kinds.items() if "Literal" not in str(kind)}
+    numbers = [name for name, kind in kinds.items() if "int" in kind or "float" in kind]
+    assert len(numbers) > 50
+    assert [name for name in numbers if not SETTINGS[name].bounded] == []
+
+
+def test_names_that_rules_give_exist():
+    assert {other for known in SETTINGS.values() for other in known.goes_with} <= set(SETTINGS)
+    of_methods = {name for name, known in SETTINGS.items() if known.part == "method"}
+    sections = {f"{name.partition('.')[0]}." for name in of_methods}
+    for family in METHODS:
+        model = create_model(f"{family}_b0", 19)
+        assert {f"model.{name}" for name in model.settings_resolved} <= set(SETTINGS)
+        assert set(model.settings_read) <= of_methods | sections
+    options = about(EvalOptions)
+    assert {other for known in options.values() for other in (known.only_with, known.not_with) if other} <= set(options)
+
+
+def test_the_configs_keep_the_rules():
+    for path in CONFIGS:
+        check_settings(load_config(path))
+
+
+def test_rules_are_those_of_the_model():
+    assert SETTINGS["model.width"].multiple_of == cfm.HEADS
+    poolings = [(), *((p,) for p in range(-1, 9)), (7, 6), (7, 4)]
+    for receptive, pooling in itertools.product([(0,), (6,), (49, 20)], poolings):
+        model = ModelConfig(receptive=receptive, pooling=pooling)
+        config = Config(model=model, data=DataConfig(offsets=tuple(range(len(receptive), 0, -1))))
+        try:
+            cffa.reference_sources(receptive, pooling)
+        except ValueError as error:
+            assert fault_of(check_settings, config).startswith(f"--model.receptive, --model.pooling: {error}; see")
+        else:
+            check_settings(config)
+
+
+@pytest.mark.parametrize("name", [name for name, known in SETTINGS.items() if known.bounded and not known.goes_with])
+def test_rules_hold_at_their_bounds(name):
+    known, value = SETTINGS[name], values(Config())[name]
+
+    def changed(number):
+        numbers = (number,) * (known.lengths or (len(value),))[-1] if isinstance(value, tuple) else number
+        return with_changes(Config(), [(name, numbers)])
+
+    step = known.multiple_of or (1 if "int" in str(fields(Config)[name]) else 1e-9)
+    for bound, outwards in ((known.least, -step), (known.most, step)):
+        if bound is not None:
+            check_settings(changed(bound))
+            assert fault_of(check_settings, changed(bound + outwards)).startswith(f"--{name}: ")
+    for bound, inwards in ((known.above, 1e-9), (known.below, -1e-9)):
+        if bound is not None:
+            check_settings(changed(bound + inwards))
+            assert fault_of(check_settings, changed(bound)).startswith(f"--{name}: ")
+    assert fault_of(check_settings, changed(float("nan"))).startswith(f"--{name}: ")
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"data.offsets": (9, 6)}, "--data.offsets: is 9 6; give 3 numbers of at least 1, the largest first; as many"),
+        ({"data.offsets": (9, 3, 6)}, "--data.offsets: is 9 3 6; give 3 numbers"),
+        ({"data.offsets": (9, 6, 0)}, "--data.offsets: is 9 6 0; give 3 numbers"),
+        ({"data.scale": (853, 0)}, "--data.scale: is (853, 0); give at least 1"),
+        ({"data.crop": (480, 70)}, "--data.crop: is (480, 70); give multiples of 32"),
+        ({"data.threads": 0}, "--data.threads: 0 is too small; give at least 1"),
+        ({"model.dtype": "float64"}, "--model.dtype: is 'float64'; give one of float32, bfloat16"),
+        ({"model.dropout": 1.0}, "--model.dropout: is 1.0; give at least 0 and less than 1"),
+        ({"optim.ema": 1.0}, "--optim.ema: is 1.0; give 0 for none, or a decay below 1, such as 0.999"),
+        ({"model.blocks": -1}, "--model.blocks: less than 0; give 0 for the papers' numbers"),
+    ],
+)
+def test_what_is_said_of_a_broken_rule(changes, told):
+    assert fault_of(check_settings, with_changes(Config(), changes.items())).startswith(told)
+
+
+def test_options_that_belong_to_others():
+    for known in (EvalOptions(), EvalOptions(submission="x.zip", submission_values="classes", pictures="p")):
+        require_together(known)
+    refused = fault_of(require_together, EvalOptions(submission_values="classes"))
+    assert refused.startswith("--submission_values: has no use without --submission; ")
+    refused = fault_of(require_together, EvalOptions(predictions="masks", pictures="p"))
+    assert refused.startswith("--pictures: given together with --predictions, which takes no network; ")

@@ -11,10 +11,10 @@ from cffm_jax import study
 from cffm_jax.data.synthetic import generate
 from cffm_jax.errors import InputError
 from cffm_jax.metrics.scores import Figures
+from cffm_jax.rules import with_changes
 from cffm_jax.runtime.command_line import run_command
 from cffm_jax.settings import load_config
 from cffm_jax.study import FIGURES, StudyOptions, mean_and_spread, prepare
-from cffm_jax.tables import with_changes
 from cffm_jax.training import loop
 
 from helpers.runs import CONFIG, ROOT, STEPS, TINY, files

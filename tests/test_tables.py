@@ -12,6 +12,7 @@ from cffm_jax.commands.train import TrainOptions
 from cffm_jax.data.evaluation_frames import evaluation_size
 from cffm_jax.evaluation.options import EvalOptions
 from cffm_jax.models.create import build_model
+from cffm_jax.rules import with_changes
 from cffm_jax.runtime.command_line import parse_command, run_command
 from cffm_jax.settings import load_config
 from cffm_jax.tables import CITYSCAPES, TABLES, TEST_SERVER, VSPW, commands
@@ -56,7 +57,7 @@ def test_training_command_is_the_network(configs, network):
     changes = [("workdir", network.run), ("model.name", network.model), start, *network.changes]
     if network.prototypes:
         changes.append(("prototypes.checkpoint", network.prototypes.run))
-    assert config == tables.with_changes(expected, changes)
+    assert config == with_changes(expected, changes)
     model = build_model(config)
     assert bool(model.local_blocks) == (network.family in ("cffm", "cffmpp"))
     assert bool(model.global_blocks) == bool(network.base)
@@ -85,7 +86,7 @@ def test_commands_come_after_what_they_need():
 
 def test_a_run_is_one_network(configs):
     assert len({network.run for network in NETWORKS}) == len(NETWORKS)
-    plain = [tables.with_changes(config, [("workdir", "")]) for config in configs.values()]
+    plain = [with_changes(config, [("workdir", "")]) for config in configs.values()]
     assert len(set(plain)) == len(plain)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cffm_jax.checkpoints.store import _DAMAGED, BEST, FOLDER, Checkpoints
+from cffm_jax.checkpoints.store import BEST, DAMAGED, FOLDER, Checkpoints
 from cffm_jax.errors import InputError
 
 
@@ -43,12 +43,13 @@ def sound_step(checkpoints: Checkpoints, path: str | Path) -> int:
       InputError: there is none such, or it is damaged. Another one does not take its place.
     """
     name = Path(path).name if _names_step(Path(path)) else ""
-    there = checkpoints.steps()
-    step = checkpoints.best() if name == BEST else int(name) if name else there[-1]
-    others = f"name another, of {' '.join(str(s) for s in there if s != step)}: {checkpoints.directory}/STEP"
+    steps = checkpoints.steps()
+    step = checkpoints.best() if name == BEST else int(name) if name else steps[-1]
+    others = " ".join(str(other) for other in steps if other != step)
+    others = f"name another, of {others}: {checkpoints.directory}/STEP"
     if step is None:
         raise InputError(path, "no checkpoint of this run was evaluated", others)
-    if step not in there:
+    if step not in steps:
         raise InputError(path, "there is no such checkpoint", others)
     damage = checkpoints.damage(step)
     if damage:
@@ -57,7 +58,8 @@ def sound_step(checkpoints: Checkpoints, path: str | Path) -> int:
 
 
 def newest_whole(workdir: str | Path) -> tuple[int, tuple[str, ...]]:
-    """(the latest step of a run that is not damaged, 0 without any; lines about what was found); writes nothing.
+    """(the latest step of a run that is not damaged, 0 without any; lines about damaged and unchecked ones). Writes
+    nothing.
 
     Raises:
       InputError: there are checkpoints, but all are damaged.
@@ -71,7 +73,7 @@ def newest_whole(workdir: str | Path) -> tuple[int, tuple[str, ...]]:
                 if checkpoints.unchecked(step):
                     notes.append(f"{folder} has no checksums (an earlier version saved it): it goes unchecked")
                 return step, tuple(notes)
-            notes.append(f"{folder} is damaged ({damage}): set aside as {step}{_DAMAGED}, the one before is used")
+            notes.append(f"{folder} is damaged ({damage}): set aside as {step}{DAMAGED}, the one before is used")
         if notes:
             remedy = "bring back one of them, or start again in another --workdir"
             raise InputError(checkpoints.directory, f"all checkpoints are damaged: {notes[0]}", remedy)

@@ -31,17 +31,25 @@ from cffm_jax.settings import config_from_dict
 FOLDER = "checkpoints"
 BEST = "best"
 """Stands for the step with the best mIoU: ``<workdir>/checkpoints/best``."""
-_UNSEALED, _DELETED, _DAMAGED = ".unsealed", ".deleted", ".damaged"
+DAMAGED = ".damaged"
+_UNSEALED, _DELETED = ".unsealed", ".deleted"
 _LEFT_OVER = re.compile(rf"\d+(({_UNSEALED})?\.orbax-checkpoint-tmp.*|{_UNSEALED}|{_DELETED})")
 _EVALUATIONS = "miou.json"
 _COUNTERS = "counters"
 _AVERAGE = "ema"
 _THREADS = 4
-"""That compute checksums."""
+"""Threads that compute checksums."""
+_LOG = logging.getLogger("absl")
 
-# Reading alone is what we ask for, and a save that fails is told in one line of ours: no reason to log either.
-_SILENCED = re.compile(r"read[_ ]only|Handler Commit operations|_SignalingThread\.run\(\) raised")
-logging.getLogger("absl").addFilter(lambda record: not _SILENCED.search(record.getMessage()))
+
+class _Silence(logging.Filter):
+    """Keeps out of Orbax's log what is no news: that a checkpointer only reads, as it was asked to, and that a save
+    failed, which is one line of ours."""
+
+    _NO_NEWS = re.compile(r"read[_ ]only|Handler Commit operations|_SignalingThread\.run\(\) raised")
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not self._NO_NEWS.search(record.getMessage())
 
 
 class Checkpoints:
@@ -57,10 +65,12 @@ class Checkpoints:
     def __init__(self, workdir: str | Path, keep: int | None = None, create: bool = False):
         self.directory = (Path(workdir) / FOLDER).absolute()
         self._keep = keep
+        self._silence = _Silence()  # Until `close`: saves go on in the background.
+        _LOG.addFilter(self._silence)
         # A folder that cannot be made shows at once.
         options = ocp.AsyncOptions(create_directories_asynchronously=False)
-        own = jax.process_index()
-        alone = ocp.options.MultiprocessingOptions(own, {own}, f"alone{own}")
+        this = jax.process_index()
+        alone = ocp.options.MultiprocessingOptions(this, {this}, f"alone{this}")
         by_item = ocp.CompositeOptions(multiprocessing_options=alone)
         self._reader = ocp.Checkpointer(
             ocp.CompositeCheckpointHandler(composite_options=by_item), multiprocessing_options=alone
@@ -93,6 +103,7 @@ class Checkpoints:
             self._sealer.shutdown()
             self._checkpointer.close()
             self._reader.close()
+            _LOG.removeFilter(self._silence)
 
     # --- which there are
 
@@ -107,9 +118,9 @@ class Checkpoints:
 
     def best(self) -> int | None:
         """The step with the best mIoU of those that are there."""
-        there = set(self.steps())
-        known = {step: miou for step, miou in self.evaluations().items() if step in there and miou is not None}
-        return max(known, key=lambda step: (known[step], -step), default=None)
+        steps = set(self.steps())
+        mious = {step: miou for step, miou in self.evaluations().items() if step in steps and miou is not None}
+        return max(mious, key=lambda step: (mious[step], -step), default=None)
 
     def evaluations(self) -> dict[int, float | None]:
         """Steps that were evaluated -> mIoU, None where nothing was labelled. InputError if the file is damaged."""
@@ -135,14 +146,14 @@ class Checkpoints:
         if self.unchecked(step):
             return ""
         try:
-            known = checksums.read_manifest(str(folder))
-            found = checksums.compare(known, checksums.measure(str(folder), {}, _THREADS, progress=False))
+            manifest = checksums.read_manifest(str(folder))
+            differ = checksums.compare(manifest, checksums.measure(str(folder), {}, _THREADS, progress=False))
             whole = (folder / checksums.NAME).read_bytes().endswith(b"\n")
         except InputError as error:
             return f"{Path(error.where).name} {error.problem}"
-        problems = [f"{name} is missing" for name in found.missing]
-        problems += [f"{name} has changed" for name in found.changed]
-        problems += [f"{name} is not in {checksums.NAME}" for name in found.extra]
+        problems = [f"{name} is missing" for name in differ.missing]
+        problems += [f"{name} has changed" for name in differ.changed]
+        problems += [f"{name} is not in {checksums.NAME}" for name in differ.extra]
         problems += [] if whole else [f"{checksums.NAME} is truncated"]
         return problems[0] + (f" and {len(problems) - 1} more" if problems[1:] else "") if problems else ""
 
@@ -152,12 +163,12 @@ class Checkpoints:
         return not (folder / checksums.NAME).exists() and not (folder / _COUNTERS).exists()
 
     def set_aside(self, step: int) -> None:
-        """Renames all checkpoints after a step, which are those that were found to be damaged."""
+        """Renames all checkpoints after a step: they are damaged."""
         if not self._writes:
             return
         for later in self.steps():
             if later > step:
-                aside = self.directory / f"{later}{_DAMAGED}"
+                aside = self.directory / f"{later}{DAMAGED}"
                 shutil.rmtree(aside, ignore_errors=True)
                 (self.directory / str(later)).rename(aside)
         evaluations = self.evaluations()
@@ -272,10 +283,10 @@ def _reason(error: Exception) -> str:
 
 def _abstract(tree: Any) -> Any:
     """Shapes, types and shardings; without a sharding, the first device: that of the run may not be there."""
-    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    first = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
 
     def describe(leaf: Any) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=getattr(leaf, "sharding", None) or here)
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=getattr(leaf, "sharding", None) or first)
 
     return jax.tree.map(describe, tree)
 
@@ -288,6 +299,3 @@ def require_space(folder: str | Path, state: TrainState) -> None:
     if free < needed:
         problem = f"a checkpoint takes {needed / 1e6:,.0f} MB, {free / 1e6:,.0f} MB are free"
         raise InputError(folder, problem, "free some space, or name another folder with --workdir")
-
-
-# --- by path

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from cffm_jax.config import Config
 from cffm_jax.errors import InputError
 from cffm_jax.evaluation.options import EvalOptions
-from cffm_jax.runtime.command_line import parse_command
+from cffm_jax.rules import require_together, with_changes
+from cffm_jax.runtime.command_line import CommandLine
 from cffm_jax.runtime.signals import Interruption
 from cffm_jax.runtime.xla import cache_compilations
 from cffm_jax.settings import load_config
@@ -20,18 +20,15 @@ _SUBMITTED = "test"
 def eval_command(argv: Sequence[str]) -> None:
     """``eval.py``: figures of a checkpoint or of predictions on disk, or a submission."""
 
-    def parsed(config_of: Callable[[str], Config], split: str = "") -> EvalOptions:
-        def default(path: str) -> EvalOptions:
-            config = config_of(path)
-            data = dataclasses.replace(config.data, eval_split=split or config.data.eval_split)
-            return EvalOptions(path, settings=dataclasses.replace(config, data=data))
+    line = CommandLine(EvalOptions, argv, "Evaluate a checkpoint, or predictions that another program wrote.")
 
-        description = "Evaluate a checkpoint, or predictions that another program wrote."
-        options = parse_command(EvalOptions, argv, default, description)
-        # Another default, on top of which --data.eval_split still goes.
-        return parsed(config_of, _SUBMITTED) if options.submission and not split else options
+    def with_config(config: Config) -> EvalOptions:
+        if line.given.get("submission"):  # Another default, on top of which --data.eval_split still goes.
+            config = with_changes(config, [("data.eval_split", _SUBMITTED)])
+        return line.over(EvalOptions(settings=config))
 
-    options = parsed(lambda path: load_config(path) if path else Config())
+    named = line.given.get("config", "")
+    options = with_config(load_config(named) if named else Config())
     if bool(options.checkpoint) == bool(options.predictions):
         raise InputError("--checkpoint", "give either this or --predictions", "name a run's folder or a folder of PNGs")
     with Interruption() as interruption:
@@ -40,9 +37,10 @@ def eval_command(argv: Sequence[str]) -> None:
             from cffm_jax.runtime.cluster import connected
 
         require_apart(options)
+        require_together(options)
         if options.predictions:
             score_predictions(options, interruption)
             return
         cache_compilations()
         with connected(options.cluster):
-            evaluate_checkpoint(options, lambda config: parsed(lambda _: config), interruption)
+            evaluate_checkpoint(options, with_config, interruption)

@@ -16,7 +16,7 @@ from cffm_jax.settings import Settings, load_config
 @dataclasses.dataclass(frozen=True)
 class TrainOptions:
     config: str = ""
-    """Config file, one of configs/*.py; the options below override its fields."""
+    """Config file, or the name of one of configs/, such as b1_vspw; the options below override its fields."""
     settings: Settings = Config()
     cluster: ClusterConfig = ClusterConfig()
     profile: bool = False

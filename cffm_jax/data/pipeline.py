@@ -15,13 +15,14 @@ import numpy as np
 import tqdm
 from absl import flags
 
-from cffm_jax.config import DataConfig
+from cffm_jax.config import SETTINGS, DataConfig
 from cffm_jax.data import augment, decode
 from cffm_jax.data.image_files import UnreadableFile
 from cffm_jax.data.layouts.records import read_all
 from cffm_jax.data.layouts.video import Video
 from cffm_jax.data.watchdog import Watchdog
 from cffm_jax.errors import InputError
+from cffm_jax.rules import require_value, require_values
 from cffm_jax.runtime.checksums import Manifest, read_manifest
 
 Batch = dict[str, np.ndarray]
@@ -68,12 +69,8 @@ def training_batches(
       InputError: a number does not fit, or there is no manifest to verify with; while iterating: a file cannot be
         used, or the loader's processes were killed or do nothing.
     """
-    _require("--train.seed", seed, 0)
-    _require("--data.workers", data.workers, 0)
-    _require("--data.threads", data.threads, 1)
-    _require("--data.prefetch", data.prefetch, 1)
-    _require("--data.max_unreadable", data.max_unreadable, 0)
-    _require("--data.stall_seconds", data.stall_seconds, 0)
+    require_value("train.seed", seed, SETTINGS["train.seed"])
+    require_values(data, "data.", part="loader")
     if batch_size < 1 or batch_size % process_count:
         problem = f"{batch_size} clips cannot be shared equally by {process_count} process(es)"
         raise InputError("--train.batch_size", problem, f"give a positive multiple of {process_count}")
@@ -92,11 +89,6 @@ def training_batches(
         .batch(batch_size // process_count, drop_remainder=True)[process_index::process_count][start_step:]
     )
     return TrainingBatches(batches, data)
-
-
-def _require(option: str, value: float, least: int) -> None:
-    if value < least:
-        raise InputError(option, f"{value} is too small", f"give at least {least}")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -39,7 +39,7 @@ class ShowOptions:
     output: str = ""
     """New folder for the pictures."""
     config: str = ""
-    """Config file, one of configs/*.py; the options below override its fields."""
+    """Config file, or the name of one of configs/, such as b1_vspw; the options below override its fields."""
     clips: int = 6
     """Clips on the sheet, one a row."""
     video: str = ""

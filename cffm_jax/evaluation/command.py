@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 
 from cffm_jax.checkpoints.compatible import as_option, changed_settings, require_same_model
-from cffm_jax.config import ClusterConfig, Config
+from cffm_jax.config import EVALUATED, ClusterConfig, Config, check_settings
 from cffm_jax.data.layouts.classes import Classes, read_classes
 from cffm_jax.data.layouts.video import Video
 from cffm_jax.errors import InputError
@@ -28,6 +28,7 @@ from cffm_jax.inference.whole_videos import PrototypeSource, VideoSegmenter
 from cffm_jax.metrics.scores import Scores
 from cffm_jax.models.create import build_model
 from cffm_jax.models.method import Method
+from cffm_jax.rules import about
 from cffm_jax.runtime import cluster
 from cffm_jax.runtime.atomic import require_new_folder, require_writable, write_json
 from cffm_jax.runtime.signals import Interruption
@@ -36,10 +37,6 @@ from cffm_jax.weights.open import beside, complete, open_stored
 
 if TYPE_CHECKING:
     from cffm_jax.evaluation.options import EvalOptions
-
-
-_OF_A_NETWORK = ("raw", "save_predictions", "pictures")
-"""Options that say nothing of masks that are there already."""
 
 
 class _Prepared(NamedTuple):
@@ -66,7 +63,7 @@ class _Prepared(NamedTuple):
 
 def require_apart(options: EvalOptions) -> None:
     """InputError where two of the places that are written to are the same, or one lies in the other."""
-    names = ("save_predictions", "pictures", "report", "submission")
+    names = [name for name, known in about(type(options)).items() if known.place]
     given = {f"--{name}": os.path.realpath(getattr(options, name)) for name in names if getattr(options, name)}
     if options.output:
         taken = next((name for name, path in given.items() if path == os.path.realpath(options.output)), None)
@@ -216,13 +213,8 @@ def _tell_submission(options: EvalOptions, videos: Sequence[Video]) -> None:
 
 def score_predictions(options: EvalOptions, interruption: Interruption) -> None:
     """Scores masks that any program wrote, or makes a submission of them. InputError for what cannot be used."""
-    if options.cluster != ClusterConfig():
-        raise InputError("--cluster", "given together with --predictions", "one process reads them: leave it out")
-    needless = [name for name in _OF_A_NETWORK if getattr(options, name)]
-    if needless:
-        problem = "given together with --predictions, which takes no network"
-        raise InputError(f"--{needless[0]}", problem, "leave it out, or give --checkpoint in place of --predictions")
     config = options.settings
+    check_settings(config, EVALUATED)
     if options.submission:
         videos = evaluation_videos(config, masks=False)
         require_submission(options, videos)

@@ -6,33 +6,50 @@ import dataclasses
 from typing import Literal
 
 from cffm_jax.config import ClusterConfig, Config
+from cffm_jax.rules import setting
 from cffm_jax.settings import Settings
+
+_OF_A_NETWORK = {
+    "not_with": "predictions",
+    "not_with_because": (
+        "given together with --predictions, which takes no network",
+        "leave it out, or give --checkpoint in place of --predictions",
+    ),
+}
+_OF_SEVERAL_PROCESSES = {
+    "not_with": "predictions",
+    "not_with_because": ("given together with --predictions", "one process reads them: leave it out"),
+}
+_OF_FIGURES = {
+    "not_with": "submission",
+    "not_with_because": ("needs figures, and --submission has none", "leave out one of them"),
+}
 
 
 @dataclasses.dataclass(frozen=True)
 class EvalOptions:
     config: str = ""
-    """Config file; without one, the config stored with the checkpoint."""
+    """Config file, or the name of one of configs/; without one, the config stored with the checkpoint."""
     checkpoint: str = ""
     """Folder of a run, whose latest checkpoint is evaluated (RUN/checkpoints/best, RUN/checkpoints/STEP: another), or a
     file of weights of any kind, see convert.py."""
-    raw: bool = False
+    raw: bool = setting(False, **_OF_A_NETWORK)
     """Of a run with --optim.ema, evaluate the last weights and not their average."""
     predictions: str = ""
     """Score PNGs (0..K-1) in DIR/<video>/<frame>.png that any program wrote, without a model."""
-    output: str = ""
+    output: str = setting("", **_OF_FIGURES)
     """Write all figures to this JSON file; default: <checkpoint>/eval.json, or next to the predictions."""
-    save_predictions: str = ""
+    save_predictions: str = setting("", place=True, **_OF_A_NETWORK)
     """Write the masks as indexed PNGs to this new folder: DIR/<video>/<frame>.png."""
-    pictures: str = ""
+    pictures: str = setting("", place=True, **_OF_A_NETWORK)
     """Draw some of the videos to this folder: sheet.png (frame, per-frame, CFFM, truth) and overlay.mp4."""
-    report: str = ""
+    report: str = setting("", place=True, **_OF_FIGURES)
     """Write a page to this new folder that shows all figures beside the papers', the best and the worst videos, and
     what is taken for what: DIR/index.html, for any browser, without a network."""
-    submission: str = ""
+    submission: str = setting("", place=True)
     """Write the masks of all frames of the split "test" (or --data.eval_split) to this new .zip, for a challenge's
     server: <video>/<frame>.png. No labels are needed, and there are no figures."""
-    submission_values: Literal["stored", "classes"] = "stored"
+    submission_values: Literal["stored", "classes"] = setting("stored", only_with="submission")
     """What these masks hold: the dataset's own values (in VSPW's masks class k is k + 1), or the classes 0..K-1."""
     settings: Settings = Config()
-    cluster: ClusterConfig = ClusterConfig()
+    cluster: ClusterConfig = setting(ClusterConfig(), **_OF_SEVERAL_PROCESSES)

@@ -17,7 +17,6 @@ from tqdm import tqdm
 from cffm_jax.config import Config
 from cffm_jax.data.layouts.read import read_videos
 from cffm_jax.data.layouts.video import Video
-from cffm_jax.errors import InputError
 from cffm_jax.evaluation.sharing import shares
 from cffm_jax.inference.labelled_frames import segment_targets
 from cffm_jax.inference.whole_videos import Chunk, VideoSegmenter, placing
@@ -32,10 +31,8 @@ def evaluation_videos(config: Config, masks: bool = True) -> tuple[Video, ...]:
     ``masks`` of a split that need not have any.
 
     Raises:
-      InputError: the split cannot be read, or ``eval.max_videos`` is less than 0.
+      InputError: the split cannot be read.
     """
-    if config.eval.max_videos < 0:
-        raise InputError("--eval.max_videos", f"is {config.eval.max_videos}", "give at least 1, or 0 for all")
     videos = read_videos(config.data, config.data.eval_split, masks)
     return videos[: config.eval.max_videos or None]
 

@@ -37,11 +37,8 @@ _THREADS = 4
 
 
 def require_submission(options: EvalOptions, videos: Sequence[Video]) -> None:
-    """InputError, before the work, for what does not go with ``--submission``, or cannot be written."""
+    """InputError, before the work, for a submission that cannot be made, or cannot be written."""
     path, data = Path(options.submission), options.settings.data
-    for name in ("report", "output"):
-        if getattr(options, name):
-            raise InputError(f"--{name}", "needs figures, and --submission has none", "leave out one of them")
     if path.suffix != ".zip":
         raise InputError(path, "is no .zip", "name a new .zip with --submission")
     if path.exists():

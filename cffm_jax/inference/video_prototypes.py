@@ -186,9 +186,6 @@ def prototype_source(
       InputError: the folder, the other run or the file cannot be used.
     """
     plan = config.prototypes
-    for name in ("count", "frames", "iterations", "interval"):
-        if getattr(plan, name) < 1:
-            raise InputError(f"--prototypes.{name}", f"is {getattr(plan, name)}", "give at least 1")
     if plan.imported:
         return ImportedPrototypes(plan.imported, model.width)
     if plan.checkpoint:

@@ -8,10 +8,9 @@ from typing import Literal
 
 import jax.numpy as jnp
 
-from cffm_jax.config import IGNORED_LABEL, Config, ModelConfig
+from cffm_jax.config import EVALUATED, Config, ModelConfig, check_settings
 from cffm_jax.errors import InputError
 from cffm_jax.models import cffm, stppm
-from cffm_jax.models.cffa import reference_sources
 from cffm_jax.models.cfm import HEADS
 from cffm_jax.models.encoders.names import names
 from cffm_jax.models.method import Method
@@ -91,31 +90,10 @@ def create_model(
 
 
 def build_model(config: Config) -> Method:
-    """The model that a config names. InputError on an unknown name, or settings that fit no model."""
-    m, offsets = config.model, config.data.offsets
-    if not 1 <= m.num_classes < IGNORED_LABEL:
-        raise InputError("--model.num_classes", f"is {m.num_classes}", f"give a number in 1..{IGNORED_LABEL - 1}")
-    if len(offsets) != len(m.receptive) or min(offsets, default=0) < 1 or list(offsets) != sorted(offsets)[::-1]:
-        remedy = f"give {len(m.receptive)} numbers of at least 1, the largest first; as many as --model.receptive"
-        raise InputError("--data.offsets", f"is {' '.join(map(str, offsets))}", remedy)
-    if config.eval.chunk < 0:
-        raise InputError("--eval.chunk", f"is {config.eval.chunk}", "give at least 1, or 0 for what suits the device")
-    if min(config.data.scale) < 1:
-        raise InputError("--data.scale", f"is {config.data.scale}", "give at least 1")
+    """The model that a config names. InputError on an unknown name, or a setting, of those that an evaluation reads,
+    that breaks its rule."""
+    check_settings(config, EVALUATED)
     try:
-        reference_sources(m.receptive, m.pooling)
-    except ValueError as error:
-        raise InputError(
-            "--model.receptive, --model.pooling", str(error), "see Tables 6 and 7 of the papers"
-        ) from error
-    if min(m.blocks, m.global_blocks) < 0:
-        raise InputError("--model.blocks, --model.global_blocks", "less than 0", "give 0 for the papers' numbers")
-    if len(m.norm_epsilons) not in (0, 2) or min(m.norm_epsilons, default=1.0) <= 0:
-        problem = f"is {' '.join(map(str, m.norm_epsilons))}"
-        raise InputError("--model.norm_epsilons", problem, "give two numbers above 0, or none for the backbone's own")
-    if m.width < 1 or m.width % HEADS:
-        raise InputError("--model.width", f"is {m.width}", f"give a multiple of the {HEADS} heads")
-    try:
-        return create_model(**dataclasses.asdict(m))
+        return create_model(**dataclasses.asdict(config.model))
     except ValueError as error:
         raise InputError("--model.name", str(error), "name one of these") from error

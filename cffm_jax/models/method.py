@@ -40,10 +40,6 @@ and where the method reads them prototypes f32[B, P, C]."""
 INPUT_MULTIPLE = 32
 ENCODER = "encoder"
 """First name of the encoder's parameters."""
-METHOD_SETTINGS = (
-    "model.receptive", "model.pooling", "model.references", "model.mining", "prototypes.", "eval.prototypes",
-)  # fmt: skip
-"""Settings that some methods read and others do not, by dotted name; a dot at the end stands for a section."""
 PER_FRAME = "per-frame (SegFormer)"
 """What the logits of a frame on its own are called."""
 
@@ -137,7 +133,8 @@ class Method(nn.Module):
 
     @property
     def settings_read(self) -> tuple[str, ...]:
-        """Those of ``METHOD_SETTINGS`` that it reads; the others change nothing."""
+        """Of the settings that not all methods read (``rules.About.part``) those that it reads, by dotted name; a dot at
+        the end stands for a section. The others change nothing."""
         return ()
 
     @property

@@ -25,6 +25,7 @@ from cffm_jax.media.source import STDIN, has_magic, open_source
 from cffm_jax.predict import overlays
 from cffm_jax.predict.class_choice import chosen_classes, classes_of
 from cffm_jax.predict.writers import ClassShares, MaskArchive, MaskImages, OutputFolder, Writer
+from cffm_jax.rules import require_values, setting
 from cffm_jax.runtime.signals import Interruption
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 _AHEAD = 2
 """Frames that an accelerator has in hand while others are read and written; a CPU would only hold more memory."""
+_RATES = f"give 0.01 to {clips.FASTEST} frames a second"
 _BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_noinv_fmt}]"
 
 
@@ -51,7 +53,7 @@ class Request:
     the class, 255 what --classes leaves out."""
     overlay: bool = True
     """Write overlay.mp4 (H.264, each frame at its time in the input), of a single image overlay.png."""
-    alpha: float = ALPHA
+    alpha: float = setting(ALPHA, least=0, most=1, problem="is {:g}", remedy="give 0 to 1")
     """How much of the classes' colours covers the frame, 0 to 1."""
     legend: bool = False
     """Write the names of the frame's classes into the overlay's corner."""
@@ -67,7 +69,7 @@ class Request:
     """Where to end, before the frame of this time; for images before this number."""
     every: int = 1
     """Take every so many-th frame; the network sees only these, and its references are the nearest of them."""
-    rate: float = 15.0
+    rate: float = setting(15.0, least=0.01, most=clips.FASTEST, problem="is {:g}", remedy=_RATES)
     """Frames a second that images stand for."""
     reference_seconds: tuple[float, ...] | None = None
     """How many seconds before the target the references lie, oldest first; without numbers the papers' 9/15, 6/15 and
@@ -83,10 +85,7 @@ class Request:
             raise InputError("--checkpoint", "is missing", "name a run's folder, or a file of weights")
         if self.masks == "none" and not self.overlay and not self.csv:
             raise InputError("command line", "leaves nothing to write", "give --masks png, --overlay or --csv")
-        if not 0 <= self.alpha <= 1:
-            raise InputError("--alpha", f"is {self.alpha:g}", "give 0 to 1")
-        if not 0.01 <= self.rate <= clips.FASTEST:
-            raise InputError("--rate", f"is {self.rate:g}", f"give 0.01 to {clips.FASTEST} frames a second")
+        require_values(self)
         clips.require_seconds(self.reference_seconds or ())
 
 

@@ -23,6 +23,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from cffm_jax.config import ClusterConfig
 from cffm_jax.errors import InputError, Stopped
+from cffm_jax.rules import require_values
 
 T = TypeVar("T")
 _SLURM = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")
@@ -51,6 +52,7 @@ def find_place(cluster: ClusterConfig, environ: Mapping[str, str]) -> Place | No
     Raises:
       InputError: an option is missing or out of range.
     """
+    require_values(cluster, "cluster.")
     place = _scheduled(environ)
     processes = cluster.processes or place.processes
     process = place.process if cluster.process < 0 else cluster.process
@@ -65,8 +67,6 @@ def find_place(cluster: ClusterConfig, environ: Mapping[str, str]) -> Place | No
                 raise InputError(
                     f"--cluster.{name}", "is missing, and the scheduler's variables do not tell it", remedy
                 )
-    if processes is not None and processes < 1:
-        raise InputError("--cluster.processes", f"is {processes}", "give the number of processes")
     if process is not None and processes is not None and process >= processes:
         raise InputError("--cluster.process", f"is {process}, of {processes} processes", f"give 0..{processes - 1}")
     if coordinator is not None:

@@ -2,82 +2,155 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import dataclasses
 import difflib
 import io
+import itertools
 import os
 import re
 import signal
 import sys
 import typing
-from collections.abc import Callable, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Annotated, Any, Generic, TypeVar
 
 import tyro
+from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 from cffm_jax.errors import InputError, Stopped
+from cffm_jax.rules import values, with_changes
 
 T = TypeVar("T")
+_HELP = {"-h", "--help"}
+_OPTION = re.compile(r"--|-[A-Za-z]")
 
 
-def parse_command(cls: type[T], argv: Sequence[str], make_default: Callable[[str], T], description: str) -> T:
-    """Parses a command's options onto the defaults that its ``--config FILE`` gives.
+class CommandLine(Generic[T]):
+    """The options of a command as they were given: parsed once, before the defaults that they go on top of are known.
 
     Args:
-      cls: dataclass of the command's options, with a field ``config: str``.
+      cls: dataclass of the command's options; those of its section ``settings`` have no prefix: --train.steps.
       argv: the arguments without the program's name.
-      make_default: from the value of ``--config`` ("" if absent) to the defaults.
       description: first lines of ``--help``.
 
     Raises:
       InputError: an option is unknown or cannot be read.
+
+    Attributes:
+      given: the values that were given, by dotted name.
     """
-    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    early.add_argument("--config", default="")
-    try:
-        with contextlib.redirect_stderr(io.StringIO()):
-            known = early.parse_known_args(list(argv))[0]
-    except SystemExit as error:
-        raise InputError("--config", "needs a file", "name one of configs/*.py") from error
-    default = make_default(known.config)
-    said = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(said):
-            value, unknown = tyro.cli(
-                cls, args=list(argv), default=default, description=description, return_unknown_args=True
+
+    def __init__(self, cls: type[T], argv: Sequence[str], description: str | None):
+        self._cls, self._description = cls, description
+        self._kinds = dict(_kinds(cls))
+        options = {name: _as_option(name, kind) for name, kind in self._kinds.items()}
+        # tyro leaves out of a TypedDict what may be missing and was not given, so its result is no more than the
+        # arguments. It tells its faults on the terminal alone: what a value has wrong is therefore said by `_read`,
+        # an unknown option by us, and tyro, told to be silent, exits for nothing but an option without its values.
+        try:
+            self.given, unknown = tyro.cli(
+                typing.TypedDict("Given", options, total=False),  # pyright: ignore
+                args=list(argv),
+                return_unknown_args=True,
+                add_help=False,
+                console_outputs=False,
             )
-    except SystemExit as error:
-        if not error.code:
-            raise
-        raise InputError("command line", _one_line(said.getvalue()), "see --help") from error
-    if unknown:
-        close = difflib.get_close_matches(unknown[0].split("=")[0].replace("-", "_"), _options(cls), n=1, cutoff=0.6)
-        raise InputError(
-            unknown[0],
-            "is no option or config key",
-            f"did you mean {close[0].replace('__', '--', 1)}?" if close else "see --help",
-        )
-    return value
+        except SystemExit as error:
+            raise self._lacks_values(argv) from error
+        self._help = bool(_HELP & set(unknown))
+        if unknown and not self._help:
+            raise self._unknown(unknown[0])
+
+    def over(self, default: T) -> T:
+        """The options: those that were given on top of a default. Prints the help, with these defaults, and exits if it
+        was asked for.
+
+        Raises:
+          InputError: one that the default leaves open is missing.
+        """
+        if self._help:
+            tyro.cli(self._cls, args=["--help"], default=default, description=self._description)
+        paths = {_shown(path): path for path in values(default)}
+        options = with_changes(default, [(paths[name], value) for name, value in self.given.items()])
+        for name, value in values(options).items():
+            if value is tyro.MISSING:
+                raise InputError(name.upper(), "is missing", "see --help")
+        return options
+
+    def _lacks_values(self, argv: Sequence[str]) -> InputError:
+        """What tyro has refused: it does not say which option it was."""
+        for i, argument in enumerate(argv):
+            option, joined, _ = argument.partition("=")
+            kind = self._kinds.get(option.removeprefix("--").replace("-", "_"), bool)
+            needs = 0 if kind is bool or not option.startswith("--") else _spec(kind).nargs
+            following = list(itertools.takewhile(lambda word: not _OPTION.match(word), argv[i + 1 :]))
+            if isinstance(needs, int) and len(following) + len(joined) < needs:
+                if option == "--config":
+                    return InputError(option, "needs a file", "name one of configs/*.py")
+                return InputError(option, f"needs {needs} value{'s' * (needs > 1)}", "see --help")
+        return InputError("command line", "an option lacks its value", "see --help")
+
+    def _unknown(self, argument: str) -> InputError:
+        asked = argument.split("=")[0].replace("-", "_")
+        close = difflib.get_close_matches(asked, [f"__{name}" for name in self._kinds], n=1, cutoff=0.6)
+        remedy = f"did you mean {close[0].replace('__', '--', 1)}?" if close else "see --help"
+        return InputError(argument, "is no option or config key", remedy)
 
 
-def _options(cls: type, prefix: str = "__") -> list[str]:
-    names = []
-    for key, kind in typing.get_type_hints(cls).items():
-        if dataclasses.is_dataclass(kind):
-            names += _options(kind, prefix if key == "settings" else f"{prefix}{key}.")
+def parse_command(cls: type[T], argv: Sequence[str], make_default: Callable[[str], T], description: str | None) -> T:
+    """A command's options on top of the defaults that its ``--config`` gives: `CommandLine`, whose arguments these are.
+
+    Args:
+      make_default: from the value of ``--config`` ("" if absent) to the defaults.
+
+    Raises:
+      InputError: an option is unknown, missing, or cannot be read.
+    """
+    line = CommandLine(cls, argv, description)
+    return line.over(make_default(line.given.get("config", "")))
+
+
+def _shown(path: str) -> str:
+    """The name on the command line of the option at a dotted path."""
+    return path.removeprefix("settings.")
+
+
+def _kinds(cls: type, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Name and annotated type of each option."""
+    for name, kind in typing.get_type_hints(cls, include_extras=True).items():
+        section = typing.get_args(kind)[0] if typing.get_origin(kind) is Annotated else kind
+        if dataclasses.is_dataclass(section):
+            yield from _kinds(typing.cast(type, section), _shown(f"{prefix}{name}."))
         else:
-            names.append(prefix + key)
-    return names
+            yield prefix + name, kind
 
 
-def _one_line(box: str) -> str:
-    """The words of tyro's framed error, without the frame, a terminal's colours and the pointers to the help."""
-    plain = re.sub(r"\x1b\[[0-9;]*m", "", box)
-    lines = [re.sub(r"[│╭╮╰╯─┌┐└┘|]", " ", line).strip() for line in plain.splitlines()]
-    lines = [line for line in lines if line and not line.startswith(("For full helptext", "Parsing error"))]
-    return " ".join(" ".join(lines).split()).rstrip(".") or "cannot be read"
+def _spec(kind: Any) -> PrimitiveConstructorSpec:
+    """How tyro reads the values of a type."""
+    spec = ConstructorRegistry.get_primitive_spec(PrimitiveTypeInfo.make(kind, set()))
+    assert isinstance(spec, PrimitiveConstructorSpec), f"an option cannot have the type {kind}"
+    return spec
+
+
+def _as_option(name: str, kind: Any) -> Any:
+    named = Annotated[kind, tyro.conf.arg(name=name)]
+    if kind is bool:  # A flag: it has no value that could be read.
+        return named
+    spec = _spec(kind)
+    return Annotated[named, dataclasses.replace(spec, choices=None, instance_from_str=partial(_read, name, spec))]
+
+
+def _read(name: str, spec: PrimitiveConstructorSpec, words: list[str]) -> Any:
+    """The value of an option. InputError if it is none of its type."""
+    for word in words:
+        if spec.choices and word not in spec.choices:
+            raise InputError(f"--{name}", f"is {word}", f"give one of {', '.join(spec.choices)}")
+    try:
+        return spec.instance_from_str(words)
+    except (ValueError, TypeError) as error:
+        raise InputError(f"--{name}", f"is {' '.join(words)}", f"give {spec.metavar}") from error
 
 
 def run_command(main: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None = None) -> int:

@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 from cffm_jax.checkpoints.by_path import newest_whole, open_checkpoints
 from cffm_jax.checkpoints.compatible import require_same_run
 from cffm_jax.checkpoints.state import TrainState
-from cffm_jax.config import Config
+from cffm_jax.config import Config, check_settings
 from cffm_jax.data.layouts.classes import read_classes
 from cffm_jax.data.layouts.read import read_videos
 from cffm_jax.data.layouts.video import Video
@@ -86,6 +86,7 @@ def prepare(config: Config) -> Iterator[Run]:
     """
     plan = config.train
     with cluster.together():
+        check_settings(config)
         model = build_model(config)
         mesh = make_mesh(plan.devices, plan.fsdp)
         check(config, mesh)
@@ -171,21 +172,9 @@ def resume_step(config: Config) -> tuple[int, tuple[str, ...]]:
 
 
 def check(config: Config, mesh: Mesh) -> None:
-    """InputError for settings that do not fit together, the machine, or the dataset's folder."""
-    plan = config.train
-    require_shares(plan.batch_size, mesh, plan.accumulate)
+    """InputError for settings that do not fit the machine or the dataset's folder."""
+    require_shares(config.train.batch_size, mesh, config.train.accumulate)
     chosen_devices(config.eval.devices, mesh.local_devices)
-    for name in ("steps", "log_every", "checkpoint_every", "keep", "bad_steps"):
-        if getattr(plan, name) < 1:
-            raise InputError(f"--train.{name}", f"is {getattr(plan, name)}", "give at least 1")
-    if not 0 <= config.optim.ema < 1:
-        raise InputError("--optim.ema", f"is {config.optim.ema}", "give 0 for none, or a decay below 1, such as 0.999")
-    if plan.peak_tflops < 0:
-        raise InputError("--train.peak_tflops", f"is {plan.peak_tflops}", "give 0, or the device's peak in TFLOP/s")
-    if config.optim.clip_norm < 0:
-        raise InputError("--optim.clip_norm", f"is {config.optim.clip_norm}", "give 0 for none, or a norm")
-    if any(side % 32 or side < 32 for side in config.data.crop):
-        raise InputError("--data.crop", f"is {config.data.crop}", "give multiples of 32")
     if config.data.verify and config.data.layout != "records":
         read_manifest(config.data.root)
     if config.data.layout in ("folder", "records"):

@@ -38,7 +38,7 @@ def make_mesh(devices: int, fsdp: int = 1) -> Mesh:
         problem = f"{devices} asked for, but the {jax.process_count()} processes have {len(available)}"
         raise InputError("--train.devices", problem, "several processes use all of theirs: give 0")
     used = np.array(available[: devices or len(available)])
-    if fsdp < 1 or len(used) % fsdp:
+    if len(used) % fsdp:
         raise InputError("--train.fsdp", f"{fsdp} does not divide {len(used)} devices", _one_of(len(used)))
     if fsdp == 1:
         return Mesh(used, (DATA_AXIS,))
@@ -47,13 +47,11 @@ def make_mesh(devices: int, fsdp: int = 1) -> Mesh:
 
 def require_shares(batch_size: int, mesh: Mesh, accumulate: int) -> None:
     """InputError if a batch cannot be split evenly over the devices and into the parts that are accumulated."""
-    if accumulate < 1:
-        raise InputError("--train.accumulate", f"is {accumulate}", "give at least 1")
-    if batch_size < 1 or batch_size % (mesh.size * accumulate):
+    if batch_size % (mesh.size * accumulate):
         parts = f", in {accumulate} parts each" if accumulate > 1 else ""
         problem = f"{batch_size} clips do not divide over {mesh.size} devices{parts}"
-        remedy = f"--train.devices: {_one_of(batch_size // np.gcd(batch_size, accumulate))}" if batch_size > 0 else ""
-        remedy = f"{remedy or 'give'}, or --train.batch_size: a multiple of {mesh.size * accumulate}"
+        remedy = f"--train.devices: {_one_of(batch_size // np.gcd(batch_size, accumulate))}"
+        remedy = f"{remedy}, or --train.batch_size: a multiple of {mesh.size * accumulate}"
         raise InputError("--train.batch_size", problem, f"{remedy} (the papers train with 8)")
 
 

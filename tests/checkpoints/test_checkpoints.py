@@ -20,14 +20,14 @@ from jax.sharding import NamedSharding, PartitionSpec
 from cffm_jax import settings
 from cffm_jax.checkpoints import by_path, store
 from cffm_jax.checkpoints.by_path import newest_whole, open_checkpoints, sound_step
-from cffm_jax.checkpoints.compatible import MAY_DIFFER, require_same_run
+from cffm_jax.checkpoints.compatible import changed_settings, require_same_model, require_same_run
 from cffm_jax.checkpoints.state import TrainState
 from cffm_jax.checkpoints.store import Checkpoints
-from cffm_jax.config import Config, ModelConfig
+from cffm_jax.config import SETTINGS, Config, ModelConfig
 from cffm_jax.errors import InputError
+from cffm_jax.rules import values, with_changes
 from cffm_jax.runtime import checksums
 from cffm_jax.settings import load_config
-from cffm_jax.tables import with_changes
 from cffm_jax.training.sharding import make_mesh, replicated
 
 from helpers.runs import CONFIG
@@ -266,15 +266,37 @@ def test_settings_that_a_run_may_not_go_on_with():
     )
 
 
+def another(name, value):
+    """A value of a setting that is not this one, of the same type."""
+    of_model = {"name": "cffm_b2", "blocks": 3, "global_blocks": 3, "receptive": (7, 5, 3), "pooling": (7, 5, 3)}
+    of_model |= {"norm_epsilons": (1e-3, 1e-3), "projection": "normalised", "width": 264, "dtype": "bfloat16"}
+    if name.startswith("model.") and name[6:] in of_model:
+        return of_model[name[6:]]
+    if isinstance(value, bool | str):
+        return {bool: not value, str: "other"}[type(value)]
+    return tuple(1 + number for number in value) if isinstance(value, tuple) else value + 1
+
+
+def is_refused(require, *configs):
+    try:
+        require(*configs, "run")
+    except InputError:
+        return True
+    return False
+
+
 def test_settings_that_a_run_may_go_on_with():
+    """Exactly those that are said to change nothing that it trains; likewise an evaluation with its weights."""
+    config = with_changes(load_config(CONFIG), [("model.name", "cffmpp_b0")])
+    for name, about in SETTINGS.items():
+        value = another(name, values(config)[name])
+        other = with_changes(config, [(name, value)])
+        assert is_refused(require_same_run, config, other) == (about.changes == "training"), name
+        of_weights = name.startswith("model.") and not about.any_weights
+        assert is_refused(require_same_model, config, other) == of_weights, name
+        told = about.evaluated and about.changes != "nothing"
+        assert changed_settings(config, other).get(name) == (value if told else None), name
     config = load_config(CONFIG)
-    tree = dataclasses.asdict(config)
-    for name in MAY_DIFFER:
-        section, _, field = name.partition(".")
-        value = tree[section][field] if field else tree[section]
-        assert not isinstance(value, dict)
-        other = {bool: not value, str: "other"}.get(type(value)) if isinstance(value, bool | str) else value + 1
-        require_same_run(config, with_changes(config, [(name, other)]), "run")
     # What the backbone decides anyway is no difference, nor what has been stored as JSON.
     require_same_run(config, with_changes(config, [("model.blocks", 1)]), "run")
     stored = json.loads(json.dumps(dataclasses.asdict(config)))

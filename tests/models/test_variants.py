@@ -17,6 +17,7 @@ from cffm_jax.models.create import build_model
 from cffm_jax.models.encoders import convnext, mit
 from cffm_jax.models.encoders import names as encoders
 from cffm_jax.models.variables import variable_shapes
+from cffm_jax.rules import with_changes
 from cffm_jax.training.sharding import batch_sharded, init_state, make_mesh
 from cffm_jax.training.step import make_train_step
 
@@ -25,7 +26,7 @@ BASE = Config(model=ModelConfig(num_classes=K), data=DataConfig(crop=(SIDE, SIDE
 
 
 def config_of(network: tables.Network) -> Config:
-    config = tables.with_changes(BASE, network.changes)
+    config = with_changes(BASE, network.changes)
     return dataclasses.replace(config, model=dataclasses.replace(config.model, name=network.model))
 
 

@@ -1,0 +1,166 @@
+"""What is known of an option beside its type, default and help: stated beside the field, in its metadata.
+
+    steps: int = setting(160_000, least=1)
+
+Names are dotted: ``train.steps`` is the field ``steps`` of the field ``train``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from collections.abc import Iterable
+from typing import Any, Literal, TypeVar
+
+from cffm_jax.errors import InputError
+
+T = TypeVar("T")
+_KEY = "cffm_jax"
+
+
+@dataclasses.dataclass(frozen=True)
+class About:
+    """The rule for the value of an option, and what the option goes with.
+
+    Attributes:
+      least, most, above, below, multiple_of: bounds of the number, or of each number of a tuple.
+      lengths: how many numbers a tuple may have; (): any.
+      goes_with: dotted names of settings that the value must fit: that rule stands once, beside the section.
+      problem: what is wrong with a value that breaks the rule: ``{}`` is the value, ``{numbers}`` those of a tuple.
+      remedy: what to do about it; "": the bounds in words.
+      changes: what another value changes: what a run trains, the figures of an evaluation alone, or no figure.
+      any_weights: an evaluation may have another value than the training of its weights.
+      part: what alone reads it: some methods (`models.method.Method.settings_read`), or the loader of the clips.
+      evaluated: of a section: an evaluation reads it.
+      set_by_study: the study sets it for each of its runs.
+      only_with, not_with: another option of the command, without which, or with which, this one has no use.
+      not_with_because: what is said then: the problem and the remedy.
+      place: it names what is written, where nothing else may lie.
+    """
+
+    least: float | None = None
+    most: float | None = None
+    above: float | None = None
+    below: float | None = None
+    multiple_of: int | None = None
+    lengths: tuple[int, ...] = ()
+    goes_with: tuple[str, ...] = ()
+    problem: str = "is {}"
+    remedy: str = ""
+    changes: Literal["training", "figures", "nothing"] = "training"
+    any_weights: bool = False
+    part: Literal["", "method", "loader"] = ""
+    evaluated: bool = False
+    set_by_study: bool = False
+    only_with: str = ""
+    not_with: str = ""
+    not_with_because: tuple[str, str] = ("", "")
+    place: bool = False
+
+    @property
+    def bounded(self) -> bool:
+        """Whether there is a rule for its value."""
+        bounds = (self.least, self.most, self.above, self.below, self.multiple_of)
+        return bool(self.goes_with) or any(bound is not None for bound in bounds)
+
+    def allows(self, value: Any) -> bool:
+        """Whether a number, or each of a tuple, keeps within the bounds."""
+        numbers = value if isinstance(value, tuple) else (value,)
+        return (not self.lengths or len(numbers) in self.lengths) and all(map(self._allows, numbers))
+
+    def _allows(self, number: float) -> bool:
+        # Put so that nan, which is neither more nor less, breaks every bound.
+        return (
+            (self.least is None or number >= self.least)
+            and (self.most is None or number <= self.most)
+            and (self.above is None or number > self.above)
+            and (self.below is None or number < self.below)
+            and (self.multiple_of is None or number % self.multiple_of == 0)
+        )
+
+    def in_words(self) -> str:
+        """What to give: the remedy, or the bounds."""
+        bounds = {
+            "at least": self.least,
+            "more than": self.above,
+            "at most": self.most,
+            "less than": self.below,
+            "a multiple of": self.multiple_of,
+        }
+        return self.remedy or "give " + " and ".join(f"{k} {v:g}" for k, v in bounds.items() if v is not None)
+
+
+def setting(default: T, **about: Any) -> T:
+    """A dataclass field with this default; ``about``: attributes of `About`."""
+    return dataclasses.field(default=default, metadata={_KEY: About(**about)})  # pyright: ignore[reportReturnType]
+
+
+def about(cls: type) -> dict[str, About]:
+    """All options of a dataclass and its sections, by dotted name; a section's ``part`` and ``evaluated`` are those of
+    its fields."""
+    known, types = {}, typing.get_type_hints(cls)
+    for field in dataclasses.fields(cls):
+        here = field.metadata.get(_KEY, About())
+        if not dataclasses.is_dataclass(types[field.name]):
+            known[field.name] = here
+            continue
+        for name, below in about(types[field.name]).items():
+            inherited = {"part": below.part or here.part, "evaluated": here.evaluated}
+            known[f"{field.name}.{name}"] = dataclasses.replace(below, **inherited)
+    return known
+
+
+def values(section: Any) -> dict[str, Any]:
+    """The values of a dataclass instance and its sections, by dotted name."""
+    flat = {}
+    for field in dataclasses.fields(section):
+        value = getattr(section, field.name)
+        below = values(value) if dataclasses.is_dataclass(value) else None
+        flat |= {field.name: value} if below is None else {f"{field.name}.{name}": v for name, v in below.items()}
+    return flat
+
+
+def with_changes(section: T, changes: Iterable[tuple[str, object]]) -> T:
+    """The dataclass instance with values by dotted name changed. AttributeError or TypeError on a name that is none."""
+    for name, value in changes:
+        field, _, below = name.partition(".")
+        if below:
+            value = with_changes(getattr(section, field), [(below, value)])
+        section = dataclasses.replace(section, **{field: value})  # pyright: ignore[reportArgumentType]
+    return section
+
+
+def require_value(name: str, value: Any, rule: About) -> None:
+    """InputError if the rule forbids a value of the option ``--name``."""
+    if not rule.allows(value):
+        numbers = " ".join(map(str, value)) if isinstance(value, tuple) else value
+        raise InputError(f"--{name}", rule.problem.format(value, numbers=numbers), rule.in_words())
+
+
+def require_values(section: Any, prefix: str = "", part: str = "") -> None:
+    """InputError for the first field, of those that only ``part`` reads if that is given, with a value that its rule or
+    its type's choice of values forbids; ``prefix``: of the section, "train."."""
+    types = typing.get_type_hints(type(section))
+    for name, rule in about(type(section)).items():
+        if "." in name or (part and rule.part != part):
+            continue
+        value = getattr(section, name)
+        require_value(prefix + name, value, rule)
+        choices = typing.get_args(types[name]) if typing.get_origin(types[name]) is Literal else (value,)
+        if value not in choices:
+            raise InputError(f"--{prefix}{name}", f"is {value!r}", f"give one of {', '.join(choices)}")
+
+
+def require_together(options: Any) -> None:
+    """InputError for the first option of a command that is given with another with which it has no use, or without the
+    one that it belongs to."""
+    default = type(options)()
+    for field in dataclasses.fields(options):
+        rule = field.metadata.get(_KEY, About())
+        if getattr(options, field.name) == getattr(default, field.name):
+            continue
+        if rule.not_with and getattr(options, rule.not_with):
+            raise InputError(f"--{field.name}", *rule.not_with_because)
+        if rule.only_with and not getattr(options, rule.only_with):
+            problem = f"has no use without --{rule.only_with}"
+            raise InputError(f"--{field.name}", problem, f"leave it out, or give --{rule.only_with}")
