@@ -11,6 +11,8 @@ from typing import Literal
 
 IGNORED_LABEL = 255
 """Label of the pixels that neither the loss nor the metrics count."""
+LayoutName = Literal["vspw", "cityscapes", "folder", "records"]
+"""The layouts of datasets: each is a file of that name in ``data/layouts``."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +54,7 @@ class ModelConfig:
 class DataConfig:
     root: str = "data/VSPW_480p"
     """Dataset folder."""
-    layout: Literal["vspw", "cityscapes", "folder", "records"] = "vspw"
+    layout: LayoutName = "vspw"
     """How it is laid out: VSPW_480p (data/<video>/origin/*.jpg, data/<video>/mask/*.png, <split>.txt), Cityscapes
     (leftImg8bit_sequence, gtFine), plain (<video>/frames, <video>/masks, <split>.txt, classes.txt), or any of these
     as python -m cffm_jax.data.prepare wrote it; see the README."""

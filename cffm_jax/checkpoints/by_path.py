@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cffm_jax.checkpoints.store import _DAMAGED, BEST, FOLDER, Checkpoints
+from cffm_jax.checkpoints.store import BEST, DAMAGED, FOLDER, Checkpoints
 from cffm_jax.errors import InputError
 
 
@@ -71,7 +71,7 @@ def newest_whole(workdir: str | Path) -> tuple[int, tuple[str, ...]]:
                 if checkpoints.unchecked(step):
                     notes.append(f"{folder} has no checksums (an earlier version saved it): it goes unchecked")
                 return step, tuple(notes)
-            notes.append(f"{folder} is damaged ({damage}): set aside as {step}{_DAMAGED}, the one before is used")
+            notes.append(f"{folder} is damaged ({damage}): set aside as {step}{DAMAGED}, the one before is used")
         if notes:
             remedy = "bring back one of them, or start again in another --workdir"
             raise InputError(checkpoints.directory, f"all checkpoints are damaged: {notes[0]}", remedy)

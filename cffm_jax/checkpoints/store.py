@@ -31,7 +31,9 @@ from cffm_jax.settings import config_from_dict
 FOLDER = "checkpoints"
 BEST = "best"
 """Stands for the step with the best mIoU: ``<workdir>/checkpoints/best``."""
-_UNSEALED, _DELETED, _DAMAGED = ".unsealed", ".deleted", ".damaged"
+DAMAGED = ".damaged"
+"""Follows the step in the name of a checkpoint that was set aside."""
+_UNSEALED, _DELETED = ".unsealed", ".deleted"
 _LEFT_OVER = re.compile(rf"\d+(({_UNSEALED})?\.orbax-checkpoint-tmp.*|{_UNSEALED}|{_DELETED})")
 _EVALUATIONS = "miou.json"
 _COUNTERS = "counters"
@@ -157,7 +159,7 @@ class Checkpoints:
             return
         for later in self.steps():
             if later > step:
-                aside = self.directory / f"{later}{_DAMAGED}"
+                aside = self.directory / f"{later}{DAMAGED}"
                 shutil.rmtree(aside, ignore_errors=True)
                 (self.directory / str(later)).rename(aside)
         evaluations = self.evaluations()

@@ -18,7 +18,7 @@ from cffm_jax.checkpoints.compatible import require_same_run
 from cffm_jax.checkpoints.state import TrainState
 from cffm_jax.config import Config
 from cffm_jax.data.layouts.classes import read_classes
-from cffm_jax.data.layouts.read import read_videos
+from cffm_jax.data.layouts.read import manifest_of, read_videos
 from cffm_jax.data.layouts.video import Video
 from cffm_jax.data.pipeline import training_batches
 from cffm_jax.errors import InputError
@@ -31,7 +31,6 @@ from cffm_jax.models.create import build_model
 from cffm_jax.models.macs import training_flops
 from cffm_jax.models.variables import init_variables, variable_shapes
 from cffm_jax.runtime import cluster
-from cffm_jax.runtime.checksums import read_manifest
 from cffm_jax.training.optim import learning_rate, make_optimizer
 from cffm_jax.training.sharding import batch_sharded, init_state, make_mesh, replicated, require_shares
 from cffm_jax.training.speed import Work, peak_flops
@@ -188,10 +187,8 @@ def check(config: Config, mesh: Mesh) -> None:
         raise InputError("--optim.clip_norm", f"is {config.optim.clip_norm}", "give 0 for none, or a norm")
     if any(side % 32 or side < 32 for side in config.data.crop):
         raise InputError("--data.crop", f"is {config.data.crop}", "give multiples of 32")
-    if config.data.verify and config.data.layout != "records":
-        read_manifest(config.data.root)
-    if config.data.layout in ("folder", "records"):
-        read_classes(config.data.root, config.model.num_classes, config.data.layout)
+    manifest_of(config.data)
+    read_classes(config.data.root, config.model.num_classes, config.data.layout)
 
 
 def on_device(
