@@ -26,6 +26,8 @@ _EPSILONS = {
     "problem": "is {numbers}",
     "remedy": "give two numbers above 0, or none for the backbone's own",
 }
+LayoutName = Literal["vspw", "cityscapes", "folder", "records"]
+"""The layouts of datasets: each is a file of that name in ``data/layouts``."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +69,7 @@ class ModelConfig:
 class DataConfig:
     root: str = setting("data/VSPW_480p", changes="figures")
     """Dataset folder."""
-    layout: Literal["vspw", "cityscapes", "folder", "records"] = "vspw"
+    layout: LayoutName = "vspw"
     """How it is laid out: VSPW_480p (data/<video>/origin/*.jpg, data/<video>/mask/*.png, <split>.txt), Cityscapes
     (leftImg8bit_sequence, gtFine), plain (<video>/frames, <video>/masks, <split>.txt, classes.txt), or any of these
     as python -m cffm_jax.data.prepare wrote it; see the README."""

@@ -32,6 +32,7 @@ FOLDER = "checkpoints"
 BEST = "best"
 """Stands for the step with the best mIoU: ``<workdir>/checkpoints/best``."""
 DAMAGED = ".damaged"
+"""Follows the step in the name of a checkpoint that was set aside."""
 _UNSEALED, _DELETED = ".unsealed", ".deleted"
 _LEFT_OVER = re.compile(rf"\d+(({_UNSEALED})?\.orbax-checkpoint-tmp.*|{_UNSEALED}|{_DELETED})")
 _EVALUATIONS = "miou.json"

@@ -18,19 +18,23 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import tqdm
 import tyro
 
-from cffm_jax.config import IGNORED_LABEL
+from cffm_jax.config import IGNORED_LABEL, LayoutName
 from cffm_jax.data import decode
-from cffm_jax.data.layouts.read import read_split
+from cffm_jax.data.layouts.read import layouts_with, read_split
 from cffm_jax.data.layouts.video import Video
 from cffm_jax.errors import InputError
 from cffm_jax.runtime.command_line import parse_command, run_command
 
+if TYPE_CHECKING:
+    _Suited = LayoutName
+else:
+    _Suited = Literal[layouts_with(lambda layout: not layout.single_masks)]
 _ANY = IGNORED_LABEL - 1
 """The statistic does not depend on the number of classes, so masks are read with the largest one."""
 
@@ -129,7 +133,7 @@ def split_consistency(videos: Sequence[Video], progress: bool = True) -> Consist
 class Command:
     root: tyro.conf.Positional[str]
     """Dataset folder."""
-    layout: Literal["vspw", "folder", "records"] = "vspw"
+    layout: _Suited = "vspw"
     """How it is laid out; Cityscapes labels single frames of its videos, which have no consistency."""
     split: str = "val"
     """Split file, without .txt."""

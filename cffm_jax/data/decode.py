@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 
 from cffm_jax.config import IGNORED_LABEL
-from cffm_jax.data.image_files import UnreadableFile, open_image
+from cffm_jax.data.image_files import FileName, UnreadableFile, open_image
 from cffm_jax.data.layouts.records import read_all
 from cffm_jax.data.layouts.video import NO_CLASS, VSPW, Coding
 from cffm_jax.errors import InputError
@@ -17,7 +17,7 @@ _PNG_END = b"IEND\xaeB`\x82"
 _READ_COLOURS = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
 
 
-def read_frame(path: str, manifest: Manifest | None = None) -> np.ndarray:
+def read_frame(path: FileName, manifest: Manifest | None = None) -> np.ndarray:
     """Reads an image as u8[H,W,3] in RGB, as stored (an EXIF orientation is not applied, masks have none).
 
     Args:
@@ -30,7 +30,7 @@ def read_frame(path: str, manifest: Manifest | None = None) -> np.ndarray:
     return decode_frame(path, *read_all([path], manifest))
 
 
-def decode_frame(path: str, data: bytes) -> np.ndarray:
+def decode_frame(path: FileName, data: bytes) -> np.ndarray:
     """`read_frame` of a file whose bytes are there already."""
     # OpenCV before 5 decodes what there is of a truncated JPEG with no more than a warning on stderr. In the coded
     # image no marker can occur by chance, so a whole file has an end of image after its last start of scan.
@@ -48,7 +48,7 @@ def decode_frame(path: str, data: bytes) -> np.ndarray:
     return frame
 
 
-def read_mask(path: str, num_classes: int, coding: Coding = VSPW, manifest: Manifest | None = None) -> np.ndarray:
+def read_mask(path: FileName, num_classes: int, coding: Coding = VSPW, manifest: Manifest | None = None) -> np.ndarray:
     """Reads a mask as u8[H,W] with labels 0..num_classes-1 and 255 for ignored pixels.
 
     The file holds one byte a pixel, grey or palette (then the index counts, not the colour), with what ``coding``
@@ -61,7 +61,7 @@ def read_mask(path: str, num_classes: int, coding: Coding = VSPW, manifest: Mani
     return decode_mask(path, *read_all([path], manifest), num_classes, coding)
 
 
-def decode_mask(path: str, data: bytes, num_classes: int, coding: Coding = VSPW) -> np.ndarray:
+def decode_mask(path: FileName, data: bytes, num_classes: int, coding: Coding = VSPW) -> np.ndarray:
     """`read_mask` of a file whose bytes are there already."""
     image = open_image(path, data)
     try:
@@ -84,7 +84,7 @@ def decode_mask(path: str, data: bytes, num_classes: int, coding: Coding = VSPW)
 
 
 def read_pair(
-    frame: str, mask: str, num_classes: int, coding: Coding = VSPW, manifest: Manifest | None = None
+    frame: FileName, mask: FileName, num_classes: int, coding: Coding = VSPW, manifest: Manifest | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Reads a frame u8[H,W,3] and its mask u8[H,W]; see `read_frame` and `read_mask`.
 
@@ -95,7 +95,7 @@ def read_pair(
 
 
 def decode_pair(
-    frame: str, mask: str, frame_data: bytes, mask_data: bytes, num_classes: int, coding: Coding = VSPW
+    frame: FileName, mask: FileName, frame_data: bytes, mask_data: bytes, num_classes: int, coding: Coding = VSPW
 ) -> tuple[np.ndarray, np.ndarray]:
     """`read_pair` of files whose bytes are there already."""
     image = decode_frame(frame, frame_data)

@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 
 from cffm_jax.data import augment, decode
+from cffm_jax.data.image_files import FileName
 
 _MULTIPLE = 32
 """Sides of evaluated frames are multiples of the encoder's coarsest stride."""
@@ -18,7 +19,7 @@ def evaluation_size(height: int, width: int, scale: tuple[int, int]) -> tuple[in
 
 
 def load_evaluation_frame(
-    path: str, scale: tuple[int, int], data: bytes | None = None
+    path: FileName, scale: tuple[int, int], data: bytes | None = None
 ) -> tuple[np.ndarray, tuple[int, int]]:
     """Reads a frame and resizes it for evaluation, see `fit_frame`.
 

@@ -12,6 +12,8 @@ from PIL import Image, ImageFile, JpegImagePlugin, PngImagePlugin
 from cffm_jax.errors import InputError
 from cffm_jax.runtime.checksums import Manifest
 
+FileName = str | os.PathLike[str]
+"""A path, or what stands for a file that lies in another one."""
 MAX_BYTES = 128 * 2**20
 """Largest file that is read: an 8K frame (7680x4320) without any compression has 95 MiB."""
 MAX_PIXELS = 2**26
@@ -27,7 +29,7 @@ class UnreadableFile(InputError):
     """A file whose pixels cannot be had. Training may leave it out (`DataConfig.max_unreadable`)."""
 
 
-def read_bytes(path: str, manifest: Manifest | None = None) -> bytes:
+def read_bytes(path: FileName, manifest: Manifest | None = None) -> bytes:
     """The bytes of a file.
 
     Raises:
@@ -54,7 +56,7 @@ def read_bytes(path: str, manifest: Manifest | None = None) -> bytes:
 
 
 def open_image(
-    path: str, data: bytes, readers: Mapping[bytes, type[ImageFile.ImageFile]] = DATASET_READERS
+    path: FileName, data: bytes, readers: Mapping[bytes, type[ImageFile.ImageFile]] = DATASET_READERS
 ) -> Image.Image:
     """The image in a file's bytes, of which only the header has been read: its pixels are decoded on demand.
 

@@ -18,12 +18,13 @@ from absl import flags
 from cffm_jax.config import SETTINGS, DataConfig
 from cffm_jax.data import augment, decode
 from cffm_jax.data.image_files import UnreadableFile
+from cffm_jax.data.layouts.read import manifest_of
 from cffm_jax.data.layouts.records import read_all
 from cffm_jax.data.layouts.video import Video
 from cffm_jax.data.watchdog import Watchdog
 from cffm_jax.errors import InputError
 from cffm_jax.rules import require_value, require_values
-from cffm_jax.runtime.checksums import Manifest, read_manifest
+from cffm_jax.runtime.checksums import Manifest
 
 Batch = dict[str, np.ndarray]
 
@@ -74,9 +75,8 @@ def training_batches(
     if batch_size < 1 or batch_size % process_count:
         problem = f"{batch_size} clips cannot be shared equally by {process_count} process(es)"
         raise InputError("--train.batch_size", problem, f"give a positive multiple of {process_count}")
-    manifest = None
-    if data.verify and data.layout != "records":  # Records carry checksums of their own.
-        manifest = read_manifest(data.root)
+    manifest = manifest_of(data)
+    if manifest is not None:
         manifest.require(path for video in videos for path in (*video.frames, *filter(None, video.masks)))
     batches = (
         grain.MapDataset.source(tuple(enumerate(videos)))

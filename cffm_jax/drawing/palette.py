@@ -10,8 +10,8 @@ import numpy as np
 from cffm_jax.config import IGNORED_LABEL
 
 
-def _with_colours(colours: np.ndarray) -> np.ndarray:
-    """u8[256,3]: the classes' colours, then black."""
+def colour_table(colours: np.ndarray) -> np.ndarray:
+    """Fills the colours u8[K,3] of K classes up to u8[256,3], with black."""
     table = np.zeros((256, 3), np.uint8)
     table[: len(colours)] = colours
     return table
@@ -54,4 +54,4 @@ def palette(num_classes: int) -> np.ndarray:
     """
     if not 1 <= num_classes <= IGNORED_LABEL:
         raise ValueError(f"num_classes must be in 1..{IGNORED_LABEL}, not {num_classes}")
-    return _with_colours(_distinct_colours()[:num_classes])
+    return colour_table(_distinct_colours()[:num_classes])

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from cffm_jax.data.image_files import FileName
 from cffm_jax.inference.whole_videos import Chunk
 from cffm_jax.runtime import cluster
 from cffm_jax.runtime.atomic import require_new_folder
@@ -17,7 +18,7 @@ from cffm_jax.runtime.shared_folder import SharedFolder
 WHAT = "the predictions"
 
 
-def frame_file(frame: str) -> str:
+def frame_file(frame: FileName) -> str:
     """The name of a frame's mask."""
     return f"{os.path.splitext(os.path.basename(frame))[0]}.png"
 

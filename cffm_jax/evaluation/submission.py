@@ -18,8 +18,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from cffm_jax.data.image_files import open_image
-from cffm_jax.data.layouts import cityscapes
-from cffm_jax.data.layouts.records import read_all, source_layout
+from cffm_jax.data.layouts.read import source_of
+from cffm_jax.data.layouts.records import read_all
 from cffm_jax.data.layouts.video import Coding, Video
 from cffm_jax.errors import InputError
 from cffm_jax.evaluation.mask_folder import frame_file
@@ -44,9 +44,8 @@ def require_submission(options: EvalOptions, videos: Sequence[Video]) -> None:
     if path.exists():
         raise InputError(path, "is there already", "name a new .zip with --submission")
     require_writable(path)
-    layout = source_layout(data.root) if data.layout == "records" else data.layout
-    if layout == "cityscapes":
-        problem = f"is for VSPW's layout, but the data are in Cityscapes' ({cityscapes.MASKS})"
+    problem = source_of(data.layout, data.root).submission_problem
+    if problem:
         raise InputError("--submission", problem, "write masks with --save_predictions")
     value_table(videos[0].coding, options.settings.model.num_classes, options.submission_values)
 
@@ -57,8 +56,8 @@ def value_table(coding: Coding, num_classes: int, values: str) -> np.ndarray:
     table = np.arange(256, dtype=np.uint8)
     if values == "stored":
         for k in range(num_classes):
-            byte = coding.table.find(bytes([k]))
-            if byte < 0:
+            byte = coding.byte_of(k)
+            if byte is None:
                 problem = f"the dataset's masks have no value for class {k} ({coding.words(num_classes)})"
                 raise InputError("--submission_values", problem, "give classes")
             table[k] = byte

@@ -24,6 +24,8 @@ from tqdm import tqdm
 
 from cffm_jax.config import Config, PrototypeConfig
 from cffm_jax.data import clips, evaluation_frames
+from cffm_jax.data.image_files import FileName
+from cffm_jax.data.layouts.records import file_size
 from cffm_jax.data.layouts.video import Video
 from cffm_jax.errors import InputError
 from cffm_jax.inference.prototype_store import PrototypeStore
@@ -80,10 +82,10 @@ class Prototyper:
 
     def _key_of(self, video: Video) -> str:
         """The digest with the names and sizes of the frames' files: where the dataset lies does not matter."""
-        sizes = [[os.path.basename(path), os.path.getsize(path)] for path in self._frames(video)]
+        sizes = [[os.path.basename(path), file_size(path)] for path in self._frames(video)]
         return hashlib.sha256(json.dumps([self._key, len(video.frames), sizes]).encode()).hexdigest()
 
-    def _frames(self, video: Video) -> list[str]:
+    def _frames(self, video: Video) -> list[FileName]:
         plan = self.config.prototypes
         return [video.frames[i] for i in clips.prototype_indices(len(video.frames), plan.frames, plan.rule)]
 

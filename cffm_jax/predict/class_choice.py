@@ -7,8 +7,8 @@ import os
 from collections.abc import Sequence
 
 from cffm_jax.config import Config
-from cffm_jax.data import class_names
-from cffm_jax.data.layouts.classes import Classes, read_classes
+from cffm_jax.data.layouts.classes import Classes, default_classes, read_classes
+from cffm_jax.data.layouts.read import layout_of, layouts_with
 from cffm_jax.errors import InputError
 
 
@@ -17,12 +17,11 @@ def classes_of(config: Config) -> Classes:
 
     124 are VSPW's and 19 Cityscapes', but for one's own data (layout "folder"), which is "class 0", "class 1", ...
     """
-    count, root, layout = config.model.num_classes, config.data.root, config.data.layout
+    count, root, layout = config.model.num_classes, config.data.root, layout_of(config.data.layout)
     if os.path.isdir(root):
         return read_classes(root, count, layout)
-    if layout != "folder":
-        layout = "cityscapes" if count == len(class_names.CITYSCAPES) else "vspw"
-    return read_classes(root, count, layout)
+    same = layouts_with(lambda each: layout.fixed_labels and len(each.class_names) == count)
+    return default_classes(count, layout_of(same[0]) if same else layout)
 
 
 def chosen_classes(wanted: Sequence[str], names: Sequence[str]) -> tuple[int, ...]:

@@ -42,24 +42,24 @@ class Manifest:
     root: str
     digests: Mapping[str, bytes]
 
-    def problem(self, path: str, data: bytes) -> str:
+    def problem(self, path: str | os.PathLike[str], data: bytes) -> str:
         """What is wrong with a file's bytes, in words; "" where they are what they were."""
         expected = self.digests.get(relative_name(path, self.root))
         if expected is None:
             return f"is not in {NAME}"
         return "" if digest(data) == expected else f"has changed since {NAME} was written (other sha256)"
 
-    def require(self, paths: Iterable[str]) -> None:
+    def require(self, paths: Iterable[str | os.PathLike[str]]) -> None:
         """InputError for the first file that the manifest does not name."""
         for path in paths:
             if relative_name(path, self.root) not in self.digests:
                 raise InputError(path, f"is not in {os.path.join(self.root, NAME)}", _MAKE)
 
 
-def relative_name(path: str, root: str) -> str:
+def relative_name(path: str | os.PathLike[str], root: str) -> str:
     """Name of a file relative to the folder, with "/"."""
     # Of files that were listed below the folder the rest is the name: much cheaper than os.path.relpath.
-    start = os.path.join(root, "")
+    path, start = os.fspath(path), os.path.join(root, "")
     return (path[len(start) :] if path.startswith(start) else os.path.relpath(path, root)).replace(os.sep, "/")
 
 

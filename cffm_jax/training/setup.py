@@ -18,7 +18,7 @@ from cffm_jax.checkpoints.compatible import require_same_run
 from cffm_jax.checkpoints.state import TrainState
 from cffm_jax.config import Config, check_settings
 from cffm_jax.data.layouts.classes import read_classes
-from cffm_jax.data.layouts.read import read_videos
+from cffm_jax.data.layouts.read import manifest_of, read_videos
 from cffm_jax.data.layouts.video import Video
 from cffm_jax.data.pipeline import training_batches
 from cffm_jax.errors import InputError
@@ -31,7 +31,6 @@ from cffm_jax.models.macs import training_flops
 from cffm_jax.models.method import ENCODER, Method
 from cffm_jax.models.variables import init_variables, variable_shapes
 from cffm_jax.runtime import cluster
-from cffm_jax.runtime.checksums import read_manifest
 from cffm_jax.training.optim import learning_rate, make_optimizer
 from cffm_jax.training.sharding import batch_sharded, init_state, make_mesh, replicated, require_shares
 from cffm_jax.training.speed import Work, peak_flops
@@ -175,10 +174,8 @@ def check(config: Config, mesh: Mesh) -> None:
     """InputError for settings that do not fit the machine or the dataset's folder."""
     require_shares(config.train.batch_size, mesh, config.train.accumulate)
     chosen_devices(config.eval.devices, mesh.local_devices)
-    if config.data.verify and config.data.layout != "records":
-        read_manifest(config.data.root)
-    if config.data.layout in ("folder", "records"):
-        read_classes(config.data.root, config.model.num_classes, config.data.layout)
+    manifest_of(config.data)
+    read_classes(config.data.root, config.model.num_classes, config.data.layout)
 
 
 def on_device(

@@ -13,7 +13,7 @@ from PIL import Image
 
 from cffm_jax.data import decode
 from cffm_jax.data.check import command as check
-from cffm_jax.data.check import listing
+from cffm_jax.data.layouts import listing
 from cffm_jax.data.prepare import command as prepare
 from cffm_jax.errors import InputError
 from cffm_jax.runtime import checksums

@@ -9,7 +9,7 @@ import pytest
 from cffm_jax.config import DataConfig
 from cffm_jax.data import decode
 from cffm_jax.data.clips import reference_indices, training_clip
-from cffm_jax.data.layouts import classes
+from cffm_jax.data.layouts import class_file, classes
 from cffm_jax.data.layouts import read as layouts
 from cffm_jax.data.pipeline import training_batches
 from cffm_jax.drawing import palette
@@ -122,7 +122,7 @@ def test_classes_of_a_text_file(tmp_path):
         names, colours = classes.read_classes(tmp_path, 3, layout)
         assert names == ("road", "side walk", "haus fünf")
         np.testing.assert_array_equal(colours, palette.palette(3))
-    assert classes.ignored_label(tmp_path) == 255
+    assert class_file.ignored_label(tmp_path) == 255
     with pytest.raises(InputError, match="names 3 classes, not 4"):
         classes.read_classes(tmp_path, 4, "folder")
 
@@ -133,7 +133,7 @@ def test_classes_with_colours(tmp_path):
     names, colours = classes.read_classes(tmp_path, 2, "folder")
     assert names == ("a", "b") and colours.dtype == np.uint8 and not colours[2:].any()
     np.testing.assert_array_equal(colours[:2], tree["colours"])
-    assert classes.ignored_label(tmp_path) == 7
+    assert class_file.ignored_label(tmp_path) == 7
     assert "--data.layout" in fails("classes.json", classes.read_classes, tmp_path, 2, "vspw")
 
 

@@ -22,7 +22,6 @@ from cffm_jax.data.layouts import read as layouts
 from cffm_jax.data.pipeline import training_batches
 from cffm_jax.data.prepare import builders
 from cffm_jax.data.prepare import command as prepare
-from cffm_jax.errors import InputError
 from cffm_jax.runtime import checksums
 from cffm_jax.runtime.command_line import run_command
 from cffm_jax.settings import load_config
@@ -235,7 +234,8 @@ def test_empty_splits_are_not_written_unless_named(data, tmp_path, refused):
 def test_a_shard_is_not_kept_in_memory(folders):
     planned = builders.plan(folders["folder"], "train", "folder", False)
     sizes = []
-    made = builders.VideoFolder(folders["folder"], {}, written=sizes.append, data_dir=folders["folder"], threads=2)
+    layout, root = layouts.layout_of("folder"), folders["folder"]
+    made = builders.Frames(layout, root, {}, written=sizes.append, data_dir=root, threads=2)
     read = []
     for i, example in made.examples(planned.frames):
         assert example["frame"] and len(sizes) == i and not any(read)
@@ -339,8 +339,8 @@ def test_a_disk_that_is_full_leaves_nothing(folders, tmp_path):
     """Its stand-in is a limit of the process on the size of its files."""
     lines = [
         "import resource, signal, sys",
-        "from cffm_jax.data.prepare import main",
-        "from cffm_jax.settings import run_command",
+        "from cffm_jax.data.prepare.command import main",
+        "from cffm_jax.runtime.command_line import run_command",
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)",
         "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))",
         "sys.exit(run_command(main, sys.argv[1:]))",
@@ -471,14 +471,22 @@ def test_the_folder_above_names_the_one_below(prepared):
     above = Path(prepared["vspw"]).parents[1]
     assert f"point --data.root to {above}" in fails(records.INDEX, read, above)
     assert "without masks" in fails(records.INDEX, read, prepared["vspw"], "test")
-    with pytest.raises(InputError, match="rename"):
-        records.read_index(f"{prepared['vspw']}]:")
 
 
 def test_names_of_records_say_their_place():
-    name = records.RecordName.of("/a[1]/b", "train", 12, "data/x[3]:y/0001.jpg")
-    assert name == "/a[1]/b/train[12]:data/x[3]:y/0001.jpg"
-    assert name.place() == ("/a[1]/b", "train", 12, "data/x[3]:y/0001.jpg")
+    name = records.RecordedFile("/a[1]/b", "train", 12, "data/x[3]:y/0001.jpg")
+    assert str(name) == os.fspath(name) == "/a[1]/b/train[12]:data/x[3]:y/0001.jpg"
+    assert name == ("/a[1]/b", "train", 12, "data/x[3]:y/0001.jpg")
+
+
+def test_names_of_folders_may_look_like_records(folders, prepared, tmp_path):
+    root = shutil.copytree(prepared["folder"], tmp_path / "a[1]:b]:")
+    assert_same_videos(read(root), layouts.read_split(folders["folder"], "train", True, "folder"))
+
+
+def test_sizes_are_those_of_the_files(folders, prepared):
+    ours, theirs = read(prepared["vspw"])[0], layouts.read_split(folders["vspw"], "train")[0]
+    assert [*map(records.file_size, ours.frames[:3])] == [os.path.getsize(path) for path in theirs.frames[:3]]
 
 
 def test_only_who_reads_records_pays_for_tfds():

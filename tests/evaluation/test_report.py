@@ -84,7 +84,7 @@ def split(tmp_path_factory):
 def own(tmp_path_factory):
     """Videos in the plain layout: one labelled throughout, one in two frames."""
     root = write_own(tmp_path_factory.mktemp("own") / "data", {"a": (20, range(20)), "b": (5, (1, 3))}, classes=3)
-    return plain_layout.read_split(str(root), "train", True)
+    return plain_layout.LAYOUT.videos(str(root), "train", True)
 
 
 def written(folder, rows, videos, dataset, about=None, samples=None):

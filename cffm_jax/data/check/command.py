@@ -19,15 +19,15 @@ import shutil
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import tyro
 
-from cffm_jax.config import IGNORED_LABEL, DataConfig
-from cffm_jax.data.check.listing import MANIFEST, Problem
+from cffm_jax.config import IGNORED_LABEL, DataConfig, LayoutName
 from cffm_jax.data.check.survey import Survey, VideoFound, survey
-from cffm_jax.data.layouts.read import find_splits
+from cffm_jax.data.layouts.listing import MANIFEST, Problem
+from cffm_jax.data.layouts.read import find_splits, layout_of
 from cffm_jax.errors import InputError
 from cffm_jax.runtime import checksums
 from cffm_jax.runtime.atomic import write_text
@@ -40,7 +40,7 @@ _BAR = 30
 class Command:
     root: tyro.conf.Positional[str]
     """Dataset folder."""
-    layout: Literal["vspw", "cityscapes", "folder", "records"] = DataConfig.layout
+    layout: LayoutName = DataConfig.layout
     """How it is laid out; see the README."""
     splits: tuple[str, ...] = ()
     """Split files, without .txt, or folders; default: those of train, val and test that are there, or all records."""
@@ -109,17 +109,18 @@ def _checked(options: Command) -> tuple[str, ...]:
             raise InputError(option, f"is {getattr(options, name)}", f"give at least {least}")
     if options.num_classes >= IGNORED_LABEL:
         raise InputError("--num-classes", f"is {options.num_classes}", f"give at most {IGNORED_LABEL - 1}")
-    there = () if options.splits else find_splits(options.root, options.layout, empty=True)
+    layout = layout_of(options.layout)
+    there = () if options.splits else find_splits(options.root, layout, empty=True)
     splits = tuple(dict.fromkeys(options.splits)) or there
-    if options.layout == "records" and (options.manifest or options.check_manifest):
+    if layout.checksummed and (options.manifest or options.check_manifest):
         problem = "records carry checksums of their own, which reading them compares"
         raise InputError("--manifest, --check-manifest", problem, "leave it out")
     if options.manifest and os.path.exists(os.path.join(options.root, checksums.NAME)):
         path = os.path.join(options.root, checksums.NAME)
         raise InputError(path, "is there already", "check it with --check-manifest, or remove it first")
     if options.fix_splits:
-        if options.layout in ("cityscapes", "records"):
-            problem = f"the layout {options.layout} has no split files"
+        if not layout.split_files:
+            problem = f"the layout {layout.name} has no split files"
             raise InputError("--fix-splits", problem, "remove or repair the files that are named")
         for split in splits:
             _require_no_backup(options.root, split)

@@ -13,7 +13,10 @@ import tqdm
 
 from cffm_jax.config import IGNORED_LABEL, DataConfig
 from cffm_jax.data import decode
-from cffm_jax.data.check.listing import (
+from cffm_jax.data.image_files import FileName, UnreadableFile
+from cffm_jax.data.layouts.classes import class_names, count_classes
+from cffm_jax.data.layouts.layout import Layout
+from cffm_jax.data.layouts.listing import (
     DATASET,
     DUPLICATES,
     GROUPS,
@@ -23,11 +26,9 @@ from cffm_jax.data.check.listing import (
     UNREADABLE,
     Listed,
     Problem,
-    list_dataset,
 )
-from cffm_jax.data.image_files import UnreadableFile
-from cffm_jax.data.layouts.classes import class_names, count_classes
-from cffm_jax.data.layouts.records import read_all, source_layout
+from cffm_jax.data.layouts.read import list_dataset, source_of
+from cffm_jax.data.layouts.records import read_all
 from cffm_jax.data.layouts.video import Coding
 from cffm_jax.errors import InputError
 from cffm_jax.runtime.checksums import digest, relative_name
@@ -95,7 +96,7 @@ def survey(
     root: str,
     splits: Sequence[str],
     *,
-    layout: str = "vspw",
+    layout: str | Layout = "vspw",
     unlabelled: Sequence[str] = ("test",),
     num_classes: int = 0,
     min_frames: int = 10,
@@ -106,14 +107,14 @@ def survey(
     """Reads every file of the splits' videos.
 
     Args:
-      root: a folder in one of the layouts of `layouts.read_split`.
-      splits: names of the split files, without .txt; in Cityscapes' layout of folders.
-      layout: "vspw", "cityscapes", "folder" or "records".
+      root: the dataset's folder.
+      splits: names of the splits, as for `read_split`.
+      layout: as for `read_split`.
       unlabelled: splits whose videos need no masks.
       num_classes: larger labels of a mask are a problem; 0: as many as the dataset's class file names, without one
         those of VSPW and Cityscapes, or, in the plain layout, as many as the masks hold.
-      min_frames: a shorter video is a problem; not in Cityscapes' layout, where references go by numbers.
-      offsets: in Cityscapes' layout, how far from its target each reference lies; one that is missing is a problem.
+      min_frames: a shorter video is a problem, unless references go by the frames' numbers, as in Cityscapes.
+      offsets: where they do, how far from its target each reference lies; one that is missing is a problem.
       threads: videos read at the same time; the result does not depend on it.
       progress: whether to show a progress bar.
 
@@ -122,17 +123,17 @@ def survey(
     """
     listing = list_dataset(root, layout, splits, unlabelled, offsets)
     problems = list(listing.problems)
-    layout = source_layout(root) if layout == "records" else layout
+    source = source_of(layout, root)
     try:
-        num_classes = num_classes or count_classes(root, layout)
-        names = class_names(root, num_classes, layout) if num_classes else ()
+        num_classes = num_classes or count_classes(root, source)
+        names = class_names(root, num_classes, source) if num_classes else ()
     except InputError as error:
         names = ()
         problems.append(Problem(DATASET, relative_name(error.where, root), error.problem, error.remedy))
 
     def look(listed: Listed) -> VideoFound:
         found = look_at_video(root, listed, num_classes or listed.coding.num_classes)
-        if 0 < found.length < min_frames and layout != "cityscapes":
+        if 0 < found.length < min_frames and not listed.numbered:
             problem = f"has {found.length} frames, fewer than {min_frames}: its clips lack references"
             found.problems.append(Problem(SHORT, listed.place, problem, "leave it out, or accept that", listed.name))
         return found
@@ -156,7 +157,7 @@ def look_at_video(root: str, listed: Listed, num_classes: int) -> VideoFound:
     """Reads all files of a video."""
     found = VideoFound(listed.name, listed.place, len(listed.frames))
 
-    def add(group: str, file: str, problem: str, remedy: str) -> None:
+    def add(group: str, file: FileName, problem: str, remedy: str) -> None:
         found.problems.append(Problem(group, relative_name(file, root), problem, remedy, listed.name))
 
     shapes: dict[str, tuple[int, int]] = {}
@@ -182,7 +183,7 @@ def look_at_video(root: str, listed: Listed, num_classes: int) -> VideoFound:
 
 
 def _look_at_mask(
-    found: VideoFound, path: str, coding: Coding, size: tuple[int, int] | None, root: str, num_classes: int, add
+    found: VideoFound, path: FileName, coding: Coding, size: tuple[int, int] | None, root: str, num_classes: int, add
 ) -> None:
     """Counts a mask's labels; ``size`` is its frame's (width, height)."""
     # Read with all the classes that there can be, so that all labels are counted.
@@ -199,7 +200,7 @@ def _look_at_mask(
     found.frames += counts > 0
     other = np.flatnonzero(counts[num_classes:IGNORED_LABEL])
     if len(other):
-        byte = coding.table.index(num_classes + int(other[-1]))
+        byte = coding.byte_of(num_classes + int(other[-1]))
         problem = f"holds label {byte}, but there are {num_classes} classes ({coding.words(num_classes)})"
         add(MASKS, path, problem, "correct the mask, or give --num-classes")
     if size is not None and labels.shape[::-1] != size:

@@ -11,16 +11,16 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 
 from cffm_jax.config import IGNORED_LABEL
-from cffm_jax.data.class_names import CITYSCAPES_LABEL_IDS
+from cffm_jax.data.class_names import CITYSCAPES, CITYSCAPES_COLOURS, CITYSCAPES_LABEL_IDS
+from cffm_jax.data.layouts.layout import SPLITS, Fault, Layout, Prepared, stop
 from cffm_jax.data.layouts.names import list_files, list_folders
 from cffm_jax.data.layouts.video import Coding, Video
 from cffm_jax.errors import InputError
 
 SEQUENCES, MASKS = "leftImg8bit_sequence", "gtFine"
-SPLITS = ("train", "val", "test")
 BEFORE, LENGTH = 19, 30
 """Frames of a snippet before the labelled one, and of the whole snippet."""
 _PACKAGES = {SEQUENCES: "leftImg8bit_sequence_trainvaltest", MASKS: "gtFine_trainvaltest"}
@@ -37,39 +37,6 @@ _CODINGS = {"labelTrainIds": TRAIN_IDS, "labelIds": LABEL_IDS}
 
 _Place = tuple[str, int]
 """Sequence and number of a frame; the sequence as it is written."""
-Fault = Callable[[InputError], None]
-"""What to do about something wrong: raise it, or note it and return, and what it is about is left out."""
-
-
-def _stop(error: InputError) -> None:
-    raise error
-
-
-def read_split(root: str, split: str, masks: bool, fault: Fault = _stop) -> tuple[Video, ...]:
-    """The snippets of a split, see `layouts.read_split`: with ``masks`` those around the masks; without, the frames
-    in runs of at most 30.
-
-    Raises:
-      InputError: the labels of the test split are asked for; and, unless ``fault`` does something else about it, a
-        package, a split or a city is missing, a file has an unknown name, a labelled frame is missing, or a snippet has
-        no mask.
-    """
-    if masks and split == "test":
-        problem = "the labels of Cityscapes' test split are not public"
-        raise InputError(os.path.join(root, MASKS, split), problem, "name train or val")
-    cities = _cities(root, SEQUENCES, split, fault)
-    if not masks:
-        listed = {city: _list_city(root, SEQUENCES, split, city, fault) for city in cities}
-        return tuple(video for city, frames in listed.items() for video in _runs(city, frames))
-    labelled = _cities(root, MASKS, split, fault)
-    if not cities or not labelled:
-        return ()
-    for city in sorted({*cities} ^ {*labelled}):
-        there, missing = (SEQUENCES, MASKS) if city in cities else (MASKS, SEQUENCES)
-        problem, remedy = f"is missing, though {there}/{split} has this city", "add it, or remove the other"
-        fault(InputError(os.path.join(root, missing, split, city), problem, remedy))
-    both = [city for city in cities if city in labelled]
-    return tuple(video for city in both for video in _snippets(root, split, city, fault))
 
 
 def _cities(root: str, package: str, split: str, fault: Fault) -> list[str]:
@@ -169,3 +136,48 @@ def _consecutive(places: Iterable[_Place]) -> Iterator[list[_Place]]:
         run.append((sequence, number))
     if run:
         yield run
+
+
+class Cityscapes(Layout):
+    """leftImg8bit_sequence and gtFine as they are unpacked."""
+
+    name = "cityscapes"
+    class_names, class_colours = CITYSCAPES, CITYSCAPES_COLOURS
+    split_place, split_files = SEQUENCES + "/{}", False
+    single_masks = True
+    submission_problem = f"is for VSPW's layout, but the data are in Cityscapes' ({MASKS})"
+    prepared = Prepared(
+        "cityscapes_video",  # TFDS has a dataset "cityscapes" of its own.
+        "Cityscapes: the frames of leftImg8bit_sequence, and the masks of gtFine that there are.",
+        "https://www.cityscapes-dataset.com",
+        "configs/b1_cityscapes.py",
+    )
+
+    def videos(self, root: str, split: str, masks: bool, fault: Fault = stop) -> tuple[Video, ...]:
+        """The snippets of a split, see `Layout.videos`: with ``masks`` those around the masks; without, the frames in
+        runs of at most 30.
+
+        Raises:
+          InputError: the labels of the test split are asked for; and, unless ``fault`` does something else about it, a
+            package, a split or a city is missing, a file has an unknown name, a labelled frame is missing, or a snippet
+            has no mask.
+        """
+        if masks and split == "test":
+            problem = "the labels of Cityscapes' test split are not public"
+            raise InputError(os.path.join(root, MASKS, split), problem, "name train or val")
+        cities = _cities(root, SEQUENCES, split, fault)
+        if not masks:
+            listed = {city: _list_city(root, SEQUENCES, split, city, fault) for city in cities}
+            return tuple(video for city, frames in listed.items() for video in _runs(city, frames))
+        labelled = _cities(root, MASKS, split, fault)
+        if not cities or not labelled:
+            return ()
+        for city in sorted({*cities} ^ {*labelled}):
+            there, missing = (SEQUENCES, MASKS) if city in cities else (MASKS, SEQUENCES)
+            problem, remedy = f"is missing, though {there}/{split} has this city", "add it, or remove the other"
+            fault(InputError(os.path.join(root, missing, split, city), problem, remedy))
+        both = [city for city in cities if city in labelled]
+        return tuple(video for city in both for video in _snippets(root, split, city, fault))
+
+
+LAYOUT = Cityscapes()

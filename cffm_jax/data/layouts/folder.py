@@ -12,30 +12,41 @@ from __future__ import annotations
 
 import os
 
-from cffm_jax.data.layouts.classes import ignored_label
-from cffm_jax.data.layouts.names import list_files, numeric_order, read_names
+from cffm_jax.data.layouts.class_file import ignored_label
+from cffm_jax.data.layouts.layout import Fault, Prepared, stop
 from cffm_jax.data.layouts.video import Coding, Video, plain_coding
+from cffm_jax.data.layouts.video_folders import VideoFolders
 from cffm_jax.errors import InputError
 
-FRAMES = (".jpg", ".jpeg", ".png")
 
+class Folder(VideoFolders):
+    """One's own videos."""
 
-def read_split(root: str, split: str, masks: bool) -> tuple[Video, ...]:
-    """The videos of a split file; with ``masks`` those that have any, see `layouts.read_split`.
+    name = "folder"
+    base, frames, suffixes, masks, every_frame = "", "frames", (".jpg", ".jpeg", ".png"), "masks", False
+    default_coding = plain_coding()
+    fixed_labels = False
+    prepared = Prepared("video_folder", "Videos, and masks of some of their frames (the classes' indices).")
 
-    Raises:
-      InputError: a file or folder is missing or empty, a mask has no frame, no video has a mask, or the class file
-        cannot be used.
-    """
-    _require_known_class_file(root)
-    coding = plain_coding(ignored_label(root))
-    path = os.path.join(root, f"{split}.txt")
-    videos = tuple(_list_video(root, name, masks, coding) for name in read_names(path))
-    if masks:
-        videos = tuple(video for video in videos if video.targets)
-        if not videos:
-            raise InputError(path, "lists no video with a mask", "add masks as <video>/masks/<frame>.png")
-    return videos
+    def coding(self, root: str) -> Coding:
+        """What the bytes of the masks below ``root`` mean. InputError: the class file cannot be used."""
+        return plain_coding(ignored_label(root))
+
+    def videos(self, root: str, split: str, masks: bool, fault: Fault = stop) -> tuple[Video, ...]:
+        """The videos of a split file, see `Layout.videos`; with ``masks`` those that have any.
+
+        Raises:
+          InputError: a file or folder is missing or empty, a mask has no frame, no video has a mask, or the class file
+            cannot be used.
+        """
+        _require_known_class_file(root)
+        videos = super().videos(root, split, masks, fault)
+        if masks:
+            videos = tuple(video for video in videos if video.targets)
+            if not videos:
+                path = os.path.join(root, f"{split}.txt")
+                raise InputError(path, "lists no video with a mask", "add masks as <video>/masks/<frame>.png")
+        return videos
 
 
 def _require_known_class_file(root: str) -> None:
@@ -47,22 +58,4 @@ def _require_known_class_file(root: str) -> None:
             raise InputError(os.path.join(root, name), problem, "write classes.txt or classes.json")
 
 
-def _list_video(root: str, name: str, masks: bool, coding: Coding) -> Video:
-    folder = os.path.join(root, name)
-    frames = list_files(os.path.join(folder, "frames"), FRAMES)
-    if not frames:
-        if not os.path.isdir(folder):
-            raise InputError(folder, "the split lists this video but it is missing", "add it or correct the split file")
-        problem = f"holds no frame ({', '.join(FRAMES)})"
-        raise InputError(os.path.join(folder, "frames"), problem, "add the frames or remove the video from the split")
-    stems = sorted(frames, key=numeric_order)
-    labels = list_files(os.path.join(folder, "masks"), (".png",)) if masks else {}
-    for stem, mask in labels.items():
-        if stem not in frames:
-            raise InputError(mask, f"there is no frame {stem} in {name}/frames", "add the frame or remove the mask")
-    return Video(
-        name,
-        tuple(frames[stem] for stem in stems),
-        tuple(labels.get(stem) for stem in stems) if masks else (),
-        coding,
-    )
+LAYOUT = Folder()

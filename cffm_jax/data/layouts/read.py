@@ -1,19 +1,54 @@
-"""From a dataset's folder to lists of files, and from files to arrays.
+"""Layouts by their names, and the videos of a dataset's folder.
 
 Every fault of a dataset that shows itself here becomes an `InputError` that names the file.
 """
 
 from __future__ import annotations
 
+import functools
+import importlib
 import os
-from typing import Literal
+from collections.abc import Callable, Sequence
+from typing import get_args
 
-from cffm_jax.config import DataConfig
-from cffm_jax.data.layouts import cityscapes, folder, records
-from cffm_jax.data.layouts.names import read_names
+from cffm_jax.config import DataConfig, LayoutName
+from cffm_jax.data.layouts.layout import Layout
+from cffm_jax.data.layouts.listing import Listing
 from cffm_jax.data.layouts.video import Video
-from cffm_jax.data.layouts.vspw import _list_video
 from cffm_jax.errors import InputError
+from cffm_jax.runtime.checksums import Manifest, read_manifest
+
+_NAMES: tuple[str, ...] = get_args(LayoutName)
+
+
+@functools.cache
+def _named(name: str) -> Layout:
+    return importlib.import_module(f"cffm_jax.data.layouts.{name}").LAYOUT
+
+
+def layout_of(layout: str | Layout) -> Layout:
+    """The layout of a name in `config.LayoutName`, whose file here has that name; a layout itself is returned."""
+    return _named(layout) if isinstance(layout, str) else layout
+
+
+def layouts_with(suits: Callable[[Layout], object]) -> tuple[str, ...]:
+    """Names of the layouts that suit, in the order of `config.LayoutName`."""
+    return tuple(name for name in _NAMES if suits(_named(name)))
+
+
+def source_of(layout: str | Layout, root: str) -> Layout:
+    """The layout that the folder ``root`` was made of: of records that of what was prepared, else the layout itself.
+
+    Raises:
+      InputError: the folder of records is damaged, or was made of a layout that is not known here.
+    """
+    layout = layout_of(layout)
+    name = layout.source(root)
+    if name == layout.name:
+        return layout
+    if name not in _NAMES:
+        raise InputError(root, f"was made of a layout {name!r}, which is unknown here", "use the version that wrote it")
+    return _named(name)
 
 
 def read_videos(data: DataConfig, split: str, masks: bool = True) -> tuple[Video, ...]:
@@ -30,56 +65,61 @@ def read_videos(data: DataConfig, split: str, masks: bool = True) -> tuple[Video
     return videos
 
 
-def read_split(
-    root: str, split: str, masks: bool = True, layout: Literal["vspw", "cityscapes", "folder", "records"] = "vspw"
-) -> tuple[Video, ...]:
+def read_split(root: str, split: str, masks: bool = True, layout: str | Layout = "vspw") -> tuple[Video, ...]:
     """Lists the videos of a split of a dataset. No image is opened.
 
     Args:
       root: the dataset's folder.
-      split: in VSPW's layout and the plain one the name of a split file, without .txt, which lists the videos in
-        their order; in Cityscapes' the name of a folder.
+      split: the name of a split file, without .txt, which lists the videos in their order; in Cityscapes' layout the
+        name of a folder, in records of one of theirs.
       masks: whether to look for masks; without, `Video.masks` is empty.
-      layout: "vspw", where every frame must have a mask: ``data/<video>/origin/*.jpg``, ``data/<video>/mask/*.png``;
-        "cityscapes", see `cityscapes`, and "folder", the plain one, see `folder`, where only some frames have masks,
-        and videos without any are left out; "records", one of these as `prepare` wrote it, see `records`.
+      layout: a name in `config.LayoutName`, or a layout. The files `vspw`, `cityscapes`, `folder` and `records` say
+        what each is, and which frames have masks.
 
     Raises:
       InputError: a folder, a file or a mask is missing, a file has an unknown name, or a video is listed twice.
     """
     if not os.path.isdir(root):
         raise InputError(root, "there is no such folder", "point --data.root to the dataset's folder")
-    if layout == "cityscapes":
-        return cityscapes.read_split(root, split, masks)
-    if layout == "folder":
-        return folder.read_split(root, split, masks)
-    if layout == "records":
-        return records.read_split(root, split, masks)
-    data = os.path.join(root, "data")
-    if not os.path.isdir(data):
-        remedy = "point --data.root to the folder that holds data/<video>, or name another --data.layout"
-        raise InputError(root, "has no data folder inside", remedy)
-    return tuple(_list_video(data, name, masks) for name in read_names(os.path.join(root, f"{split}.txt")))
+    return layout_of(layout).videos(root, split, masks)
 
 
-SPLITS = cityscapes.SPLITS
-"""Names that splits go by, unless one's own are named."""
-
-
-def find_splits(root: str, layout: str, *, empty: bool = False) -> tuple[str, ...]:
-    """Those of SPLITS that are there; all that records hold. ``empty``: split files of 0 bytes too.
+def find_splits(root: str, layout: str | Layout, *, empty: bool = False) -> tuple[str, ...]:
+    """The splits that are there under their usual names, train, val and test; all that records hold. ``empty``: split
+    files of 0 bytes too.
 
     Raises:
       InputError: there is none, no such folder, or the folder of records is damaged.
     """
     if not os.path.isdir(root):
         raise InputError(root, "there is no such folder", "name the dataset's folder")
-    if layout == "records":
-        return tuple(records.read_index(root)["splits"])
-    where = f"{cityscapes.SEQUENCES}/{{}}" if layout == "cityscapes" else "{}.txt"
-    paths = {split: os.path.join(root, where.format(split)) for split in SPLITS}
-    found = [split for split, path in paths.items() if os.path.exists(path) and (empty or os.path.getsize(path))]
-    if not found:
-        problem = f"has none of {', '.join(where.format(split) for split in SPLITS)}"
-        raise InputError(root, problem, "name the splits with --splits, or another --layout")
-    return tuple(found)
+    return layout_of(layout).splits(root, empty=empty)
+
+
+def list_dataset(
+    root: str, layout: str | Layout, splits: Sequence[str], unlabelled: Sequence[str], offsets: Sequence[int]
+) -> Listing:
+    """Lists the videos of the splits with everything that is missing there, which ends nothing.
+
+    Args:
+      root: the dataset's folder.
+      layout: as for `read_split`.
+      splits: as for `read_split`.
+      unlabelled: splits whose videos need no masks.
+      offsets: how far from its target each reference lies, where references go by the frames' numbers.
+
+    Raises:
+      InputError: there is no such folder, or it has another layout.
+    """
+    if not os.path.isdir(root):
+        raise InputError(root, "there is no such folder", "name a dataset's folder")
+    return layout_of(layout).listing(root, splits, unlabelled, offsets)
+
+
+def manifest_of(data: DataConfig) -> Manifest | None:
+    """The checksums to compare files with; None without ``data.verify``, and where files come with some themselves.
+
+    Raises:
+      InputError: there is no manifest, or it cannot be read.
+    """
+    return read_manifest(data.root) if data.verify and not layout_of(data.layout).checksummed else None

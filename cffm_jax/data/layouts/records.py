@@ -5,8 +5,8 @@
     <root>/videos.json                                    the index: what `layouts.read_split` lists of the folder
     <root>/classes.txt or classes.json                    where the folder has one
 
-`prepare` writes them, `builders` says how. A record is read where a file's bytes are asked for, under a name of its
-own: a `RecordName` takes the place of a path in `Video.frames` and `Video.masks`.
+`prepare` writes them, `builders` says how. A record is read where a file's bytes are asked for: a `RecordedFile` takes
+the place of a path in `Video.frames` and `Video.masks`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ import threading
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from cffm_jax.data.image_files import UnreadableFile, read_bytes
+from cffm_jax.data.image_files import FileName, UnreadableFile, read_bytes
+from cffm_jax.data.layouts.layout import Fault, Layout, stop
 from cffm_jax.data.layouts.video import Coding, Video
 from cffm_jax.errors import InputError
 from cffm_jax.runtime.checksums import Manifest
@@ -36,27 +37,28 @@ _OPENING = threading.Lock()
 _AGAIN = "copy the folder again, or prepare it again"
 
 
-class RecordName(str):
-    """``<root>/<split>[<record>]:<file>``: a file's bytes in a record. It is known by its type, not by its looks."""
+class RecordedFile(NamedTuple):
+    """A file in a record.
 
-    __slots__ = ()
+    Its path, for messages and for the file's name, is ``<root>/<split>[<record>]:<file>``; nothing lies there.
 
-    @classmethod
-    def of(cls, root: str, split: str, record: int, file: str) -> RecordName:
-        return cls(f"{os.path.join(root, split)}[{record}]:{file}")
+    Attributes:
+      root: the folder of records.
+      split: of the record.
+      record: number in the split.
+      file: name of the file, relative to the folder that was prepared.
+    """
 
-    def place(self) -> _Place:
-        start, _, file = self.partition("]:")
-        folder, _, record = start.rpartition("[")
-        root, split = os.path.split(folder)
-        return _Place(root, split, int(record), file)
-
-
-class _Place(NamedTuple):
     root: str
     split: str
     record: int
     file: str
+
+    def __str__(self) -> str:
+        return f"{os.path.join(self.root, self.split)}[{self.record}]:{self.file}"
+
+    def __fspath__(self) -> str:
+        return str(self)
 
 
 # --- the index
@@ -74,7 +76,11 @@ def file_digest(path: str) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def rows(videos: Iterable[Video], record_of: Mapping[str, int], codings: list[Coding]) -> list[list[Any]]:
+_Row = tuple[str, list[int], list[int], int, list[int]]
+"""Of the index: a video's name, the records of its frames, which of these have a mask, its coding, and its numbers."""
+
+
+def rows(videos: Iterable[Video], record_of: Mapping[FileName, int], codings: list[Coding]) -> list[_Row]:
     """Videos as the index holds them; codings that are new are added."""
     found = []
     for video in videos:
@@ -82,46 +88,8 @@ def rows(videos: Iterable[Video], record_of: Mapping[str, int], codings: list[Co
             codings.append(video.coding)
         targets = [i for i, mask in enumerate(video.masks) if mask is not None]
         records = [record_of[frame] for frame in video.frames]
-        found.append([video.name, records, targets, codings.index(video.coding), list(video.numbers)])
+        found.append((video.name, records, targets, codings.index(video.coding), list(video.numbers)))
     return found
-
-
-def read_split(root: str, split: str, masks: bool) -> tuple[Video, ...]:
-    """The videos of a split, the same as of the folder that was prepared; see `layouts.read_split`.
-
-    Raises:
-      InputError: there is no such split, it was prepared without masks, or the folder is incomplete or damaged.
-    """
-    index = read_index(root)
-    path = os.path.join(root, INDEX)
-    if split not in index["splits"]:
-        there = ", ".join(index["splits"])
-        raise InputError(path, f"has no split {split!r}, but {there}", "name one of these, or prepare it too")
-    found = index["splits"][split]
-    labelled, every, files = found["labelled"], found["every"], found["files"]
-    if masks and labelled is None:
-        raise InputError(path, f"split {split!r} was prepared without masks", "add them and prepare the dataset again")
-    codings = [Coding(bytes.fromhex(table), says) for table, says in index["codings"]]
-    # Without masks a split may have other videos: those that have none, or snippets that no mask cuts out.
-    chosen = labelled if masks or every is None else every
-    return tuple(_video(root, split, files, row, codings, masks) for row in chosen)
-
-
-def _video(
-    root: str, split: str, files: Sequence[Sequence[str]], row: Sequence[Any], codings: Sequence[Coding], masks: bool
-) -> Video:
-    name, records, targets, coding, numbers = row
-    frames = tuple(RecordName.of(root, split, record, files[record][0]) for record in records)
-    if not masks:
-        return Video(name, frames, (), codings[coding], tuple(numbers))
-    with_mask = set(targets)
-    labels = (RecordName.of(root, split, r, files[r][1]) if i in with_mask else None for i, r in enumerate(records))
-    return Video(name, frames, tuple(labels), codings[coding], tuple(numbers))
-
-
-def source_layout(root: str) -> str:
-    """The layout of the folder that was prepared. InputError as for `read_index`."""
-    return read_index(str(root))["layout"]
 
 
 def read_index(root: str) -> dict[str, Any]:
@@ -130,8 +98,6 @@ def read_index(root: str) -> dict[str, Any]:
     Raises:
       InputError: the index is missing, damaged or of another version, or a file is missing, cut off or changed.
     """
-    if "]:" in str(root):
-        raise InputError(root, 'has "]:" in its name, which parts the names of records', "rename the folder")
     path = os.path.join(root, INDEX)
     try:
         stamp = os.stat(path)
@@ -175,33 +141,94 @@ def _parsed(path: str, changed: int, size: int) -> dict[str, Any]:
     return index
 
 
+def _video(
+    root: str, split: str, files: Sequence[tuple[str, str]], row: _Row, codings: Sequence[Coding], masks: bool
+) -> Video:
+    """The video of a row of the index, see `rows`."""
+    name, records, targets, coding, numbers = row
+    frames = tuple(RecordedFile(root, split, record, files[record][0]) for record in records)
+    if not masks:
+        return Video(name, frames, (), codings[coding], tuple(numbers))
+    with_mask = set(targets)
+    labels = (RecordedFile(root, split, r, files[r][1]) if i in with_mask else None for i, r in enumerate(records))
+    return Video(name, frames, tuple(labels), codings[coding], tuple(numbers))
+
+
+class Records(Layout):
+    """A dataset that `prepare` wrote."""
+
+    name = "records"
+    split_files = False
+    checksummed = True
+
+    def splits(self, root: str, *, empty: bool = False) -> tuple[str, ...]:
+        """Names of all splits. InputError as for `read_index`."""
+        return tuple(read_index(root)["splits"])
+
+    def source(self, root: str) -> str:
+        """Name of the layout of the folder that was prepared. InputError as for `read_index`."""
+        return read_index(root)["layout"]
+
+    def place(self, root: str, split: str, video: Video) -> str:
+        """Split and name: a video has no folder."""
+        return f"{split}: {video.name}"
+
+    def videos(self, root: str, split: str, masks: bool, fault: Fault = stop) -> tuple[Video, ...]:
+        """The videos of a split, the same as of the folder that was prepared; see `Layout.videos`.
+
+        Raises:
+          InputError: there is no such split, it was prepared without masks, or the folder is incomplete or damaged.
+        """
+        index = read_index(root)
+        path = os.path.join(root, INDEX)
+        if split not in index["splits"]:
+            there = ", ".join(index["splits"])
+            raise InputError(path, f"has no split {split!r}, but {there}", "name one of these, or prepare it too")
+        stored = index["splits"][split]
+        labelled, every, files = stored["labelled"], stored["every"], stored["files"]
+        if masks and labelled is None:
+            problem = f"split {split!r} was prepared without masks"
+            raise InputError(path, problem, "add them and prepare the dataset again")
+        codings = [Coding(bytes.fromhex(table), says) for table, says in index["codings"]]
+        # Without masks a split may have other videos: those that have none, or snippets that no mask cuts out.
+        chosen = labelled if masks or every is None else every
+        return tuple(_video(root, split, files, row, codings, masks) for row in chosen)
+
+
+LAYOUT = Records()
+
+
 # --- the records
 
 
-def read_all(names: Sequence[str], manifest: Manifest | None = None) -> list[bytes]:
+def read_all(names: Sequence[FileName], manifest: Manifest | None = None) -> list[bytes]:
     """The bytes of files, each on disk or in a record. Every record is read once, all of a split in one call.
 
     Args:
-      names: paths, or `RecordName`s.
+      names: paths, or `RecordedFile`s.
       manifest: what the bytes of files on disk must be; records carry checksums of their own, which are always
         compared.
 
     Raises:
-      UnreadableFile: one of them cannot be had; see `files.read_bytes`.
+      UnreadableFile: one of them cannot be had; see `image_files.read_bytes`.
     """
-    places = {name: name.place() for name in names if isinstance(name, RecordName)}
     wanted: dict[tuple[str, str], dict[int, str]] = {}
-    for place in places.values():
-        wanted.setdefault((place.root, place.split), {}).setdefault(place.record, place.file)
-    found = {where: dict(zip(files, _read(*where, files))) for where, files in wanted.items()}
+    for name in names:
+        if isinstance(name, RecordedFile):
+            wanted.setdefault((name.root, name.split), {}).setdefault(name.record, name.file)
+    read = {where: dict(zip(files, _read(*where, files))) for where, files in wanted.items()}
 
-    def of(name: str) -> bytes:
-        if name not in places:
+    def of(name: FileName) -> bytes:
+        if not isinstance(name, RecordedFile):
             return read_bytes(name, manifest)
-        place = places[name]
-        return _file_in(found[place.root, place.split][place.record], place)
+        return _file_in(read[name.root, name.split][name.record], name)
 
     return [of(name) for name in names]
+
+
+def file_size(name: FileName) -> int:
+    """Bytes of a file, on disk or in a record, which is read for it. Raises: OSError, or as `read_all`."""
+    return len(*read_all([name])) if isinstance(name, RecordedFile) else os.path.getsize(name)
 
 
 def _read(root: str, split: str, files: Mapping[int, str]) -> list[dict[str, Any]]:
@@ -228,14 +255,13 @@ def _shard(source: Any, split: str, record: int) -> tuple[str, int]:
     raise IndexError(record)
 
 
-def _file_in(example: dict[str, Any], place: _Place) -> bytes:
+def _file_in(example: dict[str, Any], name: RecordedFile) -> bytes:
     """The file of this name in a record; UnreadableFile where it holds another."""
-    file = place.file.encode()
+    file = name.file.encode()
     if example[FRAME_NAME] == file:
         return example[FRAME]
     if example[MASK_NAME] == file:
         return example[MASKS][0]
-    name = RecordName.of(*place)
     raise UnreadableFile(name, f"the record holds other files than {INDEX} says", _AGAIN)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from cffm_jax.config import IGNORED_LABEL
 from cffm_jax.data import clips
+from cffm_jax.data.image_files import FileName
 from cffm_jax.errors import InputError
 
 NO_CLASS = 254
@@ -41,6 +42,11 @@ class Coding:
         """How many classes there can be."""
         return max(label for label in self.table if label < NO_CLASS) + 1
 
+    def byte_of(self, label: int) -> int | None:
+        """The byte that a mask holds for a class, the lowest if there are several; None if there is none."""
+        byte = self.table.find(bytes([label]))
+        return None if byte < 0 else byte
+
     def words(self, num_classes: int) -> str:
         """What the bytes of so many classes are, in words."""
         return self.says.format(classes=num_classes, last=num_classes - 1)
@@ -61,15 +67,15 @@ class Video:
 
     Attributes:
       name: unique in the split.
-      frames: files, in temporal order.
+      frames: files, in temporal order: paths, or in records `records.RecordedFile`.
       masks: one for each frame, None where a frame has none; or none at all.
       coding: what the masks' bytes mean.
       numbers: numbers of the frames where references go by them, as in Cityscapes; () where frames are counted.
     """
 
     name: str
-    frames: tuple[str, ...]
-    masks: tuple[str | None, ...]
+    frames: tuple[FileName, ...]
+    masks: tuple[FileName | None, ...]
     coding: Coding = VSPW
     numbers: tuple[int, ...] = ()
 

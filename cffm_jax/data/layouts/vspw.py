@@ -1,28 +1,25 @@
-"""VSPW: data/<video>/origin/*.jpg, data/<video>/mask/*.png."""
+"""VSPW: data/<video>/origin/*.jpg, data/<video>/mask/*.png, <split>.txt. Every frame has a mask."""
 
 from __future__ import annotations
 
-import os
+from cffm_jax.data.class_names import VSPW
+from cffm_jax.data.layouts import video
+from cffm_jax.data.layouts.layout import Prepared
+from cffm_jax.data.layouts.video_folders import VideoFolders
 
-from cffm_jax.data.layouts.names import list_files, numeric_order
-from cffm_jax.data.layouts.video import Video
-from cffm_jax.errors import InputError
+
+class Vspw(VideoFolders):
+    """VSPW_480p as it is downloaded."""
+
+    name = "vspw"
+    base, frames, suffixes, masks, every_frame = "data", "origin", (".jpg",), "mask", True
+    default_coding = video.VSPW
+    class_names = VSPW
+    prepared = Prepared(
+        "vspw",
+        "VSPW, video scene parsing in the wild: frames and masks (1..124 are the classes, 0 and 255 ignored).",
+        "https://www.vspwdataset.com",
+    )
 
 
-def _list_video(data: str, name: str, masks: bool) -> Video:
-    """Lists one video's frames and masks: two directory listings, no file is opened."""
-    folder = os.path.join(data, name)
-    origin = os.path.join(folder, "origin")
-    frames = list_files(origin, (".jpg",))
-    if not frames:
-        if not os.path.isdir(folder):
-            raise InputError(folder, "the split lists this video but it is missing", "add it or correct the split file")
-        raise InputError(origin, "holds no .jpg frame", "add the frames or remove the video from the split")
-    stems = sorted(frames, key=numeric_order)
-    if not masks:
-        return Video(name, tuple(frames[stem] for stem in stems), ())
-    labels = list_files(os.path.join(folder, "mask"), (".png",))
-    for stem in stems:
-        if stem not in labels:
-            raise InputError(frames[stem], f"has no mask mask/{stem}.png", "add the mask or remove the frame")
-    return Video(name, tuple(frames[stem] for stem in stems), tuple(labels[stem] for stem in stems))
+LAYOUT = Vspw()

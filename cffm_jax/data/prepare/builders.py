@@ -1,6 +1,6 @@
 """TFDS builders that write a dataset as records, one a frame, with the bytes of its files as they are.
 
-    builders.Vspw(root, plans, data_dir=..., file_format="array_record").download_and_prepare()
+    builders.Frames(layout, root, plans, data_dir=..., file_format="array_record").download_and_prepare()
 
 `prepare` is the command for it, `records` reads what they write; so does anybody's ``tfds.builder_from_directory``.
 TensorFlow is not needed. A `ShardBasedBuilder`, since the order of the records is ours and the memory bounded: a
@@ -22,8 +22,9 @@ from typing import Any, NamedTuple
 
 import tensorflow_datasets as tfds
 
-from cffm_jax.data.image_files import UnreadableFile, read_bytes
+from cffm_jax.data.image_files import FileName, UnreadableFile, read_bytes
 from cffm_jax.data.layouts import records
+from cffm_jax.data.layouts.layout import Layout
 from cffm_jax.data.layouts.read import read_split
 from cffm_jax.data.layouts.records import FRAME, FRAME_NAME, MASK_NAME, MASKS
 from cffm_jax.data.layouts.video import Coding, Video
@@ -38,8 +39,8 @@ SHARD_BYTES = 512 * 2**20
 class Frame(NamedTuple):
     """What a record will hold: a frame's file, its mask's, and the size of both together."""
 
-    frame: str
-    mask: str | None
+    frame: FileName
+    mask: FileName | None
     size: int
 
 
@@ -49,7 +50,7 @@ class Plan:
 
     Attributes:
       frames: a record each, in their order; a frame that is in several videos has one.
-      labelled: the videos of `layouts.read_split` with masks; None where there are none to be had.
+      labelled: the videos of `read_split` with masks; None where there are none to be had.
       every: those without masks.
       unlabelled: why there are no masks, "" where there are.
     """
@@ -74,12 +75,12 @@ class Plan:
         return [*found, (start, len(self.frames))]
 
 
-def plan(root: str, split: str, layout: str, may_lack_masks: bool) -> Plan:
+def plan(root: str, split: str, layout: str | Layout, may_lack_masks: bool) -> Plan:
     """Lists a split and measures its files; ``may_lack_masks`` says that it is written without, where they are not
     complete.
 
     Raises:
-      InputError: as for `layouts.read_split`, or a file cannot be looked at.
+      InputError: as for `read_split`, or a file cannot be looked at.
     """
     labelled, why = None, ""
     try:
@@ -89,20 +90,20 @@ def plan(root: str, split: str, layout: str, may_lack_masks: bool) -> Plan:
             raise
         why = str(error)
     every = read_split(root, split, False, layout)
-    masks: dict[str, str | None] = {}
+    masks: dict[FileName, FileName | None] = {}
     for video in (*(labelled or ()), *every):
         for name, mask in itertools.zip_longest(video.frames, video.masks):
             masks[name] = mask or masks.get(name)
     frames = tuple(Frame(frame, mask, _size(frame) + (_size(mask) if mask else 0)) for frame, mask in masks.items())
     for name in filter(None, itertools.chain.from_iterable(masks.items())):
         try:
-            name.encode()
+            os.fspath(name).encode()
         except UnicodeEncodeError as error:
             raise InputError(repr(name), "its name is no UTF-8, which TFDS needs", "rename the file") from error
     return Plan(frames, labelled, every, why)
 
 
-def _size(path: str) -> int:
+def _size(path: FileName) -> int:
     try:
         return os.stat(path).st_size
     except OSError as error:
@@ -116,18 +117,13 @@ class _Info(tfds.core.DatasetInfo):
 
 
 class Frames(tfds.core.ShardBasedBuilder, skip_registration=True):
-    """One record a frame: its file's bytes and name, and those of its mask where it has one.
-
-    The classes below are these of a layout each, with the name that TFDS gives to the folder.
-    """
+    """One record a frame: its file's bytes and name, and those of its mask where it has one."""
 
     VERSION = tfds.core.Version("1.0.0")
-    LAYOUT = ""
-    DESCRIPTION = ""
-    HOMEPAGE = ""
 
     def __init__(
         self,
+        layout: Layout,
         root: str,
         plans: Mapping[str, Plan],
         *,
@@ -139,13 +135,15 @@ class Frames(tfds.core.ShardBasedBuilder, skip_registration=True):
         """Takes the dataset's folder and what is written of each split.
 
         Args:
-          root: the dataset's folder, in the layout LAYOUT.
+          layout: one with `Layout.prepared`.
+          root: the dataset's folder.
           plans: split -> `plan`.
           written: called with the bytes of every frame that is done.
           manifest: what the files' bytes must be.
           threads: files read at the same time.
           **kwargs: TFDS's own: ``data_dir``, ``file_format="array_record"``.
         """
+        self._layout, self.name = layout, layout.prepared.name
         self._root, self._plans, self._written = root, plans, written
         self._manifest, self._threads = manifest, threads
         super().__init__(**kwargs)
@@ -160,8 +158,8 @@ class Frames(tfds.core.ShardBasedBuilder, skip_registration=True):
         }
         return _Info(
             builder=self,
-            description=self.DESCRIPTION,
-            homepage=self.HOMEPAGE or None,
+            description=self._layout.prepared.description,
+            homepage=self._layout.prepared.homepage or None,
             features=tfds.features.FeaturesDict(features),
             disable_shuffling=True,
         )
@@ -177,7 +175,7 @@ class Frames(tfds.core.ShardBasedBuilder, skip_registration=True):
         """The records of some frames, read a few ahead.
 
         Raises:
-          UnreadableFile: see `files.read_bytes`.
+          UnreadableFile: see `image_files.read_bytes`.
         """
         waiting: deque[tuple[Frame, list[Future[bytes]]]] = deque()
         todo = iter(frames)
@@ -213,7 +211,7 @@ class Frames(tfds.core.ShardBasedBuilder, skip_registration=True):
         digested = [name for name in names if not name.startswith(f"{self.name}-")]
         index = {
             "format": records.FORMAT,
-            "layout": self.LAYOUT,
+            "layout": self._layout.name,
             "codings": [[coding.table.hex(), coding.says] for coding in codings],
             "splits": splits,
             "sizes": {name: (folder / name).stat().st_size for name in names},
@@ -242,31 +240,3 @@ class _Shard(NamedTuple):
 
     def __call__(self) -> Iterator[tuple[int, dict[str, Any]]]:
         return self.builder.examples(self.frames)
-
-
-class Vspw(Frames, skip_registration=True):
-    """VSPW: TFDS's name is ``vspw``."""
-
-    LAYOUT = "vspw"
-    DESCRIPTION = "VSPW, video scene parsing in the wild: frames and masks (1..124 are the classes, 0 and 255 ignored)."
-    HOMEPAGE = "https://www.vspwdataset.com"
-
-
-# TFDS has a dataset "cityscapes" of its own.
-class CityscapesVideo(Frames, skip_registration=True):
-    """Cityscapes with its video frames: TFDS's name is ``cityscapes_video``."""
-
-    LAYOUT = "cityscapes"
-    DESCRIPTION = "Cityscapes: the frames of leftImg8bit_sequence, and the masks of gtFine that there are."
-    HOMEPAGE = "https://www.cityscapes-dataset.com"
-
-
-class VideoFolder(Frames, skip_registration=True):
-    """One's own videos: TFDS's name is ``video_folder``."""
-
-    LAYOUT = "folder"
-    DESCRIPTION = "Videos, and masks of some of their frames (the classes' indices)."
-
-
-BUILDERS = {builder.LAYOUT: builder for builder in (Vspw, CityscapesVideo, VideoFolder)}
-"""By their layouts."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import io
 import os
 import re
@@ -22,7 +23,8 @@ from typing import TYPE_CHECKING, Literal
 import tqdm
 import tyro
 
-from cffm_jax.data.layouts.read import find_splits
+from cffm_jax.config import LayoutName
+from cffm_jax.data.layouts.read import find_splits, layout_of, layouts_with
 from cffm_jax.data.layouts.records import INDEX
 from cffm_jax.errors import InputError
 from cffm_jax.runtime.atomic import swap
@@ -32,8 +34,9 @@ from cffm_jax.runtime.command_line import parse_command
 if TYPE_CHECKING:
     from cffm_jax.data.prepare import builders
 
-_CONFIGS = {"vspw": "configs/b1_vspw.py", "cityscapes": "configs/b1_cityscapes.py", "folder": "configs/b1_vspw.py"}
-"""What the command to train names."""
+    _Suited = LayoutName
+else:
+    _Suited = Literal[layouts_with(lambda layout: layout.prepared.name)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +45,7 @@ class Command:
     """Dataset folder."""
     output: tyro.conf.Positional[str]
     """Folder of prepared datasets; this one goes to <output>/<dataset>/<version>, as TFDS has it."""
-    layout: Literal["vspw", "cityscapes", "folder"] = "vspw"
+    layout: _Suited = "vspw"
     """How the dataset folder is laid out, as --data.layout."""
     splits: tuple[str, ...] = ()
     """Splits to write; default: those of train, val and test that are there and not empty."""
@@ -64,11 +67,11 @@ def main(argv: Sequence[str]) -> None:
     # TFDS takes its time to be imported.
     from cffm_jax.data.prepare import builders
 
-    builder = builders.BUILDERS[options.layout]
-    folder = Path(options.output, builder.name, str(builder.VERSION))
+    layout = layout_of(options.layout)
+    folder = Path(options.output, layout.prepared.name, str(builders.Frames.VERSION))
     _require_free(folder, options.overwrite)
     manifest = read_manifest(options.root) if options.verify else None
-    plans = {split: builders.plan(options.root, split, options.layout, split in options.unlabelled) for split in splits}
+    plans = {split: builders.plan(options.root, split, layout, split in options.unlabelled) for split in splits}
     if manifest is not None:
         frames = [frame for each in plans.values() for frame in each.frames]
         manifest.require(file for frame in frames for file in (frame.frame, frame.mask) if file)
@@ -78,16 +81,18 @@ def main(argv: Sequence[str]) -> None:
         folder.parent.mkdir(parents=True, exist_ok=True)
         _require_space(folder.parent, sum(each.size for each in plans.values()))
         with _bar(plans) as bar:
-            make = {"written": bar.update, "manifest": manifest, "threads": options.threads}
-            _write(lambda made: builder(options.root, plans, data_dir=made, file_format="array_record", **make), folder)
+            more = {"written": bar.update, "manifest": manifest, "threads": options.threads}
+            make = functools.partial(builders.Frames, layout, options.root, plans, file_format="array_record", **more)
+            _write(lambda made: make(data_dir=made), folder)
     except OSError as error:
         reason = error.strerror or type(error).__name__
         raise InputError(folder, f"cannot be written ({reason})", "name a folder that can be written") from error
     files = [path.stat().st_size for path in folder.iterdir()]
     frames = sum(len(each.frames) for each in plans.values())
     print(f"{folder}: written ({frames} frames, {_megabytes(sum(files))} in {len(files)} files). To train:")
-    classes = " --model.num_classes K" if options.layout == "folder" else ""
-    print(f"  python train.py --config {_CONFIGS[options.layout]} --data.layout records --data.root {folder}{classes}")
+    classes = "" if layout.class_names else " --model.num_classes K"
+    config = layout.prepared.config
+    print(f"  python train.py --config {config} --data.layout records --data.root {folder}{classes}")
 
 
 def _checked(options: Command) -> tuple[str, ...]:

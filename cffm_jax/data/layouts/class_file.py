@@ -1,0 +1,97 @@
+"""A dataset's class file: ``classes.txt``, a name a line, or ``classes.json``.
+
+The latter holds a list of names or ``{"names": [...], "colours": [[r, g, b], ...], "ignored": 255}``, of which the last
+two may be left out.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from cffm_jax.config import IGNORED_LABEL
+from cffm_jax.errors import InputError
+
+
+class ClassFile(NamedTuple):
+    """The contents of a class file.
+
+    Attributes:
+      path: of the file.
+      names: of the classes, in the order of their indices.
+      colours: u8[K,3], RGB; None: not stated.
+      ignored: label of the pixels that do not count; None: not stated.
+    """
+
+    path: Path
+    names: tuple[str, ...]
+    colours: np.ndarray | None = None
+    ignored: int | None = None
+
+
+def ignored_label(root: str | Path) -> int:
+    """The label that the plain layout's masks ignore: what the class file states, else 255.
+
+    Raises:
+      InputError: the class file cannot be used.
+    """
+    stated = read_class_file(root)
+    return IGNORED_LABEL if stated is None or stated.ignored is None else stated.ignored
+
+
+def read_class_file(root: str | Path) -> ClassFile | None:
+    """Reads the class file of a dataset's folder; None if there is none.
+
+    Raises:
+      InputError: it cannot be used, or there are two.
+    """
+    paths = [path for path in (Path(root) / "classes.txt", Path(root) / "classes.json") if path.exists()]
+    if len(paths) > 1:
+        raise InputError(paths[0], "is there beside classes.json", "remove one of the two")
+    if not paths:
+        return None
+    path = paths[0]
+    remedy = "write one class name a line" if path.suffix == ".txt" else "make it a JSON list of class names"
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        if path.suffix == ".txt":
+            return ClassFile(path, _names(path, [line.strip() for line in text.splitlines() if line.strip()]))
+        tree = json.loads(text)
+    except (OSError, ValueError, RecursionError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(path, f"cannot be read ({reason})", remedy) from error
+    if not isinstance(tree, dict):
+        return ClassFile(path, _names(path, tree))
+    unknown = sorted(set(tree) - {"names", "colours", "ignored"})
+    if unknown or "names" not in tree:
+        problem = f"has a key {unknown[0]!r}" if unknown else 'has no "names"'
+        raise InputError(path, problem, 'give "names" and, if you like, "colours" and "ignored"')
+    names = _names(path, tree["names"])
+    colours, ignored = tree.get("colours"), tree.get("ignored")
+    if ignored is not None and not _is_byte(ignored):
+        raise InputError(path, f'"ignored" is {ignored!r}', "give a label in 0..255")
+    return ClassFile(path, names, None if colours is None else _colours(path, colours, len(names)), ignored)
+
+
+def _names(path: Path, names: Any) -> tuple[str, ...]:
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise InputError(path, "is not a list of names", "make it a JSON list of class names")
+    if not 1 <= len(names) < IGNORED_LABEL:
+        raise InputError(path, f"names {len(names)} classes", f"name 1 to {IGNORED_LABEL - 1}")
+    return tuple(names)
+
+
+def _colours(path: Path, colours: Any, count: int) -> np.ndarray:
+    """u8[K,3] of a JSON list of K lists of three."""
+    rows = colours if isinstance(colours, list) else []
+    if len(rows) != count or not all(isinstance(c, list) and len(c) == 3 and all(map(_is_byte, c)) for c in rows):
+        problem = f'"colours" is not a list of {count} times three numbers in 0..255'
+        raise InputError(path, problem, "give each class a colour [r, g, b]")
+    return np.array(rows, np.uint8)
+
+
+def _is_byte(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 255
