@@ -27,10 +27,15 @@ def as_bytes(array: np.ndarray, what: str) -> np.ndarray:
 
 
 def flat(array: np.ndarray) -> np.ndarray:
-    """Bytes u8[...] as the kernels take them: u8[n], in C order, read only (they are compiled for one kind)."""
-    pixels = np.ascontiguousarray(array).reshape(-1)
-    pixels.flags.writeable = False
-    return pixels
+    """Bytes u8[...] as u8[n], as `read_only`."""
+    return read_only(array.reshape(-1))
+
+
+def read_only(array: np.ndarray) -> np.ndarray:
+    """The array in C order and not writeable, as the kernels take it: they are compiled for one kind."""
+    array = np.ascontiguousarray(array).view()
+    array.flags.writeable = False
+    return array
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -141,8 +146,7 @@ def boundary_confusion(label: np.ndarray, prediction: np.ndarray, num_classes: i
     label, prediction = _pair(label, prediction)
     counts = Confusion.empty(num_classes + 1).counts
     if label.size:
-        length, width = label.shape[1], boundary_width(*label.shape)
-        pair = flat(label), flat(prediction)
-        near = [kernels.near_others(pixels, length, width) for pixels in pair]
-        _check(kernels.add_pairs_near(*pair, length, *near, counts), label, prediction, num_classes)
+        width = boundary_width(*label.shape)
+        pair = [flat(kernels.bands(read_only(x), width, np.uint8(num_classes))) for x in (label, prediction)]
+        _check(kernels.add_pairs(*pair, counts, _MOST), label, prediction, num_classes)
     return Confusion(counts)

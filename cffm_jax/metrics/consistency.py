@@ -67,7 +67,7 @@ class VideoConsistency:
       pixels: stable and consistent pixels of the window of each length that ends at the latest frame; None while the
         video is shorter than the window.
       label, prediction: u8[H,W], the latest frame.
-      ages: u64[3,bits,words], see `kernels.add_frames`.
+      ages: u8 or u32 [3,pixels], see `kernels.add_frames`.
     """
 
     windows: tuple[Windows, ...]
@@ -103,9 +103,9 @@ class VideoConsistency:
         ages, last = self.ages, (self.label, self.prediction)
         if not self.frames:
             ages = kernels.start_ages(labels[0].size, max(lengths))
-            last = (labels[:0], predictions[:0])
+            last = (~labels[0], predictions[0])  # No label is that of a frame before.
         chunk = [flat(x).reshape(len(x), -1) for x in (labels, predictions)]
-        ages, found, kept = kernels.add_frames(*chunk, *map(flat, last), ages, np.array(lengths))
+        ages, found, kept = kernels.add_frames(*chunk, *map(flat, last), ages, np.array(lengths, ages.dtype))
         # By window: stable, consistent, stable with a class, right.
         ended = [found[max(w.length - self.frames - 1, 0) :, i].tolist() for i, w in enumerate(self.windows)]
         pixels = tuple(tuple(counts[-1][:2]) if counts else None for counts in ended)

@@ -10,7 +10,7 @@ import pytest
 from cffm_jax.metrics import confusion, consistency, kernels
 from cffm_jax.metrics import confusion as metrics_confusion
 from cffm_jax.metrics import scores as metrics_scores
-from cffm_jax.metrics.confusion import Confusion, flat
+from cffm_jax.metrics.confusion import Confusion, read_only
 from cffm_jax.metrics.consistency import VideoConsistency, Windows
 from cffm_jax.metrics.scores import Scores, score_video
 
@@ -381,8 +381,8 @@ def test_state_does_not_grow(many):
     for label, prediction in zip(labels, predictions, strict=True):
         state = state.update(label, prediction)
         sizes.append(state.label.nbytes + state.prediction.nbytes + state.ages.nbytes)
-    # Two frames, and 3 numbers up to 16, of 5 bits in words of 64 pixels.
-    assert set(sizes) == {2 * labels[0].size + 3 * 5 * 8 * -(-labels[0].size // 64)}
+    # Two frames, and 3 numbers up to 16.
+    assert set(sizes) == {5 * labels[0].size}
     assert consistency.LENGTHS == tuple(w.length for w in state.windows)
 
 
@@ -455,11 +455,6 @@ def test_boundary_iou_equals_erosion_class_by_class():
     assert scores.figures(0).boundary_iou == pytest.approx(np.mean(expected)) and 0.2 < np.mean(expected) < 0.9
 
 
-def bits(words):
-    """bool[..., 64 n] of u64[..., n], lowest bits first."""
-    return np.unpackbits(words.astype("<u8").view(np.uint8), axis=-1, bitorder="little").astype(bool)
-
-
 @pytest.mark.parametrize("seed", range(6))
 def test_a_band_is_where_the_square_is_not_one_class_of_the_frame(seed):
     rng = np.random.default_rng(seed)
@@ -470,9 +465,8 @@ def test_a_band_is_where_the_square_is_not_one_class_of_the_frame(seed):
         padded = np.pad(classes.astype(int), width, constant_values=-1)
         squares = np.lib.stride_tricks.sliding_window_view(padded, (2 * width + 1,) * 2)
         expected = (squares != classes[..., None, None]).any((2, 3))
-        near = kernels.near_others(flat(classes), length, width)
-        np.testing.assert_array_equal(bits(near)[:, :length], expected)
-        assert not bits(near)[:, length:].any()
+        bands = kernels.bands(read_only(classes), width, np.uint8(255))
+        np.testing.assert_array_equal(bands, np.where(expected, classes, 255))
 
 
 def test_a_constant_prediction_is_steady_but_not_right():
