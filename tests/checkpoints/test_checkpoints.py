@@ -27,7 +27,7 @@ from cffm_jax.config import Config, ModelConfig
 from cffm_jax.errors import InputError
 from cffm_jax.runtime import checksums
 from cffm_jax.settings import load_config
-from cffm_jax.tables import with_changes
+from cffm_jax.tables.networks import with_changes
 from cffm_jax.training.sharding import make_mesh, replicated
 
 from helpers.runs import CONFIG
