@@ -16,7 +16,7 @@ from cffm_jax.data.layouts.classes import Classes, read_classes
 from cffm_jax.data.layouts.video import Video
 from cffm_jax.errors import InputError
 from cffm_jax.evaluation import score_tables
-from cffm_jax.evaluation.mask_folder import WHAT, PredictionWriter
+from cffm_jax.evaluation.mask_folder import CONTENTS, PredictionWriter
 from cffm_jax.evaluation.model_scores import evaluate
 from cffm_jax.evaluation.options import evaluation_videos
 from cffm_jax.evaluation.pictures import PictureCollector
@@ -110,7 +110,7 @@ def _evaluate(prepared: _Prepared, interruption: Interruption) -> None:
         samples.gather()
     with cluster.together():
         if cluster.first():
-            _tell(prepared, rows, samples)
+            _write_and_print(prepared, rows, samples)
 
 
 def _prepare(options: EvalOptions, with_config: Callable[[Config], EvalOptions]) -> _Prepared:
@@ -149,26 +149,26 @@ def _require_places(options: EvalOptions, output: Path, videos: Sequence[Video])
     if options.report:
         write.require_place(options.report)
     if options.save_predictions:
-        require_new_folder(options.save_predictions, WHAT)
+        require_new_folder(options.save_predictions, CONTENTS)
 
 
 def _watchers(prepared: _Prepared, check: Callable[[], None]) -> list[contextlib.AbstractContextManager]:
     options, videos, (names, colours) = prepared.options, prepared.videos, prepared.dataset
-    config, found = options.settings, []
+    config, watchers = options.settings, []
     if options.save_predictions:
-        found.append(PredictionWriter(options.save_predictions, colours))
+        watchers.append(PredictionWriter(options.save_predictions, colours))
     if options.pictures:
         first = max(config.data.offsets)
-        found.append(PictureCollector(options.pictures, videos, names, first=first, colours=colours, check=check))
+        watchers.append(PictureCollector(options.pictures, videos, names, first=first, colours=colours, check=check))
     if options.submission:
-        found.append(
+        watchers.append(
             SubmissionWriter(options.submission, videos, config.model.num_classes, options.submission_values, check)
         )
-    return found
+    return watchers
 
 
-def _tell(prepared: _Prepared, rows: dict[str, Scores], samples: write.MaskSamples | None) -> None:
-    """Prints the figures and writes them and the report; of a submission, where it is."""
+def _write_and_print(prepared: _Prepared, rows: dict[str, Scores], samples: write.MaskSamples | None) -> None:
+    """Writes and prints the figures, and writes the report; prints where a submission is."""
     options, videos, dataset = prepared.options, prepared.videos, prepared.dataset
     config = options.settings
     data = f"{config.data.root} {config.data.eval_split}"

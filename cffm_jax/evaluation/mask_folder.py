@@ -20,7 +20,7 @@ from cffm_jax.runtime.shared_folder import SharedFolder
 if TYPE_CHECKING:
     from cffm_jax.inference.whole_videos import Chunk
 
-WHAT = "the predictions"
+CONTENTS = "the predictions"
 
 
 def frame_file(frame: str) -> str:
@@ -66,7 +66,7 @@ class PredictionWriter:
     def __init__(self, folder: str | Path, colours: np.ndarray):
         """``colours`` u8[256,3], as of ``classes.palette``."""
         if cluster.first():
-            require_new_folder(folder, WHAT)
+            require_new_folder(folder, CONTENTS)
         self._made = SharedFolder(folder)
         self._palette = colours.tobytes()
 

@@ -96,9 +96,9 @@ def add_frames(labels, predictions, last_label, last_prediction, ages, lengths):
             for j in range(2):
                 steady[t, j] += counts[j]
             for i in range(lengths.size):
-                found = _window(pair[0], label_age, both_age, right_age, lengths[i], before[i])
+                of_window = _window(pair[0], label_age, both_age, right_age, lengths[i], before[i])
                 for j in range(4):
-                    windows[t, i, j] += found[j]
+                    windows[t, i, j] += of_window[j]
             last = pair
     return ages, windows, steady
 
@@ -115,7 +115,7 @@ def _mark_ends(label, prediction, next_label, next_prediction, ends):
 
 @_compiled
 def _positions(flags, positions):
-    """Writes where the flags, 0 or 1, are set to positions u32[at least n + 1]. Returns how many are."""
+    """Writes where the flags, 0 or 1, are set to positions u32[n]. Returns how many are."""
     count = np.uint64(0)
     for i in range(np.uint64(flags.size)):
         positions[count] = i
@@ -130,8 +130,8 @@ def add_pairs(labels, predictions, counts, most):
     ``most`` pixels at a time, as they are counted in 32 bits. Returns how many were added or left out: fewer than all
     where a value is no class.
     """
-    found = 0
-    ends, positions = np.empty(_TILE, np.uint8), np.empty(_TILE + 1, np.uint32)
+    counted = 0
+    ends, positions = np.empty(_TILE, np.uint8), np.empty(_TILE, np.uint32)
     for first in range(0, labels.size, most):
         table = np.zeros((256, 256), np.uint32)
         last = min(first + most, labels.size)
@@ -145,12 +145,13 @@ def add_pairs(labels, predictions, counts, most):
                 end = positions[run]
                 table[label[end], prediction[end]] += np.uint32(end + 1 - begin)
                 begin = np.uint32(end + 1)
-        found += table[IGNORED_LABEL].sum()
+        counted += np.int64(table[IGNORED_LABEL].sum())
         for i in range(len(counts)):
             for j in range(len(counts)):
-                counts[i, j] += table[i, j]
-                found += table[i, j]
-    return found
+                pixels = np.int64(table[i, j])
+                counts[i, j] += pixels
+                counted += pixels
+    return counted
 
 
 # --- boundaries ------------------------------------------------------------------------------------------------------
