@@ -76,7 +76,7 @@ def most_frequent_class(root: str, num_classes: int) -> Scores:
 def table(results: Sequence[dict], constant: Scores) -> str:
     """Markdown: a row for each kind of logits; with several seeds the mean and the standard deviation."""
     lines = ["| % | " + " | ".join(FIGURES) + " |", "|---" * (len(FIGURES) + 1) + "|"]
-    figures = dataclasses.asdict(constant.figures())
+    figures = constant.figures()
     lines.append("| most frequent class | " + " | ".join(f"{100 * figures[f]:.1f}" for f in FIGURES.values()) + " |")
     for row in reversed(results[0]["rows"]):
         cells = []

@@ -22,7 +22,8 @@ import numpy as np
 import tyro
 
 from cffm_jax.config import IGNORED_LABEL
-from cffm_jax.metrics.confusion import Confusion, boundary_confusion
+from cffm_jax.metrics.boundary import boundary_confusion
+from cffm_jax.metrics.confusion import Confusion
 from cffm_jax.metrics.consistency import LENGTHS, VideoConsistency
 from cffm_jax.metrics.scores import VideoTally, score_video
 

@@ -25,12 +25,14 @@ import tyro
 from cffm_jax.config import SETTINGS, Config
 from cffm_jax.data.synthetic import generate
 from cffm_jax.errors import InputError
+from cffm_jax.metrics.all_metrics import METRICS
 from cffm_jax.rules import require_values, setting, values, with_changes
 from cffm_jax.runtime.atomic import write_json
 from cffm_jax.runtime.command_line import parse_command, run_command
 from cffm_jax.runtime.xla import cache_compilations
 from cffm_jax.settings import Settings, find_config, load_config
-from cffm_jax.tables import TABLE4, TABLE8, TABLE10, TABLES, Network, Row, Table
+from cffm_jax.tables.networks import Network
+from cffm_jax.tables.rows import TABLE4, TABLE8, TABLE10, TABLES, Row, Table
 
 DEFAULT_CONFIG = "synthetic"
 DEFAULT_TABLES = (TABLE8, TABLE10, TABLE4)
@@ -40,8 +42,8 @@ SECOND_STAGE_STEPS = 40_000 / 160_000
 SECOND_STAGE_RATE = 2e-4 / 6e-5
 """The training of the global blocks relative to the first stage's (CFFM++ section 5.1)."""
 
-FIGURES = {"mIoU": "miou", "VC8": "vc8", "VC16": "vc16"}
-"""Heading -> field of ``metrics.Figures`` and of ``tables.Row``."""
+FIGURES = {metric.title: metric.key for metric in METRICS if metric.key in ("miou", "vc8", "vc16")}
+"""Heading -> key of the metric, and field of ``tables.Row``: what every table of the papers has."""
 
 _OR_PAPERS = {"least": 0, "problem": "less than 0", "remedy": "give 0 for the paper's share"}
 
@@ -160,7 +162,7 @@ def measure(run: Run) -> dict[str, Any]:
 
     began = time.time()
     scores = loop.train(run.config)
-    rows = {row: _shares(dataclasses.asdict(of.figures())) for row, of in scores.items()}
+    rows = {row: _shares(of.figures()) for row, of in scores.items()}
     result = {
         "row": next(iter(rows)),  # The first is the network's own, the others are its parts'.
         "rows": rows,

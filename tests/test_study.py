@@ -10,7 +10,7 @@ import pytest
 from cffm_jax import study
 from cffm_jax.data.synthetic import generate
 from cffm_jax.errors import InputError
-from cffm_jax.metrics.scores import Figures
+from cffm_jax.metrics.all_metrics import METRICS
 from cffm_jax.rules import with_changes
 from cffm_jax.runtime.command_line import run_command
 from cffm_jax.settings import load_config
@@ -39,7 +39,8 @@ class Pretended:
     miou: float
 
     def figures(self):
-        return Figures(1, 18, 0, self.miou, *[0.25] * 3, 0.5, math.nan, *[0.5] * 6)
+        values = [1, 18, 0, self.miou, *[0.25] * 3, 0.5, math.nan, *[0.5] * 6]
+        return dict(zip(["videos", "frames", "left_out", *(m.key for m in METRICS)], values, strict=True))
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import sys
 
 import pytest
 
-from cffm_jax import tables
 from cffm_jax.checkpoints.compatible import require_same_model
 from cffm_jax.commands.train import TrainOptions
 from cffm_jax.data.evaluation_frames import evaluation_size
@@ -15,7 +14,9 @@ from cffm_jax.models.create import build_model
 from cffm_jax.rules import with_changes
 from cffm_jax.runtime.command_line import parse_command, run_command
 from cffm_jax.settings import load_config
-from cffm_jax.tables import CITYSCAPES, TABLES, TEST_SERVER, VSPW, commands
+from cffm_jax.tables import document, networks, rows
+from cffm_jax.tables.document import commands
+from cffm_jax.tables.rows import CITYSCAPES, TABLES, TEST_SERVER, VSPW
 
 from helpers.runs import ROOT
 
@@ -30,18 +31,18 @@ def configs():
     def default(path):
         return TrainOptions(path, load_config(ROOT / path))
 
-    commands = {network: tables.train_command(network) for network in NETWORKS}
+    commands = {network: networks.train_command(network) for network in NETWORKS}
     assert all(command[0] == "train.py" for command in commands.values())
     return {network: parse_command(TrainOptions, c[1:], default, "").settings for network, c in commands.items()}
 
 
 def test_document_is_what_the_command_prints(capsys):
-    assert run_command(tables.main, []) == 0
+    assert run_command(document.main, []) == 0
     assert (ROOT / "docs" / "tables.md").read_text() == capsys.readouterr().out
 
 
 def test_document_holds_every_command_once_and_in_order():
-    lines = [line.removeprefix("python ") for line in tables.markdown().splitlines() if line.startswith("python ")]
+    lines = [line.removeprefix("python ") for line in document.markdown().splitlines() if line.startswith("python ")]
     needed = {" ".join(command) for _, row in ROWS for command in commands(row)}
     assert len(lines) == len(set(lines)) and set(lines) == needed
     for _, row in ROWS:
@@ -52,7 +53,7 @@ def test_document_holds_every_command_once_and_in_order():
 @pytest.mark.parametrize("network", NETWORKS, ids=lambda network: network.run.removeprefix("runs/"))
 def test_training_command_is_the_network(configs, network):
     config = configs[network]
-    expected = load_config(ROOT / tables.config_file(network))
+    expected = load_config(ROOT / networks.config_file(network))
     start = ("init.model", network.base.run) if network.base else ("init.encoder", f"mit_{network.backbone}.pth")
     changes = [("workdir", network.run), ("model.name", network.model), start, *network.changes]
     if network.prototypes:
@@ -81,7 +82,7 @@ def test_commands_come_after_what_they_need():
                 assert named.get(option) is None or named[option] in made
             made.add(named.get("--workdir"))
         evaluated = [command for command in commands(row) if command[0] == "eval.py"]
-        assert evaluated == ([] if row.where == TEST_SERVER else [tables.eval_command(row.network)])
+        assert evaluated == ([] if row.where == TEST_SERVER else [networks.eval_command(row.network)])
 
 
 def test_a_run_is_one_network(configs):
@@ -111,50 +112,50 @@ def test_labels_name_rows():
 
 
 def test_configs_expect_the_figures_of_table_1():
-    for row in tables.TABLE1.rows:
+    for row in rows.TABLE1.rows:
         if row.network.family == "segformer":
             continue
-        text = (ROOT / tables.config_file(row.network)).read_text()
+        text = (ROOT / networks.config_file(row.network)).read_text()
         assert f"mIoU {row.miou}, weighted IoU {row.weighted_iou}, mVC8 {row.vc8}, mVC16 {row.vc16}" in text
 
 
 def test_cityscapes_is_its_own_table_and_configs(configs):
     for table, row in ROWS:
-        networks = row.network.needs()
-        assert {network.data for network in networks} == ({"cityscapes"} if table.name == "table3" else {"vspw"})
+        needed = row.network.needs()
+        assert {network.data for network in needed} == ({"cityscapes"} if table.name == "table3" else {"vspw"})
         assert (row.where == CITYSCAPES) == (table.name == "table3")
-        for network in networks:
+        for network in needed:
             data = configs[network].data
             assert data.layout == network.data and configs[network].workdir.split("_")[2] == network.data
-    for row in tables.TABLE3.rows:
+    for row in rows.TABLE3.rows:
         config = configs[row.network]
         assert config.model.num_classes == 19 and config.data.reverse == 0
         assert evaluation_size(1024, 2048, config.data.scale) == config.data.crop == (512, 1024)
         if row.network.family != "segformer":
-            assert f"mIoU {row.miou} " in (ROOT / tables.config_file(row.network)).read_text()
+            assert f"mIoU {row.miou} " in (ROOT / networks.config_file(row.network)).read_text()
 
 
 def test_receptive_fields_are_whole_cells(configs):
-    for row in tables.TABLE6.rows:
+    for row in rows.TABLE6.rows:
         model = configs[row.network].model
         assert all(r % p == 0 for r, p in zip(model.receptive, model.pooling, strict=True))
         assert "-".join(map(str, model.receptive)) == row.label
-    for row in tables.TABLE7.rows:
+    for row in rows.TABLE7.rows:
         assert "-".join(map(str, configs[row.network].model.pooling)) == row.label
-    for row in tables.TABLE5.rows[1:]:
+    for row in rows.TABLE5.rows[1:]:
         assert "-".join(map(str, configs[row.network].data.offsets)) == row.label
 
 
 def test_blocks_are_those_of_the_rows(configs):
-    for row in tables.TABLE4.rows:
+    for row in rows.TABLE4.rows:
         wanted = 0 if row.label.endswith("segformer") else int(row.label[-1])
         assert build_model(configs[row.network]).local_blocks == wanted
 
 
 def test_with_another_backbone():
-    network = next(row.network for row in tables.TABLE11.rows if row.label == "b5").on("b2")
+    network = next(row.network for row in rows.TABLE11.rows if row.label == "b5").on("b2")
     assert (network.model, network.base.model, network.prototypes.model) == ("cffmpp_b2", "cffm_b2", "cffm_b5")
-    assert tables.TABLE8.rows[4].network.on("b0").needs()[0].model == "cffm_b0"
+    assert rows.TABLE8.rows[4].network.on("b0").needs()[0].model == "cffm_b0"
 
 
 def test_needs_no_jax():
@@ -163,4 +164,4 @@ def test_needs_no_jax():
 
 
 def test_options_at_fault(refused):
-    refused(tables.main, ["--format", "html"], "--format", "is no option")
+    refused(document.main, ["--format", "html"], "--format", "is no option")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from cffm_jax.config import Config
 from cffm_jax.errors import InputError
-from cffm_jax.evaluation.options import EvalOptions
+from cffm_jax.evaluation.options import EvalOptions, require_apart
 from cffm_jax.rules import require_together, with_changes
 from cffm_jax.runtime.command_line import CommandLine
 from cffm_jax.runtime.signals import Interruption
@@ -33,13 +33,14 @@ def eval_command(argv: Sequence[str]) -> None:
         raise InputError("--checkpoint", "give either this or --predictions", "name a run's folder or a folder of PNGs")
     with Interruption() as interruption:
         with interruption.deferred():  # As above.
-            from cffm_jax.evaluation.command import evaluate_checkpoint, require_apart, score_predictions
+            from cffm_jax.evaluation.checkpoint import evaluate_checkpoint
+            from cffm_jax.evaluation.predictions import evaluate_predictions
             from cffm_jax.runtime.cluster import connected
 
         require_apart(options)
         require_together(options)
         if options.predictions:
-            score_predictions(options, interruption)
+            evaluate_predictions(options, interruption)
             return
         cache_compilations()
         with connected(options.cluster):

@@ -2,25 +2,59 @@
 
 from __future__ import annotations
 
+import io
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 
-from cffm_jax.data.image_files import FileName
-from cffm_jax.inference.whole_videos import Chunk
+from cffm_jax.data.image_files import FileName, read_bytes
+from cffm_jax.data.layouts.video import Video
+from cffm_jax.errors import InputError
 from cffm_jax.runtime import cluster
 from cffm_jax.runtime.atomic import require_new_folder
 from cffm_jax.runtime.shared_folder import SharedFolder
 
-WHAT = "the predictions"
+if TYPE_CHECKING:
+    from cffm_jax.inference.whole_videos import Chunk
+
+CONTENTS = "the predictions"
 
 
 def frame_file(frame: FileName) -> str:
     """The name of a frame's mask."""
     return f"{os.path.splitext(os.path.basename(frame))[0]}.png"
+
+
+def read_prediction(path: str | os.PathLike, num_classes: int) -> np.ndarray:
+    """Class indices u8[H,W] of an indexed (or grey) 8-bit PNG; InputError on any other file."""
+    data = read_bytes(path)
+    remedy = f"write one 8-bit channel or a palette with the class index (0..{num_classes - 1}) of each pixel"
+    try:
+        with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
+            mode, classes = image.mode, np.asarray(image)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise InputError(path, "cannot be read as a PNG", "write it again") from error
+    if mode not in ("P", "L"):
+        raise InputError(path, f"is a PNG of mode {mode}, not of class indices", remedy)
+    if classes.size and classes.max() >= num_classes:
+        raise InputError(path, f"holds the value {classes.max()}", remedy)
+    return classes
+
+
+def prediction_paths(video: Video, folder: Path) -> list[Path]:
+    """The prediction of each frame that has a mask; InputError if one is missing."""
+    if not folder.is_dir():
+        raise InputError(folder, "no predictions of this video", "write <video>/<frame>.png for every video")
+    names = set(os.listdir(folder))
+    paths = [folder / frame_file(video.frames[i]) for i in video.targets]
+    missing = [path for path in paths if path.name not in names]
+    if missing:
+        count = f" ({len(missing)} of {len(paths)} frames of the video)" if len(missing) > 1 else ""
+        raise InputError(missing[0], f"prediction is missing{count}", "write <video>/<frame>.png for every frame")
+    return paths
 
 
 class PredictionWriter:
@@ -32,7 +66,7 @@ class PredictionWriter:
     def __init__(self, folder: str | Path, colours: np.ndarray):
         """``colours`` u8[256,3], as of ``classes.palette``."""
         if cluster.first():
-            require_new_folder(folder, WHAT)
+            require_new_folder(folder, CONTENTS)
         self._made = SharedFolder(folder)
         self._palette = colours.tobytes()
 

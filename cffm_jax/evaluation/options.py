@@ -1,12 +1,16 @@
-"""The options of ``eval.py``."""
+"""The options of ``eval.py``, and the videos that they ask for."""
 
 from __future__ import annotations
 
 import dataclasses
+import os
 from typing import Literal
 
 from cffm_jax.config import ClusterConfig, Config
-from cffm_jax.rules import setting
+from cffm_jax.data.layouts.read import read_videos
+from cffm_jax.data.layouts.video import Video
+from cffm_jax.errors import InputError
+from cffm_jax.rules import about, setting
 from cffm_jax.settings import Settings
 
 _OF_A_NETWORK = {
@@ -53,3 +57,32 @@ class EvalOptions:
     """What these masks hold: the dataset's own values (in VSPW's masks class k is k + 1), or the classes 0..K-1."""
     settings: Settings = Config()
     cluster: ClusterConfig = setting(ClusterConfig(), **_OF_SEVERAL_PROCESSES)
+
+
+def require_apart(options: EvalOptions) -> None:
+    """InputError where two of the places that are written to are the same, or one lies in the other."""
+    names = [name for name, known in about(type(options)).items() if known.place]
+    given = {f"--{name}": os.path.realpath(getattr(options, name)) for name in names if getattr(options, name)}
+    if options.output:
+        taken = next((name for name, path in given.items() if path == os.path.realpath(options.output)), None)
+        if taken:
+            raise InputError("--output", f"names the same place as {taken}", "name two places")
+    places = list(given.items())
+    for i, (name, path) in enumerate(places):
+        for other, place in places[:i]:
+            if path == place:
+                raise InputError(name, f"names the same place as {other}", "name two places")
+            if os.path.commonpath([path, place]) in (path, place):
+                inner, outer = (name, other) if len(path) > len(place) else (other, name)
+                raise InputError(inner, f"lies inside of {outer}", "name places that do not hold each other")
+
+
+def evaluation_videos(config: Config, masks: bool = True) -> tuple[Video, ...]:
+    """The videos of the config's evaluation split, the first ``eval.max_videos`` of them if that is set; without
+    ``masks`` of a split that need not have any.
+
+    Raises:
+      InputError: the split cannot be read.
+    """
+    videos = read_videos(config.data, config.data.eval_split, masks)
+    return videos[: config.eval.max_videos or None]

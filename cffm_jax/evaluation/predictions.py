@@ -1,51 +1,27 @@
-"""Scoring of masks on disk that any program wrote."""
+"""Evaluation of masks on disk that any program wrote: it takes no network."""
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
+from cffm_jax.config import EVALUATED, check_settings
 from cffm_jax.data import decode
-from cffm_jax.data.image_files import read_bytes
+from cffm_jax.data.layouts.classes import read_classes
 from cffm_jax.data.layouts.video import Video
 from cffm_jax.errors import InputError
+from cffm_jax.evaluation import score_tables
+from cffm_jax.evaluation.mask_folder import prediction_paths, read_prediction
+from cffm_jax.evaluation.options import EvalOptions, evaluation_videos
+from cffm_jax.evaluation.report import write
+from cffm_jax.evaluation.submission import print_written, require_submission, submit_predictions
 from cffm_jax.metrics.scores import Scores, VideoScore, score_video
-
-
-def read_prediction(path: str | os.PathLike, num_classes: int) -> np.ndarray:
-    """Class indices u8[H,W] of an indexed (or grey) 8-bit PNG; InputError on any other file."""
-    data = read_bytes(path)
-    remedy = f"write one 8-bit channel or a palette with the class index (0..{num_classes - 1}) of each pixel"
-    try:
-        with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
-            mode, classes = image.mode, np.asarray(image)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise InputError(path, "cannot be read as a PNG", "write it again") from error
-    if mode not in ("P", "L"):
-        raise InputError(path, f"is a PNG of mode {mode}, not of class indices", remedy)
-    if classes.size and classes.max() >= num_classes:
-        raise InputError(path, f"holds the value {classes.max()}", remedy)
-    return classes
-
-
-def prediction_paths(video: Video, folder: Path) -> list[Path]:
-    """The prediction of each frame that has a mask; InputError if one is missing."""
-    if not folder.is_dir():
-        raise InputError(folder, "no predictions of this video", "write <video>/<frame>.png for every video")
-    there = set(os.listdir(folder))
-    paths = [folder / f"{Path(video.frames[i]).stem}.png" for i in video.targets]
-    missing = [path for path in paths if path.name not in there]
-    if missing:
-        count = f" ({len(missing)} of {len(paths)} frames of the video)" if len(missing) > 1 else ""
-        raise InputError(missing[0], f"prediction is missing{count}", "write <video>/<frame>.png for every frame")
-    return paths
+from cffm_jax.runtime.atomic import require_writable
+from cffm_jax.runtime.signals import Interruption
 
 
 def score_predictions(
@@ -99,3 +75,33 @@ def score_predictions(
         finally:
             pool.shutdown(cancel_futures=True)
     return scores
+
+
+def evaluate_predictions(options: EvalOptions, interruption: Interruption) -> None:
+    """Scores masks that any program wrote, or makes a submission of them. InputError for what cannot be used."""
+    config = options.settings
+    check_settings(config, EVALUATED)
+    if options.submission:
+        videos = evaluation_videos(config, masks=False)
+        require_submission(options, videos)
+        submit_predictions(
+            options.submission, videos, options.predictions, config.model.num_classes, options.submission_values,
+            lambda: interruption.stop(interruption.wish),
+        )  # fmt: skip
+        print_written(options.submission, videos)
+        return
+    videos = evaluation_videos(config)
+    dataset = read_classes(config.data.root, config.model.num_classes, config.data.layout)
+    names = dataset.names
+    output = Path(options.output or f"{options.predictions.rstrip('/')}.json")
+    require_writable(output)
+    if options.report:
+        write.require_place(options.report)
+    scores = score_predictions(videos, options.predictions, config.model.num_classes, names)
+    rows = {"predictions": scores}
+    score_tables.write_and_print(output, {"predictions": options.predictions}, rows, names)
+    if options.report:
+        first = max(config.data.offsets)
+        samples = write.prediction_samples("predictions", options.predictions, config.model.num_classes, first)
+        about = write.about(config, dataset, {"predictions": options.predictions})
+        print(f"report written to {write.write_report(options.report, rows, about, dataset, videos, samples)}")

@@ -5,25 +5,14 @@ Needs neither a model nor JAX. ``rows`` are scores by the name they are printed 
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
-from cffm_jax.metrics.scores import RELEASE_LONGER_THAN, Scores, VideoScore
-
-COLUMNS = {
-    "mIoU": "miou",
-    "wIoU": "weighted_iou",
-    "pixel acc.": "pixel_accuracy",
-    "class acc.": "class_accuracy",
-    "VC8": "vc8",
-    "VC16": "vc16",
-    "VC8 Eq. 9": "vc8_paper",
-    "VC16 Eq. 9": "vc16_paper",
-}
-"""Heading in the main table -> field of ``metrics.Figures``."""
-BEYOND = {"boundary IoU": "boundary_iou", "CC8": "cc8", "CC16": "cc16", "flicker": "flicker"}
-"""Likewise, of the table of what the papers do not report; ``docs/metrics.md`` defines them."""
+from cffm_jax.metrics import all_metrics
+from cffm_jax.metrics.scores import RELEASE_LONGER_THAN, Scores
+from cffm_jax.runtime.atomic import write_json
 
 
 def _percent(share: float) -> str:
@@ -41,24 +30,26 @@ def _aligned(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
 
 
 def main_table(rows: Mapping[str, Scores], longer_than: int = RELEASE_LONGER_THAN) -> str:
-    """The published figures in percent, a line for each row, and what they count."""
+    """The published figures, a line for each row, and what they count."""
+    metrics = [metric for metric in all_metrics.METRICS if metric.in_papers]
     figures = {name: scores.figures(longer_than) for name, scores in rows.items()}
     lines = [
-        [name, *(_percent(getattr(f, field)) for field in COLUMNS.values()), str(f.videos), str(f.frames)]
+        [name, *(metric.text(f[metric.key]) for metric in metrics), str(f["videos"]), str(f["frames"])]
         for name, f in figures.items()
     ]
-    table = _aligned(["%", *COLUMNS, "videos", "frames"], lines)
-    left_out = max((f.left_out for f in figures.values()), default=0)
+    table = _aligned(["%", *(metric.title for metric in metrics), "videos", "frames"], lines)
+    left_out = max((f["left_out"] for f in figures.values()), default=0)
     if left_out:
         table += f"\nVideos of at most {longer_than} frames ({left_out} here) count in Eq. 9 and CC alone."
     return table
 
 
 def beyond_table(rows: Mapping[str, Scores], longer_than: int = RELEASE_LONGER_THAN) -> str:
-    """What the papers do not report, in percent, a line for each row."""
+    """What the papers do not report, a line for each row."""
+    metrics = [metric for metric in all_metrics.METRICS if not metric.in_papers]
     figures = {name: scores.figures(longer_than) for name, scores in rows.items()}
-    lines = [[name, *(_percent(getattr(f, field)) for field in BEYOND.values())] for name, f in figures.items()]
-    return _aligned(["% (docs/metrics.md)", *BEYOND], lines)
+    lines = [[name, *(metric.text(f[metric.key]) for metric in metrics)] for name, f in figures.items()]
+    return _aligned(["% (docs/metrics.md)", *(metric.title for metric in metrics)], lines)
 
 
 def class_table(rows: Mapping[str, Scores], class_names: Sequence[str], longer_than: int = RELEASE_LONGER_THAN) -> str:
@@ -81,26 +72,18 @@ def class_table(rows: Mapping[str, Scores], class_names: Sequence[str], longer_t
 
 
 def video_table(rows: Mapping[str, Scores]) -> str:
-    """Each video: frames, then mIoU, pixel accuracy, VC8 and VC16 (Eq. 9) of every row, in percent."""
-    lines = []
-    for row, scores in rows.items():
-        for video in scores.videos:
-            shares = _video_shares(video)
-            lines.append([video.name, row, str(video.frames), *(_percent(share) for share in shares.values())])
+    """Each video: frames, then mIoU, pixel accuracy, VC8 and VC16 (Eq. 9) of every row."""
+    metrics = [metric for metric in all_metrics.METRICS if metric.per_video == "table"]
+    lines = [
+        [video.name, row, str(video.frames), *(metric.text(video.figure(metric)) for metric in metrics)]
+        for row, scores in rows.items()
+        for video in scores.videos
+    ]
     lines.sort(key=lambda line: line[0])  # Stable: the rows of a video keep their order.
-    heads = ["video", "row", "frames", "mIoU", "pixel acc.", "VC8 Eq. 9", "VC16 Eq. 9"]
+    heads = ["video", "row", "frames", *(metric.title for metric in metrics)]
     if len(rows) < 2:
         heads, lines = [heads[0], *heads[2:]], [[line[0], *line[2:]] for line in lines]
     return _aligned(heads, lines)
-
-
-def _video_shares(video: VideoScore) -> dict[str, float]:
-    return {
-        "miou": video.confusion.miou(),
-        "pixel_accuracy": video.confusion.pixel_accuracy(),
-        "vc8_paper": video.consistency(8, with_last=True),
-        "vc16_paper": video.consistency(16, with_last=True),
-    }
 
 
 def report(rows: Mapping[str, Scores], class_names: Sequence[str], longer_than: int = RELEASE_LONGER_THAN) -> str:
@@ -112,41 +95,52 @@ def report(rows: Mapping[str, Scores], class_names: Sequence[str], longer_than: 
 
 def to_json(rows: Mapping[str, Scores], class_names: Sequence[str], longer_than: int = RELEASE_LONGER_THAN) -> dict:
     """All that ``report`` tells, for ``json.dump``: shares of 1; None where nothing was there to measure."""
-
-    def number(x: float) -> float | None:
-        return None if math.isnan(x) else float(x)
-
-    tree = {}
-    for name, scores in rows.items():
-        figures = dataclasses.asdict(scores.figures(longer_than))
-        confusion = scores.longer_than(longer_than).confusion()
-        near = scores.longer_than(longer_than).boundary_ious()
-        columns = zip(class_names, confusion.pixels(), confusion.ious(), confusion.accuracies(), near, strict=True)
-        tree[name] = {
-            **{field: value if isinstance(value, int) else number(value) for field, value in figures.items()},
+    # Those of the videos' table come first.
+    of_videos = sorted(
+        (metric for metric in all_metrics.METRICS if metric.per_video != "no"),
+        key=lambda metric: metric.per_video != "table",
+    )
+    return {
+        name: {
+            **{key: number(figure) for key, figure in scores.figures(longer_than).items()},
             "videos_longer_than": longer_than,
-            "per_class": [
-                {
-                    "name": class_name,
-                    "pixels": int(pixels),
-                    "iou": number(iou),
-                    "accuracy": number(accuracy),
-                    "boundary_iou": number(boundary),
-                }
-                for class_name, pixels, iou, accuracy, boundary in columns
-            ],
+            "per_class": _per_class(scores.longer_than(longer_than), class_names),
             "per_video": [
                 {
                     "name": video.name,
                     "frames": video.frames,
-                    **{field: number(share) for field, share in _video_shares(video).items()},
-                    "vc8": number(video.consistency(8, with_last=False)),
-                    "vc16": number(video.consistency(16, with_last=False)),
-                    "cc8": number(video.right_consistency(8)),
-                    "cc16": number(video.right_consistency(16)),
-                    "flicker": number(video.flicker()),
+                    **{metric.key: number(video.figure(metric)) for metric in of_videos},
                 }
                 for video in scores.videos
             ],
         }
-    return tree
+        for name, scores in rows.items()
+    }
+
+
+def _per_class(scores: Scores, class_names: Sequence[str]) -> list[dict[str, Any]]:
+    columns = {"pixels": scores.confusion().pixels()}
+    for metric in all_metrics.METRICS:
+        if metric.per_class:
+            key, figures = metric.per_class
+            columns[key] = figures(scores.total(metric.statistic))
+    return [
+        {"name": class_name, **{key: number(column[k].item()) for key, column in columns.items()}}
+        for k, class_name in enumerate(class_names)
+    ]
+
+
+def number(figure: float) -> float | None:
+    """JSON knows no nan."""
+    return None if math.isnan(figure) else figure
+
+
+def write_and_print(path: Path, source: Mapping[str, Any], rows: Mapping[str, Scores], names: Sequence[str]) -> None:
+    """Writes the figures and their ``source``, then prints them: standard output may be a pipe whose reader has left.
+
+    Raises:
+      InputError: the file cannot be written.
+    """
+    write_json(path, {**source, "rows": to_json(rows, names)})
+    print(report(rows, names))
+    print(f"figures written to {path}")

@@ -1,4 +1,4 @@
-"""A split's videos shared among the devices of all processes: who gets which, and how all of them end together."""
+"""A split's videos shared among the devices of all processes: who gets which."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import jax
 
-# The processes' key-value store is to be had in no other way, and talks without the devices, which are at work.
 from cffm_jax.data.layouts.video import Video
 from cffm_jax.errors import InputError
 

@@ -22,8 +22,7 @@ from cffm_jax.data.layouts.read import source_of
 from cffm_jax.data.layouts.records import read_all
 from cffm_jax.data.layouts.video import Coding, Video
 from cffm_jax.errors import InputError
-from cffm_jax.evaluation.mask_folder import frame_file
-from cffm_jax.evaluation.predictions import prediction_paths, read_prediction
+from cffm_jax.evaluation.mask_folder import frame_file, prediction_paths, read_prediction
 from cffm_jax.runtime.atomic import require_writable, whole_file
 from cffm_jax.runtime.shared_folder import SharedFolder, when_all_have_written
 
@@ -137,6 +136,12 @@ def submit_predictions(
 
     with ThreadPoolExecutor(_THREADS) as pool:
         _write_zip(Path(path), masks(pool), sum(len(paths) for _, paths in jobs), check)
+
+
+def print_written(path: str, videos: Sequence[Video]) -> None:
+    """Prints where the submission of these videos is."""
+    frames = sum(len(video.frames) for video in videos)
+    print(f"submission written to {path}: {frames} masks of {len(videos)} videos")
 
 
 def _png(mask: np.ndarray) -> bytes:

@@ -1,36 +1,41 @@
-"""Pixels by label and prediction: of whole frames, and near the boundaries of the classes."""
+"""Pixels by label and prediction, and the metrics that are computed from them."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 import numpy as np
 
 from cffm_jax.config import IGNORED_LABEL
 from cffm_jax.metrics import kernels
+from cffm_jax.metrics.metric import Metric, Statistic, mean
 
-_BOUNDARY_SHARE = 0.02
-"""Width of the band along a boundary, as a share of the frame's diagonal (Boundary IoU, CVPR 2021, section 5)."""
-_MOST = 2**31
-"""Pixels that the kernels count together."""
+MOST = 2**31
+"""Pixels that the kernel counts together."""
 
 
-def as_bytes(array: np.ndarray, what: str) -> np.ndarray:
+def as_bytes(array: np.ndarray, name: str) -> np.ndarray:
+    """Integers as u8[...]; ValueError with the array's name for what does not fit."""
     array = np.asarray(array)
     if array.dtype == np.uint8:
         return array
     if array.dtype.kind not in "iub" or (array.size and (array.min() < 0 or array.max() > 255)):
-        raise ValueError(f"{what} must be integers in 0..255, got {array.dtype}")
+        raise ValueError(f"{name} must be integers in 0..255, got {array.dtype}")
     return array.astype(np.uint8)
 
 
 def flat(array: np.ndarray) -> np.ndarray:
-    """Bytes u8[...] as the kernels take them: u8[n], in C order, read only (they are compiled for one kind)."""
-    pixels = np.ascontiguousarray(array).reshape(-1)
-    pixels.flags.writeable = False
-    return pixels
+    """Bytes u8[...] as u8[n], as `read_only`."""
+    return read_only(array.reshape(-1))
+
+
+def read_only(array: np.ndarray) -> np.ndarray:
+    """The array in C order and not writeable, as the kernels take it: they are compiled for one kind."""
+    array = np.ascontiguousarray(array).view()
+    array.flags.writeable = False
+    return array
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -51,14 +56,19 @@ class Confusion:
 
     def update(self, labels: np.ndarray, predictions: np.ndarray) -> Confusion:
         """Adds u8[...] labels and predictions of equal shape. ValueError on a value that is no class."""
-        labels, predictions = _pair(labels, predictions)
+        labels, predictions = as_pair(labels, predictions)
         counts = self.counts.copy()
-        added = kernels.add_pairs(flat(labels), flat(predictions), counts, _MOST)
-        _check(added, labels, predictions, len(counts))
+        counted = kernels.add_pairs(flat(labels), flat(predictions), counts, MOST)
+        require_counted(counted, labels, predictions, len(counts))
         return Confusion(counts)
 
-    def merge(self, other: Confusion) -> Confusion:
-        return Confusion(self.counts + other.counts)
+    @classmethod
+    def total(cls, parts: Sequence[Confusion]) -> Confusion:
+        """All pixels of at least one part; the parts have the same classes."""
+        counts = parts[0].counts.copy()
+        for part in parts[1:]:
+            counts += part.counts
+        return cls(counts)
 
     def pixels(self) -> np.ndarray:
         """i64[K]: labelled pixels of each class."""
@@ -75,11 +85,11 @@ class Confusion:
 
     def miou(self) -> float:
         """Mean IoU over the classes that occur in the labels; nan without any."""
-        return mean(x for x in self.ious().tolist() if not math.isnan(x))
+        return mean(self.ious().tolist())
 
     def class_accuracy(self) -> float:
         """Mean accuracy over the classes that occur in the labels; nan without any."""
-        return mean(x for x in self.accuracies().tolist() if not math.isnan(x))
+        return mean(self.accuracies().tolist())
 
     def weighted_iou(self) -> float:
         """IoU weighted by how often each class occurs in the labels; nan without any."""
@@ -93,7 +103,7 @@ class Confusion:
         return float(np.trace(self.counts) / total) if total else math.nan
 
 
-def _pair(labels: np.ndarray, predictions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def as_pair(labels: np.ndarray, predictions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Both as bytes. ValueError where the kernels would read what is not there."""
     labels, predictions = as_bytes(labels, "labels"), as_bytes(predictions, "predictions")
     if labels.shape != predictions.shape:
@@ -101,48 +111,55 @@ def _pair(labels: np.ndarray, predictions: np.ndarray) -> tuple[np.ndarray, np.n
     return labels, predictions
 
 
-def _check(counted: int, labels: np.ndarray, predictions: np.ndarray, num_classes: int) -> None:
+def require_counted(counted: int, labels: np.ndarray, predictions: np.ndarray, num_classes: int) -> None:
     """ValueError if not all pixels were counted, or ignored."""
     if counted != labels.size:
         wrong = "labels" if ((labels >= num_classes) & (labels != IGNORED_LABEL)).any() else "predictions"
         raise ValueError(f"{wrong} hold a value that is not in 0..{num_classes - 1}")
 
 
-def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    return np.divide(part, whole, out=np.full(len(part), np.nan), where=whole > 0)
+def _ratio(part: np.ndarray, total: np.ndarray) -> np.ndarray:
+    return np.divide(part, total, out=np.full(len(part), np.nan), where=total > 0)
 
 
-def mean(values: Iterable[float]) -> float:
-    """Mean, the same in any order of the values; nan of none."""
-    values = list(values)
-    return math.fsum(values) / len(values) if values else math.nan
-
-
-def boundary_width(height: int, width: int) -> int:
-    """Pixels of the band along a boundary: 2 % of the frame's diagonal, at least 1."""
-    return max(1, round(_BOUNDARY_SHARE * math.hypot(height, width)))
-
-
-def boundary_confusion(label: np.ndarray, prediction: np.ndarray, num_classes: int) -> Confusion:
-    """A frame's pixels near the boundaries, whose IoU is Boundary IoU (Cheng et al., CVPR 2021, Eq. 2).
-
-    A class's band is the part of it that lies at most ``boundary_width`` pixels (as a square's radius) from another
-    class, an ignored pixel or the frame's edge. What is outside its own band counts as the further class K, in the
-    label and in the prediction each: the IoU of class k is then that of its two bands, and class K's means nothing.
-
-    Args:
-      label: u8[H,W].
-      prediction: u8[H,W].
-      num_classes: K.
-
-    Returns:
-      A confusion matrix of K + 1 classes.
-    """
-    label, prediction = _pair(label, prediction)
-    counts = Confusion.empty(num_classes + 1).counts
-    if label.size:
-        length, width = label.shape[1], boundary_width(*label.shape)
-        pair = flat(label), flat(prediction)
-        near = [kernels.near_others(pixels, length, width) for pixels in pair]
-        _check(kernels.add_pairs_near(*pair, length, *near, counts), label, prediction, num_classes)
-    return Confusion(counts)
+CONFUSION = Statistic("confusion", Confusion.empty, Confusion.update, Confusion.total)
+_RIGHT = "share of the labelled pixels that are right; the mean over the classes of that share"
+METRICS = (
+    Metric(
+        "miou",
+        "mIoU",
+        "IoU of each class that occurs, their mean",
+        "IoU of each class that occurs in the ground truth, by one confusion matrix over all frames of all videos; "
+        "their mean",
+        CONFUSION,
+        Confusion.miou,
+        per_video="table",
+        per_class=("iou", Confusion.ious),
+    ),
+    Metric(
+        "weighted_iou",
+        "wIoU",
+        "the same IoUs, weighted by the classes' pixels",
+        "the same IoUs, weighted by how many labelled pixels each class has",
+        CONFUSION,
+        Confusion.weighted_iou,
+    ),
+    Metric(
+        "pixel_accuracy",
+        "pixel acc.",
+        "labelled pixels that are right",
+        _RIGHT,
+        CONFUSION,
+        Confusion.pixel_accuracy,
+        per_video="table",
+    ),
+    Metric(
+        "class_accuracy",
+        "class acc.",
+        "the same for each class, the mean",
+        _RIGHT,
+        CONFUSION,
+        Confusion.class_accuracy,
+        per_class=("accuracy", Confusion.accuracies),
+    ),
+)

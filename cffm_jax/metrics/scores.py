@@ -1,17 +1,19 @@
-"""The figures of a video, and of a set of videos."""
+"""The figures of a video, and of a set of videos: whatever ``all_metrics`` lists."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from concurrent.futures import Executor
+from typing import Any
 
 import numpy as np
 
-from cffm_jax.metrics.confusion import Confusion, boundary_confusion, mean
-from cffm_jax.metrics.consistency import VideoConsistency, Windows
+from cffm_jax.metrics import all_metrics
+from cffm_jax.metrics.confusion import CONFUSION, Confusion
+from cffm_jax.metrics.metric import Metric, Statistic, mean
 
 RELEASE_LONGER_THAN = 16
 """The released script leaves videos with at most so many frames out of every figure."""
@@ -19,59 +21,52 @@ RELEASE_LONGER_THAN = 16
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class VideoScore:
-    """What the figures need of one video.
+    """What the metrics need of one video.
 
     Attributes:
       name: name of the video, unique in its split.
       frames: number of its frames that were scored.
-      confusion: its confusion matrix.
-      boundary: that of ``boundary_confusion``, of one class more.
-      windows, right_windows, steady, changed: of `VideoConsistency`; () and 0 for a video that has labels for some
-        frames only.
+      sparse: whether these are some of its frames only.
+      sums: the finished sums by the name of their statistic.
     """
 
     name: str
     frames: int
-    confusion: Confusion
-    boundary: Confusion
-    windows: tuple[Windows, ...] = ()
-    right_windows: tuple[Windows, ...] = ()
-    steady: int = 0
-    changed: int = 0
+    sparse: bool
+    sums: Mapping[str, Any]
 
-    def consistency(self, length: int, with_last: bool) -> float:
-        """VC_length of this video; nan without a window."""
-        return next((w.mean(with_last) for w in self.windows if w.length == length), math.nan)
+    def figure(self, metric: Metric) -> float:
+        """The metric of this video; nan where nothing was there to measure."""
+        sums = self.sums.get(metric.statistic.name)
+        return math.nan if sums is None else metric.value(sums)
 
-    def right_consistency(self, length: int) -> float:
-        """CC_length of this video; nan without a window."""
-        return next((w.mean(with_last=True) for w in self.right_windows if w.length == length), math.nan)
 
-    def flicker(self) -> float:
-        """Share of the steady pixels that change their label; nan without any."""
-        return self.changed / self.steady if self.steady else math.nan
+def _statistics(sparse: bool) -> list[Statistic]:
+    """The statistics that the metrics need, each once; ``sparse``: those of single frames."""
+    needed = dict.fromkeys(metric.statistic for metric in all_metrics.METRICS)
+    return [statistic for statistic in needed if not (sparse and statistic.whole_videos)]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class VideoTally:
-    """A video's figures so far, fed in the order of its frames.
+    """A video's sums so far, fed in the order of its frames.
 
     Attributes:
-      confusion, boundary: see `VideoScore`.
-      consistency: None for a video that has labels for some frames only.
-      frames: frames fed so far.
+      num_classes: K.
+      sparse: see `VideoScore`.
+      sums: by the name of their statistic.
+      frames: number of frames fed so far.
     """
 
-    confusion: Confusion
-    boundary: Confusion
-    consistency: VideoConsistency | None
+    num_classes: int
+    sparse: bool
+    sums: Mapping[str, Any]
     frames: int = 0
 
     @classmethod
     def empty(cls, num_classes: int, sparse: bool = False) -> VideoTally:
         """``sparse``: the frames to come are some of the video's only."""
-        steadiness = None if sparse else VideoConsistency.empty()
-        return cls(Confusion.empty(num_classes), Confusion.empty(num_classes + 1), steadiness)
+        return cls(num_classes, sparse, {s.name: s.empty(num_classes) for s in _statistics(sparse)})
 
     def update(self, label: np.ndarray, prediction: np.ndarray) -> VideoTally:
         """Adds the next frame: label u8[H,W], prediction u8[H,W]. ValueError on a value that is no class."""
@@ -79,27 +74,32 @@ class VideoTally:
 
     def extend(self, labels: np.ndarray, predictions: np.ndarray, pool: Executor | None = None) -> VideoTally:
         """Adds the next frames, u8[n,H,W] each; ``pool``: threads to share the work, with equal results."""
-        k = len(self.confusion.counts)
         pairs = list(zip(labels, predictions, strict=True))
-        steadiness = pool and pool.submit(_steadiness, self.consistency, labels, predictions)
-        confusion, boundary = self.confusion, self.boundary
-        for whole, near in (pool.map if pool else map)(functools.partial(_matrices, num_classes=k), pairs):
-            confusion, boundary = confusion.merge(whole), boundary.merge(near)
-        steadiness = steadiness.result() if pool else _steadiness(self.consistency, labels, predictions)
-        return VideoTally(confusion, boundary, steadiness, self.frames + len(pairs))
+        in_order = {s.name: s for s in _statistics(self.sparse) if s.whole_videos}
+        apart = {s.name: s for s in _statistics(self.sparse) if not s.whole_videos}
+
+        def add_in_order(name: str) -> Any:
+            return in_order[name].add(self.sums[name], labels, predictions)
+
+        started = [pool.submit(add_in_order, name) for name in in_order] if pool else []
+        by_frame = list((pool.map if pool else map)(functools.partial(_frame_sums, apart, self.num_classes), pairs))
+        sums = {name: s.total([self.sums[name], *(frame[name] for frame in by_frame)]) for name, s in apart.items()}
+        added = [future.result() for future in started] if pool else map(add_in_order, in_order)
+        return VideoTally(
+            self.num_classes, self.sparse, sums | dict(zip(in_order, added)), self.frames + len(pairs)
+        )  # fmt: skip
 
     def score(self, name: str) -> VideoScore:
-        own = (name, self.frames, self.confusion, self.boundary)
-        of = self.consistency
-        return VideoScore(*own, of.windows, of.right_windows, of.steady, of.changed) if of else VideoScore(*own)
+        """The score of the video after its last frame."""
+        finished = {s.name: s.finish(self.sums[s.name]) for s in _statistics(self.sparse)}
+        return VideoScore(name, self.frames, self.sparse, finished)
 
 
-def _matrices(pair: tuple[np.ndarray, np.ndarray], num_classes: int) -> tuple[Confusion, Confusion]:
-    return Confusion.empty(num_classes).update(*pair), boundary_confusion(*pair, num_classes)
-
-
-def _steadiness(state: VideoConsistency | None, labels: np.ndarray, predictions: np.ndarray) -> VideoConsistency | None:
-    return state and state.extend(labels, predictions)
+def _frame_sums(
+    statistics: Mapping[str, Statistic], num_classes: int, pair: tuple[np.ndarray, np.ndarray]
+) -> dict[str, Any]:
+    label, prediction = pair
+    return {name: s.add(s.empty(num_classes), label[None], prediction[None]) for name, s in statistics.items()}
 
 
 def score_video(
@@ -111,40 +111,6 @@ def score_video(
     for label, prediction in frames:
         tally = tally.update(label, prediction)
     return tally.score(name)
-
-
-@dataclasses.dataclass(frozen=True)
-class Figures:
-    """The figures of a set of videos, as shares of 1; nan where nothing was there to measure.
-
-    Attributes:
-      videos, frames: how many were counted.
-      left_out: videos that were too short to be counted.
-      miou, weighted_iou, pixel_accuracy, class_accuracy: of one confusion matrix over all counted videos.
-      vc8, vc16: released script: the mean over all windows of all counted videos, each video's last window left out.
-      vc8_paper, vc16_paper: Eq. 9: every window, the mean per video, then over videos of any length.
-      boundary_iou: mean IoU of the bands along the classes' boundaries, of one matrix over all counted videos.
-      cc8, cc16: correct consistency, averaged as in Eq. 9: of the pixels whose class stays the same over a window, the
-        share that is predicted right in all of its frames.
-      flicker: of the pixels whose class is that of the frame before, the share whose prediction is not, over all frames
-        of the counted videos.
-    """
-
-    videos: int
-    frames: int
-    left_out: int
-    miou: float
-    weighted_iou: float
-    pixel_accuracy: float
-    class_accuracy: float
-    vc8: float
-    vc16: float
-    vc8_paper: float
-    vc16_paper: float
-    boundary_iou: float
-    cc8: float
-    cc16: float
-    flicker: float
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -167,6 +133,7 @@ class Scores:
         return self.merge(Scores(self.num_classes, (video,)))
 
     def merge(self, other: Scores) -> Scores:
+        """The videos of both. ValueError for other classes, or for a video that both have."""
         if other.num_classes != self.num_classes:
             raise ValueError(f"scores of {self.num_classes} and of {other.num_classes} classes do not merge")
         twice = {v.name for v in self.videos} & {v.name for v in other.videos}
@@ -177,56 +144,39 @@ class Scores:
     def longer_than(self, frames: int) -> Scores:
         """Only the videos with more than so many frames, and those of which only some frames have labels: the released
         script's rule is for videos labelled throughout."""
-        return Scores(self.num_classes, tuple(v for v in self.videos if v.frames > frames or not v.windows))
+        return Scores(self.num_classes, tuple(v for v in self.videos if v.frames > frames or v.sparse))
+
+    def total(self, statistic: Statistic) -> Any:
+        """The sums of all videos that have these."""
+        sums = [v.sums[statistic.name] for v in self.videos if statistic.name in v.sums]
+        return statistic.total([statistic.finish(statistic.empty(self.num_classes)), *sums])
 
     def confusion(self) -> Confusion:
         """One confusion matrix over all videos."""
-        return functools.reduce(Confusion.merge, (v.confusion for v in self.videos), Confusion.empty(self.num_classes))
+        return self.total(CONFUSION)
 
-    def boundary_ious(self) -> np.ndarray:
-        """f64[K]: Boundary IoU of each class over all videos; nan where it does not occur in the labels."""
-        empty = Confusion.empty(self.num_classes + 1)
-        return functools.reduce(Confusion.merge, (v.boundary for v in self.videos), empty).ious()[:-1]
+    def figures(self, longer_than: int = RELEASE_LONGER_THAN) -> dict[str, float]:
+        """All figures of the videos with more than ``longer_than`` frames; 0 counts every video. Some metrics count
+        the shorter ones too.
 
-    def consistency(self, length: int) -> float:
-        """VC_length as in the released script: the mean over all windows of all videos, the last of each left out."""
-        windows = [w for v in self.videos for w in v.windows if w.length == length]
-        count = sum(w.count for w in windows)
-        return math.fsum(w.ratios for w in windows) / count if count else math.nan
-
-    def paper_consistency(self, length: int) -> float:
-        """VC_length as in Eq. 9: every window, the mean per video, then over the videos that have a window."""
-        means = (v.consistency(length, with_last=True) for v in self.videos)
-        return mean(x for x in means if not math.isnan(x))
-
-    def right_consistency(self, length: int) -> float:
-        """CC_length: every window, the mean per video, then over the videos that have a window."""
-        means = (v.right_consistency(length) for v in self.videos)
-        return mean(x for x in means if not math.isnan(x))
-
-    def flicker(self) -> float:
-        """Share of the steady pixels of all videos that change their label; nan without any."""
-        steady = sum(v.steady for v in self.videos)
-        return sum(v.changed for v in self.videos) / steady if steady else math.nan
-
-    def figures(self, longer_than: int = RELEASE_LONGER_THAN) -> Figures:
-        """All figures. Videos with at most ``longer_than`` frames count in Eq. 9 alone; 0 counts every video."""
+        Returns:
+          How many videos and frames were counted (``videos``, ``frames``), how many videos were too short for that
+          (``left_out``), and every metric by its key, nan where nothing was there to measure.
+        """
         counted = self.longer_than(longer_than)
-        confusion = counted.confusion()
-        return Figures(
-            videos=len(counted.videos),
-            frames=sum(v.frames for v in counted.videos),
-            left_out=len(self.videos) - len(counted.videos),
-            miou=confusion.miou(),
-            weighted_iou=confusion.weighted_iou(),
-            pixel_accuracy=confusion.pixel_accuracy(),
-            class_accuracy=confusion.class_accuracy(),
-            vc8=counted.consistency(8),
-            vc16=counted.consistency(16),
-            vc8_paper=self.paper_consistency(8),
-            vc16_paper=self.paper_consistency(16),
-            boundary_iou=mean(x for x in counted.boundary_ious().tolist() if not math.isnan(x)),
-            cc8=self.right_consistency(8),
-            cc16=self.right_consistency(16),
-            flicker=counted.flicker(),
-        )
+        figures: dict[str, float] = {
+            "videos": len(counted.videos),
+            "frames": sum(v.frames for v in counted.videos),
+            "left_out": len(self.videos) - len(counted.videos),
+        }
+        totals: dict[tuple[Statistic, Scores], Any] = {}
+        for metric in all_metrics.METRICS:
+            scores = self if metric.short_videos else counted
+            if metric.mean_of_videos:
+                figures[metric.key] = mean(video.figure(metric) for video in scores.videos)
+                continue
+            place = metric.statistic, scores
+            if place not in totals:
+                totals[place] = scores.total(metric.statistic)
+            figures[metric.key] = metric.value(totals[place])
+        return figures

@@ -16,8 +16,8 @@ import numpy as np
 from cffm_jax.checkpoints.store import Checkpoints, require_space
 from cffm_jax.config import Config
 from cffm_jax.errors import InputError, Stopped
+from cffm_jax.evaluation.model_scores import evaluate
 from cffm_jax.evaluation.pictures import FrameStrips
-from cffm_jax.evaluation.run import evaluate
 from cffm_jax.evaluation.score_tables import main_table
 from cffm_jax.metrics.scores import Scores
 from cffm_jax.runtime import cluster
@@ -249,7 +249,7 @@ class _Training:
                 pictures = {name: picture for share in drawn for strips in share for name, picture in strips.items()}
                 self._log.evaluation(self.step, _figures(scores), table, dict(sorted(pictures.items())))
                 own = next(iter(scores.values()))  # The others are its parts'.
-                self._checkpoints.record(self.step, own.figures().miou)
+                self._checkpoints.record(self.step, own.figures()["miou"])
         return scores
 
 
@@ -263,5 +263,5 @@ def make_workdir(workdir: Path) -> None:
 
 def _figures(scores: dict[str, Scores]) -> dict[str, float]:
     """All figures of all rows under ``row/name``; without those that nothing was there to measure."""
-    values = {f"{row}/{k}": v for row, s in scores.items() for k, v in dataclasses.asdict(s.figures()).items()}
-    return {name: value for name, value in values.items() if not math.isnan(value)}
+    values = {f"{row}/{key}": figure for row, s in scores.items() for key, figure in s.figures().items()}
+    return {name: figure for name, figure in values.items() if not math.isnan(figure)}

@@ -22,7 +22,7 @@ from cffm_jax.data.layouts.read import manifest_of, read_videos
 from cffm_jax.data.layouts.video import Video
 from cffm_jax.data.pipeline import training_batches
 from cffm_jax.errors import InputError
-from cffm_jax.evaluation.run import evaluation_videos
+from cffm_jax.evaluation.options import evaluation_videos
 from cffm_jax.evaluation.sharing import chosen_devices
 from cffm_jax.inference.video_prototypes import all_prototypes, prototype_source
 from cffm_jax.inference.whole_videos import VideoSegmenter

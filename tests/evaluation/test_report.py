@@ -14,16 +14,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cffm_jax import tables
 from cffm_jax.data.class_names import CITYSCAPES
 from cffm_jax.data.layouts import folder as plain_layout
 from cffm_jax.data.layouts.classes import Classes
 from cffm_jax.drawing.palette import palette
 from cffm_jax.errors import InputError
 from cffm_jax.evaluation.report import figures, write
-from cffm_jax.evaluation.score_tables import BEYOND, COLUMNS, to_json
+from cffm_jax.evaluation.score_tables import to_json
 from cffm_jax.inference.whole_videos import Chunk
+from cffm_jax.metrics.all_metrics import METRICS
 from cffm_jax.metrics.scores import Scores, score_video
+from cffm_jax.tables.rows import TABLE1
 
 from helpers.datasets import write_own
 from helpers.reports import DATASET, ROWS, made_about, made_report, made_scores, made_videos, shifted_masks
@@ -132,20 +133,19 @@ def test_pictures_and_controls_have_words(split):
 
 def test_figures_are_the_jsons_and_the_papers(split):
     text, _, tree = split
-    assert {head: field for field, (head, _) in figures.MEANING.items()} == COLUMNS | BEYOND
     (over, heads, *lines), _ = tables_of(text)
     assert over == ["", "here", "as published"]
     assert heads == ["%", *ROWS, "CFFM++, B1", "CFFM, B1", "SegFormer, B1"]
-    for line, (field, (head, _)) in zip(lines, figures.MEANING.items(), strict=True):
-        assert line[:5] == [head, *(f"{100 * tree[row][field]:.2f}" for row in ROWS)]
-    papers = {field: [cell.strip() for cell in line[5:]] for line, field in zip(lines, figures.MEANING)}
+    for line, metric in zip(lines, METRICS, strict=True):
+        assert line[:5] == [metric.title, *(f"{100 * tree[row][metric.key]:.2f}" for row in ROWS)]
+    papers = {metric.key: [cell.strip() for cell in line[5:]] for line, metric in zip(lines, METRICS)}
     assert papers["miou"] == ["39.9", "38.5", "36.5"] and papers["weighted_iou"] == ["60.7", "60.0", "58.8"]
     assert papers["vc8"] == ["89.1", "88.6", "84.7"] and papers["vc16"] == ["84.9", "84.1", "79.9"]
     assert papers["flicker"] == papers["vc8_paper"] == ["", "", ""]
     own = tree["CFFM++"]
     tiles = re.findall(r'class="tile">([^<]+)<b>([^<]+)</b>', text)
     assert tiles == [
-        (figures.MEANING[field][0], f"{100 * own[field]:.2f}") for field in ("miou", "weighted_iou", "vc8", "vc16")
+        (m.title, f"{100 * own[m.key]:.2f}") for m in METRICS if m.key in ("miou", "weighted_iou", "vc8", "vc16")
     ]
 
 
@@ -340,7 +340,7 @@ def test_published_rows_are_those_of_the_model_and_its_data():
     assert not found(DATASET.names, "train", "cffm_b1") and not found(DATASET.names[::-1], "val", "cffm_b1")
     assert not found(DATASET.names, "val", "cffm_pvtv2_b1")
     everything = found(DATASET.names, "val")
-    assert everything[:12] == [row.method for row in tables.TABLE1.rows] and everything[12:] == ["CFFM+, B1"]
+    assert everything[:12] == [row.method for row in TABLE1.rows] and everything[12:] == ["CFFM+, B1"]
 
 
 def test_masks_of_an_unknown_network_stand_beside_all_rows_and_none_is_theirs(own):

@@ -8,11 +8,14 @@ from cffm_jax.data.layouts.video import Video
 from cffm_jax.errors import InputError
 from cffm_jax.evaluation import predictions as evaluation_predictions
 from cffm_jax.evaluation import score_tables
+from cffm_jax.metrics.all_metrics import METRICS
 from cffm_jax.metrics.scores import Scores, score_video
 
 K = 4
 NAMES = ("sky", "road", "person", "cat")
 FRAMES = {"short": 9, "long": 20}
+COLUMNS = {metric.title: metric.key for metric in METRICS if metric.in_papers}
+BEYOND = {metric.title: metric.key for metric in METRICS if not metric.in_papers}
 
 
 def write_indexed(path, classes):
@@ -59,12 +62,12 @@ def test_score_predictions(split, rows, capfd):
     videos, folder, _ = split
     found = evaluation_predictions.score_predictions(videos, folder, K, NAMES)
     assert found.figures() == rows["CFFM"].figures()
-    assert found.figures().left_out == 1 and 0.8 < found.figures().miou < 1
+    assert found.figures()["left_out"] == 1 and 0.8 < found.figures()["miou"] < 1
     assert [v.name for v in found.videos] == ["long", "short"]
     for video in found.videos:
         expected = next(v for v in rows["CFFM"].videos if v.name == video.name)
-        np.testing.assert_array_equal(video.confusion.counts, expected.confusion.counts)
-        assert video.windows == expected.windows
+        np.testing.assert_array_equal(video.sums["confusion"].counts, expected.sums["confusion"].counts)
+        assert video.sums["steadiness"] == expected.sums["steadiness"]
     progress = capfd.readouterr().err
     assert "29/29" in progress and "frame/s" in progress
 
@@ -154,10 +157,10 @@ def test_main_table(rows):
     lines = score_tables.main_table(rows).splitlines()
     figures = rows["CFFM"].figures()
     assert lines[0].split("  ")[0] == "%" and len(set(map(len, lines[:4]))) == 1
-    for heading in score_tables.COLUMNS:
+    for heading in COLUMNS:
         assert heading in lines[0]
     assert lines[2].startswith("CFFM ") and lines[3].startswith("per-frame (SegFormer) ")
-    expected = [f"{100 * getattr(figures, field):.2f}" for field in score_tables.COLUMNS.values()]
+    expected = [f"{100 * figures[field]:.2f}" for field in COLUMNS.values()]
     assert lines[2].split() == ["CFFM", *expected, "1", "20"]
     assert lines[4:] == ["Videos of at most 16 frames (1 here) count in Eq. 9 and CC alone."]
     every = score_tables.main_table({"a": rows["CFFM"]}, longer_than=0).splitlines()
@@ -206,7 +209,7 @@ def test_report_holds_every_table(rows):
 
 def test_tables_of_nothing():
     rows = {"x": Scores.empty(K)}
-    assert score_tables.main_table(rows).splitlines()[2].split() == ["x", *"-" * len(score_tables.COLUMNS), "0", "0"]
+    assert score_tables.main_table(rows).splitlines()[2].split() == ["x", *"-" * len(COLUMNS), "0", "0"]
     assert len(score_tables.class_table(rows, NAMES).splitlines()) == 2
     assert len(score_tables.video_table(rows).splitlines()) == 2
     assert score_tables.to_json(rows, NAMES)["x"]["miou"] is None
@@ -216,12 +219,12 @@ def test_json(rows):
     tree = json.loads(json.dumps(score_tables.to_json(rows, NAMES), allow_nan=False))
     figures, cffm = rows["CFFM"].figures(), tree["CFFM"]
     assert list(tree) == list(rows)
-    for field in score_tables.COLUMNS.values():
-        assert cffm[field] == getattr(figures, field)
-    assert all(cffm[field] == getattr(figures, field) for field in score_tables.BEYOND.values())
+    for field in COLUMNS.values():
+        assert cffm[field] == figures[field]
+    assert all(cffm[field] == figures[field] for field in BEYOND.values())
     assert (cffm["videos"], cffm["frames"], cffm["left_out"], cffm["videos_longer_than"]) == (1, 20, 1, 16)
     assert [entry["name"] for entry in cffm["per_class"]] == list(NAMES)
     assert sum(entry["pixels"] for entry in cffm["per_class"]) == 20 * 5 * 8
     long, short = cffm["per_video"]
     assert (long["name"], long["frames"], short["name"]) == ("long", 20, "short")
-    assert long["vc16"] == figures.vc16 and short["vc16_paper"] is None
+    assert long["vc16"] == figures["vc16"] and short["vc16_paper"] is None

@@ -1,6 +1,7 @@
 """A made-up evaluation, for tests of the report: many videos of which each has the same few files on disk."""
 
 import dataclasses
+import itertools
 
 import cv2
 import numpy as np
@@ -11,7 +12,7 @@ from cffm_jax.data.layouts.classes import Classes
 from cffm_jax.data.layouts.video import Video
 from cffm_jax.drawing.palette import palette
 from cffm_jax.evaluation.report import write
-from cffm_jax.metrics.consistency import Windows
+from cffm_jax.metrics.consistency import Steadiness, Windows
 from cffm_jax.metrics.scores import Scores, score_video
 
 from helpers.datasets import classes_of, frame, write_png
@@ -45,17 +46,17 @@ def made_scores(videos, rows=ROWS, classes=K):
             first = score_video("", [(label, mask)], classes, videos[n].sparse)
             scored[row].append(dataclasses.replace(first, frames=len(videos[n].targets)))
 
-    def steadiness(video, i):
+    def sums(video, i, scored):
         if video.sparse:
-            return {}
+            return scored.sums
         share = np.random.default_rng([i, *video.name.encode()]).uniform(0.6, 0.9) - 0.1 * i
         windows = tuple(Windows(n, 5 * x, 5, x) for n, x in ((8, share + 0.07), (16, share)))
-        return {"windows": windows, "right_windows": windows, "steady": 1000, "changed": int(1000 * (1 - share))}
+        return {**scored.sums, "steadiness": Steadiness(windows, windows, 1000, int(1000 * (1 - share)))}
 
     def all_of(row, i):
         made = [
-            dataclasses.replace(scored[row][n % 10], name=video.name, **steadiness(video, i))
-            for n, video in enumerate(videos)
+            dataclasses.replace(of, name=video.name, sums=sums(video, i, of))
+            for of, video in zip(itertools.cycle(scored[row]), videos)
         ]
         return Scores(classes, tuple(sorted(made, key=lambda video: video.name)))
 

@@ -25,7 +25,7 @@ from cffm_jax.drawing.palette import palette
 from cffm_jax.errors import InputError
 from cffm_jax.evaluation import predictions, score_tables
 from cffm_jax.evaluation.mask_folder import PredictionWriter
-from cffm_jax.evaluation.run import evaluate
+from cffm_jax.evaluation.model_scores import evaluate
 from cffm_jax.inference.labelled_frames import segment_targets
 from cffm_jax.inference.whole_videos import VideoSegmenter
 from cffm_jax.metrics.confusion import Confusion
@@ -102,8 +102,9 @@ def test_only_labelled_frames_are_scored(setting, tmp_path):
         expected = expected.update(chunk.labels, chunk.own)
     figures = rows["CFFM"].figures()
     np.testing.assert_array_equal(rows["CFFM"].confusion().counts, expected.counts)
-    assert (figures.videos, figures.frames, figures.left_out) == (2, 5, 0), "short, yet not left out"
-    assert figures.miou == expected.miou() and np.isnan([figures.vc8, figures.vc16, figures.vc8_paper]).all()
+    assert (figures["videos"], figures["frames"], figures["left_out"]) == (2, 5, 0), "short, yet not left out"
+    assert figures["miou"] == expected.miou()
+    assert np.isnan([figures[key] for key in ("vc8", "vc16", "vc8_paper")]).all()
     assert score_tables.main_table(rows).splitlines()[2].split()[5:] == ["-"] * 4 + ["2", "5"]
     tree = json.loads(json.dumps(score_tables.to_json(rows, [f"class {i}" for i in range(K)])))
     assert tree["CFFM"]["vc8"] is tree["CFFM"]["vc16_paper"] is tree["CFFM"]["per_video"][0]["vc8"] is None
@@ -119,9 +120,10 @@ def test_whole_and_sparse_videos_together(setting):
     segmenter, variables, videos, sparse = setting
     rows = evaluate(segmenter, variables, (videos[0], sparse[1]), progress=False)
     figures = rows["CFFM"].figures()
-    assert (figures.videos, figures.frames) == (2, 19)
+    assert (figures["videos"], figures["frames"]) == (2, 19)
     alone = evaluate(segmenter, variables, videos[:1], progress=False)["CFFM"].figures()
-    assert (figures.vc8, figures.vc16_paper) == (alone.vc8, alone.vc16_paper) and not np.isnan(figures.vc8)
+    assert (figures["vc8"], figures["vc16_paper"]) == (alone["vc8"], alone["vc16_paper"])
+    assert not np.isnan(figures["vc8"])
 
 
 class Prototypes:

@@ -16,7 +16,7 @@ from cffm_jax.config import Config, DataConfig, EvalConfig, ModelConfig
 from cffm_jax.data.evaluation_frames import load_evaluation_frame
 from cffm_jax.data.layouts.video import Video
 from cffm_jax.errors import InputError
-from cffm_jax.evaluation.run import evaluate
+from cffm_jax.evaluation.model_scores import evaluate
 from cffm_jax.inference import labelled_frames, whole_videos
 from cffm_jax.inference.whole_videos import VideoSegmenter
 from cffm_jax.metrics.confusion import Confusion

@@ -10,7 +10,6 @@ import optax
 import pytest
 
 import cffm_jax
-from cffm_jax import tables
 from cffm_jax.config import Config, DataConfig, ModelConfig
 from cffm_jax.models import cffa
 from cffm_jax.models.create import build_model
@@ -18,6 +17,8 @@ from cffm_jax.models.encoders import convnext, mit
 from cffm_jax.models.encoders import names as encoders
 from cffm_jax.models.variables import variable_shapes
 from cffm_jax.rules import with_changes
+from cffm_jax.tables.networks import Network
+from cffm_jax.tables.rows import TABLES
 from cffm_jax.training.sharding import batch_sharded, init_state, make_mesh
 from cffm_jax.training.step import make_train_step
 
@@ -25,14 +26,14 @@ K, SIDE = 5, 64
 BASE = Config(model=ModelConfig(num_classes=K), data=DataConfig(crop=(SIDE, SIDE)))
 
 
-def config_of(network: tables.Network) -> Config:
+def config_of(network: Network) -> Config:
     config = with_changes(BASE, network.changes)
     return dataclasses.replace(config, model=dataclasses.replace(config.model, name=network.model))
 
 
 def variants() -> dict[str, Config]:
     """The tables' networks with MiT-B0, each model once."""
-    rows = [row.network for table in tables.TABLES for row in table.rows if row.network]
+    rows = [row.network for table in TABLES for row in table.rows if row.network]
     found = {}
     for network in [needed.on("b0") for row in rows for needed in row.needs()]:
         config = config_of(network)

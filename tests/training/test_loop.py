@@ -21,7 +21,7 @@ from cffm_jax.checkpoints.state import TrainState
 from cffm_jax.checkpoints.store import Checkpoints
 from cffm_jax.config import TrainConfig
 from cffm_jax.errors import Stopped
-from cffm_jax.metrics.scores import Figures
+from cffm_jax.metrics.all_metrics import METRICS
 from cffm_jax.runtime import signals
 from cffm_jax.runtime.command_line import run_command
 from cffm_jax.settings import load_config
@@ -130,7 +130,7 @@ class Evaluated:
     miou: float
 
     def figures(self):
-        return Figures(**{field.name: self.miou for field in dataclasses.fields(Figures)})
+        return {metric.key: self.miou for metric in METRICS}
 
 
 @pytest.fixture

@@ -8,27 +8,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cffm_jax import tables
 from cffm_jax.data.layouts import classes
-from cffm_jax.evaluation.report.html import chip, class_name, counted, element, first_of_group, percent, scrolling
+from cffm_jax.evaluation.report.html import NONE, chip, class_name, counted, element, first_of_group, percent, scrolling
+from cffm_jax.metrics import all_metrics
 from cffm_jax.metrics.confusion import Confusion
+from cffm_jax.metrics.metric import Metric
+from cffm_jax.tables.rows import FIGURES, Row
 
-MEANING = {
-    "miou": ("mIoU", "IoU of each class that occurs, their mean"),
-    "weighted_iou": ("wIoU", "the same IoUs, weighted by the classes' pixels"),
-    "pixel_accuracy": ("pixel acc.", "labelled pixels that are right"),
-    "class_accuracy": ("class acc.", "the same for each class, the mean"),
-    "vc8": ("VC8", "of the pixels whose label stays the same over 8 frames, those whose prediction does"),
-    "vc16": ("VC16", "over 16 frames; both as the released script counts"),
-    "vc8_paper": ("VC8 Eq. 9", "every window, the mean of each video, then of the videos"),
-    "vc16_paper": ("VC16 Eq. 9", "over 16 frames"),
-    "boundary_iou": ("boundary IoU", "IoU of the bands along the classes' boundaries"),
-    "cc8": ("CC8", "of the pixels that keep one class over 8 frames, those that are right in all"),
-    "cc16": ("CC16", "over 16 frames"),
-    "flicker": ("flicker", "of the pixels that keep their class, those whose prediction changes; lower is better"),
-}
-"""Field of the scores' JSON -> what the page calls it, and in short what it is."""
-_TILES = ("miou", "weighted_iou", "vc8", "vc16")
 _PAIRS = 15
 """Confusions listed."""
 _TO = " \N{RIGHTWARDS ARROW} "
@@ -44,7 +30,7 @@ class About(NamedTuple):
 
     Attributes:
       title: heading of the page.
-      facts: what is told below it, by what it is called.
+      facts: texts below it, by their names.
       published: the papers' rows of the same methods and data.
       notes: sentences below the figures.
       paper: that of the published rows that is the network's own, if one is.
@@ -52,50 +38,57 @@ class About(NamedTuple):
 
     title: str
     facts: Mapping[str, str]
-    published: Sequence[tables.Row] = ()
+    published: Sequence[Row] = ()
     notes: Sequence[str] = ()
-    paper: tables.Row | None = None
+    paper: Row | None = None
 
 
 def figures_section(tree: Mapping[str, Any], about: About) -> list[ET.Element]:
     own, *others = tree.values()
     paper = about.paper
     tiles = []
-    for field in _TILES:
+    for metric in all_metrics.METRICS:
+        if metric.key not in FIGURES.values():
+            continue
         beside = []
         if others:
-            beside.append(
-                element("small", element("span", list(tree)[-1]), element("span", percent(others[-1][field])))
-            )
-        if paper and _published(paper, field):
-            beside.append(
-                element(
-                    "small", element("span", f"published, {paper.method}"), element("span", _published(paper, field))
-                )
-            )
-        tiles.append(element("div", MEANING[field][0], element("b", percent(own[field])), *beside, class_="tile"))
+            last = element("span", list(tree)[-1]), element("span", shown(metric, others[-1]))
+            beside.append(element("small", *last))
+        if paper and _published(paper, metric.key):
+            parts = element("span", f"published, {paper.method}"), element("span", _published(paper, metric.key))
+            beside.append(element("small", *parts))
+        tiles.append(element("div", metric.title, element("b", shown(metric, own)), *beside, class_="tile"))
     heads = [element("th", name, scope="col") for name in tree]
     heads += [element("th", row.method, scope="col", class_=first_of_group(i)) for i, row in enumerate(about.published)]
     lines = []
-    for field, (name, _) in MEANING.items():
-        cells = [element("td", percent(figures[field])) for figures in tree.values()]
+    for metric in all_metrics.METRICS:
+        cells = [element("td", shown(metric, figures)) for figures in tree.values()]
         cells += [
-            element("td", _published(row, field), class_=first_of_group(i)) for i, row in enumerate(about.published)
+            element("td", _published(row, metric.key), class_=first_of_group(i))
+            for i, row in enumerate(about.published)
         ]
-        lines.append(element("tr", element("th", name, scope="row"), *cells))
+        lines.append(element("tr", element("th", metric.title, scope="row"), *cells))
     over = []
     if about.published:
         counts = {"here": len(tree), "as published": len(about.published)}
         groups = [element("td", who, colspan=count, class_="group") for who, count in counts.items()]
         over = [element("tr", element("th"), *groups)]
     head = element("thead", *over, element("tr", element("th", "%", scope="col"), *heads))
-    meanings = [element(tag, text) for told in MEANING.values() for tag, text in zip(("dt", "dd"), told)]
+    meanings = []
+    for metric in all_metrics.METRICS:
+        direction = "; lower is better" if metric.lower_is_better else ""
+        meanings += [element("dt", metric.title), element("dd", metric.meaning + direction)]
     return [
         element("div", *tiles, class_="tiles"),
         scrolling(element("table", head, element("tbody", *lines)), "Figures in percent"),
         element("details", element("summary", "What these are"), element("dl", *meanings, class_="facts")),
         *(element("p", note, class_="note") for note in _notes(tree, about)),
     ]
+
+
+def shown(metric: Metric, figures: Mapping[str, Any]) -> str:
+    """The metric's text, of figures by key."""
+    return metric.text(figures[metric.key], missing=NONE)
 
 
 def _notes(tree: Mapping[str, Any], about: About) -> list[str]:
@@ -116,9 +109,9 @@ def _notes(tree: Mapping[str, Any], about: About) -> list[str]:
     return [*notes, *about.notes]
 
 
-def _published(row: tables.Row, field: str) -> str:
+def _published(row: Row, key: str) -> str:
     """With one place less than those here: a space as wide as a digit keeps the points below each other."""
-    value = getattr(row, field, None)
+    value = getattr(row, key, None)
     return "" if value is None else f"{value:.1f}\N{FIGURE SPACE}"
 
 
@@ -143,13 +136,13 @@ def classes_section(tree: Mapping[str, Any], dataset: classes.Classes) -> list[E
             change = f"{100 * (own_class['iou'] - other):+.2f}".replace("-", "\N{MINUS SIGN}")
         cells = [element("span", percent(own_class["iou"]), class_="number"), element("span", change, class_="number")]
         lines.append(element("li", name, element("span", *bar, class_="bar", style=style), *cells))
-    said = (
+    text = (
         f"IoU of {own} in percent, the best class first, and beside its name the class's share of the labelled pixels."
     )
-    said += f" The mark in a bar and the last number compare with {last[0]}." if last else ""
+    text += f" The mark in a bar and the last number compare with {last[0]}." if last else ""
     missing = len(dataset.names) - len(occurring)
-    said += f" Without a labelled pixel: {counted(missing, 'class')}." if missing else ""
-    return [element("p", said, class_="note"), element("ol", *lines, class_="bars")]
+    text += f" Without a labelled pixel: {counted(missing, 'class')}." if missing else ""
+    return [element("p", text, class_="note"), element("ol", *lines, class_="bars")]
 
 
 def confusions_section(own: str, confusion: Confusion, dataset: classes.Classes) -> list[ET.Element]:
@@ -187,7 +180,7 @@ def confusions_section(own: str, confusion: Confusion, dataset: classes.Classes)
                 *cells,
             )
         )
-    said = (
+    text = (
         f"What {own} takes for what most often: in percent of all wrong pixels, and of the pixels of the label's class."
     )
-    return [element("p", said, class_="note"), element("ol", *lines, class_="bars pairs")]
+    return [element("p", text, class_="note"), element("ol", *lines, class_="bars pairs")]

@@ -46,9 +46,9 @@ def class_name(dataset: classes.Classes, k: int) -> ET.Element:
     return element("bdi", dataset.names[k].replace("_", " "))
 
 
-def frame_class(film: int, shot: int) -> str:
+def frame_class(strip: int, shot: int) -> str:
     """CSS class with a frame's picture: each is there once, below all of its masks."""
-    return f"frame-{film}-{shot}"
+    return f"frame-{strip}-{shot}"
 
 
 def data_uri(data: bytes, kind: str) -> str:

@@ -13,14 +13,14 @@ from collections.abc import Mapping, Sequence
 
 from cffm_jax.data.layouts import classes
 from cffm_jax.evaluation.report.figures import About, classes_section, confusions_section, figures_section
-from cffm_jax.evaluation.report.films import Film, consistency_section, films_section
 from cffm_jax.evaluation.report.html import data_uri, element, frame_class
+from cffm_jax.evaluation.report.videos import Strip, consistency_section, videos_section
 from cffm_jax.evaluation.score_tables import to_json
 from cffm_jax.metrics.scores import RELEASE_LONGER_THAN, Scores
 
 
 def page(
-    rows: Mapping[str, Scores], about: About, dataset: classes.Classes, best: Sequence[Film], worst: Sequence[Film]
+    rows: Mapping[str, Scores], about: About, dataset: classes.Classes, best: Sequence[Strip], worst: Sequence[Strip]
 ) -> str:
     """The whole document.
 
@@ -32,17 +32,17 @@ def page(
     """
     tree = to_json(rows, dataset.names)
     own = next(iter(rows))
-    films = [*best, *worst]
+    strips = [*best, *worst]
     confusion = rows[own].longer_than(RELEASE_LONGER_THAN).confusion()
     sections = {
         "figures": ("Figures", figures_section(tree, about)),
         "videos": (
             "Best and worst videos" if worst else "Videos, best first",
-            films_section(tree, dataset, best, worst),
+            videos_section(tree, dataset, best, worst),
         ),
         "classes": ("Classes", classes_section(tree, dataset)),
         "confusions": ("Confusions", confusions_section(own, confusion, dataset)),
-        "consistency": ("Consistency of each video", consistency_section(tree, films)),
+        "consistency": ("Consistency of each video", consistency_section(tree, strips)),
     }
     links = [element("a", head, href=f"#{name}") for name, (head, _) in sections.items()]
     facts = [element(tag, text) for fact in about.facts.items() for tag, text in zip(("dt", "dd"), fact)]
@@ -51,7 +51,7 @@ def page(
         "main", *(element("section", element("h2", h), *parts, id=name) for name, (h, parts) in sections.items())
     )
     foot = element("footer", element("p", "Written by cffm_jax. The page holds all that it shows.", class_="note"))
-    frames = {frame_class(i, t): shot.frame for i, film in enumerate(films) for t, shot in enumerate(film.shots)}
+    frames = {frame_class(i, t): shot.frame for i, strip in enumerate(strips) for t, shot in enumerate(strip.shots)}
     template = importlib.resources.files(__package__).joinpath("page.html").read_text(encoding="utf-8")
     return string.Template(template).substitute(
         title=html.escape(about.title),

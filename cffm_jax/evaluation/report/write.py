@@ -16,21 +16,22 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from cffm_jax import tables
 from cffm_jax.config import IGNORED_LABEL, Config
 from cffm_jax.data.class_names import CITYSCAPES, VSPW
 from cffm_jax.data.decode import read_pair
 from cffm_jax.data.layouts import classes
 from cffm_jax.data.layouts.video import Video
 from cffm_jax.drawing.masks import INPUT, TRUTH, shown_size
+from cffm_jax.evaluation.mask_folder import prediction_paths, read_prediction
 from cffm_jax.evaluation.pictures import shown_times
-from cffm_jax.evaluation.predictions import prediction_paths, read_prediction
 from cffm_jax.evaluation.report.figures import About
-from cffm_jax.evaluation.report.films import Film, Shot
 from cffm_jax.evaluation.report.page import page
+from cffm_jax.evaluation.report.videos import Shot, Strip
+from cffm_jax.metrics.confusion import CONFUSION
 from cffm_jax.metrics.scores import Scores
 from cffm_jax.runtime import cluster
 from cffm_jax.runtime.atomic import WholeFolder, require_new_folder, unwritable
+from cffm_jax.tables import rows as papers
 
 if TYPE_CHECKING:
     from cffm_jax.inference.whole_videos import Chunk
@@ -85,7 +86,7 @@ class MaskSamples:
 
 
 def prediction_samples(row: str, predictions: str | Path, num_classes: int, first: int) -> Samples:
-    """Those of masks on disk, as of ``scores.score_predictions``; under the name ``row``."""
+    """Those of masks on disk, as of ``predictions.score_predictions``; under the name ``row``."""
 
     def of(video: Video) -> dict[int, dict[str, np.ndarray]]:
         paths = dict(zip(video.targets, prediction_paths(video, Path(predictions) / video.name), strict=True))
@@ -94,11 +95,11 @@ def prediction_samples(row: str, predictions: str | Path, num_classes: int, firs
     return of
 
 
-def published_rows(class_names: Sequence[str], split: str, model: str = "") -> tuple[tables.Row, ...]:
+def published_rows(class_names: Sequence[str], split: str, model: str = "") -> tuple[papers.Row, ...]:
     """The papers' rows to set beside those of a model ("": of any); none for other data than theirs."""
-    known = {(VSPW, "val"): tables.VSPW, (CITYSCAPES, "val"): tables.CITYSCAPES}
+    known = {(VSPW, "val"): papers.VSPW, (CITYSCAPES, "val"): papers.CITYSCAPES}
     where = known.get((tuple(class_names), split))
-    return tables.published(where, model) if where else ()
+    return papers.published(where, model) if where else ()
 
 
 def about(config: Config, dataset: classes.Classes, facts: Mapping[str, str], model: str = "") -> About:
@@ -156,15 +157,15 @@ def write_report(
     """
     best, worst = _chosen(next(iter(rows.values())))
     by_name = {video.name: video for video in videos}
-    films: dict[str, Film] = {}
+    strips: dict[str, Strip] = {}
     room = _ROOM
     for name in _in_turn(best, worst):
-        film = _film(by_name[name], samples(by_name[name]), dataset)
-        if film.size_in_bytes() <= room:
-            room -= film.size_in_bytes()
-            films[name] = film
-    shown = [[films[name] for name in names if name in films] for names in (best, worst)]
-    left = len(best) + len(worst) - len(films)
+        strip = _strip(by_name[name], samples(by_name[name]), dataset)
+        if strip.size_in_bytes() <= room:
+            room -= strip.size_in_bytes()
+            strips[name] = strip
+    shown = [[strips[name] for name in names if name in strips] for names in (best, worst)]
+    left = len(best) + len(worst) - len(strips)
     if left:
         about = about._replace(notes=[*about.notes, f"{left} of the best and the worst videos have no room here."])
     text = page(rows, about, dataset, shown[0], shown[1])
@@ -176,7 +177,7 @@ def write_report(
 def _chosen(scores: Scores) -> tuple[list[str], list[str]]:
     """Names of the best videos by mIoU, best first, and of the worst, worst first; where there are few all are among
     the best. Those without a labelled pixel come last, and are among the worst never."""
-    by_miou = {video.name: video.confusion.miou() for video in scores.videos}
+    by_miou = {video.name: video.sums[CONFUSION.name].miou() for video in scores.videos}
     known = sorted((name for name, miou in by_miou.items() if not math.isnan(miou)), key=lambda name: -by_miou[name])
     if len(by_miou) <= 2 * _BEST:
         return known + [name for name, miou in by_miou.items() if math.isnan(miou)], []
@@ -188,7 +189,7 @@ def _in_turn(best: Sequence[str], worst: Sequence[str]) -> list[str]:
     return [name for pair in pairs for name in pair]
 
 
-def _film(video: Video, samples: Mapping[int, Mapping[str, np.ndarray]], dataset: classes.Classes) -> Film:
+def _strip(video: Video, samples: Mapping[int, Mapping[str, np.ndarray]], dataset: classes.Classes) -> Strip:
     """A video's pictures: frames with their masks at the size at which they are shown."""
     shots, pixels, size = [], np.zeros(256, np.int64), (0, 0)
     for time, rows in samples.items():
@@ -203,7 +204,7 @@ def _film(video: Video, samples: Mapping[int, Mapping[str, np.ndarray]], dataset
         shots.append(Shot(time, _jpeg(picture), coloured))
     pixels[IGNORED_LABEL] = 0
     shown = np.argsort(-pixels, kind="stable")[: np.count_nonzero(pixels)]
-    return Film(video.name, (INPUT, *coloured), size, tuple(shots), tuple(shown.tolist()))
+    return Strip(video.name, (INPUT, *coloured), size, tuple(shots), tuple(shown.tolist()))
 
 
 def _resized(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -225,10 +226,10 @@ def _jpeg(frame: np.ndarray) -> bytes:
 
 def _coloured_png(mask: np.ndarray, colours: np.ndarray) -> bytes:
     """Of a palette, which holds only what occurs; the ignored label lets through what lies below."""
-    held, indices = np.unique(mask, return_inverse=True)
+    values, indices = np.unique(mask, return_inverse=True)
     image = Image.fromarray(indices.reshape(mask.shape).astype(np.uint8))
-    image.putpalette(colours[held].tobytes())
+    image.putpalette(colours[values].tobytes())
     file = io.BytesIO()
-    clear = bytes(0 if k == IGNORED_LABEL else 255 for k in held)
+    clear = bytes(0 if k == IGNORED_LABEL else 255 for k in values)
     image.save(file, "PNG", optimize=True, **({"transparency": clear} if 0 in clear else {}))
     return file.getvalue()

@@ -14,8 +14,6 @@ from typing import Any
 import jax
 from tqdm import tqdm
 
-from cffm_jax.config import Config
-from cffm_jax.data.layouts.read import read_videos
 from cffm_jax.data.layouts.video import Video
 from cffm_jax.evaluation.sharing import shares
 from cffm_jax.inference.labelled_frames import segment_targets
@@ -24,17 +22,6 @@ from cffm_jax.metrics.scores import Scores, VideoTally
 from cffm_jax.runtime import cluster
 from cffm_jax.runtime.jobs import run_together
 from cffm_jax.runtime.signals import Interruption
-
-
-def evaluation_videos(config: Config, masks: bool = True) -> tuple[Video, ...]:
-    """The videos of the config's evaluation split, the first ``eval.max_videos`` of them if that is set; without
-    ``masks`` of a split that need not have any.
-
-    Raises:
-      InputError: the split cannot be read.
-    """
-    videos = read_videos(config.data, config.data.eval_split, masks)
-    return videos[: config.eval.max_videos or None]
 
 
 def evaluate(

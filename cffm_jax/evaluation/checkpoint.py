@@ -1,10 +1,9 @@
-"""What ``eval.py`` does: figures and files of a checkpoint, or of masks on disk."""
+"""Evaluation of a checkpoint: its figures, and the files that are made of its masks."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -12,25 +11,25 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 
 from cffm_jax.checkpoints.compatible import as_option, changed_settings, require_same_model
-from cffm_jax.config import EVALUATED, ClusterConfig, Config, check_settings
+from cffm_jax.config import ClusterConfig, Config
 from cffm_jax.data.layouts.classes import Classes, read_classes
 from cffm_jax.data.layouts.video import Video
 from cffm_jax.errors import InputError
-from cffm_jax.evaluation import predictions, score_tables
-from cffm_jax.evaluation.mask_folder import WHAT, PredictionWriter
+from cffm_jax.evaluation import score_tables
+from cffm_jax.evaluation.mask_folder import CONTENTS, PredictionWriter
+from cffm_jax.evaluation.model_scores import evaluate
+from cffm_jax.evaluation.options import evaluation_videos
 from cffm_jax.evaluation.pictures import PictureCollector
 from cffm_jax.evaluation.report import write
-from cffm_jax.evaluation.run import evaluate, evaluation_videos
 from cffm_jax.evaluation.sharing import chosen_devices
-from cffm_jax.evaluation.submission import SubmissionWriter, require_submission, submit_predictions
+from cffm_jax.evaluation.submission import SubmissionWriter, print_written, require_submission
 from cffm_jax.inference import video_prototypes
 from cffm_jax.inference.whole_videos import PrototypeSource, VideoSegmenter
 from cffm_jax.metrics.scores import Scores
 from cffm_jax.models.create import build_model
 from cffm_jax.models.method import Method
-from cffm_jax.rules import about
 from cffm_jax.runtime import cluster
-from cffm_jax.runtime.atomic import require_new_folder, require_writable, write_json
+from cffm_jax.runtime.atomic import require_new_folder, require_writable
 from cffm_jax.runtime.signals import Interruption
 from cffm_jax.weights.described import WHOLE
 from cffm_jax.weights.open import beside, complete, open_stored
@@ -59,24 +58,6 @@ class _Prepared(NamedTuple):
     output: Path
     source: PrototypeSource | None
     copies: list[dict[str, Any]]
-
-
-def require_apart(options: EvalOptions) -> None:
-    """InputError where two of the places that are written to are the same, or one lies in the other."""
-    names = [name for name, known in about(type(options)).items() if known.place]
-    given = {f"--{name}": os.path.realpath(getattr(options, name)) for name in names if getattr(options, name)}
-    if options.output:
-        taken = next((name for name, path in given.items() if path == os.path.realpath(options.output)), None)
-        if taken:
-            raise InputError("--output", f"names the same place as {taken}", "name two places")
-    places = list(given.items())
-    for i, (name, path) in enumerate(places):
-        for other, place in places[:i]:
-            if path == place:
-                raise InputError(name, f"names the same place as {other}", "name two places")
-            if os.path.commonpath([path, place]) in (path, place):
-                inner, outer = (name, other) if len(path) > len(place) else (other, name)
-                raise InputError(inner, f"lies inside of {outer}", "name places that do not hold each other")
 
 
 def evaluate_checkpoint(
@@ -129,7 +110,7 @@ def _evaluate(prepared: _Prepared, interruption: Interruption) -> None:
         samples.gather()
     with cluster.together():
         if cluster.first():
-            _tell(prepared, rows, samples)
+            _write_and_print(prepared, rows, samples)
 
 
 def _prepare(options: EvalOptions, with_config: Callable[[Config], EvalOptions]) -> _Prepared:
@@ -168,26 +149,26 @@ def _require_places(options: EvalOptions, output: Path, videos: Sequence[Video])
     if options.report:
         write.require_place(options.report)
     if options.save_predictions:
-        require_new_folder(options.save_predictions, WHAT)
+        require_new_folder(options.save_predictions, CONTENTS)
 
 
 def _watchers(prepared: _Prepared, check: Callable[[], None]) -> list[contextlib.AbstractContextManager]:
     options, videos, (names, colours) = prepared.options, prepared.videos, prepared.dataset
-    config, found = options.settings, []
+    config, watchers = options.settings, []
     if options.save_predictions:
-        found.append(PredictionWriter(options.save_predictions, colours))
+        watchers.append(PredictionWriter(options.save_predictions, colours))
     if options.pictures:
         first = max(config.data.offsets)
-        found.append(PictureCollector(options.pictures, videos, names, first=first, colours=colours, check=check))
+        watchers.append(PictureCollector(options.pictures, videos, names, first=first, colours=colours, check=check))
     if options.submission:
-        found.append(
+        watchers.append(
             SubmissionWriter(options.submission, videos, config.model.num_classes, options.submission_values, check)
         )
-    return found
+    return watchers
 
 
-def _tell(prepared: _Prepared, rows: dict[str, Scores], samples: write.MaskSamples | None) -> None:
-    """Prints the figures and writes them and the report; of a submission, where it is."""
+def _write_and_print(prepared: _Prepared, rows: dict[str, Scores], samples: write.MaskSamples | None) -> None:
+    """Writes and prints the figures, and writes the report; prints where a submission is."""
     options, videos, dataset = prepared.options, prepared.videos, prepared.dataset
     config = options.settings
     data = f"{config.data.root} {config.data.eval_split}"
@@ -195,54 +176,12 @@ def _tell(prepared: _Prepared, rows: dict[str, Scores], samples: write.MaskSampl
     with_ = f", with {changed}" if changed else ""
     print(f"{config.model.name}, {prepared.origin}, {options.checkpoint}, {data}{with_}\n")
     if options.submission:
-        _tell_submission(options, videos)
+        print_written(options.submission, videos)
         return
     source = {"checkpoint": options.checkpoint, "step": prepared.step, "changed": prepared.changed}
-    _tell_figures(prepared.output, source, rows, dataset.names)
+    score_tables.write_and_print(prepared.output, source, rows, dataset.names)
     if samples:
         facts = {"checkpoint": options.checkpoint, "weights": prepared.origin}
         facts |= {"other settings than the checkpoint's": changed} if changed else {}
         about = write.about(config, dataset, facts, config.model.name)
         print(f"report written to {write.write_report(options.report, rows, about, dataset, videos, samples.of)}")
-
-
-def _tell_submission(options: EvalOptions, videos: Sequence[Video]) -> None:
-    frames = sum(len(video.frames) for video in videos)
-    print(f"submission written to {options.submission}: {frames} masks of {len(videos)} videos")
-
-
-def score_predictions(options: EvalOptions, interruption: Interruption) -> None:
-    """Scores masks that any program wrote, or makes a submission of them. InputError for what cannot be used."""
-    config = options.settings
-    check_settings(config, EVALUATED)
-    if options.submission:
-        videos = evaluation_videos(config, masks=False)
-        require_submission(options, videos)
-        submit_predictions(
-            options.submission, videos, options.predictions, config.model.num_classes, options.submission_values,
-            lambda: interruption.stop(interruption.wish),
-        )  # fmt: skip
-        _tell_submission(options, videos)
-        return
-    videos = evaluation_videos(config)
-    dataset = read_classes(config.data.root, config.model.num_classes, config.data.layout)
-    names = dataset.names
-    output = Path(options.output or f"{options.predictions.rstrip('/')}.json")
-    require_writable(output)
-    if options.report:
-        write.require_place(options.report)
-    result = predictions.score_predictions(videos, options.predictions, config.model.num_classes, names)
-    rows = {"predictions": result}
-    _tell_figures(output, {"predictions": options.predictions}, rows, names)
-    if options.report:
-        first = max(config.data.offsets)
-        samples = write.prediction_samples("predictions", options.predictions, config.model.num_classes, first)
-        about = write.about(config, dataset, {"predictions": options.predictions})
-        print(f"report written to {write.write_report(options.report, rows, about, dataset, videos, samples)}")
-
-
-def _tell_figures(path: Path, source: dict[str, Any], rows: dict[str, Scores], names: Sequence[str]) -> None:
-    """Writes the figures, then prints them: standard output may be a pipe whose reader has left."""
-    write_json(path, {**source, "rows": score_tables.to_json(rows, names)})
-    print(score_tables.report(rows, names))
-    print(f"figures written to {path}")

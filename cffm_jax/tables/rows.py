@@ -1,6 +1,4 @@
-"""The rows of the papers' tables: the published figures, and the settings that stand behind each.
-
-    python -m cffm_jax.tables > docs/tables.md
+"""The papers' tables: the published figures of each row, and the network that stands behind it.
 
 Numbered as in the second paper (CFFM++, TPAMI 2024). Only the rows of our methods and of their baseline SegFormer.
 """
@@ -8,60 +6,12 @@ Numbered as in the second paper (CFFM++, TPAMI 2024). Only the rows of our metho
 from __future__ import annotations
 
 import dataclasses
-import sys
-from collections.abc import Mapping, Sequence
-from typing import Literal
 
-from cffm_jax.runtime.command_line import parse_command, run_command
+from cffm_jax.tables.networks import Network, cffm, on_cityscapes, segformer, with_global
 
-Value = int | str | tuple[int, ...]
-Changes = tuple[tuple[str, Value], ...]
-"""Settings by dotted name, as ``("model.blocks", 3)``."""
-Command = tuple[str, ...]
-"""Arguments of ``python``."""
-
+FIGURES = {"mIoU": "miou", "weighted IoU": "weighted_iou", "mVC8": "vc8", "mVC16": "vc16"}
+"""Heading in the papers -> field of `Row`, and key of the metric."""
 VSPW, TEST_SERVER, CITYSCAPES = "VSPW val", "VSPW test", "Cityscapes val"
-
-
-@dataclasses.dataclass(frozen=True)
-class Network:
-    """A network that is trained, by the run in the folder ``run``.
-
-    Attributes:
-      family: of ``models.cffm.FAMILIES``.
-      backbone: of ``models.encoders.names()``; the tables have "b0", "b1", "b2" and "b5".
-      variant: what tells its run from the family's own; "" for that.
-      changes: settings in which it differs from the family's config.
-      base: the network it starts from; those with global contexts have one.
-      prototypes: the network whose features are clustered; None for its own.
-      data: the dataset that it is trained on.
-    """
-
-    family: Literal["segformer", "cffm", "cffmp", "cffmpp"]
-    backbone: str
-    variant: str = ""
-    changes: Changes = ()
-    base: Network | None = None
-    prototypes: Network | None = None
-    data: Literal["vspw", "cityscapes"] = "vspw"
-
-    @property
-    def model(self) -> str:
-        return f"{self.family}_{self.backbone}"
-
-    @property
-    def run(self) -> str:
-        return f"runs/{self.model}_{self.data}" + (f"_{self.variant}" if self.variant else "")
-
-    def needs(self) -> tuple[Network, ...]:
-        """The networks that are trained before it and it itself, in order, each once."""
-        before = [network for other in (self.base, self.prototypes) if other for network in other.needs()]
-        return tuple(dict.fromkeys([*before, self]))
-
-    def on(self, backbone: str) -> Network:
-        """The same with another backbone, and its base with it; the network of its prototypes keeps its own."""
-        base = self.base.on(backbone) if self.base else None
-        return dataclasses.replace(self, backbone=backbone, base=base)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,33 +57,6 @@ class Table:
     note: str = ""
     ablation: bool = True
     keeps_backbones: bool = False
-
-
-def segformer(backbone: str = "b1") -> Network:
-    return Network("segformer", backbone)
-
-
-def cffm(backbone: str = "b1", variant: str = "", changes: Mapping[str, Value] | None = None) -> Network:
-    return Network("cffm", backbone, variant, tuple((changes or {}).items()))
-
-
-def with_global(
-    base: Network, variant: str = "", changes: Mapping[str, Value] | None = None, prototypes: Network | None = None
-) -> Network:
-    """CFFM++ on top of a CFFM, CFFM+ on top of a SegFormer: the base's settings hold for it too."""
-    name = "_".join(part for part in (base.variant, variant) if part)
-    added = base.changes + tuple((changes or {}).items())
-    family = "cffmpp" if base.family == "cffm" else "cffmp"
-    return Network(family, base.backbone, name, added, base, prototypes, base.data)
-
-
-def on_cityscapes(network: Network) -> Network:
-    """The same, and what it starts from, trained on Cityscapes."""
-    base = on_cityscapes(network.base) if network.base else None
-    return dataclasses.replace(network, base=base, data="cityscapes")
-
-
-# --- the tables ------------------------------------------------------------------------------------------------------
 
 
 def _blocks(n: int) -> Network:
@@ -372,111 +295,3 @@ _PARTS = {
     "cffmpp": ("cffmpp", "cffm", "segformer"),
 }
 """A family, and those that it holds, best first."""
-
-
-# --- what reproduces them --------------------------------------------------------------------------------------------
-
-
-def config_file(network: Network) -> str:
-    """The config whose settings the network's changes are relative to."""
-    return f"configs/{network.backbone}_{network.data}{'_pp' if network.base else ''}.py"
-
-
-def train_command(network: Network) -> Command:
-    """Trains the network, after those that it needs."""
-    argv = ["train.py", "--config", config_file(network)]
-    if network.family not in ("cffm", "cffmpp"):
-        argv += ["--model.name", network.model]
-    for name, value in network.changes:
-        argv += [f"--{name}", *(map(str, value) if isinstance(value, tuple) else [str(value)])]
-    if network.prototypes:
-        argv += ["--prototypes.checkpoint", network.prototypes.run]
-    if network.base:
-        argv += ["--init.model", network.base.run]
-    else:
-        argv += ["--init.encoder", f"mit_{network.backbone}.pth"]
-    return (*argv, "--workdir", network.run)
-
-
-def eval_command(network: Network) -> Command:
-    """Prints the network's figures on its dataset's validation split; its own are the first row."""
-    return ("eval.py", "--checkpoint", network.run)
-
-
-def commands(row: Row) -> tuple[Command, ...]:
-    """All that reproduces a row from nothing, in order; without an evaluation where the labels are not public."""
-    training = tuple(train_command(network) for network in row.network.needs())
-    return training if row.where == TEST_SERVER else (*training, eval_command(row.network))
-
-
-# --- the document ----------------------------------------------------------------------------------------------------
-
-HEAD = """# The papers' tables
-
-Printed by `python -m cffm_jax.tables`; do not edit. All figures are the papers': none of these rows has been trained
-here. Numbers are those of the second paper (CFFM++, TPAMI 2024); of the first (CFFM, CVPR 2022) Table 1 is Table 1
-here, Table 2 is Table 3, Table 3 is Table 4 and Table 4 is Table 5, for the rows that it has.
-
-The commands expect VSPW_480p in `data/VSPW_480p` and SegFormer's ImageNet weights `mit_b0.pth` .. `mit_b5.pth` in the
-current folder. A network's commands stand below the first table that has it, after those of the networks it starts
-from; run them in that order. A row's figures are the first line of its evaluation.
-
-The rows of Tables 4 to 11 and of the text can be compared in small, on the built-in videos or one's own, with
-`python -m cffm_jax.study table8 --seeds 0 1 2`.
-"""
-
-
-def markdown() -> str:
-    """The whole document."""
-    parts, shown = [HEAD], set()
-    for table in TABLES:
-        fresh = {}
-        for row in table.rows:
-            for network in row.network.needs():
-                if network not in shown:
-                    fresh.setdefault(network, []).append(train_command(network))
-                    shown.add(network)
-            if row.network in fresh and row.where != TEST_SERVER:
-                fresh[row.network].append(eval_command(row.network))
-        parts.append(_section(table, [command for found in fresh.values() for command in found]))
-    return "\n".join(parts)
-
-
-def _section(table: Table, fresh: Sequence[Command]) -> str:
-    figures = {"mIoU": "miou", "weighted IoU": "weighted_iou", "mVC8": "vc8", "mVC16": "vc16"}
-    given = {head: f for head, f in figures.items() if any(getattr(row, f) is not None for row in table.rows)}
-    heads = ["row", "method", *given, "run"]
-    lines = [f"## {table.title}", ""]
-    if table.note:
-        lines += [*_wrapped(table.note), ""]
-    lines += ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
-    for row in table.rows:
-        cells = [row.label, row.method, *(str(getattr(row, figure)) for figure in given.values())]
-        lines.append("| " + " | ".join([*cells, f"`{row.network.run}`"]) + " |")
-    if fresh:
-        lines += ["", "```", *("python " + " ".join(command) for command in fresh), "```"]
-    return "\n".join(lines) + "\n"
-
-
-def _wrapped(text: str, width: int = 120) -> list[str]:
-    lines = [""]
-    for word in text.split():
-        if lines[-1] and len(lines[-1]) + 1 + len(word) > width:
-            lines.append("")
-        lines[-1] += (" " if lines[-1] else "") + word
-    return lines
-
-
-@dataclasses.dataclass(frozen=True)
-class Options:
-    """None: the document is always the same."""
-
-
-def main(argv: Sequence[str]) -> None:
-    """Prints the papers' tables with the commands that reproduce their rows, as docs/tables.md has them."""
-    parse_command(Options, argv, lambda _: Options(), main.__doc__)
-    print(markdown(), end="")
-
-
-if __name__ == "__main__":
-    sys.exit(run_command(main))

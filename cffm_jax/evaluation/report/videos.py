@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import xml.etree.ElementTree as ET
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from cffm_jax.data.layouts import classes
 from cffm_jax.drawing.masks import INPUT, TRUTH
-from cffm_jax.evaluation.report.figures import MEANING, NO_CONSISTENCY
+from cffm_jax.evaluation.report.figures import NO_CONSISTENCY, shown
 from cffm_jax.evaluation.report.html import (
     chip,
     class_name,
@@ -21,6 +21,8 @@ from cffm_jax.evaluation.report.html import (
     scrolling,
     series,
 )
+from cffm_jax.metrics import all_metrics
+from cffm_jax.metrics.metric import Metric
 
 _CONSISTENCY = ("vc8_paper", "vc16_paper")
 """VC of one video is Eq. 9's: the released script has none."""
@@ -36,7 +38,7 @@ class Shot(NamedTuple):
     masks: Mapping[str, bytes]
 
 
-class Film(NamedTuple):
+class Strip(NamedTuple):
     """A video's strip.
 
     Attributes:
@@ -44,51 +46,51 @@ class Film(NamedTuple):
       labels: of the strip's rows: the input, the masks' rows, the ground truth.
       size: height and width of the pictures.
       shots: frames in order.
-      held: classes that the masks hold, the largest first.
+      classes: those of the masks, the largest first.
     """
 
     name: str
     labels: Sequence[str]
     size: tuple[int, int]
     shots: Sequence[Shot]
-    held: Sequence[int]
+    classes: Sequence[int]
 
     def size_in_bytes(self) -> int:
         return sum(len(shot.frame) + sum(map(len, shot.masks.values())) for shot in self.shots)
 
 
-def films_section(
-    tree: Mapping[str, Any], dataset: classes.Classes, best: Sequence[Film], worst: Sequence[Film]
+def videos_section(
+    tree: Mapping[str, Any], dataset: classes.Classes, best: Sequence[Strip], worst: Sequence[Strip]
 ) -> list[ET.Element]:
     if not best:
         return [element("p", "There is no video to show.", class_="note")]
     range_ = element("input", type="range", min=0, max=100, value=70)
-    said = "By the mIoU of each video. Choose a mask to lay it beside the ground truth, and move the cut."
+    text = "By the mIoU of each video. Choose a mask to lay it beside the ground truth, and move the cut."
     parts = [
-        element("p", f"{said} Where the ground truth has no class, the frame shows through."),
+        element("p", f"{text} Where the ground truth has no class, the frame shows through."),
         element("label", "Masks over frames", range_, class_="cover", hidden=""),
     ]
-    for head, films, before in (("Best", best, 0), ("Worst", worst, len(best))):
+    for head, strips, before in (("Best", best, 0), ("Worst", worst, len(best))):
         parts += [element("h3", head)] if worst else []
-        parts += [_film(tree, dataset, film, before + i) for i, film in enumerate(films)]
+        parts += [_video(tree, dataset, strip, before + i) for i, strip in enumerate(strips)]
     return parts
 
 
-def _film(tree: Mapping[str, Any], dataset: classes.Classes, film: Film, number: int) -> ET.Element:
+def _video(tree: Mapping[str, Any], dataset: classes.Classes, strip: Strip, number: int) -> ET.Element:
     """A video: what compares a mask with the truth, the strip whose masks it shows, and their classes."""
-    legend = [element("span", chip(dataset, k), class_name(dataset, k)) for k in film.held[:_LEGEND]]
-    if len(film.held) > _LEGEND:
-        legend.append(element("span", f"and {len(film.held) - _LEGEND} more"))
-    height, width = film.size
+    legend = [element("span", chip(dataset, k), class_name(dataset, k)) for k in strip.classes[:_LEGEND]]
+    if len(strip.classes) > _LEGEND:
+        legend.append(element("span", f"and {len(strip.classes) - _LEGEND} more"))
+    height, width = strip.size
     return element(
         "article",
-        element("h3", film.name),
-        element("p", _summary(tree, film.name), class_="note"),
-        element("div", _compare(), _strip(film, number), class_="looks"),
+        element("h3", strip.name),
+        element("p", _summary(tree, strip.name), class_="note"),
+        element("div", _compare(), _pictures(strip, number), class_="looks"),
         element("div", *legend, class_="legend"),
         id=f"video-{number}",
         class_="video",
-        style=f"--ratio: {width / height:.4f}; --steps: {len(film.shots)}",
+        style=f"--ratio: {width / height:.4f}; --steps: {len(strip.shots)}",
     )
 
 
@@ -97,20 +99,20 @@ def _compare() -> ET.Element:
     images = [element("img", alt="", class_=side) for side in ("predicted", "truth")]
     tags = [element("span", text, class_=f"tag {side}") for side, text in (("left", ""), ("right", TRUTH))]
     stage = element("div", *images, element("span", class_="cut"), *tags, class_="frame")
-    said = f"Cut between prediction and {TRUTH}"
-    cut = element("input", type="range", min=0, max=100, step=1, value=50, aria_label=said)
+    text = f"Cut between prediction and {TRUTH}"
+    cut = element("input", type="range", min=0, max=100, step=1, value=50, aria_label=text)
     return element("div", stage, cut, class_="compare", hidden="")
 
 
-def _strip(film: Film, number: int) -> ET.Element:
+def _pictures(strip: Strip, number: int) -> ET.Element:
     """A line for each row, a column for each frame; of predictions, the buttons that choose what is compared."""
     parts = [element("span", class_="corner")]
-    parts += [element("span", f"frame {shot.time}", class_="time") for shot in film.shots]
-    own, middle = film.labels[-2], len(film.shots) // 2
-    for label in film.labels:
+    parts += [element("span", f"frame {shot.time}", class_="time") for shot in strip.shots]
+    own, middle = strip.labels[-2], len(strip.shots) // 2
+    for label in strip.labels:
         parts.append(element("span", label))
-        for t, shot in enumerate(film.shots):
-            look, alt = f"frame {frame_class(number, t)}", f"{label}, frame {shot.time} of {film.name}"
+        for t, shot in enumerate(strip.shots):
+            look, alt = f"frame {frame_class(number, t)}", f"{label}, frame {shot.time} of {strip.name}"
             truth = f"truth-{number}-{t}"
             if label == INPUT:
                 parts.append(element("div", class_=look, role="img", aria_label=alt))
@@ -128,39 +130,43 @@ def _strip(film: Film, number: int) -> ET.Element:
 def _summary(tree: Mapping[str, Any], name: str) -> str:
     """What the figures of one video are, in words."""
     (own, figures), *others = ((row, _by_name(tree[row])[name]) for row in tree)
-    told = [f"mIoU {percent(figures['miou'])}"]
+    parts = [f"mIoU {percent(figures['miou'])}"]
     if figures["vc8_paper"] is not None:
-        told.append(f"VC8 {percent(figures['vc8_paper'])}, VC16 {percent(figures['vc16_paper'])}")
-    told += [f"{row}: mIoU {percent(other['miou'])}" for row, other in others[-1:]]
-    return f"{counted(figures['frames'], 'frame')}; {'; '.join(told)}"
+        parts.append(f"VC8 {percent(figures['vc8_paper'])}, VC16 {percent(figures['vc16_paper'])}")
+    parts += [f"{row}: mIoU {percent(other['miou'])}" for row, other in others[-1:]]
+    return f"{counted(figures['frames'], 'frame')}; {'; '.join(parts)}"
 
 
 def _by_name(figures: Mapping[str, Any]) -> dict[str, Any]:
     return {video["name"]: video for video in figures["per_video"]}
 
 
-def consistency_section(tree: Mapping[str, Any], films: Sequence[Film]) -> list[ET.Element]:
+def consistency_section(tree: Mapping[str, Any], strips: Sequence[Strip]) -> list[ET.Element]:
     measured = any(video["vc8_paper"] is not None for video in next(iter(tree.values()))["per_video"])
     parts = [element("p", NO_CONSISTENCY, class_="note")]
     if measured:
         key = [
             element("span", element("span", class_=f"chip key colour-{series(i)}"), row) for i, row in enumerate(tree)
         ]
-        said = f"VC of each video in percent (Eq. 9), the videos ordered by that of {next(iter(tree))}."
+        text = f"VC of each video in percent (Eq. 9), the videos ordered by that of {next(iter(tree))}."
         parts = [
-            element("p", said, class_="note"),
+            element("p", text, class_="note"),
             element("div", *key, class_="legend"),
-            element("div", *(_plot(tree, field) for field in _CONSISTENCY), class_="plots"),
+            element("div", *(_plot(tree, metric) for metric in _metrics(_CONSISTENCY)), class_="plots"),
         ]
-    fields = ("miou", *(_CONSISTENCY if measured else ("pixel_accuracy",)))
+    keys = ("miou", *(_CONSISTENCY if measured else ("pixel_accuracy",)))
     count = len(next(iter(tree.values()))["per_video"])
-    table = scrolling(_video_table(tree, fields, films), "Figures of each video", "scroll tall")
+    table = scrolling(_video_table(tree, _metrics(keys), strips), "Figures of each video", "scroll tall")
     return [*parts, element("details", element("summary", f"Figures of {counted(count, 'video')}"), table)]
 
 
-def _plot(tree: Mapping[str, Any], field: str) -> ET.Element:
+def _metrics(keys: Sequence[str]) -> list[Metric]:
+    return [metric for metric in all_metrics.METRICS if metric.key in keys]
+
+
+def _plot(tree: Mapping[str, Any], metric: Metric) -> ET.Element:
     """Dots of every row over the videos that have the figure, those of the first row falling."""
-    shares = {row: {v["name"]: v[field] for v in figures["per_video"]} for row, figures in tree.items()}
+    shares = {row: {v["name"]: v[metric.key] for v in figures["per_video"]} for row, figures in tree.items()}
     own = next(iter(shares.values()))
     order = sorted((name for name, share in own.items() if share is not None), key=lambda name: -own[name])
     floor = min((int(10 * shares[row][name]) / 10 for row in shares for name in order), default=0.0)
@@ -177,32 +183,31 @@ def _plot(tree: Mapping[str, Any], field: str) -> ET.Element:
             element("hr", style=f"bottom: {height}%"),
             element("span", f"{100 * level:.0f}", style=f"bottom: {height}%"),
         ]
-    name = MEANING[field][0]
     svg = element("svg", *paths, viewBox="0 0 100 100", preserveAspectRatio="none", role="img")
-    svg.set("aria-label", f"{name} of {counted(len(order), 'video')}; the table below has the numbers")
+    svg.set("aria-label", f"{metric.title} of {counted(len(order), 'video')}; the table below has the numbers")
     dot = "5px" if len(order) > 120 else "8px"
     return element(
         "figure",
-        element("figcaption", name.split()[0]),
+        element("figcaption", metric.title.split()[0]),
         element("div", *axis, svg, style=f"--dot: {dot}"),
         class_="plot",
     )
 
 
-def _video_table(tree: Mapping[str, Any], fields: Iterable[str], films: Sequence[Film]) -> ET.Element:
-    fields, rows = tuple(fields), [_by_name(figures) for figures in tree.values()]
-    shown = {film.name: i for i, film in enumerate(films)}
+def _video_table(tree: Mapping[str, Any], metrics: Sequence[Metric], strips: Sequence[Strip]) -> ET.Element:
+    rows = [_by_name(figures) for figures in tree.values()]
+    numbers = {strip.name: i for i, strip in enumerate(strips)}
     groups = [element("th"), element("td")]
-    groups += [element("td", MEANING[f][0].split(" Eq")[0], colspan=len(rows), class_="group") for f in fields]
-    heads = ["video", "frames", *(row for _ in fields for row in tree)]
-    kinds = ["", "", *("first" if i == 0 else "" for _ in fields for i in range(len(rows)))]
+    groups += [element("td", m.title.split(" Eq")[0], colspan=len(rows), class_="group") for m in metrics]
+    heads = ["video", "frames", *(row for _ in metrics for row in tree)]
+    kinds = ["", "", *("first" if i == 0 else "" for _ in metrics for i in range(len(rows)))]
     head = [element("th", h, scope="col", data_column=i, class_=kind) for i, (h, kind) in enumerate(zip(heads, kinds))]
     lines = []
     for name, video in rows[0].items():
-        named = element("a", name, href=f"#video-{shown[name]}") if name in shown else name
+        named = element("a", name, href=f"#video-{numbers[name]}") if name in numbers else name
         cells = [element("td", str(video["frames"]))]
-        for f in fields:
-            cells += [element("td", percent(row[name][f]), class_=first_of_group(i)) for i, row in enumerate(rows)]
+        for m in metrics:
+            cells += [element("td", shown(m, row[name]), class_=first_of_group(i)) for i, row in enumerate(rows)]
         lines.append(element("tr", element("th", named, scope="row"), *cells))
     return element(
         "table",

@@ -1,0 +1,81 @@
+"""What a metric is, and what it is computed from: the sums of a video, which several metrics share."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Literal
+
+import numpy as np
+
+
+def identity(sums: Any) -> Any:
+    return sums
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Statistic:
+    """Sums of a video's frames; of any type that can be pickled, as processes send them to each other.
+
+    Attributes:
+      name: key of the sums in a video's score.
+      empty: number of classes -> the sums of no frames.
+      add: (sums, labels u8[n,H,W], predictions u8[n,H,W]) -> the sums with n more frames; neither is changed.
+      total: the sums of several videos, or of frames counted apart -> the sums of all; the same in any order.
+      finish: the sums after a video's last frame -> what ``total`` and the metrics need of them.
+      whole_videos: whether ``add`` needs all frames of the video, in order; else frames are counted apart, in threads.
+        A video that has labels for some of its frames only has no such sums.
+    """
+
+    name: str
+    empty: Callable[[int], Any]
+    add: Callable[[Any, np.ndarray, np.ndarray], Any]
+    total: Callable[[Sequence[Any]], Any]
+    finish: Callable[[Any], Any] = identity
+    whole_videos: bool = False
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Metric:
+    """A figure of a video or of a set of videos.
+
+    Attributes:
+      key: its name in ``eval.json`` and in the training's log.
+      title: heading of its column.
+      meaning: in a few words, for the report.
+      definition: for ``docs/metrics.md``; neighbours with the same text share a line there.
+      statistic: the sums that it is computed from.
+      value: these sums -> the figure; nan where nothing was there to measure.
+      mean_of_videos: whether a set's figure is the mean of its videos' figures; else it is that of their total sums.
+      short_videos: whether the videos count too that the released script leaves out for their length.
+      in_papers: whether it is in the table of the papers' figures, or in the one of what they do not report.
+      lower_is_better: its direction.
+      per_video: whether each video's figure is in ``eval.json``, and in the table of the videos too.
+      per_class: its name for a class in ``eval.json``, and these sums -> f64[K], the figure of each class, with nan.
+      scale: factor of the printed number; 100 for percent.
+    """
+
+    key: str
+    title: str
+    meaning: str
+    definition: str
+    statistic: Statistic
+    value: Callable[[Any], float]
+    mean_of_videos: bool = False
+    short_videos: bool = False
+    in_papers: bool = True
+    lower_is_better: bool = False
+    per_video: Literal["no", "json", "table"] = "no"
+    per_class: tuple[str, Callable[[Any], np.ndarray]] | None = None
+    scale: float = 100.0
+
+    def text(self, figure: float | None, missing: str = "-") -> str:
+        """The figure as it is printed; ``missing`` for nan and None."""
+        return missing if figure is None or math.isnan(figure) else f"{self.scale * figure:.2f}"
+
+
+def mean(values: Iterable[float]) -> float:
+    """Mean of the values that are not nan, the same in any order; nan of none."""
+    known = [value for value in values if not math.isnan(value)]
+    return math.fsum(known) / len(known) if known else math.nan
