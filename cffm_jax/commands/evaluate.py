@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Callable, Sequence
+from typing import NoReturn
 
 from cffm_jax.config import Config
 from cffm_jax.errors import InputError
 from cffm_jax.evaluation.options import EvalOptions
-from cffm_jax.runtime.command_line import parse_command
+from cffm_jax.runtime.command_line import parse_command, run_command
+from cffm_jax.runtime.memory import use_huge_pages
 from cffm_jax.runtime.signals import Interruption
 from cffm_jax.runtime.xla import cache_compilations
 from cffm_jax.settings import load_config
@@ -46,3 +49,9 @@ def eval_command(argv: Sequence[str]) -> None:
         cache_compilations()
         with connected(options.cluster):
             evaluate_checkpoint(options, lambda config: parsed(lambda _: config), interruption)
+
+
+def main() -> NoReturn:
+    """``eval.py`` and ``cffm-eval``."""
+    use_huge_pages()
+    sys.exit(run_command(eval_command))
