@@ -1,4 +1,4 @@
-"""The wheel, installed alone in a clean environment: its console scripts, its modules and its configs, away from here."""
+"""The wheel, installed alone in a clean environment: console scripts, modules and configs, away from the repository."""
 
 import os
 import shutil
@@ -15,6 +15,7 @@ import pytest
 import safetensors.numpy
 
 import cffm_jax
+
 from helpers import golden_values
 from helpers.runs import ROOT
 

@@ -15,7 +15,7 @@ import dataclasses
 import functools
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from typing import Any
 import jax
 import jax.export
 import jax.numpy as jnp
+import numpy as np
 
 from cffm_jax.data import augment
 from cffm_jax.data.layouts.classes import Classes
@@ -93,7 +94,7 @@ def plain(state: StreamState) -> tuple[Any, ...]:
 
 
 def step(
-    segmenter: StreamSegmenter, arrays: dict[str, jax.Array], state: tuple[Any, ...], frames: jax.Array
+    segmenter: StreamSegmenter, arrays: Mapping[str, jax.Array | np.ndarray], state: tuple[Any, ...], frames: jax.Array
 ) -> tuple[tuple[Any, ...], jax.Array]:
     """The next state (``plain``) and the masks of frames u8[S, H0, W0, 3] of the stream's size, which it resizes."""
     clock, ages, cells, running = state

@@ -136,7 +136,7 @@ def training_flops(model: CFFM, height: int, width: int, *, prototypes: int = 10
     global contexts the targets alone are encoded, and only the global blocks have a backward pass.
 
     Example:
-      >>> from cffm_jax.models.cffm import create_model
+      >>> from cffm_jax.models.create import create_model
       >>> round(training_flops(create_model("cffm_b1", 124), 480, 480) / 1e9)
       283
     """

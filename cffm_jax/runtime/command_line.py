@@ -22,7 +22,7 @@ from cffm_jax.errors import InputError, Stopped
 T = TypeVar("T")
 
 
-def parse_command(cls: type[T], argv: Sequence[str], make_default: Callable[[str], T], description: str) -> T:
+def parse_command(cls: type[T], argv: Sequence[str], make_default: Callable[[str], T], description: str | None) -> T:
     """Parses a command's options onto the defaults that its ``--config FILE`` gives.
 
     Args:

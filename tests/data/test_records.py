@@ -339,8 +339,8 @@ def test_a_disk_that_is_full_leaves_nothing(folders, tmp_path):
     """Its stand-in is a limit of the process on the size of its files."""
     lines = [
         "import resource, signal, sys",
-        "from cffm_jax.data.prepare import main",
-        "from cffm_jax.settings import run_command",
+        "from cffm_jax.data.prepare.command import main",
+        "from cffm_jax.runtime.command_line import run_command",
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)",
         "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))",
         "sys.exit(run_command(main, sys.argv[1:]))",
