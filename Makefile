@@ -11,9 +11,10 @@ PYTHON := $(VENV)/bin/python
 PIP := $(PYTHON) -m pip -qq --disable-pip-version-check
 LOCKED := $(PIP) install --require-hashes --no-build-isolation --use-pep517
 TORCH := torch==2.13.0
+TEST := $(PYTHON) -m pytest -n $(JOBS) --dist loadfile --max-worker-restart 0
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-cuda12 install-cuda13 install-video install-onnx test test-reference test-browser test-onnx demo bench-data lock clean
+.PHONY: help install install-cuda12 install-cuda13 install-video install-onnx check test test-long test-reference test-browser test-onnx demo bench-data lock clean
 .DELETE_ON_ERROR:
 
 help:  ## List the targets
@@ -25,8 +26,16 @@ install-cuda13: $(VENV)/.cuda13  ## The same, with JAX for NVIDIA GPUs (CUDA 13)
 install-video: $(VENV)/.video  ## The same, with PyAV for video files (predict.py); joins any of the above
 install-onnx: $(VENV)/.onnx  ## The same, with jax2onnx and onnxruntime for convert.py --to onnx; joins any of the above
 
-test: $(VENV)/.test  ## Whole suite, but for the reference tests (PYTEST_ARGS="-k metrics"), in JOBS processes
-	@$(PYTHON) -m pytest -n $(JOBS) --dist loadfile --max-worker-restart 0 $(PYTEST_ARGS)
+check: $(VENV)/.check  ## Lint, format and types
+	@$(VENV)/bin/ruff check
+	@$(VENV)/bin/ruff format --check
+	@$(VENV)/bin/pyrefly check --python-interpreter-path $(PYTHON) --min-severity error --summary=none
+
+test: $(VENV)/.test  ## Short suite (PYTEST_ARGS="-k metrics"), in JOBS processes
+	@$(TEST) --durations=10 $(PYTEST_ARGS)
+
+test-long: $(VENV)/.test  ## Long tests, in JOBS processes
+	@$(TEST) -m "long and not reference and not browser and not onnx" $(PYTEST_ARGS)
 
 test-reference: $(VENV)/.reference  ## Tests against torch and transformers
 	@$(PYTHON) -m pytest -m reference $(PYTEST_ARGS)
@@ -55,14 +64,14 @@ $(PYTHON):
 	  || { echo "error: $(PYTHON3) cannot make virtual environments; install python3-venv" >&2; exit 1; }
 	@$(PYTHON3) -m venv $(VENV)
 
-$(VENV)/.base: requirements/build.txt requirements/base.txt pyproject.toml | $(PYTHON)
+$(VENV)/.base: requirements/build.txt requirements/base.txt pyproject.toml setup.py | $(PYTHON)
 	@echo "Installing into $(VENV) ..."
 	@$(LOCKED) -r requirements/build.txt
 	@$(LOCKED) -r requirements/base.txt
 	@$(PIP) install --no-deps --no-build-isolation -e .
 	@touch $@
 
-$(VENV)/.test $(VENV)/.video $(VENV)/.cuda12 $(VENV)/.cuda13: $(VENV)/.%: requirements/%.txt $(VENV)/.base
+$(VENV)/.check $(VENV)/.test $(VENV)/.video $(VENV)/.cuda12 $(VENV)/.cuda13: $(VENV)/.%: requirements/%.txt $(VENV)/.base
 	@$(LOCKED) -r $<
 	@touch $@
 
@@ -97,6 +106,7 @@ lock:  ## Solve the locks anew (needs uv; UPGRADE=--upgrade moves the pins)
 	$(COMPILE) requirements/video.in -c requirements/base.txt -o requirements/video.txt
 	$(COMPILE) requirements/onnx.in --override requirements/base.txt -o requirements/onnx.txt
 	$(COMPILE) requirements/test.in -c requirements/base.txt -c requirements/video.txt -o requirements/test.txt
+	$(COMPILE) requirements/check.in -c requirements/base.txt -o requirements/check.txt
 	$(COMPILE) requirements/cuda12.in -c requirements/base.txt -o requirements/cuda12.txt
 	$(COMPILE) requirements/cuda13.in -c requirements/base.txt -o requirements/cuda13.txt
 	$(COMPILE) requirements/reference.in -c requirements/base.txt -c requirements/test.txt -o requirements/reference.txt

@@ -7,6 +7,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    __version__: str
     from cffm_jax.inference.load import load
     from cffm_jax.models.create import create_model
     from cffm_jax.models.kmeans import kmeans
@@ -22,10 +23,14 @@ _HOMES = {
     "load": "cffm_jax.inference.load",
 }
 
-__all__ = ["clip_loss", "convert_state_dict", "create_model", "export_state_dict", "kmeans", "load"]
+__all__ = ["__version__", "clip_loss", "convert_state_dict", "create_model", "export_state_dict", "kmeans", "load"]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("cffm-jax")
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(_HOMES[name]), name)

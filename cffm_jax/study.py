@@ -180,9 +180,10 @@ def _shares(figures: Mapping[str, float]) -> dict[str, float | None]:
 
 def mean_and_spread(values: Sequence[float | None]) -> tuple[float | None, float | None]:
     """Mean and sample standard deviation; None where a value is missing, or where one alone has no spread."""
-    if not values or None in values:
+    known = [value for value in values if value is not None]
+    if not known or len(known) < len(values):
         return None, None
-    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
+    return statistics.fmean(known), statistics.stdev(known) if len(known) > 1 else None
 
 
 @dataclasses.dataclass(frozen=True)

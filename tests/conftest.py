@@ -25,6 +25,10 @@ os.environ.setdefault("PYTHONFAULTHANDLER", "1")
 import pytest
 from PIL import Image
 
+from helpers import shapes
+
+shapes.check()  # Before the package is imported.
+
 from helpers import golden_values, runs
 
 

@@ -391,8 +391,9 @@ def test_every_setting_is_documented_and_frozen(cls):
 
 @pytest.mark.parametrize(("status", "said"), [(130, "kept\n"), (2, "kept\nended\n")])
 def test_a_signal_ends_the_process_at_once_and_loses_no_words(status, said):
-    code = "import atexit; from cffm_jax.runtime.command_line import leave"
-    code += "; atexit.register(print, 'ended'); print('kept')"
+    code = (
+        "import atexit; from cffm_jax.runtime.command_line import leave; atexit.register(print, 'ended'); print('kept')"
+    )
     argv = [sys.executable, "-c", f"{code}; leave({status})"]
     process = subprocess.run(argv, capture_output=True, text=True, cwd=ROOT)
     assert (process.returncode, process.stdout) == (status, said)

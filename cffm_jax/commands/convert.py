@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NoReturn
 
 import tyro
 
 from cffm_jax.errors import InputError
 from cffm_jax.runtime.atomic import require_writable
-from cffm_jax.runtime.command_line import parse_command
+from cffm_jax.runtime.command_line import parse_command, run_command
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,3 +93,8 @@ def _require_new(path: Path) -> None:
     if path.exists():
         raise InputError(path, "is there already", "name a new file")
     require_writable(path)
+
+
+def main() -> NoReturn:
+    """``convert.py`` and ``cffm-convert``."""
+    sys.exit(run_command(convert_command))

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from cffm_jax.config import Config
 from cffm_jax.errors import InputError
 from cffm_jax.evaluation.options import EvalOptions, require_apart
 from cffm_jax.rules import require_together, with_changes
-from cffm_jax.runtime.command_line import CommandLine
+from cffm_jax.runtime.command_line import CommandLine, run_command
+from cffm_jax.runtime.memory import use_huge_pages
 from cffm_jax.runtime.signals import Interruption
 from cffm_jax.runtime.xla import cache_compilations
 from cffm_jax.settings import load_config
@@ -45,3 +48,9 @@ def eval_command(argv: Sequence[str]) -> None:
         cache_compilations()
         with connected(options.cluster):
             evaluate_checkpoint(options, with_config, interruption)
+
+
+def main() -> NoReturn:
+    """``eval.py`` and ``cffm-eval``."""
+    use_huge_pages()
+    sys.exit(run_command(eval_command))

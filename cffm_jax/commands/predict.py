@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NoReturn
 
-from cffm_jax.runtime.command_line import parse_command
-from cffm_jax.runtime.memory import share_freed_memory
+from cffm_jax.runtime.command_line import leave, parse_command, run_command
+from cffm_jax.runtime.memory import share_freed_memory, use_huge_pages
 from cffm_jax.runtime.xla import cache_compilations
 
 
@@ -18,3 +19,9 @@ def predict_command(argv: Sequence[str]) -> None:
     share_freed_memory()
     cache_compilations()
     print(predict(request))
+
+
+def main() -> NoReturn:
+    """``predict.py`` and ``cffm-predict``."""
+    use_huge_pages()
+    leave(run_command(predict_command))

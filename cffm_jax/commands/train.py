@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from cffm_jax.config import ClusterConfig, Config
 from cffm_jax.errors import InputError
-from cffm_jax.runtime.command_line import parse_command
+from cffm_jax.runtime.command_line import parse_command, run_command
+from cffm_jax.runtime.memory import use_huge_pages
 from cffm_jax.runtime.signals import Interruption
 from cffm_jax.runtime.xla import cache_compilations
 from cffm_jax.settings import Settings, load_config
@@ -46,3 +49,9 @@ def train_command(argv: Sequence[str]) -> None:
         cache_compilations()
         with connected(options.cluster):
             train(options.settings, interruption, profile=options.profile)
+
+
+def main() -> NoReturn:
+    """``train.py`` and ``cffm-train``."""
+    use_huge_pages()
+    sys.exit(run_command(train_command))

@@ -35,9 +35,8 @@ def augment(
       frames u8[T,h,w,3], labels u8[L,h,w] and size i32[2], the height and width of the part at the top left that is
       not padding.
     """
-    frames, labels = resize_and_crop(frames, labels, data, rng)
-    frames, labels = flip(frames, labels, data, rng)
-    return pad(distort(frames, data, rng), labels, data.crop)
+    clip, masks = flip(*resize_and_crop(frames, labels, data, rng), data, rng)
+    return pad(distort(clip, data, rng), masks, data.crop)
 
 
 def fitted_size(height: int, width: int, box: tuple[int, int]) -> tuple[int, int]:
@@ -52,7 +51,8 @@ def fitted_size(height: int, width: int, box: tuple[int, int]) -> tuple[int, int
 def draw_size(height: int, width: int, data: DataConfig, rng: np.random.Generator) -> tuple[int, int]:
     """Height and width of a frame resized to fit a random multiple (uniform in `data.ratio`) of `data.scale`."""
     ratio = rng.uniform(*data.ratio)
-    return fitted_size(height, width, tuple(max(1, int(side * ratio)) for side in data.scale))
+    rows, columns = (max(1, int(side * ratio)) for side in data.scale)
+    return fitted_size(height, width, (rows, columns))
 
 
 def largest_share(labels: np.ndarray) -> float:
@@ -70,11 +70,16 @@ def draw_window(labels: np.ndarray, data: DataConfig, rng: np.random.Generator) 
     """
     height, width = labels.shape
     h, w = min(height, data.crop[0]), min(width, data.crop[1])
-    for _ in range(max(1, data.crop_tries)):
+
+    def draw() -> tuple[slice, slice]:
         top, left = int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1))
-        window = slice(top, top + h), slice(left, left + w)
+        return slice(top, top + h), slice(left, left + w)
+
+    window = draw()
+    for _ in range(data.crop_tries - 1):
         if largest_share(labels[window]) <= data.max_class_share:
             break
+        window = draw()
     return window
 
 

@@ -100,7 +100,8 @@ def training_clip(
         allowed = [length - 1 - target for target in reversed(allowed)]
     late = [t for t in allowed if t >= longest] or [t for t in allowed if t >= len(offsets)]
     target = (late or allowed)[int(rng.integers(len(late or allowed)))]
-    indices = (*reference_indices(target, offsets), target) if late else (target,) * (len(offsets) + 1)
+    references = reference_indices(target, offsets)  # None only if none is late.
+    indices = (target,) * (len(offsets) + 1) if references is None else (*references, target)
     return tuple(length - 1 - index for index in indices) if backwards else indices
 
 

@@ -72,7 +72,7 @@ class Watchdog:
         self._processes |= set(multiprocessing.active_children()) - self._others
 
     def _stalled(self) -> InputError:
-        living = sorted(process.pid for process in self._processes if process.is_alive())
+        living = sorted(process.pid for process in self._processes if process.pid is not None and process.is_alive())
         who = ", ".join(f"{pid} ({_state(pid)})" for pid in living)
         problem = f"no batch within {self._seconds:g} s" + (f" from loader processes {who}" if who else "")
         return InputError("--data.stall_seconds", problem, "look at the storage and the machine's load, or allow more")

@@ -49,7 +49,7 @@ def views(
     frame: np.ndarray, masks: Mapping[str, np.ndarray], colours: np.ndarray, longest: int, alpha: float = ALPHA
 ) -> dict[str, np.ndarray]:
     """The frame under ``INPUT`` and, under their own labels, the masks laid over it, at `shown_size`."""
-    height, width = shown_size(*frame.shape[:2], longest)
+    height, width = shown_size(*frame.shape[:2], longest=longest)
     smaller = height < frame.shape[0]
     picture = cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA if smaller else cv2.INTER_CUBIC)
 

@@ -21,6 +21,7 @@ SHARES = "classes over time"
 """Label of the band below a strip."""
 
 PAPER, _INK, _PALE = (255, 255, 255), (32, 33, 36), (110, 114, 120)
+_Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 _TEXT = 15
 _MARGIN, _GAP = 24, 4
 _BAND = 120
@@ -92,7 +93,7 @@ def _draw_strip(
     strip: Strip,
     rows: Mapping[str, str],
     place: tuple[int, int, int],
-    fonts: tuple[ImageFont.FreeTypeFont, ImageFont.FreeTypeFont],
+    fonts: tuple[_Font, _Font],
     colours: np.ndarray,
 ) -> None:
     left, top, head = place
@@ -118,7 +119,7 @@ def _legend_name(k: int, class_names: Sequence[str]) -> str:
 
 
 def _legend_places(
-    ruler: ImageDraw.ImageDraw, font: ImageFont.FreeTypeFont, names: Mapping[int, str], left: float, right: float
+    ruler: ImageDraw.ImageDraw, font: _Font, names: Mapping[int, str], left: float, right: float
 ) -> dict[int, tuple[int, int]]:
     """Where each entry stands in the legend, (x, y), in lines from left to right."""
     places, x, y = {}, left, 0

@@ -29,12 +29,11 @@ class VideoFile:
 
     def write(self, picture: np.ndarray) -> None:
         """Adds a picture u8[H,W,3] at its end. InputError if the file cannot be written."""
-        if self._writer is None:
-            self._open(picture)
-        self._writer.write(np.ascontiguousarray(_fitted(picture, self._size)[..., ::-1]))
+        writer = self._writer or self._open(picture)
+        writer.write(np.ascontiguousarray(_fitted(picture, self._size)[..., ::-1]))
         self._count += 1
 
-    def _open(self, picture: np.ndarray) -> None:
+    def _open(self, picture: np.ndarray) -> cv2.VideoWriter:
         try:
             self._partial.touch()
         except OSError as error:
@@ -44,6 +43,7 @@ class VideoFile:
         self._writer = cv2.VideoWriter(str(self._partial), cv2.CAP_FFMPEG, codec, self._fps, self._size[::-1])
         if not self._writer.isOpened():
             raise unwritable(self.path, "OpenCV opens no MPEG-4 encoder")
+        return self._writer
 
     def __enter__(self) -> VideoFile:
         return self

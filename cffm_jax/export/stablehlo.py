@@ -15,7 +15,7 @@ import dataclasses
 import functools
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from typing import Any
 import jax
 import jax.export
 import jax.numpy as jnp
+import numpy as np
 
 from cffm_jax.data import augment
 from cffm_jax.data.layouts.classes import Classes
@@ -87,7 +88,10 @@ def export_stream(
 
 
 def step(
-    segmenter: StreamSegmenter, arrays: dict[str, jax.Array], leaves: Sequence[jax.Array], frames: jax.Array
+    segmenter: StreamSegmenter,
+    arrays: Mapping[str, jax.Array | np.ndarray],
+    leaves: Sequence[jax.Array],
+    frames: jax.Array,
 ) -> tuple[tuple[jax.Array, ...], jax.Array]:
     """The next state, as its arrays in their order, and the masks of frames u8[S, H0, W0, 3] of the stream's size,
     which it resizes."""

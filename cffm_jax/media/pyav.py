@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import errno
+import io
 import types
-from typing import BinaryIO
 
 from cffm_jax.errors import InputError
 
@@ -26,7 +26,7 @@ class Piped:
     signal not at all. Of reading FFmpeg sees an end in its place.
     """
 
-    def __init__(self, file: BinaryIO):
+    def __init__(self, file: io.BufferedIOBase):
         self.file = file
         self.error: BaseException | None = None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import glob
+import io
 import os
 import stat
 import sys
@@ -77,7 +78,7 @@ def _paths(name: str) -> list[str]:
     return [name]
 
 
-def _standard_input():
-    if sys.stdin is None or sys.stdin.closed or sys.stdin.isatty():
+def _standard_input() -> io.BufferedReader:
+    if not isinstance(sys.stdin, io.TextIOWrapper) or sys.stdin.closed or sys.stdin.isatty():
         raise InputError("standard input", "holds nothing to read", "pipe a video into it: python predict.py - < a.mkv")
     return sys.stdin.buffer

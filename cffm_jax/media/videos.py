@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import math
 from collections.abc import Iterator
 from fractions import Fraction
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -44,7 +45,7 @@ def open_video(path: str, selection: Selection) -> Iterator[Source]:
 
 
 @contextlib.contextmanager
-def open_stream(file: BinaryIO, name: str, selection: Selection) -> Iterator[Source]:
+def open_stream(file: io.BufferedIOBase, name: str, selection: Selection) -> Iterator[Source]:
     """Opens a video that comes in through a pipe.
 
     Raises:
@@ -150,10 +151,10 @@ class _Reader:
         """The selected frames; afterwards ``source.warnings`` say what was missing."""
         selection, source = self._selection, self._source
         start, end = _exact(selection.start), None if selection.end is None else _exact(selection.end)
-        number, taken, size, first, time, since = -1, 0, None, None, Fraction(0), Fraction(0)
+        number, taken, size, first, time, since = -1, 0, None, Fraction(0), Fraction(0), Fraction(0)
         for number, frame in enumerate(self._decoded()):
             time = time + 1 / source.rate if frame.pts is None else frame.pts * frame.time_base
-            first = time if first is None else first
+            first = first if number else time
             since = time - first
             if end is not None and since >= end:
                 return

@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Float32, Int32, PRNGKeyArray
 
 from cffm_jax.config import PrototypeConfig
 
@@ -19,6 +21,10 @@ SAMPLE = 4096
 CHUNK = 65536
 """Tokens of a block. Ten frames of 480x864 are one: the product of the whole is faster than those of its parts."""
 EXACT = jax.lax.Precision.HIGHEST
+
+Tokens = Float[Array | np.ndarray, "n c"]
+Valid = Bool[Array | np.ndarray, " n"]
+Centres = Float[Array | np.ndarray, "{k} c"]
 
 
 class Clusters(NamedTuple):
@@ -32,43 +38,43 @@ class Clusters(NamedTuple):
       counts: f32[k], tokens of each cluster; zero only if the last move emptied it or too few tokens differ.
     """
 
-    centres: jax.Array
-    assignment: jax.Array
-    inertia: jax.Array
-    iterations: jax.Array
-    counts: jax.Array
+    centres: Float32[Array, "k c"]
+    assignment: Int32[Array, " n"]
+    inertia: Float32[Array, ""]
+    iterations: Int32[Array, ""]
+    counts: Float32[Array, " k"]
 
 
 class RunningClusters(NamedTuple):
     """Prototypes of the frames so far: f32[k, C] centres, f32[k] their weights in tokens, i32[] number of frames."""
 
-    centres: jax.Array
-    counts: jax.Array
-    frames: jax.Array
+    centres: Float32[Array, "k c"]
+    counts: Float32[Array, " k"]
+    frames: Int32[Array, ""]
 
 
 def kmeans(
-    key: jax.Array,
-    tokens: jax.Array,
+    key: PRNGKeyArray,
+    tokens: Tokens,
     k: int = 100,
     max_iterations: int = 10,
     *,
-    valid: jax.Array | None = None,
-    start: str | jax.Array = "k-means++",
+    valid: Valid | None = None,
+    start: str | Centres = "k-means++",
     chunk: int | None = None,
-) -> tuple[jax.Array, jax.Array]:
+) -> tuple[Float32[Array, "{k} c"], Int32[Array, " n"]]:
     """The centres f32[k, C] and the assignment i32[N] of ``cluster``."""
     return cluster(key, tokens, k, max_iterations, valid=valid, start=start, chunk=chunk)[:2]
 
 
 def cluster(
-    key: jax.Array | None,
-    tokens: jax.Array,
+    key: PRNGKeyArray | None,
+    tokens: Tokens,
     k: int = 100,
     max_iterations: int = 10,
     *,
-    valid: jax.Array | None = None,
-    start: str | jax.Array = "k-means++",
+    valid: Valid | None = None,
+    start: str | Centres = "k-means++",
     chunk: int | None = None,
 ) -> Clusters:
     """Euclidean k-means (Lloyd) in float32 as one program, which may be part of another and of ``jax.vmap``.
@@ -105,7 +111,7 @@ def cluster(
 
 
 def start_running(
-    key: jax.Array, tokens: jax.Array, k: int = 100, max_iterations: int = 10, *, valid: jax.Array | None = None
+    key: PRNGKeyArray, tokens: Tokens, k: int = 100, max_iterations: int = 10, *, valid: Valid | None = None
 ) -> RunningClusters:
     """A stream's prototypes after its first frame: ``cluster`` of its tokens [N, C]; arguments and errors as there."""
     clusters = cluster(key, tokens, k, max_iterations, valid=valid)
@@ -115,10 +121,10 @@ def start_running(
 @jax.jit
 def update_running(
     state: RunningClusters,
-    tokens: jax.Array,
+    tokens: Float[Array, "n c"],
     *,
-    memory: float | jax.Array = PrototypeConfig.memory,
-    valid: jax.Array | None = None,
+    memory: float | Float[Array, ""] = PrototypeConfig.memory,
+    valid: Bool[Array, " n"] | None = None,
 ) -> RunningClusters:
     """Adds a frame to the prototypes: mini-batch k-means (Sculley 2010) that forgets. Neither paper has it.
 
@@ -269,6 +275,7 @@ def _cluster(
     chunk: int,
 ) -> Clusters:
     if centres is None:
+        assert key is not None, "a start that is drawn needs a key"
         centres = _START[rule](key, rows, valid, k)
     tokens = _tokens(rows, valid, chunk)
     centres = centres - tokens.mean
@@ -307,7 +314,7 @@ def _by_rank(tokens: jax.Array, valid: jax.Array | None, ranks: jax.Array) -> ja
 def _random(key: jax.Array, tokens: jax.Array, valid: jax.Array | None, k: int) -> jax.Array:
     """k different valid tokens."""
     count = _count(tokens, valid)
-    order = jnp.where(jnp.arange(len(tokens)) < count, jax.random.uniform(key, len(tokens)), -1.0)
+    order = jnp.where(jnp.arange(len(tokens)) < count, jax.random.uniform(key, (len(tokens),)), -1.0)
     return _by_rank(tokens, valid, jax.lax.top_k(order, k)[1] % count)
 
 
@@ -315,7 +322,7 @@ def _plus_plus(key: jax.Array, tokens: jax.Array, valid: jax.Array | None, k: in
     """Greedy k-means++ on a token of each of S equal strata, or on all tokens if there are no more than S."""
     size, trials, count = max(SAMPLE, 32 * k), 6 + int(3 * math.log(k)), _count(tokens, valid)
     place = jnp.arange(size)
-    strata = (place + jax.random.uniform(key, size)) * (count / size)
+    strata = (place + jax.random.uniform(key, (size,))) * (count / size)
     ranks = jnp.where(count > size, strata.astype(jnp.int32), place)
     x = _by_rank(tokens, valid, jnp.minimum(ranks, count - 1))
     mean, inside = jnp.mean(x, 0), place < count
@@ -325,7 +332,7 @@ def _plus_plus(key: jax.Array, tokens: jax.Array, valid: jax.Array | None, k: in
     def add(i, state):
         centres, distances = state
         mass = jnp.cumsum(jnp.where((i > 0) & (jnp.sum(distances) > 0), distances, inside))
-        drawn = jax.random.uniform(jax.random.fold_in(key, i), trials) * mass[-1]
+        drawn = jax.random.uniform(jax.random.fold_in(key, i), (trials,)) * mass[-1]
         drawn = jnp.minimum(jnp.searchsorted(mass, drawn, side="right"), jnp.minimum(count, size) - 1)
         shorter = jnp.maximum(norms[drawn, None] - 2 * _products(x[drawn], x) + norms, 0.0)
         shorter = jnp.minimum(distances, shorter).at[jnp.arange(trials), drawn].set(0.0)  # Not drawn again.

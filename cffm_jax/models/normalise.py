@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float32, Int32, UInt8
 
 # ImageNet's statistics of RGB in 0..255.
 MEAN = np.array((123.675, 116.28, 103.53), np.float32)
 STD = np.array((58.395, 57.12, 57.375), np.float32)
 
 
-def normalise(frames: jax.Array, size: jax.Array | None = None) -> jax.Array:
+def normalise(
+    frames: UInt8[Array, "b *more h w 3"], size: Int32[Array, "b 2"] | None = None
+) -> Float32[Array, "b *more h w 3"]:
     """Normalised frames, zero where they are padding.
 
     Args:

@@ -10,6 +10,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, Float32
 
 
 def _neighbours(size_in: int, size_out: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -20,7 +21,7 @@ def _neighbours(size_in: int, size_out: int) -> tuple[np.ndarray, np.ndarray, np
 
 
 @functools.cache
-def interpolation_matrix(size_in: int, size_out: int) -> np.ndarray:
+def interpolation_matrix(size_in: int, size_out: int) -> Float32[np.ndarray, "{size_out} {size_in}"]:
     """Bilinear weights f32[size_out, size_in] of a resize with half-pixel centres, clamped at the borders."""
     low, high, share = _neighbours(size_in, size_out)
     matrix = np.zeros((size_out, size_in), np.float64)
@@ -65,7 +66,7 @@ def _resize_axis(x: jax.Array, axis: int, size: int) -> jax.Array:
     return at_low + weight * (at_high - at_low)
 
 
-def resize_bilinear(x: jax.Array, size: tuple[int, int], axes: tuple[int, int] = (1, 2)) -> jax.Array:
+def resize_bilinear(x: Float[Array, ...], size: tuple[int, int], axes: tuple[int, int] = (1, 2)) -> Float[Array, ...]:
     """Bilinear resize with half-pixel centres and no antialias (PyTorch's ``align_corners=False``).
 
     Args:

@@ -124,17 +124,16 @@ class OverlayVideo:
         odd = [(0, side % 2) for side in picture.shape[:2]]
         picture = np.pad(picture, (*odd, (0, 0)), "edge")
         with self._errors():
-            if self._stream is None:
-                self._open(picture, frame.time)
+            stream = self._stream or self._open(picture, frame.time)
             shown = self._av.VideoFrame.from_ndarray(picture, "rgb24")
             shown = shown.reformat(format="yuv420p", dst_colorspace=_BT709, dst_color_range=1)
             shown.colorspace, shown.color_range = _BT709, 1
             # Times that do not grow, as damaged inputs have them, are not for this format.
             self._last = max(self._last + 1, round((frame.time - self._first) / self._tick))
             shown.pts, shown.time_base = self._last, self._tick
-            self._container.mux(self._stream.encode(shown))
+            self._container.mux(stream.encode(shown))
 
-    def _open(self, picture: np.ndarray, time: Fraction) -> None:
+    def _open(self, picture: np.ndarray, time: Fraction) -> Any:
         self._first = time
         self._stream = self._container.add_stream("libx264", rate=self._rate, options=_QUALITY)
         codec = self._stream.codec_context
@@ -142,6 +141,7 @@ class OverlayVideo:
         codec.colorspace = codec.color_primaries = codec.color_trc = _BT709
         codec.color_range = 1
         codec.time_base = self._stream.time_base = self._tick
+        return self._stream
 
     def finish(self) -> None:
         with self._errors():

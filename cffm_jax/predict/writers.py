@@ -109,7 +109,7 @@ class MaskArchive:
         self._file = gzip.open(self._spool, "wb", compresslevel=1)
 
     def write(self, frame: Frame, mask: np.ndarray) -> None:
-        self._file.write(np.ascontiguousarray(mask))
+        self._file.write(np.ascontiguousarray(mask).data)
         self._size = mask.shape
         self._numbers.append(frame.number)
         self._times.append(float(frame.time))

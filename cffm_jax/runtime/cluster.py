@@ -6,6 +6,7 @@ With one process nothing of JAX's distributed system is started, and whatever is
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 import pickle
 import socket
@@ -146,7 +147,7 @@ def _initialize(place: Place, cluster: ClusterConfig) -> None:
     where = f"--cluster.coordinator {place.coordinator}" if place.coordinator else f"--cluster ({place.method})"
     if place.method == "k8s" and None in (place.coordinator, place.processes):
         try:
-            import kubernetes  # noqa: F401
+            importlib.import_module("kubernetes")
         except ImportError as error:
             remedy = "give --cluster.coordinator and --cluster.processes, or --cluster.processes 1 for a run on its own"
             raise InputError(where, "needs the package kubernetes to find the other pods", remedy) from error
@@ -243,8 +244,8 @@ def together() -> Iterator[None]:
 def from_first(call: Callable[[], T]) -> T:
     """What a call gives, or raises, in the first process: the others do not make it."""
     with together():
-        value = call() if first() else None
-    return gathered(value)[0]
+        values = [call()] if first() else []
+    return gathered(values)[0][0]
 
 
 class Votes:

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 from jax._src import distributed
@@ -27,6 +27,11 @@ _DONE, _STOP = "done", "stop"
 _NUMBERS = itertools.count()
 
 
+def _store() -> Any:
+    """JAX's store of keys and values of all processes of the run."""
+    return distributed.global_state.client
+
+
 class _Ending:
     """Which processes are done and whether one wants to stop, told to all of them."""
 
@@ -37,14 +42,14 @@ class _Ending:
 
     def tell(self, word: str) -> None:
         if word not in self._told and self._several:
-            distributed.global_state.client.key_value_set(f"{self._folder}/{jax.process_index()}/{word}", word)
+            _store().key_value_set(f"{self._folder}/{jax.process_index()}/{word}", word)
         self._told.add(word)
 
     def reached(self) -> bool:
         """Whether one stops, or all are done; for the process that asks it is so already if it is the only one."""
         if not self._several:
             return bool(self._told)
-        words = [word for _, word in distributed.global_state.client.key_value_dir_get(self._folder)]
+        words = [word for _, word in _store().key_value_dir_get(self._folder)]
         return _STOP in words or words.count(_DONE) == jax.process_count()
 
 
@@ -74,7 +79,7 @@ def run_together(jobs: Sequence[Callable[[threading.Event], T]], interruption: I
             raise error  # A fault of the program: nothing to agree on.
         if error is None and interruption.wish:
             error = Stopped(signal.Signals(interruption.wish))
-        ends = cluster.gathered((None if error else [future.result() for future in futures], error))
+        ends = cluster.gathered(([] if error else [future.result() for future in futures], error))
     for _, ended in ends:
         if ended is not None:
             ended.everywhere = True

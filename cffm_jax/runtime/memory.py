@@ -30,11 +30,11 @@ def _to_be_had() -> bool:
     if sys.platform != "linux" or not sys.executable:
         return False
     try:
-        name, version = os.confstr("CS_GNU_LIBC_VERSION").split()
+        name, version = (os.confstr("CS_GNU_LIBC_VERSION") or "").split()
         numbers = tuple(map(int, version.split(".")[:2]))
         # "always" needs no asking, "never" gives none.
         return name == "glibc" and numbers >= (2, 35) and "[madvise]" in _HUGE.read_text()
-    except (OSError, ValueError, AttributeError):  # Another C library, or a system without the file.
+    except (OSError, ValueError):  # Another C library, or a system without the file.
         return False
 
 

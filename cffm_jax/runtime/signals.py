@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
+from typing import Any
 
 from cffm_jax.errors import Stopped
 
+_Handler = Callable[[int, FrameType | None], Any] | int | signal.Handlers | None
 _AGAIN = 2.0
 """Seconds after which ``Stopped`` is raised again: what is raised inside a callback (JAX has one for each garbage
 collection) goes no further than that."""
@@ -28,7 +30,7 @@ class Interruption:
         self._depth = 0
         self._deferring = self._settled = self._agreeing = False
         self._caught: signal.Signals | None = None
-        self._before: dict[signal.Signals, object] = {}
+        self._before: dict[signal.Signals, _Handler] = {}
 
     def __enter__(self) -> Interruption:
         self._depth += 1

@@ -69,7 +69,7 @@ def test_what_cannot_be_measured_is_refused_at_once():
 import json, sys
 sys.path.insert(0, "benchmarks")
 import inference
-from cffm_jax.settings import run_command
+from cffm_jax.runtime.command_line import run_command
 print([run_command(inference.main, argv) for argv in json.loads(sys.argv[1])])
 """
     status, out, err = finished("-c", script, json.dumps([argv for argv, _ in REFUSED]))

@@ -21,8 +21,8 @@ from cffm_jax.data.layouts.video import Video, plain_coding
 from cffm_jax.data.pipeline import training_batches
 from cffm_jax.data.prepare import builders
 from cffm_jax.errors import InputError
-from cffm_jax.evaluation.predictions import prediction_paths
 from cffm_jax.evaluation.options import evaluation_videos
+from cffm_jax.evaluation.predictions import prediction_paths
 from cffm_jax.inference.read_frames import load_chunks
 
 from helpers.datasets import SIZE, classes_of, fails, frame, write_png

@@ -34,9 +34,9 @@ LENGTHS = (5, 18, 1, 17, 9)
 # The real command on the smallest network.
 EVAL = """
 import dataclasses, sys
-from cffm_jax.commands import eval_command
-from cffm_jax.models import mit
-from cffm_jax.settings import run_command
+from cffm_jax.commands.evaluate import eval_command
+from cffm_jax.models.encoders import mit
+from cffm_jax.runtime.command_line import run_command
 mit.SIZES["b0"] = dataclasses.replace(mit.SIZES["b0"], depths=(1, 1, 1, 1))
 if __name__ == "__main__":
     sys.exit(run_command(eval_command))
@@ -45,13 +45,13 @@ if __name__ == "__main__":
 # Two processes at work until something ends them: argv is what, where, which, and the folder.
 WORK = """
 import sys, time
-from cffm_jax.cluster import connected
+from cffm_jax.runtime.cluster import connected
 from cffm_jax.config import ClusterConfig
 from cffm_jax.errors import InputError
-from cffm_jax.inference.devices import run_together
-from cffm_jax.inference import shared_folder
-from cffm_jax.settings import run_command
-from cffm_jax.training.interruption import Interruption
+from cffm_jax.runtime.jobs import run_together
+from cffm_jax.runtime import shared_folder
+from cffm_jax.runtime.command_line import run_command
+from cffm_jax.runtime.signals import Interruption
 
 def main(argv):
     what, where, process, folder = argv

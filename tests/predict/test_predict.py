@@ -22,7 +22,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import cffm_jax.weights
+import cffm_jax
 from cffm_jax.commands.predict import predict_command
 from cffm_jax.data.class_names import CITYSCAPES, VSPW
 from cffm_jax.drawing.masks import overlay
@@ -42,7 +42,7 @@ COLOURS = palette(len(NAMES))
 def network(monkeypatch):
     """The stand-in, also of the references' offsets that were asked for."""
     made = Network()
-    monkeypatch.setattr(cffm_jax.weights.open, "load", lambda path: made)
+    monkeypatch.setattr("cffm_jax.inference.load.load", lambda path: made)
     return made
 
 
@@ -497,9 +497,9 @@ STAND_IN = """
 import sys, time
 sys.path.insert(0, "tests")
 from helpers import films
-import cffm_jax.weights
-from cffm_jax.commands import predict_command
-from cffm_jax.settings import run_command
+import cffm_jax.inference.load
+from cffm_jax.commands.predict import predict_command
+from cffm_jax.runtime.command_line import run_command
 
 class Slow(films.Network):
     def stream(self, frames, **options):

@@ -28,9 +28,9 @@ STEPS, RATE = 12, 1e-4
 # The real command on the smallest network: it compiles several times faster.
 TRAIN = """
 import dataclasses, sys
-from cffm_jax.commands import train_command
-from cffm_jax.models import mit
-from cffm_jax.settings import run_command
+from cffm_jax.commands.train import train_command
+from cffm_jax.models.encoders import mit
+from cffm_jax.runtime.command_line import run_command
 mit.SIZES["b0"] = dataclasses.replace(mit.SIZES["b0"], depths=(1, 1, 1, 1))
 if __name__ == "__main__":
     sys.exit(run_command(train_command))
@@ -39,10 +39,10 @@ if __name__ == "__main__":
 # Process 1 meets an error: first argument "together" where all look for it, else in the middle of the others' work.
 FAIL = """
 import sys
-from cffm_jax.cluster import connected, gathered, from_first, share, together, first
+from cffm_jax.runtime.cluster import connected, gathered, from_first, share, together, first
 from cffm_jax.config import ClusterConfig
 from cffm_jax.errors import InputError
-from cffm_jax.settings import run_command
+from cffm_jax.runtime.command_line import run_command
 
 def main(argv):
     with connected(ClusterConfig(argv[1], 2, int(argv[2]), connect_seconds=30, heartbeat_seconds=5)):

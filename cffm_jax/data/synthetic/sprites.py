@@ -135,7 +135,7 @@ class Painter:
     ) -> None:
         """Paints a region with a colour or with a tile (larger than the sprite), times the shade (number or [h,w])."""
         height, width = self.alpha.shape
-        if np.ndim(colour) == 3:
+        if isinstance(colour, np.ndarray) and colour.ndim == 3:
             colour = cv2.resize(np.ascontiguousarray(colour[: height // 2, : width // 2]), (width, height))
         paint = np.asarray(colour, np.float32) * np.asarray(shade, np.float32)[..., None]
         self.colour[where] = np.broadcast_to(paint, self.colour.shape)[where]
@@ -227,7 +227,10 @@ def draw_building(rng: np.random.Generator, tile: np.ndarray, size: float) -> tu
     top = -0.55 if gable else -0.97
     art.fill(art.box(-0.9, top, 0.9, 1), tile, 1.0 - 0.12 * art.x)
     if gable:
-        art.fill((art.y < top) & (np.abs(art.x) < 0.98 * (art.y + 1) / (top + 1)), tile * np.float32([0.75, 0.5, 0.5]))
+        art.fill(
+            (art.y < top) & (np.abs(art.x) < 0.98 * (art.y + 1) / (top + 1)),
+            tile * np.array((0.75, 0.5, 0.5), np.float32),
+        )
     rows, columns = max(2, round(3 * (1 - top) / 1.5)), max(2, round(3 * ratio))
     across, down = (art.x + 0.9) / 1.8 * columns % 1, (art.y - top) / (1 - top) * rows % 1
     panes = (np.abs(across - 0.5) < 0.24) & (np.abs(down - 0.5) < 0.27) & art.box(-0.9, top, 0.9, 1)
