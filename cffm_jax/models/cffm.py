@@ -13,9 +13,10 @@ import jax
 import jax.numpy as jnp
 
 from cffm_jax.config import ModelConfig
-from cffm_jax.models import cffa, cfm, layers
+from cffm_jax.models import cffa, cffm_names, cfm, layers
 from cffm_jax.models.decoder import FrameDecoder
 from cffm_jax.models.encoders.names import make_encoder
+from cffm_jax.models.foreign.names import MethodNames
 from cffm_jax.models.resize import resize_bilinear
 
 INPUT_MULTIPLE = 32
@@ -104,6 +105,11 @@ class CFFM(nn.Module):
         """As ``create_model`` takes it."""
         contexts = bool(self.local_blocks), bool(self.global_blocks)
         return f"{next(name for name, has in FAMILIES.items() if has == contexts)}_{self.backbone}"
+
+    @property
+    def foreign_names(self) -> MethodNames:
+        """Other people's names for its weights beside the encoder's."""
+        return cffm_names.NAMES
 
     def setup(self):
         self.encoder = make_encoder(

@@ -10,26 +10,20 @@ import jax.numpy as jnp
 
 from cffm_jax.config import IGNORED_LABEL, Config, ModelConfig
 from cffm_jax.errors import InputError
-from cffm_jax.models import cffa, cfm
+from cffm_jax.models import cffa, cffm_names, cfm
 from cffm_jax.models.cffa import reference_sources
 from cffm_jax.models.cffm import CFFM, FAMILIES
 from cffm_jax.models.cfm import HEADS
 from cffm_jax.models.encoders.names import names, size_of
 
-LIKE_MIT = {f"pvtv2_b{i}": f"b{i}" for i in range(6)}
-
-LIKE_MIT |= {"convnext_tiny": "b2", "convnext_small": "b3", "convnext_base": "b5"}
-"""Encoders that the papers do not have -> MiT of like size, whose numbers of blocks they take: our choice."""
+FOREIGN_NAMES = (cffm_names.NAMES,)
+"""Other people's names for the methods' weights: one row a method."""
 
 LOCAL_BLOCKS = {"b0": 1, "b1": 2, "b2": 2, "b3": 2, "b4": 4, "b5": 4}
-
-LOCAL_BLOCKS |= {name: LOCAL_BLOCKS[like] for name, like in LIKE_MIT.items()}
-"""Mining blocks N for each backbone (CFFM section 4.1; B3 and B4, which the papers leave out, as their neighbours)."""
+"""Mining blocks N for each MiT (CFFM section 4.1; B3 and B4, which the papers leave out, as their neighbours)."""
 
 GLOBAL_BLOCKS = {"b0": 1, "b1": 1, "b2": 2, "b3": 2, "b4": 2, "b5": 2}
-
-GLOBAL_BLOCKS |= {name: GLOBAL_BLOCKS[like] for name, like in LIKE_MIT.items()}
-"""Global mining blocks N_g for each backbone (CFFM++ section 5.1: 1 for the small ones, 2 for the large ones)."""
+"""Global mining blocks N_g for each MiT (CFFM++ section 5.1: 1 for the small ones, 2 for the large ones)."""
 
 
 def create_model(
@@ -92,12 +86,13 @@ def create_model(
     if width < 1 or width % cfm.HEADS:
         raise ValueError(f"width {width}: not a multiple of the {cfm.HEADS} heads")
     has_local, has_global = FAMILIES[family]
+    size = size_of(backbone)
     return CFFM(
         backbone,
         num_classes,
-        local_blocks=(blocks or LOCAL_BLOCKS[backbone]) if has_local else 0,
-        norm_epsilons=tuple(norm_epsilons) or size_of(backbone).norm_epsilons,
-        global_blocks=(global_blocks or GLOBAL_BLOCKS[backbone]) if has_global else 0,
+        local_blocks=(blocks or LOCAL_BLOCKS[size.like]) if has_local else 0,
+        norm_epsilons=tuple(norm_epsilons) or size.norm_epsilons,
+        global_blocks=(global_blocks or GLOBAL_BLOCKS[size.like]) if has_global else 0,
         sources=cffa.reference_sources(receptive, pooling),
         static=references == "self",
         attention=mining == "attention",

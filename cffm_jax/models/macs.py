@@ -23,13 +23,12 @@ from typing import Literal
 from cffm_jax.models import cffa, cfm
 from cffm_jax.models.cffm import CFFM, INPUT_MULTIPLE
 from cffm_jax.models.create import create_model
-from cffm_jax.models.encoders import convnext, mit
-from cffm_jax.models.encoders.names import STRIDES, size_of
+from cffm_jax.models.encoders.backbone import STRIDES
+from cffm_jax.models.encoders.names import backbone_of, size_of
 
 Convention = Literal["true", "executed", "paper"]
 
 OWN_TOKENS = cffa.WINDOW**2
-COLOURS = 3
 ENCODER_PARTS = (
     "patch_embeddings", "attention_projections", "attention_products", "attention_reduction", "encoder_mlp",
     "depthwise",
@@ -153,37 +152,8 @@ def training_flops(model: CFFM, height: int, width: int, *, prototypes: int = 10
 
 
 def _encoder(model: CFFM, height: int, width: int) -> dict[str, int]:
-    size = size_of(model.backbone)
-    parts = dict.fromkeys(ENCODER_PARTS, 0)
-    if isinstance(size, convnext.ConvNeXtSize):
-        return parts | _convnext(size, height, width)
-    before = COLOURS
-    for i, (c, depth, ratio, stride, reduction) in enumerate(
-        zip(size.channels, size.depths, size.mlp_ratios, STRIDES, mit.REDUCTIONS, strict=True)
-    ):
-        queries = (height // stride) * (width // stride)
-        keys = (height // stride // reduction) * (width // stride // reduction)
-        kernel = 7 if i == 0 else 3
-        parts["patch_embeddings"] += queries * kernel**2 * before * c
-        parts["attention_projections"] += depth * (2 * queries + 2 * keys) * c * c  # q and output; k and v
-        parts["attention_products"] += depth * 2 * queries * keys * c
-        if reduction > 1:
-            parts["attention_reduction"] += depth * keys * reduction**2 * c * c
-        parts["encoder_mlp"] += depth * 2 * queries * ratio * c * c
-        parts["depthwise"] += depth * queries * 9 * ratio * c
-        before = c
-    return parts
-
-
-def _convnext(size: convnext.ConvNeXtSize, height: int, width: int) -> dict[str, int]:
-    positions = [(height // stride) * (width // stride) for stride in STRIDES]
-    stages = list(zip(positions, size.channels, size.depths, strict=True))
-    reductions = zip(positions, (4, 2, 2, 2), (COLOURS, *size.channels), size.channels)
-    return {
-        "patch_embeddings": sum(n * side**2 * before * c for n, side, before, c in reductions),
-        "encoder_mlp": sum(depth * 2 * n * convnext.MLP_RATIO * c * c for n, c, depth in stages),
-        "depthwise": sum(depth * n * convnext.KERNEL**2 * c for n, c, depth in stages),
-    }
+    counts = backbone_of(model.backbone).macs(size_of(model.backbone), height, width)
+    return dict.fromkeys(ENCODER_PARTS, 0) | counts
 
 
 def _decoder(model: CFFM, height: int, width: int, *, merged: bool) -> dict[str, int]:

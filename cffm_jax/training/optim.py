@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax
@@ -9,9 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from cffm_jax.config import OptimConfig
-
-ENCODER = "encoder"
-LAYER_SCALE = "gamma"
+from cffm_jax.models.encoders.names import ENCODER, backbone_of
 
 
 def learning_rate(config: OptimConfig, steps: int) -> optax.Schedule:
@@ -31,12 +30,13 @@ def _names(path: tuple[Any, ...]) -> list[str]:
     return [str(key.key) for key in path]
 
 
-def decay_mask(params: Any) -> Any:
+def decay_mask(params: Any, backbone: str) -> Any:
     """True where weight decay applies: everywhere but in the encoder's norms and the layer scales of its branches."""
+    family = backbone_of(backbone)
 
     def decays(path: tuple[Any, ...], _: Any) -> bool:
-        names = _names(path)
-        return names[0] != ENCODER or not (names[-1] == LAYER_SCALE or any("norm" in name for name in names))
+        top, *below = _names(path)
+        return top != ENCODER or family.decays("/".join(below))
 
     return jax.tree_util.tree_map_with_path(decays, params)
 
@@ -46,13 +46,19 @@ def head_mask(params: Any) -> Any:
     return jax.tree_util.tree_map_with_path(lambda path, _: _names(path)[0] != ENCODER, params)
 
 
-def make_optimizer(config: OptimConfig, steps: int) -> optax.GradientTransformation:
-    """AdamW whose decay is decoupled and follows each group's learning rate, as PyTorch's."""
+def make_optimizer(config: OptimConfig, steps: int, backbone: str) -> optax.GradientTransformation:
+    """AdamW whose decay is decoupled and follows each group's learning rate, as PyTorch's, for a model's parameters.
+
+    Args:
+      config: rates, decay and schedule.
+      steps: of the whole training.
+      backbone: of the model, one of ``encoders.names()``.
+    """
     clip = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
     return optax.chain(
         *clip,
         optax.scale_by_adam(*config.betas, eps=1e-8),
-        optax.add_decayed_weights(config.weight_decay, decay_mask),
+        optax.add_decayed_weights(config.weight_decay, functools.partial(decay_mask, backbone=backbone)),
         optax.masked(optax.scale(config.head_multiplier), head_mask),
         optax.scale_by_learning_rate(learning_rate(config, steps)),
     )

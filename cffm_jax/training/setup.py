@@ -28,6 +28,7 @@ from cffm_jax.inference.video_prototypes import all_prototypes, prototype_source
 from cffm_jax.inference.whole_videos import VideoSegmenter
 from cffm_jax.models.cffm import CFFM
 from cffm_jax.models.create import build_model
+from cffm_jax.models.encoders.names import ENCODER
 from cffm_jax.models.macs import training_flops
 from cffm_jax.models.variables import init_variables, variable_shapes
 from cffm_jax.runtime import cluster
@@ -36,7 +37,6 @@ from cffm_jax.training.optim import learning_rate, make_optimizer
 from cffm_jax.training.sharding import batch_sharded, init_state, make_mesh, replicated, require_shares
 from cffm_jax.training.speed import Work, peak_flops
 from cffm_jax.training.step import Step, make_train_step
-from cffm_jax.weights.naming.recognise import ENCODER
 from cffm_jax.weights.open import open_stored
 from cffm_jax.weights.start import GLOBAL_PARTS, start_from
 
@@ -92,7 +92,7 @@ def prepare(config: Config) -> Iterator[Run]:
         check(config, mesh)
         videos = read_videos(config.data, config.data.train_split)
         held_out = evaluation_videos(config)
-    optimizer = make_optimizer(config.optim, plan.steps)
+    optimizer = make_optimizer(config.optim, plan.steps, model.backbone)
     key = jax.random.key(plan.seed)
     start, notes = cluster.from_first(lambda: resume_step(config))
     data, source, prototypes, held_out_prototypes = config.data, None, None, None

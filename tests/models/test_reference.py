@@ -118,7 +118,7 @@ def test_the_optimiser_is_torchs_with_three_groups(torch):
         {"params": [*jax.tree.leaves(theirs["local_0"])], "weight_decay": 0.01, "times": 10},
     ]
     reference = torch.optim.AdamW(groups, lr=1.0, betas=(0.9, 0.999), eps=1e-8)
-    optimizer = make_optimizer(config, steps)
+    optimizer = make_optimizer(config, steps, "b0")
     state = optimizer.init(params)
     update = jax.jit(optimizer.update)
     for i, gradient in enumerate(gradients):
