@@ -299,7 +299,7 @@ def check(options: Options) -> None:
         raise InputError("--compare", f"is {options.compare}", f"give at most {FRAMES - FIRST}")
     for name in options.models:
         build_model(Config(model=ModelConfig(name=name)))
-    unknown = [size for size in options.torch if size not in SIZES or size.startswith("pvt")]
+    unknown = [size for size in options.torch if size not in SIZES]
     if unknown:
         raise InputError("--torch", f"{unknown[0]} is no SegFormer", "give some of b0 to b5, or nothing")
     if options.video:

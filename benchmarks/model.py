@@ -222,7 +222,7 @@ def inference_programs(model: CFFM, variables: dict[str, Any], config: Config, o
 
 def training_program(model: CFFM, config: Config, options: Options) -> Program:
     mesh = make_mesh(1)
-    optimizer = make_optimizer(config.optim, config.train.steps)
+    optimizer = make_optimizer(config.optim, config.train.steps, model)
     step = make_train_step(model, optimizer, mesh, frame_loss_weight=config.train.frame_loss_weight)
     state = init_state(model, init_variables(model, jax.random.key(0)), optimizer, mesh)
     frames = 1 if model.global_blocks else len(config.data.offsets) + 1

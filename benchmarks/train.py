@@ -209,7 +209,7 @@ def print_row(row: Row) -> None:
 def check(options: Options) -> None:
     if options.steps < 4 or options.steps % 2:
         raise InputError("--steps", f"is {options.steps}", "give an even number from 4 on")
-    unknown = [size for size in options.torch if size not in SIZES or size.startswith("pvt")]
+    unknown = [size for size in options.torch if size not in SIZES]
     if unknown:
         raise InputError("--torch", f"{unknown[0]} is no SegFormer", "give some of b0 to b5, or nothing")
     if options.json and not Path(options.json).absolute().parent.is_dir():

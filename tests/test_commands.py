@@ -417,7 +417,8 @@ def test_predictions_need_no_network(evaluated, data, tmp_path, refused):
 def test_checkpoint_of_two_devices_is_evaluated_on_one(trained, exported, tmp_path):
     with open_checkpoints(trained[0]) as checkpoints:
         config = checkpoints.config(STEPS)
-    state = init_state(build_model(config), exported[1], make_optimizer(config.optim, STEPS), make_mesh(2))
+    model = build_model(config)
+    state = init_state(model, exported[1], make_optimizer(config.optim, STEPS, model), make_mesh(2))
     with Checkpoints(tmp_path / "run", create=True) as checkpoints:
         checkpoints.save(state.replace(step=jax.numpy.int32(7)), config)
         checkpoints.wait()

@@ -13,9 +13,8 @@ import numpy as np
 from cffm_jax.config import Config
 from cffm_jax.data.clips import FASTEST
 from cffm_jax.errors import InputError
-from cffm_jax.models.encoders.names import make_encoder
+from cffm_jax.models.encoders.names import ENCODER, make_encoder
 from cffm_jax.models.method import Method
-from cffm_jax.weights.naming.recognise import ENCODER
 from cffm_jax.weights.open import complete, open_stored
 
 

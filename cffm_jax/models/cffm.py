@@ -13,7 +13,9 @@ import jax.numpy as jnp
 
 from cffm_jax.config import Config, ModelConfig
 from cffm_jax.errors import InputError
-from cffm_jax.models import cffa, cfm, layers
+from cffm_jax.models import cffa, cffm_names, cfm, layers
+from cffm_jax.models.encoders.names import size_of
+from cffm_jax.models.foreign.names import MethodNames
 from cffm_jax.models.kmeans import RunningClusters, start_running, update_running
 from cffm_jax.models.losses import clip_loss, cross_entropy
 from cffm_jax.models.method import PER_FRAME, Batch, FrameFeatures, Method, Prototypes
@@ -34,17 +36,11 @@ FAMILIES = {
 }
 """Names of the papers' methods -> local contexts, global contexts. ``cffmp`` is CFFM+, global contexts alone."""
 
-LIKE_MIT = {f"pvtv2_b{i}": f"b{i}" for i in range(6)}
-LIKE_MIT |= {"convnext_tiny": "b2", "convnext_small": "b3", "convnext_base": "b5"}
-"""Encoders that the papers do not have -> MiT of like size, whose numbers of blocks they take: our choice."""
-
 LOCAL_BLOCKS = {"b0": 1, "b1": 2, "b2": 2, "b3": 2, "b4": 4, "b5": 4}
-LOCAL_BLOCKS |= {name: LOCAL_BLOCKS[like] for name, like in LIKE_MIT.items()}
-"""Mining blocks N for each backbone (CFFM section 4.1; B3 and B4, which the papers leave out, as their neighbours)."""
+"""Mining blocks N for each MiT (CFFM section 4.1; B3 and B4, which the papers leave out, as their neighbours)."""
 
 GLOBAL_BLOCKS = {"b0": 1, "b1": 1, "b2": 2, "b3": 2, "b4": 2, "b5": 2}
-GLOBAL_BLOCKS |= {name: GLOBAL_BLOCKS[like] for name, like in LIKE_MIT.items()}
-"""Global mining blocks N_g for each backbone (CFFM++ section 5.1: 1 for the small ones, 2 for the large ones)."""
+"""Global mining blocks N_g for each MiT (CFFM++ section 5.1: 1 for the small ones, 2 for the large ones)."""
 
 Memory = tuple[cfm.Cells, ...]
 """What a target reads of a reference: for each block keys and values of its pooled grid, [N, A, gh, gw, D] each."""
@@ -93,6 +89,7 @@ class CFFM(Method):
         "globals": "global blocks",
         "global_classifier": "global classifier",
     }
+    foreign_names: ClassVar[MethodNames] = cffm_names.NAMES
     CLASSIFIERS: ClassVar[tuple[str, ...]] = ("frame classifier", "clip classifier", "global classifier")
     OPTIONS: ClassVar[Mapping[str, str]] = {
         "backbone": "--model.name",
@@ -106,10 +103,11 @@ class CFFM(Method):
     @classmethod
     def create(cls, family: str, backbone: str, settings: ModelConfig) -> CFFM:
         has_local, has_global = FAMILIES[family]
+        like = size_of(backbone).like
         return cls(
             **cls.shared(backbone, settings),
-            local_blocks=(settings.blocks or LOCAL_BLOCKS[backbone]) if has_local else 0,
-            global_blocks=(settings.global_blocks or GLOBAL_BLOCKS[backbone]) if has_global else 0,
+            local_blocks=(settings.blocks or LOCAL_BLOCKS[like]) if has_local else 0,
+            global_blocks=(settings.global_blocks or GLOBAL_BLOCKS[like]) if has_global else 0,
             sources=cffa.reference_sources(settings.receptive, settings.pooling),
             static=settings.references == "self",
             attention=settings.mining == "attention",
@@ -336,12 +334,6 @@ class CFFM(Method):
     @property
     def fresh_parts(self) -> tuple[str, ...] | None:
         return ("global blocks", "global classifier") if self.global_blocks else None
-
-    @property
-    def release_lacks(self) -> list[str]:
-        """As of ``Method``; the release's names count the references."""
-        other = bool(self.local_blocks) and len(self.sources) != len(cffa.REFERENCES)
-        return super().release_lacks + [f"{len(self.sources)} reference frames"] * other
 
     # --- counts
 

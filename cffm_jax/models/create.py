@@ -21,6 +21,9 @@ METHODS: dict[str, type[Method]] = {
 }
 """The first part of a model's public name -> its method: one row a method."""
 
+FOREIGN_NAMES = tuple(dict.fromkeys(each.foreign_names for each in METHODS.values() if each.foreign_names.families))
+"""Other people's names for the methods' weights, each table once."""
+
 
 def create_model(
     name: str,

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from cffm_jax.config import ModelConfig
 from cffm_jax.models import layers
-from cffm_jax.models.encoders.names import STRIDES
+from cffm_jax.models.encoders.backbone import STRIDES
 from cffm_jax.models.resize import resize_bilinear
 
 

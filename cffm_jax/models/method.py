@@ -27,7 +27,9 @@ from cffm_jax.config import Config, ModelConfig
 from cffm_jax.models import layers
 from cffm_jax.models.decoder import FrameDecoder, decoder_macs
 from cffm_jax.models.encoders import names as encoders
-from cffm_jax.models.encoders.macs import encoder_macs
+from cffm_jax.models.encoders.backbone import ENCODER_PARTS
+from cffm_jax.models.encoders.names import ENCODER
+from cffm_jax.models.foreign.names import NO_NAMES, MethodNames
 from cffm_jax.models.resize import resize_bilinear
 
 Tree = Any
@@ -38,8 +40,6 @@ Batch = Mapping[str, jax.Array]
 and where the method reads them prototypes f32[B, P, C]."""
 
 INPUT_MULTIPLE = 32
-ENCODER = "encoder"
-"""First name of the encoder's parameters."""
 PER_FRAME = "per-frame (SegFormer)"
 """What the logits of a frame on its own are called."""
 
@@ -89,6 +89,9 @@ class Method(nn.Module):
     OPTIONS: ClassVar[Mapping[str, str]] = {"backbone": "--model.name", "projection": "--model.projection"}
     """Attributes that the parameters' shapes depend on -> the option that sets them."""
 
+    foreign_names: ClassVar[MethodNames] = NO_NAMES
+    """Other people's names for its weights beside the encoder's."""
+
     @classmethod
     def create(cls, family: str, backbone: str, settings: ModelConfig) -> Method:
         """The method for a backbone, as ``settings`` say, which are sound.
@@ -133,8 +136,10 @@ class Method(nn.Module):
 
     @property
     def settings_read(self) -> tuple[str, ...]:
-        """Of the settings that not all methods read (``rules.About.part``) those that it reads, by dotted name; a dot at
-        the end stands for a section. The others change nothing."""
+        """Those that it reads of the settings that not all methods read (``rules.About.part``), by dotted name.
+
+        A dot at the end stands for a section. The others change nothing.
+        """
         return ()
 
     @property
@@ -284,17 +289,9 @@ class Method(nn.Module):
         """The learning-rate group of a parameter: the head's rate is ``optim.head_multiplier`` times the encoder's."""
         return "encoder" if path[0] == ENCODER else "head"
 
-    @staticmethod
-    def decays(path: Sequence[str]) -> bool:
+    def decays(self, path: Sequence[str]) -> bool:
         """Whether weight decay applies: everywhere but in the encoder's norms and the layer scales of its branches."""
-        return path[0] != ENCODER or not (path[-1] == "gamma" or any("norm" in name for name in path))
-
-    # --- weights of others
-
-    @property
-    def release_lacks(self) -> list[str]:
-        """What of it the layout of the authors' weights has no place for, beside leaves without a name there."""
-        return ["decoder/project1/norm"] if self.projection != "linear" else []
+        return path[0] != ENCODER or encoders.backbone_of(self.backbone).decays("/".join(path[1:]))
 
     # --- counts
 
@@ -312,7 +309,8 @@ class Method(nn.Module):
     def frame_macs(self, height: int, width: int, *, executed: bool) -> dict[str, int]:
         """Those of encoding a frame, and of its per-frame logits."""
         size = encoders.size_of(self.backbone)
-        return encoder_macs(size, height, width) | decoder_macs(
+        counts = encoders.backbone_of(self.backbone).macs(size, height, width)
+        return dict.fromkeys(ENCODER_PARTS, 0) | counts | decoder_macs(
             size.channels, height, width, self.width, self.num_classes,
             normalised=self.projection == "normalised", merged=executed,
         )  # fmt: skip

@@ -27,19 +27,19 @@ def learning_rate(config: OptimConfig, steps: int) -> optax.Schedule:
     return schedule
 
 
-def make_optimizer(config: OptimConfig, steps: int, method: type[Method] = Method) -> optax.GradientTransformation:
+def make_optimizer(config: OptimConfig, steps: int, model: Method) -> optax.GradientTransformation:
     """AdamW whose decay is decoupled and follows each group's learning rate, as PyTorch's.
 
-    ``method`` says which parameters decay, and which have the encoder's rate.
+    ``model`` says which parameters decay, and which have the encoder's rate.
     """
     clip = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
     return optax.chain(
         *clip,
         optax.scale_by_adam(*config.betas, eps=1e-8),
-        optax.add_decayed_weights(config.weight_decay, functools.partial(_where, method.decays)),
+        optax.add_decayed_weights(config.weight_decay, functools.partial(_where, model.decays)),
         optax.masked(
             optax.scale(config.head_multiplier),
-            functools.partial(_where, lambda path: method.rate_group(path) == "head"),
+            functools.partial(_where, lambda path: model.rate_group(path) == "head"),
         ),
         optax.scale_by_learning_rate(learning_rate(config, steps)),
     )

@@ -27,8 +27,9 @@ from cffm_jax.evaluation.sharing import chosen_devices
 from cffm_jax.inference.video_prototypes import all_prototypes, prototype_source
 from cffm_jax.inference.whole_videos import VideoSegmenter
 from cffm_jax.models.create import build_model
+from cffm_jax.models.encoders.names import ENCODER
 from cffm_jax.models.macs import training_flops
-from cffm_jax.models.method import ENCODER, Method
+from cffm_jax.models.method import Method
 from cffm_jax.models.variables import init_variables, variable_shapes
 from cffm_jax.runtime import cluster
 from cffm_jax.training.optim import learning_rate, make_optimizer
@@ -91,7 +92,7 @@ def prepare(config: Config) -> Iterator[Run]:
         check(config, mesh)
         videos = read_videos(config.data, config.data.train_split)
         held_out = evaluation_videos(config)
-    optimizer = make_optimizer(config.optim, plan.steps, type(model))
+    optimizer = make_optimizer(config.optim, plan.steps, model)
     key = jax.random.key(plan.seed)
     start, notes = cluster.from_first(lambda: resume_step(config))
     data, source, prototypes, held_out_prototypes = config.data, None, None, None

@@ -25,7 +25,8 @@ from cffm_jax.settings import config_from_dict
 from cffm_jax.weights.files.read import WeightFile, file_digest
 from cffm_jax.weights.files.stored_array import StoredArray
 from cffm_jax.weights.naming.match import as_float32, export_state_dict, load_leaves, match, without_counterpart
-from cffm_jax.weights.naming.recognise import ENCODER, Foreign, recognise
+from cffm_jax.weights.naming.origins import ENCODER
+from cffm_jax.weights.naming.recognise import Foreign, recognise
 
 FORMAT = "cffm_jax"
 WHOLE = "all"
@@ -112,14 +113,14 @@ def _foreign(file: WeightFile, found: Foreign) -> Held:
     matched = match(found, model, part)
     return Held(
         source=str(file.path),
-        origin=told["origin"] or found.origin.name(found.family),
+        origin=told["origin"] or found.naming.name(found.family),
         part=part,
         config=config,
         leaves=matched.leaves,
         fresh=matched.fresh,
         dead=matched.dead,
         ignored=file.ignored,
-        licence=told["licence"] or found.origin.licence,
+        licence=told["licence"] or found.naming.origin.licence,
         sources=matched.sources,
         problems=tuple(matched.problems()),
         file=file,
@@ -210,8 +211,7 @@ def own_metadata(weights: Held, history: Mapping[str, Any]) -> dict[str, str]:
 def released_arrays(weights: Held) -> dict[str, np.ndarray]:
     """The weights in the released layout, dead ones as zeros. InputError if the release has no place for some."""
     model = weights.model
-    missing = without_counterpart(model)
-    missing += model.release_lacks
+    missing = [*without_counterpart(model), *model.foreign_names.without_place(model)]
     if missing and weights.part == WHOLE:
         problem = f"{model.public_name} with these settings has no counterpart in the release ({missing[0]})"
         raise InputError(weights.source, problem, "keep our own format, --to cffm_jax")

@@ -9,10 +9,10 @@ import jax
 
 from cffm_jax.errors import InputError
 from cffm_jax.models import variables
+from cffm_jax.models.encoders.names import ENCODER, backbone_of
 from cffm_jax.models.method import Method
 from cffm_jax.weights.described import Held
 from cffm_jax.weights.naming.match import load_leaves
-from cffm_jax.weights.naming.recognise import ENCODER
 from cffm_jax.weights.open import random_leaves
 
 
@@ -87,12 +87,13 @@ def start_from(
     arrays = load_leaves({path: held.leaves[path] for path in taken}, held.source)
     arrays |= random_leaves(model, key, tuple(path for path in wanted if path not in arrays))
     unused = {part_of(held.model, path) for path in held.leaves} - set(parts)
+    afresh = backbone_of(model.backbone).afresh.values()
     report = Report(
         source=held.source,
         origin=held.origin,
         loaded=tuple(part for part in parts if part not in fresh),
         parameters=sum(arrays[path].size for path in taken if path.startswith("params/")),
-        fresh={**fresh, **({"norms of the encoder's stages": "not in such files"} if held.fresh else {})},
+        fresh=fresh | ({part: "not in such files" for part in afresh} if held.fresh else {}),
         dead=held.dead,
         ignored=(*(f"the {part}" for part in sorted(unused)), *held.ignored),
         licence=held.licence,

@@ -6,10 +6,10 @@ import collections
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
+from cffm_jax.models.encoders.names import ENCODER
 from cffm_jax.weights.described import Held
 from cffm_jax.weights.files.read import WeightFile
 from cffm_jax.weights.files.stored_array import StoredArray
-from cffm_jax.weights.naming.recognise import ENCODER
 
 SHOWN = 12
 """Names of a list that are printed; the others are counted."""

@@ -17,9 +17,7 @@ from cffm_jax.errors import InputError
 from cffm_jax.models import layers
 from cffm_jax.models.cffm import FAMILIES, GLOBAL_BLOCKS, LOCAL_BLOCKS
 from cffm_jax.models.create import build_model
-from cffm_jax.models.encoders import convnext, mit
 from cffm_jax.models.encoders import names as encoders
-from cffm_jax.models.macs import ENCODER_PARTS, macs
 
 OTHERS = [name for name in encoders.names() if name not in ("b0", "b1", "b2", "b3", "b4", "b5")]
 
@@ -63,25 +61,13 @@ def test_parameter_counts_are_the_published_ones(name):
     assert round(count / 1e6, 1) == PUBLISHED[name]
 
 
-def test_convnext_tiny_has_its_authors_parameters():
-    count = sum(int(np.prod(leaf.shape)) for leaf in traced("convnext_tiny")[1].values())
-    assert count - 2 * (96 + 192 + 384) + 768_000 + 1000 == 28_589_128
-
-
-@pytest.mark.parametrize(("name", "published"), [("tiny", 4.5), ("small", 8.7), ("base", 15.4)])
-def test_convnexts_count_is_the_published_one(name, published):
-    """Giga multiply-accumulates at 224 x 224 (ConvNeXt paper, Table 1)."""
-    counted = macs(f"segformer_convnext_{name}", 224, 224)
-    assert round(sum(getattr(counted, part) for part in ENCODER_PARTS) / 1e9, 1) == published
-
-
 @pytest.mark.parametrize("name", OTHERS)
 def test_every_method_takes_every_encoder(name):
     for family, (local, global_) in FAMILIES.items():
         model = cffm_jax.create_model(f"{family}_{name}", 19)
         assert (model.backbone, model.public_name) == (name, f"{family}_{name}")
-        assert model.local_blocks == (LOCAL_BLOCKS[name] if local else 0)
-        assert model.global_blocks == (GLOBAL_BLOCKS[name] if global_ else 0)
+        assert model.local_blocks == (LOCAL_BLOCKS[encoders.size_of(name).like] if local else 0)
+        assert model.global_blocks == (GLOBAL_BLOCKS[encoders.size_of(name).like] if global_ else 0)
         assert model.norm_epsilons == ((1e-6, 1e-6) if name.startswith("convnext") else (1e-5, 1e-6))
 
 
@@ -96,49 +82,6 @@ def test_sides_that_are_no_multiples_of_32_are_refused(name):
     model, frames = cffm_jax.create_model(name, 19), jax.ShapeDtypeStruct((1, 64, 100, 3), jnp.float32)
     with pytest.raises(ValueError, match="64x100.*multiples of 32"):
         jax.eval_shape(functools.partial(model.init, method="encode_stages"), jax.random.key(0), frames)
-
-
-# --- ConvNeXt ------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def small():
-    """Initial variables of a ConvNeXt with a block a stage, its compiled maps, and a frame."""
-    frames, quickly = normal(1, 32, 64, 3), {"xla_backend_optimization_level": 0}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(convnext.SIZES, "convnext_tiny", convnext.ConvNeXtSize((16, 24, 32, 40), (1, 1, 1, 1)))
-        module = make("convnext_tiny")
-        variables = jax.device_get(jax.jit(module.init, compiler_options=quickly)(jax.random.key(0), frames))
-        return variables, jax.jit(module.apply).lower(variables, frames).compile(quickly), frames
-
-
-def test_initial_weights_of_convnext(small):
-    variables, _, _ = small
-    for path, weight in flax.traverse_util.flatten_dict(variables["params"], sep="/").items():
-        leaf = path.rpartition("/")[2]
-        if leaf == "kernel":
-            assert 0.9 * 0.02 < weight.std() < 1.1 * 0.02 and np.abs(weight).max() < 2.1 * 0.02 / 0.8796, path
-        else:
-            assert np.all(weight == {"bias": 0, "scale": 1, "gamma": np.float32(1e-6)}[leaf]), path
-
-
-def test_the_next_stage_reads_the_map_before_its_norm(small):
-    """The norms are the decoder's: one stage's changes its own map alone."""
-    variables, run, frames = small
-    before = run(variables, frames)
-    changed = jax.tree.map(np.copy, variables)
-    changed["params"]["stages_1"]["norm"]["scale"][:] = 2
-    after = run(changed, frames)
-    for i in (0, 2, 3):
-        np.testing.assert_array_equal(after[i], before[i])
-    np.testing.assert_allclose(after[1], 2 * before[1], rtol=1e-6)
-
-
-def test_bfloat16_gives_bfloat16_maps():
-    frames = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
-    maps, variables = jax.eval_shape(make("convnext_tiny", "bfloat16").init_with_output, jax.random.key(0), frames)
-    assert {x.dtype for x in maps} == {jnp.dtype("bfloat16")}
-    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
 
 
 @pytest.mark.parametrize("side", [3, 7])
@@ -204,5 +147,5 @@ def test_a_checkpoint_of_other_arithmetic_is_refused():
 
 
 def test_sizes_name_one_encoder_each():
-    assert not set(mit.SIZES) & set(convnext.SIZES)
-    assert set(encoders.names()) == set(LOCAL_BLOCKS) == set(GLOBAL_BLOCKS)
+    assert len(set(encoders.names())) == len(encoders.names())
+    assert {encoders.size_of(name).like for name in encoders.names()} == set(LOCAL_BLOCKS) == set(GLOBAL_BLOCKS)

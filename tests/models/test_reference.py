@@ -11,6 +11,7 @@ import pytest
 
 import cffm_jax
 from cffm_jax.config import OptimConfig
+from cffm_jax.models.create import create_model
 from cffm_jax.models.losses import clip_loss
 from cffm_jax.models.resize import resize_bilinear
 from cffm_jax.training.optim import make_optimizer
@@ -118,7 +119,7 @@ def test_the_optimiser_is_torchs_with_three_groups(torch):
         {"params": [*jax.tree.leaves(theirs["local_0"])], "weight_decay": 0.01, "times": 10},
     ]
     reference = torch.optim.AdamW(groups, lr=1.0, betas=(0.9, 0.999), eps=1e-8)
-    optimizer = make_optimizer(config, steps)
+    optimizer = make_optimizer(config, steps, create_model("cffm_b0", 2))
     state = optimizer.init(params)
     update = jax.jit(optimizer.update)
     for i, gradient in enumerate(gradients):

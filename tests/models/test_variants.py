@@ -13,7 +13,7 @@ import cffm_jax
 from cffm_jax.config import Config, DataConfig, ModelConfig
 from cffm_jax.models import cffa
 from cffm_jax.models.create import build_model
-from cffm_jax.models.encoders import convnext, mit
+from cffm_jax.models.encoders import convnext, mit, pvtv2
 from cffm_jax.models.encoders import names as encoders
 from cffm_jax.models.variables import variable_shapes
 from cffm_jax.rules import with_changes
@@ -88,7 +88,7 @@ class Patches(nn.Module):
 @pytest.mark.parametrize("name", [*VARIANTS, *OTHERS])
 def test_one_training_step(name, monkeypatch):
     # Blocks of a stage are alike: an encoder with one each is compiled sooner.
-    for sizes, size in ((mit.SIZES, "b0"), (mit.SIZES, "pvtv2_b0"), (convnext.SIZES, "convnext_tiny")):
+    for sizes, size in ((mit.SIZES, "b0"), (pvtv2.SIZES, "pvtv2_b0"), (convnext.SIZES, "convnext_tiny")):
         monkeypatch.setitem(sizes, size, dataclasses.replace(sizes[size], depths=(1, 1, 1, 1)))
     config = (VARIANTS | OTHERS)[name]
     model, mesh = build_model(config), make_mesh(1)

@@ -13,10 +13,11 @@ import pytest
 import cffm_jax
 from cffm_jax.config import OptimConfig
 from cffm_jax.models.variables import variable_shapes
-from cffm_jax.training.optim import decay_mask, head_mask, learning_rate, make_optimizer
+from cffm_jax.training.optim import learning_rate, make_optimizer
 from cffm_jax.weights.naming.match import key_map
 
 PAPER, STEPS = OptimConfig(), 160_000
+MODEL = cffm_jax.create_model("cffm_b0", 2)
 CONSTANT = OptimConfig(rate=1e-2, warmup_steps=0, power=0.0)
 
 TREE = {
@@ -60,7 +61,7 @@ def scheduled(i: int) -> float:
 def updated(config: OptimConfig, steps: int, gradients: Sequence[dict]) -> list[dict[str, np.ndarray]]:
     """The parameters, from ``draw(0)``, after each step."""
     params = draw(0)
-    optimizer = make_optimizer(config, steps)
+    optimizer = make_optimizer(config, steps, MODEL)
     state = optimizer.init(params)
     history = []
 
@@ -123,9 +124,10 @@ def test_other_schedules():
 
 
 def test_masks_of_the_small_tree():
-    assert {key for key, on in flat(decay_mask(draw(0))).items() if not on} == WITHOUT_DECAY
-    assert {key for key, on in flat(head_mask(draw(0))).items() if not on} == {
-        k for k in flat(draw(0)) if k[:7] == "encoder"
+    paths = flat(draw(0))
+    assert {path for path in paths if not MODEL.decays(path.split("/"))} == WITHOUT_DECAY
+    assert {path for path in paths if MODEL.rate_group(path.split("/")) == "encoder"} == {
+        path for path in paths if path[:7] == "encoder"
     }
 
 
@@ -137,7 +139,8 @@ def test_masks_of_a_model_are_those_of_the_release(name):
     """
     model = cffm_jax.create_model(name, 124)
     params = variable_shapes(model)["params"]
-    decays, head = flat(decay_mask(params)), flat(head_mask(params))
+    decays = {path: model.decays(path.split("/")) for path in flat(params)}
+    head = {path: model.rate_group(path.split("/")) == "head" for path in flat(params)}
     theirs = {path: key for key, (collection, path, _, _) in key_map(model).items() if collection == "params"}
     assert set(theirs) == set(decays) == set(head)
     for path, key in theirs.items():
@@ -190,7 +193,7 @@ def test_gradients_are_clipped_by_their_norm_where_asked():
     params = {"encoder": {"kernel": jnp.ones(2)}, "bias": jnp.ones(1)}
     grads = {"encoder": {"kernel": jnp.float32([2.0, 3.0])}, "bias": jnp.float32([6.0])}  # Norm 7.
     for clip_norm, scale in ((0.0, 1.0), (3.5, 0.5), (8.0, 1.0)):
-        optimizer = make_optimizer(OptimConfig(clip_norm=clip_norm), 10)
+        optimizer = make_optimizer(OptimConfig(clip_norm=clip_norm), 10, MODEL)
         _, state = optimizer.update(grads, optimizer.init(params), params)
         adam = next(part for part in state if hasattr(part, "mu"))
         np.testing.assert_allclose(adam.mu["encoder"]["kernel"], 0.1 * scale * grads["encoder"]["kernel"], rtol=1e-6)

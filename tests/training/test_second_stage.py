@@ -82,7 +82,7 @@ def test_the_optimiser_holds_no_state_of_what_is_frozen(second):
         config = checkpoints.config(STEPS)
     model = create.build_model(config)
     variables = models_variables.init_variables(model, jax.random.key(0))
-    state = init_state(model, variables, optim.make_optimizer(config.optim, STEPS), make_mesh(1))
+    state = init_state(model, variables, optim.make_optimizer(config.optim, STEPS, model), make_mesh(1))
     held = {str(path[0]) for path, _ in flat_params(state.opt_state)}
     assert held == {f"['{part}']" for part in GLOBAL}
 
@@ -126,7 +126,8 @@ def test_the_step_is_cheaper_than_the_first_stages(second, trained):
     make up two thirds of what is left)."""
     model, variables = final_variables(second)
     base, mesh = model.clone(global_blocks=0), make_mesh(1)
-    optimizer = optim.make_optimizer(load_config(str(Path(__file__).parents[2] / "configs/synthetic.py")).optim, STEPS)
+    config = load_config(str(Path(__file__).parents[2] / "configs/synthetic.py"))
+    optimizer = optim.make_optimizer(config.optim, STEPS, model)
     flops = []
     for m, t in ((base, 4), (model, 1)):
         state = jax.eval_shape(lambda v, m=m: init_state(m, v, optimizer, mesh), variables)

@@ -9,8 +9,7 @@ import pytest
 import cffm_jax
 from cffm_jax.errors import InputError
 from cffm_jax.models.variables import variable_shapes
-from cffm_jax.weights.naming import released as table
-from cffm_jax.weights.naming.match import convert_state_dict, export_state_dict, key_map
+from cffm_jax.weights.naming.match import convert_state_dict, export_state_dict, is_dead, key_map
 
 from helpers import golden_values
 
@@ -49,7 +48,7 @@ def test_there_and_back_is_the_same_bit_for_bit(case):
         assert value.dtype == np.float32 and value.shape == theirs[key].shape, key
         np.testing.assert_array_equal(value, theirs[key], err_msg=key)
     unused = set(theirs) - set(back)
-    assert unused == {key for key in theirs if table.is_dead(key)}
+    assert unused == {key for key in theirs if is_dead(model, key)}
     assert {key for key in unused if not key.endswith("num_batches_tracked")} == {
         "decode_head.conv_seg.weight",
         "decode_head.conv_seg.bias",
@@ -74,7 +73,7 @@ def test_cffmpp_there_and_back_but_for_its_dead_weights():
         block + "proj.weight",
         block + "proj.bias",
     }
-    assert unused <= {key for key in golden_values.manifest()[case]["state_dict"] if table.is_dead(key)}
+    assert unused <= {key for key in golden_values.manifest()[case]["state_dict"] if is_dead(model, key)}
 
 
 def test_every_leaf_of_the_model_is_filled(model, released):
@@ -234,7 +233,7 @@ def test_the_right_size_in_another_shape_is_refused(model, released, key, change
 def test_each_key_is_needed(model, released):
     """Taking away one live key is noticed, and only that one is named."""
     for key in [*released][::40]:
-        if not table.is_dead(key):
+        if not is_dead(model, key):
             message = message_of({other: value for other, value in released.items() if other != key}, model)
             assert message.split("classes: ")[1].startswith(f"missing {key}; "), message
 
@@ -332,8 +331,8 @@ def test_a_gradient_tree_is_exported_too(model, released):
         ("backbone.block1.0.attn.head.weight", False),
     ],
 )
-def test_dead_keys(key, dead):
-    assert table.is_dead(key) == dead
+def test_dead_keys(model, key, dead):
+    assert is_dead(model, key) == dead
 
 
 def test_released_buffers_are_ignored(model, released):

@@ -8,9 +8,14 @@ import pytest
 
 import cffm_jax
 from cffm_jax.errors import InputError
-from cffm_jax.weights.naming import origins
-from cffm_jax.weights.naming import released as table
-from cffm_jax.weights.naming.match import convert_state_dict, describe, key_map
+from cffm_jax.models import cffm, cffm_names
+from cffm_jax.models.encoders import convnext, mit
+from cffm_jax.models.encoders import names as encoders
+from cffm_jax.models.foreign import layouts
+from cffm_jax.models.foreign.names import HeadOrigin, Layer, MethodNames, fields_of, rules
+from cffm_jax.weights.naming import recognise as recognition
+from cffm_jax.weights.naming.match import convert_state_dict, dead_arrays, describe, is_dead, key_map
+from cffm_jax.weights.naming.origins import BACKBONE, Naming
 from cffm_jax.weights.naming.recognise import recognise
 
 from helpers import golden_values
@@ -24,14 +29,16 @@ SETTINGS = {
     "Hugging Face ConvNeXt": ("segformer_convnext_tiny", {}),
     "timm ConvNeXt": ("segformer_convnext_tiny", {}),
 }
-CASES = [(origin, origin.name("encoder" if "" not in origin.names else "")) for origin in origins.ORIGINS[1:]]
-every_origin = pytest.mark.parametrize(
-    "origin", [o for o, _ in CASES], ids=[f"{i} {n}" for i, (_, n) in enumerate(CASES)]
-)
+CASES = encoders.origins()[1:]
+every_origin = pytest.mark.parametrize("origin", CASES, ids=[f"{i} {o.name}" for i, o in enumerate(CASES)])
+
+
+def naming_of(origin):
+    return Naming(origin, cffm_names.NAMES)
 
 
 def model_of(origin):
-    names = [name for name in origin.names.values() if name in SETTINGS]
+    names = [name for name in (origin.name, naming_of(origin).name("segformer")) if name in SETTINGS]
     name, settings = SETTINGS[names[0]]
     return cffm_jax.create_model(name, 7, **settings)
 
@@ -49,20 +56,20 @@ def renamed(origin, state_dict):
     """The same weights as that origin names and lays them out: the inverse of its rules."""
     found = {}
     for key, value in state_dict.items():
-        sources = origin.sources(key)
+        sources = naming_of(origin).sources(key)
         if sources is None:  # timm's ConvNeXt has no norms of the stages.
             continue
         names, combine = sources
         if combine is np.concatenate:
             found |= dict(zip(names, np.split(value, 2), strict=True))
-        elif combine is origins._first_third:
+        elif combine is layouts.first_third:
             found[names[0]] = np.concatenate([value, found.pop(names[0], value[:0])])
-        elif combine is origins._other_thirds:
+        elif combine is layouts.other_thirds:
             found[names[0]] = np.concatenate([found.pop(names[0], value[:0]), value])
-        elif combine is origins._dense:
+        elif combine is layouts.dense:
             found[names[0]] = value[:, :, None, None] if names[0].endswith("weight") and value.ndim == 2 else value
-        elif combine is origins._stages_reversed:
-            found[names[0]] = origins._stages_reversed([value])
+        elif combine is cffm_names.stages_reversed:
+            found[names[0]] = cffm_names.stages_reversed([value])
         else:
             found[names[0]] = value
     return found
@@ -75,7 +82,7 @@ def assert_same(found, expected):
 
 
 def has_head(origin):
-    return any(rule.released.startswith("decode_head") for rule in origin.rules) or origin is origins.CONVNEXT
+    return naming_of(origin).head is not None
 
 
 @every_origin
@@ -86,16 +93,16 @@ def test_its_names_give_the_same_weights(origin):
     theirs = renamed(origin, state_dict)
     if not encoder:
         found = recognise(describe(theirs), "file")
-        assert found.origin is origin and found.settings("file")["name"] == model.public_name
+        assert found.naming.origin is origin and found.settings("file")["name"] == model.public_name
         assert found.settings("file")["num_classes"] == 7 and found.family == "segformer"
         assert_same(convert_state_dict(theirs, model), convert_state_dict(state_dict, model))
-    if origin is origins.TIMM_CONVNEXT:
+    if origin is convnext.TIMM:
         return  # Without norms of the stages it fills no model: see tests/test_weights.py.
     bare = {key.removeprefix(origin.prefix): value for key, value in theirs.items() if key.startswith(origin.prefix)}
     expected = convert_state_dict(released(model, True), model, part="encoder")
     for names in (bare, {f"module.{key}": value for key, value in bare.items()}):
         found = recognise(describe(names), "file")
-        assert found.origin is origin and found.family == "encoder"
+        assert found.naming.origin is origin and found.family == "encoder"
         assert f"segformer_{found.backbone}" == model.public_name
         assert_same(convert_state_dict(names, model, part="encoder"), expected)
 
@@ -104,8 +111,10 @@ def test_its_names_give_the_same_weights(origin):
 def test_every_rule_of_it_is_used(origin):
     model = model_of(origin)
     keys = key_map(model, "all" if has_head(origin) else "encoder")
-    for rule in origin.rules:
-        assert any(re.fullmatch(rule.released, key) for key in keys), rule
+    head = naming_of(origin).head
+    for prefix, table in ((BACKBONE, origin.rules), ("", head.rules if head else ())):
+        for rule in table:
+            assert any(fields_of(prefix + rule.released, key) is not None for key in keys), rule
 
 
 @every_origin
@@ -126,7 +135,7 @@ def test_faults_are_told_in_its_own_names(origin):
 
 
 def test_a_released_key_that_an_origin_has_no_name_for_is_left_over():
-    origin, model = origins.TIMM_CONVNEXT, model_of(origins.TIMM_CONVNEXT)
+    origin, model = convnext.TIMM, model_of(convnext.TIMM)
     theirs = renamed(origin, released(model, True)) | {"backbone.norm0.weight": np.ones(96, np.float32)}
     bare = {key.removeprefix(origin.prefix): value for key, value in theirs.items()}
     with pytest.raises(InputError, match=r"left over norm0\.weight"):
@@ -183,10 +192,32 @@ def test_values_that_are_not_finite_are_refused(value):
 def test_dead_weights_are_the_releases():
     """What is written as zeros are the keys and shapes of the released files."""
     for case in ("cffm_b0_96x160", "cffmpp_b1_96x160"):
+        model = cffm_jax.create_model(case.rpartition("_")[0], 124)
         shapes = golden_values.manifest()[case]["state_dict"]
-        live = {key: np.empty(shape, np.float32) for key, shape in shapes.items() if not table.is_dead(key)}
-        dead = table.dead_arrays(live)
+        live = {key: np.empty(shape, np.float32) for key, shape in shapes.items() if not is_dead(model, key)}
+        dead = dead_arrays(model, live)
         assert {key: list(array.shape) for key, array in dead.items()} == {
             k: shapes[k] for k in shapes if k not in live
         }
         assert not any(array.any() for array in dead.values())
+
+
+def test_the_families_are_the_methods():
+    for name, (local, global_) in cffm.FAMILIES.items():
+        assert cffm_names.NAMES.families[name] == ("blocks",) * local + ("global_blocks",) * global_
+    assert len(cffm_names.NAMES.families) == len(cffm.FAMILIES)
+
+
+def test_a_methods_names_are_one_table(monkeypatch):
+    """A file has the method with names for most of its keys; no other place needs to know the method."""
+    rows = (Layer("pool", "decode_head.psp", layouts.CONV),)
+    keys = ("decode_head.psp.{leaf}", "decode_head.seg.{leaf}")
+    head = HeadOrigin({"": "MMSegmentation PSPNet"}, rules(*zip(keys, keys)))
+    other = MethodNames("decode_head.", rows, {"MMSegmentation": head}, {"psp": ()})
+    monkeypatch.setattr(recognition, "FOREIGN_NAMES", (cffm_names.NAMES, other))
+    ours = renamed(mit.MMSEGMENTATION, released(model_of(mit.MMSEGMENTATION)))
+    theirs = {key: value for key, value in ours.items() if key.startswith("backbone.")}
+    theirs |= {f"decode_head.{layer}.weight": np.ones((3, 3), np.float32) for layer in ("psp", "seg")}
+    found = recognise(describe(theirs), "file")
+    assert (found.family, found.naming.name(found.family), found.backbone) == ("psp", "MMSegmentation PSPNet", "b0")
+    assert recognise(describe(ours), "file").family == "segformer"

@@ -6,32 +6,24 @@ paper's dense predictions. Dimension key: N frames, H W sides of a stage's map, 
 
 from __future__ import annotations
 
-import dataclasses
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from cffm_jax.models import layers
-
-
-@dataclasses.dataclass(frozen=True)
-class ConvNeXtSize:
-    channels: tuple[int, int, int, int]
-    depths: tuple[int, int, int, int]
-    norm_epsilons: tuple[float, float] = (1e-6, 1e-6)
-    """Of the norms beside the reducing convolutions, of the blocks' and stages'."""
-
+from cffm_jax.models.encoders.backbone import COLOURS, STRIDES, Backbone, Size
+from cffm_jax.models.foreign.layouts import CONV, DENSE, DEPTHWISE, LAYER_SCALE, NORM, dense
+from cffm_jax.models.foreign.names import AS_RELEASED, RELEASED, Layer, Origin, rules
 
 SIZES = {
-    "convnext_tiny": ConvNeXtSize((96, 192, 384, 768), (3, 3, 9, 3)),
-    "convnext_small": ConvNeXtSize((96, 192, 384, 768), (3, 3, 27, 3)),
-    "convnext_base": ConvNeXtSize((128, 256, 512, 1024), (3, 3, 27, 3)),
+    "convnext_tiny": Size((96, 192, 384, 768), (3, 3, 9, 3), "b2"),
+    "convnext_small": Size((96, 192, 384, 768), (3, 3, 27, 3), "b3"),
+    "convnext_base": Size((128, 256, 512, 1024), (3, 3, 27, 3), "b5"),
 }
 KERNEL = 7
 MLP_RATIO = 4
-LAYER_SCALE = 1e-6
+INITIAL_SCALE = 1e-6
 """Initial weight of every residual branch."""
 
 
@@ -50,7 +42,7 @@ class Block(nn.Module):
         y = layers.Dense(MLP_RATIO * c, self.dtype, name="pwconv1")(y)
         y = jax.nn.gelu(y, approximate=False)
         y = layers.Dense(c, self.dtype, name="pwconv2")(y)
-        y = y * self.param("gamma", nn.initializers.constant(LAYER_SCALE), (c,)).astype(self.dtype)
+        y = y * self.param("gamma", nn.initializers.constant(INITIAL_SCALE), (c,)).astype(self.dtype)
         return x + layers.DropPath(self.drop_path)(y, train)
 
 
@@ -84,7 +76,7 @@ class ConvNeXt(nn.Module):
     """Encoder of the frames.
 
     Attributes:
-      size: "convnext_tiny", "convnext_small" or "convnext_base", a row of ``SIZES``.
+      size: a row of ``SIZES``.
       norm_epsilons: of the norms beside the reducing convolutions, of the blocks' and stages'.
       drop_path: the last block's probability of skipping its branch; it rises linearly from 0.
       dtype: compute type; parameters and norms are float32.
@@ -92,7 +84,7 @@ class ConvNeXt(nn.Module):
       remat: what training computes anew, see ``layers.rematerialised``.
     """
 
-    size: str
+    size: Size
     norm_epsilons: tuple[float, float]
     drop_path: float
     dtype: jnp.dtype
@@ -103,8 +95,7 @@ class ConvNeXt(nn.Module):
     def __call__(self, frames: jax.Array, train: bool = False) -> tuple[jax.Array, ...]:
         """Args: frames f32[N, H, W, 3], normalised, sides multiples of 32. Returns: four maps [N, H/s, W/s, C_s], s =
         4, 8, 16, 32."""
-        size = SIZES[self.size]
-        depths = self.depths or size.depths
+        size, depths = self.size, self.depths or self.size.depths
         rates = np.linspace(0, self.drop_path, sum(depths)).tolist()
         x, maps = frames.astype(self.dtype), []
         for i, (channels, depth) in enumerate(zip(size.channels, depths)):
@@ -115,3 +106,90 @@ class ConvNeXt(nn.Module):
             )(x, train)  # fmt: skip
             maps.append(normalised)
         return tuple(maps)
+
+
+def macs(size: Size, height: int, width: int) -> dict[str, int]:
+    """Multiply-accumulates of one frame of height x width by part."""
+    positions = [(height // stride) * (width // stride) for stride in STRIDES]
+    stages = list(zip(positions, size.channels, size.depths, strict=True))
+    reductions = zip(positions, (4, 2, 2, 2), (COLOURS, *size.channels), size.channels)
+    return {
+        "patch_embeddings": sum(n * side**2 * before * c for n, side, before, c in reductions),
+        "encoder_mlp": sum(depth * 2 * n * MLP_RATIO * c * c for n, c, depth in stages),
+        "depthwise": sum(depth * n * KERNEL**2 * c for n, c, depth in stages),
+    }
+
+
+_PATH, _KEY = BLOCK = "stages_{stage0}/blocks_{block}/", "stages.{stage0}.{block}."
+LAYERS = (
+    # The first stage convolves before it normalises, the others after.
+    Layer("stages_0/reduce", "downsample_layers.0.0", CONV),
+    Layer("stages_0/reduce_norm", "downsample_layers.0.1", NORM),
+    Layer("stages_{stage0}/reduce_norm", "downsample_layers.{stage0}.0", NORM),
+    Layer("stages_{stage0}/reduce", "downsample_layers.{stage0}.1", CONV),
+    Layer("stages_{stage0}/norm", "norm{stage0}", NORM),
+    Layer(_PATH + "dwconv", _KEY + "dwconv", DEPTHWISE),
+    Layer(_PATH + "norm", _KEY + "norm", NORM),
+    Layer(_PATH + "pwconv{number}", _KEY + "pwconv{number}", DENSE),
+    Layer(_PATH + "gamma", _KEY + "gamma", LAYER_SCALE),
+)
+
+_LICENCE = "ConvNeXt's ImageNet weights: MIT (its authors' files), Apache-2.0 (Hugging Face and timm)"
+
+AUTHORS = Origin(
+    name="ConvNeXt",
+    prefix="backbone.",
+    marks=r"(downsample_layers\.\d\.[01]|stages\.\d\.\d+)\..+",
+    rules=AS_RELEASED,
+    dead=(r"(backbone\.)?(head|norm)\.(weight|bias)",),
+    licence=_LICENCE,
+    heads=RELEASED,
+    whole="a model with ConvNeXt in the released layout",
+)
+
+_THEIRS = "encoder.stages.{stage0}.layers.{block}."
+HUGGING_FACE = Origin(
+    name="Hugging Face ConvNeXt",
+    prefix="convnext.",
+    marks=r"(embeddings|encoder\.stages\.\d)\..+",
+    rules=rules(
+        ("downsample_layers.0.0.{leaf}", "embeddings.patch_embeddings.{leaf}"),
+        ("downsample_layers.0.1.{leaf}", "embeddings.layernorm.{leaf}"),
+        ("downsample_layers.{stage0}.{number}.{leaf}", "encoder.stages.{stage0}.downsampling_layer.{number}.{leaf}"),
+        (_KEY + "dwconv.{leaf}", _THEIRS + "dwconv.{leaf}"),
+        (_KEY + "norm.{leaf}", _THEIRS + "layernorm.{leaf}"),
+        (_KEY + "pwconv{number}.{leaf}", _THEIRS + "pwconv{number}.{leaf}"),
+        (_KEY + "gamma", _THEIRS + "layer_scale_parameter"),
+        ("norm{stage0}.{leaf}", "hidden_states_norms.stage{stage}.{leaf}"),
+    ),
+    dead=(r"(\w+\.)?classifier\.(weight|bias)", r"convnext\.layernorm\.(weight|bias)"),
+    licence=_LICENCE,
+)
+
+_TIMM = "stages.{stage0}.blocks.{block}."
+TIMM = Origin(
+    name="timm ConvNeXt",
+    prefix="backbone.",
+    marks=r"(stem\.[01]|stages\.\d\.(downsample\.[01]|blocks\.\d+\.(conv_dw|gamma|norm|mlp)))(\..+)?",
+    rules=rules(
+        ("downsample_layers.0.{number}.{leaf}", "stem.{number}.{leaf}"),
+        ("downsample_layers.{stage0}.{number}.{leaf}", "stages.{stage0}.downsample.{number}.{leaf}"),
+        (_KEY + "dwconv.{leaf}", _TIMM + "conv_dw.{leaf}"),
+        (_KEY + "norm.{leaf}", _TIMM + "norm.{leaf}"),
+        (_KEY + "pwconv{number}.{leaf}", _TIMM + "mlp.fc{number}.{leaf}", dense),
+        (_KEY + "gamma", _TIMM + "gamma"),
+    ),
+    dead=(r"(backbone\.)?head\.(norm|fc)\.(weight|bias)",),
+    licence=_LICENCE,
+)
+
+
+def telling(size: Size) -> dict[str, tuple[int, ...]]:
+    return {f"stages.{i}.0.norm.weight": (c,) for i, c in enumerate(size.channels)}
+
+
+BACKBONE = Backbone(
+    SIZES, ConvNeXt, macs, LAYERS, BLOCK, telling, (AUTHORS, HUGGING_FACE, TIMM),
+    # ImageNet's classifier reads the last map, by a norm of its own.
+    afresh={"norm{stage0}.{leaf}": "norms of the encoder's stages"},
+)  # fmt: skip

@@ -1,13 +1,12 @@
-"""Mix Transformer (MiT) encoder B0-B5 and PVTv2 B0-B5: four stages of overlapping patches and spatially reduced
-attention.
+"""Mix Transformer (MiT) encoder B0-B5: four stages of overlapping patches and spatially reduced attention.
 
-Sources: SegFormer, which both papers take as their encoder (CFFM section 4.1); PVTv2 (Wang et al., 2022), whose network
-MiT is but for the widths of its MLPs and some depths. Dimension key: N frames, H W sides of a stage's map, C channels,
-A heads, D channels of a head, R spatial reduction, L = H * W queries, S = L / R^2 keys.
+Source: SegFormer, which both papers take as their encoder (CFFM section 4.1). Dimension key: N frames, H W sides of a
+stage's map, C channels, A heads, D channels of a head, R spatial reduction, L = H * W queries, S = L / R^2 keys.
 """
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 
 import flax.linen as nn
@@ -16,30 +15,26 @@ import jax.numpy as jnp
 import numpy as np
 
 from cffm_jax.models import layers
+from cffm_jax.models.encoders.backbone import COLOURS, STRIDES, Backbone, Size
+from cffm_jax.models.foreign.layouts import CONV, DENSE, DEPTHWISE, NORM, dense, first_third, other_thirds
+from cffm_jax.models.foreign.names import AS_RELEASED, RELEASED, Layer, Origin, rules
 
 
 @dataclasses.dataclass(frozen=True)
-class MiTSize:
-    channels: tuple[int, int, int, int]
-    depths: tuple[int, int, int, int]
-    mlp_ratios: tuple[int, int, int, int] = (4, 4, 4, 4)
+class MiTSize(Size):
+    """A row, with the widths of each stage's MLPs in channels of the stage."""
+
     norm_epsilons: tuple[float, float] = (1e-5, 1e-6)
-    """Of the embeddings' and reductions' norms, of the blocks' and stages'."""
+    mlp_ratios: tuple[int, int, int, int] = (4, 4, 4, 4)
 
 
 SIZES = {
-    "b0": MiTSize((32, 64, 160, 256), (2, 2, 2, 2)),
-    "b1": MiTSize((64, 128, 320, 512), (2, 2, 2, 2)),
-    "b2": MiTSize((64, 128, 320, 512), (3, 4, 6, 3)),
-    "b3": MiTSize((64, 128, 320, 512), (3, 4, 18, 3)),
-    "b4": MiTSize((64, 128, 320, 512), (3, 8, 27, 3)),
-    "b5": MiTSize((64, 128, 320, 512), (3, 6, 40, 3)),
-    "pvtv2_b0": MiTSize((32, 64, 160, 256), (2, 2, 2, 2), (8, 8, 4, 4)),
-    "pvtv2_b1": MiTSize((64, 128, 320, 512), (2, 2, 2, 2), (8, 8, 4, 4)),
-    "pvtv2_b2": MiTSize((64, 128, 320, 512), (3, 4, 6, 3), (8, 8, 4, 4)),
-    "pvtv2_b3": MiTSize((64, 128, 320, 512), (3, 4, 18, 3), (8, 8, 4, 4)),
-    "pvtv2_b4": MiTSize((64, 128, 320, 512), (3, 8, 27, 3), (8, 8, 4, 4)),
-    "pvtv2_b5": MiTSize((64, 128, 320, 512), (3, 6, 40, 3)),
+    "b0": MiTSize((32, 64, 160, 256), (2, 2, 2, 2), "b0"),
+    "b1": MiTSize((64, 128, 320, 512), (2, 2, 2, 2), "b1"),
+    "b2": MiTSize((64, 128, 320, 512), (3, 4, 6, 3), "b2"),
+    "b3": MiTSize((64, 128, 320, 512), (3, 4, 18, 3), "b3"),
+    "b4": MiTSize((64, 128, 320, 512), (3, 8, 27, 3), "b4"),
+    "b5": MiTSize((64, 128, 320, 512), (3, 6, 40, 3), "b5"),
 }
 HEADS = (1, 2, 5, 8)
 REDUCTIONS = (8, 4, 2, 1)
@@ -137,7 +132,7 @@ class MiT(nn.Module):
     """Encoder of the frames.
 
     Attributes:
-      size: "b0" .. "b5", "pvtv2_b0" .. "pvtv2_b5", a row of ``SIZES``.
+      size: a row of ``SIZES``, here or in ``pvtv2``.
       norm_epsilons: of the embeddings' and reductions' norms, of the blocks' and stages'.
       drop_path: the last block's probability of skipping a branch; it rises linearly from 0.
       dtype: compute type; parameters, norms and softmax are float32.
@@ -145,7 +140,7 @@ class MiT(nn.Module):
       remat: what training computes anew, see ``layers.rematerialised``.
     """
 
-    size: str
+    size: MiTSize
     norm_epsilons: tuple[float, float]
     drop_path: float
     dtype: jnp.dtype
@@ -156,8 +151,7 @@ class MiT(nn.Module):
     def __call__(self, frames: jax.Array, train: bool = False) -> tuple[jax.Array, ...]:
         """Args: frames f32[N, H, W, 3], normalised, sides multiples of 32. Returns: four maps [N, H/s, W/s, C_s], s =
         4, 8, 16, 32."""
-        size = SIZES[self.size]
-        depths = self.depths or size.depths
+        size, depths = self.size, self.depths or self.size.depths
         rates = np.linspace(0, self.drop_path, sum(depths)).tolist()
         x, maps = frames.astype(self.dtype), []
         for i, (channels, depth) in enumerate(zip(size.channels, depths)):
@@ -169,3 +163,138 @@ class MiT(nn.Module):
             )(x, train)  # fmt: skip
             maps.append(x)
         return tuple(maps)
+
+
+def macs(size: MiTSize, height: int, width: int) -> dict[str, int]:
+    """Multiply-accumulates of one frame of height x width by part."""
+    parts, before = collections.Counter[str](), COLOURS
+    for i, (c, depth, ratio, stride, reduction) in enumerate(
+        zip(size.channels, size.depths, size.mlp_ratios, STRIDES, REDUCTIONS, strict=True)
+    ):
+        queries = (height // stride) * (width // stride)
+        keys = (height // stride // reduction) * (width // stride // reduction)
+        kernel = 7 if i == 0 else 3
+        parts["patch_embeddings"] += queries * kernel**2 * before * c
+        parts["attention_projections"] += depth * (2 * queries + 2 * keys) * c * c  # q and output; k and v
+        parts["attention_products"] += depth * 2 * queries * keys * c
+        if reduction > 1:
+            parts["attention_reduction"] += depth * keys * reduction**2 * c * c
+        parts["encoder_mlp"] += depth * 2 * queries * ratio * c * c
+        parts["depthwise"] += depth * queries * 9 * ratio * c
+        before = c
+    return dict(parts)
+
+
+_PATH, _KEY = BLOCK = "stage{stage}/block{block}/", "block{stage}.{block}."
+LAYERS = (
+    Layer("stage{stage}/embed", "patch_embed{stage}.proj", CONV),
+    Layer("stage{stage}/embed_norm", "patch_embed{stage}.norm", NORM),
+    Layer("stage{stage}/norm", "norm{stage}", NORM),
+    Layer(_PATH + "norm{number}", _KEY + "norm{number}", NORM),
+    Layer(_PATH + "attn/q", _KEY + "attn.q", DENSE),
+    Layer(_PATH + "attn/kv", _KEY + "attn.kv", DENSE),
+    Layer(_PATH + "attn/proj", _KEY + "attn.proj", DENSE),
+    Layer(_PATH + "attn/reduce", _KEY + "attn.sr", CONV),
+    Layer(_PATH + "attn/reduce_norm", _KEY + "attn.norm", NORM),
+    Layer(_PATH + "mlp/fc{number}", _KEY + "mlp.fc{number}", DENSE),
+    Layer(_PATH + "mlp/dwconv", _KEY + "mlp.dwconv.dwconv", DEPTHWISE),
+)
+
+CLASSIFIER = r"(\w+\.)?classifier\.(weight|bias)"
+HEAD = r"(backbone\.)?head\.(weight|bias)"
+"""ImageNet's classifier in files of an encoder: Hugging Face's, everybody else's."""
+NON_COMMERCIAL = "NVIDIA's licence for SegFormer: non-commercial use (research and evaluation) only"
+
+AUTHORS = Origin(
+    name="NVlabs MiT (ImageNet)",
+    prefix="backbone.",
+    marks=r"(patch_embed|block|norm)\d\..+",
+    rules=AS_RELEASED,
+    dead=(HEAD,),
+    licence=f"{NON_COMMERCIAL}; trained from such an encoder, a whole model inherits it (PVTv2's own files have "
+    "these names too: they are Apache-2.0)",
+    heads=RELEASED,
+)
+
+_THEIRS = "encoder.block.{stage0}.{block}."
+_ATTENTION = _THEIRS + "attention."
+HUGGING_FACE = Origin(
+    name="Hugging Face SegFormer encoder",
+    prefix="segformer.",
+    marks=r"encoder\.(patch_embeddings|block|layer_norm)\..+",
+    rules=rules(
+        ("patch_embed{stage}.proj.{leaf}", "encoder.patch_embeddings.{stage0}.proj.{leaf}"),
+        ("patch_embed{stage}.norm.{leaf}", "encoder.patch_embeddings.{stage0}.layer_norm.{leaf}"),
+        ("norm{stage}.{leaf}", "encoder.layer_norm.{stage0}.{leaf}"),
+        (_KEY + "norm{number}.{leaf}", _THEIRS + "layer_norm_{number}.{leaf}"),
+        (_KEY + "attn.q.{leaf}", _ATTENTION + "self.query.{leaf}"),
+        (_KEY + "attn.kv.{leaf}", (_ATTENTION + "self.key.{leaf}", _ATTENTION + "self.value.{leaf}"), np.concatenate),
+        (_KEY + "attn.sr.{leaf}", _ATTENTION + "self.sr.{leaf}"),
+        (_KEY + "attn.norm.{leaf}", _ATTENTION + "self.layer_norm.{leaf}"),
+        (_KEY + "attn.proj.{leaf}", _ATTENTION + "output.dense.{leaf}"),
+        (_KEY + "mlp.fc{number}.{leaf}", _THEIRS + "mlp.dense{number}.{leaf}"),
+        (_KEY + "mlp.dwconv.{leaf}", _THEIRS + "mlp.dwconv.{leaf}"),
+    ),
+    dead=(CLASSIFIER,),
+    licence=f"nvidia/mit-b* and nvidia/segformer-*: {NON_COMMERCIAL}; others: see the model's card",
+    heads="Hugging Face",
+    settings={"norm_epsilons": (1e-5, 1e-5)},
+)
+
+_LIVE = "stages.{stage0}.blocks.{block}."
+_LIVE_ATTN = _LIVE + "attention."
+# transformers 5 names the modules of a live model so (``model.state_dict()``); what it saves has the names above.
+HUGGING_FACE_LIVE = dataclasses.replace(
+    HUGGING_FACE,
+    marks=r"stages\.\d\..+",
+    rules=rules(
+        ("patch_embed{stage}.proj.{leaf}", "stages.{stage0}.patch_embeddings.proj.{leaf}"),
+        ("patch_embed{stage}.norm.{leaf}", "stages.{stage0}.patch_embeddings.layer_norm.{leaf}"),
+        ("norm{stage}.{leaf}", "stages.{stage0}.layer_norm.{leaf}"),
+        (_KEY + "norm1.{leaf}", _LIVE + "layernorm_before.{leaf}"),
+        (_KEY + "norm2.{leaf}", _LIVE + "layernorm_after.{leaf}"),
+        (_KEY + "attn.q.{leaf}", _LIVE_ATTN + "q_proj.{leaf}"),
+        (_KEY + "attn.kv.{leaf}", (_LIVE_ATTN + "k_proj.{leaf}", _LIVE_ATTN + "v_proj.{leaf}"), np.concatenate),
+        (_KEY + "attn.sr.{leaf}", _LIVE_ATTN + "sequence_reduction.sequence_reduction.{leaf}"),
+        (_KEY + "attn.norm.{leaf}", _LIVE_ATTN + "sequence_reduction.layer_norm.{leaf}"),
+        (_KEY + "attn.proj.{leaf}", _LIVE_ATTN + "o_proj.{leaf}"),
+        (_KEY + "mlp.{leaf}", _LIVE + "mlp.{leaf}"),
+    ),
+    heads="Hugging Face live",
+)
+
+_LISTED = "layers.{stage0}.1.{block}."
+MMSEGMENTATION = Origin(
+    name="MMSegmentation MiT",
+    prefix="backbone.",
+    marks=r"layers\.\d\.[012]\..+",
+    rules=rules(
+        ("patch_embed{stage}.proj.{leaf}", "layers.{stage0}.0.projection.{leaf}"),
+        ("patch_embed{stage}.norm.{leaf}", "layers.{stage0}.0.norm.{leaf}"),
+        ("norm{stage}.{leaf}", "layers.{stage0}.2.{leaf}"),
+        (_KEY + "norm{number}.{leaf}", _LISTED + "norm{number}.{leaf}"),
+        (_KEY + "attn.q.{leaf}", _LISTED + "attn.attn.in_proj_{leaf}", first_third),
+        (_KEY + "attn.kv.{leaf}", _LISTED + "attn.attn.in_proj_{leaf}", other_thirds),
+        (_KEY + "attn.sr.{leaf}", _LISTED + "attn.sr.{leaf}"),
+        (_KEY + "attn.norm.{leaf}", _LISTED + "attn.norm.{leaf}"),
+        (_KEY + "attn.proj.{leaf}", _LISTED + "attn.attn.out_proj.{leaf}"),
+        (_KEY + "mlp.fc1.{leaf}", _LISTED + "ffn.layers.0.{leaf}", dense),
+        (_KEY + "mlp.dwconv.dwconv.{leaf}", _LISTED + "ffn.layers.1.{leaf}"),
+        (_KEY + "mlp.fc2.{leaf}", _LISTED + "ffn.layers.4.{leaf}", dense),
+    ),
+    dead=(HEAD, r"data_preprocessor\.(mean|std)"),
+    licence=f"MMSegmentation's own are Apache-2.0, but its MiT encoders start from NVIDIA's. {NON_COMMERCIAL}",
+    heads="MMSegmentation",
+    settings={"norm_epsilons": (1e-6, 1e-6)},
+)
+
+
+def telling(size: MiTSize) -> dict[str, tuple[int, ...]]:
+    c, ratio = size.channels[0], size.mlp_ratios[0]
+    norms = {f"patch_embed{stage}.norm.weight": (channels,) for stage, channels in enumerate(size.channels, 1)}
+    return {**norms, "block1.0.mlp.fc1.weight": (ratio * c, c)}
+
+
+BACKBONE = Backbone(
+    SIZES, MiT, macs, LAYERS, BLOCK, telling, (AUTHORS, HUGGING_FACE, HUGGING_FACE_LIVE, MMSEGMENTATION)
+)

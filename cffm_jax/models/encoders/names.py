@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import TypeVar
 
@@ -10,20 +9,36 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from cffm_jax.models import layers
-from cffm_jax.models.encoders import convnext, mit
+from cffm_jax.models.encoders import convnext, mit, pvtv2
+from cffm_jax.models.encoders.backbone import Backbone, Size
+from cffm_jax.models.foreign.names import Origin, fields_of
 
 T = TypeVar("T")
 
-STRIDES = (4, 8, 16, 32)
+BACKBONES = (mit.BACKBONE, pvtv2.BACKBONE, convnext.BACKBONE)
+"""One row a family."""
+
+ENCODER = "encoder"
+"""First name of the encoder's parameters in a whole model."""
 
 
 def names() -> tuple[str, ...]:
-    return *mit.SIZES, *convnext.SIZES
+    return tuple(name for backbone in BACKBONES for name in backbone.sizes)
 
 
-def size_of(name: str) -> mit.MiTSize | convnext.ConvNeXtSize:
+def backbone_of(name: str) -> Backbone:
+    """The family of an encoder."""
+    return next(backbone for backbone in BACKBONES if name in backbone.sizes)
+
+
+def size_of(name: str) -> Size:
     """The row of an encoder: its channels and depths by stage, its norms' epsilons."""
-    return mit.SIZES[name] if name in mit.SIZES else convnext.SIZES[name]
+    return backbone_of(name).sizes[name]
+
+
+def origins() -> tuple[Origin, ...]:
+    """Whose encoders are read, each once."""
+    return tuple(dict.fromkeys(origin for backbone in BACKBONES for origin in backbone.origins))
 
 
 def make_encoder(
@@ -34,17 +49,19 @@ def make_encoder(
     depths: tuple[int, ...] = (),
     remat: layers.Remat = "none",
 ) -> nn.Module:
-    """The encoder's module; see ``mit.MiT`` for the arguments."""
-    module = mit.MiT if name in mit.SIZES else convnext.ConvNeXt
-    return module(name, norm_epsilons, drop_path, dtype, depths, remat)
+    """The encoder's module; see ``Backbone`` for the arguments."""
+    return backbone_of(name).module(size_of(name), norm_epsilons, drop_path, dtype, depths, remat)
 
 
 def repeat_blocks(leaves: Mapping[str, T], name: str) -> dict[str, T]:
-    """Leaves by path of an encoder with one block a stage -> those of the named one, whose blocks are alike."""
-    depths, found = size_of(name).depths, {}
-    first = 1 if name in mit.SIZES else 0
+    """Leaves of a model by "<collection>/<path>", one block in each of the encoder's stages -> those of the model with
+    the named encoder, whose blocks are alike."""
+    block, depths, repeated = backbone_of(name).block[0], size_of(name).depths, {}
     for path, leaf in leaves.items():
-        match = re.fullmatch(r"(.*stages?_?(\d)/blocks?_?)0(/.*)", path)
-        count = depths[int(match[2]) - first] if match else 1
-        found |= {f"{match[1]}{i}{match[3]}" if match else path: leaf for i in range(count)}
-    return found
+        collection, _, below = path.partition(f"/{ENCODER}/")
+        fields = fields_of(block + "{leaf}", below)
+        count = depths[int(fields["stage0"])] if fields else 1
+        for i in range(count):
+            below = (block + "{leaf}").format(**fields | {"block": i}) if fields else below
+            repeated[f"{collection}/{ENCODER}/{below}" if fields else path] = leaf
+    return repeated

@@ -13,11 +13,22 @@ import jax.numpy as jnp
 import numpy as np
 
 from cffm_jax.errors import InputError
+from cffm_jax.models.encoders.names import backbone_of
+from cffm_jax.models.foreign.layouts import Layout, alone
+from cffm_jax.models.foreign.names import fields_of, layer_at
 from cffm_jax.models.method import Method
 from cffm_jax.models.variables import flatten, unflatten, variable_shapes
 from cffm_jax.weights.files.stored_array import StoredArray
-from cffm_jax.weights.naming.recognise import ENCODER, Foreign, combined_shape, recognise
-from cffm_jax.weights.naming.released import Layout, dead_arrays, torch_key
+from cffm_jax.weights.naming.origins import BACKBONE, ENCODER, Naming
+from cffm_jax.weights.naming.recognise import Foreign, combined_shape, recognise
+
+
+def released_key(model: Method, collection: str, path: str) -> tuple[str, Layout] | None:
+    """The released key and the layout of the model's leaf ``path`` (slash-separated); None if the release has none."""
+    of_encoder = path.startswith(f"{ENCODER}/")
+    layers = backbone_of(model.backbone).layers if of_encoder else model.foreign_names.layers
+    found = layer_at(layers, collection, path.removeprefix(f"{ENCODER}/"))
+    return (BACKBONE * of_encoder + found[2], found[1].layout) if found else None
 
 
 @functools.lru_cache(maxsize=16)
@@ -28,7 +39,7 @@ def key_map(model: Method, part: str = "all") -> dict[str, tuple[str, str, Layou
         for path, leaf in flax.traverse_util.flatten_dict(tree, sep="/").items():
             if part == ENCODER and not path.startswith(ENCODER + "/"):
                 continue
-            found = torch_key(collection, path)
+            found = released_key(model, collection, path)
             if found is None:
                 problem = "has no counterpart in the released weights"
                 raise InputError(path, problem, "load the encoder alone (--init.encoder), or name a checkpoint folder")
@@ -42,8 +53,20 @@ def without_counterpart(model: Method) -> list[str]:
         path
         for collection, tree in variable_shapes(model).items()
         for path in flax.traverse_util.flatten_dict(tree, sep="/")
-        if torch_key(collection, path) is None
+        if released_key(model, collection, path) is None
     ]
+
+
+def is_dead(model: Method, key: str) -> bool:
+    """Whether a key of a state dict in the released layout carries nothing that the model computes with."""
+    return Naming(backbone_of(model.backbone).origins[0], model.foreign_names).is_dead(key)
+
+
+def dead_arrays(model: Method, live: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The arrays that the release asks for beside the model's in the released layout, as zeros."""
+    counted = (key.removesuffix("running_mean") for key in live if key.endswith(".running_mean"))
+    counters = {key + "num_batches_tracked": np.zeros((), np.int64) for key in counted}
+    return counters | model.foreign_names.dead_arrays(live)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,13 +103,15 @@ class Match:
 def match(found: Foreign, model: Method, part: str = "all") -> Match:
     """Lays a recognised state dict over ``model`` (or its encoder, where the file's other keys are not asked for)."""
     leaves, sources, fresh, missing, misshapen, used = {}, {}, [], [], [], set()
+    naming = Naming(found.naming.origin, model.foreign_names)
+    may_lack = [BACKBONE + key for key in backbone_of(model.backbone).afresh]
     for released, (collection, path, layout, shape) in key_map(model, part).items():
-        rule = found.origin.sources(released)
-        keys, combine = rule or ((released,), None)
+        rule = naming.sources(released)
+        keys, combine = rule or ((released,), alone)
         absent = [key for key in keys if not rule or key not in found.arrays]
         used.update(keys if rule else ())
         if absent:
-            lacks = found.origin.lacks_key(released) and len(absent) == len(keys)
+            lacks = len(absent) == len(keys) and any(fields_of(key, released) is not None for key in may_lack)
             fresh += [f"{collection}/{path}"] if lacks else []
             missing += [] if lacks else [name for name in map(found.name_of, absent) if name not in missing]
             continue
@@ -106,8 +131,8 @@ def match(found: Foreign, model: Method, part: str = "all") -> Match:
         leaves[f"{collection}/{path}"] = StoredArray(shape, np.dtype(np.float32), load)
         sources[f"{collection}/{path}"] = names
     rest = [key for key in found.arrays if key not in used]
-    dead = tuple(found.names[key] for key in rest if found.origin.is_dead(key))
-    rest = [key for key in rest if not found.origin.is_dead(key)]
+    dead = tuple(found.names[key] for key in rest if naming.is_dead(key))
+    rest = [key for key in rest if not naming.is_dead(key)]
     if part == ENCODER and found.family != ENCODER:
         rest = [key for key in rest if found.is_encoder_key(key)]
     left_over = tuple(found.names[key] for key in rest)
@@ -141,7 +166,7 @@ def convert_state_dict(
     """Variables of ``model`` from a state dict in torch layout.
 
     Args:
-      state_dict: arrays by key, of any origin in ``conversion.origins``: the authors' CFFM and CFFM++, NVlabs'
+      state_dict: arrays by key, of any origin in ``Backbone.origins``: the authors' CFFM and CFFM++, NVlabs'
         SegFormer (with or without the dead classifier) and MiT, those of Hugging Face and MMSegmentation, ...
       model: the module that the weights are for.
       part: "all", or "encoder" for the encoder's parameters alone.
@@ -188,7 +213,7 @@ def export_state_dict(
         for key, (collection, path, layout, _) in key_map(model, part).items()
         if collection in variables
     }
-    return {**found, **dead_arrays(found)} if dead else found
+    return {**found, **dead_arrays(model, found)} if dead else found
 
 
 def _nearest(key: str, candidates: tuple[str, ...]) -> str:

@@ -5,20 +5,23 @@ from __future__ import annotations
 import dataclasses
 import functools
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from cffm_jax.errors import InputError
-from cffm_jax.models.cffm import FAMILIES, GLOBAL_BLOCKS, LOCAL_BLOCKS
+from cffm_jax.models.create import FOREIGN_NAMES, create_model
 from cffm_jax.models.encoders import names as encoders
+from cffm_jax.models.encoders.backbone import STRIDES, Backbone
+from cffm_jax.models.foreign.layouts import Combine
+from cffm_jax.models.foreign.names import MethodNames, Origin, Sources, block_parts
 from cffm_jax.weights.files.stored_array import StoredArray
-from cffm_jax.weights.naming.origins import ORIGINS, Combine, Origin
+from cffm_jax.weights.naming.origins import BACKBONE, ENCODER, Naming, known_names
 
-ENCODER = "encoder"
 _WRAPPERS = ("module.", "model.")
 """Prefixes of all keys that wrappers for several devices leave behind."""
+_MOST_BLOCKS = 64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,27 +29,27 @@ class Foreign:
     """A state dict of a known origin.
 
     Attributes:
-      origin: its naming.
+      naming: its origin, and the method whose keys it has; without one it is an encoder alone.
       arrays: by the keys of the origin with their prefix.
-      names: those keys -> the file's own, which errors name.
+      names: those keys -> the file's, which errors name.
       added: prefix that the file does without.
     """
 
-    origin: Origin
+    naming: Naming
     arrays: Mapping[str, StoredArray]
     names: Mapping[str, str]
     added: str = ""
 
     def name_of(self, key: str) -> str:
-        """The file's own name of a key, also of one that it lacks."""
+        """The file's name of a key, also of one that it lacks."""
         return self.names.get(key) or key.removeprefix(self.added)
 
     def is_encoder_key(self, key: str) -> bool:
-        return key.startswith(self.origin.prefix)
+        return key.startswith(self.naming.origin.prefix)
 
-    def find(self, released: str) -> tuple[tuple[str, ...], Combine] | None:
-        """As ``Origin.sources``, if the file has at least one of the keys."""
-        found = self.origin.sources(released)
+    def find(self, released: str) -> Sources | None:
+        """As ``Naming.sources``, if the file has at least one of the keys."""
+        found = self.naming.sources(released)
         return found if found and any(key in self.arrays for key in found[0]) else None
 
     def shape(self, released: str) -> tuple[int, ...] | None:
@@ -57,45 +60,50 @@ class Foreign:
         return combined_shape(found[1], [self.arrays[key].shape for key in found[0]])
 
     @functools.cached_property
-    def family(self) -> str:
-        """ "encoder", or the family of the model that the keys make."""
-        if not any(key.startswith("decode_head.") for key in self.arrays):
-            return ENCODER
-        contexts = (
-            bool(self.count("decode_head.decoder_focal.blocks.{}.")),
-            bool(self.count("decode_head.decoder_swin.blocks.{}.")),
-        )
-        return next(name for name, has in FAMILIES.items() if has == contexts)
+    def counts(self) -> dict[str, int]:
+        """Setting -> the number of the method's blocks that it stands for; only of those that are there."""
+        method = self.naming.method
+        if method is None:
+            return {}
+        counts = {b.setting: self._count(b.key, block_parts(method.layers, b.key)) for b in method.blocks}
+        return {setting: count for setting, count in counts.items() if count}
 
-    def count(self, pattern: str) -> int:
+    @functools.cached_property
+    def family(self) -> str:
+        """``ENCODER``, or the family of the model that the keys make."""
+        if self.naming.method is None:
+            return ENCODER
+        return next(name for name, has in self.naming.method.families.items() if has == tuple(self.counts))
+
+    def _count(self, block: str, parts: Sequence[str], **stage: int) -> int:
         """How many blocks there are: one more than the largest number any part of which is there."""
-        leaves = ("norm1.weight", "norm2.weight", "mlp.fc1.weight", "norm.weight", "pwconv1.weight")
-        present = [n for n in range(64) if any(self.find(pattern.format(n) + leaf) for leaf in leaves)]
+        present = [
+            n for n in range(_MOST_BLOCKS) if any(self.find(block.format(block=n, **stage) + part) for part in parts)
+        ]
         return max(present, default=-1) + 1
+
+    def _depths(self, backbone: Backbone) -> list[int]:
+        """Blocks of the stages, if they are those of this family."""
+        block = backbone.block[1]
+        parts = block_parts(backbone.layers, block)
+        return [self._count(BACKBONE + block, parts, stage=i + 1, stage0=i) for i in range(len(STRIDES))]
 
     @functools.cached_property
     def backbone(self) -> str | None:
         """The encoder whose sizes are nearest, so that a damaged file can be compared with it; None if none is near."""
-        channels, depths, ratio = self._sizes()
-        best, least = None, (len(channels), 0)
-        for name in encoders.names():
-            size = encoders.size_of(name)
-            if re.fullmatch(self.origin.backbones, name):
-                others = sum(a != b for a, b in zip(channels, size.channels, strict=True))
-                others += bool(ratio) and ratio != getattr(size, "mlp_ratios", (ratio,))[0]
+        nearest, least = None, None
+        for family in self._families():
+            depths = self._depths(family)
+            for name, size in family.sizes.items():
+                shapes = family.telling(size)
+                others = sum(self.shape(BACKBONE + key) != shape for key, shape in shapes.items())
                 distance = others, sum(abs(a - b) for a, b in zip(depths, size.depths, strict=True))
-                if distance < least:
-                    best, least = name, distance
-        return best
+                if others < len(shapes) and (least is None or distance < least):
+                    nearest, least = name, distance
+        return nearest
 
-    def _sizes(self) -> tuple[list[int], list[int], int]:
-        """Channels and depths of the stages, ratio of the first stage's MLP; 0 for what is not there."""
-        block, norm, mlp = self.origin.places
-        stages = [{"stage": stage, "stage0": stage - 1} for stage in range(1, 5)]
-        shapes = [self.shape(norm.format(**stage)) for stage in stages]
-        depths = [self.count(block.format(**stage, block="{}")) for stage in stages]
-        first = self.shape(mlp)
-        return [shape[0] if shape else 0 for shape in shapes], depths, first[0] // first[1] if first else 0
+    def _families(self) -> list[Backbone]:
+        return [family for family in encoders.BACKBONES if self.naming.origin in family.origins]
 
     def settings(self, source: object) -> dict[str, Any]:
         """Fields of ``ModelConfig`` that differ from the defaults for this model (an encoder: for its SegFormer).
@@ -104,26 +112,21 @@ class Foreign:
           InputError: no backbone is near.
         """
         if self.backbone is None:
-            depths = ", ".join(map(str, self._sizes()[1]))
-            problem = f"holds {self.origin.name(self.family)} of no size that is known (blocks a stage: {depths})"
+            depths = ", ".join(map(str, self._depths(self._families()[0])))
+            problem = f"holds {self.naming.name(self.family)} of no size that is known (blocks a stage: {depths})"
             raise InputError(source, problem, f"known are {', '.join(encoders.names())}: give a whole file of one")
-        family = "segformer" if self.family == ENCODER else self.family
-        found: dict[str, Any] = {"name": f"{family}_{self.backbone}", **dict(self.origin.settings)}
-        classifier = self.shape("decode_head.linear_pred.weight")
-        if classifier:
-            found["num_classes"] = classifier[0]
-        fuse = self.shape("decode_head.linear_fuse.conv.weight")
-        if fuse:
-            found["width"] = fuse[0]
-        blocks = {
-            "blocks": ("decode_head.decoder_focal.blocks.{}.", LOCAL_BLOCKS),
-            "global_blocks": ("decode_head.decoder_swin.blocks.{}.", GLOBAL_BLOCKS),
-        }
-        for field, (pattern, usual) in blocks.items():
-            count = self.count(pattern)
-            if count and count != usual[self.backbone]:
-                found[field] = count
-        return found
+        name = f"{'segformer' if self.family == ENCODER else self.family}_{self.backbone}"
+        settings: dict[str, Any] = {"name": name, **self.naming.settings}
+        method = self.naming.method
+        for field, key in method.lengths.items() if method else ():
+            if shape := self.shape(key):
+                settings[field] = shape[0]
+        usual = create_model(name, 1)
+        for blocks in method.blocks if method else ():
+            count = self.counts.get(blocks.setting)
+            if count and count != getattr(usual, blocks.attribute):
+                settings[blocks.setting] = count
+        return settings
 
 
 def combined_shape(combine: Combine, shapes: list[tuple[int, ...]]) -> tuple[int, ...] | None:
@@ -144,15 +147,25 @@ def recognise(arrays: Mapping[str, StoredArray], source: object) -> Foreign:
     for wrapper in ("", *_WRAPPERS):
         if not all(key.startswith(wrapper) for key in arrays):
             continue
-        for origin in ORIGINS:
+        for origin in encoders.origins():
+            marks = re.compile(re.escape(origin.prefix) + f"(?:{origin.marks})")
             for prefix in ("", origin.prefix):
                 names = {prefix + key.removeprefix(wrapper): key for key in arrays}
-                marked = sum(bool(re.fullmatch(origin.marks, key)) for key in names)
+                marked = sum(bool(marks.fullmatch(key)) for key in names)
                 if marked > most:
-                    best = Foreign(origin, {key: arrays[name] for key, name in names.items()}, names, prefix)
-                    most = marked
+                    best, most = (origin, names, prefix), marked
     if best:
-        return best
+        origin, names, prefix = best
+        described = {key: arrays[name] for key, name in names.items()}
+        return Foreign(Naming(origin, _method_of(origin, names)), described, names, prefix)
     some = ", ".join(list(arrays)[:3]) or "nothing"
-    known = ", ".join(dict.fromkeys(name for origin in ORIGINS for name in origin.names.values()))
-    raise InputError(source, f"holds no weights of a model that is known here ({some}, ...)", f"known are {known}")
+    problem = f"holds no weights of a model that is known here ({some}, ...)"
+    raise InputError(source, problem, f"known are {', '.join(known_names())}")
+
+
+def _method_of(origin: Origin, keys: Iterable[str]) -> MethodNames | None:
+    """The method with names for most of the keys, among those that have any with its prefix."""
+    methods = [method for method in FOREIGN_NAMES if any(key.startswith(method.prefix) for key in keys)]
+    if len(methods) < 2:
+        return methods[0] if methods else None
+    return max(methods, key=lambda method: method.count_of_its_keys(origin.heads, keys))
