@@ -28,7 +28,7 @@ from cffm_jax.media.frame import Selection
 from cffm_jax.media.source import open_source
 from cffm_jax.models.create import build_model
 from cffm_jax.models.encoders.mit import SIZES
-from cffm_jax.models.method import Method
+from cffm_jax.models.methods.method import Method
 from cffm_jax.models.normalise import MEAN, STD, normalise
 from cffm_jax.models.resize import resize_bilinear
 from cffm_jax.models.variables import variable_shapes

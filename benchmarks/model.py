@@ -36,10 +36,10 @@ from cffm_jax.data.evaluation_frames import evaluation_size
 from cffm_jax.errors import InputError
 from cffm_jax.inference.argmax import segmentation_masks
 from cffm_jax.inference.whole_videos import VideoSegmenter
-from cffm_jax.models.cffm import CFFM, GLOBAL_WEIGHT
 from cffm_jax.models.create import build_model
 from cffm_jax.models.macs import macs
-from cffm_jax.models.method import INPUT_MULTIPLE
+from cffm_jax.models.methods.cffm import CFFM, GLOBAL_WEIGHT
+from cffm_jax.models.methods.method import INPUT_MULTIPLE
 from cffm_jax.models.normalise import normalise
 from cffm_jax.models.variables import init_variables
 from cffm_jax.runtime.command_line import parse_command, run_command

@@ -73,7 +73,7 @@ def _export(options: ConvertOptions) -> None:
     from cffm_jax.export.onnx import export_onnx, require_jax2onnx
     from cffm_jax.export.stablehlo import export_stream
     from cffm_jax.inference.load import load
-    from cffm_jax.models.method import Method
+    from cffm_jax.models.methods.method import Method
     from cffm_jax.predict.class_choice import classes_of
 
     if options.to == "onnx":

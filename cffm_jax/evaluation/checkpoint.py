@@ -27,7 +27,7 @@ from cffm_jax.inference import video_prototypes
 from cffm_jax.inference.whole_videos import PrototypeSource, VideoSegmenter
 from cffm_jax.metrics.scores import Scores
 from cffm_jax.models.create import build_model
-from cffm_jax.models.method import Method
+from cffm_jax.models.methods.method import Method
 from cffm_jax.runtime import cluster
 from cffm_jax.runtime.atomic import require_new_folder, require_writable
 from cffm_jax.runtime.signals import Interruption

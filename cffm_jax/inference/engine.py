@@ -24,7 +24,7 @@ import numpy as np
 from cffm_jax.config import Config
 from cffm_jax.data import clips
 from cffm_jax.inference.argmax import segmentation_masks
-from cffm_jax.models.method import Method, Tree
+from cffm_jax.models.methods.method import Method, Tree
 from cffm_jax.models.normalise import normalise
 
 

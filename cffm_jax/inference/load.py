@@ -14,7 +14,7 @@ from cffm_jax.config import Config
 from cffm_jax.data.clips import FASTEST
 from cffm_jax.errors import InputError
 from cffm_jax.models.encoders.names import ENCODER, make_encoder
-from cffm_jax.models.method import Method
+from cffm_jax.models.methods.method import Method
 from cffm_jax.weights.open import complete, open_stored
 
 

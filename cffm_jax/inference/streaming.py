@@ -21,7 +21,7 @@ from cffm_jax.config import Config, DataConfig
 from cffm_jax.data import clips, evaluation_frames
 from cffm_jax.errors import InputError
 from cffm_jax.inference.engine import Engine, State
-from cffm_jax.models.method import Method
+from cffm_jax.models.methods.method import Method
 
 _SECOND = 15
 """Frames of a second of VSPW: the papers' offsets 9, 6, 3 are 9/15, 6/15 and 3/15 s."""

@@ -30,7 +30,7 @@ from cffm_jax.data.layouts.video import Video
 from cffm_jax.errors import InputError
 from cffm_jax.inference.prototype_store import PrototypeStore
 from cffm_jax.models.kmeans import cluster as cluster_tokens
-from cffm_jax.models.method import Method
+from cffm_jax.models.methods.method import Method
 from cffm_jax.models.normalise import normalise
 from cffm_jax.runtime import cluster
 from cffm_jax.weights.authors_prototypes import find_centres

@@ -16,7 +16,7 @@ from cffm_jax.data.layouts.video import Video
 from cffm_jax.errors import InputError
 from cffm_jax.inference.engine import Engine, jitted_step
 from cffm_jax.inference.read_frames import Loaded, load_chunks
-from cffm_jax.models.method import Method
+from cffm_jax.models.methods.method import Method
 
 T = TypeVar("T")
 

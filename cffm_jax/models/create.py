@@ -10,10 +10,10 @@ import jax.numpy as jnp
 
 from cffm_jax.config import EVALUATED, Config, ModelConfig, check_settings
 from cffm_jax.errors import InputError
-from cffm_jax.models import cffm, stppm
 from cffm_jax.models.cfm import HEADS
 from cffm_jax.models.encoders.names import names
-from cffm_jax.models.method import Method
+from cffm_jax.models.methods import cffm, stppm
+from cffm_jax.models.methods.method import Method
 
 METHODS: dict[str, type[Method]] = {
     **dict.fromkeys(cffm.FAMILIES, cffm.CFFM),

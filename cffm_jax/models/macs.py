@@ -20,7 +20,7 @@ from __future__ import annotations
 from typing import Literal
 
 from cffm_jax.models.create import create_model
-from cffm_jax.models.method import INPUT_MULTIPLE, Method
+from cffm_jax.models.methods.method import INPUT_MULTIPLE, Method
 
 Convention = Literal["true", "executed", "paper"]
 

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from cffm_jax.models.encoders.names import repeat_blocks
-from cffm_jax.models.method import INPUT_MULTIPLE, Method
+from cffm_jax.models.methods.method import INPUT_MULTIPLE, Method
 
 
 def variable_shapes(model: Method) -> dict[str, Any]:

@@ -18,7 +18,7 @@ class Network:
     """A network that is trained, by the run in the folder ``run``.
 
     Attributes:
-      family: of ``models.cffm.FAMILIES``.
+      family: of ``models.methods.cffm.FAMILIES``.
       backbone: of ``models.encoders.names()``; the tables have "b0", "b1", "b2" and "b5".
       variant: what tells its run from the family's own; "" for that.
       changes: settings in which it differs from the family's config.

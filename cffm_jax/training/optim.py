@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from cffm_jax.config import OptimConfig
-from cffm_jax.models.method import Method
+from cffm_jax.models.methods.method import Method
 
 
 def learning_rate(config: OptimConfig, steps: int) -> optax.Schedule:

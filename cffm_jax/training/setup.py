@@ -29,7 +29,7 @@ from cffm_jax.inference.whole_videos import VideoSegmenter
 from cffm_jax.models.create import build_model
 from cffm_jax.models.encoders.names import ENCODER
 from cffm_jax.models.macs import training_flops
-from cffm_jax.models.method import Method
+from cffm_jax.models.methods.method import Method
 from cffm_jax.models.variables import init_variables, variable_shapes
 from cffm_jax.runtime import cluster
 from cffm_jax.training.optim import learning_rate, make_optimizer

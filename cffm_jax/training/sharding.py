@@ -13,7 +13,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from cffm_jax.checkpoints.state import TrainState
 from cffm_jax.errors import InputError
-from cffm_jax.models.method import Method
+from cffm_jax.models.methods.method import Method
 from cffm_jax.models.variables import trained_parts
 
 DATA_AXIS, FSDP_AXIS = "data", "fsdp"

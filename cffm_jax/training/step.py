@@ -11,7 +11,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from cffm_jax.checkpoints.state import TrainState
-from cffm_jax.models.method import Batch, Method
+from cffm_jax.models.methods.method import Batch, Method
 from cffm_jax.models.variables import trained_parts
 from cffm_jax.training.sharding import FSDP_AXIS, batch_sharded, replicated, state_sharded
 

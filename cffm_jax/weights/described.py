@@ -20,7 +20,7 @@ from cffm_jax.config import Config, ModelConfig
 from cffm_jax.errors import InputError
 from cffm_jax.models import variables
 from cffm_jax.models.create import create_model
-from cffm_jax.models.method import Method
+from cffm_jax.models.methods.method import Method
 from cffm_jax.settings import config_from_dict
 from cffm_jax.weights.files.read import WeightFile, file_digest
 from cffm_jax.weights.files.stored_array import StoredArray

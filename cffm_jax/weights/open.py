@@ -14,7 +14,7 @@ import numpy as np
 from cffm_jax.checkpoints import by_path, store
 from cffm_jax.errors import InputError
 from cffm_jax.models.create import build_model
-from cffm_jax.models.method import Method
+from cffm_jax.models.methods.method import Method
 from cffm_jax.models.variables import draw_variables, flatten, trained_parts, unflatten, variable_shapes
 from cffm_jax.weights.described import (
     WHOLE,

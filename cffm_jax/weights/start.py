@@ -10,7 +10,7 @@ import jax
 from cffm_jax.errors import InputError
 from cffm_jax.models import variables
 from cffm_jax.models.encoders.names import ENCODER, backbone_of
-from cffm_jax.models.method import Method
+from cffm_jax.models.methods.method import Method
 from cffm_jax.weights.described import Held
 from cffm_jax.weights.naming.match import load_leaves
 from cffm_jax.weights.open import random_leaves

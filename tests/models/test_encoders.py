@@ -15,9 +15,9 @@ from cffm_jax.checkpoints.compatible import require_same_model
 from cffm_jax.config import Config, ModelConfig
 from cffm_jax.errors import InputError
 from cffm_jax.models import layers
-from cffm_jax.models.cffm import FAMILIES, GLOBAL_BLOCKS, LOCAL_BLOCKS
 from cffm_jax.models.create import build_model
 from cffm_jax.models.encoders import names as encoders
+from cffm_jax.models.methods.cffm import FAMILIES, GLOBAL_BLOCKS, LOCAL_BLOCKS
 
 OTHERS = [name for name in encoders.names() if name not in ("b0", "b1", "b2", "b3", "b4", "b5")]
 

@@ -4,10 +4,10 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from cffm_jax.models.cffm import CFFM
 from cffm_jax.models.create import create_model
 from cffm_jax.models.encoders import mit
 from cffm_jax.models.macs import Macs, macs, training_flops
+from cffm_jax.models.methods.cffm import CFFM
 
 from helpers.products import traced_products
 

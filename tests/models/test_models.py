@@ -11,9 +11,9 @@ import pytest
 
 import cffm_jax
 from cffm_jax.models import layers
-from cffm_jax.models.cffm import FAMILIES, GLOBAL_BLOCKS, GLOBAL_WEIGHT, LOCAL_BLOCKS, ClipOutputs
 from cffm_jax.models.encoders.mit import SIZES
 from cffm_jax.models.losses import clip_loss
+from cffm_jax.models.methods.cffm import FAMILIES, GLOBAL_BLOCKS, GLOBAL_WEIGHT, LOCAL_BLOCKS, ClipOutputs
 from cffm_jax.models.variables import variable_shapes
 from cffm_jax.weights.naming.match import convert_state_dict, export_state_dict
 

@@ -13,9 +13,9 @@ from cffm_jax.config import Config, DataConfig, EvalConfig, ModelConfig
 from cffm_jax.inference import streaming
 from cffm_jax.inference.engine import Engine
 from cffm_jax.inference.load import load
-from cffm_jax.models import stppm
 from cffm_jax.models.create import build_model, create_model
 from cffm_jax.models.macs import macs, training_flops
+from cffm_jax.models.methods import stppm
 from cffm_jax.models.normalise import normalise
 from cffm_jax.models.resize import resize_bilinear
 from cffm_jax.models.variables import flatten, variable_shapes

@@ -8,11 +8,11 @@ import pytest
 
 import cffm_jax
 from cffm_jax.errors import InputError
-from cffm_jax.models import cffm, cffm_names
 from cffm_jax.models.encoders import convnext, mit
 from cffm_jax.models.encoders import names as encoders
 from cffm_jax.models.foreign import layouts
 from cffm_jax.models.foreign.names import HeadOrigin, Layer, MethodNames, fields_of, rules
+from cffm_jax.models.methods import cffm, cffm_names
 from cffm_jax.weights.naming import recognise as recognition
 from cffm_jax.weights.naming.match import convert_state_dict, dead_arrays, describe, is_dead, key_map
 from cffm_jax.weights.naming.origins import BACKBONE, Naming

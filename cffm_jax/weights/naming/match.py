@@ -16,7 +16,7 @@ from cffm_jax.errors import InputError
 from cffm_jax.models.encoders.names import backbone_of
 from cffm_jax.models.foreign.layouts import Layout, alone
 from cffm_jax.models.foreign.names import fields_of, layer_at
-from cffm_jax.models.method import Method
+from cffm_jax.models.methods.method import Method
 from cffm_jax.models.variables import flatten, unflatten, variable_shapes
 from cffm_jax.weights.files.stored_array import StoredArray
 from cffm_jax.weights.naming.origins import BACKBONE, ENCODER, Naming

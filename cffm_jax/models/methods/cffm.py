@@ -13,12 +13,13 @@ import jax.numpy as jnp
 
 from cffm_jax.config import Config, ModelConfig
 from cffm_jax.errors import InputError
-from cffm_jax.models import cffa, cffm_names, cfm, layers
+from cffm_jax.models import cffa, cfm, layers
 from cffm_jax.models.encoders.names import size_of
 from cffm_jax.models.foreign.names import MethodNames
 from cffm_jax.models.kmeans import RunningClusters, start_running, update_running
 from cffm_jax.models.losses import clip_loss, cross_entropy
-from cffm_jax.models.method import PER_FRAME, Batch, FrameFeatures, Method, Prototypes
+from cffm_jax.models.methods import cffm_names
+from cffm_jax.models.methods.method import PER_FRAME, Batch, FrameFeatures, Method, Prototypes
 from cffm_jax.models.normalise import normalise
 from cffm_jax.models.resize import resize_bilinear
 

@@ -19,7 +19,7 @@ import numpy as np
 from cffm_jax.config import ModelConfig
 from cffm_jax.models import layers
 from cffm_jax.models.losses import clip_loss
-from cffm_jax.models.method import PER_FRAME, Batch, FrameFeatures, Method, Prototypes
+from cffm_jax.models.methods.method import PER_FRAME, Batch, FrameFeatures, Method, Prototypes
 from cffm_jax.models.normalise import normalise
 from cffm_jax.models.resize import resize_bilinear
 
