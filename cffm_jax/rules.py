@@ -10,11 +10,15 @@ from __future__ import annotations
 import dataclasses
 import typing
 from collections.abc import Iterable
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from cffm_jax.errors import InputError
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
 T = TypeVar("T")
+Options = TypeVar("Options", bound="DataclassInstance")
 _KEY = "cffm_jax"
 
 
@@ -92,7 +96,7 @@ class About:
 
 def setting(default: T, **about: Any) -> T:
     """A dataclass field with this default; ``about``: attributes of `About`."""
-    return dataclasses.field(default=default, metadata={_KEY: About(**about)})  # pyright: ignore[reportReturnType]
+    return dataclasses.field(default=default, metadata={_KEY: About(**about)})  # pyrefly: ignore[bad-return]  # A Field, as the stubs of `field` hide.
 
 
 def about(cls: type) -> dict[str, About]:
@@ -120,13 +124,13 @@ def values(section: Any) -> dict[str, Any]:
     return flat
 
 
-def with_changes(section: T, changes: Iterable[tuple[str, object]]) -> T:
+def with_changes(section: Options, changes: Iterable[tuple[str, object]]) -> Options:
     """The dataclass instance with values by dotted name changed. AttributeError or TypeError on a name that is none."""
     for name, value in changes:
         field, _, below = name.partition(".")
         if below:
             value = with_changes(getattr(section, field), [(below, value)])
-        section = dataclasses.replace(section, **{field: value})  # pyright: ignore[reportArgumentType]
+        section = dataclasses.replace(section, **{field: value})
     return section
 
 

@@ -9,8 +9,7 @@ import jax
 import optax
 
 
-@flax.struct.dataclass
-class TrainState:
+class TrainState(flax.struct.PyTreeNode):
     """Iterations done, parameters, BatchNorm statistics, optimiser state.
 
     Attributes:

@@ -7,7 +7,7 @@ import numpy as np
 
 from cffm_jax.config import IGNORED_LABEL
 from cffm_jax.data.image_files import FileName, UnreadableFile, open_image
-from cffm_jax.data.layouts.records import read_all
+from cffm_jax.data.layouts.records import read_all, read_one
 from cffm_jax.data.layouts.video import NO_CLASS, VSPW, Coding
 from cffm_jax.errors import InputError
 from cffm_jax.runtime.checksums import Manifest
@@ -27,7 +27,7 @@ def read_frame(path: FileName, manifest: Manifest | None = None) -> np.ndarray:
     Raises:
       UnreadableFile: the file cannot be read, is cut off, is no image, is too large, or is not what the manifest says.
     """
-    return decode_frame(path, *read_all([path], manifest))
+    return decode_frame(path, read_one(path, manifest))
 
 
 def decode_frame(path: FileName, data: bytes) -> np.ndarray:
@@ -58,7 +58,7 @@ def read_mask(path: FileName, num_classes: int, coding: Coding = VSPW, manifest:
       UnreadableFile: the file cannot be read, is cut off, is no image, is too large, or is not what the manifest says.
       InputError: it has other pixels than one byte, or holds a label above num_classes.
     """
-    return decode_mask(path, *read_all([path], manifest), num_classes, coding)
+    return decode_mask(path, read_one(path, manifest), num_classes, coding)
 
 
 def decode_mask(path: FileName, data: bytes, num_classes: int, coding: Coding = VSPW) -> np.ndarray:
@@ -91,7 +91,8 @@ def read_pair(
     Raises:
       InputError: one of the two cannot be used, or their sizes differ.
     """
-    return decode_pair(frame, mask, *read_all([frame, mask], manifest), num_classes, coding)
+    frame_data, mask_data = read_all([frame, mask], manifest)
+    return decode_pair(frame, mask, frame_data, mask_data, num_classes, coding)
 
 
 def decode_pair(

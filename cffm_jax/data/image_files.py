@@ -70,7 +70,7 @@ def open_image(
         image = reader(io.BytesIO(data))
     # What Pillow raises for a header cut off or damaged anywhere: all of these occur.
     except (OSError, SyntaxError, ValueError, TypeError, LookupError, struct.error) as error:
-        *kinds, last = sorted({kind.format for kind in readers.values()})
+        *kinds, last = sorted({kind.format or kind.__name__ for kind in readers.values()})
         problem = f"is damaged or no image (no {', '.join(kinds)} or {last})"
         raise UnreadableFile(path, problem, _AGAIN) from error
     except Image.DecompressionBombError as error:  # Pillow's own limit, which it has for WebP alone before ours.

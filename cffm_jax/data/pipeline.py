@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import signal
 import sys
 import types
@@ -121,36 +120,35 @@ class _LoadClip:
             number = int(rng.integers(len(self.videos)))
             video = self.videos[number]
         told = {_UNREADABLE: np.array("\n".join(unreadable))} if self.data.max_unreadable else {}
-        return {**clip, "video": np.int32(number), **told}
+        return {**clip, "video": np.array(number, np.int32), **told}
 
     def _load(self, video: Video, rng: np.random.Generator) -> Batch:
         indices = video.training_clip(rng, self.data.offsets, self.data.reverse)
         target = indices[-1]
-        read = self._read(video, dict.fromkeys(indices), {target} if self.targets_only else {*indices})
-        for i, (frame, _) in read.items():
-            if frame.shape != read[target][0].shape:
+        labelled = indices[-1:] if self.targets_only else indices
+        frames, labels = self._read(video, dict.fromkeys(indices), labelled)
+        for i, frame in frames.items():
+            if frame.shape != frames[target].shape:
                 problem = f"differs in size from {video.frames[target]}"
                 raise InputError(video.frames[i], problem, "give all frames of a video the same size")
-        frames = [read[i][0] for i in indices]
-        labels = [read[i][1] for i in (indices[-1:] if self.targets_only else indices)]
-        frames, labels, size = augment.augment(frames, labels, self.data, rng)
-        return {"frames": frames, "labels": labels, "size": size}
+        clip = [frames[i] for i in indices], [labels[i] for i in labelled]
+        return dict(zip(("frames", "labels", "size"), augment.augment(*clip, self.data, rng), strict=True))
 
     def _read(
         self, video: Video, indices: Iterable[int], labelled: Container[int]
-    ) -> dict[int, tuple[np.ndarray, np.ndarray | None]]:
-        """Frames by their indices, with masks where ``labelled``; all files are read before one is decoded."""
-        names = {i: (video.frames[i], *((video.masks[i],) if i in labelled else ())) for i in indices}
-        files = list(itertools.chain.from_iterable(names.values()))
+    ) -> tuple[dict[int, np.ndarray], dict[int, np.ndarray]]:
+        """Frames by their indices, and masks of those in ``labelled``; all files are read before one is decoded."""
+        names = {i: (video.frames[i], video.mask(i) if i in labelled else None) for i in indices}
+        files = [name for pair in names.values() for name in pair if name is not None]
         data = dict(zip(files, read_all(files, self.manifest), strict=True))
-        found = {}
-        for i, own in names.items():
-            stored = [data[name] for name in own]
-            if i in labelled:
-                found[i] = decode.decode_pair(*own, *stored, self.num_classes, video.coding)
+        frames, masks = {}, {}
+        for i, (frame, mask) in names.items():
+            if mask is None:
+                frames[i] = decode.decode_frame(frame, data[frame])
             else:
-                found[i] = decode.decode_frame(*own, *stored), None
-        return found
+                stored = data[frame], data[mask]
+                frames[i], masks[i] = decode.decode_pair(frame, mask, *stored, self.num_classes, video.coding)
+        return frames, masks
 
 
 class TrainingBatches(Iterator[Batch]):

@@ -87,12 +87,12 @@ def video_strip(video: Video, num_classes: int, colours: np.ndarray) -> Strip:
     cells, labels = [], set()
     for i, time in enumerate(times):
         if time in chosen:
-            frame, mask = decode.read_pair(video.frames[time], video.masks[time], num_classes, video.coding)
+            frame, mask = decode.read_pair(video.frames[time], video.mask(time), num_classes, video.coding)
             shown = views(frame, {OVERLAY: mask}, colours, CELL)
             size = shown[INPUT].shape[1::-1]
             cells.append({**shown, TRUTH: colours[cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST)]})
         else:
-            mask = decode.read_mask(video.masks[time], num_classes, video.coding)
+            mask = decode.read_mask(video.mask(time), num_classes, video.coding)
         counts = np.bincount(mask.reshape(-1), minlength=256)
         shares[i] = counts[:num_classes] / mask.size
         labels |= set(np.flatnonzero(counts).tolist())

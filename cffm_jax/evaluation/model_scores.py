@@ -7,7 +7,7 @@ import functools
 import itertools
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -119,7 +119,7 @@ def _on_device_of(variables: dict[str, Any]) -> contextlib.AbstractContextManage
     return jax.default_device(*devices)
 
 
-def _segment(segmenter: VideoSegmenter, variables: dict[str, Any], videos: Sequence[Video]) -> Iterator[Chunk]:
+def _segment(segmenter: VideoSegmenter, variables: dict[str, Any], videos: Sequence[Video]) -> Generator[Chunk]:
     """The chunks of all videos in order, as each kind of video needs it."""
     kinds = itertools.groupby(videos, lambda video: (video.sparse, bool(video.masks)))
     for (sparse, labels), group in kinds:

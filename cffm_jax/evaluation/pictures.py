@@ -114,7 +114,8 @@ class PictureCollector:
         number, _ = self._videos[chunk.video.name]
         with self._kept.writing() as folder:
             for i in range(len(chunk.own)):
-                np.savez_compressed(folder / f"{number}_{chunk.start + i:08}.npz", **_masks(chunk, i))
+                path, masks = folder / f"{number}_{chunk.start + i:08}.npz", _masks(chunk, i)
+                np.savez_compressed(path, **masks)  # pyrefly: ignore[bad-argument-type]  # No row is "allow_pickle".
 
     def __enter__(self) -> PictureCollector:
         with cluster.together():

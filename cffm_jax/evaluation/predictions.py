@@ -58,7 +58,7 @@ def score_predictions(
 
             def frames():
                 for i, path in zip(video.targets, paths, strict=True):
-                    label = decode.read_mask(video.masks[i], num_classes, video.coding)
+                    label = decode.read_mask(video.mask(i), num_classes, video.coding)
                     prediction = read_prediction(path, num_classes)
                     if label.shape != prediction.shape:
                         (h, w), (height, width) = prediction.shape, label.shape

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from cffm_jax.data.image_files import open_image
 from cffm_jax.data.layouts.read import source_of
-from cffm_jax.data.layouts.records import read_all
+from cffm_jax.data.layouts.records import read_one
 from cffm_jax.data.layouts.video import Coding, Video
 from cffm_jax.errors import InputError
 from cffm_jax.evaluation.mask_folder import frame_file, prediction_paths, read_prediction
@@ -123,7 +123,7 @@ def submit_predictions(
 
     def encoded(pair: tuple[str, Path]) -> tuple[str, bytes]:
         frame, mask_path = pair
-        mask, size = read_prediction(mask_path, num_classes), open_image(frame, *read_all([frame])).size
+        mask, size = read_prediction(mask_path, num_classes), open_image(frame, read_one(frame)).size
         if mask.shape != size[::-1]:
             problem = f"is {mask.shape[1]}x{mask.shape[0]}, its frame {size[0]}x{size[1]}"
             raise InputError(mask_path, problem, "write it at the frame's size")

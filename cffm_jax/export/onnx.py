@@ -28,6 +28,7 @@ from cffm_jax.errors import InputError
 from cffm_jax.export import stablehlo
 from cffm_jax.inference.load import Weights
 from cffm_jax.inference.streaming import StreamSegmenter
+from cffm_jax.models.method import Method
 from cffm_jax.models.variables import flatten
 from cffm_jax.runtime.atomic import whole_file
 
@@ -82,6 +83,7 @@ def export_onnx(
     path = Path(path)
     if path.exists():
         raise InputError(path, "is there already", "name a new file")
+    assert isinstance(weights.model, Method)  # Not of an encoder alone.
     if weights.model.reads_prototypes:
         problem = f"{weights.model.public_name} has prototypes, which do not convert to ONNX"
         raise InputError(path, problem, "take --to jax-export, or a model of the families cffm and segformer")

@@ -32,6 +32,7 @@ from cffm_jax.errors import InputError
 from cffm_jax.export import exported
 from cffm_jax.inference.load import Weights
 from cffm_jax.inference.streaming import StreamSegmenter
+from cffm_jax.models.method import Method
 from cffm_jax.models.resize import resize_bilinear
 from cffm_jax.models.variables import flatten, unflatten
 from cffm_jax.runtime.atomic import WholeFolder
@@ -71,6 +72,7 @@ def export_stream(
     folder = Path(folder)
     if folder.exists():
         raise InputError(folder, "is there already", "name a new folder")
+    assert isinstance(weights.model, Method)  # Not of an encoder alone.
     segmenter = StreamSegmenter(weights.model, weights.config, size, streams, apart=tuple(platforms) == ("cpu",))
     arrays = flatten(weights.variables)
     state = tuple(jax.tree.leaves(jax.eval_shape(segmenter.start)))

@@ -116,7 +116,7 @@ class Engine:
             features: Tree, memory: Any, referring: jax.Array, contexts: dict[str, Tree]
         ) -> dict[str, jax.Array]:
             logits = self.model.bind(variables).segment(features, memory, referring, contexts)
-            return {row: segmentation_masks(logits[row], tuple(shape[:2]), size) for row in self.rows}
+            return {row: segmentation_masks(logits[row], (shape[0], shape[1]), size) for row in self.rows}
 
         features, remembered = each(encoded, streams, frames.reshape(streams * n, *shape))
         table = how_far_back(self.offsets if self.model.reference_names else ())

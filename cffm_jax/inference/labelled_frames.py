@@ -15,6 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from cffm_jax.data.layouts.video import Video
@@ -74,7 +75,7 @@ def _dispatched(
         frames = np.stack([clip.frames for clip in filled])
         # Without references its last frame is a stream's first: the others, which stand in for them, were not there.
         ages = np.array([0 if clip.has_reference else -references for clip in filled], np.int32)
-        state = engine.start(frames.shape[2:4], count)._replace(ages=ages)
+        state = engine.start(frames.shape[2:4], count)._replace(ages=jnp.asarray(ages))
         arguments = jax.device_put((state, frames, prototypes), placing(variables))
         _, masks = jitted_step(engine, variables, *arguments, size=clips[0].labels.shape)
         yield clips, masks
@@ -133,4 +134,6 @@ def _clip(video: Video, indices: tuple[int, ...], has_reference: bool, read: dic
                 f"is {other[0]}x{other[1]}, frame {video.frames[target]} {size[0]}x{size[1]}",
                 "give a video one size",
             )
-    return _Clip(video, target, has_reference, np.stack([read[i][0] for i in indices]), read[target][1])
+    labels = read[target][1]
+    assert labels is not None  # `_load` asks for the target's.
+    return _Clip(video, target, has_reference, np.stack([read[i][0] for i in indices]), labels)

@@ -74,7 +74,7 @@ def read_frame(index: int, *, video: Video, config: Config, label: bool) -> Read
     if not label:
         image, size = evaluation_frames.load_evaluation_frame(frame, scale)
         return image, None, size
-    mask = video.masks[index]
+    mask = video.mask(index)
     stored, stored_mask = read_all([frame, mask])
     image, size = evaluation_frames.load_evaluation_frame(frame, scale, stored)
     labels = decode.decode_mask(mask, stored_mask, config.model.num_classes, video.coding)
@@ -96,5 +96,5 @@ def _stack(read: list[Read], video: Video, start: int) -> Loaded:
                 f"is {other[0]}x{other[1]}, the frames before it {size[0]}x{size[1]}",
                 "give a video one size",
             )
-    labels = None if read[0][1] is None else np.stack([label for _, label, _ in read])
-    return Loaded(np.stack([image for image, _, _ in read]), labels, size)
+    labels = [label for _, label, _ in read if label is not None]  # All have theirs, or none.
+    return Loaded(np.stack([image for image, _, _ in read]), np.stack(labels) if labels else None, size)

@@ -135,16 +135,17 @@ class VideoConsistency(Steadiness):
     def extend(self, labels: np.ndarray, predictions: np.ndarray) -> VideoConsistency:
         """Feeds the next frames, u8[T,H,W] each; several together take less time."""
         labels, predictions = as_bytes(labels, "labels"), as_bytes(predictions, "predictions")
-        if labels.shape != predictions.shape or (self.frames and labels.shape[1:] != self.label.shape):
+        if labels.shape != predictions.shape or (self.label is not None and labels.shape[1:] != self.label.shape):
             shapes = [x.shape for x in (self.label, labels, predictions) if x is not None]
             raise ValueError(f"labels and predictions of a video must keep one shape, got {shapes}")
         if not len(labels):
             return self
         lengths = [w.length for w in self.windows]
-        ages, last = self.ages, (self.label, self.prediction)
-        if not self.frames:
+        if self.label is None or self.prediction is None or self.ages is None:
             ages = kernels.start_ages(labels[0].size, max(lengths))
             last = (~labels[0], predictions[0])  # No label is that of a frame before.
+        else:
+            ages, last = self.ages, (self.label, self.prediction)
         chunk = [flat(x).reshape(len(x), -1) for x in (labels, predictions)]
         ages, counts, kept = kernels.add_frames(*chunk, *map(flat, last), ages, np.array(lengths, ages.dtype))
         # By window: stable, consistent, stable with a class, right.

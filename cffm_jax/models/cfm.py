@@ -29,6 +29,12 @@ class Cells(NamedTuple):
     keys: jax.Array | None
     values: jax.Array
 
+    @property
+    def mined_keys(self) -> jax.Array:
+        """The keys, for a block with attention."""
+        assert self.keys is not None
+        return self.keys
+
 
 class MLP(nn.Module):
     """Dense to 4C, exact GELU, dense to C on the last axis."""
@@ -138,7 +144,7 @@ class MiningBlock(_ContextBlock):
         x = cffa.pad_to_windows(self.norm1(target))
         queries, keys, values = _split_heads(self.qkv(x), 3)
         grids = (self._cells(self.pools[cffa.TARGET.name](x)), *cells)
-        keys = cffa.assemble(keys, [grid.keys for grid in grids], self.sources)
+        keys = cffa.assemble(keys, [grid.mined_keys for grid in grids], self.sources)
         values = cffa.assemble(values, [grid.values for grid in grids], self.sources)
         bias = self.position_bias()[:, None, None]
         mask = self._mask(values)

@@ -84,10 +84,12 @@ def create_model(
         raise ValueError(f"projection must be 'linear' or 'normalised', not {projection!r}")
     if width < 1 or width % HEADS:
         raise ValueError(f"width {width}: not a multiple of the {HEADS} heads")
+    kind = jnp.dtype(dtype).name
     settings = ModelConfig(
         name, num_classes, blocks=blocks, global_blocks=global_blocks, receptive=tuple(receptive),
         pooling=tuple(pooling), references=references, mining=mining, norm_epsilons=tuple(norm_epsilons),
-        projection=projection, width=width, dtype=jnp.dtype(dtype).name, dropout=dropout, drop_path=drop_path,
+        projection=projection, width=width, dropout=dropout, drop_path=drop_path,
+        dtype=kind,  # pyrefly: ignore[bad-argument-type]  # The choice of names is checked where options are read.
     )  # fmt: skip
     return METHODS[family].create(family, backbone, settings)
 

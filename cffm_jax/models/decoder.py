@@ -64,7 +64,7 @@ class FrameDecoder(nn.Module):
     @nn.compact
     def __call__(self, maps: tuple[jax.Array, ...], train: bool = False) -> jax.Array:
         """Args: maps [N, H/s, W/s, C_s] for s = 4, 8, 16, 32. Returns: [N, H/4, W/4, width]."""
-        size = maps[0].shape[1:3]
+        _, h, w, _ = maps[0].shape
         fuse = self.param("fuse", layers.truncated_init, (len(maps), self.width, self.width))  # stage 4 first
         fused = jnp.zeros((self.width,), jnp.float32)
         for i, x in enumerate(maps):
@@ -76,7 +76,7 @@ class FrameDecoder(nn.Module):
                 fused = fused + jnp.matmul(bias, kernel, precision="highest")
                 kernel = jnp.matmul(projection, kernel, precision="highest")
             y = layers.matmul(x, kernel, self.dtype).astype(jnp.float32)
-            fused = fused + resize_bilinear(y, size)
+            fused = fused + resize_bilinear(y, (h, w))
         return nn.relu(layers.BatchNorm(name="norm")(fused, train)).astype(self.dtype)
 
 

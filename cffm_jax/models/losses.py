@@ -18,8 +18,11 @@ from cffm_jax.models.resize import resize_bilinear
 class Logits(Protocol):
     """What the loss reads of a model's outputs."""
 
-    logits: jax.Array
-    frame_logits: jax.Array
+    @property
+    def logits(self) -> jax.Array: ...
+
+    @property
+    def frame_logits(self) -> jax.Array: ...
 
 
 class LossParts(NamedTuple):
@@ -39,11 +42,12 @@ def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     Returns:
       f32[].
     """
+    _, height, width = labels.shape
 
     # The enlarged logits are the largest array of a training step: recomputed backwards rather than kept.
     @jax.checkpoint
     def total(logits: jax.Array) -> jax.Array:
-        full = resize_bilinear(logits.astype(jnp.float32), labels.shape[1:])
+        full = resize_bilinear(logits.astype(jnp.float32), (height, width))
         classes = jnp.arange(full.shape[-1])
         own = jnp.sum(jnp.where(labels[..., None] == classes, full, 0.0), -1)
         loss = jax.nn.logsumexp(full, axis=-1) - own

@@ -42,7 +42,7 @@ def init_variables(model: Method, key: jax.Array) -> dict[str, Any]:
 
 def draw_variables(model: Method, key: jax.Array) -> dict[str, Any]:
     """Random variables; their shapes do not depend on the clips' size, so the smallest clip will do."""
-    return model.init(key, jnp.zeros((1, model.clip_frames, INPUT_MULTIPLE, INPUT_MULTIPLE, 3)))
+    return dict(model.init(key, jnp.zeros((1, model.clip_frames, INPUT_MULTIPLE, INPUT_MULTIPLE, 3))))
 
 
 def trained_parts(model: Method, params: dict[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import sys
 import typing
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Annotated, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Generic, TypeVar
 
 import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
@@ -22,7 +22,10 @@ from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, Pri
 from cffm_jax.errors import InputError, Stopped
 from cffm_jax.rules import values, with_changes
 
-T = TypeVar("T")
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+T = TypeVar("T", bound="DataclassInstance")
 _HELP = {"-h", "--help"}
 _OPTION = re.compile(r"--|-[A-Za-z]")
 
@@ -51,7 +54,7 @@ class CommandLine(Generic[T]):
         # an unknown option by us, and tyro, told to be silent, exits for nothing but an option without its values.
         try:
             self.given, unknown = tyro.cli(
-                typing.TypedDict("Given", options, total=False),  # pyright: ignore
+                typing.TypedDict("Given", options, total=False),  # pyrefly: ignore[not-callable]  # Known at run time alone.
                 args=list(argv),
                 return_unknown_args=True,
                 add_help=False,

@@ -62,7 +62,7 @@ class RunLog:
 
     def __exit__(self, *_: object) -> None:
         self._bar.close()
-        if self._writes:
+        if self._board is not None and self._file is not None:
             self._board.close()
             self._file.close()
 
@@ -106,8 +106,9 @@ class RunLog:
     ) -> None:
         """A line of figures, the table on the terminal, and pictures u8[H,W,3] by name."""
         self._write(step, "eval", values)
-        for name, picture in (pictures or {}).items() if self._writes else ():
-            self._board.add_image(f"eval/{name}", picture, step, dataformats="HWC")
+        if self._board is not None:
+            for name, picture in (pictures or {}).items():
+                self._board.add_image(f"eval/{name}", picture, step, dataformats="HWC")
         self.say(f"step {step}:\n{table}")
 
     def finish(self, step: int, compilations: int) -> None:
@@ -125,7 +126,7 @@ class RunLog:
             sys.stdout.flush()  # Into a file too, before a kill.
 
     def _write(self, step: int, group: str, values: dict[str, float]) -> None:
-        if not self._writes:
+        if self._board is None or self._file is None:
             return
         # JSON knows neither nan nor inf.
         finite = {name: value if math.isfinite(value) else None for name, value in values.items()}

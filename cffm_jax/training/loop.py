@@ -12,6 +12,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from jax.sharding import Mesh, NamedSharding
 
 from cffm_jax.checkpoints.store import Checkpoints, require_space
 from cffm_jax.config import Config
@@ -117,7 +118,7 @@ class _Training:
                 began = time.perf_counter()
                 batch = next(self._run.clips)
                 # While the device computes nothing waits for data but the host.
-                idle = self.state.step.is_ready()
+                idle = self.state.step.is_ready()  # pyrefly: ignore[missing-attribute]  # jax.Array hides it
                 self._log.step(time.perf_counter() - began if idle else 0.0)
                 with self._interruption.deferred():
                     self.advance(batch)
@@ -142,7 +143,9 @@ class _Training:
         """Stops all processes after the same step, where one of them got a signal; one process stops by itself."""
         if jax.process_count() == 1:
             return
-        self._votes = self._votes or cluster.Votes(self.state.step.sharding.mesh)
+        sharding = self.state.step.sharding
+        assert isinstance(sharding, NamedSharding) and isinstance(sharding.mesh, Mesh)
+        self._votes = self._votes or cluster.Votes(sharding.mesh)
         now = self._evaluates(self.step) or self.step == self._config.train.steps  # No step follows at once.
         self._interruption.stop(self._votes.result(self.step, self._interruption.wish, now))
 

@@ -9,16 +9,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import ArrayLike
 
 from cffm_jax.config import OptimConfig
 from cffm_jax.models.methods.method import Method
 
 
-def learning_rate(config: OptimConfig, steps: int) -> optax.Schedule:
+def learning_rate(config: OptimConfig, steps: int) -> Callable[[ArrayLike], jax.Array]:
     """The encoder's rate at iteration i: ``rate * (1 - i / steps)^power``, while i < warm-up times ``1 - (1 - i /
     w)(1 - ratio)``."""
 
-    def schedule(step: jax.Array) -> jax.Array:
+    def schedule(step: ArrayLike) -> jax.Array:
         i = jnp.asarray(step, jnp.float32)
         poly = config.rate * jnp.maximum(1 - i / steps, 0.0) ** config.power
         missing = jnp.maximum(1 - i / max(config.warmup_steps, 1), 0.0) if config.warmup_steps else 0.0

@@ -36,6 +36,7 @@ def write(workdir: Path, config: Config, start: int, devices: Sequence[jax.Devic
 
 def describe(config: Config, start: int, devices: Sequence[jax.Device]) -> dict[str, Any]:
     """Command, config, seeds, versions, git state, devices and all variables of the environment that change XLA."""
+    precision = jax.config.jax_default_matmul_precision  # pyrefly: ignore[missing-attribute]  # added at run time
     return {
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "command": shlex.join(sys.argv),
@@ -54,7 +55,7 @@ def describe(config: Config, start: int, devices: Sequence[jax.Device]) -> dict[
             "processes": jax.process_count(),
             "runtime": devices[0].client.platform_version.splitlines(),
         },
-        "matmul_precision": jax.config.jax_default_matmul_precision,
+        "matmul_precision": precision,
         "environment": {k: v for k, v in sorted(os.environ.items()) if k.startswith(_VARIABLES)},
     }
 

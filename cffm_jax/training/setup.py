@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-import optax
 from jax.sharding import Mesh
+from jax.typing import ArrayLike
 
 from cffm_jax.checkpoints.by_path import newest_whole, open_checkpoints
 from cffm_jax.checkpoints.compatible import require_same_run
@@ -66,7 +66,7 @@ class Run(NamedTuple):
     notes: tuple[str, ...]
     state: TrainState
     step: Step
-    rate: optax.Schedule
+    rate: Callable[[ArrayLike], jax.Array]
     key: jax.Array
     clips: Iterator[dict[str, jax.Array]]
     segmenter: VideoSegmenter
@@ -148,7 +148,8 @@ def work_of_a_step(config: Config, model: Method, mesh: Mesh) -> Work:
     """Counted by hand (``counts.training_flops``); the devices' peak where it is known or given."""
     plan, kind = config.train, mesh.devices.flat[0].device_kind
     peak = 1e12 * plan.peak_tflops
-    peak = peak or peak_flops(kind, config.model.dtype, jax.config.jax_default_matmul_precision)
+    precision = jax.config.jax_default_matmul_precision  # pyrefly: ignore[missing-attribute]  # added at run time
+    peak = peak or peak_flops(kind, config.model.dtype, precision)
     flops = training_flops(model, *config.data.crop, prototypes=config.prototypes.count)
     return Work(plan.batch_size * flops, peak * mesh.size)
 

@@ -55,7 +55,7 @@ def goodput(seconds: Mapping[str, float]) -> float:
 
 def told(seconds: Mapping[str, float]) -> str:
     """In words, the causes by size."""
-    causes = sorted((cause for cause in CAUSES if seconds[cause] > 0), key=seconds.get, reverse=True)
+    causes = sorted((cause for cause in CAUSES if seconds[cause] > 0), key=seconds.__getitem__, reverse=True)
     rest = ", ".join(f"{cause} {100 * seconds[cause] / seconds['wall']:.1f} %" for cause in causes)
     return f"goodput {100 * goodput(seconds):.1f} % of {seconds['wall']:,.0f} s; the rest: {rest or 'nothing'}"
 
@@ -138,7 +138,7 @@ class Compilations:
     def __exit__(self, *_: object) -> None:
         jax.monitoring.unregister_event_duration_listener(self._notice)
 
-    def _notice(self, event: str, seconds: float, **_: object) -> None:
+    def _notice(self, event: str, duration_secs: float, **_: object) -> None:
         if event == self._EVENT and threading.get_ident() == self._thread:
             self.count += 1
 

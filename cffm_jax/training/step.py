@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -71,7 +71,8 @@ def make_train_step(
             (loss, (parts, batch_stats)), grads = _accumulated(gradients, state.batch_stats, batch, key)
         grads = placed(grads)
         updates, opt_state = optimizer.update(grads, state.opt_state, trained)
-        params = {**state.params, **optax.apply_updates(trained, updates)}
+        updated = cast(dict[str, Any], optax.apply_updates(trained, updates))  # Of trained's structure.
+        params = {**state.params, **updated}
         norm = optax.tree.norm(grads)  # Not finite as soon as one gradient is not.
         finite = jnp.isfinite(loss) & jnp.isfinite(norm)
         state = placed(next_state(state, finite, params, batch_stats, opt_state, bad_steps, ema))
@@ -132,12 +133,12 @@ def next_state(
     if average is not None:
         average = optax.incremental_update({part: params[part] for part in average}, average, 1 - ema)
     applied = finite & (state.bad_in_a_row < bad_steps)
-    learnt = jax.tree.map(
+    params, batch_stats, opt_state, average = jax.tree.map(
         lambda new, old: jnp.where(applied, new, old),
         (params, batch_stats, opt_state, average),
         (state.params, state.batch_stats, state.opt_state, state.ema),
     )
     left_out = (~applied).astype(jnp.int32)
     bad_in_a_row = (state.bad_in_a_row + 1) * left_out
-    *learnt, average = learnt
-    return TrainState(state.step + 1, *learnt, state.skipped + left_out, bad_in_a_row, average)
+    skipped = state.skipped + left_out
+    return TrainState(state.step + 1, params, batch_stats, opt_state, skipped, bad_in_a_row, average)

@@ -226,9 +226,14 @@ def read_all(names: Sequence[FileName], manifest: Manifest | None = None) -> lis
     return [of(name) for name in names]
 
 
+def read_one(name: FileName, manifest: Manifest | None = None) -> bytes:
+    """The bytes of a file, as `read_all`."""
+    return read_all([name], manifest)[0]
+
+
 def file_size(name: FileName) -> int:
     """Bytes of a file, on disk or in a record, which is read for it. Raises: OSError, or as `read_all`."""
-    return len(*read_all([name])) if isinstance(name, RecordedFile) else os.path.getsize(name)
+    return len(read_one(name)) if isinstance(name, RecordedFile) else os.path.getsize(name)
 
 
 def _read(root: str, split: str, files: Mapping[int, str]) -> list[dict[str, Any]]:
@@ -287,4 +292,5 @@ def _opened(root: str, split: str) -> Any:
         builder = tfds.builder_from_directory(root)
     except OSError as error:
         raise InputError(root, f"cannot be read ({error})", _AGAIN) from error
-    return builder.as_data_source(split, decoders={FRAME: tfds.decode.SkipDecoding(), MASKS: Stored()})
+    decoders = {FRAME: tfds.decode.SkipDecoding(), MASKS: Stored()}
+    return builder.as_data_source(split, decoders=decoders)  # pyrefly: ignore[bad-argument-type]  # wrapt hides self

@@ -89,6 +89,12 @@ class Video:
         """Indices of the frames that have a mask; of all frames where there are no masks at all."""
         return tuple(i for i in range(len(self.frames)) if not self.masks or self.masks[i] is not None)
 
+    def mask(self, target: int) -> FileName:
+        """The mask of a frame that has one."""
+        mask = self.masks[target]
+        assert mask is not None, f"frame {target} of {self.name} is no target"
+        return mask
+
     def references(self, target: int, offsets: Sequence[int]) -> tuple[int, ...] | None:
         """Indices of the references of a frame, oldest first; None for a first frame that has too few before it.
 
@@ -115,9 +121,11 @@ class Video:
     def _all_there(
         self, found: Sequence[int | None], target: int, offsets: Sequence[int]
     ) -> tuple[int, ...]:  # fmt: skip
+        there = []
         for index, offset in zip(found, offsets, strict=True):
             if index is None:
                 number = self.numbers[target]
                 problem = f"neither frame {number - offset} nor frame {number + offset} of its snippet is there"
                 raise InputError(self.frames[target], problem, f"add one of them: it is the reference t-{offset}")
-        return tuple(found)
+            there.append(index)
+        return tuple(there)

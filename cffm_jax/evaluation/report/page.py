@@ -52,7 +52,7 @@ def page(
     )
     foot = element("footer", element("p", "Written by cffm_jax. The page holds all that it shows.", class_="note"))
     frames = {frame_class(i, t): shot.frame for i, strip in enumerate(strips) for t, shot in enumerate(strip.shots)}
-    template = importlib.resources.files(__package__).joinpath("page.html").read_text(encoding="utf-8")
+    template = importlib.resources.files("cffm_jax.evaluation.report").joinpath("page.html").read_text(encoding="utf-8")
     return string.Template(template).substitute(
         title=html.escape(about.title),
         body="\n".join(ET.tostring(part, encoding="unicode", method="html") for part in (head, main, foot)),

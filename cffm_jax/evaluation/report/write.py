@@ -79,7 +79,9 @@ class MaskSamples:
         """As `Samples`."""
 
         def decode(data: bytes) -> np.ndarray:
-            return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+            mask = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+            assert mask is not None  # `_png` wrote it.
+            return mask
 
         kept = self._kept[video.name]
         return {time: {row: decode(data) for row, data in kept[time].items()} for time in sorted(kept)}
@@ -192,10 +194,11 @@ def _in_turn(best: Sequence[str], worst: Sequence[str]) -> list[str]:
 def _strip(video: Video, samples: Mapping[int, Mapping[str, np.ndarray]], dataset: classes.Classes) -> Strip:
     """A video's pictures: frames with their masks at the size at which they are shown."""
     shots, pixels, size = [], np.zeros(256, np.int64), (0, 0)
+    coloured: dict[str, bytes] = {}
     for time, rows in samples.items():
-        frame, truth = read_pair(video.frames[time], video.masks[time], len(dataset.names), video.coding)
-        size = shown_size(*frame.shape[:2], _LONGEST)
-        masks = {row: _resized(rows[row], size) for row in reversed(rows)} | {TRUTH: _resized(truth, size)}
+        frame, truth = read_pair(video.frames[time], video.mask(time), len(dataset.names), video.coding)
+        size = shown_size(*frame.shape[:2], longest=_LONGEST)
+        masks = {row: _resized(rows[row], size) for row in reversed([*rows])} | {TRUTH: _resized(truth, size)}
         for mask in masks.values():
             pixels += np.bincount(mask.reshape(-1), minlength=256)
         smaller = size[0] < frame.shape[0]
@@ -212,7 +215,7 @@ def _resized(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def _reduced(mask: np.ndarray) -> np.ndarray:
-    height, width = shown_size(*mask.shape, _LONGEST)
+    height, width = shown_size(*mask.shape, longest=_LONGEST)
     return mask if height > mask.shape[0] else _resized(mask, (height, width))
 
 

@@ -90,7 +90,7 @@ def dead_arrays(live: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     Its index buffers are not among them: the authors' modules compute them when they are built, and zeros in their
     place would be wrong.
     """
-    dead = {}
+    dead: dict[str, np.ndarray] = {}
     if "decode_head.linear_pred.bias" in live:
         classes = len(live["decode_head.linear_pred.bias"])
         dead["decode_head.conv_seg.weight"] = np.zeros((classes, _DEAD_CLASSIFIER_WIDTH, 1, 1), np.float32)

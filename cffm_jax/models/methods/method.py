@@ -17,7 +17,7 @@ H W sides of the input, h w the map at stride 8, K classes, C channels, P protot
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -77,6 +77,10 @@ class Method(nn.Module):
     dtype: jnp.dtype = jnp.float32
     depths: tuple[int, ...] = ()
     remat: layers.Remat = "none"
+
+    if TYPE_CHECKING:  # Flax adds it to each of its modules, which its annotations do not tell.
+
+        def __hash__(self) -> int: ...
 
     PARTS: ClassVar[Mapping[str, str]] = {
         ENCODER: "encoder",

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import warnings
 import zipfile
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import ml_dtypes
 import numpy as np
 import safetensors
 
-from cffm_jax.weights.files.stored_array import StoredArray, check_shape, from_bytes, printable, reading
+from cffm_jax.weights.files.stored_array import BinaryFile, StoredArray, check_shape, from_bytes, printable, reading
 
 MAX_HEADER = 16 << 20
 """Bytes of a safetensors header; 10,000 tensors take 1 MB."""
@@ -51,7 +52,7 @@ class ArrayFile:
     ignored: tuple[str, ...] = ()
 
 
-def read_safetensors(file: BinaryIO, size: int, path: Path) -> ArrayFile:
+def read_safetensors(file: BinaryFile, size: int, path: Path) -> ArrayFile:
     """The library reads and checks the header; arrays follow it without gaps, in the order of their offsets, and are
     read here: the library's numpy has no float8, and a mapped file that is cut off meanwhile ends the process.
 
@@ -77,11 +78,11 @@ def read_safetensors(file: BinaryIO, size: int, path: Path) -> ArrayFile:
     return ArrayFile("safetensors", arrays, metadata)
 
 
-def _load(file: BinaryIO, start: int, shape: tuple[int, ...], dtype: np.dtype, where: object) -> np.ndarray:
+def _load(file: BinaryFile, start: int, shape: tuple[int, ...], dtype: np.dtype, where: object) -> np.ndarray:
     with reading(where):
-        data = np.empty(StoredArray(shape, dtype, lambda: None).nbytes, np.uint8)
+        data = np.empty(dtype.itemsize * math.prod(shape), np.uint8)
         file.seek(start)
-        if file.readinto(data) != len(data):
+        if file.readinto(data.data) != len(data):
             raise EOFError("it has become shorter")
         return from_bytes(data, dtype, shape)
 

@@ -12,13 +12,21 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
 from cffm_jax.errors import InputError
 from cffm_jax.weights.files import array_files, detect, torch_files, zip_guard
-from cffm_jax.weights.files.stored_array import MAX_BYTES, REMEDY, StoredArray, is_numeric, printable, reading
+from cffm_jax.weights.files.stored_array import (
+    MAX_BYTES,
+    REMEDY,
+    BinaryFile,
+    StoredArray,
+    is_numeric,
+    printable,
+    reading,
+)
 from cffm_jax.weights.files.torch_files import SAVE_WEIGHTS, Tensor, TorchFile
 from cffm_jax.weights.files.unpickle import Inert, Pairs, plain
 
@@ -117,7 +125,7 @@ def single_array(contents: TorchFile | array_files.ArrayFile, where: object) -> 
     return next(iter(arrays.values()))
 
 
-def read_torch(file: BinaryIO, size: int, where: object) -> TorchFile:
+def read_torch(file: BinaryFile, size: int, where: object) -> TorchFile:
     """What an open file of torch holds.
 
     Raises:
@@ -172,7 +180,7 @@ def _describe(path: Path, stack: contextlib.ExitStack) -> WeightFile:
     return WeightFile(path, (path,), contents.format, arrays, metadata, tuple(ignored))
 
 
-def _open(path: Path, stack: contextlib.ExitStack) -> BinaryIO:
+def _open(path: Path, stack: contextlib.ExitStack) -> BinaryFile:
     if not path.exists():
         raise InputError(path, "no such file", REMEDY)
     if not path.is_file():
@@ -180,7 +188,7 @@ def _open(path: Path, stack: contextlib.ExitStack) -> BinaryIO:
     return stack.enter_context(path.open("rb"))
 
 
-def _contents(file: BinaryIO, size: int, path: Path) -> TorchFile | array_files.ArrayFile:
+def _contents(file: BinaryFile, size: int, path: Path) -> TorchFile | array_files.ArrayFile:
     """What an open file holds, by the reader of its format."""
     match detect.recognise(file, size, path):
         case "safetensors":

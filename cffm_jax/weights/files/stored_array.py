@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import io
 from collections.abc import Callable, Iterator
 
 import ml_dtypes
@@ -11,6 +12,7 @@ import numpy as np
 
 from cffm_jax.errors import InputError
 
+BinaryFile = io.BufferedReader | io.BytesIO
 REMEDY = "give a .pth of torch, a .safetensors or an .npz with the weights"
 MAX_DIMENSIONS = 32
 """numpy's own limit before version 2."""

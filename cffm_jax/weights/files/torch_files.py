@@ -9,14 +9,14 @@ import zipfile
 from collections import Counter
 from collections.abc import Callable
 from pickle import UnpicklingError
-from typing import Any, BinaryIO
+from typing import Any
 
 import ml_dtypes
 import numpy as np
 
 from cffm_jax.errors import InputError
 from cffm_jax.weights.files import unpickle
-from cffm_jax.weights.files.stored_array import FLOOR_BYTES, StoredArray, check_shape, from_bytes, reading
+from cffm_jax.weights.files.stored_array import FLOOR_BYTES, BinaryFile, StoredArray, check_shape, from_bytes, reading
 from cffm_jax.weights.files.unpickle import Inert, Name, Pairs
 
 SAVE_WEIGHTS = "save model.state_dict() with torch.save and give that"
@@ -28,6 +28,7 @@ _PROTOCOL = 1001
 MAX_REUSE = 8
 """Bytes of arrays for a byte of storage: a few tensors of a model may share one."""
 
+_MODULES = ("torch", "torch.cuda", "torch.storage")
 _STORAGES = {
     "FloatStorage": np.float32,
     "DoubleStorage": np.float64,
@@ -160,7 +161,7 @@ def read_zip(archive: zipfile.ZipFile, where: object) -> TorchFile | None:
     return TorchFile(unpickle.interpret(io.BytesIO(data), len(data), _make, reference), "torch (zip)", where, read)
 
 
-def read_legacy(file: BinaryIO, size: int, where: object) -> TorchFile:
+def read_legacy(file: BinaryFile, size: int, where: object) -> TorchFile:
     """The format of torch < 1.6: pickles one after the other, then the storages.
 
     Raises:
@@ -199,14 +200,14 @@ def read_legacy(file: BinaryIO, size: int, where: object) -> TorchFile:
     def read(key: str) -> np.ndarray:
         data = np.empty(storages[key].nbytes, np.uint8)
         file.seek(places[key])
-        if file.readinto(data) != len(data):
+        if file.readinto(data.data) != len(data):
             raise EOFError("it has become shorter")
         return data
 
     return TorchFile(value, "torch (legacy)", where, read)
 
 
-def _places(file: BinaryIO, size: int, keys: Any, storages: dict[str, Storage]) -> dict[str, int]:
+def _places(file: BinaryFile, size: int, keys: Any, storages: dict[str, Storage]) -> dict[str, int]:
     """Where each storage starts: they follow in the order of ``keys``, a count of elements before each."""
     places: dict[str, int] = {}
     if type(keys) is not list or not all(type(key) is str for key in keys) or set(keys) != set(storages):
@@ -229,8 +230,8 @@ def _storage(pid: Any) -> Storage | Name:
     if type(pid) is tuple and len(pid) > 1 and pid[0] == "module" and type(pid[1]) is Name:
         return pid[1]
     kind, cls, key, _, count = pid[:5] if type(pid) is tuple and len(pid) >= 5 else (None,) * 5
-    known = type(cls) is Name and cls.module in ("torch", "torch.cuda", "torch.storage") and cls.name in _STORAGES
-    if kind != "storage" or not known or type(key) is not str or type(count) is not int or not 0 <= count < 2**48:
+    sound = kind == "storage" and type(key) is str and type(count) is int and 0 <= count < 2**48
+    if not sound or type(cls) is not Name or cls.module not in _MODULES or cls.name not in _STORAGES:
         raise UnpicklingError("it refers to a storage of no known type")
     return Storage(key, np.dtype(_STORAGES[cls.name]), count)
 

@@ -112,7 +112,8 @@ def interpret(
       UnpicklingError, ValueError: the pickle is damaged, too large, or uses opcodes that no torch file holds.
     """
     machine = _Machine(make, reference)
-    opcodes = pickletools.genops(_Limited(file, min(limit, MAX_BYTES)))
+    limited = _Limited(file, min(limit, MAX_BYTES))
+    opcodes = pickletools.genops(limited)  # pyrefly: ignore[bad-argument-type]  # It only calls read and readline.
     try:
         for count, (opcode, argument, _) in enumerate(opcodes):
             if count > MAX_OPCODES:

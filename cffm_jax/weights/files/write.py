@@ -6,6 +6,7 @@ puts metadata in another order each time, and wants all arrays in memory.
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import pickle
@@ -102,7 +103,8 @@ def write_torch(path: str | Path, arrays: Arrays, meta: Mapping[str, Any] | None
 def _entries(arrays: Arrays) -> list[Entry]:
     if not isinstance(arrays, Mapping):
         return [(key, tuple(map(int, shape)), np.dtype(dtype), load) for key, shape, dtype, load in arrays]
-    return [(key, np.shape(array), array.dtype, lambda array=array: array) for key, array in arrays.items()]
+    named: Mapping[str, np.ndarray] = arrays  # pyrefly: ignore[bad-assignment]  # No Mapping has entries as keys.
+    return [(key, array.shape, array.dtype, functools.partial(np.asarray, array)) for key, array in named.items()]
 
 
 def _bytes(entry: Entry) -> memoryview:

@@ -37,6 +37,9 @@ class _Guarded:
             raise zipfile.BadZipFile(f"its list of members is larger than {self.limit} bytes")
         return data
 
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return self._file.seek(offset, whence)
+
     def __getattr__(self, name: str):
         return getattr(self._file, name)
 

@@ -8,7 +8,6 @@ import functools
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import flax
 import jax.numpy as jnp
 import numpy as np
 
@@ -36,7 +35,7 @@ def key_map(model: Method, part: str = "all") -> dict[str, tuple[str, str, Layou
     """Released key -> (collection, our path, layout, our shape) for every leaf of the model (or of its encoder)."""
     result = {}
     for collection, tree in variable_shapes(model).items():
-        for path, leaf in flax.traverse_util.flatten_dict(tree, sep="/").items():
+        for path, leaf in flatten(tree).items():
             if part == ENCODER and not path.startswith(ENCODER + "/"):
                 continue
             found = released_key(model, collection, path)
@@ -52,7 +51,7 @@ def without_counterpart(model: Method) -> list[str]:
     return [
         path
         for collection, tree in variable_shapes(model).items()
-        for path in flax.traverse_util.flatten_dict(tree, sep="/")
+        for path in flatten(tree)
         if released_key(model, collection, path) is None
     ]
 
