@@ -16,6 +16,7 @@ from absl import flags
 
 from cffm_jax.config import SETTINGS, DataConfig
 from cffm_jax.data import augment, decode
+from cffm_jax.data.evaluation_frames import fit_frame as fit_frame  # where users find it
 from cffm_jax.data.image_files import UnreadableFile
 from cffm_jax.data.layouts.read import manifest_of
 from cffm_jax.data.layouts.records import read_all
