@@ -1,0 +1,50 @@
+"""A method that is none of the papers' family, through the real commands: they ask no method what kind it is."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from helpers.runs import FIGURES, SIZE, finished, log_lines, train_argv
+
+pytestmark = pytest.mark.long
+
+
+@pytest.fixture(scope="module")
+def run(data, tmp_path_factory):
+    """Folder of a run of ST-PPM, trained by the real command."""
+    workdir = tmp_path_factory.mktemp("stppm") / "run"
+    status, _, err = finished("train.py", *train_argv(data, workdir, "--model.name", "stppm_b0"))
+    assert status == 0, err
+    return workdir
+
+
+def test_it_logs_the_parts_of_its_loss(run):
+    lines = [line for line in log_lines(run, "train") if "clip_loss" in line]
+    assert lines and all(line["loss"] == pytest.approx(line["clip_loss"] + line["frame_loss"] / 2) for line in lines)
+
+
+def test_it_is_evaluated(run, data, tmp_path):
+    argv = ["--checkpoint", run, "--data.root", data, "--output", tmp_path / "eval.json", "--eval.devices", "1"]
+    status, out, err = finished("eval.py", *argv)
+    assert status == 0 and out.startswith("stppm_b0, "), err
+    rows = json.loads((tmp_path / "eval.json").read_text())["rows"]
+    assert list(rows) == ["ST-PPM", "per-frame (SegFormer)"]
+    assert all(np.isfinite(rows["ST-PPM"][name]) for name in FIGURES)
+
+
+def test_it_converts_streams_and_is_exported(run, data, tmp_path):
+    status, _, err = finished("convert.py", run, tmp_path / "model.safetensors")
+    assert status == 0, err
+    frames = sorted((data / "data" / "val_0000" / "origin").glob("*.jpg"))[:5]
+    argv = [*frames, "--checkpoint", tmp_path / "model.safetensors", "--output", tmp_path / "masks", "--no-overlay"]
+    status, out, err = finished("predict.py", *argv)
+    assert status == 0 and "5 frames" in out, err
+    masks = sorted((tmp_path / "masks" / "masks").glob("*.png"))
+    assert len(masks) == 5 and Image.open(masks[0]).size == SIZE[::-1]
+    argv = [tmp_path / "model.safetensors", tmp_path / "stream", "--to", "jax-export", "--size", *SIZE]
+    status, out, err = finished("convert.py", *map(str, argv))
+    assert status == 0 and (tmp_path / "stream" / "step.jax").stat().st_size > 0, err
+    status, _, err = finished("convert.py", tmp_path / "model.safetensors", tmp_path / "x.pth", "--to", "torch")
+    assert status == 2 and "has no counterpart in the release" in err
