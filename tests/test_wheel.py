@@ -82,10 +82,13 @@ def test_refusals_are_one_line(clean, tmp_path):
     assert not out and err.startswith("error: nonsense: ") and err.count("\n") == 1
 
 
-def test_configs_build_on_their_neighbours(clean, tmp_path):
-    program = "import importlib.resources, sys; from cffm_jax.settings import load_config\n"
-    program += "print(load_config(str(importlib.resources.files('cffm_jax') / 'configs' / sys.argv[1])).workdir)"
-    assert ran(clean / "python", "-c", program, "b1_vspw_pp.py", cwd=tmp_path)[0] == "runs/cffmpp_b1_vspw\n"
+def test_configs_are_found_by_name(clean, tmp_path):
+    """One that builds on its neighbour; what is wrong then is the data's place alone."""
+    argv = ("--config", "b1_vspw_pp", "--data.root", "nowhere", "--init.model", "none")
+    out, err = ran(clean / "cffm-train", *argv, cwd=tmp_path, status=2)
+    assert not out and err.count("\n") == 1 and ("nowhere" in err or "none" in err) and "config" not in err
+    program = "from cffm_jax.settings import load_config; print(load_config('b1_vspw_pp').workdir)"
+    assert ran(clean / "python", "-c", program, cwd=tmp_path)[0] == "runs/cffmpp_b1_vspw\n"
 
 
 def test_version(clean, tmp_path):

@@ -28,7 +28,7 @@ from cffm_jax.errors import InputError
 from cffm_jax.export import stablehlo
 from cffm_jax.inference.load import Weights
 from cffm_jax.inference.streaming import StreamSegmenter
-from cffm_jax.models.method import Method
+from cffm_jax.models.methods.method import Method
 from cffm_jax.models.variables import flatten
 from cffm_jax.runtime.atomic import whole_file
 

@@ -32,7 +32,7 @@ from cffm_jax.errors import InputError
 from cffm_jax.export import exported
 from cffm_jax.inference.load import Weights
 from cffm_jax.inference.streaming import StreamSegmenter
-from cffm_jax.models.method import Method
+from cffm_jax.models.methods.method import Method
 from cffm_jax.models.resize import resize_bilinear
 from cffm_jax.models.variables import flatten, unflatten
 from cffm_jax.runtime.atomic import WholeFolder
