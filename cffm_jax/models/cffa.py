@@ -19,6 +19,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Bool, Float, Float32, Int32, Int64
 
 from cffm_jax.config import ModelConfig
 from cffm_jax.models.resize import interpolation_matrix
@@ -99,14 +100,16 @@ def padded_size(size: int) -> int:
     return -(-size // WINDOW) * WINDOW
 
 
-def pad_to_windows(x: jax.Array) -> jax.Array:
+def pad_to_windows(x: Float[Array, "N h w C"]) -> Float[Array, "N _ _ C"]:
     """[N, h, w, C] -> [N, nh * 7, nw * 7, C], zeros at the bottom and right."""
     _, h, w, _ = x.shape
     return jnp.pad(x, ((0, 0), (0, padded_size(h) - h), (0, padded_size(w) - w), (0, 0)))
 
 
-def pooling_weights(weight: jax.Array, source: PooledSource) -> jax.Array:
-    """The resize to m * p and the pooling as one product: [p * p] -> [m, m, 7, 7] (cell row, cell column, row, column).
+def pooling_weights(
+    weight: Float[Array, " {source.pool}**2"], source: PooledSource
+) -> Float32[Array, "{source.cells} {source.cells} 7 7"]:
+    """The resize to m * p and the pooling as one product: (cell row, cell column, row, column).
 
     With m * p <= 7 the resize by m * p / 7 stays inside a window, so it is the same small matrix for all of them.
     """
@@ -117,7 +120,12 @@ def pooling_weights(weight: jax.Array, source: PooledSource) -> jax.Array:
     return jnp.einsum("ij,aiu,bjv->abuv", weight.reshape(p, p), resize, resize, precision="highest")
 
 
-def pool(x: jax.Array, weight: jax.Array, bias: jax.Array, source: PooledSource) -> jax.Array:
+def pool(
+    x: Float[Array, "N H W C"],
+    weight: Float[Array, " {source.pool}**2"],
+    bias: Float[Array, " 1"],
+    source: PooledSource,
+) -> Float[Array, "N H//7*{source.cells} W//7*{source.cells} C"]:
     """Pools each window: [N, nh * 7, nw * 7, C], [p * p], [1] -> [N, nh * m, nw * m, C]."""
     n, height, width, c = x.shape
     nh, nw, m = height // WINDOW, width // WINDOW, source.cells
@@ -128,7 +136,7 @@ def pool(x: jax.Array, weight: jax.Array, bias: jax.Array, source: PooledSource)
     return cells.reshape(n, nh, nw, m, m, c).transpose(0, 1, 3, 2, 4, 5).reshape(n, nh * m, nw * m, c)
 
 
-def split_windows(x: jax.Array) -> jax.Array:
+def split_windows(x: Float[Array, "*lead H W D"]) -> Float[Array, "*lead H//7 W//7 49 D"]:
     """[..., nh * 7, nw * 7, D] -> [..., nh, nw, 49, D]."""
     *lead, height, width, d = x.shape
     nh, nw = height // WINDOW, width // WINDOW
@@ -136,8 +144,8 @@ def split_windows(x: jax.Array) -> jax.Array:
     return jnp.swapaxes(x, -3, -4).reshape(*lead, nh, nw, WINDOW**2, d)
 
 
-def join_windows(x: jax.Array) -> jax.Array:
-    """The inverse of ``split_windows``: [..., nh, nw, 49, D] -> [..., nh * 7, nw * 7, D]."""
+def join_windows(x: Float[Array, "*lead nh nw 49 D"]) -> Float[Array, "*lead nh*7 nw*7 D"]:
+    """The inverse of ``split_windows``."""
     *lead, nh, nw, _, d = x.shape
     x = jnp.swapaxes(x.reshape(*lead, nh, nw, WINDOW, WINDOW, d), -3, -4)
     return x.reshape(*lead, nh * WINDOW, nw * WINDOW, d)
@@ -146,8 +154,10 @@ def join_windows(x: jax.Array) -> jax.Array:
 # --- static tables -------------------------------------------------------------------------------------------------
 
 
-def cell_index(nh: int, nw: int, source: PooledSource) -> tuple[np.ndarray, np.ndarray]:
-    """Flat index i64[nh, nw, K * K] into the source's grid, and whether the cell lies outside it (index 0 then)."""
+def cell_index(
+    nh: int, nw: int, source: PooledSource
+) -> tuple[Int64[np.ndarray, "{nh} {nw} {source.reach}**2"], Bool[np.ndarray, "{nh} {nw} {source.reach}**2"]]:
+    """Flat index into the source's grid, and whether the cell lies outside it (index 0 then)."""
     m, reach = source.cells, np.arange(source.reach) - source.reach // 2
     rows = m * np.arange(nh)[:, None] + reach  # [nh, K]
     columns = m * np.arange(nw)[:, None] + reach
@@ -159,8 +169,8 @@ def cell_index(nh: int, nw: int, source: PooledSource) -> tuple[np.ndarray, np.n
     return index.reshape(nh, nw, -1), outside.reshape(nh, nw, -1)
 
 
-def fine_index(nh: int, nw: int) -> np.ndarray:
-    """Flat index i64[nh, nw, 169] into the padded target map of each window's 13x13 region."""
+def fine_index(nh: int, nw: int) -> Int64[np.ndarray, "{nh} {nw} 169"]:
+    """Flat index into the padded target map of each window's 13x13 region."""
     reach = np.arange(-HALO, WINDOW + HALO)
     rows = (WINDOW * np.arange(nh)[:, None] + reach) % (WINDOW * nh)
     columns = (WINDOW * np.arange(nw)[:, None] + reach) % (WINDOW * nw)
@@ -169,7 +179,7 @@ def fine_index(nh: int, nw: int) -> np.ndarray:
 
 
 @functools.cache
-def context_index(nh: int, nw: int, sources: tuple[PooledSource, ...]) -> np.ndarray:
+def context_index(nh: int, nw: int, sources: tuple[PooledSource, ...]) -> Int32[np.ndarray, "{nh} {nw} _"]:
     """i32[nh, nw, 169 + sum K * K] into the padded target, the sources' grids and a zero token, end to end."""
     sizes = [nh * nw * WINDOW**2] + [nh * nw * source.cells**2 for source in sources]
     starts = np.cumsum([0, *sizes])
@@ -181,7 +191,7 @@ def context_index(nh: int, nw: int, sources: tuple[PooledSource, ...]) -> np.nda
 
 
 @functools.cache
-def context_mask(nh: int, nw: int, sources: tuple[PooledSource, ...]) -> np.ndarray:
+def context_mask(nh: int, nw: int, sources: tuple[PooledSource, ...]) -> Float32[np.ndarray, "{nh} {nw} _"]:
     """f32[nh, nw, 169 + sum K * K]: -100 where a pooled cell lies outside the map, else 0."""
     fine = np.zeros((nh, nw, REGION**2), bool)
     outside = np.concatenate([fine] + [cell_index(nh, nw, source)[1] for source in sources], -1)
@@ -189,8 +199,8 @@ def context_mask(nh: int, nw: int, sources: tuple[PooledSource, ...]) -> np.ndar
 
 
 @functools.cache
-def relative_index(reach: int) -> np.ndarray:
-    """i32[49, K * K] into a flattened (6 + K) x (6 + K) table: row yq - yk + K - 1, column xq - xk + K - 1."""
+def relative_index(reach: int) -> Int32[np.ndarray, "49 {reach}**2"]:
+    """Index into a flattened (6 + K) x (6 + K) table: row yq - yk + K - 1, column xq - xk + K - 1."""
     q, k = np.arange(WINDOW), np.arange(reach)
     difference = q[:, None] - k[None, :] + reach - 1  # [7, K]
     index = difference[:, None, :, None] * (WINDOW - 1 + reach) + difference[None, :, None, :]
@@ -198,8 +208,8 @@ def relative_index(reach: int) -> np.ndarray:
 
 
 @functools.cache
-def ring_index() -> np.ndarray:
-    """i32[169, 2]: for each token of the 13x13 region the ring entries (0..131) that read it, 132 for none.
+def ring_index() -> Int32[np.ndarray, "169 2"]:
+    """For each token of the 13x13 region the ring entries (0..131) that read it, 132 for none.
 
     The ring is four copies of the map at offsets (+-3, +-3), of whose windows 33 positions each are kept; 12 of the
     120 positions of the region outside the window are thus read twice (specification section 3, point 3).
@@ -221,8 +231,8 @@ def ring_index() -> np.ndarray:
     return np.array([(r + [RING_TOKENS, RING_TOKENS])[:2] for r in readers], np.int32)
 
 
-def fine_bias(own: jax.Array, ring: jax.Array) -> jax.Array:
-    """Position bias of the 13x13 region: own f32[A, 13, 13], ring f32[A, 49, 132] -> f32[A, 49, 169].
+def fine_bias(own: Float32[Array, "A 13 13"], ring: Float32[Array, "A 49 132"]) -> Float32[Array, "A 49 169"]:
+    """Position bias of the 13x13 region.
 
     A token that the ring reads twice gets logaddexp of its two biases: the softmax then gives it the weight of both.
     """
@@ -242,11 +252,11 @@ def fine_bias(own: jax.Array, ring: jax.Array) -> jax.Array:
 
 
 def assemble(
-    fine: jax.Array,
-    grids: Sequence[jax.Array],
+    fine: Float[Array, "L H W D"],
+    grids: Sequence[Float[Array, "L _ _ D"]],
     sources: tuple[PooledSource, ...],
     form: Literal["take", "slices"] = "take",
-) -> jax.Array:
+) -> Float[Array, "L H//7 W//7 _ D"]:
     """The context tokens of every window: the target's 13x13 region, then the cells of each pooled source.
 
     Args:

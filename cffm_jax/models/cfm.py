@@ -12,6 +12,7 @@ from typing import NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Float32
 
 from cffm_jax.models import cffa, layers
 
@@ -42,7 +43,7 @@ class MLP(nn.Module):
     dtype: jnp.dtype
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Float[Array, "*lead C"]) -> Float[Array, "*lead C"]:
         c = x.shape[-1]
         x = jax.nn.gelu(layers.Dense(MLP_RATIO * c, self.dtype, name="fc1")(x), approximate=False)
         return layers.Dense(c, self.dtype, name="fc2")(x)
@@ -93,15 +94,15 @@ class _ContextBlock(nn.Module):
     def sources(self) -> tuple[cffa.PooledSource, ...]:
         return (cffa.TARGET, *self.references)
 
-    def reference_cells(self, references: jax.Array) -> tuple[Cells, ...]:
-        """Args: references [N, T-1, h, w, C], oldest first. Returns: what the block reads of their pooled grids."""
+    def reference_cells(self, references: Float[Array, "N R h w C"]) -> tuple[Cells, ...]:
+        """What the block reads of the pooled grids of R references, oldest first."""
         normed = [self.norm1(references[:, i]) for i in range(references.shape[1])]
         return tuple(
             self._cells(self.pools[source.name](cffa.pad_to_windows(x)))
             for source, x in zip(self.references, normed, strict=True)
         )
 
-    def position_bias(self) -> jax.Array:
+    def position_bias(self) -> Float32[Array, "A 49 _"]:
         """f32[A, 49, 277]: the fine region, then the pooled sources."""
         pooled = [self.biases[s.name].reshape(HEADS, -1)[:, cffa.relative_index(s.reach)] for s in self.sources]
         return jnp.concatenate([cffa.fine_bias(self.bias_own, self.bias_ring), *pooled], -1)
@@ -138,8 +139,8 @@ class MiningBlock(_ContextBlock):
         super().setup()
         self.qkv = layers.Dense(3 * self.width, self.dtype)
 
-    def __call__(self, target: jax.Array, cells: tuple[Cells, ...]) -> jax.Array:
-        """Args: target [N, h, w, C]; cells: ``reference_cells`` of this block. Returns: [N, h, w, C], mined."""
+    def __call__(self, target: Float[Array, "N h w C"], cells: tuple[Cells, ...]) -> Float[Array, "N h w C"]:
+        """The target after mining ``cells``, which are ``reference_cells`` of this block."""
         n, _, _, c = target.shape
         x = cffa.pad_to_windows(self.norm1(target))
         queries, keys, values = _split_heads(self.qkv(x), 3)
@@ -167,7 +168,7 @@ class PositionBlock(_ContextBlock):
         super().setup()
         self.value = layers.Dense(self.width, self.dtype)
 
-    def __call__(self, target: jax.Array, cells: tuple[Cells, ...]) -> jax.Array:
+    def __call__(self, target: Float[Array, "N h w C"], cells: tuple[Cells, ...]) -> Float[Array, "N h w C"]:
         """As ``MiningBlock``."""
         x = cffa.pad_to_windows(self.norm1(target))
         (values,) = _split_heads(self.value(x), 1)
@@ -198,8 +199,8 @@ class GlobalBlock(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, target: jax.Array, prototypes: jax.Array) -> jax.Array:
-        """Args: target [N, h, w, C]; prototypes [N, P, C]. Returns: [N, h, w, C], mined."""
+    def __call__(self, target: Float[Array, "N h w C"], prototypes: Float[Array, "N P C"]) -> Float[Array, "N h w C"]:
+        """The target after mining the prototypes."""
         n, h, w, c = target.shape
         norm = layers.layer_norm(EPSILON, self.dtype, name="norm1")
         q = layers.Dense(c, self.dtype, name="q")(norm(target)) * (c // HEADS) ** -0.5

@@ -8,6 +8,7 @@ from typing import Literal
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from cffm_jax.config import ModelConfig
 from cffm_jax.models import layers
@@ -62,7 +63,9 @@ class FrameDecoder(nn.Module):
     projection: Literal["linear", "normalised"] = ModelConfig.projection
 
     @nn.compact
-    def __call__(self, maps: tuple[jax.Array, ...], train: bool = False) -> jax.Array:
+    def __call__(
+        self, maps: Sequence[Float[Array, "N _ _ _"]], train: bool = False
+    ) -> Float[Array, "N _ _ {self.width}"]:
         """Args: maps [N, H/s, W/s, C_s] for s = 4, 8, 16, 32. Returns: [N, H/4, W/4, width]."""
         _, h, w, _ = maps[0].shape
         fuse = self.param("fuse", layers.truncated_init, (len(maps), self.width, self.width))  # stage 4 first

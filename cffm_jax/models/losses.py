@@ -6,41 +6,38 @@ K classes.
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Float32, Integer
 
 from cffm_jax.config import IGNORED_LABEL
 from cffm_jax.models.resize import resize_bilinear
 
 
+@runtime_checkable
 class Logits(Protocol):
     """What the loss reads of a model's outputs."""
 
     @property
-    def logits(self) -> jax.Array: ...
+    def logits(self) -> Float[Array, "B h w K"]: ...
 
     @property
-    def frame_logits(self) -> jax.Array: ...
+    def frame_logits(self) -> Float[Array, "B T h w K"]: ...
 
 
 class LossParts(NamedTuple):
-    """The two cross-entropies, f32[] each, before weighting."""
+    """The two cross-entropies, before weighting."""
 
-    clip: jax.Array
-    frames: jax.Array
+    clip: Float32[Array, ""]
+    frames: Float32[Array, ""]
 
 
-def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
+def cross_entropy(logits: Float[Array, "B h w K"], labels: Integer[Array, "B H W"]) -> Float32[Array, ""]:
     """Mean over ALL pixels of the cross-entropy of logits enlarged to the labels' size; ignored pixels count as zero.
 
-    Args:
-      logits: f32[B, h, w, K].
-      labels: integer[B, H, W], 0..K-1 or 255.
-
-    Returns:
-      f32[].
+    ``labels`` are 0..K-1 or 255.
     """
     _, height, width = labels.shape
 
@@ -56,18 +53,19 @@ def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     return total(logits) / labels.size
 
 
-def clip_loss(outputs: Logits, labels: jax.Array, frame_weight: float = 0.5) -> tuple[jax.Array, LossParts]:
+def clip_loss(
+    outputs: Logits, labels: Integer[Array, "B L H W"], frame_weight: float | Float[Array, ""] = 0.5
+) -> tuple[Float32[Array, ""], LossParts]:
     """Loss of a batch of clips.
 
     Args:
-      outputs: of ``model.apply(..., method="clip_outputs")``: logits f32[B, h, w, K] and frame_logits
-        f32[B, T, h, w, K].
-      labels: integer[B, L, H, W] of the last L frames, the target last; 0..K-1, 255 is ignored. The per-frame
+      outputs: of ``model.apply(..., method="clip_outputs")``.
+      labels: of the last L frames, the target last; 0..K-1, 255 is ignored. The per-frame
         cross-entropy is the mean over these: where the target alone is labelled, as in Cityscapes, over it alone.
       frame_weight: weight of the per-frame cross-entropy.
 
     Returns:
-      The loss f32[] and its two parts.
+      The loss and its two parts.
     """
     clip = cross_entropy(outputs.logits, labels[:, -1])
 

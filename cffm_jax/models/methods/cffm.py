@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Float32, Int32
 
 from cffm_jax.config import Config, ModelConfig
 from cffm_jax.errors import InputError
@@ -51,16 +52,16 @@ class ClipOutputs(NamedTuple):
     """All results of a clip.
 
     Attributes:
-      logits: f32[B, H/4, W/4, K], the clip's logits of the target, with global contexts where the model has them.
-      frame_logits: f32[B, T, H/4, W/4, K], every frame's own (SegFormer) logits.
-      mined: [B, H/8, W/8, C], the target after the (local) mining blocks.
-      global_logits: f32[B, H/4, W/4, K], those of the global blocks; None without any.
+      logits: the clip's logits of the target, with global contexts where the model has them.
+      frame_logits: every frame's own (SegFormer) logits.
+      mined: the target after the (local) mining blocks.
+      global_logits: those of the global blocks; None without any.
     """
 
-    logits: jax.Array
-    frame_logits: jax.Array
-    mined: jax.Array
-    global_logits: jax.Array | None = None
+    logits: Float32[Array, "B 2*h 2*w K"]
+    frame_logits: Float32[Array, "B T 2*h 2*w K"]
+    mined: Float[Array, "B h w C"]
+    global_logits: Float32[Array, "B 2*h 2*w K"] | None = None
 
 
 class CFFM(Method):
@@ -189,9 +190,9 @@ class CFFM(Method):
         return RunningClusters(jnp.zeros((count, self.width)), jnp.zeros(count), jnp.zeros((), jnp.int32))
 
     def advance(
-        self, state: RunningClusters, features: FrameFeatures, age: jax.Array, config: Config
-    ) -> tuple[RunningClusters, jax.Array]:
-        """Prototypes of the frames so far, each stream's present one included: f32[S, P, C]."""
+        self, state: RunningClusters, features: FrameFeatures, age: Int32[Array, " S"], config: Config
+    ) -> tuple[RunningClusters, Float32[Array, "S P C"]]:
+        """Prototypes of the frames so far, each stream's present one included."""
         plan = config.prototypes
 
         def take_in(one: tuple[RunningClusters, jax.Array, jax.Array]) -> RunningClusters:
@@ -214,9 +215,9 @@ class CFFM(Method):
         self,
         features: FrameFeatures,
         memory: Sequence[Memory],
-        referring: jax.Array,
-        contexts: Mapping[str, jax.Array],
-    ) -> dict[str, jax.Array]:
+        referring: Bool[Array, " N"],
+        contexts: Mapping[str, Float[Array, "N P C"]],
+    ) -> dict[str, Float32[Array, "N _ _ {self.num_classes}"]]:
         """As of ``Method``; frames without references get their per-frame logits in place of CFFM's."""
         local = self.classify_frames(features.fine)
         logits = {PER_FRAME: local}
@@ -234,17 +235,21 @@ class CFFM(Method):
 
     # --- clips
 
-    def __call__(self, clips: jax.Array, train: bool = False, prototypes: jax.Array | None = None) -> jax.Array:
-        """Logits f32[B, H/4, W/4, K] of the last frame of each clip; the arguments are those of ``clip_outputs``."""
+    def __call__(
+        self, clips: Float[Array, "B T H W 3"], train: bool = False, prototypes: Float[Array, "B P C"] | None = None
+    ) -> Float32[Array, "B H//4 W//4 {self.num_classes}"]:
+        """Logits of the last frame of each clip; the arguments are those of ``clip_outputs``."""
         return self.clip_outputs(clips, train, prototypes).logits
 
-    def clip_outputs(self, clips: jax.Array, train: bool = False, prototypes: jax.Array | None = None) -> ClipOutputs:
+    def clip_outputs(
+        self, clips: Float[Array, "B T H W 3"], train: bool = False, prototypes: Float[Array, "B P C"] | None = None
+    ) -> ClipOutputs:
         """Segments the last frame of each clip. With global contexts its logits are local + 0.5 * global ones.
 
         Args:
-          clips: f32[B, T, H, W, 3], normalised, oldest first, the target last; sides multiples of 32.
+          clips: normalised, oldest first, the target last; sides multiples of 32.
           train: dropout, drop path and the batch's own statistics (needs a "dropout" key and mutable "batch_stats").
-          prototypes: f32[B, P, C] of each clip's video, for the models with global contexts (not needed by ``init``).
+          prototypes: of each clip's video, for the models with global contexts (not needed by ``init``).
         """
         if self.global_blocks and prototypes is None and not self.is_initializing():
             raise ValueError("a model with global contexts needs prototypes=, f32[B, P, C]")
@@ -264,40 +269,50 @@ class CFFM(Method):
             logits = logits + GLOBAL_WEIGHT * global_logits
         return ClipOutputs(logits, frame_logits, mined, global_logits)
 
-    def mine_local(self, target: jax.Array, references: jax.Array) -> jax.Array:
-        """Mining, block by block (CFFM Eq. 4-5): [N, h, w, C], [N, T-1, h, w, C] -> the mined target [N, h, w, C]."""
+    def mine_local(
+        self, target: Float[Array, "N h w C"], references: Float[Array, "N _ h w C"]
+    ) -> Float[Array, "N h w C"]:
+        """Mining, block by block (CFFM Eq. 4-5): the mined target; references [N, R, h, w, C], oldest first."""
         if self.static:
             references = jnp.broadcast_to(target[:, None], (len(target), len(self.sources), *target.shape[1:]))
         return self.mine_cells(target, [block.reference_cells(references) for block in self.local])
 
-    def mine_cells(self, target: jax.Array, cells: Sequence[tuple[cfm.Cells, ...]]) -> jax.Array:
-        """``mine_local`` with the references' cells of each block at hand: [N, h, w, C] -> [N, h, w, C]."""
+    def mine_cells(
+        self, target: Float[Array, "N h w C"], cells: Sequence[tuple[cfm.Cells, ...]]
+    ) -> Float[Array, "N h w C"]:
+        """``mine_local`` with the references' cells of each block at hand."""
         for block, its_cells in zip(self.local, cells, strict=True):
             target = block(target, its_cells)
         return target
 
-    def mine_global(self, target: jax.Array, prototypes: jax.Array) -> jax.Array:
-        """Global mining, block by block (CFFM++ Eq. 7-8): [N, h, w, C], [N, P, C] -> the mined target [N, h, w, C]."""
+    def mine_global(
+        self, target: Float[Array, "N h w C"], prototypes: Float[Array, "N P C"]
+    ) -> Float[Array, "N h w C"]:
+        """Global mining, block by block (CFFM++ Eq. 7-8): the mined target."""
         for block in self.globals:
             target = block(target, prototypes)
         return target
 
-    def classify_clip(self, target: jax.Array, mined: jax.Array, train: bool = False) -> jax.Array:
-        """Clip logits of the target's features and their mined form: 2 x [N, h, w, C] -> f32[N, 2h, 2w, K]."""
+    def classify_clip(
+        self, target: Float[Array, "N h w C"], mined: Float[Array, "N h w C"], train: bool = False
+    ) -> Float32[Array, "N 2*h 2*w {self.num_classes}"]:
+        """Clip logits of the target's features and their mined form."""
         _, h, w, _ = target.shape
         x = self.clip_dropout(jnp.concatenate([target, mined], -1), deterministic=not train)
         logits = self.clip_classifier(x).astype(jnp.float32)
         return resize_bilinear(logits, (2 * h, 2 * w))
 
-    def classify_global(self, mined: jax.Array, train: bool = False) -> jax.Array:
-        """Logits of the globally mined target: [N, h, w, C] -> f32[N, 2h, 2w, K], before they are weighted."""
+    def classify_global(
+        self, mined: Float[Array, "N h w C"], train: bool = False
+    ) -> Float32[Array, "N 2*h 2*w {self.num_classes}"]:
+        """Logits of the globally mined target, before they are weighted."""
         _, h, w, _ = mined.shape
         logits = self.global_classifier(self.global_dropout(mined, deterministic=not train)).astype(jnp.float32)
         return resize_bilinear(logits, (2 * h, 2 * w))
 
     # --- training
 
-    def loss(self, batch: Batch, frame_loss_weight: float) -> tuple[jax.Array, dict[str, jax.Array]]:
+    def loss(self, batch: Batch, frame_loss_weight: float) -> tuple[Float32[Array, ""], dict[str, Float32[Array, ""]]]:
         """``clip_loss`` (CFFM section 4.1); with global contexts the cross-entropy of their logits alone (CFFM++
         section 4.2), for which the rest runs as in evaluation, on the targets: it has no backward pass."""
         if self.global_blocks:
@@ -308,15 +323,12 @@ class CFFM(Method):
         loss, parts = clip_loss(outputs, batch["labels"], frame_loss_weight)
         return loss, {"clip_loss": parts.clip, "frame_loss": parts.frames}
 
-    def train_global(self, frames: jax.Array, prototypes: jax.Array) -> jax.Array:
+    def train_global(
+        self, frames: Float[Array, "B H W 3"], prototypes: Float[Array, "B P C"]
+    ) -> Float32[Array, "B H//4 W//4 {self.num_classes}"]:
         """Global logits for the second stage of training: all but the global blocks runs as in evaluation.
 
-        Args:
-          frames: f32[B, H, W, 3], the targets alone: the global blocks read no references.
-          prototypes: f32[B, P, C].
-
-        Returns:
-          f32[B, H/4, W/4, K].
+        ``frames`` are the targets alone: the global blocks read no references.
         """
         target = jax.lax.stop_gradient(self.encode(frames).coarse)
         return self.classify_global(self.mine_global(target, prototypes), train=True)

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Float32, Int32
 
 from cffm_jax.config import Config, ModelConfig
 from cffm_jax.models import layers
@@ -45,10 +46,10 @@ PER_FRAME = "per-frame (SegFormer)"
 
 
 class FrameFeatures(NamedTuple):
-    """Features of N frames: ``fine`` [N, H/4, W/4, C], for the per-frame logits; ``coarse`` [N, h, w, C]."""
+    """Features of N frames: ``fine`` at stride 4, for the per-frame logits; ``coarse`` at stride 8."""
 
-    fine: jax.Array
-    coarse: jax.Array
+    fine: Float[Array, "N 2*h 2*w C"]
+    coarse: Float[Array, "N h w C"]
 
 
 class Method(nn.Module):
@@ -186,15 +187,17 @@ class Method(nn.Module):
         self.frame_dropout = layers.channel_dropout(self.dropout)
         self.frame_classifier = layers.Dense(self.num_classes, self.dtype)
 
-    def encode_stages(self, frames: jax.Array, train: bool = False) -> tuple[jax.Array, ...]:
-        """The encoder's four maps of f32[N, H, W, 3]: [N, H/s, W/s, C_s] for s = 4, 8, 16, 32."""
+    def encode_stages(
+        self, frames: Float[Array, "N H W 3"], train: bool = False
+    ) -> tuple[Float[Array, "N _ _ _"], ...]:
+        """The encoder's four maps: [N, H/s, W/s, C_s] for s = 4, 8, 16, 32."""
         _, h, w, _ = frames.shape
         if h % INPUT_MULTIPLE or w % INPUT_MULTIPLE:
             raise ValueError(f"frames are {h}x{w}: both sides must be multiples of {INPUT_MULTIPLE}")
         return self.encoder(frames, train)
 
-    def encode(self, frames: jax.Array, train: bool = False) -> FrameFeatures:
-        """Features of f32[N, H, W, 3], normalised; each frame on its own, so that none is encoded twice."""
+    def encode(self, frames: Float[Array, "N H W 3"], train: bool = False) -> FrameFeatures:
+        """Features of normalised frames; each frame on its own, so that none is encoded twice."""
         fine = self.decoder(self.encode_stages(frames, train), train)
         n, h, w, c = fine.shape
         return FrameFeatures(fine, resize_bilinear(fine, (h // 2, w // 2)))
@@ -214,13 +217,15 @@ class Method(nn.Module):
         """
         return ()
 
-    def advance(self, state: Tree, features: FrameFeatures, age: jax.Array, config: Config) -> tuple[Tree, Tree]:
+    def advance(
+        self, state: Tree, features: FrameFeatures, age: Int32[Array, " S"], config: Config
+    ) -> tuple[Tree, Tree]:
         """The next recurrent state of S streams, and the context that their present frames are segmented with.
 
         Args:
           state: arrays [S, ...]; where ``age`` is 0 whatever it holds has to be taken for nothing.
           features: of a frame of each stream.
-          age: i32[S], how many frames of its video a stream has seen.
+          age: how many frames of its video a stream has seen.
           config: settings of the state.
 
         Returns:
@@ -232,39 +237,41 @@ class Method(nn.Module):
         self,
         features: FrameFeatures,
         memory: Sequence[Tree],
-        referring: jax.Array,
+        referring: Bool[Array, " N"],
         contexts: Mapping[str, Tree],
-    ) -> dict[str, jax.Array]:
+    ) -> dict[str, Float32[Array, "N _ _ {self.num_classes}"]]:
         """Logits of N targets.
 
         Args:
           features: the targets' own.
           memory: for each of the R references arrays [N, ...], as ``remember`` gave them.
-          referring: bool[N]; False for the first frames of a video, whose references are the frame itself.
+          referring: False for the first frames of a video, whose references are the frame itself.
           contexts: "video" -> prototypes f32[N, P, C] of the whole video; "causal" -> what ``advance`` gave, [N, ...].
 
         Returns:
-          f32[N, H/4, W/4, K] for each of the ``rows``.
+          Those at stride 4 for each of the ``rows``.
         """
         return {PER_FRAME: self.classify_frames(features.fine)}
 
-    def classify_frames(self, fine: jax.Array, train: bool = False) -> jax.Array:
+    def classify_frames(
+        self, fine: Float[Array, "*map C"], train: bool = False
+    ) -> Float32[Array, "*map {self.num_classes}"]:
         """Per-frame logits of stride-4 features: [N, H/4, W/4, C] -> f32[N, H/4, W/4, K]."""
         fine = self.frame_dropout(fine, deterministic=not train)
         return self.frame_classifier(fine).astype(jnp.float32)
 
-    def frame_logits(self, frames: jax.Array) -> jax.Array:
-        """SegFormer's logits of f32[N, H, W, 3]: f32[N, H/4, W/4, K]."""
+    def frame_logits(self, frames: Float[Array, "N H W 3"]) -> Float32[Array, "N H//4 W//4 {self.num_classes}"]:
+        """SegFormer's logits of normalised frames."""
         return self.classify_frames(self.encode(frames).fine)
 
-    def prototype_tokens(self, frames: jax.Array) -> jax.Array:
-        """The features that prototypes are clustered of: f32[N, H, W, 3] -> [N, h, w, C]."""
+    def prototype_tokens(self, frames: Float[Array, "N H W 3"]) -> Float[Array, "N H//8 W//8 C"]:
+        """The features that prototypes are clustered of."""
         return self.encode(frames).coarse
 
     # --- training
 
-    def loss(self, batch: Batch, frame_loss_weight: float) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """The training loss of a batch, f32[], and its parts by name.
+    def loss(self, batch: Batch, frame_loss_weight: float) -> tuple[Float32[Array, ""], dict[str, Float32[Array, ""]]]:
+        """The training loss of a batch and its parts by name.
 
         Needs a "dropout" key and mutable "batch_stats".
         """

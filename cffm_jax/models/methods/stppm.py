@@ -15,6 +15,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Bool, Float, Float32
 
 from cffm_jax.config import ModelConfig
 from cffm_jax.models import layers
@@ -27,26 +28,26 @@ FAMILY, ROW = "stppm", "ST-PPM"
 SIDES = (1, 2, 3, 6)
 """Sides of the pooled maps, as PSPNet's."""
 
-Pyramid = tuple[jax.Array, ...]
+Pyramid = tuple[Float[Array, "N _ _ C"], ...]
 """The means of a map over s x s bins for each of ``SIDES``: [N, s, s, C]."""
 
 
 class ClipOutputs(NamedTuple):
-    """What ``clip_loss`` reads: f32[B, H/4, W/4, K] of the targets, f32[B, T, H/4, W/4, K] of every frame alone."""
+    """What ``clip_loss`` reads: the logits of the targets, and of every frame alone."""
 
-    logits: jax.Array
-    frame_logits: jax.Array
+    logits: Float32[Array, "B 2*h 2*w K"]
+    frame_logits: Float32[Array, "B T 2*h 2*w K"]
 
 
 class ConvNormReLU(nn.Module):
-    """Convolution without bias, BatchNorm, ReLU: [N, h, w, C] -> [N, h, w, width]."""
+    """Convolution without bias, BatchNorm, ReLU."""
 
     width: int
     side: int
     dtype: jnp.dtype
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, x: Float[Array, "N h w C"], train: bool) -> Float[Array, "N h w {self.width}"]:
         x = nn.Conv(
             self.width, (self.side, self.side), use_bias=False, dtype=self.dtype, kernel_init=layers.truncated_init
         )(x)
@@ -104,19 +105,21 @@ class TemporalPyramid(Method):
         self,
         features: FrameFeatures,
         memory: Sequence[Pyramid],
-        referring: jax.Array,
-        contexts: Mapping[str, jax.Array],
-    ) -> dict[str, jax.Array]:
+        referring: Bool[Array, " N"],
+        contexts: Mapping[str, Array],
+    ) -> dict[str, Float32[Array, "N _ _ {self.num_classes}"]]:
         """As of ``Method``; a first frame without references is its own clip."""
         pooled = jax.tree.map(lambda *each: sum(each) / len(each), pyramid(features.coarse), *memory)
         return {ROW: self.classify(features.coarse, pooled), PER_FRAME: self.classify_frames(features.fine)}
 
-    def __call__(self, clips: jax.Array, train: bool = False) -> jax.Array:
-        """Logits f32[B, H/4, W/4, K] of the last frame of each clip f32[B, T, H, W, 3]."""
+    def __call__(
+        self, clips: Float[Array, "B T H W 3"], train: bool = False
+    ) -> Float32[Array, "B H//4 W//4 {self.num_classes}"]:
+        """Logits of the last frame of each clip."""
         return self.clip_outputs(clips, train).logits
 
-    def clip_outputs(self, clips: jax.Array, train: bool = False) -> ClipOutputs:
-        """The logits of clips f32[B, T, H, W, 3], normalised, oldest first, and of their frames alone."""
+    def clip_outputs(self, clips: Float[Array, "B T H W 3"], train: bool = False) -> ClipOutputs:
+        """The logits of clips, normalised, oldest first, and of their frames alone."""
         b, t, h, w, _ = clips.shape
         features = self.encode(clips.reshape(b * t, h, w, 3), train)
         frame_logits = self.classify_frames(features.fine, train).reshape(b, t, h // 4, w // 4, -1)
@@ -124,8 +127,10 @@ class TemporalPyramid(Method):
         pooled = jax.tree.map(lambda x: x.reshape(b, t, *x.shape[1:]).mean(1), pyramid(features.coarse))
         return ClipOutputs(self.classify(target, pooled, train), frame_logits)
 
-    def classify(self, target: jax.Array, pooled: Pyramid, train: bool = False) -> jax.Array:
-        """Logits f32[N, H/4, W/4, K] of a map [N, h, w, C] beside its clip's pyramid."""
+    def classify(
+        self, target: Float[Array, "N h w C"], pooled: Pyramid, train: bool = False
+    ) -> Float32[Array, "N 2*h 2*w {self.num_classes}"]:
+        """Logits of a map beside its clip's pyramid."""
         _, h, w, _ = target.shape
         levels = [
             resize_bilinear(project(level.astype(self.dtype), train), (h, w))
@@ -135,7 +140,7 @@ class TemporalPyramid(Method):
         logits = self.clip_classifier(self.clip_dropout(x, deterministic=not train)).astype(jnp.float32)
         return resize_bilinear(logits, (2 * h, 2 * w))
 
-    def loss(self, batch: Batch, frame_loss_weight: float) -> tuple[jax.Array, dict[str, jax.Array]]:
+    def loss(self, batch: Batch, frame_loss_weight: float) -> tuple[Float32[Array, ""], dict[str, Float32[Array, ""]]]:
         """``clip_loss``: TCB's auxiliary loss of every frame is that of the per-frame logits."""
         outputs = self.clip_outputs(normalise(batch["frames"], batch["size"]), train=True)
         loss, parts = clip_loss(outputs, batch["labels"], frame_loss_weight)
@@ -155,8 +160,8 @@ class TemporalPyramid(Method):
         return 3 * (target + self.references * frame)
 
 
-def pyramid(x: jax.Array) -> Pyramid:
-    """Averages over bins, float32: [N, h, w, C] -> [N, s, s, C] for each of ``SIDES``.
+def pyramid(x: Float[Array, "N h w C"]) -> Pyramid:
+    """Averages over bins, float32.
 
     Bin i of s over n positions covers floor(i n / s) to ceil((i + 1) n / s) - 1; bins may overlap.
     """
