@@ -65,8 +65,9 @@ def test_there_are_configs():
 def test_config_files_load(path):
     config = load_config(path)
     assert isinstance(config, Config)
-    assert create_model(config.model.name, config.model.num_classes, dtype=config.model.dtype).local_blocks
-    if path.stem.endswith("_vspw"):
+    model = create_model(config.model.name, config.model.num_classes, dtype=config.model.dtype)
+    assert model.public_name == config.model.name
+    if path.stem.endswith("_vspw") and model.family == "cffm":
         assert config.model.name == f"cffm_{path.stem.removesuffix('_vspw')}"
         assert config.workdir == f"runs/cffm_{path.stem}"
         others = dataclasses.replace(config, workdir=Config().workdir, model=Config().model)
@@ -233,11 +234,11 @@ def test_faults_are_all_that_is_said(capfd):
 @pytest.mark.parametrize(
     ("argv", "told"),
     [
-        (["--data.verify", "--train.steps"], "--train.steps: needs 1 value; see --help"),
-        (["--data.scale=3", "--workdir", "x"], "--data.scale: needs 2 values; see --help"),
-        (["--train.steps", "many"], "--train.steps: is many; give INT"),
-        (["--data.offsets", "3", "b"], "--data.offsets: is 3 b; give [INT [INT ...]]"),
-        (["--model.dtype", "float64"], "--model.dtype: is float64; give one of float32, bfloat16"),
+        (["--data.verify", "--train.steps"], "command line: --train.steps needs 1 value; see --help"),
+        (["--data.scale=320", "--workdir", "x"], "command line: --data.scale needs 2 values; see --help"),
+        (["--train.steps", "many"], "command line: --train.steps is many; give INT"),
+        (["--data.offsets", "3", "b"], "command line: --data.offsets is 3 b; give [INT [INT ...]]"),
+        (["--model.dtype", "float64"], "command line: --model.dtype is float64; give one of float32, bfloat16"),
     ],
 )
 def test_faults_name_the_option(argv, told):
@@ -265,7 +266,7 @@ def test_what_is_missing_is_named():
         root: tyro.conf.Positional[str]
 
     make = partial(Options, tyro.MISSING)
-    assert fault_of(parse_command, Options, [], lambda _: make(), "") == "ROOT: is missing; see --help"
+    assert fault_of(parse_command, Options, [], lambda _: make(), "") == "command line: ROOT is missing; see --help"
     assert parse_command(Options, ["a"], lambda _: make(), "").root == "a"
 
 

@@ -79,7 +79,7 @@ class CommandLine(Generic[T]):
         options = with_changes(default, [(paths[name], value) for name, value in self.given.items()])
         for name, value in values(options).items():
             if value is tyro.MISSING:
-                raise InputError(name.upper(), "is missing", "see --help")
+                raise InputError("command line", f"{name.upper()} is missing", "see --help")
         return options
 
     def _lacks_values(self, argv: Sequence[str]) -> InputError:
@@ -89,10 +89,10 @@ class CommandLine(Generic[T]):
             kind = self._kinds.get(option.removeprefix("--").replace("-", "_"), bool)
             needs = 0 if kind is bool or not option.startswith("--") else _spec(kind).nargs
             following = list(itertools.takewhile(lambda word: not _OPTION.match(word), argv[i + 1 :]))
-            if isinstance(needs, int) and len(following) + len(joined) < needs:
+            if isinstance(needs, int) and len(following) + bool(joined) < needs:
                 if option == "--config":
                     return InputError(option, "needs a file", "name one of configs/*.py")
-                return InputError(option, f"needs {needs} value{'s' * (needs > 1)}", "see --help")
+                return InputError("command line", f"{option} needs {needs} value{'s' * (needs > 1)}", "see --help")
         return InputError("command line", "an option lacks its value", "see --help")
 
     def _unknown(self, argument: str) -> InputError:
@@ -149,11 +149,11 @@ def _read(name: str, spec: PrimitiveConstructorSpec, words: list[str]) -> Any:
     """The value of an option. InputError if it is none of its type."""
     for word in words:
         if spec.choices and word not in spec.choices:
-            raise InputError(f"--{name}", f"is {word}", f"give one of {', '.join(spec.choices)}")
+            raise InputError("command line", f"--{name} is {word}", f"give one of {', '.join(spec.choices)}")
     try:
         return spec.instance_from_str(words)
     except (ValueError, TypeError) as error:
-        raise InputError(f"--{name}", f"is {' '.join(words)}", f"give {spec.metavar}") from error
+        raise InputError("command line", f"--{name} is {' '.join(words)}", f"give {spec.metavar}") from error
 
 
 def run_command(main: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None = None) -> int:
