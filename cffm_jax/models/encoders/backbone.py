@@ -52,7 +52,7 @@ class Backbone:
       macs: (size, height, width) -> multiply-accumulates of one frame by part, see ``ENCODER_PARTS``.
       layers: every layer, with its path within the encoder, and with its authors' key without "backbone.".
       block: path and key of a block, templates as those of its layers, which both begin with it.
-      telling: size -> shapes of a few arrays by released key, by which it is told from the others of the family.
+      shapes: size -> those of a few arrays by released key, enough to tell it from the others of the family.
       origins: whose files are read; the same origin may stand in several families.
       afresh: template of released keys that files of an encoder alone may lack, and that then start as they do in
         training from nothing -> what messages call them.
@@ -63,7 +63,7 @@ class Backbone:
     macs: Callable[[Any, int, int], dict[str, int]]
     layers: tuple[Layer, ...]
     block: tuple[str, str]
-    telling: Callable[[Any], dict[str, tuple[int, ...]]]
+    shapes: Callable[[Any], dict[str, tuple[int, ...]]]
     origins: tuple[Origin, ...]
     afresh: Mapping[str, str] = dataclasses.field(default_factory=dict)
 

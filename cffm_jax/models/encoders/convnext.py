@@ -184,12 +184,13 @@ TIMM = Origin(
 )
 
 
-def telling(size: Size) -> dict[str, tuple[int, ...]]:
+def shapes(size: Size) -> dict[str, tuple[int, ...]]:
+    """Of a norm of each stage, with its channels."""
     return {f"stages.{i}.0.norm.weight": (c,) for i, c in enumerate(size.channels)}
 
 
 BACKBONE = Backbone(
-    SIZES, ConvNeXt, macs, LAYERS, BLOCK, telling, (AUTHORS, HUGGING_FACE, TIMM),
+    SIZES, ConvNeXt, macs, LAYERS, BLOCK, shapes, (AUTHORS, HUGGING_FACE, TIMM),
     # ImageNet's classifier reads the last map, by a norm of its own.
     afresh={"norm{stage0}.{leaf}": "norms of the encoder's stages"},
 )  # fmt: skip

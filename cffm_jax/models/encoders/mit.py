@@ -289,12 +289,11 @@ MMSEGMENTATION = Origin(
 )
 
 
-def telling(size: MiTSize) -> dict[str, tuple[int, ...]]:
+def shapes(size: MiTSize) -> dict[str, tuple[int, ...]]:
+    """Of the norms with the stages' channels, and of the first MLP, which tells MiT from PVTv2."""
     c, ratio = size.channels[0], size.mlp_ratios[0]
     norms = {f"patch_embed{stage}.norm.weight": (channels,) for stage, channels in enumerate(size.channels, 1)}
     return {**norms, "block1.0.mlp.fc1.weight": (ratio * c, c)}
 
 
-BACKBONE = Backbone(
-    SIZES, MiT, macs, LAYERS, BLOCK, telling, (AUTHORS, HUGGING_FACE, HUGGING_FACE_LIVE, MMSEGMENTATION)
-)
+BACKBONE = Backbone(SIZES, MiT, macs, LAYERS, BLOCK, shapes, (AUTHORS, HUGGING_FACE, HUGGING_FACE_LIVE, MMSEGMENTATION))

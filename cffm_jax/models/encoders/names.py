@@ -56,12 +56,13 @@ def make_encoder(
 def repeat_blocks(leaves: Mapping[str, T], name: str) -> dict[str, T]:
     """Leaves of a model by "<collection>/<path>", one block in each of the encoder's stages -> those of the model with
     the named encoder, whose blocks are alike."""
-    block, depths, repeated = backbone_of(name).block[0], size_of(name).depths, {}
+    template, depths, repeated = backbone_of(name).block[0] + "{leaf}", size_of(name).depths, {}
     for path, leaf in leaves.items():
         collection, _, below = path.partition(f"/{ENCODER}/")
-        fields = fields_of(block + "{leaf}", below)
-        count = depths[int(fields["stage0"])] if fields else 1
-        for i in range(count):
-            below = (block + "{leaf}").format(**fields | {"block": i}) if fields else below
-            repeated[f"{collection}/{ENCODER}/{below}" if fields else path] = leaf
+        fields = fields_of(template, below)
+        if fields is None:
+            repeated[path] = leaf
+            continue
+        for i in range(depths[int(fields["stage0"])]):
+            repeated[f"{collection}/{ENCODER}/" + template.format(**fields | {"block": i})] = leaf
     return repeated

@@ -161,20 +161,6 @@ class HeadOrigin:
     settings: Mapping[str, object] = dataclasses.field(default_factory=dict)
 
 
-class Blocks(NamedTuple):
-    """Alike blocks of a method, whose number a file tells.
-
-    Attributes:
-      setting: field of ``ModelConfig`` with their number.
-      attribute: of the model, with the same.
-      key: template of the released keys of a block, up to its layers.
-    """
-
-    setting: str
-    attribute: str
-    key: str
-
-
 @dataclasses.dataclass(frozen=True, eq=False)
 class MethodNames:
     """The names of a method's weights beside the encoder's: all that the conversion asks of a method.
@@ -183,8 +169,9 @@ class MethodNames:
       prefix: of all its keys: a file with such keys holds a whole model.
       layers: every layer outside the encoder, as the release names it.
       origins: the namings of whole models; ``Origin.heads`` names one.
-      families: the first part of a model's public name -> the settings of the blocks that such a model has.
-      blocks: whose numbers a file tells.
+      families: the first part of a model's public name -> the keys of ``blocks`` that such a model has.
+      blocks: field of ``ModelConfig`` with a number of alike blocks, which ``Method.settings_resolved`` has too -> the
+        released key of a block up to its layers, a template. A file tells how many there are.
       lengths: field of ``ModelConfig`` -> the released key of the array whose first length it is.
       dead_arrays: released live arrays by key -> the release's dead ones, which its code asks for, as zeros.
       without_place: a model -> what of it the release has no place for although it has names.
@@ -194,12 +181,12 @@ class MethodNames:
     layers: tuple[Layer, ...]
     origins: Mapping[str, HeadOrigin]
     families: Mapping[str, tuple[str, ...]]
-    blocks: tuple[Blocks, ...] = ()
+    blocks: Mapping[str, str] = dataclasses.field(default_factory=dict)
     lengths: Mapping[str, str] = dataclasses.field(default_factory=dict)
     dead_arrays: Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]] = lambda live: {}
     without_place: Callable[[Any], Sequence[str]] = lambda model: ()
 
-    def count_of_its_keys(self, heads: str, keys: Iterable[str]) -> int:
+    def count_named_keys(self, heads: str, keys: Iterable[str]) -> int:
         """How many keys of a file this method has names for, in the naming ``heads``."""
         origin = self.origins.get(heads)
         table = origin.rules if origin else ()

@@ -21,7 +21,7 @@ from cffm_jax.models.foreign.layouts import (
     single,
     weighted,
 )  # fmt: skip
-from cffm_jax.models.foreign.names import AS_RELEASED, RELEASED, Blocks, HeadOrigin, Layer, MethodNames, rules
+from cffm_jax.models.foreign.names import AS_RELEASED, RELEASED, HeadOrigin, Layer, MethodNames, rules
 
 
 def _square(x: np.ndarray) -> np.ndarray:
@@ -174,7 +174,7 @@ NAMES = MethodNames(
         "cffmp": ("global_blocks",),
         "cffmpp": ("blocks", "global_blocks"),
     },
-    blocks=(Blocks("blocks", "local_blocks", _LOCAL), Blocks("global_blocks", "global_blocks", _GLOBAL)),
+    blocks={"blocks": _LOCAL, "global_blocks": _GLOBAL},
     lengths={"num_classes": "decode_head.linear_pred.weight", "width": "decode_head.linear_fuse.conv.weight"},
     dead_arrays=dead_arrays,
     without_place=without_place,

@@ -65,7 +65,8 @@ class Foreign:
         method = self.naming.method
         if method is None:
             return {}
-        counts = {b.setting: self._count(b.key, block_parts(method.layers, b.key)) for b in method.blocks}
+        blocks = method.blocks.items()
+        counts = {setting: self._count(key, block_parts(method.layers, key)) for setting, key in blocks}
         return {setting: count for setting, count in counts.items() if count}
 
     @functools.cached_property
@@ -95,7 +96,7 @@ class Foreign:
         for family in self._families():
             depths = self._depths(family)
             for name, size in family.sizes.items():
-                shapes = family.telling(size)
+                shapes = family.shapes(size)
                 others = sum(self.shape(BACKBONE + key) != shape for key, shape in shapes.items())
                 distance = others, sum(abs(a - b) for a, b in zip(depths, size.depths, strict=True))
                 if others < len(shapes) and (least is None or distance < least):
@@ -121,12 +122,8 @@ class Foreign:
         for field, key in method.lengths.items() if method else ():
             if shape := self.shape(key):
                 settings[field] = shape[0]
-        usual = create_model(name, 1)
-        for blocks in method.blocks if method else ():
-            count = self.counts.get(blocks.setting)
-            if count and count != getattr(usual, blocks.attribute):
-                settings[blocks.setting] = count
-        return settings
+        usual = create_model(name, 1).settings_resolved
+        return settings | {field: count for field, count in self.counts.items() if count != usual[field]}
 
 
 def combined_shape(combine: Combine, shapes: list[tuple[int, ...]]) -> tuple[int, ...] | None:
@@ -168,4 +165,4 @@ def _method_of(origin: Origin, keys: Iterable[str]) -> MethodNames | None:
     methods = [method for method in FOREIGN_NAMES if any(key.startswith(method.prefix) for key in keys)]
     if len(methods) < 2:
         return methods[0] if methods else None
-    return max(methods, key=lambda method: method.count_of_its_keys(origin.heads, keys))
+    return max(methods, key=lambda method: method.count_named_keys(origin.heads, keys))
