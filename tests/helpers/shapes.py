@@ -6,6 +6,7 @@ import beartype
 import jaxtyping
 
 CHECKED = (
+    "cffm_jax.inference.engine",
     "cffm_jax.models.cffa",
     "cffm_jax.models.cffm",
     "cffm_jax.models.cfm",
