@@ -7,6 +7,10 @@ import jaxtyping
 
 CHECKED = (
     "cffm_jax.inference.engine",
+    "cffm_jax.metrics.boundary",
+    "cffm_jax.metrics.confusion",
+    "cffm_jax.metrics.consistency",
+    "cffm_jax.metrics.scores",
     "cffm_jax.models.cffa",
     "cffm_jax.models.cffm",
     "cffm_jax.models.cfm",
