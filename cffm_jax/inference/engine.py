@@ -20,6 +20,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, Int32, UInt8
 
 from cffm_jax.config import Config
 from cffm_jax.data import clips
@@ -32,14 +33,14 @@ class State(NamedTuple):
     """What a stream remembers: arrays alone, so that it can be saved, moved and handed to an exported step.
 
     Attributes:
-      clock: i32[], frames of each stream so far.
-      ages: i32[S], frames of each stream since its start or its last reset.
+      clock: frames of each stream so far.
+      ages: frames of each stream since its start or its last reset.
       ring: for each reference (or once, for all) the arrays of ``Method.remember`` [L, S, ...]; () without references.
       recurrent: the arrays of ``Method.start`` [S, ...]; () for a method without any.
     """
 
-    clock: jax.Array
-    ages: jax.Array
+    clock: Int32[Array, ""]
+    ages: Int32[Array, " S"]
     ring: tuple[Tree, ...]
     recurrent: Tree
 
@@ -89,18 +90,18 @@ class Engine:
         self,
         variables: dict[str, Any],
         state: State,
-        frames: jax.Array,
-        prototypes: jax.Array | None = None,
+        frames: UInt8[Array, "S n H W 3"],
+        prototypes: Float[Array, "S P C"] | None = None,
         *,
         size: tuple[int, int],
-    ) -> tuple[State, dict[str, jax.Array]]:
+    ) -> tuple[State, dict[str, UInt8[Array, "S _ {size[0]} {size[1]}"]]]:
         """The next state and the masks u8[S, m, H0, W0] of each row.
 
         Args:
           variables: the model's weights.
           state: of the streams.
-          frames: u8[S, n, H, W, 3].
-          prototypes: f32[S, P, C] of each stream's whole video; None where they are not given.
+          frames: of each stream, oldest first.
+          prototypes: of each stream's whole video; None where they are not given.
           size: (H0, W0).
         """
         streams, n, *shape = frames.shape
@@ -162,11 +163,11 @@ def jitted_step(
     engine: Engine,
     variables: dict[str, Any],
     state: State,
-    frames: jax.Array,
-    prototypes: jax.Array | None = None,
+    frames: UInt8[Array, "S n H W 3"],
+    prototypes: Float[Array, "S P C"] | None = None,
     *,
     size: tuple[int, int],
-) -> tuple[State, dict[str, jax.Array]]:
+) -> tuple[State, dict[str, UInt8[Array, "S _ {size[0]} {size[1]}"]]]:
     """``Engine.step``, compiled; the state that is given is consumed: its memory becomes the next state's."""
     return engine.step(variables, state, frames, prototypes, size=size)
 
@@ -185,8 +186,8 @@ def _remembered(model: Method, size: tuple[int, int]) -> tuple[Tree, ...]:
     return jax.eval_shape(remember, jax.ShapeDtypeStruct((1, *size, 3), jnp.float32))
 
 
-def how_far_back(offsets: Sequence[int]) -> np.ndarray:
-    """i32[M + 1, R]: by the frames that a stream has seen (M: or more), how many frames ago its references were. 0 is
+def how_far_back(offsets: Sequence[int]) -> Int32[np.ndarray, "_ {len(offsets)}"]:
+    """By the frames that a stream has seen (M: or more), how many frames ago its references were. 0 is
     the target itself: it stands in for all where there are none, and early on for one that lies close."""
     ages = range(max(offsets, default=0) + 1)
     indices = (clips.reference_indices(age, offsets) or (age,) * len(offsets) for age in ages)

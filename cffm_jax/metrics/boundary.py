@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from jaxtyping import Float64, Shaped
 
 from cffm_jax.metrics import kernels
 from cffm_jax.metrics.confusion import MOST, Confusion, as_pair, flat, read_only, require_counted
@@ -19,7 +20,9 @@ def boundary_width(height: int, width: int) -> int:
     return max(1, round(_SHARE * math.hypot(height, width)))
 
 
-def boundary_confusion(label: np.ndarray, prediction: np.ndarray, num_classes: int) -> Confusion:
+def boundary_confusion(
+    label: Shaped[np.ndarray, "_ _"], prediction: Shaped[np.ndarray, "_ _"], num_classes: int
+) -> Confusion:
     """A frame's pixels near the boundaries, whose IoU is Boundary IoU (Cheng et al., CVPR 2021, Eq. 2).
 
     A class's band is the part of it that lies at most ``boundary_width`` pixels (as a square's radius) from another
@@ -48,8 +51,8 @@ def _add(counts: Confusion, labels: np.ndarray, predictions: np.ndarray) -> Conf
     return Confusion.total([counts, *(boundary_confusion(*pair, len(counts.counts) - 1) for pair in pairs)])
 
 
-def boundary_ious(counts: Confusion) -> np.ndarray:
-    """f64[K]: Boundary IoU of each class, of `boundary_confusion`; nan where it does not occur in the labels."""
+def boundary_ious(counts: Confusion) -> Float64[np.ndarray, " K"]:
+    """Boundary IoU of each class, of `boundary_confusion`; nan where it does not occur in the labels."""
     return counts.ious()[:-1]
 
 

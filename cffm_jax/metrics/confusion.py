@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+from jaxtyping import Float64, Int64, Shaped, UInt8
 
 from cffm_jax.config import IGNORED_LABEL
 from cffm_jax.metrics import kernels
@@ -16,8 +17,8 @@ MOST = 2**31
 """Pixels that the kernel counts together."""
 
 
-def as_bytes(array: np.ndarray, name: str) -> np.ndarray:
-    """Integers as u8[...]; ValueError with the array's name for what does not fit."""
+def as_bytes(array: Shaped[np.ndarray, "*shape"], name: str) -> UInt8[np.ndarray, "*shape"]:
+    """Integers as bytes; ValueError with the array's name for what does not fit."""
     array = np.asarray(array)
     if array.dtype == np.uint8:
         return array
@@ -26,12 +27,12 @@ def as_bytes(array: np.ndarray, name: str) -> np.ndarray:
     return array.astype(np.uint8)
 
 
-def flat(array: np.ndarray) -> np.ndarray:
-    """Bytes u8[...] as u8[n], as `read_only`."""
+def flat(array: UInt8[np.ndarray, ...]) -> UInt8[np.ndarray, " n"]:
+    """Bytes in one axis, as `read_only`."""
     return read_only(array.reshape(-1))
 
 
-def read_only(array: np.ndarray) -> np.ndarray:
+def read_only(array: UInt8[np.ndarray, "*shape"]) -> UInt8[np.ndarray, "*shape"]:
     """The array in C order and not writeable, as the kernels take it: they are compiled for one kind."""
     array = np.ascontiguousarray(array).view()
     array.flags.writeable = False
@@ -43,10 +44,10 @@ class Confusion:
     """Pixels by (label, prediction).
 
     Attributes:
-      counts: i64[K,K], row = label, column = prediction.
+      counts: row = label, column = prediction.
     """
 
-    counts: np.ndarray
+    counts: Int64[np.ndarray, "K K"]
 
     @classmethod
     def empty(cls, num_classes: int) -> Confusion:
@@ -54,7 +55,7 @@ class Confusion:
             raise ValueError(f"num_classes must be in 1..{IGNORED_LABEL}, got {num_classes}")
         return cls(np.zeros((num_classes, num_classes), np.int64))
 
-    def update(self, labels: np.ndarray, predictions: np.ndarray) -> Confusion:
+    def update(self, labels: Shaped[np.ndarray, ...], predictions: Shaped[np.ndarray, ...]) -> Confusion:
         """Adds u8[...] labels and predictions of equal shape. ValueError on a value that is no class."""
         labels, predictions = as_pair(labels, predictions)
         counts = self.counts.copy()
@@ -70,17 +71,17 @@ class Confusion:
             counts += part.counts
         return cls(counts)
 
-    def pixels(self) -> np.ndarray:
-        """i64[K]: labelled pixels of each class."""
+    def pixels(self) -> Int64[np.ndarray, " K"]:
+        """Labelled pixels of each class."""
         return self.counts.sum(1)
 
-    def ious(self) -> np.ndarray:
-        """f64[K]: intersection over union of each class; nan where the class does not occur in the labels."""
+    def ious(self) -> Float64[np.ndarray, " K"]:
+        """Intersection over union of each class; nan where the class does not occur in the labels."""
         union = self.counts.sum(0) + self.counts.sum(1) - np.diag(self.counts)
         return _ratio(np.diag(self.counts), np.where(self.pixels() > 0, union, 0))
 
-    def accuracies(self) -> np.ndarray:
-        """f64[K]: share of each class's pixels that are predicted as it; nan where it does not occur in the labels."""
+    def accuracies(self) -> Float64[np.ndarray, " K"]:
+        """Share of each class's pixels that are predicted as it; nan where it does not occur in the labels."""
         return _ratio(np.diag(self.counts), self.pixels())
 
     def miou(self) -> float:
@@ -103,7 +104,9 @@ class Confusion:
         return float(np.trace(self.counts) / total) if total else math.nan
 
 
-def as_pair(labels: np.ndarray, predictions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def as_pair(
+    labels: Shaped[np.ndarray, ...], predictions: Shaped[np.ndarray, ...]
+) -> tuple[UInt8[np.ndarray, "*shape"], UInt8[np.ndarray, "*shape"]]:
     """Both as bytes. ValueError where the kernels would read what is not there."""
     labels, predictions = as_bytes(labels, "labels"), as_bytes(predictions, "predictions")
     if labels.shape != predictions.shape:

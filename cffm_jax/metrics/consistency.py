@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterable, Sequence
 
 import numpy as np
+from jaxtyping import Shaped, UInt8
 
 from cffm_jax.metrics import kernels
 from cffm_jax.metrics.confusion import as_bytes, flat
@@ -107,14 +108,14 @@ class VideoConsistency(Steadiness):
       frames: frames fed so far.
       pixels: stable and consistent pixels of the window of each length that ends at the latest frame; None while the
         video is shorter than the window.
-      label, prediction: u8[H,W], the latest frame.
+      label, prediction: the latest frame.
       ages: u8 or u32 [3,pixels], see `kernels.add_frames`.
     """
 
     frames: int = 0
     pixels: tuple[tuple[int, int] | None, ...] = ()
-    label: np.ndarray | None = None
-    prediction: np.ndarray | None = None
+    label: UInt8[np.ndarray, "H W"] | None = None
+    prediction: UInt8[np.ndarray, "H W"] | None = None
     ages: np.ndarray | None = None
 
     @classmethod
@@ -128,11 +129,11 @@ class VideoConsistency(Steadiness):
         """The sums alone, without what further frames need."""
         return Steadiness(self.windows, self.right_windows, self.steady, self.changed)
 
-    def update(self, label: np.ndarray, prediction: np.ndarray) -> VideoConsistency:
+    def update(self, label: Shaped[np.ndarray, "_ _"], prediction: Shaped[np.ndarray, "_ _"]) -> VideoConsistency:
         """Feeds the next frame: label u8[H,W], prediction u8[H,W]."""
         return self.extend(np.asarray(label)[None], np.asarray(prediction)[None])
 
-    def extend(self, labels: np.ndarray, predictions: np.ndarray) -> VideoConsistency:
+    def extend(self, labels: Shaped[np.ndarray, "_ _ _"], predictions: Shaped[np.ndarray, "_ _ _"]) -> VideoConsistency:
         """Feeds the next frames, u8[T,H,W] each; several together take less time."""
         labels, predictions = as_bytes(labels, "labels"), as_bytes(predictions, "predictions")
         if labels.shape != predictions.shape or (self.label is not None and labels.shape[1:] != self.label.shape):

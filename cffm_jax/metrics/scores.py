@@ -10,6 +10,7 @@ from concurrent.futures import Executor
 from typing import Any
 
 import numpy as np
+from jaxtyping import Shaped
 
 from cffm_jax.metrics import all_metrics
 from cffm_jax.metrics.confusion import CONFUSION, Confusion
@@ -68,11 +69,16 @@ class VideoTally:
         """``sparse``: the frames to come are some of the video's only."""
         return cls(num_classes, sparse, {s.name: s.empty(num_classes) for s in _statistics(sparse)})
 
-    def update(self, label: np.ndarray, prediction: np.ndarray) -> VideoTally:
+    def update(self, label: Shaped[np.ndarray, "_ _"], prediction: Shaped[np.ndarray, "_ _"]) -> VideoTally:
         """Adds the next frame: label u8[H,W], prediction u8[H,W]. ValueError on a value that is no class."""
         return self.extend(label[None], prediction[None])
 
-    def extend(self, labels: np.ndarray, predictions: np.ndarray, pool: Executor | None = None) -> VideoTally:
+    def extend(
+        self,
+        labels: Shaped[np.ndarray, "n _ _"],
+        predictions: Shaped[np.ndarray, "n _ _"],
+        pool: Executor | None = None,
+    ) -> VideoTally:
         """Adds the next frames, u8[n,H,W] each; ``pool``: threads to share the work, with equal results."""
         pairs = list(zip(labels, predictions, strict=True))
         in_order = {s.name: s for s in _statistics(self.sparse) if s.whole_videos}
@@ -103,7 +109,10 @@ def _frame_sums(
 
 
 def score_video(
-    name: str, frames: Iterable[tuple[np.ndarray, np.ndarray]], num_classes: int, sparse: bool = False
+    name: str,
+    frames: Iterable[tuple[Shaped[np.ndarray, "_ _"], Shaped[np.ndarray, "_ _"]]],
+    num_classes: int,
+    sparse: bool = False,
 ) -> VideoScore:
     """Scores a video from its (label u8[H,W], prediction u8[H,W]) in order, one at a time; ``sparse`` where these are
     some of its frames only."""

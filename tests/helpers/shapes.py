@@ -3,9 +3,16 @@
 from collections.abc import Callable
 
 import beartype
+import jax
 import jaxtyping
+import numpy as np
 
 CHECKED = (
+    "cffm_jax.inference.engine",
+    "cffm_jax.metrics.boundary",
+    "cffm_jax.metrics.confusion",
+    "cffm_jax.metrics.consistency",
+    "cffm_jax.metrics.scores",
     "cffm_jax.models.cffa",
     "cffm_jax.models.cffm",
     "cffm_jax.models.cfm",
@@ -19,7 +26,15 @@ CHECKED = (
 )
 """Modules, or packages with all in them, whose annotations are checked; not `metrics.kernels`, which Numba compiles."""
 
-_beartype = beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))  # An int is a float.
+_ARRAY = jax.Array | np.ndarray
+"""What passes for an array of JAX: NumPy's too, as in JAX itself."""
+
+_beartype = beartype.beartype(
+    conf=beartype.BeartypeConf(
+        is_pep484_tower=True,  # An int is a float.
+        hint_overrides=beartype.FrozenDict({jax.Array: _ARRAY}),
+    )
+)
 
 
 def typechecker(function: Callable) -> Callable:
@@ -29,4 +44,5 @@ def typechecker(function: Callable) -> Callable:
 
 def check() -> None:
     """Checks what is imported from now on."""
+    jaxtyping.Array = _ARRAY
     jaxtyping.install_import_hook(CHECKED, f"{__name__}.typechecker")

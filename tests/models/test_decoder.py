@@ -76,7 +76,7 @@ def test_projections_differ_in_bias_and_norm(maps):
 def test_running_statistics_of_a_projection_are_those_of_its_own_stride(maps):
     module = FrameDecoder(WIDTH, projection="normalised")
     variables = drawn(module, maps)
-    _, updated = module.apply(variables, [*map(jnp.asarray, maps)], True, mutable=["batch_stats"])
+    _, updated = module.apply(variables, maps, True, mutable=["batch_stats"])
     tokens = (maps[2] @ variables["params"]["project3"]["kernel"]).reshape(-1, WIDTH)
     before, after = (v["batch_stats"]["project3"]["norm"] for v in (variables, updated))
     np.testing.assert_allclose(after["mean"], 0.9 * before["mean"] + 0.1 * tokens.mean(0), rtol=0, atol=1e-5)
