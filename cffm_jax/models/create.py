@@ -45,10 +45,10 @@ def create_model(
     """A model by its public name. The defaults are those of ``config.ModelConfig``.
 
     Args:
-      name: ``segformer_b0`` .. ``segformer_b5`` (the image baseline), ``cffm_b0`` .. (local temporal contexts),
-        ``cffmpp_b0`` .. (local and global ones), ``cffmp_b0`` .. (global ones alone, the papers' CFFM+). In place of
-        MiT ``b0`` each also takes ``pvtv2_b0`` .. ``pvtv2_b5``, ``convnext_tiny``, ``convnext_small`` and
-        ``convnext_base``.
+      name: method and backbone. Methods: ``segformer`` (the image baseline), ``cffm`` (local
+        temporal contexts), ``cffmpp`` (local and global ones), ``cffmp`` (global ones alone, the
+        papers' CFFM+), ``stppm`` (see ``methods.stppm``). Backbones: ``encoders.names.names()``,
+        such as ``b0``, ``pvtv2_b1``, ``convnext_tiny``. So ``cffm_b1``.
       num_classes: K.
       dtype: compute type, "float32" or "bfloat16".
       dropout: share of channels dropped before each classifier.
