@@ -33,8 +33,9 @@ LayoutName = Literal["vspw", "cityscapes", "folder", "records"]
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
     name: str = "cffm_b1"
-    """Method and backbone: segformer_b0, cffm_b1, cffmpp_b1 (CFFM++), cffmp_b1 (global contexts alone, CFFM+), stppm_b1,
-    cffm_pvtv2_b1, cffm_convnext_tiny and so on. An unknown name is answered with all that there are."""
+    """Method and backbone: segformer_b0, cffm_b1, cffmpp_b1 (CFFM++), cffmp_b1 (global contexts
+    alone, CFFM+), stppm_b1, cffm_pvtv2_b1, cffm_convnext_tiny and so on. An unknown name is
+    answered with all that there are."""
     num_classes: int = setting(124, least=1, most=IGNORED_LABEL - 1, remedy=f"give a number in 1..{IGNORED_LABEL - 1}")
     """Number of classes K; labels are 0..K-1."""
     blocks: int = setting(0, **_OR_PAPERS)

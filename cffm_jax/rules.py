@@ -34,7 +34,8 @@ class About:
       remedy: what to do about it; "": the bounds in words.
       changes: what another value changes: what a run trains, the figures of an evaluation alone, or no figure.
       any_weights: an evaluation may have another value than the training of its weights.
-      part: what alone reads it: some methods (`models.method.Method.settings_read`), or the loader of the clips.
+      part: its only readers: some methods (`models.methods.method.Method.settings_read`), or the
+        loader of the clips.
       evaluated: of a section: an evaluation reads it.
       set_by_study: the study sets it for each of its runs.
       only_with, not_with: another option of the command, without which, or with which, this one has no use.

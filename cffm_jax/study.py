@@ -131,7 +131,7 @@ def plan(network: Network, options: StudyOptions, seed: int) -> Run:
 
 
 def _digest(config: Config, needs: Sequence[str]) -> str:
-    """Of all that a network's figures depend on but the seed."""
+    """Digests all that a network's figures depend on but the seed."""
     from cffm_jax.models.create import build_model
 
     model = build_model(config)
@@ -197,9 +197,9 @@ class Study:
         """For each row its published figures (percent) and ours (shares of 1) for the first so many seeds."""
         tree = []
         for row, runs in self.runs:
-            found = [json.loads(run.result.read_text()) for run in runs[:seeds]]
-            own = [result["rows"][result["row"]] for result in found]
-            ours = {figure: mean_and_spread([figures[figure] for figures in own]) for figure in own[0]}
+            results = [json.loads(run.result.read_text()) for run in runs[:seeds]]
+            by_seed = [result["rows"][result["row"]] for result in results]
+            ours = {figure: mean_and_spread([figures[figure] for figures in by_seed]) for figure in by_seed[0]}
             tree.append(
                 {
                     "label": row.label,
@@ -208,7 +208,7 @@ class Study:
                     "mean": {figure: mean for figure, (mean, _) in ours.items()},
                     "spread": {figure: spread for figure, (_, spread) in ours.items()},
                     "runs": [str(run.workdir) for run in runs[:seeds]],
-                    "figures": own,
+                    "figures": by_seed,
                 }
             )
         return tree
@@ -279,13 +279,13 @@ def prepare(options: StudyOptions) -> list[Study]:
 
 def distinct_runs(studies: Sequence[Study], seed: int) -> list[tuple[Run, list[str]]]:
     """The runs of the seed at that place, in order and each once, with the rows that they are measured for."""
-    found: dict[str, tuple[Run, list[str]]] = {}
+    needed: dict[str, tuple[Run, list[str]]] = {}
     for study in studies:
         for row, runs in study.runs:
             for run in runs[seed].in_order():
-                found.setdefault(run.name, (run, []))
-            found[runs[seed].name][1].append(f"{study.table.name} {row.label}")
-    return list(found.values())
+                needed.setdefault(run.name, (run, []))
+            needed[runs[seed].name][1].append(f"{study.table.name} {row.label}")
+    return list(needed.values())
 
 
 def conduct(options: StudyOptions) -> None:

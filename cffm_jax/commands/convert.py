@@ -48,17 +48,17 @@ def convert_command(argv: Sequence[str]) -> None:
     from cffm_jax.weights.open import open_stored
 
     if authors_prototypes.is_authors(options.file):
-        found = authors_prototypes.read_centres(options.file)
+        centres = authors_prototypes.read_centres(options.file)
         if options.inspect:
-            print(summary.description_of_centres(options.file, found))
+            print(summary.description_of_centres(options.file, centres))
             return
         output = Path(options.output)
         _require_new(output)
-        write_safetensors(output, [(video, a.shape, a.dtype, a.load) for video, a in found.items()])
-        print(f"{output}: written (prototypes of {len(found)} videos, for --prototypes.imported)")
+        write_safetensors(output, [(video, a.shape, a.dtype, a.load) for video, a in centres.items()])
+        print(f"{output}: written (prototypes of {len(centres)} videos, for --prototypes.imported)")
     elif options.inspect:
-        with open_stored(options.file, raw=options.raw) as held:
-            print(summary.description(held))
+        with open_stored(options.file, raw=options.raw) as weights:
+            print(summary.description(weights))
     else:
         _require_new(Path(options.output))
         if options.to in ("jax-export", "onnx"):

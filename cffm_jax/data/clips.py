@@ -63,11 +63,11 @@ def numbered_references(
     """
     there = {number: index for index, number in enumerate(numbers)}
     sign = -1 if backwards else 1
-    found = []
+    indices = []
     for offset in offsets:
         past, future = (numbers[target] - way * sign * offset for way in (1, -1))
-        found.append(there.get(past, there.get(future)))
-    return tuple(found)
+        indices.append(there.get(past, there.get(future)))
+    return tuple(indices)
 
 
 def training_clip(

@@ -122,8 +122,8 @@ def split_consistency(videos: Sequence[Video], progress: bool = True) -> Consist
     with tqdm.tqdm(total=total, desc="masks", unit="mask", disable=not progress, leave=False) as bar:
         pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1))
         try:
-            for found in pool.map(lambda video: video_consistency(video, bar.update), videos):
-                result = result.merge(found)
+            for consistency in pool.map(lambda video: video_consistency(video, bar.update), videos):
+                result = result.merge(consistency)
         finally:
             pool.shutdown(cancel_futures=True)
     return result

@@ -120,8 +120,8 @@ class _LoadClip:
                     raise
             number = int(rng.integers(len(self.videos)))
             video = self.videos[number]
-        told = {_UNREADABLE: np.array("\n".join(unreadable))} if self.data.max_unreadable else {}
-        return {**clip, "video": np.array(number, np.int32), **told}
+        unread = {_UNREADABLE: np.array("\n".join(unreadable))} if self.data.max_unreadable else {}
+        return {**clip, "video": np.array(number, np.int32), **unread}
 
     def _load(self, video: Video, rng: np.random.Generator) -> Batch:
         indices = video.training_clip(rng, self.data.offsets, self.data.reverse)
@@ -174,7 +174,7 @@ class TrainingBatches(Iterator[Batch]):
         self._iterator = iter(dataset)
         self._watchdog = Watchdog(self._iterator, data.stall_seconds)
         self._allowed = data.max_unreadable
-        self._told: set[str] = set()
+        self._warned: set[str] = set()
         self.skipped = 0
 
     def __next__(self) -> Batch:
@@ -195,8 +195,8 @@ class TrainingBatches(Iterator[Batch]):
             self.skipped += 1
             if self.skipped > self._allowed:
                 raise self._too_many(line)
-            if line not in self._told:
-                self._told.add(line)
+            if line not in self._warned:
+                self._warned.add(line)
                 tqdm.tqdm.write(f"clip left out: {line}", file=sys.stderr)
 
     def _too_many(self, last: str) -> InputError:

@@ -137,11 +137,11 @@ def _find(config: Config, videos: Sequence[Video], name: str) -> Video:
     if not name:
         return videos[0]
     others = read_videos(config.data, config.data.eval_split)
-    found = next((video for video in (*videos, *others) if video.name == name), None)
-    if found is None:
+    chosen = next((video for video in (*videos, *others) if video.name == name), None)
+    if chosen is None:
         splits = f"{config.data.train_split}.txt or {config.data.eval_split}.txt"
         raise InputError("--video", f"{name!r} is not in {splits}", "name one of theirs")
-    return found
+    return chosen
 
 
 if __name__ == "__main__":

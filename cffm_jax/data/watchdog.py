@@ -102,7 +102,7 @@ def _ending(status: int) -> str:
 def _state(pid: int) -> str:
     """What a process does, where the system tells: running, sleeping, disk sleep, stopped."""
     try:
-        found = re.search(r"^State:\s+\S \((.+)\)$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+        match = re.search(r"^State:\s+\S \((.+)\)$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
     except OSError:
-        found = None
-    return found[1] if found else "state unknown"
+        match = None
+    return match[1] if match else "state unknown"

@@ -157,5 +157,5 @@ class PictureCollector:
 
 def _with(strip: Strip, time: int, cells: Mapping[str, np.ndarray], masks: Mapping[str, np.ndarray]) -> Strip:
     """The strip with a further frame."""
-    held = {int(k) for mask in masks.values() for k in np.unique(mask)}
-    return Strip(strip.title, (*strip.heads, f"frame {time}"), (*strip.cells, cells), strip.labels | held)
+    shown = {int(k) for mask in masks.values() for k in np.unique(mask)}
+    return Strip(strip.title, (*strip.heads, f"frame {time}"), (*strip.cells, cells), strip.labels | shown)

@@ -145,7 +145,7 @@ def _compare(path: Path, session: Any, step: Any, specs: list[jax.ShapeDtypeStru
     *state, masks = map(np.asarray, jax.jit(step)(*inputs))
     *other, others = session.run(None, {each.name: value for each, value in zip(session.get_inputs(), inputs)})
     same = masks.shape == others.shape and (masks != others).mean() < _CLOSE
-    for mine, found in zip(state, other, strict=True):
-        same &= mine.shape == found.shape and bool(np.abs(mine - found).max() < _CLOSE * max(1, np.abs(mine).max()))
+    for mine, theirs in zip(state, other, strict=True):
+        same &= mine.shape == theirs.shape and bool(np.abs(mine - theirs).max() < _CLOSE * max(1, np.abs(mine).max()))
     if not same:
         raise InputError(path, "onnxruntime computes something else", "install the versions of requirements/onnx.txt")

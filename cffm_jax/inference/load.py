@@ -87,9 +87,9 @@ def load(path: str | Path, *, raw: bool = False) -> Weights:
       >>> logits = weights.model.apply(weights.variables, clips)  # doctest: +SKIP
       >>> for mask in weights.stream(frames): ...  # doctest: +SKIP
     """
-    with open_stored(path, raw=raw) as held:
-        model, variables = held.model, complete(held)
-        if held.part == ENCODER:
+    with open_stored(path, raw=raw) as weights:
+        model, variables = weights.model, complete(weights)
+        if weights.part == ENCODER:
             model = make_encoder(model.backbone, model.norm_epsilons, model.drop_path, model.dtype)
             variables = {"params": variables["params"][ENCODER]}
-        return Weights(model, variables, held.config, held.origin, held.licence)
+        return Weights(model, variables, weights.config, weights.origin, weights.licence)

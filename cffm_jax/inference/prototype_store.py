@@ -37,8 +37,8 @@ class PrototypeStore:
         except (OSError, sqlite3.Error) as error:
             remedy = "delete it, or name another folder with --prototypes.folder"
             raise InputError(self.path, f"cannot be used to keep prototypes ({error})", remedy) from error
-        found = [path, *path.parent.glob(f"{path.stem}.*{path.suffix}")]
-        self._others = [_read_only(other) for other in found if other != self.path and other.exists()]
+        files = [path, *path.parent.glob(f"{path.stem}.*{path.suffix}")]
+        self._others = [_read_only(other) for other in files if other != self.path and other.exists()]
         self._lock = threading.Lock()  # Each device has a thread that asks.
 
     def get(self, video: str, key: str) -> np.ndarray | None:

@@ -102,11 +102,11 @@ class Prototyper:
             key = self._key_of(video)
         except OSError as error:
             raise InputError(error.filename, f"cannot be read ({error.strerror})", "copy it again") from error
-        found = self._store.get(video.name, key)
-        if found is None:
-            found = self._compute(video)
-            self._store.put(video.name, key, found)
-        return found
+        prototypes = self._store.get(video.name, key)
+        if prototypes is None:
+            prototypes = self._compute(video)
+            self._store.put(video.name, key, prototypes)
+        return prototypes
 
     def _compute(self, video: Video) -> np.ndarray:
         plan = self.config.prototypes
@@ -149,7 +149,7 @@ def _cluster(
     return clusters.centres, clusters.inertia
 
 
-def all_prototypes(source: Prototyper | ImportedPrototypes, videos: Sequence[Video], what: str) -> np.ndarray:
+def all_prototypes(source: Prototyper | ImportedPrototypes, videos: Sequence[Video], name: str) -> np.ndarray:
     """Prototypes f32[V, P, C] of all videos, with a progress bar; what was stored already is not computed again.
 
     Several processes share the videos.
@@ -159,16 +159,16 @@ def all_prototypes(source: Prototyper | ImportedPrototypes, videos: Sequence[Vid
     """
     with cluster.together():
         mine = tqdm(
-            cluster.share(tuple(videos)), f"prototypes, {what}", unit="video", leave=False, disable=not cluster.first()
+            cluster.share(tuple(videos)), f"prototypes, {name}", unit="video", leave=False, disable=not cluster.first()
         )
-        own = {video.name: source.of(video) for video in mine}
-    known = {name: prototypes for share in cluster.gathered(own) for name, prototypes in share.items()}
-    found = [known[video.name] for video in videos]
-    for video, prototypes in zip(videos, found, strict=True):
-        if len(prototypes) != len(found[0]):
-            problem = f"video {video.name} has {len(prototypes)} prototypes, {videos[0].name} {len(found[0])}"
-            raise InputError(what, problem, "give all videos the same number")
-    return np.stack(found)
+        share = {video.name: source.of(video) for video in mine}
+    known = {name: prototypes for share in cluster.gathered(share) for name, prototypes in share.items()}
+    in_order = [known[video.name] for video in videos]
+    for video, prototypes in zip(videos, in_order, strict=True):
+        if len(prototypes) != len(in_order[0]):
+            problem = f"video {video.name} has {len(prototypes)} prototypes, {videos[0].name} {len(in_order[0])}"
+            raise InputError(name, problem, "give all videos the same number")
+    return np.stack(in_order)
 
 
 def prototype_source(
@@ -191,14 +191,15 @@ def prototype_source(
     if plan.imported:
         return ImportedPrototypes(plan.imported, model.width)
     if plan.checkpoint:
-        with open_stored(plan.checkpoint) as held:
-            model, variables = held.model, jax.device_put(complete(held))
+        with open_stored(plan.checkpoint) as weights:
+            model, variables = weights.model, jax.device_put(complete(weights))
     folder = Path(plan.folder or folder or Path(config.workdir) / FOLDER)
     return Prototyper(model, variables, config, PrototypeStore(folder / f"{split}.sqlite"))
 
 
 class ImportedPrototypes:
-    """Prototypes that were computed elsewhere, one array [P, C] a video: what ``conversion.centres`` finds."""
+    """Prototypes that were computed elsewhere, one array [P, C] a video; see
+    ``weights.authors_prototypes``."""
 
     def __init__(self, path: str, width: int):
         self._path, self._width = Path(path), width

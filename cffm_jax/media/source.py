@@ -61,10 +61,10 @@ def _paths(name: str) -> list[str]:
     try:
         mode = os.stat(name).st_mode
     except OSError as error:
-        found = sorted(glob.glob(name, recursive=True)) if has_magic(name) else []
-        found = [path for path in found if os.path.isfile(path)]
-        if found:
-            return images.in_order(found)
+        paths = sorted(glob.glob(name, recursive=True)) if has_magic(name) else []
+        paths = [path for path in paths if os.path.isfile(path)]
+        if paths:
+            return images.in_order(paths)
         problem = "fits no file" if has_magic(name) else f"cannot be read ({error.strerror})"
         raise InputError(
             name, problem, "name a video, an image, a folder of images, a pattern in quotes or -"

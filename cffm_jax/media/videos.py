@@ -175,14 +175,14 @@ class _Reader:
         self._warn(number + 1, float(time - (first if start is None else start) + 1 / source.rate), announced)
 
     def _warn(self, came: int, seconds: float, announced: _Announced) -> None:
-        said = []
+        notes = []
         if self._damaged:
-            said.append(f"{self._damaged} damaged packets could not be decoded")
+            notes.append(f"{self._damaged} damaged packets could not be decoded")
         if came + self._dropped < announced.frames:
-            said.append(f"{came} frames came of the {announced.frames} that were announced; it may be cut off")
+            notes.append(f"{came} frames came of the {announced.frames} that were announced; it may be cut off")
         elif seconds < announced.seconds - announced.within:
-            said.append(f"ends after {seconds:.2f} s, {announced.seconds:.2f} were announced; it may be cut off")
-        self._source.warnings += [f"{self._source.name}: {each}" for each in said]
+            notes.append(f"ends after {seconds:.2f} s, {announced.seconds:.2f} were announced; it may be cut off")
+        self._source.warnings += [f"{self._source.name}: {each}" for each in notes]
 
     def _decoded(self) -> Iterator[Any]:
         """Frames in order; packets that cannot be decoded are passed over, as players do."""

@@ -231,17 +231,17 @@ def ring_index() -> Int32[np.ndarray, "169 2"]:
     return np.array([(r + [RING_TOKENS, RING_TOKENS])[:2] for r in readers], np.int32)
 
 
-def fine_bias(own: Float32[Array, "A 13 13"], ring: Float32[Array, "A 49 132"]) -> Float32[Array, "A 49 169"]:
+def fine_bias(inside: Float32[Array, "A 13 13"], ring: Float32[Array, "A 49 132"]) -> Float32[Array, "A 49 169"]:
     """Position bias of the 13x13 region.
 
     A token that the ring reads twice gets logaddexp of its two biases: the softmax then gives it the weight of both.
     """
-    heads = own.shape[0]
+    heads = inside.shape[0]
     absent = jnp.full((heads, WINDOW**2, 1), -1e9, ring.dtype)
     ring = jnp.concatenate([ring, absent], -1)
     first, second = ring_index().T
     merged = jnp.logaddexp(ring[:, :, first], ring[:, :, second]).reshape(heads, WINDOW**2, REGION, REGION)
-    inner = own.reshape(heads, -1)[:, relative_index(WINDOW)].reshape(heads, WINDOW**2, WINDOW, WINDOW)
+    inner = inside.reshape(heads, -1)[:, relative_index(WINDOW)].reshape(heads, WINDOW**2, WINDOW, WINDOW)
     low, high = HALO, HALO + WINDOW
     middle = jnp.concatenate([merged[:, :, low:high, :low], inner, merged[:, :, low:high, high:]], 3)
     whole = jnp.concatenate([merged[:, :, :low], middle, merged[:, :, high:]], 2)

@@ -256,8 +256,8 @@ def _start_anew(tokens: _Tokens, distances: jax.Array, lost: jax.Array, centres:
     def place(centres: jax.Array) -> jax.Array:
         far, index = jax.lax.top_k(distances, min(len(centres), distances.size))
         rank = jnp.cumsum(lost) - 1
-        found = lost & (rank < len(far)) & (far[rank] >= 0)
-        return jnp.where(found[:, None], tokens.take(index[rank]), centres)
+        moved = lost & (rank < len(far)) & (far[rank] >= 0)
+        return jnp.where(moved[:, None], tokens.take(index[rank]), centres)
 
     return jax.lax.cond(jnp.any(lost), place, lambda centres: centres, centres)
 

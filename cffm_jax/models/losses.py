@@ -46,8 +46,8 @@ def cross_entropy(logits: Float[Array, "B h w K"], labels: Integer[Array, "B H W
     def total(logits: jax.Array) -> jax.Array:
         full = resize_bilinear(logits.astype(jnp.float32), (height, width))
         classes = jnp.arange(full.shape[-1])
-        own = jnp.sum(jnp.where(labels[..., None] == classes, full, 0.0), -1)
-        loss = jax.nn.logsumexp(full, axis=-1) - own
+        of_label = jnp.sum(jnp.where(labels[..., None] == classes, full, 0.0), -1)
+        loss = jax.nn.logsumexp(full, axis=-1) - of_label
         return jnp.sum(jnp.where(labels == IGNORED_LABEL, 0.0, loss))
 
     return total(logits) / labels.size

@@ -34,7 +34,7 @@ def chosen_classes(wanted: Sequence[str], names: Sequence[str]) -> tuple[int, ..
     """
     indices = [str(k) for k in range(len(names))]
     plain = [_plain(name) for name in names]
-    found = set()
+    chosen = set()
     for name in (part.strip() for each in wanted for part in each.split(",")):
         # First as it is written: names may differ in capitals alone.
         named = _places(name, indices) or _places(name, names) or _places(_plain(name), plain)
@@ -45,8 +45,8 @@ def chosen_classes(wanted: Sequence[str], names: Sequence[str]) -> tuple[int, ..
         if len(named) > 1:
             problem = f"{name!r} names {len(named)} classes"
             raise InputError("--classes", problem, f"give an index: {', '.join(map(str, named))}")
-        found.add(named[0])
-    return tuple(sorted(found)) or tuple(range(len(names)))
+        chosen.add(named[0])
+    return tuple(sorted(chosen)) or tuple(range(len(names)))
 
 
 def _places(name: str, among: Sequence[str]) -> list[int]:

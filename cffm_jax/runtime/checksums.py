@@ -43,7 +43,7 @@ class Manifest:
     digests: Mapping[str, bytes]
 
     def problem(self, path: str | os.PathLike[str], data: bytes) -> str:
-        """What is wrong with a file's bytes, in words; "" where they are what they were."""
+        """Says in words how a file's bytes differ from the manifest; "" where they do not."""
         expected = self.digests.get(relative_name(path, self.root))
         if expected is None:
             return f"is not in {NAME}"
@@ -76,9 +76,9 @@ def read_manifest(root: str) -> Manifest:
         raise InputError(path, f"cannot be read ({error.strerror})", _MAKE) from error
     digests = {}
     for number, line in enumerate(lines, 1):
-        found = _LINE.fullmatch(line)
-        if found:
-            escaped, checksum, name = found.groups()
+        match = _LINE.fullmatch(line)
+        if match:
+            escaped, checksum, name = match.groups()
             digests[_unescaped(name) if escaped else name] = bytes.fromhex(checksum)
         elif line:
             raise InputError(f"{path}:{number}", "is no line of a sha256 manifest", _MAKE)
@@ -89,7 +89,7 @@ def read_manifest(root: str) -> Manifest:
 
 def _unescaped(name: str) -> str:
     meaning = {coded: plain for plain, coded in _ESCAPES.items()}
-    return re.sub(r"\\.", lambda found: meaning.get(found[0], found[0]), name)
+    return re.sub(r"\\.", lambda match: meaning.get(match[0], match[0]), name)
 
 
 def _line(name: str, checksum: bytes) -> str:
@@ -129,8 +129,8 @@ def measure(root: str, known: Mapping[str, bytes], threads: int, progress: bool 
     names = list_files(root)
     pool = ThreadPoolExecutor(threads)
     try:
-        found = tqdm.tqdm(pool.map(of, names), "sha256", len(names), unit="file", disable=not progress, leave=False)
-        return dict(zip(names, found, strict=True))
+        digests = tqdm.tqdm(pool.map(of, names), "sha256", len(names), unit="file", disable=not progress, leave=False)
+        return dict(zip(names, digests, strict=True))
     finally:
         pool.shutdown(cancel_futures=True)
 

@@ -125,7 +125,7 @@ def connected(cluster: ClusterConfig) -> Iterator[None]:
         yield
         return
     _initialize(place, cluster)
-    own = f"process {jax.process_index()} of {jax.process_count()}"
+    process = f"process {jax.process_index()} of {jax.process_count()}"
     leads = first()
     try:
         yield
@@ -133,13 +133,13 @@ def connected(cluster: ClusterConfig) -> Iterator[None]:
         status = getattr(error, "status", 130)
         if not getattr(error, "everywhere", False):
             kind = "error: " if isinstance(error, InputError) else ""
-            _leave(f"{kind}{error or 'stopped'} ({own})", status)
+            _leave(f"{kind}{error or 'stopped'} ({process})", status)
         jax.distributed.shutdown()
         if leads:
             raise
         raise SystemExit(status) from None
     except BaseException:
-        _leave(f"{traceback.format_exc()}({own})", 1)
+        _leave(f"{traceback.format_exc()}({process})", 1)
     jax.distributed.shutdown()
 
 
@@ -197,9 +197,9 @@ def _require_free(place: Place, where: str) -> None:
             raise InputError(where, f"the port cannot be used ({error.strerror})", "name another port") from error
 
 
-def _leave(said: str, status: int) -> NoReturn:
+def _leave(message: str, status: int) -> NoReturn:
     """Ends this process without JAX's goodbye, which would wait for the others."""
-    print(said, file=sys.stderr, flush=True)
+    print(message, file=sys.stderr, flush=True)
     sys.stdout.flush()
     os._exit(status)
 
@@ -228,14 +228,14 @@ def gathered(value: T) -> list[T]:
 def together() -> Iterator[None]:
     """All processes leave the block alike: what one of them raises, an InputError or Stopped, is raised in all. It must
     not hold what waits for the other processes."""
-    said = None
+    raised = None
     try:
         yield
     except (InputError, Stopped) as error:
         if jax.process_count() == 1:
             raise
-        said = error
-    for error in gathered(said):
+        raised = error
+    for error in gathered(raised):
         if error is not None:
             error.everywhere = True
             raise error

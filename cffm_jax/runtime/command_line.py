@@ -171,19 +171,19 @@ def run_command(main: Callable[[Sequence[str]], int | None], argv: Sequence[str]
             sys.stdout.flush()
         return status
     except (InputError, Stopped) as error:
-        return _told(error)
+        return _report(error)
     except KeyboardInterrupt:
-        return _told(Stopped(signal.SIGINT))
+        return _report(Stopped(signal.SIGINT))
     except OSError:
         fault = _fault_of_output()
         if fault is None:
             raise
         if isinstance(fault, BrokenPipeError):
-            return _told(Stopped(signal.SIGPIPE))
-        return _told(InputError("standard output", f"cannot be written ({fault.strerror})", "lead it elsewhere"))
+            return _report(Stopped(signal.SIGPIPE))
+        return _report(InputError("standard output", f"cannot be written ({fault.strerror})", "lead it elsewhere"))
 
 
-def _told(error: InputError | Stopped) -> int:
+def _report(error: InputError | Stopped) -> int:
     """The exit status of what ended a command, which it tells."""
     refused = isinstance(error, InputError)
     print(f"error: {error}" if refused else error, file=sys.stderr)

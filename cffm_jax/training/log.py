@@ -15,7 +15,7 @@ from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
 from cffm_jax.runtime.atomic import write_text
-from cffm_jax.training.speed import CAUSES, Clock, Work, device_peak, goodput, taken_up, told
+from cffm_jax.training.speed import CAUSES, Clock, Work, device_peak, goodput, in_words, taken_up
 
 
 class RunLog:
@@ -115,7 +115,7 @@ class RunLog:
         """The last line about the time, with how often the training step was compiled, and the same in words."""
         seconds = self.clock.seconds()
         self._times(step, {**seconds, "compilations": compilations})
-        self.say(told(seconds))
+        self.say(in_words(seconds))
 
     def _times(self, step: int, seconds: dict[str, float]) -> None:
         self._write(step, "time", {**seconds, "goodput": goodput(seconds)})

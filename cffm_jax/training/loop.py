@@ -251,8 +251,8 @@ class _Training:
                 table = main_table(scores) + ("\n(EMA weights)" if self.state.ema else "")
                 pictures = {name: picture for share in drawn for strips in share for name, picture in strips.items()}
                 self._log.evaluation(self.step, _figures(scores), table, dict(sorted(pictures.items())))
-                own = next(iter(scores.values()))  # The others are its parts'.
-                self._checkpoints.record(self.step, own.figures()["miou"])
+                method_scores = next(iter(scores.values()))  # The others are its parts'.
+                self._checkpoints.record(self.step, method_scores.figures()["miou"])
         return scores
 
 

@@ -62,13 +62,13 @@ def describe(config: Config, start: int, devices: Sequence[jax.Device]) -> dict[
 
 def versions() -> dict[str, str | None]:
     """Of Python, and of the packages that change a figure; None where one is not installed as such."""
-    found: dict[str, str | None] = {"python": platform.python_version()}
+    numbers: dict[str, str | None] = {"python": platform.python_version()}
     for package in _PACKAGES:
         try:
-            found[package] = importlib.metadata.version(package)
+            numbers[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
-            found[package] = None
-    return found
+            numbers[package] = None
+    return numbers
 
 
 def git_state(folder: Path) -> dict[str, Any] | None:

@@ -227,9 +227,9 @@ def initial_variables(model: Method, config: Config, key: jax.Array, start: int 
         raise InputError("--init.model", problem, "name the folder of its run, or a file with its weights")
     if not source:
         return init_variables(model, key), "random"
-    with open_stored(source) as held:
+    with open_stored(source) as weights:
         variables, report = start_from(
-            held,
+            weights,
             model,
             key,
             only=(ENCODER,) if init.encoder else (),

@@ -53,7 +53,7 @@ def goodput(seconds: Mapping[str, float]) -> float:
     return seconds["productive"] / max(seconds["wall"], 1e-9)
 
 
-def told(seconds: Mapping[str, float]) -> str:
+def in_words(seconds: Mapping[str, float]) -> str:
     """In words, the causes by size."""
     causes = sorted((cause for cause in CAUSES if seconds[cause] > 0), key=seconds.__getitem__, reverse=True)
     rest = ", ".join(f"{cause} {100 * seconds[cause] / seconds['wall']:.1f} %" for cause in causes)

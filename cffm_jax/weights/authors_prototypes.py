@@ -72,15 +72,15 @@ def find_centres(path: str | Path) -> dict[str, Centres]:
     path = Path(path)
     if path.is_dir():
         files = sorted(path.glob(f"*/{NAME}"))
-        found = {file.parent.name: Centres(file, functools.partial(read_array, file)) for file in files}
+        centres = {file.parent.name: Centres(file, functools.partial(read_array, file)) for file in files}
     elif path.is_file():
         with reading(path):
-            found = _find_in_file(path)
+            centres = _find_in_file(path)
     else:
         raise InputError(path, "no such folder or file", _REMEDY)
-    if not found:
+    if not centres:
         raise InputError(path, f"holds no <video>/{NAME}", _REMEDY)
-    return found
+    return centres
 
 
 def _find_in_file(path: Path) -> dict[str, Centres]:
@@ -92,16 +92,16 @@ def _find_in_file(path: Path) -> dict[str, Centres]:
     if kind != "zip":
         raise InputError(path, "is neither a folder, nor a zip, nor a .safetensors", _REMEDY)
     archive = _Archive(path)
-    found: dict[str, Centres] = {}
+    centres: dict[str, Centres] = {}
     for name in archive.names:
         place = PurePosixPath(name)
         video = place.parent.name
         if place.name != NAME or not video:
             continue
-        if video in found:
+        if video in centres:
             raise InputError(path, f"holds {NAME} of video {video} twice", "name the prototypes of one network")
-        found[video] = Centres(path / name, functools.partial(archive.load, name))
-    return found
+        centres[video] = Centres(path / name, functools.partial(archive.load, name))
+    return centres
 
 
 def _load_key(path: Path, key: str) -> np.ndarray:

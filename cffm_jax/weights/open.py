@@ -18,19 +18,19 @@ from cffm_jax.models.methods.method import Method
 from cffm_jax.models.variables import draw_variables, flatten, trained_parts, unflatten, variable_shapes
 from cffm_jax.weights.described import (
     WHOLE,
-    Held,
-    held_by,
+    StoredWeights,
+    stored_weights,
 )
 from cffm_jax.weights.files.read import FOLDER_FILES, open_weights
 from cffm_jax.weights.files.stored_array import StoredArray
 
 
-def complete(held: Held) -> dict[str, Any]:
+def complete(weights: StoredWeights) -> dict[str, Any]:
     """The variables that are stored; leaves that such files lack start afresh."""
-    variables = held.load()
-    if not held.fresh:
+    variables = weights.load()
+    if not weights.fresh:
         return variables
-    start = random_leaves(held.model, jax.random.key(0), held.fresh)
+    start = random_leaves(weights.model, jax.random.key(0), weights.fresh)
     return unflatten({**flatten(variables), **start})
 
 
@@ -46,7 +46,7 @@ def random_leaves(model: Method, key: jax.Array, paths: Sequence[str]) -> dict[s
 
 
 @contextlib.contextmanager
-def open_stored(path: str | Path, *, raw: bool = False) -> Iterator[Held]:
+def open_stored(path: str | Path, *, raw: bool = False) -> Iterator[StoredWeights]:
     """Describes the weights of a run's folder or of a file; they can be loaded while it is open. ``raw``: see ``load``.
 
     Raises:
@@ -63,7 +63,7 @@ def open_stored(path: str | Path, *, raw: bool = False) -> Iterator[Held]:
         remedy = f"name a run's folder, as --workdir of train.py, or one that holds {' or '.join(FOLDER_FILES)}"
         raise InputError(path, "holds neither checkpoints nor weights", remedy)
     with open_weights(path) as file:
-        yield held_by(file)
+        yield stored_weights(file)
 
 
 def is_run(path: Path) -> bool:
@@ -79,7 +79,7 @@ def beside(path: str | Path, name: str) -> Path:
     return path.with_name(f"{path.name}.{name}")
 
 
-def _of_run(checkpoints: store.Checkpoints, path: Path, raw: bool) -> Held:
+def _of_run(checkpoints: store.Checkpoints, path: Path, raw: bool) -> StoredWeights:
     step = by_path.sound_step(checkpoints, path)
     config = checkpoints.config(step)
     model = build_model(config)
@@ -94,7 +94,7 @@ def _of_run(checkpoints: store.Checkpoints, path: Path, raw: bool) -> Held:
         return StoredArray(leaf.shape, np.dtype(leaf.dtype), lambda: np.asarray(restored()[name]))
 
     started = config.init.model or config.init.encoder
-    return Held(
+    return StoredWeights(
         source=str(path),
         origin=f"cffm_jax run, step {step}{', EMA weights' if averaged else ''}",
         step=step,

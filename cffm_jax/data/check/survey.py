@@ -132,11 +132,11 @@ def survey(
         problems.append(Problem(DATASET, relative_name(error.where, root), error.problem, error.remedy))
 
     def look(listed: Listed) -> VideoFound:
-        found = look_at_video(root, listed, num_classes or listed.coding.num_classes)
-        if 0 < found.length < min_frames and not listed.numbered:
-            problem = f"has {found.length} frames, fewer than {min_frames}: its clips lack references"
-            found.problems.append(Problem(SHORT, listed.place, problem, "leave it out, or accept that", listed.name))
-        return found
+        video = look_at_video(root, listed, num_classes or listed.coding.num_classes)
+        if 0 < video.length < min_frames and not listed.numbered:
+            problem = f"has {video.length} frames, fewer than {min_frames}: its clips lack references"
+            video.problems.append(Problem(SHORT, listed.place, problem, "leave it out, or accept that", listed.name))
+        return video
 
     wanted = listing.videos.values()
     pool = ThreadPoolExecutor(threads)
@@ -155,10 +155,10 @@ def survey(
 
 def look_at_video(root: str, listed: Listed, num_classes: int) -> VideoFound:
     """Reads all files of a video."""
-    found = VideoFound(listed.name, listed.place, len(listed.frames))
+    result = VideoFound(listed.name, listed.place, len(listed.frames))
 
     def add(group: str, file: FileName, problem: str, remedy: str) -> None:
-        found.problems.append(Problem(group, relative_name(file, root), problem, remedy, listed.name))
+        result.problems.append(Problem(group, relative_name(file, root), problem, remedy, listed.name))
 
     shapes: dict[str, tuple[int, int]] = {}
     for stem, path in listed.frames.items():
@@ -168,22 +168,22 @@ def look_at_video(root: str, listed: Listed, num_classes: int) -> VideoFound:
         except InputError as error:
             add(UNREADABLE, error.where, error.problem, error.remedy)
         else:
-            found.digests[relative_name(path, root)] = digest(data)
-            found.contents.add(digest(data))
-    found.sizes.update(shapes.values())
-    if len(found.sizes) > 1:
-        (width, height), _ = found.sizes.most_common(1)[0]
+            result.digests[relative_name(path, root)] = digest(data)
+            result.contents.add(digest(data))
+    result.sizes.update(shapes.values())
+    if len(result.sizes) > 1:
+        (width, height), _ = result.sizes.most_common(1)[0]
         for stem, (w, h) in shapes.items():
             if (w, h) != (width, height):
                 problem = f"is {w}x{h}, most frames of the video {width}x{height}"
                 add(SIZES, listed.frames[stem], problem, "give all frames of a video one size")
     for stem, path in listed.masks.items():
-        _look_at_mask(found, path, listed.coding, shapes.get(stem), root, num_classes, add)
-    return found
+        _look_at_mask(result, path, listed.coding, shapes.get(stem), root, num_classes, add)
+    return result
 
 
 def _look_at_mask(
-    found: VideoFound, path: FileName, coding: Coding, size: tuple[int, int] | None, root: str, num_classes: int, add
+    result: VideoFound, path: FileName, coding: Coding, size: tuple[int, int] | None, root: str, num_classes: int, add
 ) -> None:
     """Counts a mask's labels; ``size`` is its frame's (width, height)."""
     # Read with all the classes that there can be, so that all labels are counted.
@@ -193,11 +193,11 @@ def _look_at_mask(
     except InputError as error:
         add(UNREADABLE if isinstance(error, UnreadableFile) else MASKS, error.where, error.problem, error.remedy)
         return
-    found.digests[relative_name(path, root)] = digest(data)
-    found.masks += 1
+    result.digests[relative_name(path, root)] = digest(data)
+    result.masks += 1
     counts = np.bincount(labels.reshape(-1), minlength=256)
-    found.pixels += counts
-    found.frames += counts > 0
+    result.pixels += counts
+    result.frames += counts > 0
     other = np.flatnonzero(counts[num_classes:IGNORED_LABEL])
     if len(other):
         byte = coding.byte_of(num_classes + int(other[-1]))

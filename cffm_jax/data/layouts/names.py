@@ -23,16 +23,16 @@ def list_files(folder: str, suffixes: Sequence[str]) -> dict[str, str]:
         return {}
     except OSError as error:
         raise InputError(folder, f"cannot be listed ({error.strerror})", "check the folder's permissions") from error
-    found: dict[str, str] = {}
+    files: dict[str, str] = {}
     for name in names:
         suffix = next((suffix for suffix in suffixes if name.endswith(suffix)), None)
         if suffix is None:
             continue
         path, stem = os.path.join(folder, name), name.removesuffix(suffix)
-        if stem in found:
-            raise InputError(path, f"is there beside {os.path.basename(found[stem])}", "remove one of the two")
-        found[stem] = path
-    return found
+        if stem in files:
+            raise InputError(path, f"is there beside {os.path.basename(files[stem])}", "remove one of the two")
+        files[stem] = path
+    return files
 
 
 def list_folders(folder: str) -> list[str]:

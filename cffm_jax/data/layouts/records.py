@@ -82,14 +82,14 @@ _Row = tuple[str, list[int], list[int], int, list[int]]
 
 def rows(videos: Iterable[Video], record_of: Mapping[FileName, int], codings: list[Coding]) -> list[_Row]:
     """Videos as the index holds them; codings that are new are added."""
-    found = []
+    rows = []
     for video in videos:
         if video.coding not in codings:
             codings.append(video.coding)
         targets = [i for i, mask in enumerate(video.masks) if mask is not None]
         records = [record_of[frame] for frame in video.frames]
-        found.append((video.name, records, targets, codings.index(video.coding), list(video.numbers)))
-    return found
+        rows.append((video.name, records, targets, codings.index(video.coding), list(video.numbers)))
+    return rows
 
 
 def read_index(root: str) -> dict[str, Any]:

@@ -115,14 +115,14 @@ class Video:
             return clips.training_clip(len(self.frames), rng, offsets, reverse, self.targets)
         backwards = rng.random() < reverse
         target = self.targets[int(rng.integers(len(self.targets)))]
-        found = clips.numbered_references(target, self.numbers, offsets, backwards)
-        return (*self._all_there(found, target, offsets), target)
+        indices = clips.numbered_references(target, self.numbers, offsets, backwards)
+        return (*self._all_there(indices, target, offsets), target)
 
     def _all_there(
-        self, found: Sequence[int | None], target: int, offsets: Sequence[int]
+        self, indices: Sequence[int | None], target: int, offsets: Sequence[int]
     ) -> tuple[int, ...]:  # fmt: skip
         there = []
-        for index, offset in zip(found, offsets, strict=True):
+        for index, offset in zip(indices, offsets, strict=True):
             if index is None:
                 number = self.numbers[target]
                 problem = f"neither frame {number - offset} nor frame {number + offset} of its snippet is there"

@@ -66,13 +66,13 @@ class Plan:
 
     def shards(self) -> list[tuple[int, int]]:
         """Ranges of frames, each of at most SHARD_BYTES (or one frame)."""
-        found, start, size = [], 0, 0
+        shards, start, size = [], 0, 0
         for i, frame in enumerate(self.frames):
             if i > start and size + frame.size > SHARD_BYTES:
-                found.append((start, i))
+                shards.append((start, i))
                 start, size = i, 0
             size += frame.size
-        return [*found, (start, len(self.frames))]
+        return [*shards, (start, len(self.frames))]
 
 
 def plan(root: str, split: str, layout: str | Layout, may_lack_masks: bool) -> Plan:

@@ -250,10 +250,10 @@ def generate(root: str | Path, config: SyntheticConfig, *, overwrite: bool = Fal
     root = Path(os.path.realpath(root))
     try:
         if root.exists() and (not root.is_dir() or any(root.iterdir())):
-            found = read_marker(root) if root.is_dir() else None
-            if found == marker(config) and not overwrite:
+            present = read_marker(root) if root.is_dir() else None
+            if present == marker(config) and not overwrite:
                 return False
-            if found is None:
+            if present is None:
                 raise InputError(root, "exists and was not made by this command", "choose another folder or remove it")
             if not overwrite:
                 raise InputError(root, "holds a dataset made with other options", "choose another or add --overwrite")

@@ -59,9 +59,9 @@ def percent(share: float | None) -> str:
     return NONE if share is None else f"{100 * share:.2f}"
 
 
-def counted(number: int, what: str) -> str:
-    plural = f"{what}es" if what.endswith("s") else f"{what}s"
-    return f"{number:,} {what if number == 1 else plural}"
+def counted(number: int, noun: str) -> str:
+    plural = f"{noun}es" if noun.endswith("s") else f"{noun}s"
+    return f"{number:,} {noun if number == 1 else plural}"
 
 
 def first_of_group(i: int) -> str:

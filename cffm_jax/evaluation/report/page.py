@@ -31,9 +31,9 @@ def page(
       best, worst: videos to show; none are the worst where ``best`` are all.
     """
     tree = to_json(rows, dataset.names)
-    own = next(iter(rows))
+    first_row = next(iter(rows))
     strips = [*best, *worst]
-    confusion = rows[own].longer_than(RELEASE_LONGER_THAN).confusion()
+    confusion = rows[first_row].longer_than(RELEASE_LONGER_THAN).confusion()
     sections = {
         "figures": ("Figures", figures_section(tree, about)),
         "videos": (
@@ -41,7 +41,7 @@ def page(
             videos_section(tree, dataset, best, worst),
         ),
         "classes": ("Classes", classes_section(tree, dataset)),
-        "confusions": ("Confusions", confusions_section(own, confusion, dataset)),
+        "confusions": ("Confusions", confusions_section(first_row, confusion, dataset)),
         "consistency": ("Consistency of each video", consistency_section(tree, strips)),
     }
     links = [element("a", head, href=f"#{name}") for name, (head, _) in sections.items()]

@@ -108,7 +108,7 @@ def _pictures(strip: Strip, number: int) -> ET.Element:
     """A line for each row, a column for each frame; of predictions, the buttons that choose what is compared."""
     parts = [element("span", class_="corner")]
     parts += [element("span", f"frame {shot.time}", class_="time") for shot in strip.shots]
-    own, middle = strip.labels[-2], len(strip.shots) // 2
+    first_row, middle = strip.labels[-2], len(strip.shots) // 2
     for label in strip.labels:
         parts.append(element("span", label))
         for t, shot in enumerate(strip.shots):
@@ -122,14 +122,14 @@ def _pictures(strip: Strip, number: int) -> ET.Element:
             else:
                 image = element("img", src=data_uri(shot.masks[label], "png"), alt=alt)
                 data = {"data-row": label, "data-time": f"frame {shot.time}", "data-truth": truth}
-                data |= {"data-first": ""} if t == middle and label == own else {}
+                data |= {"data-first": ""} if t == middle and label == first_row else {}
                 parts.append(element("button", image, type="button", class_=look, **data))
     return element("div", *parts, class_="strip")
 
 
 def _summary(tree: Mapping[str, Any], name: str) -> str:
     """What the figures of one video are, in words."""
-    (own, figures), *others = ((row, _by_name(tree[row])[name]) for row in tree)
+    (first_row, figures), *others = ((row, _by_name(tree[row])[name]) for row in tree)
     parts = [f"mIoU {percent(figures['miou'])}"]
     if figures["vc8_paper"] is not None:
         parts.append(f"VC8 {percent(figures['vc8_paper'])}, VC16 {percent(figures['vc16_paper'])}")
@@ -167,8 +167,8 @@ def _metrics(keys: Sequence[str]) -> list[Metric]:
 def _plot(tree: Mapping[str, Any], metric: Metric) -> ET.Element:
     """Dots of every row over the videos that have the figure, those of the first row falling."""
     shares = {row: {v["name"]: v[metric.key] for v in figures["per_video"]} for row, figures in tree.items()}
-    own = next(iter(shares.values()))
-    order = sorted((name for name, share in own.items() if share is not None), key=lambda name: -own[name])
+    first_row = next(iter(shares.values()))
+    order = sorted((name for name, share in first_row.items() if share is not None), key=lambda name: -first_row[name])
     floor = min((int(10 * shares[row][name]) / 10 for row in shares for name in order), default=0.0)
     floor = min(floor, 0.9)
     paths = []

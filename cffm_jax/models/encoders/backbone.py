@@ -69,5 +69,5 @@ class Backbone:
 
     def decays(self, path: str) -> bool:
         """Whether weight decay applies to a parameter of the encoder: not to norms and layer scales."""
-        found = layer_at(self.layers, PARAMS, path)
-        return not found or found[0].kind not in (NORM, LAYER_SCALE)
+        layer = layer_at(self.layers, PARAMS, path)
+        return not layer or layer[0].kind not in (NORM, LAYER_SCALE)

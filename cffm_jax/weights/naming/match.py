@@ -26,8 +26,8 @@ def released_key(model: Method, collection: str, path: str) -> tuple[str, Layout
     """The released key and the layout of the model's leaf ``path`` (slash-separated); None if the release has none."""
     of_encoder = path.startswith(f"{ENCODER}/")
     layers = backbone_of(model.backbone).layers if of_encoder else model.foreign_names.layers
-    found = layer_at(layers, collection, path.removeprefix(f"{ENCODER}/"))
-    return (BACKBONE * of_encoder + found[2], found[1].layout) if found else None
+    layer = layer_at(layers, collection, path.removeprefix(f"{ENCODER}/"))
+    return (BACKBONE * of_encoder + layer[2], layer[1].layout) if layer else None
 
 
 @functools.lru_cache(maxsize=16)
@@ -38,11 +38,11 @@ def key_map(model: Method, part: str = "all") -> dict[str, tuple[str, str, Layou
         for path, leaf in flatten(tree).items():
             if part == ENCODER and not path.startswith(ENCODER + "/"):
                 continue
-            found = released_key(model, collection, path)
-            if found is None:
+            released = released_key(model, collection, path)
+            if released is None:
                 problem = "has no counterpart in the released weights"
                 raise InputError(path, problem, "load the encoder alone (--init.encoder), or name a checkpoint folder")
-            result[found[0]] = (collection, path, found[1], leaf.shape)
+            result[released[0]] = (collection, path, released[1], leaf.shape)
     return result
 
 
@@ -99,28 +99,28 @@ class Match:
         ]
 
 
-def match(found: Foreign, model: Method, part: str = "all") -> Match:
+def match(foreign: Foreign, model: Method, part: str = "all") -> Match:
     """Lays a recognised state dict over ``model`` (or its encoder, where the file's other keys are not asked for)."""
     leaves, sources, fresh, missing, misshapen, used = {}, {}, [], [], [], set()
-    naming = Naming(found.naming.origin, model.foreign_names)
+    naming = Naming(foreign.naming.origin, model.foreign_names)
     may_lack = [BACKBONE + key for key in backbone_of(model.backbone).afresh]
     for released, (collection, path, layout, shape) in key_map(model, part).items():
         rule = naming.sources(released)
         keys, combine = rule or ((released,), alone)
-        absent = [key for key in keys if not rule or key not in found.arrays]
+        absent = [key for key in keys if not rule or key not in foreign.arrays]
         used.update(keys if rule else ())
         if absent:
             lacks = len(absent) == len(keys) and any(fields_of(key, released) is not None for key in may_lack)
             fresh += [f"{collection}/{path}"] if lacks else []
-            missing += [] if lacks else [name for name in map(found.name_of, absent) if name not in missing]
+            missing += [] if lacks else [name for name in map(foreign.name_of, absent) if name not in missing]
             continue
         expected = layout.save(np.empty(shape, np.bool_)).shape
-        parts = [found.arrays[key] for key in keys]
-        names = tuple(found.names[key] for key in keys)
+        parts = [foreign.arrays[key] for key in keys]
+        names = tuple(foreign.names[key] for key in keys)
         if combined_shape(combine, [part.shape for part in parts]) != expected:
-            held = ", ".join(str(list(part.shape)) for part in parts)
+            shapes = ", ".join(str(list(part.shape)) for part in parts)
             together = ", together" if len(parts) > 1 else ""
-            misshapen.append(f"{' and '.join(names)} is {held}{together}, not {list(expected)}")
+            misshapen.append(f"{' and '.join(names)} is {shapes}{together}, not {list(expected)}")
             continue
         kinds = {part.dtype.name for part in parts if not jnp.issubdtype(part.dtype, jnp.floating)}
         if kinds:
@@ -129,12 +129,12 @@ def match(found: Foreign, model: Method, part: str = "all") -> Match:
         load = functools.partial(_load, parts, combine, layout)
         leaves[f"{collection}/{path}"] = StoredArray(shape, np.dtype(np.float32), load)
         sources[f"{collection}/{path}"] = names
-    rest = [key for key in found.arrays if key not in used]
-    dead = tuple(found.names[key] for key in rest if naming.is_dead(key))
+    rest = [key for key in foreign.arrays if key not in used]
+    dead = tuple(foreign.names[key] for key in rest if naming.is_dead(key))
     rest = [key for key in rest if not naming.is_dead(key)]
-    if part == ENCODER and found.family != ENCODER:
-        rest = [key for key in rest if found.is_encoder_key(key)]
-    left_over = tuple(found.names[key] for key in rest)
+    if part == ENCODER and foreign.family != ENCODER:
+        rest = [key for key in rest if foreign.is_encoder_key(key)]
+    left_over = tuple(foreign.names[key] for key in rest)
     return Match(leaves, sources, tuple(fresh), tuple(missing), left_over, dead, tuple(misshapen))
 
 
@@ -207,12 +207,12 @@ def export_state_dict(
     ``dead``, as zeros, so that the authors' code finds all that it was built with. ``part`` "encoder": its alone.
     """
     flat = flatten(variables)
-    found = {
+    live = {
         key: np.ascontiguousarray(layout.save(np.asarray(flat[f"{collection}/{path}"])))
         for key, (collection, path, layout, _) in key_map(model, part).items()
         if collection in variables
     }
-    return {**found, **dead_arrays(model, found)} if dead else found
+    return {**live, **dead_arrays(model, live)} if dead else live
 
 
 def _nearest(key: str, candidates: tuple[str, ...]) -> str:

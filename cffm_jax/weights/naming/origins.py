@@ -50,8 +50,8 @@ class Naming(NamedTuple):
         """The file's keys that make a released one, and how; None where files of this origin have none."""
         if not released.startswith(BACKBONE):
             return sources_of(self.head.rules, released) if self.head else None
-        found = sources_of(self.origin.rules, released.removeprefix(BACKBONE))
-        return found and (tuple(self.origin.prefix + key for key in found[0]), found[1])
+        sources = sources_of(self.origin.rules, released.removeprefix(BACKBONE))
+        return sources and (tuple(self.origin.prefix + key for key in sources[0]), sources[1])
 
     def is_dead(self, key: str) -> bool:
         """Whether a key of such a file carries nothing that the models compute with."""

@@ -1,4 +1,4 @@
-"""What a state dict is: its origin, and which model of this package its names and shapes make."""
+"""Recognises a state dict: its origin, and which model of this package its names and shapes make."""
 
 from __future__ import annotations
 
@@ -49,15 +49,15 @@ class Foreign:
 
     def find(self, released: str) -> Sources | None:
         """As ``Naming.sources``, if the file has at least one of the keys."""
-        found = self.naming.sources(released)
-        return found if found and any(key in self.arrays for key in found[0]) else None
+        sources = self.naming.sources(released)
+        return sources if sources and any(key in self.arrays for key in sources[0]) else None
 
     def shape(self, released: str) -> tuple[int, ...] | None:
         """Shape of the released array; None if it is not there, whole and of a shape that can be combined."""
-        found = self.find(released)
-        if not found or any(key not in self.arrays for key in found[0]):
+        sources = self.find(released)
+        if not sources or any(key not in self.arrays for key in sources[0]):
             return None
-        return combined_shape(found[1], [self.arrays[key].shape for key in found[0]])
+        return combined_shape(sources[1], [self.arrays[key].shape for key in sources[0]])
 
     @functools.cached_property
     def counts(self) -> dict[str, int]:
