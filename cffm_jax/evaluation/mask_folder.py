@@ -81,7 +81,7 @@ class PredictionWriter:
         with self._made.writing() as root:
             folder = root / chunk.video.name
             folder.mkdir(exist_ok=True)
-            for i, mask in enumerate(chunk.own):
+            for i, mask in enumerate(chunk.predictions):
                 image = Image.fromarray(mask)
                 image.putpalette(self._palette)
                 image.save(folder / frame_file(chunk.video.frames[chunk.start + i]))

@@ -68,7 +68,7 @@ def evaluate(
                 bar.update(frames)
 
         jobs = [
-            functools.partial(_score, segmenter, weights, share, (*watchers, lambda chunk: count(len(chunk.own))))
+            functools.partial(_score, segmenter, weights, share, (*watchers, lambda chunk: count(len(chunk.predictions))))
             for weights, share in zip(placed, mine, strict=True)
             if share
         ]
@@ -102,7 +102,7 @@ def _score(
             if chunk.labels is not None:
                 for row, masks in chunk.masks.items():
                     tallies[row] = tallies[row].extend(chunk.labels, masks, pool)
-                if chunk.start + len(chunk.own) == targets[-1] + 1:
+                if chunk.start + len(chunk.predictions) == targets[-1] + 1:
                     for row, tally in tallies.items():
                         rows[row] = rows[row].update(tally.score(chunk.video.name))
             for watch in watchers:

@@ -53,7 +53,7 @@ class FrameStrips:
 
     def __call__(self, chunk: Chunk) -> None:
         i = self._times.get(chunk.video.name, -1) - chunk.start
-        if 0 <= i < len(chunk.own):
+        if 0 <= i < len(chunk.predictions):
             name = f"{chunk.video.name}/{chunk.start + i}"
             frame = decode.read_frame(chunk.video.frames[chunk.start + i])
             self.pictures[name] = side_by_side(views(frame, _masks(chunk, i), self._colours, CELL))
@@ -113,7 +113,7 @@ class PictureCollector:
             return
         number, _ = self._videos[chunk.video.name]
         with self._kept.writing() as folder:
-            for i in range(len(chunk.own)):
+            for i in range(len(chunk.predictions)):
                 path, masks = folder / f"{number}_{chunk.start + i:08}.npz", _masks(chunk, i)
                 np.savez_compressed(path, **masks)  # pyrefly: ignore[bad-argument-type]  # No row is "allow_pickle".
 

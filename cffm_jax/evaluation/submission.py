@@ -83,7 +83,7 @@ class SubmissionWriter:
         with self._made.writing() as root:
             folder = root / chunk.video.name
             folder.mkdir(exist_ok=True)
-            for i, mask in enumerate(chunk.own):
+            for i, mask in enumerate(chunk.predictions):
                 (folder / frame_file(chunk.video.frames[chunk.start + i])).write_bytes(_png(self._table[mask]))
 
     def __exit__(self, kind: type | None, *rest: Any) -> None:

@@ -48,8 +48,8 @@ class Chunk(NamedTuple):
     masks: dict[str, np.ndarray]
 
     @property
-    def own(self) -> np.ndarray:
-        """The masks by all that the model knows."""
+    def predictions(self) -> np.ndarray:
+        """The masks by the method itself, with all that it reads."""
         return next(iter(self.masks.values()))
 
 

@@ -67,7 +67,7 @@ class MaskSamples:
 
     def __call__(self, chunk: Chunk) -> None:
         for time in self._times[chunk.video.name]:
-            if 0 <= (i := time - chunk.start) < len(chunk.own):
+            if 0 <= (i := time - chunk.start) < len(chunk.predictions):
                 encoded = {row: _png(_reduced(masks[i])) for row, masks in chunk.masks.items()}
                 self._kept.setdefault(chunk.video.name, {})[time] = encoded
 
