@@ -1,4 +1,4 @@
-"""What is known of an option beside its type, default and help: stated beside the field, in its metadata.
+"""Rules of an option beside its type, default and help: stated beside the field, in its metadata.
 
     steps: int = setting(160_000, least=1)
 
@@ -84,7 +84,7 @@ class About:
         )
 
     def in_words(self) -> str:
-        """What to give: the remedy, or the bounds."""
+        """The remedy, or the bounds in words."""
         bounds = {
             "at least": self.least,
             "more than": self.above,

@@ -1,4 +1,4 @@
-"""Where settings come from: config files, stored JSON, the command line. Every fault is one line and exit status 2."""
+"""Reads settings: config files, stored JSON, the command line. Every fault is one line and exit status 2."""
 
 from __future__ import annotations
 

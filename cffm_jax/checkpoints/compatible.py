@@ -1,5 +1,4 @@
-"""Whether a checkpoint goes with the config that is asked for, as weights of the same model or as the same run; and
-what that has otherwise."""
+"""Compares the config of a checkpoint with the one that is asked for: same model, same run, differences."""
 
 from __future__ import annotations
 
@@ -38,7 +37,7 @@ def require_same_run(stored: Config, asked: Config, source: object) -> None:
 
 
 def changed_settings(stored: Config, asked: Config) -> dict[str, Any]:
-    """What an evaluation's figures may owe to it: settings, by dotted name, that are not those of the weights."""
+    """Settings by dotted name that differ from those of the weights and may change an evaluation's figures."""
     return {
         name: asks
         for name, (_, asks) in _differing(stored, asked).items()

@@ -1,4 +1,4 @@
-"""What a training step changes, and a checkpoint stores."""
+"""The state that a training step changes and a checkpoint stores."""
 
 from __future__ import annotations
 

@@ -142,7 +142,8 @@ class Checkpoints:
         write_json(self.directory / _EVALUATIONS, evaluations)
 
     def damage(self, step: int) -> str:
-        """What is wrong with a checkpoint's files, in words; "" if they are as they were saved, or if ``unchecked``."""
+        """Says in words what is wrong with a checkpoint's files; "" if they are as they were saved, or if
+        ``unchecked``."""
         folder = self.directory / str(step)
         if self.unchecked(step):
             return ""

@@ -1,4 +1,4 @@
-"""How much of a video stays the same from one frame to the next, by its ground truth (CFFM++ section 3.1).
+"""Consistency of ground truth: how much stays the same from one frame to the next (CFFM++ section 3.1).
 
     python -m cffm_jax.data.consistency data/VSPW_480p --split val
 
@@ -88,8 +88,8 @@ class Consistency:
 
 
 def video_consistency(video: Video, seen: Callable[[], object] = lambda: None) -> Consistency:
-    """Of one video's masks, each of which is read once; ``seen`` is called after each. A frame without a mask is in
-    no pair.
+    """Consistency of one video's masks, each of which is read once; ``seen`` is called after each. A frame without a
+    mask is in no pair.
 
     Raises:
       InputError: a mask cannot be used, or differs in size from the one before it.
@@ -112,7 +112,7 @@ def video_consistency(video: Video, seen: Callable[[], object] = lambda: None) -
 
 
 def split_consistency(videos: Sequence[Video], progress: bool = True) -> Consistency:
-    """Of all videos, several at a time; the same whatever the number of threads.
+    """Consistency of all videos, several at a time; the same whatever the number of threads.
 
     Raises:
       InputError: a mask cannot be used.

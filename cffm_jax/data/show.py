@@ -1,4 +1,4 @@
-"""Draws what training reads: augmented clips with their masks, and a video with its ground truth.
+"""Draws the training data: augmented clips with their masks, and a video with its ground truth.
 
     python -m cffm_jax.data.show --config configs/b1_vspw.py --output sheets
 

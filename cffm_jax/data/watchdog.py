@@ -100,7 +100,7 @@ def _ending(status: int) -> str:
 
 
 def _state(pid: int) -> str:
-    """What a process does, where the system tells: running, sleeping, disk sleep, stopped."""
+    """State of a process, where the system has it: running, sleeping, disk sleep, stopped."""
     try:
         match = re.search(r"^State:\s+\S \((.+)\)$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
     except OSError:

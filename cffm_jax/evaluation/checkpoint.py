@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 
 class _Prepared(NamedTuple):
-    """What an evaluation needs; all that can be wrong with the options has shown itself.
+    """Inputs of an evaluation; the options have been checked.
 
     Attributes:
       options: with the stored config, if no other is given.

@@ -68,7 +68,9 @@ def evaluate(
                 bar.update(frames)
 
         jobs = [
-            functools.partial(_score, segmenter, weights, share, (*watchers, lambda chunk: count(len(chunk.predictions))))
+            functools.partial(
+                _score, segmenter, weights, share, (*watchers, lambda chunk: count(len(chunk.predictions)))
+            )
             for weights, share in zip(placed, mine, strict=True)
             if share
         ]

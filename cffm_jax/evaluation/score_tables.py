@@ -45,7 +45,7 @@ def main_table(rows: Mapping[str, Scores], longer_than: int = RELEASE_LONGER_THA
 
 
 def beyond_table(rows: Mapping[str, Scores], longer_than: int = RELEASE_LONGER_THAN) -> str:
-    """What the papers do not report, a line for each row."""
+    """Table of the metrics that the papers do not report, a line for each row."""
     metrics = [metric for metric in all_metrics.METRICS if not metric.in_papers]
     figures = {name: scores.figures(longer_than) for name, scores in rows.items()}
     lines = [[name, *(metric.text(f[metric.key]) for metric in metrics)] for name, f in figures.items()]

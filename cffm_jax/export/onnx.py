@@ -125,7 +125,7 @@ def state_names(segmenter: StreamSegmenter) -> list[str]:
 
 
 def _description(weights: Weights, segmenter: StreamSegmenter, classes: Classes | None) -> dict[str, str]:
-    """What the file says of itself: words as they are, all else as JSON."""
+    """Metadata of the file: words as they are, all else as JSON."""
     about = stablehlo.description(weights, segmenter, classes)
     return {key: value if isinstance(value, str) else json.dumps(value) for key, value in about.items()}
 

@@ -107,7 +107,7 @@ def step(
 
 
 def description(weights: Weights, segmenter: StreamSegmenter, classes: Classes | None) -> dict[str, Any]:
-    """What an export says of itself."""
+    """Metadata of an export."""
     config = segmenter.config
     return {
         "model": dataclasses.asdict(config.model),

@@ -29,7 +29,7 @@ from cffm_jax.models.normalise import normalise
 
 
 class State(NamedTuple):
-    """What a stream remembers: arrays alone, so that it can be saved, moved and handed to an exported step.
+    """State of streams: arrays alone, so that it can be saved, moved and handed to an exported step.
 
     Attributes:
       clock: i32[], frames of each stream so far.
@@ -199,7 +199,7 @@ def _together(function: Callable[..., Any], streams: int, *arguments: Any) -> An
 
 
 def _one_after_another(function: Callable[..., Any], streams: int, *arguments: Any) -> Any:
-    """As a function of arrays [S * n, ...] has it, for one stream's [n, ...] at a time."""
+    """Calls a function of arrays [S * n, ...] with one stream's [n, ...] at a time; the same result."""
     apart = jax.tree.map(lambda x: x.reshape(streams, -1, *x.shape[1:]), arguments)
     results = jax.lax.map(lambda each: function(*each), apart)
     return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), results)

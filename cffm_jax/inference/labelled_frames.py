@@ -82,7 +82,7 @@ def _dispatched(
 
 
 def _offsets(segmenter: VideoSegmenter) -> tuple[int, ...]:
-    """Those of the references that the method reads."""
+    """Offsets of the references that the method reads."""
     return segmenter.config.data.offsets if segmenter.model.reference_names else ()
 
 

@@ -60,7 +60,7 @@ class PrototypeStore:
 
 
 def _read_only(path: Path) -> sqlite3.Connection:
-    """What another process has kept: a copy, so that its file is not held open."""
+    """Copies the database of another process, so that its file is not kept open."""
     copy = sqlite3.connect(":memory:", check_same_thread=False)
     try:
         with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=60)) as file:

@@ -73,7 +73,7 @@ class Prototyper:
         self._key = self._digest()
 
     def _digest(self) -> str:
-        """Of the weights and of every setting that changes prototypes."""
+        """Digests the weights and every setting that changes prototypes."""
         plan = dataclasses.asdict(self.config.prototypes)
         used = {name: plan[name] for name in ("count", "frames", "rule", "start", "iterations", "seed")}
         settings = [used, self.config.model.dtype, self.config.data.scale]
@@ -174,7 +174,7 @@ def all_prototypes(source: Prototyper | ImportedPrototypes, videos: Sequence[Vid
 def prototype_source(
     config: Config, model: Method, variables: dict[str, Any], split: str, folder: str | Path = ""
 ) -> Prototyper | ImportedPrototypes:
-    """Where the prototypes of a split's videos come from, as ``config.prototypes`` says: imported ones, or those of
+    """The source of the prototypes of a split's videos, as ``config.prototypes`` says: imported ones, or those of
     another run's network, or of the model itself; computed ones are kept in one file a split.
 
     Args:

@@ -148,8 +148,8 @@ class VideoSegmenter:
 def fetched(
     dispatched: Iterator[tuple[T, dict[str, jax.Array]]],
 ) -> Iterator[tuple[T, dict[str, np.ndarray]]]:
-    """What was dispatched, with its masks on the host. They are waited for when the next is dispatched: the device
-    computes while the caller counts and writes. So two are in flight."""
+    """Yields the dispatched chunks, with their masks on the host. They are waited for when the next is dispatched: the
+    device computes while the caller counts and writes. So two are in flight."""
     waiting: tuple[T, dict[str, jax.Array]] | None = None
 
     for item in dispatched:

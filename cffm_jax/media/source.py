@@ -1,4 +1,4 @@
-"""Where frames come from: a video, images, a camera or standard input, as a stream of pictures with times."""
+"""Opens an input: a video, images, a camera or standard input, as a stream of pictures with times."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ CONTAINERS = (
 
 _RESTRICTED = {"format_whitelist": ",".join(CONTAINERS), "protocol_whitelist": "none"}
 _RATE = Fraction(25)
-"""Of a stream that states none."""
+"""Frames a second of a stream that states none."""
 _HD = (1280, 576)
 """Players take frames wider or higher than this for BT.709 where nothing says so, others for BT.601."""
 
@@ -86,7 +86,7 @@ def _open(file: Piped, name: str, selection: Selection, live: bool) -> Iterator[
 
 
 class _Announced(NamedTuple):
-    """What the container says that it holds; 0 where it does not say.
+    """Length of a video as its container states it; 0 where it does not.
 
     Attributes:
       frames: their number.

@@ -1,4 +1,4 @@
-"""How steady the masks of a video are, and the metrics of it: all that needs more than one frame."""
+"""Consistency of a video's masks over time: the metrics that need more than one frame."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a metric is, and what it is computed from: the sums of a video, which several metrics share."""
+"""The interface of a metric, and of the sums of a video that it is computed from and that metrics share."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ RELEASE_LONGER_THAN = 16
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class VideoScore:
-    """What the metrics need of one video.
+    """The sums of one video, which the metrics are computed from.
 
     Attributes:
       name: name of the video, unique in its split.

@@ -22,7 +22,7 @@ EPSILON = 1e-5
 
 
 class Cells(NamedTuple):
-    """What a block reads of a reference's pooled grid: keys and values [N * A, nh * m, nw * m, D].
+    """A reference's pooled grid as a block reads it: keys and values [N * A, nh * m, nw * m, D].
 
     A block without attention reads values alone: its keys are None.
     """
@@ -62,7 +62,7 @@ class _Pool(nn.Module):
 
 
 class _ContextBlock(nn.Module):
-    """What a block does before and after it weighs its context tokens: pools them, then adds their sum and an MLP.
+    """A block but for the weights of its context tokens: pools them, then adds their weighted sum and an MLP.
 
     The 289 tokens of the paper's r = {49, 20, 6, 7} hold 12 of the target's twice; merged, the result is the same.
     Keys and values are projected once on the (pooled) grid of each frame and then gathered.
@@ -169,7 +169,7 @@ class PositionBlock(_ContextBlock):
         self.value = layers.Dense(self.width, self.dtype)
 
     def __call__(self, target: Float[Array, "N h w C"], cells: tuple[Cells, ...]) -> Float[Array, "N h w C"]:
-        """As ``MiningBlock``."""
+        """Mines as ``MiningBlock`` does."""
         x = cffa.pad_to_windows(self.norm1(target))
         (values,) = _split_heads(self.value(x), 1)
         grids = (self._cells(self.pools[cffa.TARGET.name](x)), *cells)

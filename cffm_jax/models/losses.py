@@ -18,7 +18,7 @@ from cffm_jax.models.resize import resize_bilinear
 
 @runtime_checkable
 class Logits(Protocol):
-    """What the loss reads of a model's outputs."""
+    """Outputs of a model that the loss reads."""
 
     @property
     def logits(self) -> Float[Array, "B h w K"]: ...

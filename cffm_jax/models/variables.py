@@ -46,5 +46,5 @@ def draw_variables(model: Method, key: jax.Array) -> dict[str, Any]:
 
 
 def trained_parts(model: Method, params: dict[str, Any]) -> dict[str, Any]:
-    """What training updates of the parameters: see ``Method.is_trained``."""
+    """The parameters that training updates: see ``Method.is_trained``."""
     return {name: tree for name, tree in params.items() if model.is_trained(name)}

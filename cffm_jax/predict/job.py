@@ -39,7 +39,7 @@ _BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_noinv_fm
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """What is wanted: the options of ``predict.py``."""
+    """Options of ``predict.py``."""
 
     inputs: tyro.conf.Positional[tuple[str, ...]] = ()
     """A video, an image, several images, a folder of images or a pattern in quotes (one video in the order of their
@@ -132,7 +132,7 @@ def predict(request: Request) -> str:
 
 
 class _Job(NamedTuple):
-    """What is written, of what, and where."""
+    """A prediction: its frames, its segmenter, its outputs and their place."""
 
     request: Request
     source: Source
@@ -169,7 +169,7 @@ class _Job(NamedTuple):
         return count, time.perf_counter() - began
 
     def _writers(self, stack: contextlib.ExitStack) -> list[Writer]:
-        """What writes the wanted files; the stack closes them."""
+        """Opens the writers of the wanted files; the stack closes them."""
         request, folder, writers = self.request, self.folder.partial, []
 
         def add(writer: Writer) -> None:
@@ -192,7 +192,7 @@ class _Job(NamedTuple):
         return writers
 
     def about(self, config: Config, count: int, shape: tuple[int, ...]) -> dict[str, Any]:
-        """What the folder holds, for whoever reads it later."""
+        """Contents of ``prediction.json``."""
         request = self.request
         return {
             "input": self.source.name,

@@ -1,4 +1,4 @@
-"""What is written of a stream of masks: indexed PNGs or an .npz, and the classes' shares, in a folder made whole."""
+"""Writes a stream of masks: indexed PNGs or an .npz, and the classes' shares, in a folder made whole."""
 
 from __future__ import annotations
 

@@ -82,7 +82,7 @@ def write_text(path: str | Path, text: str, remedy: str = _ROOM, errors: str = "
 
 
 def write_json(path: str | Path, value: Any, remedy: str = _ROOM) -> None:
-    """As ``write_text``; the folder is made if it is not there."""
+    """Writes JSON as ``write_text`` does text; the folder is made if it is not there."""
     with whole_file(path, remedy) as partial:
         partial.parent.mkdir(parents=True, exist_ok=True)
         partial.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")

@@ -150,7 +150,7 @@ class Differences(NamedTuple):
 
 
 def compare(manifest: Manifest, digests: Mapping[str, bytes]) -> Differences:
-    """How the files that are there differ from the manifest."""
+    """Compares the files that are there with the manifest."""
     known = manifest.digests
     return Differences(
         tuple(sorted(name for name in digests if name in known and known[name] != digests[name])),

@@ -242,14 +242,14 @@ def together() -> Iterator[None]:
 
 
 def from_first(call: Callable[[], T]) -> T:
-    """What a call gives, or raises, in the first process: the others do not make it."""
+    """Calls in the first process alone; all return its result, or raise its error."""
     with together():
         values = [call()] if first() else []
     return gathered(values)[0][0]
 
 
 class Votes:
-    """What any process wishes, known to all of them at the same step, without a wait for the device.
+    """Wishes of any process, known to all of them at the same step, without a wait for the device.
 
     Every ``VOTE_EVERY`` steps each process sends its wish through the devices, and reads the result of the votes
     before, which have long been counted.

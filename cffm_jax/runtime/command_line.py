@@ -184,7 +184,7 @@ def run_command(main: Callable[[Sequence[str]], int | None], argv: Sequence[str]
 
 
 def _report(error: InputError | Stopped) -> int:
-    """The exit status of what ended a command, which it tells."""
+    """Prints the reason why a command ended, and returns its exit status."""
     refused = isinstance(error, InputError)
     print(f"error: {error}" if refused else error, file=sys.stderr)
     return 2 if refused else error.status

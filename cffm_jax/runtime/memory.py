@@ -1,4 +1,4 @@
-"""How a command asks the operating system for memory; without effect where this is not Linux with glibc."""
+"""Settings of a command's memory in the operating system; without effect where this is not Linux with glibc."""
 
 from __future__ import annotations
 

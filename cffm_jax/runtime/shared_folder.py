@@ -20,7 +20,7 @@ systems may be late."""
 
 
 def when_all_have_written(work: Callable[[], None]) -> None:
-    """What the first process does then; all have to call it, and an error of that is raised in all."""
+    """Calls in the first process when all have written; all have to call it, and an error is raised in all."""
     cluster.gathered(None)
     with cluster.together():
         if cluster.first():
@@ -77,6 +77,6 @@ class SharedFolder:
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[Path]:
-        """As that of ``WholeFolder``."""
+        """The folder to write into, as of ``WholeFolder``."""
         with self._made.writing() as partial:
             yield partial

@@ -64,7 +64,7 @@ class Interruption:
 
     @contextlib.contextmanager
     def deferred(self, last: bool = False) -> Iterator[None]:
-        """Around what must not be torn apart: a signal that comes in here is raised at the end.
+        """Guards a block that must not be torn apart: a signal that comes in here is raised at the end.
 
         After ``last``, around what is to be done on the way out, nothing is raised any more.
         """
@@ -80,7 +80,7 @@ class Interruption:
 
     @contextlib.contextmanager
     def agreeing(self, several: bool) -> Iterator[None]:
-        """Around a step that ``several`` processes take: a signal that comes in here waits for ``stop``."""
+        """Guards a step that ``several`` processes take: a signal that comes in here waits for ``stop``."""
         before, self._agreeing = self._agreeing, self._agreeing or several
         try:
             yield

@@ -1,4 +1,4 @@
-"""What a run says while it goes on: a progress bar, JSON lines, TensorBoard scalars and pictures."""
+"""The log of a run: a progress bar, JSON lines, TensorBoard scalars and pictures."""
 
 from __future__ import annotations
 

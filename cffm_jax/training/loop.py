@@ -1,4 +1,4 @@
-"""The training run: step, log, evaluate, save; and what ends it before its time."""
+"""The training run: step, log, evaluate, save; and reasons to end early."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ class _Training:
         return scores
 
     def say_times(self) -> None:
-        """Where the time went; once, at the end."""
+        """Says where the time went; once, at the end."""
         self._profile.close(self.step)
         self._log.finish(self.step, self._compiled)
 

@@ -47,5 +47,5 @@ def make_optimizer(config: OptimConfig, steps: int, model: Method) -> optax.Grad
 
 
 def _where(holds: Callable[[list[str]], bool], params: Any) -> Any:
-    """Of each parameter whether a function of its path holds."""
+    """A tree of bool: whether a function of the path holds for each parameter."""
     return jax.tree_util.tree_map_with_path(lambda path, _: holds([str(key.key) for key in path]), params)

@@ -1,4 +1,4 @@
-"""What a run was started with, to start it again: a line of ``run.jsonl`` for each start."""
+"""Records the start of a run, to start it again: a line of ``run.jsonl`` for each start."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def describe(config: Config, start: int, devices: Sequence[jax.Device]) -> dict[
 
 
 def versions() -> dict[str, str | None]:
-    """Of Python, and of the packages that change a figure; None where one is not installed as such."""
+    """Versions of Python and of the packages that change a figure; None where one is not installed as such."""
     numbers: dict[str, str | None] = {"python": platform.python_version()}
     for package in _PACKAGES:
         try:

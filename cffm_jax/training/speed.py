@@ -1,4 +1,4 @@
-"""How fast a run is: where its wall time goes, what its device could do, what is compiled, a trace of some steps."""
+"""Speed of a run: where its wall time goes, what its device could do, what is compiled, a trace of some steps."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def goodput(seconds: Mapping[str, float]) -> float:
 
 
 def in_words(seconds: Mapping[str, float]) -> str:
-    """In words, the causes by size."""
+    """Goodput in words, the causes of the rest by size."""
     causes = sorted((cause for cause in CAUSES if seconds[cause] > 0), key=seconds.__getitem__, reverse=True)
     rest = ", ".join(f"{cause} {100 * seconds[cause] / seconds['wall']:.1f} %" for cause in causes)
     return f"goodput {100 * goodput(seconds):.1f} % of {seconds['wall']:,.0f} s; the rest: {rest or 'nothing'}"
@@ -163,7 +163,7 @@ class Profile:
 
     @contextlib.contextmanager
     def step(self, number: int) -> Iterator[None]:
-        """Around a step, which is marked in the trace with its number."""
+        """Runs a step, which is marked in the trace with its number."""
         if self._folder and number == self._first:
             jax.profiler.start_trace(str(self._folder))
             self._running = True

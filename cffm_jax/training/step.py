@@ -96,7 +96,7 @@ def _in_parts(batch: Batch, parts: int, sharding: NamedSharding) -> Batch:
 
 
 def _accumulated(gradients: Callable[..., Any], batch_stats: Any, batch: Batch, key: jax.Array) -> Any:
-    """What ``gradients`` gives, loss and gradients as means over the parts; the statistics go from part to part."""
+    """Results of ``gradients``, loss and gradients as means over the parts; the statistics go from part to part."""
     count = len(batch["frames"])
 
     def add(carried: Any, part: tuple[Batch, jax.Array]) -> tuple[Any, None]:

@@ -22,7 +22,7 @@ NAME = "centers.pt"
 """The authors' file of a video's prototypes, in a folder of the video's name."""
 
 MAX_BYTES = 16 << 20
-"""Of one video's file in a zip: a hundred times 100 prototypes of 256 channels."""
+"""Largest size of one video's file in a zip: a hundred times 100 prototypes of 256 channels."""
 
 _REMEDY = f"name a folder or a zip that holds <video>/{NAME}, or a .safetensors with a key for each video"
 
@@ -64,7 +64,7 @@ def read_centres(path: str | Path) -> dict[str, StoredArray]:
 
 
 def find_centres(path: str | Path) -> dict[str, Centres]:
-    """As ``read_centres``, but no array is read: by the video's name, where it is and how to read it.
+    """Finds as ``read_centres``, but reads no array: by the video's name, where it is and how to read it.
 
     Raises:
       InputError: there are none, or two are of one video.

@@ -17,10 +17,10 @@ from cffm_jax.weights.open import random_leaves
 
 
 class Report(NamedTuple):
-    """What became of the weights that training starts from.
+    """Origin of the variables that training starts from.
 
     Attributes:
-      source, origin: where they were found.
+      source, origin: of the weights.
       loaded: parts that were taken over.
       parameters: how many numbers those are.
       fresh: parts that start at random -> why.

@@ -39,11 +39,11 @@ _SAME = 0.5
 
 @dataclasses.dataclass
 class VideoFound:
-    """What is in one video's files.
+    """Contents of one video's files.
 
     Attributes:
       name: of the video.
-      place: what stands for it in messages, relative to the dataset's folder.
+      place: its name in messages, relative to the dataset's folder.
       length: number of frames, readable or not.
       sizes: (width, height) -> frames of that size.
       masks: masks that could be read.

@@ -33,7 +33,7 @@ LABEL_IDS = Coding.of(
     "label ids 0..33, of which 19 are classes",
 )
 _CODINGS = {"labelTrainIds": TRAIN_IDS, "labelIds": LABEL_IDS}
-"""By a mask's suffix, the best first."""
+"""Coding by a mask's suffix, the best first."""
 
 _Place = tuple[str, int]
 """Sequence and number of a frame; the sequence as it is written."""

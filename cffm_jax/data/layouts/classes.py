@@ -57,7 +57,7 @@ def default_classes(num_classes: int, layout: Layout) -> Classes:
 
 
 def count_classes(root: str | Path, layout: str | Layout = "vspw") -> int:
-    """How many classes a dataset has: those of its class file; without one, those of its layout, which may be 0.
+    """Counts the classes of a dataset: those of its class file; without one, those of its layout, which may be 0.
 
     Raises:
       InputError: the class file cannot be used.

@@ -29,7 +29,7 @@ class Folder(VideoFolders):
     prepared = Prepared("video_folder", "Videos, and masks of some of their frames (the classes' indices).")
 
     def coding(self, root: str) -> Coding:
-        """What the bytes of the masks below ``root`` mean. InputError: the class file cannot be used."""
+        """The coding of the masks below ``root``. InputError: the class file cannot be used."""
         return plain_coding(ignored_label(root))
 
     def videos(self, root: str, split: str, masks: bool, fault: Fault = stop) -> tuple[Video, ...]:

@@ -20,7 +20,7 @@ SPLITS = ("train", "val", "test")
 """Names that splits go by, unless one's own are named."""
 
 Fault = Callable[[InputError], None]
-"""What to do about something wrong: raise it, or note it and return, and what it is about is left out."""
+"""Handles a fault: raises it, or notes it and returns, and the place of the fault is left out."""
 
 
 def stop(error: InputError) -> None:
@@ -29,7 +29,7 @@ def stop(error: InputError) -> None:
 
 
 class Prepared(NamedTuple):
-    """What `prepare` says of a layout's dataset.
+    """A layout's dataset as `prepare` describes it.
 
     Attributes:
       name: of the dataset in TFDS, and so of the folder; "" where `prepare` does not take the layout.

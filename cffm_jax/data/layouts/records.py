@@ -29,7 +29,7 @@ from cffm_jax.runtime.checksums import Manifest
 
 INDEX = "videos.json"
 FORMAT = 1
-"""Of the index and the records; it rises when either changes its meaning."""
+"""Version of the index and the records; it rises when either changes its meaning."""
 FRAME, FRAME_NAME, MASKS, MASK_NAME = "frame", "frame_name", "masks", "mask_name"
 """Features of a record: the frame's file, its name, its mask's file (or none), and that one's name (or "")."""
 _PREPARE = "prepare the dataset again (python -m cffm_jax.data.prepare)"
@@ -77,7 +77,8 @@ def file_digest(path: str) -> str:
 
 
 _Row = tuple[str, list[int], list[int], int, list[int]]
-"""Of the index: a video's name, the records of its frames, which of these have a mask, its coding, and its numbers."""
+"""A row of the index: a video's name, the records of its frames, which of these have a mask, its coding, and its
+numbers."""
 
 
 def rows(videos: Iterable[Video], record_of: Mapping[FileName, int], codings: list[Coding]) -> list[_Row]:

@@ -1,4 +1,4 @@
-"""What every layout of a dataset becomes: videos, the masks that there are of their frames, and what these hold."""
+"""Videos of a dataset, as every layout lists them, with the masks of their frames and their coding."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NO_CLASS = 254
 
 @dataclasses.dataclass(frozen=True)
 class Coding:
-    """What the bytes of a dataset's masks mean.
+    """The meaning of the bytes of a dataset's masks.
 
     Attributes:
       table: for each of the 256 bytes its class, 255 where it is ignored, `NO_CLASS` where it means nothing.
@@ -39,7 +39,7 @@ class Coding:
 
     @property
     def num_classes(self) -> int:
-        """How many classes there can be."""
+        """The largest possible number of classes."""
         return max(label for label in self.table if label < NO_CLASS) + 1
 
     def byte_of(self, label: int) -> int | None:
@@ -48,7 +48,7 @@ class Coding:
         return None if byte < 0 else byte
 
     def words(self, num_classes: int) -> str:
-        """What the bytes of so many classes are, in words."""
+        """Names the bytes of so many classes in words."""
         return self.says.format(classes=num_classes, last=num_classes - 1)
 
 

@@ -36,7 +36,7 @@ class VideoFolders(Layout):
     default_coding: Coding
 
     def coding(self, root: str) -> Coding:
-        """What the bytes of the masks below ``root`` mean. InputError: a class file that says so cannot be used."""
+        """The coding of the masks below ``root``. InputError: a class file that says so cannot be used."""
         return self.default_coding
 
     def videos(self, root: str, split: str, masks: bool, fault: Fault = stop) -> tuple[Video, ...]:

@@ -37,7 +37,7 @@ SHARD_BYTES = 512 * 2**20
 
 
 class Frame(NamedTuple):
-    """What a record will hold: a frame's file, its mask's, and the size of both together."""
+    """Contents of a record: a frame's file, its mask's, and the size of both together."""
 
     frame: FileName
     mask: FileName | None
@@ -46,7 +46,7 @@ class Frame(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What of a split is written.
+    """The records of a split to write.
 
     Attributes:
       frames: a record each, in their order; a frame that is in several videos has one.
@@ -233,7 +233,7 @@ class Frames(tfds.core.ShardBasedBuilder, skip_registration=True):
 
 
 class _Shard(NamedTuple):
-    """What TFDS calls for the examples of a file of records."""
+    """The interface that TFDS calls for the examples of a file of records."""
 
     builder: Frames
     frames: Sequence[Frame]

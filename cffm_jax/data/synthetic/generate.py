@@ -222,7 +222,7 @@ def marker(config: SyntheticConfig) -> dict[str, int]:
 
 
 def read_marker(root: Path) -> Any:
-    """What the folder's marker holds; None when it has none that can be read."""
+    """Contents of the folder's marker; None when it has none that can be read."""
     try:
         return json.loads((root / MARKER).read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -52,7 +52,8 @@ class Thing:
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
-    """How things of a kind appear in a video: how often, how many, how large (units, at v = 1), where, how fast."""
+    """Appearance of the things of a kind in a video: how often, how many, how large (units, at v = 1), where, how
+    fast."""
 
     draw: Callable[[np.random.Generator, np.ndarray, float], tuple[np.ndarray, ...]]
     chance: float

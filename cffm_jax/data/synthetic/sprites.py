@@ -14,7 +14,7 @@ from cffm_jax.data.class_names import SYNTHETIC
 
 @dataclasses.dataclass(frozen=True)
 class Look:
-    """How a class appears: colour (HSV, 0..1), pattern, and the pattern's contrast (0..1)."""
+    """Appearance of a class: colour (HSV, 0..1), pattern, and the pattern's contrast (0..1)."""
 
     hue: float
     saturation: float

@@ -26,7 +26,7 @@ NO_CONSISTENCY = (
 
 
 class About(NamedTuple):
-    """What was evaluated.
+    """Facts about the evaluation, for the page.
 
     Attributes:
       title: heading of the page.
@@ -112,7 +112,7 @@ def _notes(tree: Mapping[str, Any], about: About) -> list[str]:
 
 
 def _published(row: Row, key: str) -> str:
-    """With one place less than those here: a space as wide as a digit keeps the points below each other."""
+    """A published figure as text: a space as wide as a digit ends it, as it has one place less than those here."""
     value = getattr(row, key, None)
     return "" if value is None else f"{value:.1f}\N{FIGURE SPACE}"
 

@@ -32,7 +32,7 @@ _CAMEL = ("viewBox", "preserveAspectRatio")
 
 
 def scrolling(table: ET.Element, label: str, kind: str = "scroll") -> ET.Element:
-    """What is wider than the page moves by itself, by keyboard too."""
+    """Wraps an element that may be wider than the page: it scrolls by itself, by keyboard too."""
     return element("div", table, class_=kind, tabindex=0, role="region", aria_label=label)
 
 
@@ -42,7 +42,7 @@ def chip(dataset: classes.Classes, k: int) -> ET.Element:
 
 
 def class_name(dataset: classes.Classes, k: int) -> ET.Element:
-    """In whatever direction it is written, what stands beside it stays where it is."""
+    """The name of a class as an element: its direction of writing does not move its neighbours."""
     return element("bdi", dataset.names[k].replace("_", " "))
 
 

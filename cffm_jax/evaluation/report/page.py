@@ -1,4 +1,4 @@
-"""What stands on the report's page: scores and pictures -> one HTML document that loads nothing.
+"""Builds the report's page: scores and pictures -> one HTML document that loads nothing.
 
 The frame of it, with its style and its script, is ``page.html``; ``docs/metrics.md`` defines the figures.
 """

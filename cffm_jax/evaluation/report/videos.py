@@ -128,7 +128,7 @@ def _pictures(strip: Strip, number: int) -> ET.Element:
 
 
 def _summary(tree: Mapping[str, Any], name: str) -> str:
-    """What the figures of one video are, in words."""
+    """Names the figures of one video in words."""
     (first_row, figures), *others = ((row, _by_name(tree[row])[name]) for row in tree)
     parts = [f"mIoU {percent(figures['miou'])}"]
     if figures["vc8_paper"] is not None:

@@ -76,7 +76,7 @@ class MaskSamples:
         self._kept = {name: kept for share in cluster.gathered(self._kept) for name, kept in share.items()}
 
     def of(self, video: Video) -> dict[int, dict[str, np.ndarray]]:
-        """As `Samples`."""
+        """The samples of a video, as `Samples`."""
 
         def decode(data: bytes) -> np.ndarray:
             mask = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
@@ -88,7 +88,7 @@ class MaskSamples:
 
 
 def prediction_samples(row: str, predictions: str | Path, num_classes: int, first: int) -> Samples:
-    """Those of masks on disk, as of ``predictions.score_predictions``; under the name ``row``."""
+    """Samples of masks on disk, as `predictions.score_predictions` reads them, under the name ``row``."""
 
     def of(video: Video) -> dict[int, dict[str, np.ndarray]]:
         paths = dict(zip(video.targets, prediction_paths(video, Path(predictions) / video.name), strict=True))
@@ -105,7 +105,7 @@ def published_rows(class_names: Sequence[str], split: str, model: str = "") -> t
 
 
 def about(config: Config, dataset: classes.Classes, facts: Mapping[str, str], model: str = "") -> About:
-    """What the page tells of the evaluation; paths as they were given.
+    """Facts for the page; paths as they were given.
 
     Args:
       config: of the evaluation.
@@ -228,7 +228,7 @@ def _jpeg(frame: np.ndarray) -> bytes:
 
 
 def _coloured_png(mask: np.ndarray, colours: np.ndarray) -> bytes:
-    """Of a palette, which holds only what occurs; the ignored label lets through what lies below."""
+    """A PNG with a palette of the labels that occur; the ignored label lets through what lies below."""
     values, indices = np.unique(mask, return_inverse=True)
     image = Image.fromarray(indices.reshape(mask.shape).astype(np.uint8))
     image.putpalette(colours[values].tobytes())

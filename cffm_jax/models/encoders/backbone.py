@@ -1,4 +1,4 @@
-"""What a backbone is to the rest of the package. A family of them is one file, and one row of ``names.BACKBONES``."""
+"""The interface of a backbone. A family of them is one file, and one row of ``names.BACKBONES``."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from cffm_jax.models.foreign.layouts import LAYER_SCALE, NORM, PARAMS
 from cffm_jax.models.foreign.names import Layer, Origin, layer_at
 
 STRIDES = (4, 8, 16, 32)
-"""Of the four maps."""
+"""Strides of the four maps."""
 COLOURS = 3
 ENCODER_PARTS = (
     "patch_embeddings", "attention_projections", "attention_products", "attention_reduction", "encoder_mlp",
     "depthwise",
 )  # fmt: skip
-"""What the multiply-accumulates of an encoder are counted by."""
+"""Parts by which the multiply-accumulates of an encoder are counted."""
 
 
 @dataclasses.dataclass(frozen=True)

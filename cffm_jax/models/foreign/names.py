@@ -76,7 +76,7 @@ def layer_at(layers: Iterable[Layer], collection: str, path: str) -> tuple[Layer
 
 
 def block_parts(layers: Iterable[Layer], block: str) -> list[str]:
-    """What may follow the key of a block (a template) in released keys, whatever the block."""
+    """Ends of released keys after the key of a block (a template), whatever the block."""
     inside = [layer for layer in layers if layer.key.startswith(block)]
     parts = [layer.key.removeprefix(block) + array.key for layer in inside for array in layer.kind]
     return list(dict.fromkeys(part.format(number=n) for part in parts for n in (1, 2)))
@@ -109,7 +109,7 @@ Sources = tuple[tuple[str, ...], Combine]
 
 
 def sources_of(table: Iterable[Rule], released: str) -> Sources | None:
-    """What a released key is made of, by the first rule for it; None without any."""
+    """Keys of a file that a released key is made of, by the first rule for it; None without any."""
     for rule in table:
         fields = fields_of(rule.released, released)
         if fields is not None:
@@ -200,7 +200,7 @@ class MethodNames:
     without_place: Callable[[Any], Sequence[str]] = lambda model: ()
 
     def count_of_its_keys(self, heads: str, keys: Iterable[str]) -> int:
-        """How many keys of a file this method has names for, in the naming ``heads``."""
+        """Counts the keys of a file that this method has names for, in the naming ``heads``."""
         origin = self.origins.get(heads)
         table = origin.rules if origin else ()
         templates = [source for rule in table if rule not in AS_RELEASED for source in rule.sources]
@@ -210,4 +210,4 @@ class MethodNames:
 
 
 NO_NAMES = MethodNames(prefix="", layers=(), origins={}, families={})
-"""Of a method whose weights nobody else has."""
+"""The names of a method whose weights nobody else has."""

@@ -28,7 +28,7 @@ GLOBAL_WEIGHT = 0.5
 """Lambda, the weight of the global logits beside the local ones (CFFM++ section 4.2)."""
 
 GLOBAL_PREFIX = "global"
-"""How the names of the parameters begin that the second stage trains."""
+"""Start of the names of the parameters that the second stage trains."""
 
 FAMILIES = {
     "segformer": (False, False),
@@ -45,7 +45,7 @@ GLOBAL_BLOCKS = {"b0": 1, "b1": 1, "b2": 2, "b3": 2, "b4": 2, "b5": 2}
 """Global mining blocks N_g for each MiT (CFFM++ section 5.1: 1 for the small ones, 2 for the large ones)."""
 
 Memory = tuple[cfm.Cells, ...]
-"""What a target reads of a reference: for each block keys and values of its pooled grid, [N, A, gh, gw, D] each."""
+"""A reference as a target reads it: for each block keys and values of its pooled grid, [N, A, gh, gw, D] each."""
 
 
 class ClipOutputs(NamedTuple):
@@ -218,7 +218,7 @@ class CFFM(Method):
         referring: Bool[Array, " N"],
         contexts: Mapping[str, Float[Array, "N P C"]],
     ) -> dict[str, Float32[Array, "N _ _ {self.num_classes}"]]:
-        """As of ``Method``; frames without references get their per-frame logits in place of CFFM's."""
+        """Segments as ``Method`` says; frames without references get their per-frame logits in place of CFFM's."""
         local = self.classify_frames(features.fine)
         logits = {PER_FRAME: local}
         if self.local_blocks:

@@ -1,4 +1,4 @@
-"""What a method of video semantic segmentation is to the rest of the package.
+"""The interface of a method of video semantic segmentation.
 
 A method is one subclass of ``Method`` in one file, and one row of ``models.create.METHODS``. Training, evaluation,
 streams, export, conversion and counts know this interface alone: none of them asks which method it has.
@@ -37,12 +37,12 @@ Tree = Any
 """Arrays in nested tuples; an axis that all of them have leads."""
 Prototypes = Literal["video", "causal", "both"]
 Batch = Mapping[str, jax.Array]
-"""Of training: frames u8[B, T, H, W, 3], labels u8[B, L, H, W] of the last L of them, size i32[B, 2] without padding,
-and where the method reads them prototypes f32[B, P, C]."""
+"""A training batch: frames u8[B, T, H, W, 3], labels u8[B, L, H, W] of the last L of them, size i32[B, 2] without
+padding, and where the method reads them prototypes f32[B, P, C]."""
 
 INPUT_MULTIPLE = 32
 PER_FRAME = "per-frame (SegFormer)"
-"""What the logits of a frame on its own are called."""
+"""Name of the logits of a frame on its own."""
 
 
 class FrameFeatures(NamedTuple):
@@ -131,7 +131,7 @@ class Method(nn.Module):
 
     @property
     def public_name(self) -> str:
-        """As ``create_model`` takes it."""
+        """The name that ``create_model`` takes."""
         return f"{self.family}_{self.backbone}"
 
     @property
@@ -141,7 +141,7 @@ class Method(nn.Module):
 
     @property
     def settings_read(self) -> tuple[str, ...]:
-        """Those that it reads of the settings that not all methods read (``rules.About.part``), by dotted name.
+        """Settings that it reads, of those that not all methods read (``rules.About.part``), by dotted name.
 
         A dot at the end stands for a section. The others change nothing.
         """
@@ -158,8 +158,8 @@ class Method(nn.Module):
         return len(self.reference_names) + 1
 
     def contexts(self, prototypes: Prototypes = "video") -> tuple[Literal["video", "causal"], ...]:
-        """What targets are segmented with beside the memory of past frames, see ``segment``: "causal" where ``advance``
-        gives it, "video" where prototypes of the whole video are given.
+        """Names of the arrays that targets are segmented with beside the memory of past frames, see ``segment``:
+        "causal" where ``advance`` gives it, "video" where prototypes of the whole video are given.
 
         ``prototypes`` as ``EvalConfig.prototypes``: of methods with prototypes, which of them are wanted.
         """
@@ -203,7 +203,8 @@ class Method(nn.Module):
         return FrameFeatures(fine, resize_bilinear(fine, (h // 2, w // 2)))
 
     def remember(self, features: FrameFeatures) -> tuple[Tree, ...]:
-        """What later targets read of frames: for each of the R references that a frame may become arrays [N, ...].
+        """Keeps of frames the arrays that later targets read: for each of the R references that a frame may become
+        arrays [N, ...].
 
         One entry stands for all references where they read the same.
         """
@@ -318,7 +319,7 @@ class Method(nn.Module):
         return self.frame_macs(height, width, executed=executed)
 
     def frame_macs(self, height: int, width: int, *, executed: bool) -> dict[str, int]:
-        """Those of encoding a frame, and of its per-frame logits."""
+        """Multiply-accumulates of encoding a frame, and of its per-frame logits."""
         size = encoders.size_of(self.backbone)
         counts = encoders.backbone_of(self.backbone).macs(size, height, width)
         return dict.fromkeys(ENCODER_PARTS, 0) | counts | decoder_macs(
@@ -327,6 +328,6 @@ class Method(nn.Module):
         )  # fmt: skip
 
     def training_macs(self, height: int, width: int, *, prototypes: int) -> int:
-        """Those of a training step for one clip, forward and backward, as executed; the backward pass of what is
-        trained counts twice its forward pass."""
+        """Multiply-accumulates of a training step for one clip, forward and backward, as executed; the backward pass of
+        what is trained counts twice its forward pass."""
         raise NotImplementedError

@@ -44,7 +44,7 @@ SAFETENSORS_TYPES = {
 
 @dataclasses.dataclass(frozen=True)
 class ArrayFile:
-    """What such a file holds."""
+    """Contents of a file of arrays."""
 
     format: str
     arrays: dict[str, StoredArray]

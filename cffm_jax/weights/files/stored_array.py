@@ -1,4 +1,4 @@
-"""What all readers of weight files share: an array that is described but not read, and errors of one line."""
+"""Shared by all readers of weight files: an array that is described but not read, and errors of one line."""
 
 from __future__ import annotations
 

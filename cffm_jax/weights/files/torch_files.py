@@ -84,7 +84,7 @@ class Tensor:
 
 
 class TorchFile:
-    """What a file holds (``value``: plain values, ``Pairs``, ``Tensor``, ``Inert``), and its tensors as arrays."""
+    """Contents of a file (``value``: plain values, ``Pairs``, ``Tensor``, ``Inert``), and its tensors as arrays."""
 
     def __init__(self, value: Any, format: str, where: object, read: Callable[[str], np.ndarray]):
         """``read`` gives the bytes u8[n] of a storage, an own copy."""
@@ -237,7 +237,7 @@ def _storage(pid: Any) -> Storage | Name:
 
 
 def _make(function: Name, arguments: tuple) -> Any:
-    """What a call of a known function gives: dictionaries, tensors; of any other nothing but its name is kept."""
+    """Result of a call of a known function: dictionaries, tensors; of any other nothing but its name is kept."""
     match (function.module, function.name):
         case ("collections", "OrderedDict" | "defaultdict"):
             pairs = arguments[0] if arguments and function.name == "OrderedDict" else []

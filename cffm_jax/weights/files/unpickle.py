@@ -13,10 +13,11 @@ from pickle import UnpicklingError
 from typing import Any, BinaryIO
 
 MAX_BYTES = 256 << 20
-"""Of one pickle. 10,000 tensors with their optimizer take 4 MB; mmengine's logs of every iteration take tens of MB."""
+"""Largest size of one pickle. 10,000 tensors with their optimizer take 4 MB; mmengine's logs of every iteration take
+tens of MB."""
 
 MAX_OPCODES = 4_000_000
-"""In one pickle: some seconds. 10,000 tensors with their optimizer take 1.3 million."""
+"""Most opcodes of one pickle: some seconds. 10,000 tensors with their optimizer take 1.3 million."""
 
 
 HOSTILE = frozenset(
@@ -223,7 +224,7 @@ class _Machine:
         return self.stack[-count:]
 
     def _marked(self) -> list[Any]:
-        """What lies above the last mark, which goes."""
+        """Takes the items above the last mark, and the mark."""
         items, self.stack = self.stack, self._below.pop()
         return items
 

@@ -48,7 +48,7 @@ class Foreign:
         return key.startswith(self.naming.origin.prefix)
 
     def find(self, released: str) -> Sources | None:
-        """As ``Naming.sources``, if the file has at least one of the keys."""
+        """Sources as of ``Naming.sources``, if the file has at least one of the keys."""
         sources = self.naming.sources(released)
         return sources if sources and any(key in self.arrays for key in sources[0]) else None
 
@@ -76,7 +76,7 @@ class Foreign:
         return next(name for name, has in self.naming.method.families.items() if has == tuple(self.counts))
 
     def _count(self, block: str, parts: Sequence[str], **stage: int) -> int:
-        """How many blocks there are: one more than the largest number any part of which is there."""
+        """Counts the blocks: one more than the largest number any part of which is there."""
         present = [
             n for n in range(_MOST_BLOCKS) if any(self.find(block.format(block=n, **stage) + part) for part in parts)
         ]
