@@ -39,13 +39,13 @@ class Report(NamedTuple):
     licence: str
 
     def __str__(self) -> str:
-        said = f"{', '.join(self.loaded)} ({self.parameters:,} parameters) from {self.source} ({self.origin})"
+        line = f"{', '.join(self.loaded)} ({self.parameters:,} parameters) from {self.source} ({self.origin})"
         if self.fresh:
-            said += "; random: " + ", ".join(f"{part} ({why})" for part, why in self.fresh.items())
-        for what, names in (("dead", self.dead), ("ignored", self.ignored)):
+            line += "; random: " + ", ".join(f"{part} ({why})" for part, why in self.fresh.items())
+        for kind, names in (("dead", self.dead), ("ignored", self.ignored)):
             more = f" and {len(names) - 6} more" if len(names) > 6 else ""
-            said += f"; {what}: {', '.join(names[:6])}{more}" if names else ""
-        return f"{said}; licence: {self.licence}" if self.licence else said
+            line += f"; {kind}: {', '.join(names[:6])}{more}" if names else ""
+        return f"{line}; licence: {self.licence}" if self.licence else line
 
 
 def part_of(model: Method, path: str) -> str:

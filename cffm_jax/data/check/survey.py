@@ -145,7 +145,7 @@ def survey(
         videos = dict(zip(listing.videos, results, strict=True))
     finally:
         pool.shutdown(cancel_futures=True)
-    problems += itertools.chain.from_iterable(found.problems for found in videos.values())
+    problems += itertools.chain.from_iterable(video.problems for video in videos.values())
     problems += _duplicates(listing.splits, videos)
     order = sorted(problems, key=lambda each: GROUPS.index(each.group))
     largest = max((int(np.flatnonzero(v.pixels[:IGNORED_LABEL]).max(initial=-1)) for v in videos.values()), default=-1)
@@ -211,9 +211,9 @@ def _look_at_mask(
 def _duplicates(splits: Mapping[str, tuple[str, ...]], videos: Mapping[str, VideoFound]) -> list[Problem]:
     """Videos of one split that are in a later one too, by name or by content; the earlier split is to lose them."""
     homes: dict[bytes, set[str]] = collections.defaultdict(set)
-    for found in videos.values():
-        for content in found.contents:
-            homes[content].add(found.name)
+    for video in videos.values():
+        for content in video.contents:
+            homes[content].add(video.name)
     shared = collections.Counter(
         pair for owners in homes.values() if len(owners) > 1 for pair in itertools.permutations(owners, 2)
     )

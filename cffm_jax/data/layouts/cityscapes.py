@@ -61,28 +61,28 @@ def _list_city(
 ) -> dict[_Place, str]:
     """Files of one kind by their places, in order; a fault if a name is none, or if there are no files."""
     folder = os.path.join(root, package, split, city)
-    found = {}
+    files = {}
     for stem, path in list_files(folder, (f"_{kind}.png",)).items():
         match = re.fullmatch(re.escape(city) + r"_(\d+)_(\d+)", stem)
         if not match:
             fault(InputError(path, "has an unknown name", f"name it {city}_<sequence>_<frame>_{kind}.png"))
             continue
-        found[match[1], int(match[2])] = path
-    if not found and package == SEQUENCES:
+        files[match[1], int(match[2])] = path
+    if not files and package == SEQUENCES:
         fault(InputError(folder, f"holds no frame {city}_<sequence>_<frame>_{kind}.png", "add the city's frames"))
-    return dict(sorted(found.items()))
+    return dict(sorted(files.items()))
 
 
 def _list_masks(root: str, split: str, city: str, fault: Fault) -> dict[_Place, tuple[str, Coding]]:
-    found = {}
+    files = {}
     for kind, coding in reversed(_CODINGS.items()):
         masks = _list_city(root, MASKS, split, city, fault, f"gtFine_{kind}")
-        found |= {place: (path, coding) for place, path in masks.items()}
-    if not found:
+        files |= {place: (path, coding) for place, path in masks.items()}
+    if not files:
         folder = os.path.join(root, MASKS, split, city)
         problem = f"holds no mask {city}_<sequence>_<frame>_gtFine_labelTrainIds.png or _labelIds.png"
         fault(InputError(folder, problem, f"unpack {_PACKAGES[MASKS]}.zip"))
-    return dict(sorted(found.items()))
+    return dict(sorted(files.items()))
 
 
 def _snippets(root: str, split: str, city: str, fault: Fault) -> Iterator[Video]:
