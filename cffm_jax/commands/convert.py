@@ -18,13 +18,14 @@ from cffm_jax.runtime.command_line import parse_command, run_command
 @dataclasses.dataclass(frozen=True)
 class ConvertOptions:
     file: tyro.conf.Positional[str] = ""
-    """A file of weights, a folder of save_pretrained, the folder of a run, or the authors' cluster_centers."""
+    """A file of weights, a folder of save_pretrained, the folder of a run, or the authors'
+    cluster_centers."""
     output: tyro.conf.Positional[str] = ""
     """The file to write."""
     to: Literal["cffm_jax", "torch", "safetensors", "jax-export", "onnx"] = "cffm_jax"
-    """What to write: our .safetensors; the released layout as torch's .pth or as .safetensors; a folder with the step
-    of a stream as StableHLO, which runs with JAX alone, on CPUs and CUDA; or the step as a file of ONNX (not of CFFM++
-    and CFFM+; needs the extra onnx)."""
+    """What to write: our .safetensors; the released layout as torch's .pth or as .safetensors; a
+    folder with the step of a stream as StableHLO, which runs with JAX alone, on CPUs and CUDA; or
+    the step as a file of ONNX (not of CFFM++ and CFFM+; needs the extra onnx)."""
     size: tuple[int, int] = (480, 853)
     """jax-export, onnx: height and width of the frames."""
     streams: int = 1

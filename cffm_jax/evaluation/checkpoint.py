@@ -130,7 +130,8 @@ def _prepare(options: EvalOptions, with_config: Callable[[Config], EvalOptions])
         if cluster.first():
             _require_places(options, output, videos)
         variables = complete(weights)
-    # Without a place the first: prototypes, which are computed with them on any device, follow that.
+    # Without a place the first: prototypes, which are computed with them on any device, follow
+    # that.
     copies = [jax.device_put(variables), *(jax.device_put(variables, device) for device in devices[1:])]
     source = None
     if model.reads_prototypes:

@@ -58,9 +58,11 @@ def prediction_paths(video: Video, folder: Path) -> list[Path]:
 
 
 class PredictionWriter:
-    """Writes each chunk's masks as indexed PNGs, 0..K-1 with the classes' colours: ``<folder>/<video>/<frame>.png``.
+    """Writes each chunk's masks as indexed PNGs, 0..K-1 with the classes' colours:
+    ``<folder>/<video>/<frame>.png``.
 
-    A context manager: the folder appears at its end, whole, and not after an error. All processes write into it.
+    A context manager: the folder appears at its end, whole, and not after an error. All processes
+    write into it.
     """
 
     def __init__(self, folder: str | Path, colours: np.ndarray):

@@ -1,7 +1,8 @@
-"""Prototypes of whole videos (CFFM++ section 4.1): computed by a trained network, kept on disk, or imported.
+"""Prototypes of whole videos (CFFM++ section 4.1): computed by a trained network, kept on disk, or
+imported.
 
-Dimension key: f frames of a video that are clustered, H W the model's input, h w the map at stride 8, P prototypes,
-C = 256 channels.
+Dimension key: f frames of a video that are clustered, H W the model's input, h w the map at stride
+8, P prototypes, C = 256 channels.
 """
 
 from __future__ import annotations
@@ -41,10 +42,12 @@ _ENCODING = ("encoder", "decoder")
 
 
 def fingerprint(variables: dict[str, Any]) -> str:
-    """Digest of the weights that the features depend on: encoder, decoder and the decoder's statistics.
+    """Digest of the weights that the features depend on: encoder, decoder and the decoder's
+    statistics.
 
     Raises:
-      InputError: one is not finite. The features may not show it: XLA's ReLU on CPUs turns NaN into 0.
+      InputError: one is not finite. The features may not show it: XLA's ReLU on CPUs turns NaN into
+        0.
     """
     digest = hashlib.sha256()
     for collection in sorted(variables):
@@ -60,13 +63,16 @@ def fingerprint(variables: dict[str, Any]) -> str:
 
 
 class Prototyper:
-    """Gives the prototypes of videos: out of the store, or computed in one jitted call a video and stored.
+    """Gives the prototypes of videos: out of the store, or computed in one jitted call a video and
+    stored.
 
-    Several threads may ask, each for its own videos; they are computed on the thread's default device.
+    Several threads may ask, each for its own videos; they are computed on the thread's default
+    device.
     """
 
     def __init__(self, model: Method, variables: dict[str, Any], config: Config, store: PrototypeStore | None = None):
-        """``model`` and ``variables`` are the network whose features are clustered; its width is the prototypes'."""
+        """``model`` and ``variables`` are the network whose features are clustered; its width is
+        the prototypes'."""
         self.config = config
         self._model, self._store = model, store
         self._variables = {c: {k: v for k, v in tree.items() if k in _ENCODING} for c, tree in variables.items()}
@@ -81,7 +87,8 @@ class Prototyper:
         return hashlib.sha256(text.encode()).hexdigest()
 
     def _key_of(self, video: Video) -> str:
-        """The digest with the names and sizes of the frames' files: where the dataset lies does not matter."""
+        """The digest with the names and sizes of the frames' files: where the dataset lies does not
+        matter."""
         sizes = [[os.path.basename(path), file_size(path)] for path in self._frames(video)]
         return hashlib.sha256(json.dumps([self._key, len(video.frames), sizes]).encode()).hexdigest()
 
@@ -93,8 +100,8 @@ class Prototyper:
         """Prototypes f32[P, C] of a video.
 
         Raises:
-          InputError: a frame cannot be read, the video has fewer tokens than prototypes, or its features are not
-            finite.
+          InputError: a frame cannot be read, the video has fewer tokens than prototypes, or its
+            features are not finite.
         """
         if not self._store:
             return self._compute(video)
@@ -133,8 +140,8 @@ class Prototyper:
 def _cluster(
     model: Method, plan: PrototypeConfig, variables: dict[str, Any], frames: jax.Array, valid: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """frames u8[f, H, W, 3], valid bool[f] -> centres f32[P, C] and inertia f32[]; some frames at a time, so that
-    memory does not grow with f."""
+    """frames u8[f, H, W, 3], valid bool[f] -> centres f32[P, C] and inertia f32[]; some frames at a
+    time, so that memory does not grow with f."""
 
     def encode(frame: jax.Array) -> jax.Array:
         return model.apply(variables, normalise(frame[None]), method="prototype_tokens")[0]
@@ -150,7 +157,8 @@ def _cluster(
 
 
 def all_prototypes(source: Prototyper | ImportedPrototypes, videos: Sequence[Video], name: str) -> np.ndarray:
-    """Prototypes f32[V, P, C] of all videos, with a progress bar; what was stored already is not computed again.
+    """Prototypes f32[V, P, C] of all videos, with a progress bar; what was stored already is not
+    computed again.
 
     Several processes share the videos.
 
@@ -174,8 +182,9 @@ def all_prototypes(source: Prototyper | ImportedPrototypes, videos: Sequence[Vid
 def prototype_source(
     config: Config, model: Method, variables: dict[str, Any], split: str, folder: str | Path = ""
 ) -> Prototyper | ImportedPrototypes:
-    """The source of the prototypes of a split's videos, as ``config.prototypes`` says: imported ones, or those of
-    another run's network, or of the model itself; computed ones are kept in one file a split.
+    """The source of the prototypes of a split's videos, as ``config.prototypes`` says: imported
+    ones, or those of another run's network, or of the model itself; computed ones are kept in one
+    file a split.
 
     Args:
       config: of the model.
@@ -207,7 +216,8 @@ class ImportedPrototypes:
         self._found = find_centres(path)
 
     def of(self, video: Video) -> np.ndarray:
-        """f32[P, C]. InputError if there are none of the video, or they cannot be read or have another shape."""
+        """f32[P, C]. InputError if there are none of the video, or they cannot be read or have
+        another shape."""
         if video.name not in self._found:
             problem = f"holds no prototypes of video {video.name}"
             raise InputError(self._path, problem, "name prototypes of all videos of the split")

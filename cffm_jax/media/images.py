@@ -1,4 +1,5 @@
-"""Images as a viewer shows them: upright, grey and palettes as RGB, 16 bits as 8, transparency over black."""
+"""Images as a viewer shows them: upright, grey and palettes as RGB, 16 bits as 8, transparency over
+black."""
 
 from __future__ import annotations
 
@@ -49,7 +50,8 @@ def is_image(path: str) -> bool:
 
 
 def _require_ordinary(path: str) -> None:
-    """InputError for a named pipe, which would be waited for until somebody writes into it, or a device."""
+    """InputError for a named pipe, which would be waited for until somebody writes into it, or a
+    device."""
     if os.path.exists(path) and not os.path.isfile(path):
         raise UnreadableFile(path, "is no ordinary file", "name images alone, or move it away")
 
@@ -128,7 +130,8 @@ def read_image(path: str, several: list[str] | None = None) -> np.ndarray:
       several: the path is added to it, if the file holds further images: an animation, or pages.
 
     Returns:
-      u8[H,W,3], RGB: turned as its EXIF orientation says, what is transparent over black, 16 bits divided by 257.
+      u8[H,W,3], RGB: turned as its EXIF orientation says, what is transparent over black, 16 bits
+        divided by 257.
 
     Raises:
       UnreadableFile: it cannot be read, is cut off, too large, or no such image.

@@ -32,7 +32,8 @@ def flat(array: np.ndarray) -> np.ndarray:
 
 
 def read_only(array: np.ndarray) -> np.ndarray:
-    """The array in C order and not writeable, as the kernels take it: they are compiled for one kind."""
+    """The array in C order and not writeable, as the kernels take it: they are compiled for one
+    kind."""
     array = np.ascontiguousarray(array).view()
     array.flags.writeable = False
     return array
@@ -55,7 +56,8 @@ class Confusion:
         return cls(np.zeros((num_classes, num_classes), np.int64))
 
     def update(self, labels: np.ndarray, predictions: np.ndarray) -> Confusion:
-        """Adds u8[...] labels and predictions of equal shape. ValueError on a value that is no class."""
+        """Adds u8[...] labels and predictions of equal shape. ValueError on a value that is no
+        class."""
         labels, predictions = as_pair(labels, predictions)
         counts = self.counts.copy()
         counted = kernels.add_pairs(flat(labels), flat(predictions), counts, MOST)
@@ -75,12 +77,14 @@ class Confusion:
         return self.counts.sum(1)
 
     def ious(self) -> np.ndarray:
-        """f64[K]: intersection over union of each class; nan where the class does not occur in the labels."""
+        """f64[K]: intersection over union of each class; nan where the class does not occur in the
+        labels."""
         union = self.counts.sum(0) + self.counts.sum(1) - np.diag(self.counts)
         return _ratio(np.diag(self.counts), np.where(self.pixels() > 0, union, 0))
 
     def accuracies(self) -> np.ndarray:
-        """f64[K]: share of each class's pixels that are predicted as it; nan where it does not occur in the labels."""
+        """f64[K]: share of each class's pixels that are predicted as it; nan where it does not
+        occur in the labels."""
         return _ratio(np.diag(self.counts), self.pixels())
 
     def miou(self) -> float:

@@ -59,9 +59,10 @@ def create_model(
       pooling: the papers' p.
       references: "self" has the target in place of its references (static contexts).
       mining: "positions" leaves the attention to the content out (CFFA only).
-      norm_epsilons: of the encoder's norms: those of embeddings and reductions, those of blocks and stages; () takes
-        the backbone's own.
-      projection: of the encoder's stages: "linear" as SegFormer's, "normalised" as MMSegmentation's.
+      norm_epsilons: of the encoder's norms: those of embeddings and reductions, those of blocks and
+        stages; () takes the backbone's own.
+      projection: of the encoder's stages: "linear" as SegFormer's, "normalised" as
+        MMSegmentation's.
       width: channels of the frame features, a multiple of 8, the mining's heads.
 
     Raises:
@@ -95,8 +96,8 @@ def create_model(
 
 
 def build_model(config: Config) -> Method:
-    """The model that a config names. InputError on an unknown name, or a setting, of those that an evaluation reads,
-    that breaks its rule."""
+    """The model that a config names. InputError on an unknown name, or a setting, of those that an
+    evaluation reads, that breaks its rule."""
     check_settings(config, EVALUATED)
     try:
         return create_model(**dataclasses.asdict(config.model))

@@ -1,7 +1,8 @@
-"""The training loss (CFFM section 4.1): cross-entropy of the clip's logits plus half of every frame's own.
+"""The training loss (CFFM section 4.1): cross-entropy of the clip's logits plus half of every
+frame's own.
 
-Dimension key: B clips, T frames, the last L of them labelled, H W sides of the labels, h w sides of the logits,
-K classes.
+Dimension key: B clips, T frames, the last L of them labelled, H W sides of the labels, h w sides of
+the logits, K classes.
 """
 
 from __future__ import annotations
@@ -35,13 +36,15 @@ class LossParts(NamedTuple):
 
 
 def cross_entropy(logits: Float[Array, "B h w K"], labels: Integer[Array, "B H W"]) -> Float32[Array, ""]:
-    """Mean over ALL pixels of the cross-entropy of logits enlarged to the labels' size; ignored pixels count as zero.
+    """Mean over ALL pixels of the cross-entropy of logits enlarged to the labels' size; ignored
+    pixels count as zero.
 
     ``labels`` are 0..K-1 or 255.
     """
     _, height, width = labels.shape
 
-    # The enlarged logits are the largest array of a training step: recomputed backwards rather than kept.
+    # The enlarged logits are the largest array of a training step: recomputed backwards rather than
+    # kept.
     @jax.checkpoint
     def total(logits: jax.Array) -> jax.Array:
         full = resize_bilinear(logits.astype(jnp.float32), (height, width))
@@ -61,7 +64,8 @@ def clip_loss(
     Args:
       outputs: of ``model.apply(..., method="clip_outputs")``.
       labels: of the last L frames, the target last; 0..K-1, 255 is ignored. The per-frame
-        cross-entropy is the mean over these: where the target alone is labelled, as in Cityscapes, over it alone.
+        cross-entropy is the mean over these: where the target alone is labelled, as in Cityscapes,
+        over it alone.
       frame_weight: weight of the per-frame cross-entropy.
 
     Returns:
@@ -69,7 +73,8 @@ def clip_loss(
     """
     clip = cross_entropy(outputs.logits, labels[:, -1])
 
-    # One frame of each clip at a time: a quarter of the memory, and the batch axis stays whole for sharding.
+    # One frame of each clip at a time: a quarter of the memory, and the batch axis stays whole for
+    # sharding.
     def frame(pair: tuple[jax.Array, jax.Array]) -> jax.Array:
         return cross_entropy(*pair)
 

@@ -1,4 +1,5 @@
-"""``<root>/manifest.sha256``: the checksums of a dataset's files, as `sha256sum` writes and checks them.
+"""``<root>/manifest.sha256``: the checksums of a dataset's files, as `sha256sum` writes and checks
+them.
 
 A flipped bit in a JPEG decodes without any error: only a checksum finds it.
 """
@@ -58,7 +59,8 @@ class Manifest:
 
 def relative_name(path: str | os.PathLike[str], root: str) -> str:
     """Name of a file relative to the folder, with "/"."""
-    # Of files that were listed below the folder the rest is the name: much cheaper than os.path.relpath.
+    # Of files that were listed below the folder the rest is the name: much cheaper than
+    # os.path.relpath.
     path, start = os.fspath(path), os.path.join(root, "")
     return (path[len(start) :] if path.startswith(start) else os.path.relpath(path, root)).replace(os.sep, "/")
 
@@ -99,7 +101,8 @@ def _line(name: str, checksum: bytes) -> str:
 
 
 def list_files(root: str) -> list[str]:
-    """Relative names of all files below the folder, sorted; without hidden ones, the manifest and .bak files."""
+    """Relative names of all files below the folder, sorted; without hidden ones, the manifest and
+    .bak files."""
     names = []
     for folder, folders, files in os.walk(root):
         folders[:] = [name for name in folders if not name.startswith(".")]

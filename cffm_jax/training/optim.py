@@ -1,4 +1,5 @@
-"""AdamW of both papers (CFFM section 4.1): two learning rates, decay masks, warm-up and poly schedule."""
+"""AdamW of both papers (CFFM section 4.1): two learning rates, decay masks, warm-up and poly
+schedule."""
 
 from __future__ import annotations
 
@@ -16,8 +17,8 @@ from cffm_jax.models.methods.method import Method
 
 
 def learning_rate(config: OptimConfig, steps: int) -> Callable[[ArrayLike], jax.Array]:
-    """The encoder's rate at iteration i: ``rate * (1 - i / steps)^power``, while i < warm-up times ``1 - (1 - i /
-    w)(1 - ratio)``."""
+    """The encoder's rate at iteration i: ``rate * (1 - i / steps)^power``, while i < warm-up times
+    ``1 - (1 - i / w)(1 - ratio)``."""
 
     def schedule(step: ArrayLike) -> jax.Array:
         i = jnp.asarray(step, jnp.float32)

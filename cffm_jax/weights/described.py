@@ -1,7 +1,7 @@
 """Weights of a model, described as they lie in a file of anybody; and the format of our files.
 
-Our file is a ``.safetensors`` whose keys are the paths of the variables (``params/encoder/stage1/...``) and whose
-metadata holds the config and where the weights come from.
+Our file is a ``.safetensors`` whose keys are the paths of the variables
+(``params/encoder/stage1/...``) and whose metadata holds the config and where the weights come from.
 """
 
 from __future__ import annotations
@@ -43,7 +43,8 @@ class StoredWeights:
       part: "all", or "encoder" for an encoder alone, whose model is then the SegFormer with it.
       config: of the model; the other sections are the defaults unless a run of ours left them.
       leaves: by "<collection>/<path>".
-      fresh: leaves of the model that such files lack and that start afresh (ConvNeXt's stage norms).
+      fresh: leaves of the model that such files lack and that start afresh (ConvNeXt's stage
+        norms).
       dead: keys that carry nothing which the model computes with.
       ignored: other contents of the file: an optimiser's state, notes.
       licence: what is known about their use.
@@ -128,7 +129,8 @@ def _foreign(file: WeightFile, foreign: Foreign) -> StoredWeights:
 
 
 def _own_description(file: WeightFile) -> dict[str, Any]:
-    """Model settings, origin and licence in the metadata of a file of ours in the released layout; empty without."""
+    """Model settings, origin and licence in the metadata of a file of ours in the released layout;
+    empty without."""
     description: dict[str, Any] = {"model": {}, "origin": "", "licence": ""}
     stored = file.metadata.get(FORMAT)
     if stored is None:
@@ -186,7 +188,8 @@ def _load(array: StoredArray) -> np.ndarray:
 
 
 def provenance(weights: StoredWeights) -> dict[str, Any]:
-    """Where weights come from: the files' name and sha256, origin, licence, which of their keys made which array."""
+    """Where weights come from: the files' name and sha256, origin, licence, which of their keys
+    made which array."""
     return {
         "source": Path(weights.source).name,
         "sha256": file_digest(weights.file.files) if weights.file else "",
@@ -211,7 +214,8 @@ def own_metadata(weights: StoredWeights, history: Mapping[str, Any]) -> dict[str
 
 
 def released_arrays(weights: StoredWeights) -> dict[str, np.ndarray]:
-    """The weights in the released layout, dead ones as zeros. InputError if the release has no place for some."""
+    """The weights in the released layout, dead ones as zeros. InputError if the release has no
+    place for some."""
     model = weights.model
     missing = [*without_counterpart(model), *model.foreign_names.without_place(model)]
     if missing and weights.part == WHOLE:

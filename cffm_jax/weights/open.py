@@ -1,4 +1,5 @@
-"""Weights from anywhere: runs of ours, our files, and the files of others, for ``load``, the commands and training."""
+"""Weights from anywhere: runs of ours, our files, and the files of others, for ``load``, the
+commands and training."""
 
 from __future__ import annotations
 
@@ -35,7 +36,8 @@ def complete(weights: StoredWeights) -> dict[str, Any]:
 
 
 def random_leaves(model: Method, key: jax.Array, paths: Sequence[str]) -> dict[str, np.ndarray]:
-    """Some of the model's initial leaves: those that training from nothing would start with, and only they are made."""
+    """Some of the model's initial leaves: those that training from nothing would start with, and
+    only they are made."""
 
     @jax.jit
     def start(key: jax.Array) -> dict[str, jax.Array]:
@@ -47,7 +49,8 @@ def random_leaves(model: Method, key: jax.Array, paths: Sequence[str]) -> dict[s
 
 @contextlib.contextmanager
 def open_stored(path: str | Path, *, raw: bool = False) -> Iterator[StoredWeights]:
-    """Describes the weights of a run's folder or of a file; they can be loaded while it is open. ``raw``: see ``load``.
+    """Describes the weights of a run's folder or of a file; they can be loaded while it is open.
+    ``raw``: see ``load``.
 
     Raises:
       InputError: there are none, or they are of no model that is known.
@@ -67,12 +70,14 @@ def open_stored(path: str | Path, *, raw: bool = False) -> Iterator[StoredWeight
 
 
 def is_run(path: Path) -> bool:
-    """Whether it is the folder of a run of ours, its folder of checkpoints, or a checkpoint in that."""
+    """Whether it is the folder of a run of ours, its folder of checkpoints, or a checkpoint in
+    that."""
     return (by_path.workdir_of(path) / store.FOLDER).is_dir()
 
 
 def beside(path: str | Path, name: str) -> Path:
-    """Where to put a file or folder that belongs to weights: into the run's folder, or next to their file."""
+    """Where to put a file or folder that belongs to weights: into the run's folder, or next to
+    their file."""
     path = Path(path)
     if is_run(path):
         return by_path.workdir_of(path) / name

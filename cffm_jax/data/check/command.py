@@ -4,8 +4,8 @@
     python -m cffm_jax.data.check data/VSPW_480p --fix-splits --manifest --json report.json
     python -m cffm_jax.data.check data/cityscapes --layout cityscapes
 
-Exit status 0: nothing is wrong; 1: something is; 2: the command cannot do what it was told. Needs neither a model nor
-JAX.
+Exit status 0: nothing is wrong; 1: something is; 2: the command cannot do what it was told. Needs
+neither a model nor JAX.
 """
 
 from __future__ import annotations
@@ -43,22 +43,26 @@ class Command:
     layout: LayoutName = DataConfig.layout
     """How it is laid out; see the README."""
     splits: tuple[str, ...] = ()
-    """Split files, without .txt, or folders; default: those of train, val and test that are there, or all records."""
+    """Split files, without .txt, or folders; default: those of train, val and test that are there,
+    or all records."""
     unlabelled: tuple[str, ...] = ("test",)
     """Splits whose videos need no masks."""
     num_classes: int = 0
-    """Number of classes; 0: as many as the dataset's class file names; without one 124 for VSPW, 19 for Cityscapes,
-    and as many as there are for one's own."""
+    """Number of classes; 0: as many as the dataset's class file names; without one 124 for VSPW, 19
+    for Cityscapes, and as many as there are for one's own."""
     min_frames: int = max(DataConfig.offsets) + 1
-    """A video with fewer frames is a problem; by default those without a target that has all its references."""
+    """A video with fewer frames is a problem; by default those without a target that has all its
+    references."""
     offsets: tuple[int, ...] = DataConfig.offsets
-    """How far from its target each reference lies; in Cityscapes a target without one of them is a problem."""
+    """How far from its target each reference lies; in Cityscapes a target without one of them is a
+    problem."""
     rows: int = 50
     """Rows printed of each group of problems; 0: all. The JSON holds all."""
     json: str = ""
     """Write everything to this file; -: to standard output, in place of the table."""
     fix_splits: bool = False
-    """Write the split files anew without the videos that have a problem, and keep the old ones as <split>.txt.bak."""
+    """Write the split files anew without the videos that have a problem, and keep the old ones as
+    <split>.txt.bak."""
     manifest: bool = False
     """Write the files' checksums to <root>/manifest.sha256, for sha256sum -c and --data.verify."""
     check_manifest: bool = False
@@ -102,7 +106,8 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _checked(options: Command) -> tuple[str, ...]:
-    """The splits to check. InputError for options that cannot be followed, before the files are read."""
+    """The splits to check. InputError for options that cannot be followed, before the files are
+    read."""
     for name, least in (("num_classes", 0), ("min_frames", 1), ("rows", 0), ("threads", 1)):
         if getattr(options, name) < least:
             option = "--" + name.replace("_", "-")
@@ -162,10 +167,12 @@ def fix_splits(result: Survey) -> dict[str, tuple[str, ...]]:
     """Writes the split files anew without the videos that have a problem: all of them, or none.
 
     Returns:
-      Split -> the names that it lost; the old file is `<split>.txt.bak`. Splits that lose nothing stay as they are.
+      Split -> the names that it lost; the old file is `<split>.txt.bak`. Splits that lose nothing
+      stay as they are.
 
     Raises:
-      InputError: a backup is there already, a split would lose all its videos, or a file cannot be written.
+      InputError: a backup is there already, a split would lose all its videos, or a file cannot be
+        written.
     """
     left_out = {}
     for split, names in result.splits.items():

@@ -5,7 +5,8 @@
     <root>/<split>.txt                   a video a line
     <root>/classes.txt or classes.json   optional: names, colours, the ignored label
 
-A mask has one byte a pixel: the class index 0..K-1, or the ignored label (255 unless ``classes.json`` states another).
+A mask has one byte a pixel: the class index 0..K-1, or the ignored label (255 unless
+``classes.json`` states another).
 """
 
 from __future__ import annotations
@@ -36,8 +37,8 @@ class Folder(VideoFolders):
         """The videos of a split file, see `Layout.videos`; with ``masks`` those that have any.
 
         Raises:
-          InputError: a file or folder is missing or empty, a mask has no frame, no video has a mask, or the class file
-            cannot be used.
+          InputError: a file or folder is missing or empty, a mask has no frame, no video has a
+            mask, or the class file cannot be used.
         """
         _require_known_class_file(root)
         videos = super().videos(root, split, masks, fault)

@@ -10,7 +10,8 @@ from cffm_jax.errors import InputError
 
 
 def list_files(folder: str, suffixes: Sequence[str]) -> dict[str, str]:
-    """Maps name without suffix -> path, for the folder's files with one of the suffixes; a missing folder has none.
+    """Maps name without suffix -> path, for the folder's files with one of the suffixes; a missing
+    folder has none.
 
     Raises:
       InputError: the folder cannot be listed, or two files differ in their suffix alone.

@@ -28,8 +28,8 @@ class Size:
     Attributes:
       channels: of the four maps.
       depths: blocks of the four stages.
-      like: the MiT ("b0" .. "b5") of like size. The papers give the methods' numbers of blocks for MiT alone; with any
-        other backbone a method takes those: our choice.
+      like: the MiT ("b0" .. "b5") of like size. The papers give the methods' numbers of blocks for
+        MiT alone; with any other backbone a method takes those: our choice.
       norm_epsilons: of the norms of embeddings and reductions, of blocks and stages.
     """
 
@@ -45,17 +45,21 @@ class Backbone:
 
     Attributes:
       sizes: its backbones by name.
-      module: (size, norm_epsilons, drop_path, dtype, depths, remat) -> the encoder. Called with f32[N, H, W, 3], sides
-        multiples of 32, and ``train``, it gives four maps [N, H/s, W/s, C_s] for s in ``STRIDES``. Arguments:
-        ``drop_path`` the last block's probability of skipping its branches, ``depths`` () as the size says, ``remat``
-        see ``layers.rematerialised``. Parameters are float32; the blocks of a stage are alike.
-      macs: (size, height, width) -> multiply-accumulates of one frame by part, see ``ENCODER_PARTS``.
-      layers: every layer, with its path within the encoder, and with its authors' key without "backbone.".
+      module: (size, norm_epsilons, drop_path, dtype, depths, remat) -> the encoder. Called with
+        f32[N, H, W, 3], sides multiples of 32, and ``train``, it gives four maps [N, H/s, W/s, C_s]
+        for s in ``STRIDES``. Arguments: ``drop_path`` the last block's probability of skipping its
+        branches, ``depths`` () as the size says, ``remat`` see ``layers.rematerialised``.
+        Parameters are float32; the blocks of a stage are alike.
+      macs: (size, height, width) -> multiply-accumulates of one frame by part, see
+        ``ENCODER_PARTS``.
+      layers: every layer, with its path within the encoder, and with its authors' key without
+        "backbone.".
       block: path and key of a block, templates as those of its layers, which both begin with it.
-      telling: size -> shapes of a few arrays by released key, by which it is told from the others of the family.
+      telling: size -> shapes of a few arrays by released key, by which it is told from the others
+        of the family.
       origins: whose files are read; the same origin may stand in several families.
-      afresh: template of released keys that files of an encoder alone may lack, and that then start as they do in
-        training from nothing -> what messages call them.
+      afresh: template of released keys that files of an encoder alone may lack, and that then start
+        as they do in training from nothing -> what messages call them.
     """
 
     sizes: Mapping[str, Any]
@@ -68,6 +72,7 @@ class Backbone:
     afresh: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def decays(self, path: str) -> bool:
-        """Whether weight decay applies to a parameter of the encoder: not to norms and layer scales."""
+        """Whether weight decay applies to a parameter of the encoder: not to norms and layer
+        scales."""
         layer = layer_at(self.layers, PARAMS, path)
         return not layer or layer[0].kind not in (NORM, LAYER_SCALE)

@@ -1,7 +1,8 @@
-"""Spatial-temporal pyramid pooling, after TCB's ST-PPM (CVPR 2021): pooled features are averaged over a clip's frames.
+"""Spatial-temporal pyramid pooling, after TCB's ST-PPM (CVPR 2021): pooled features are averaged
+over a clip's frames.
 
-TCB pools the last map of a dilated ResNet-101; here it is the frame features of this package's backbones at stride 8,
-so its figures are not those of the papers' row.
+TCB pools the last map of a dilated ResNet-101; here it is the frame features of this package's
+backbones at stride 8, so its figures are not those of the papers' row.
 
 Dimension key: as in ``method``; s side of a pooled map, L sides.
 """

@@ -53,8 +53,9 @@ class ArrayFile:
 
 
 def read_safetensors(file: BinaryFile, size: int, path: Path) -> ArrayFile:
-    """The library reads and checks the header; arrays follow it without gaps, in the order of their offsets, and are
-    read here: the library's numpy has no float8, and a mapped file that is cut off meanwhile ends the process.
+    """The library reads and checks the header; arrays follow it without gaps, in the order of their
+    offsets, and are read here: the library's numpy has no float8, and a mapped file that is cut off
+    meanwhile ends the process.
 
     Raises:
       SafetensorError, ValueError: it is damaged.

@@ -1,4 +1,5 @@
-"""``convert_state_dict`` and ``export_state_dict``: torch-layout state dicts and variables, strictly."""
+"""``convert_state_dict`` and ``export_state_dict``: torch-layout state dicts and variables,
+strictly."""
 
 from __future__ import annotations
 
@@ -23,7 +24,8 @@ from cffm_jax.weights.naming.recognise import Foreign, combined_shape, recognise
 
 
 def released_key(model: Method, collection: str, path: str) -> tuple[str, Layout] | None:
-    """The released key and the layout of the model's leaf ``path`` (slash-separated); None if the release has none."""
+    """The released key and the layout of the model's leaf ``path`` (slash-separated); None if the
+    release has none."""
     of_encoder = path.startswith(f"{ENCODER}/")
     layers = backbone_of(model.backbone).layers if of_encoder else model.foreign_names.layers
     layer = layer_at(layers, collection, path.removeprefix(f"{ENCODER}/"))
@@ -32,7 +34,8 @@ def released_key(model: Method, collection: str, path: str) -> tuple[str, Layout
 
 @functools.lru_cache(maxsize=16)
 def key_map(model: Method, part: str = "all") -> dict[str, tuple[str, str, Layout, tuple[int, ...]]]:
-    """Released key -> (collection, our path, layout, our shape) for every leaf of the model (or of its encoder)."""
+    """Released key -> (collection, our path, layout, our shape) for every leaf of the model (or of
+    its encoder)."""
     result = {}
     for collection, tree in variable_shapes(model).items():
         for path, leaf in flatten(tree).items():
@@ -57,7 +60,8 @@ def without_counterpart(model: Method) -> list[str]:
 
 
 def is_dead(model: Method, key: str) -> bool:
-    """Whether a key of a state dict in the released layout carries nothing that the model computes with."""
+    """Whether a key of a state dict in the released layout carries nothing that the model computes
+    with."""
     return Naming(backbone_of(model.backbone).origins[0], model.foreign_names).is_dead(key)
 
 
@@ -73,7 +77,8 @@ class Match:
     """A state dict laid over a model.
 
     Attributes:
-      leaves: the model's leaves that are there, by "<collection>/<path>"; loaded, they are float32 in our layout.
+      leaves: the model's leaves that are there, by "<collection>/<path>"; loaded, they are float32
+        in our layout.
       sources: the file's keys that each of them is made of.
       fresh: leaves that files of this origin do not have.
       missing: the keys that the file should have.
@@ -100,7 +105,8 @@ class Match:
 
 
 def match(foreign: Foreign, model: Method, part: str = "all") -> Match:
-    """Lays a recognised state dict over ``model`` (or its encoder, where the file's other keys are not asked for)."""
+    """Lays a recognised state dict over ``model`` (or its encoder, where the file's other keys are
+    not asked for)."""
     leaves, sources, fresh, missing, misshapen, used = {}, {}, [], [], [], set()
     naming = Naming(foreign.naming.origin, model.foreign_names)
     may_lack = [BACKBONE + key for key in backbone_of(model.backbone).afresh]
@@ -165,8 +171,9 @@ def convert_state_dict(
     """Variables of ``model`` from a state dict in torch layout.
 
     Args:
-      state_dict: arrays by key, of any origin in ``Backbone.origins``: the authors' CFFM and CFFM++, NVlabs'
-        SegFormer (with or without the dead classifier) and MiT, those of Hugging Face and MMSegmentation, ...
+      state_dict: arrays by key, of any origin in ``Backbone.origins``: the authors' CFFM and
+        CFFM++, NVlabs' SegFormer (with or without the dead classifier) and MiT, those of Hugging
+        Face and MMSegmentation, ...
       model: the module that the weights are for.
       part: "all", or "encoder" for the encoder's parameters alone.
       source: what to name in errors, usually the file.
@@ -175,8 +182,8 @@ def convert_state_dict(
       {"params": ..., "batch_stats": ...} of float32 arrays ("encoder": only its params).
 
     Raises:
-      InputError: keys are missing, left over or have another shape (all are listed with their nearest names), or values
-        are not finite.
+      InputError: keys are missing, left over or have another shape (all are listed with their
+        nearest names), or values are not finite.
     """
     matched = match(recognise(describe(state_dict), source), model, part)
     problems = matched.problems() + [f"{path} is not there" for path in matched.fresh]
@@ -201,10 +208,12 @@ def describe(arrays: Mapping[str, np.ndarray]) -> dict[str, StoredArray]:
 def export_state_dict(
     variables: Mapping[str, Any], model: Method, *, part: str = "all", dead: bool = False
 ) -> dict[str, np.ndarray]:
-    """The inverse: the release's keys and layout for variables, or for any tree shaped like them, such as gradients.
+    """The inverse: the release's keys and layout for variables, or for any tree shaped like them,
+    such as gradients.
 
-    Collections that are absent (a gradient tree has only "params") are left out. Dead weights are not written, or, with
-    ``dead``, as zeros, so that the authors' code finds all that it was built with. ``part`` "encoder": its alone.
+    Collections that are absent (a gradient tree has only "params") are left out. Dead weights are
+    not written, or, with ``dead``, as zeros, so that the authors' code finds all that it was built
+    with. ``part`` "encoder": its alone.
     """
     flat = flatten(variables)
     live = {

@@ -1,4 +1,5 @@
-"""Recognises a state dict: its origin, and which model of this package its names and shapes make."""
+"""Recognises a state dict: its origin, and which model of this package its names and shapes
+make."""
 
 from __future__ import annotations
 
@@ -53,7 +54,8 @@ class Foreign:
         return sources if sources and any(key in self.arrays for key in sources[0]) else None
 
     def shape(self, released: str) -> tuple[int, ...] | None:
-        """Shape of the released array; None if it is not there, whole and of a shape that can be combined."""
+        """Shape of the released array; None if it is not there, whole and of a shape that can be
+        combined."""
         sources = self.find(released)
         if not sources or any(key not in self.arrays for key in sources[0]):
             return None
@@ -61,7 +63,8 @@ class Foreign:
 
     @functools.cached_property
     def counts(self) -> dict[str, int]:
-        """Setting -> the number of the method's blocks that it stands for; only of those that are there."""
+        """Setting -> the number of the method's blocks that it stands for; only of those that are
+        there."""
         method = self.naming.method
         if method is None:
             return {}
@@ -90,7 +93,8 @@ class Foreign:
 
     @functools.cached_property
     def backbone(self) -> str | None:
-        """The encoder whose sizes are nearest, so that a damaged file can be compared with it; None if none is near."""
+        """The encoder whose sizes are nearest, so that a damaged file can be compared with it; None
+        if none is near."""
         nearest, least = None, None
         for family in self._families():
             depths = self._depths(family)
@@ -106,7 +110,8 @@ class Foreign:
         return [family for family in encoders.BACKBONES if self.naming.origin in family.origins]
 
     def settings(self, source: object) -> dict[str, Any]:
-        """Fields of ``ModelConfig`` that differ from the defaults for this model (an encoder: for its SegFormer).
+        """Fields of ``ModelConfig`` that differ from the defaults for this model (an encoder: for
+        its SegFormer).
 
         Raises:
           InputError: no backbone is near.
@@ -130,7 +135,8 @@ class Foreign:
 
 
 def combined_shape(combine: Combine, shapes: list[tuple[int, ...]]) -> tuple[int, ...] | None:
-    """The shape that arrays of these shapes are combined to, without arrays; None if they cannot be."""
+    """The shape that arrays of these shapes are combined to, without arrays; None if they cannot
+    be."""
     try:
         return combine([np.broadcast_to(np.False_, shape) for shape in shapes]).shape
     except (ValueError, IndexError):
