@@ -219,7 +219,7 @@ def offline(net: Network, scene: Scene) -> Engine:
         files = scene.files * -(-CHUNKS * scene.batch // len(scene.files))
         video = Video("video", files[: CHUNKS * scene.batch], ())
         for chunk in segmenter.segment(variables, [video], labels=False):
-            yield [(chunk.start + i, mask) for i, mask in enumerate(chunk.own)]
+            yield [(chunk.start + i, mask) for i, mask in enumerate(chunk.predictions)]
 
     return Engine(scene.batch, call, from_files)
 

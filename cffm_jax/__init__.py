@@ -1,6 +1,8 @@
-"""Video semantic segmentation with local and global temporal contexts (CFFM, CVPR 2022; CFFM++, TPAMI 2024) in JAX.
+"""Video semantic segmentation with local and global temporal contexts (CFFM, CVPR 2022; CFFM++,
+TPAMI 2024) in JAX.
 
-The names below are imported when they are first used: loader processes and the scoring of PNGs do without JAX.
+The names below are imported when they are first used: loader processes and the scoring of PNGs do
+without JAX.
 """
 
 import importlib

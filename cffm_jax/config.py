@@ -1,8 +1,9 @@
 """Every setting of a run, with its default: the only place where defaults are written down.
 
-A config file (``configs/*.py``) defines ``get_config() -> Config`` and changes fields with ``dataclasses.replace``.
-The comments under the fields are the command line's help; beside the default stands what else is known of a setting,
-first of all the rule for its value (`cffm_jax.rules.About`).
+A config file (``configs/*.py``) defines ``get_config() -> Config`` and changes fields with
+``dataclasses.replace``. The comments under the fields are the command line's help; beside the
+default stands what else is known of a setting, first of all the rule for its value
+(`cffm_jax.rules.About`).
 """
 
 from __future__ import annotations
@@ -33,8 +34,9 @@ LayoutName = Literal["vspw", "cityscapes", "folder", "records"]
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
     name: str = "cffm_b1"
-    """segformer_b0 .. b5, cffm_b0 .. b5, cffmpp_b0 .. b5 (CFFM++), cffmp_b0 .. b5 (global contexts alone, CFFM+); in
-    place of MiT b0 .. b5 also pvtv2_b0 .. b5 and convnext_tiny, _small, _base."""
+    """Method and backbone: segformer_b0, cffm_b1, cffmpp_b1 (CFFM++), cffmp_b1 (global contexts
+    alone, CFFM+), stppm_b1, cffm_pvtv2_b1, cffm_convnext_tiny and so on. An unknown name is
+    answered with all that there are."""
     num_classes: int = setting(124, least=1, most=IGNORED_LABEL - 1, remedy=f"give a number in 1..{IGNORED_LABEL - 1}")
     """Number of classes K; labels are 0..K-1."""
     blocks: int = setting(0, **_OR_PAPERS)
@@ -42,27 +44,33 @@ class ModelConfig:
     global_blocks: int = setting(0, **_OR_PAPERS)
     """Global mining blocks N_g; 0: as many as the papers give the backbone."""
     receptive: tuple[int, ...] = setting((49, 20, 6), goes_with=("model.pooling",), part="method")
-    """r of the references, oldest first: side of the region that a window reads, in positions of the stride-8 map."""
+    """r of the references, oldest first: side of the region that a window reads, in positions of
+    the stride-8 map."""
     pooling: tuple[int, ...] = setting((7, 4, 2), goes_with=("model.receptive",), part="method")
-    """p of the references: side of the patch that is pooled into one context token (1, 2, 3, 4, 5 or 7)."""
+    """p of the references: side of the patch that is pooled into one context token (1, 2, 3, 4, 5
+    or 7)."""
     references: Literal["past", "self"] = setting("past", any_weights=True, part="method")
-    """What a target is mined with: past frames, or itself in their place (static contexts alone)."""
+    """What a target is mined with: past frames, or itself in their place (static contexts
+    alone)."""
     mining: Literal["attention", "positions"] = setting("attention", part="method")
-    """How context tokens are weighed: by attention, or by a learned weight of their position (CFFA without CFM)."""
+    """How context tokens are weighed: by attention, or by a learned weight of their position (CFFA
+    without CFM)."""
     norm_epsilons: tuple[float, ...] = setting((), **_EPSILONS)
-    """Epsilons of the encoder's layer norms: those of its embeddings and reductions, those of its blocks and stages;
-    without any the backbone's own. Weights from elsewhere may need theirs."""
+    """Epsilons of the encoder's layer norms: those of its embeddings and reductions, those of its
+    blocks and stages; without any the backbone's own. Weights from elsewhere may need theirs."""
     projection: Literal["linear", "normalised"] = "linear"
-    """How the decoder projects the encoder's stages: dense with bias (SegFormer), or without and with BatchNorm and
-    ReLU (MMSegmentation)."""
+    """How the decoder projects the encoder's stages: dense with bias (SegFormer), or without and
+    with BatchNorm and ReLU (MMSegmentation)."""
     width: int = setting(256, least=8, multiple_of=8, remedy="give a multiple of the 8 heads")
-    """Channels of the frame features; the papers have 256 for every backbone, SegFormer's own B2 to B5 768."""
+    """Channels of the frame features; the papers have 256 for every backbone, SegFormer's own B2 to
+    B5 768."""
     dtype: Literal["float32", "bfloat16"] = setting("float32", any_weights=True)
     """Compute type. Parameters, norms, softmax, logits and the loss stay in float32."""
     dropout: float = setting(0.1, least=0, below=1, any_weights=True)
     """Share of whole channels dropped before each classifier."""
     drop_path: float = setting(0.1, least=0, below=1, any_weights=True)
-    """Largest probability of skipping an encoder block's branch; rises linearly from 0 over the blocks."""
+    """Largest probability of skipping an encoder block's branch; rises linearly from 0 over the
+    blocks."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,9 +78,10 @@ class DataConfig:
     root: str = setting("data/VSPW_480p", changes="figures")
     """Dataset folder."""
     layout: LayoutName = "vspw"
-    """How it is laid out: VSPW_480p (data/<video>/origin/*.jpg, data/<video>/mask/*.png, <split>.txt), Cityscapes
-    (leftImg8bit_sequence, gtFine), plain (<video>/frames, <video>/masks, <split>.txt, classes.txt), or any of these
-    as python -m cffm_jax.data.prepare wrote it; see the README."""
+    """How it is laid out: VSPW_480p (data/<video>/origin/*.jpg, data/<video>/mask/*.png,
+    <split>.txt), Cityscapes (leftImg8bit_sequence, gtFine), plain (<video>/frames, <video>/masks,
+    <split>.txt, classes.txt), or any of these as python -m cffm_jax.data.prepare wrote it; see the
+    README."""
     train_split: str = "train"
     """Split file (without .txt; in Cityscapes a folder's name) to train on."""
     eval_split: str = setting("val", changes="figures")
@@ -110,12 +119,14 @@ class DataConfig:
     prefetch: int = setting(4, least=1, problem=_SMALL, part="loader", changes="nothing")
     """Batches kept ready."""
     stall_seconds: float = setting(300.0, least=0, problem=_SMALL, part="loader", changes="nothing")
-    """Training stops if no batch comes for so long, for example since a loader process is stuck; 0: waits for ever."""
+    """Training stops if no batch comes for so long, for example since a loader process is stuck; 0:
+    waits for ever."""
     max_unreadable: int = setting(0, least=0, problem=_SMALL, part="loader", changes="nothing")
-    """Training clips of this process that may be replaced by others since a file of theirs is unreadable; 0: none."""
+    """Training clips of this process that may be replaced by others since a file of theirs is
+    unreadable; 0: none."""
     verify: bool = setting(False, part="loader", changes="nothing")
-    """Compare every training file's sha256 with <root>/manifest.sha256 (cffm_jax.data.check writes it) when reading.
-    Records are compared with checksums of their own, always."""
+    """Compare every training file's sha256 with <root>/manifest.sha256 (cffm_jax.data.check writes
+    it) when reading. Records are compared with checksums of their own, always."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,7 +148,8 @@ class OptimConfig:
     clip_norm: float = setting(0.0, least=0, remedy="give 0 for none, or a norm")
     """Gradients with a larger norm are scaled down to it; 0: never."""
     ema: float = setting(0.0, least=0, below=1, remedy="give 0 for none, or a decay below 1, such as 0.999")
-    """Decay of a moving average of the trained weights, which is then what is evaluated and loaded; 0: none."""
+    """Decay of a moving average of the trained weights, which is then what is evaluated and loaded;
+    0: none."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,8 +157,8 @@ class InitConfig:
     encoder: str = ""
     """File with ImageNet weights of the MiT encoder; the rest starts at random."""
     model: str = setting("", set_by_study=True)
-    """File (released CFFM or SegFormer state dict) or checkpoint folder with weights of the whole model; for CFFM++
-    those of its CFFM will do, and the global blocks start at random."""
+    """File (released CFFM or SegFormer state dict) or checkpoint folder with weights of the whole
+    model; for CFFM++ those of its CFFM will do, and the global blocks start at random."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,14 +176,16 @@ class PrototypeConfig:
     seed: int = setting(0, least=0)
     """Seed of the start."""
     checkpoint: str = setting("", set_by_study=True)
-    """Run whose network computes the features that are clustered; default: the weights of the model itself."""
+    """Run whose network computes the features that are clustered; default: the weights of the model
+    itself."""
     imported: str = ""
-    """Prototypes that the authors' code computed, to be used instead of computing any: their folder with
-    <video>/centers.pt, a zip of it, or a .safetensors with a key for each video."""
+    """Prototypes that the authors' code computed, to be used instead of computing any: their folder
+    with <video>/centers.pt, a zip of it, or a .safetensors with a key for each video."""
     folder: str = setting("", changes="figures", set_by_study=True)
     """Where computed prototypes are kept, to be used again; default: <workdir>/prototypes."""
     memory: float = setting(10.0, above=0, changes="figures")
-    """Causal prototypes: frames' worth of tokens that a centre remembers: as many as the paper clusters of a video."""
+    """Causal prototypes: frames' worth of tokens that a centre remembers: as many as the paper
+    clusters of a video."""
     interval: int = setting(1, least=1, changes="figures")
     """Causal prototypes: every so many frames one is taken in."""
 
@@ -187,24 +201,31 @@ class TrainConfig:
     log_every: int = setting(50, least=1, changes="nothing")
     """Iterations between two lines of the log."""
     eval_every: int = setting(16_000, least=0, changes="nothing")
-    """Iterations between two evaluations; the last iteration is always evaluated. 0: only at the end."""
+    """Iterations between two evaluations; the last iteration is always evaluated. 0: only at the
+    end."""
     checkpoint_every: int = setting(2_000, least=1, changes="nothing")
-    """Iterations between two checkpoints; those that are evaluated and the last one are always saved."""
+    """Iterations between two checkpoints; those that are evaluated and the last one are always
+    saved."""
     keep: int = setting(3, least=1, changes="nothing")
     """Latest checkpoints kept; the one with the best mIoU is kept beside them."""
     bad_steps: int = setting(10, least=1, changes="nothing")
-    """The run stops after so many iterations in a row whose loss or gradients are not finite; each is skipped."""
+    """The run stops after so many iterations in a row whose loss or gradients are not finite; each
+    is skipped."""
     devices: int = setting(0, least=0, changes="nothing")
     """Devices to use, of this process; 0 uses all, with several processes those of all of them."""
     fsdp: int = setting(1, least=1, changes="nothing")
-    """Devices that share the parameters and the optimiser's state, each holding a part; 1: every device holds all."""
+    """Devices that share the parameters and the optimiser's state, each holding a part; 1: every
+    device holds all."""
     accumulate: int = setting(1, least=1)
-    """Parts that a batch is computed in, one after the other, for less memory; BatchNorm sees a part at a time."""
+    """Parts that a batch is computed in, one after the other, for less memory; BatchNorm sees a
+    part at a time."""
     remat: Literal["none", "products", "blocks"] = setting("none", changes="nothing")
-    """What encoder and mining blocks keep for the backward pass, which computes the rest anew: everything, the results
-    of their dense layers, or only what goes into a block. Less memory for more time."""
+    """What encoder and mining blocks keep for the backward pass, which computes the rest anew:
+    everything, the results of their dense layers, or only what goes into a block. Less memory for
+    more time."""
     peak_tflops: float = setting(0.0, least=0, changes="nothing", remedy="give 0, or the device's peak in TFLOP/s")
-    """Peak of a device in TFLOP/s for the compute type, to tell the MFU; 0: as cffm_jax/training/speed.py knows it."""
+    """Peak of a device in TFLOP/s for the compute type, to tell the MFU; 0: as
+    cffm_jax/training/speed.py knows it."""
     seed: int = setting(0, least=0, problem=_SMALL, set_by_study=True)
     """Seed of the initial weights, the data order, the augmentation and the dropouts."""
 
@@ -212,9 +233,11 @@ class TrainConfig:
 @dataclasses.dataclass(frozen=True)
 class EvalConfig:
     chunk: int = setting(0, least=0, changes="nothing", remedy="give at least 1, or 0 for what suits the device")
-    """Target frames segmented in one jitted call; 0: 8, on a CPU as many as one frame of 480p has pixels."""
+    """Target frames segmented in one jitted call; 0: 8, on a CPU as many as one frame of 480p has
+    pixels."""
     prototypes: Literal["video", "causal", "both"] = setting("video", changes="figures", part="method")
-    """Prototypes of the whole video, of the frames seen so far, or a row of figures for each (CFFM++)."""
+    """Prototypes of the whole video, of the frames seen so far, or a row of figures for each
+    (CFFM++)."""
     devices: int = setting(0, least=0, changes="nothing")
     """Devices that share the videos, of each process; 0 uses all."""
     max_videos: int = setting(0, least=0, changes="figures", remedy="give at least 1, or 0 for all")
@@ -242,7 +265,8 @@ EVALUATED = tuple(dict.fromkeys(name.partition(".")[0] for name, known in SETTIN
 
 
 def check_settings(config: Config, sections: Iterable[str] = SECTIONS) -> None:
-    """InputError for the first setting of these sections that breaks its rule, or for those that do not fit together.
+    """InputError for the first setting of these sections that breaks its rule, or for those that do
+    not fit together.
 
     What depends on the machine, the dataset or the weights is checked where these are at hand.
     """
@@ -263,10 +287,12 @@ def check_settings(config: Config, sections: Iterable[str] = SECTIONS) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class ClusterConfig:
-    """Where a process stands among those of its run: no part of what the run is, so it is not stored with it."""
+    """Where a process stands among those of its run: no part of what the run is, so it is not
+    stored with it."""
 
     coordinator: str = ""
-    """HOST:PORT of process 0, for a run of several processes; default: what SLURM, Open MPI or Kubernetes say."""
+    """HOST:PORT of process 0, for a run of several processes; default: what SLURM, Open MPI or
+    Kubernetes say."""
     processes: int = setting(0, least=0, remedy="give the number of processes")
     """Number of processes; 0: what SLURM, Open MPI or Kubernetes say, or else 1."""
     process: int = setting(-1, least=-1)

@@ -1,4 +1,5 @@
-"""The exceptions that input and signals cause; every command turns them into one line and an exit status."""
+"""The exceptions that input and signals cause; every command turns them into one line and an exit
+status."""
 
 from __future__ import annotations
 
@@ -8,10 +9,11 @@ import signal
 class InputError(Exception):
     """Something the user gave cannot be used: exit status 2.
 
-    ``everywhere``: all processes of the run raise it at the same point, so that one of them need tell.
+    ``everywhere``: all processes of the run raise it at the same point, so that one of them need
+    tell.
 
-    The message is one line: the file (or the option), what is wrong, what to do; so are the attributes ``where``,
-    ``problem`` and ``remedy``.
+    The message is one line: the file (or the option), what is wrong, what to do; so are the
+    attributes ``where``, ``problem`` and ``remedy``.
     """
 
     status = 2
@@ -29,10 +31,11 @@ class InputError(Exception):
 
 
 class Stopped(BaseException):
-    """A signal ended the work: exit status 128 + its number, as shells have it (SIGTERM: 143, Ctrl-C: 130).
+    """A signal ended the work: exit status 128 + its number, as shells have it (SIGTERM: 143,
+    Ctrl-C: 130).
 
-    Like KeyboardInterrupt no ``Exception``: nobody shall take it for an error and go on. ``everywhere``: as that of an
-    InputError.
+    Like KeyboardInterrupt no ``Exception``: nobody shall take it for an error and go on.
+    ``everywhere``: as that of an InputError.
     """
 
     everywhere = False

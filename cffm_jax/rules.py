@@ -1,4 +1,4 @@
-"""What is known of an option beside its type, default and help: stated beside the field, in its metadata.
+"""Rules of an option beside its type, default and help: stated beside the field, in its metadata.
 
     steps: int = setting(160_000, least=1)
 
@@ -29,15 +29,20 @@ class About:
     Attributes:
       least, most, above, below, multiple_of: bounds of the number, or of each number of a tuple.
       lengths: how many numbers a tuple may have; (): any.
-      goes_with: dotted names of settings that the value must fit: that rule stands once, beside the section.
-      problem: what is wrong with a value that breaks the rule: ``{}`` is the value, ``{numbers}`` those of a tuple.
+      goes_with: dotted names of settings that the value must fit: that rule stands once, beside the
+        section.
+      problem: what is wrong with a value that breaks the rule: ``{}`` is the value, ``{numbers}``
+        those of a tuple.
       remedy: what to do about it; "": the bounds in words.
-      changes: what another value changes: what a run trains, the figures of an evaluation alone, or no figure.
+      changes: what another value changes: what a run trains, the figures of an evaluation alone, or
+        no figure.
       any_weights: an evaluation may have another value than the training of its weights.
-      part: what alone reads it: some methods (`models.method.Method.settings_read`), or the loader of the clips.
+      part: its only readers: some methods (`models.methods.method.Method.settings_read`), or the
+        loader of the clips.
       evaluated: of a section: an evaluation reads it.
       set_by_study: the study sets it for each of its runs.
-      only_with, not_with: another option of the command, without which, or with which, this one has no use.
+      only_with, not_with: another option of the command, without which, or with which, this one has
+        no use.
       not_with_because: what is said then: the problem and the remedy.
       place: it names what is written, where nothing else may lie.
     """
@@ -83,7 +88,7 @@ class About:
         )
 
     def in_words(self) -> str:
-        """What to give: the remedy, or the bounds."""
+        """The remedy, or the bounds in words."""
         bounds = {
             "at least": self.least,
             "more than": self.above,
@@ -100,8 +105,8 @@ def setting(default: T, **about: Any) -> T:
 
 
 def about(cls: type) -> dict[str, About]:
-    """All options of a dataclass and its sections, by dotted name; a section's ``part`` and ``evaluated`` are those of
-    its fields."""
+    """All options of a dataclass and its sections, by dotted name; a section's ``part`` and
+    ``evaluated`` are those of its fields."""
     known, types = {}, typing.get_type_hints(cls)
     for field in dataclasses.fields(cls):
         here = field.metadata.get(_KEY, About())
@@ -125,7 +130,8 @@ def values(section: Any) -> dict[str, Any]:
 
 
 def with_changes(section: Options, changes: Iterable[tuple[str, object]]) -> Options:
-    """The dataclass instance with values by dotted name changed. AttributeError or TypeError on a name that is none."""
+    """The dataclass instance with values by dotted name changed. AttributeError or TypeError on a
+    name that is none."""
     for name, value in changes:
         field, _, below = name.partition(".")
         if below:
@@ -142,8 +148,9 @@ def require_value(name: str, value: Any, rule: About) -> None:
 
 
 def require_values(section: Any, prefix: str = "", part: str = "") -> None:
-    """InputError for the first field, of those that only ``part`` reads if that is given, with a value that its rule or
-    its type's choice of values forbids; ``prefix``: of the section, "train."."""
+    """InputError for the first field, of those that only ``part`` reads if that is given, with a
+    value that its rule or its type's choice of values forbids; ``prefix``: of the section,
+    "train."."""
     types = typing.get_type_hints(type(section))
     for name, rule in about(type(section)).items():
         if "." in name or (part and rule.part != part):
@@ -156,8 +163,8 @@ def require_values(section: Any, prefix: str = "", part: str = "") -> None:
 
 
 def require_together(options: Any) -> None:
-    """InputError for the first option of a command that is given with another with which it has no use, or without the
-    one that it belongs to."""
+    """InputError for the first option of a command that is given with another with which it has no
+    use, or without the one that it belongs to."""
     default = type(options)()
     for field in dataclasses.fields(options):
         rule = field.metadata.get(_KEY, About())

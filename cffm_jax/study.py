@@ -1,10 +1,12 @@
-"""The papers' ablations in small: rows of a table trained and measured for several seeds, beside the published figures.
+"""The papers' ablations in small: rows of a table trained and measured for several seeds, beside
+the published figures.
 
     python -m cffm_jax.study table8 --seeds 0 1 2
     python -m cffm_jax.study table8 --rows A C F --config configs/synthetic.py --train.steps 900
 
-Rows that are the same network share a run; what is finished is not done again, and what was interrupted goes on at
-its last checkpoint. ``<folder>/<table>.json`` holds the figures, ``<folder>/<network>/seed<s>/`` each run.
+Rows that are the same network share a run; what is finished is not done again, and what was
+interrupted goes on at its last checkpoint. ``<folder>/<table>.json`` holds the figures,
+``<folder>/<network>/seed<s>/`` each run.
 """
 
 from __future__ import annotations
@@ -53,8 +55,8 @@ class StudyOptions:
     tables: tyro.conf.Positional[tuple[str, ...]] = ()
     """table4 .. table11, cffa; without any: table8 table10 table4."""
     config: str = DEFAULT_CONFIG
-    """Config file; the options below override its fields, and a row's settings those. Its backbone is that of all rows
-    (but Table 11's)."""
+    """Config file; the options below override its fields, and a row's settings those. Its backbone
+    is that of all rows (but Table 11's)."""
     rows: tuple[str, ...] = ()
     """Only the rows with these labels, see docs/tables.md."""
     seeds: tuple[int, ...] = (0,)
@@ -98,7 +100,8 @@ class Run:
 
 
 def second_stage(config: Config, steps: int = 0, rate: float = 0.0) -> Config:
-    """The training of global blocks that follows a first stage with this config; 0: the paper's share of its."""
+    """The training of global blocks that follows a first stage with this config; 0: the paper's
+    share of its."""
     return with_changes(
         config,
         [
@@ -131,7 +134,7 @@ def plan(network: Network, options: StudyOptions, seed: int) -> Run:
 
 
 def _digest(config: Config, needs: Sequence[str]) -> str:
-    """Of all that a network's figures depend on but the seed."""
+    """Digests all that a network's figures depend on but the seed."""
     from cffm_jax.models.create import build_model
 
     model = build_model(config)
@@ -151,7 +154,8 @@ def _digest(config: Config, needs: Sequence[str]) -> str:
 
 
 def measure(run: Run) -> dict[str, Any]:
-    """A run's result, which is trained and measured unless it is there; the runs that it needs must be done.
+    """A run's result, which is trained and measured unless it is there; the runs that it needs must
+    be done.
 
     Raises:
       InputError: the data, the weights or the checkpoints cannot be used.
@@ -179,7 +183,8 @@ def _shares(figures: Mapping[str, float]) -> dict[str, float | None]:
 
 
 def mean_and_spread(values: Sequence[float | None]) -> tuple[float | None, float | None]:
-    """Mean and sample standard deviation; None where a value is missing, or where one alone has no spread."""
+    """Mean and sample standard deviation; None where a value is missing, or where one alone has no
+    spread."""
     known = [value for value in values if value is not None]
     if not known or len(known) < len(values):
         return None, None
@@ -194,12 +199,13 @@ class Study:
     runs: tuple[tuple[Row, tuple[Run, ...]], ...]
 
     def results(self, seeds: int) -> list[dict[str, Any]]:
-        """For each row its published figures (percent) and ours (shares of 1) for the first so many seeds."""
+        """For each row its published figures (percent) and ours (shares of 1) for the first so many
+        seeds."""
         tree = []
         for row, runs in self.runs:
-            found = [json.loads(run.result.read_text()) for run in runs[:seeds]]
-            own = [result["rows"][result["row"]] for result in found]
-            ours = {figure: mean_and_spread([figures[figure] for figures in own]) for figure in own[0]}
+            results = [json.loads(run.result.read_text()) for run in runs[:seeds]]
+            by_seed = [result["rows"][result["row"]] for result in results]
+            ours = {figure: mean_and_spread([figures[figure] for figures in by_seed]) for figure in by_seed[0]}
             tree.append(
                 {
                     "label": row.label,
@@ -208,14 +214,15 @@ class Study:
                     "mean": {figure: mean for figure, (mean, _) in ours.items()},
                     "spread": {figure: spread for figure, (_, spread) in ours.items()},
                     "runs": [str(run.workdir) for run in runs[:seeds]],
-                    "figures": own,
+                    "figures": by_seed,
                 }
             )
         return tree
 
 
 def markdown(study: Study, options: StudyOptions, seeds: int) -> str:
-    """The table: the papers' figures beside ours, mean ± sample standard deviation over the first so many seeds."""
+    """The table: the papers' figures beside ours, mean ± sample standard deviation over the first
+    so many seeds."""
     settings = options.settings
     lines = [
         f"{study.table.title}. Ours: {settings.model.name.partition('_')[2]}, {settings.train.steps} steps, "
@@ -236,7 +243,8 @@ def markdown(study: Study, options: StudyOptions, seeds: int) -> str:
 
 
 def chosen_tables(options: StudyOptions) -> list[tuple[Table, tuple[Row, ...]]]:
-    """The tables that are asked for, with the rows that are. InputError for one that there is not."""
+    """The tables that are asked for, with the rows that are. InputError for one that there is
+    not."""
     known = {table.name: table for table in STUDIED}
     for name in options.tables:
         if name not in known:
@@ -252,7 +260,8 @@ def chosen_tables(options: StudyOptions) -> list[tuple[Table, tuple[Row, ...]]]:
 
 
 def prepare(options: StudyOptions) -> list[Study]:
-    """All that is to be done. InputError for options that do not fit, before anything is written."""
+    """All that is to be done. InputError for options that do not fit, before anything is
+    written."""
     if not options.seeds or len(set(options.seeds)) < len(options.seeds):
         raise InputError("--seeds", f"is {' '.join(map(str, options.seeds)) or 'empty'}", "give different numbers")
     asked, given = values(options.settings), values(load_config(options.config))
@@ -278,14 +287,15 @@ def prepare(options: StudyOptions) -> list[Study]:
 
 
 def distinct_runs(studies: Sequence[Study], seed: int) -> list[tuple[Run, list[str]]]:
-    """The runs of the seed at that place, in order and each once, with the rows that they are measured for."""
-    found: dict[str, tuple[Run, list[str]]] = {}
+    """The runs of the seed at that place, in order and each once, with the rows that they are
+    measured for."""
+    needed: dict[str, tuple[Run, list[str]]] = {}
     for study in studies:
         for row, runs in study.runs:
             for run in runs[seed].in_order():
-                found.setdefault(run.name, (run, []))
-            found[runs[seed].name][1].append(f"{study.table.name} {row.label}")
-    return list(found.values())
+                needed.setdefault(run.name, (run, []))
+            needed[runs[seed].name][1].append(f"{study.table.name} {row.label}")
+    return list(needed.values())
 
 
 def conduct(options: StudyOptions) -> None:
@@ -315,7 +325,8 @@ def conduct(options: StudyOptions) -> None:
 
 
 def main(argv: Sequence[str]) -> None:
-    """Train and measure the rows of the papers' tables on any videos; the same command goes on where it stopped."""
+    """Train and measure the rows of the papers' tables on any videos; the same command goes on
+    where it stopped."""
 
     def default(path: str) -> StudyOptions:
         path = path or DEFAULT_CONFIG

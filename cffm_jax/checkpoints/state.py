@@ -1,4 +1,4 @@
-"""What a training step changes, and a checkpoint stores."""
+"""The state that a training step changes and a checkpoint stores."""
 
 from __future__ import annotations
 
@@ -36,5 +36,6 @@ class TrainState(flax.struct.PyTreeNode):
 
     @property
     def averaged(self) -> dict[str, Any]:
-        """The variables with the average in the place of what is trained, if there is one: those to evaluate."""
+        """The variables with the average in the place of what is trained, if there is one: those to
+        evaluate."""
         return {"params": {**self.params, **(self.ema or {})}, "batch_stats": self.batch_stats}

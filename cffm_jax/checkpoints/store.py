@@ -1,7 +1,9 @@
-"""Checkpoints of a run (Orbax): the model's variables, the optimiser's state and the config, apart from each other.
+"""Checkpoints of a run (Orbax): the model's variables, the optimiser's state and the config, apart
+from each other.
 
-A step is written as ``<step>.unsealed`` (by Orbax under a temporary name before), gets the checksums of its files, and
-is then renamed to ``<step>``: whatever has that name is whole, unless it was damaged later, which the checksums tell.
+A step is written as ``<step>.unsealed`` (by Orbax under a temporary name before), gets the
+checksums of its files, and is then renamed to ``<step>``: whatever has that name is whole, unless
+it was damaged later, which the checksums tell.
 """
 
 from __future__ import annotations
@@ -44,8 +46,8 @@ _LOG = logging.getLogger("absl")
 
 
 class _Silence(logging.Filter):
-    """Keeps out of Orbax's log what is no news: that a checkpointer only reads, as it was asked to, and that a save
-    failed, which is one line of ours."""
+    """Keeps out of Orbax's log what is no news: that a checkpointer only reads, as it was asked to,
+    and that a save failed, which is one line of ours."""
 
     _NO_NEWS = re.compile(r"read[_ ]only|Handler Commit operations|_SignalingThread\.run\(\) raised")
 
@@ -59,8 +61,9 @@ class Checkpoints:
     Args:
       workdir: the run's folder.
       keep: how many of the latest are kept; the best by mIoU is kept beside them. Default: all.
-      create: to write; removes what a killed run left behind. All processes of a run save together, and the first one
-        seals, notes evaluations and deletes; what only reads does so in each process by itself.
+      create: to write; removes what a killed run left behind. All processes of a run save together,
+        and the first one seals, notes evaluations and deletes; what only reads does so in each
+        process by itself.
     """
 
     def __init__(self, workdir: str | Path, keep: int | None = None, create: bool = False):
@@ -124,7 +127,8 @@ class Checkpoints:
         return max(mious, key=lambda step: (mious[step], -step), default=None)
 
     def evaluations(self) -> dict[int, float | None]:
-        """Steps that were evaluated -> mIoU, None where nothing was labelled. InputError if the file is damaged."""
+        """Steps that were evaluated -> mIoU, None where nothing was labelled. InputError if the
+        file is damaged."""
         path = self.directory / _EVALUATIONS
         try:
             return {int(step): miou for step, miou in json.loads(path.read_text()).items()}
@@ -142,7 +146,8 @@ class Checkpoints:
         write_json(self.directory / _EVALUATIONS, evaluations)
 
     def damage(self, step: int) -> str:
-        """What is wrong with a checkpoint's files, in words; "" if they are as they were saved, or if ``unchecked``."""
+        """Says in words what is wrong with a checkpoint's files; "" if they are as they were saved,
+        or if ``unchecked``."""
         folder = self.directory / str(step)
         if self.unchecked(step):
             return ""
@@ -214,7 +219,8 @@ class Checkpoints:
             raise InputError(self.directory / str(step), f"cannot be saved ({_reason(error)})", remedy) from error
 
     def _seal(self, step: int) -> None:
-        """When Orbax is done: checksums, and only then the name of a whole step; then old ones go."""
+        """When Orbax is done: checksums, and only then the name of a whole step; then old ones
+        go."""
         self._checkpointer.wait_until_finished()
         if not self._writes:
             return
@@ -241,7 +247,8 @@ class Checkpoints:
     def restore_variables(self, step: int, like: Any, average: Collection[str] = ()) -> dict[str, Any]:
         """The model's variables; ``like`` gives shapes, types and, where it has them, shardings.
 
-        Of the parts of the parameters that ``average`` names, the moving average: those that were trained.
+        Of the parts of the parameters that ``average`` names, the moving average: those that were
+        trained.
         """
         items = {"variables": like}
         if average:
@@ -283,7 +290,8 @@ def _reason(error: Exception) -> str:
 
 
 def _abstract(tree: Any) -> Any:
-    """Shapes, types and shardings; without a sharding, the first device: that of the run may not be there."""
+    """Shapes, types and shardings; without a sharding, the first device: that of the run may not be
+    there."""
     first = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
 
     def describe(leaf: Any) -> jax.ShapeDtypeStruct:
@@ -293,7 +301,8 @@ def _abstract(tree: Any) -> Any:
 
 
 def require_space(folder: str | Path, state: TrainState) -> None:
-    """InputError if a checkpoint of this state does not fit on the disk of a folder, which need not be there yet."""
+    """InputError if a checkpoint of this state does not fit on the disk of a folder, which need not
+    be there yet."""
     needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
     folder = Path(folder).absolute()
     free = shutil.disk_usage(next(path for path in (folder, *folder.parents) if path.exists())).free

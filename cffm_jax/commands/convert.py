@@ -18,13 +18,14 @@ from cffm_jax.runtime.command_line import parse_command, run_command
 @dataclasses.dataclass(frozen=True)
 class ConvertOptions:
     file: tyro.conf.Positional[str] = ""
-    """A file of weights, a folder of save_pretrained, the folder of a run, or the authors' cluster_centers."""
+    """A file of weights, a folder of save_pretrained, the folder of a run, or the authors'
+    cluster_centers."""
     output: tyro.conf.Positional[str] = ""
     """The file to write."""
     to: Literal["cffm_jax", "torch", "safetensors", "jax-export", "onnx"] = "cffm_jax"
-    """What to write: our .safetensors; the released layout as torch's .pth or as .safetensors; a folder with the step
-    of a stream as StableHLO, which runs with JAX alone, on CPUs and CUDA; or the step as a file of ONNX (not of CFFM++
-    and CFFM+; needs the extra onnx)."""
+    """What to write: our .safetensors; the released layout as torch's .pth or as .safetensors; a
+    folder with the step of a stream as StableHLO, which runs with JAX alone, on CPUs and CUDA; or
+    the step as a file of ONNX (not of CFFM++ and CFFM+; needs the extra onnx)."""
     size: tuple[int, int] = (480, 853)
     """jax-export, onnx: height and width of the frames."""
     streams: int = 1
@@ -48,17 +49,17 @@ def convert_command(argv: Sequence[str]) -> None:
     from cffm_jax.weights.open import open_stored
 
     if authors_prototypes.is_authors(options.file):
-        found = authors_prototypes.read_centres(options.file)
+        centres = authors_prototypes.read_centres(options.file)
         if options.inspect:
-            print(summary.description_of_centres(options.file, found))
+            print(summary.description_of_centres(options.file, centres))
             return
         output = Path(options.output)
         _require_new(output)
-        write_safetensors(output, [(video, a.shape, a.dtype, a.load) for video, a in found.items()])
-        print(f"{output}: written (prototypes of {len(found)} videos, for --prototypes.imported)")
+        write_safetensors(output, [(video, a.shape, a.dtype, a.load) for video, a in centres.items()])
+        print(f"{output}: written (prototypes of {len(centres)} videos, for --prototypes.imported)")
     elif options.inspect:
-        with open_stored(options.file, raw=options.raw) as held:
-            print(summary.description(held))
+        with open_stored(options.file, raw=options.raw) as weights:
+            print(summary.description(weights))
     else:
         _require_new(Path(options.output))
         if options.to in ("jax-export", "onnx"):

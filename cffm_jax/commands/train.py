@@ -19,13 +19,15 @@ from cffm_jax.settings import Settings, load_config
 @dataclasses.dataclass(frozen=True)
 class TrainOptions:
     config: str = ""
-    """Config file, or the name of one of configs/, such as b1_vspw; the options below override its fields."""
+    """Config file, or the name of one of configs/, such as b1_vspw; the options below override its
+    fields."""
     settings: Settings = Config()
     cluster: ClusterConfig = ClusterConfig()
     profile: bool = False
     """Write a trace of a few steps to <workdir>/profile."""
     deterministic: bool = False
-    """The same bits in every run on GPUs, by XLA's slower kernels; on one core of a CPU it is so anyway."""
+    """The same bits in every run on GPUs, by XLA's slower kernels; on one core of a CPU it is so
+    anyway."""
 
 
 def train_command(argv: Sequence[str]) -> None:

@@ -1,6 +1,7 @@
 """Which frames make a clip: index arithmetic on a video's length, no files.
 
-Offsets say how many frames before the target the references lie, oldest first (CFFM section 4.1: 9, 6, 3).
+Offsets say how many frames before the target the references lie, oldest first (CFFM section 4.1: 9,
+6, 3).
 """
 
 from __future__ import annotations
@@ -19,11 +20,13 @@ _LONGEST = 10.0
 
 
 def reference_indices(target: int, offsets: Sequence[int] = (9, 6, 3)) -> tuple[int, ...] | None:
-    """References of a target frame in temporal order, or None where the video has too few frames before it.
+    """References of a target frame in temporal order, or None where the video has too few frames
+    before it.
 
-    From index max(offsets) on they are ``target - offset``. Before, the references are spread over the frames that
-    there are, ``ceil(target * (max - offset) / max)``, as the released implementation does it: the oldest is frame 0.
-    None where the target has fewer frames before it than there are references.
+    From index max(offsets) on they are ``target - offset``. Before, the references are spread over
+    the frames that there are, ``ceil(target * (max - offset) / max)``, as the released
+    implementation does it: the oldest is frame 0. None where the target has fewer frames before it
+    than there are references.
     """
     longest = max(offsets, default=0)
     if target >= longest:
@@ -35,7 +38,8 @@ def reference_indices(target: int, offsets: Sequence[int] = (9, 6, 3)) -> tuple[
 
 
 def require_seconds(seconds: Sequence[float]) -> None:
-    """InputError unless references can lie so many seconds before a target: more than 0, the longest first."""
+    """InputError unless references can lie so many seconds before a target: more than 0, the
+    longest first."""
     for each in seconds:
         if not 0 < each <= _LONGEST:
             raise InputError("--reference-seconds", f"{each:g} is given", f"give more than 0, to {_LONGEST:g}")
@@ -47,10 +51,11 @@ def require_seconds(seconds: Sequence[float]) -> None:
 def numbered_references(
     target: int, numbers: Sequence[int], offsets: Sequence[int] = (9, 6, 3), backwards: bool = False
 ) -> tuple[int | None, ...]:
-    """References of a target by the numbers of the frames, as in Cityscapes, where only some frames may be there.
+    """References of a target by the numbers of the frames, as in Cityscapes, where only some frames
+    may be there.
 
-    For each offset the frame with that number before the target, where it is missing the one after, where both are
-    None. Read backwards, before and after change places.
+    For each offset the frame with that number before the target, where it is missing the one after,
+    where both are None. Read backwards, before and after change places.
 
     Args:
       target: index into ``numbers``.
@@ -63,11 +68,11 @@ def numbered_references(
     """
     there = {number: index for index, number in enumerate(numbers)}
     sign = -1 if backwards else 1
-    found = []
+    indices = []
     for offset in offsets:
         past, future = (numbers[target] - way * sign * offset for way in (1, -1))
-        found.append(there.get(past, there.get(future)))
-    return tuple(found)
+        indices.append(there.get(past, there.get(future)))
+    return tuple(indices)
 
 
 def training_clip(
@@ -79,9 +84,10 @@ def training_clip(
 ) -> tuple[int, ...]:
     """Draws a training clip from a video: the references, oldest first, then the target.
 
-    The video is read backwards with probability `reverse`; the target is drawn among the frames at index
-    >= max(offsets) of the order read. Where no target is that late, it is drawn among those that have references by
-    the rule of `reference_indices`; where none has, any, repeated as its own references (static contexts).
+    The video is read backwards with probability `reverse`; the target is drawn among the frames at
+    index >= max(offsets) of the order read. Where no target is that late, it is drawn among those
+    that have references by the rule of `reference_indices`; where none has, any, repeated as its
+    own references (static contexts).
 
     Args:
       length: number of frames of the video, at least 1.
@@ -106,10 +112,11 @@ def training_clip(
 
 
 def prototype_indices(length: int, frames: int = 10, rule: Literal["release", "paper"] = "release") -> tuple[int, ...]:
-    """Frames of a video whose features are clustered: all of a video that has no more than `frames`.
+    """Frames of a video whose features are clustered: all of a video that has no more than
+    `frames`.
 
-    With d = length // frames they are ``int((i + 0.5) * d)`` in the released code, ``i * d`` in the paper (CFFM++
-    section 4.1, there counted from 1).
+    With d = length // frames they are ``int((i + 0.5) * d)`` in the released code, ``i * d`` in the
+    paper (CFFM++ section 4.1, there counted from 1).
     """
     if length <= frames:
         return tuple(range(length))

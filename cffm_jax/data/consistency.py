@@ -1,11 +1,13 @@
-"""How much of a video stays the same from one frame to the next, by its ground truth (CFFM++ section 3.1).
+"""Consistency of ground truth: how much stays the same from one frame to the next (CFFM++ section
+3.1).
 
     python -m cffm_jax.data.consistency data/VSPW_480p --split val
 
-The paper gives "the mIoU between the ground-truth masks of consecutive video frames" of VSPW's val split as 89.7 % and
-does not say how it is averaged. Here: the IoU of every class that occurs in either mask of a pair, their mean, and
-the mean of that over all pairs of all videos. Beside it the other reading: every class's intersections and unions are
-summed over the whole split first, as for a published mIoU. Pixels that either mask ignores do not count.
+The paper gives "the mIoU between the ground-truth masks of consecutive video frames" of VSPW's val
+split as 89.7 % and does not say how it is averaged. Here: the IoU of every class that occurs in
+either mask of a pair, their mean, and the mean of that over all pairs of all videos. Beside it the
+other reading: every class's intersections and unions are summed over the whole split first, as for
+a published mIoU. Pixels that either mask ignores do not count.
 
 Needs neither a model nor JAX.
 """
@@ -36,7 +38,8 @@ if TYPE_CHECKING:
 else:
     _Suited = Literal[layouts_with(lambda layout: not layout.single_masks)]
 _ANY = IGNORED_LABEL - 1
-"""The statistic does not depend on the number of classes, so masks are read with the largest one."""
+"""The statistic does not depend on the number of classes, so masks are read with the largest
+one."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -59,7 +62,8 @@ class Consistency:
         return cls(np.zeros(0), zeros, zeros)
 
     def update(self, before: np.ndarray, after: np.ndarray) -> Consistency:
-        """Adds a pair of masks u8[H,W], 255 = ignored; one without a pixel that both label changes nothing."""
+        """Adds a pair of masks u8[H,W], 255 = ignored; one without a pixel that both label changes
+        nothing."""
         joined = before.astype(np.uint16) << 8 | after
         table = np.bincount(joined.reshape(-1), minlength=1 << 16).reshape(256, 256)[:IGNORED_LABEL, :IGNORED_LABEL]
         both = np.diag(table)
@@ -88,8 +92,8 @@ class Consistency:
 
 
 def video_consistency(video: Video, seen: Callable[[], object] = lambda: None) -> Consistency:
-    """Of one video's masks, each of which is read once; ``seen`` is called after each. A frame without a mask is in
-    no pair.
+    """Consistency of one video's masks, each of which is read once; ``seen`` is called after each.
+    A frame without a mask is in no pair.
 
     Raises:
       InputError: a mask cannot be used, or differs in size from the one before it.
@@ -112,7 +116,7 @@ def video_consistency(video: Video, seen: Callable[[], object] = lambda: None) -
 
 
 def split_consistency(videos: Sequence[Video], progress: bool = True) -> Consistency:
-    """Of all videos, several at a time; the same whatever the number of threads.
+    """Consistency of all videos, several at a time; the same whatever the number of threads.
 
     Raises:
       InputError: a mask cannot be used.
@@ -122,8 +126,8 @@ def split_consistency(videos: Sequence[Video], progress: bool = True) -> Consist
     with tqdm.tqdm(total=total, desc="masks", unit="mask", disable=not progress, leave=False) as bar:
         pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1))
         try:
-            for found in pool.map(lambda video: video_consistency(video, bar.update), videos):
-                result = result.merge(found)
+            for consistency in pool.map(lambda video: video_consistency(video, bar.update), videos):
+                result = result.merge(consistency)
         finally:
             pool.shutdown(cancel_futures=True)
     return result
@@ -134,13 +138,15 @@ class Command:
     root: tyro.conf.Positional[str]
     """Dataset folder."""
     layout: _Suited = "vspw"
-    """How it is laid out; Cityscapes labels single frames of its videos, which have no consistency."""
+    """How it is laid out; Cityscapes labels single frames of its videos, which have no
+    consistency."""
     split: str = "val"
     """Split file, without .txt."""
 
 
 def main(argv: Sequence[str]) -> None:
-    """mIoU between the ground-truth masks of consecutive frames (CFFM++ section 3.1: 89.7 % on VSPW's val split)."""
+    """mIoU between the ground-truth masks of consecutive frames (CFFM++ section 3.1: 89.7 % on
+    VSPW's val split)."""
     options = parse_command(Command, argv, lambda _: Command(root=tyro.MISSING), main.__doc__)
     videos = read_split(options.root, options.split, layout=options.layout)
     result = split_consistency(videos)

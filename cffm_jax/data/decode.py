@@ -18,22 +18,25 @@ _READ_COLOURS = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
 
 
 def read_frame(path: FileName, manifest: Manifest | None = None) -> np.ndarray:
-    """Reads an image as u8[H,W,3] in RGB, as stored (an EXIF orientation is not applied, masks have none).
+    """Reads an image as u8[H,W,3] in RGB, as stored (an EXIF orientation is not applied, masks have
+    none).
 
     Args:
       path: a JPEG or PNG.
       manifest: what the file's bytes must be.
 
     Raises:
-      UnreadableFile: the file cannot be read, is cut off, is no image, is too large, or is not what the manifest says.
+      UnreadableFile: the file cannot be read, is cut off, is no image, is too large, or is not what
+        the manifest says.
     """
     return decode_frame(path, read_one(path, manifest))
 
 
 def decode_frame(path: FileName, data: bytes) -> np.ndarray:
     """`read_frame` of a file whose bytes are there already."""
-    # OpenCV before 5 decodes what there is of a truncated JPEG with no more than a warning on stderr. In the coded
-    # image no marker can occur by chance, so a whole file has an end of image after its last start of scan.
+    # OpenCV before 5 decodes what there is of a truncated JPEG with no more than a warning on
+    # stderr. In the coded image no marker can occur by chance, so a whole file has an end of image
+    # after its last start of scan.
     if data.startswith(b"\xff\xd8") and data.rfind(b"\xff\xd9") <= data.rfind(b"\xff\xda"):
         raise UnreadableFile(path, "is truncated: the JPEG's end is missing", "copy or download the file again")
     open_image(path, data)  # Refuses a size that OpenCV would believe.
@@ -51,11 +54,13 @@ def decode_frame(path: FileName, data: bytes) -> np.ndarray:
 def read_mask(path: FileName, num_classes: int, coding: Coding = VSPW, manifest: Manifest | None = None) -> np.ndarray:
     """Reads a mask as u8[H,W] with labels 0..num_classes-1 and 255 for ignored pixels.
 
-    The file holds one byte a pixel, grey or palette (then the index counts, not the colour), with what ``coding``
-    says; VSPW's is 0 and 255 for ignored pixels, 1..num_classes for the classes 0..num_classes-1.
+    The file holds one byte a pixel, grey or palette (then the index counts, not the colour), with
+    what ``coding`` says; VSPW's is 0 and 255 for ignored pixels, 1..num_classes for the classes
+    0..num_classes-1.
 
     Raises:
-      UnreadableFile: the file cannot be read, is cut off, is no image, is too large, or is not what the manifest says.
+      UnreadableFile: the file cannot be read, is cut off, is no image, is too large, or is not what
+        the manifest says.
       InputError: it has other pixels than one byte, or holds a label above num_classes.
     """
     return decode_mask(path, read_one(path, manifest), num_classes, coding)

@@ -45,13 +45,15 @@ def training_batches(
 ) -> TrainingBatches:
     """Endless batches of augmented training clips, one clip of every video in each epoch.
 
-    The batch of step s follows from (seed, s) alone, to the byte, whatever the numbers of workers, threads and
-    processes and wherever the run was resumed. The processes' batches, one after the other, are the global batch.
+    The batch of step s follows from (seed, s) alone, to the byte, whatever the numbers of workers,
+    threads and processes and wherever the run was resumed. The processes' batches, one after the
+    other, are the global batch.
 
     Args:
-      videos: the training split, with masks. Where some frame has none, only the targets' masks are read.
-      data: settings of sampling, augmentation and loading; with ``data.verify`` the videos lie below ``data.root``
-        (or are records).
+      videos: the training split, with masks. Where some frame has none, only the targets' masks are
+        read.
+      data: settings of sampling, augmentation and loading; with ``data.verify`` the videos lie
+        below ``data.root`` (or are records).
       num_classes: number of classes; masks with larger labels are refused.
       batch_size: clips in a global batch; each process gets b = batch_size // process_count.
       seed: of the order of the videos and of every draw.
@@ -60,15 +62,15 @@ def training_batches(
       process_count: number of processes that share the global batch.
 
     Returns:
-      An iterator, also a context manager, of frames u8[b,T,h,w,3], labels u8[b,L,h,w] (255 = ignored) of the last L
-      frames, L = T or, where not every frame of the videos has a mask, 1, size i32[b,2] (height and width of the part
-      that is not padding) and video i32[b] (index into ``videos``). With
-      data.workers > 0 its processes are spawned, so the program's entry needs the usual
-      ``if __name__ == "__main__":``.
+      An iterator, also a context manager, of frames u8[b,T,h,w,3], labels u8[b,L,h,w] (255 =
+      ignored) of the last L frames, L = T or, where not every frame of the videos has a mask, 1,
+      size i32[b,2] (height and width of the part that is not padding) and video i32[b] (index into
+      ``videos``). With data.workers > 0 its processes are spawned, so the program's entry needs the
+      usual ``if __name__ == "__main__":``.
 
     Raises:
-      InputError: a number does not fit, or there is no manifest to verify with; while iterating: a file cannot be
-        used, or the loader's processes were killed or do nothing.
+      InputError: a number does not fit, or there is no manifest to verify with; while iterating: a
+        file cannot be used, or the loader's processes were killed or do nothing.
     """
     require_value("train.seed", seed, SETTINGS["train.seed"])
     require_values(data, "data.", part="loader")
@@ -84,8 +86,9 @@ def training_batches(
         .shuffle()
         .repeat()
         .random_map(_LoadClip(data, num_classes, tuple(videos), manifest, any(video.sparse for video in videos)))
-        # Processes take turns at whole batches. Slicing before random_map instead would give all of them the same
-        # draws, and slicing single clips would interleave the processes' parts of the global batch.
+        # Processes take turns at whole batches. Slicing before random_map instead would give all of
+        # them the same draws, and slicing single clips would interleave the processes' parts of the
+        # global batch.
         .batch(batch_size // process_count, drop_remainder=True)[process_index::process_count][start_step:]
     )
     return TrainingBatches(batches, data)
@@ -93,7 +96,8 @@ def training_batches(
 
 @dataclasses.dataclass(frozen=True)
 class _LoadClip:
-    """Draws a clip of a video, reads and augments it; a class, because workers receive it pickled."""
+    """Draws a clip of a video, reads and augments it; a class, because workers receive it
+    pickled."""
 
     data: DataConfig
     num_classes: int
@@ -104,9 +108,10 @@ class _LoadClip:
     def __call__(self, item: tuple[int, Video], rng: np.random.Generator) -> Batch:
         """One element of a batch: frames u8[T,h,w,3], labels u8[L,h,w], size i32[2], video i32[].
 
-        In the place of a clip with an unreadable file comes one of another video. All draws are of one generator, which
-        is seeded by the clip's place in the order: whoever loads it, the same files lead to the same clip. With
-        data.max_unreadable the element holds too what was unreadable, in lines of ``_UNREADABLE``.
+        In the place of a clip with an unreadable file comes one of another video. All draws are of
+        one generator, which is seeded by the clip's place in the order: whoever loads it, the same
+        files lead to the same clip. With data.max_unreadable the element holds too what was
+        unreadable, in lines of ``_UNREADABLE``.
         """
         number, video = item
         unreadable = []
@@ -120,8 +125,8 @@ class _LoadClip:
                     raise
             number = int(rng.integers(len(self.videos)))
             video = self.videos[number]
-        told = {_UNREADABLE: np.array("\n".join(unreadable))} if self.data.max_unreadable else {}
-        return {**clip, "video": np.array(number, np.int32), **told}
+        unread = {_UNREADABLE: np.array("\n".join(unreadable))} if self.data.max_unreadable else {}
+        return {**clip, "video": np.array(number, np.int32), **unread}
 
     def _load(self, video: Video, rng: np.random.Generator) -> Batch:
         indices = video.training_clip(rng, self.data.offsets, self.data.reverse)
@@ -138,7 +143,8 @@ class _LoadClip:
     def _read(
         self, video: Video, indices: Iterable[int], labelled: Container[int]
     ) -> tuple[dict[int, np.ndarray], dict[int, np.ndarray]]:
-        """Frames by their indices, and masks of those in ``labelled``; all files are read before one is decoded."""
+        """Frames by their indices, and masks of those in ``labelled``; all files are read before
+        one is decoded."""
         names = {i: (video.frames[i], video.mask(i) if i in labelled else None) for i in indices}
         files = [name for pair in names.values() for name in pair if name is not None]
         data = dict(zip(files, read_all(files, self.manifest), strict=True))
@@ -153,7 +159,8 @@ class _LoadClip:
 
 
 class TrainingBatches(Iterator[Batch]):
-    """Loads batches ahead; `close`, the end of a with-block or an error ends the worker processes and the threads.
+    """Loads batches ahead; `close`, the end of a with-block or an error ends the worker processes
+    and the threads.
 
     Attributes:
       skipped: clips of the batches so far that were replaced, as a file of theirs was unreadable.
@@ -163,7 +170,8 @@ class TrainingBatches(Iterator[Batch]):
         ahead = max(data.threads, data.prefetch if not data.workers else 0)
         dataset = batches.to_iter_dataset(grain.ReadOptions(num_threads=data.threads, prefetch_buffer_size=ahead))
         if data.workers:
-            # Before it starts a worker, Grain reads a flag of its own, which absl refuses while no flags were parsed.
+            # Before it starts a worker, Grain reads a flag of its own, which absl refuses while no
+            # flags were parsed.
             if not flags.FLAGS.is_parsed():
                 flags.FLAGS.mark_as_parsed()
             share = -(-data.prefetch // data.workers)
@@ -174,13 +182,14 @@ class TrainingBatches(Iterator[Batch]):
         self._iterator = iter(dataset)
         self._watchdog = Watchdog(self._iterator, data.stall_seconds)
         self._allowed = data.max_unreadable
-        self._told: set[str] = set()
+        self._warned: set[str] = set()
         self.skipped = 0
 
     def __next__(self) -> Batch:
         try:
             batch = self._watchdog.next()
-            # Counted here, batch by batch, so that the limit too does not depend on who loads them, or how far ahead.
+            # Counted here, batch by batch, so that the limit too does not depend on who loads them,
+            # or how far ahead.
             for lines in batch.pop(_UNREADABLE, ()):
                 self._skip(str(lines).splitlines())
             return batch
@@ -195,8 +204,8 @@ class TrainingBatches(Iterator[Batch]):
             self.skipped += 1
             if self.skipped > self._allowed:
                 raise self._too_many(line)
-            if line not in self._told:
-                self._told.add(line)
+            if line not in self._warned:
+                self._warned.add(line)
                 tqdm.tqdm.write(f"clip left out: {line}", file=sys.stderr)
 
     def _too_many(self, last: str) -> InputError:
@@ -204,7 +213,8 @@ class TrainingBatches(Iterator[Batch]):
         return InputError("--data.max_unreadable", problem, "see python -m cffm_jax.data.check")
 
     def close(self) -> None:
-        """Ends the worker processes, and the threads as soon as they are done with the batch in hand. Idempotent."""
+        """Ends the worker processes, and the threads as soon as they are done with the batch in
+        hand. Idempotent."""
         self._watchdog.close()
         self._iterator.close()
 
@@ -216,7 +226,8 @@ class TrainingBatches(Iterator[Batch]):
 
 
 def _start_worker(index: int, count: int) -> None:
-    """Prepares a loader process: the loader's threads use its share of the cores, OpenCV shall not add its own."""
+    """Prepares a loader process: the loader's threads use its share of the cores, OpenCV shall not
+    add its own."""
     del index, count
     cv2.setNumThreads(0)
     # A terminal sends Ctrl-C to the loader too; the training ends it when its step is done.

@@ -1,9 +1,9 @@
-"""Draws what training reads: augmented clips with their masks, and a video with its ground truth.
+"""Draws the training data: augmented clips with their masks, and a video with its ground truth.
 
     python -m cffm_jax.data.show --config configs/b1_vspw.py --output sheets
 
-``clips.png`` holds clips as the training loader gives them, ``video.png`` a video as it is on disk. Needs neither a
-model nor JAX.
+``clips.png`` holds clips as the training loader gives them, ``video.png`` a video as it is on disk.
+Needs neither a model nor JAX.
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ class ShowOptions:
     output: str = ""
     """New folder for the pictures."""
     config: str = ""
-    """Config file, or the name of one of configs/, such as b1_vspw; the options below override its fields."""
+    """Config file, or the name of one of configs/, such as b1_vspw; the options below override its
+    fields."""
     clips: int = 6
     """Clips on the sheet, one a row."""
     video: str = ""
@@ -50,7 +51,8 @@ class ShowOptions:
 
 
 def clip_strips(config: Config, videos: Sequence[Video], count: int, seed: int, colours: np.ndarray) -> list[Strip]:
-    """The first clips that training with this seed would read, from the loader itself; ``colours`` u8[256,3].
+    """The first clips that training with this seed would read, from the loader itself; ``colours``
+    u8[256,3].
 
     Raises:
       InputError: a file cannot be used, or a setting does not fit.
@@ -75,8 +77,8 @@ def _clip_strip(
 
 
 def video_strip(video: Video, num_classes: int, colours: np.ndarray) -> Strip:
-    """A video: frames with masks spread over its length, their masks over them and alone, and the classes' shares over
-    time; ``colours`` u8[256,3].
+    """A video: frames with masks spread over its length, their masks over them and alone, and the
+    classes' shares over time; ``colours`` u8[256,3].
 
     Raises:
       InputError: a file cannot be used.
@@ -137,11 +139,11 @@ def _find(config: Config, videos: Sequence[Video], name: str) -> Video:
     if not name:
         return videos[0]
     others = read_videos(config.data, config.data.eval_split)
-    found = next((video for video in (*videos, *others) if video.name == name), None)
-    if found is None:
+    chosen = next((video for video in (*videos, *others) if video.name == name), None)
+    if chosen is None:
         splits = f"{config.data.train_split}.txt or {config.data.eval_split}.txt"
         raise InputError("--video", f"{name!r} is not in {splits}", "name one of theirs")
-    return found
+    return chosen
 
 
 if __name__ == "__main__":

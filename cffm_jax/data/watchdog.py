@@ -1,4 +1,5 @@
-"""Waiting for batches, but not for ever: killed and stuck loader processes are noticed and named."""
+"""Waiting for batches, but not for ever: killed and stuck loader processes are noticed and
+named."""
 
 from __future__ import annotations
 
@@ -20,11 +21,13 @@ _GLANCE = 1.0
 
 
 class Watchdog:
-    """Calls ``next`` of a loader in a thread of its own, so that whoever waits for it can stop waiting.
+    """Calls ``next`` of a loader in a thread of its own, so that whoever waits for it can stop
+    waiting.
 
-    A killed process shows within seconds (Grain looks at the exit status of the one it waits for), one that is stuck
-    after ``seconds``. Without processes a stuck thread is noticed too, but no program can end its own threads: while
-    one waits for its file, the process does not end by itself.
+    A killed process shows within seconds (Grain looks at the exit status of the one it waits for),
+    one that is stuck after ``seconds``. Without processes a stuck thread is noticed too, but no
+    program can end its own threads: while one waits for its file, the process does not end by
+    itself.
 
     Args:
       batches: the loader; its processes start with the first ``next``.
@@ -78,8 +81,8 @@ class Watchdog:
         return InputError("--data.stall_seconds", problem, "look at the storage and the machine's load, or allow more")
 
     def close(self) -> None:
-        """Ends the thread as soon as it has its batch. To be called before the loader's own close: stuck processes, for
-        which that would wait, are killed."""
+        """Ends the thread as soon as it has its batch. To be called before the loader's own close:
+        stuck processes, for which that would wait, are killed."""
         self._asked.put(False)
         if self._stuck:
             for process in self._processes:
@@ -100,9 +103,9 @@ def _ending(status: int) -> str:
 
 
 def _state(pid: int) -> str:
-    """What a process does, where the system tells: running, sleeping, disk sleep, stopped."""
+    """State of a process, where the system has it: running, sleeping, disk sleep, stopped."""
     try:
-        found = re.search(r"^State:\s+\S \((.+)\)$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+        match = re.search(r"^State:\s+\S \((.+)\)$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
     except OSError:
-        found = None
-    return found[1] if found else "state unknown"
+        match = None
+    return match[1] if match else "state unknown"

@@ -1,4 +1,5 @@
-"""Drawing label maps: masks over frames, sheets of time steps with a legend, pictures beside each other.
+"""Drawing label maps: masks over frames, sheets of time steps with a legend, pictures beside each
+other.
 
 Frames are u8[H,W,3] in RGB, masks u8[H,W] with classes 0..K-1 and 255 where nothing is known.
 """
@@ -35,10 +36,11 @@ class Strip(NamedTuple):
     Attributes:
       title: what is written above it, for example the video's name.
       heads: what is written above each time step.
-      cells: for each time step the pictures by row label, as `views` gives them; all with the same rows and of one
-        size.
+      cells: for each time step the pictures by row label, as `views` gives them; all with the same
+        rows and of one size.
       labels: what these masks hold, `IGNORED_LABEL` included.
-      shares: f[T,K], each class's share of every frame of the video, drawn as a band below the cells; or None.
+      shares: f[T,K], each class's share of every frame of the video, drawn as a band below the
+        cells; or None.
     """
 
     title: str
@@ -49,7 +51,8 @@ class Strip(NamedTuple):
 
 
 def contact_sheet(strips: Sequence[Strip], class_names: Sequence[str], colours: np.ndarray | None = None) -> np.ndarray:
-    """The strips below each other, time from left to right, with labels and a legend of the classes shown.
+    """The strips below each other, time from left to right, with labels and a legend of the classes
+    shown.
 
     ``colours`` u8[256,3] are the classes', by default those of `classes.palette`.
 
@@ -133,7 +136,8 @@ def _legend_places(
 
 
 def timeline(shares: np.ndarray, colours: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """The classes' shares over time as a stacked band, class 0 at the bottom, what has no label as paper on top.
+    """The classes' shares over time as a stacked band, class 0 at the bottom, what has no label as
+    paper on top.
 
     Args:
       shares: f[T,K], of each frame's pixels.
@@ -152,7 +156,8 @@ def timeline(shares: np.ndarray, colours: np.ndarray, size: tuple[int, int]) -> 
 
 
 def side_by_side(panels: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Pictures of one size beside each other, each under its label; both sides of the result are even."""
+    """Pictures of one size beside each other, each under its label; both sides of the result are
+    even."""
     height, width = next(iter(panels.values())).shape[:2]
     head = _TEXT + 12
     size = [-(-side // 2) * 2 for side in (len(panels) * (width + _GAP) - _GAP, head + height)]
@@ -174,6 +179,7 @@ def write_png(path: str | Path, picture: np.ndarray) -> None:
 
 
 def spread(count: int, among: int, first: int = 0) -> tuple[int, ...]:
-    """At most ``count`` different indices below ``among``, evenly from ``first`` (if so many follow) to the last."""
+    """At most ``count`` different indices below ``among``, evenly from ``first`` (if so many
+    follow) to the last."""
     first = first if among - first >= count else 0
     return tuple(sorted({round(x) for x in np.linspace(first, among - 1, min(count, among)).tolist()}))

@@ -14,9 +14,11 @@ from cffm_jax.runtime.atomic import unwritable
 
 
 class VideoFile:
-    """An .mp4 (MPEG-4 part 2) in the making; a context manager: whole at its end, and nothing there after an error.
+    """An .mp4 (MPEG-4 part 2) in the making; a context manager: whole at its end, and nothing there
+    after an error.
 
-    Pictures of another size than the first are fitted into its size, on white. Without a picture no file appears.
+    Pictures of another size than the first are fitted into its size, on white. Without a picture no
+    file appears.
     """
 
     def __init__(self, path: str | Path, fps: float = 15):

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 
 class _Prepared(NamedTuple):
-    """What an evaluation needs; all that can be wrong with the options has shown itself.
+    """Inputs of an evaluation; the options have been checked.
 
     Attributes:
       options: with the stored config, if no other is given.
@@ -82,8 +82,8 @@ def evaluate_checkpoint(
 
 
 def _require_same(options: EvalOptions) -> None:
-    own = dataclasses.replace(options, cluster=ClusterConfig())
-    everywhere = cluster.gathered(own)
+    local_options = dataclasses.replace(options, cluster=ClusterConfig())
+    everywhere = cluster.gathered(local_options)
     with cluster.together():
         if any(other != everywhere[0] for other in everywhere):
             raise InputError("command line", "is not the same in all processes", "give all the same options")
@@ -114,14 +114,14 @@ def _evaluate(prepared: _Prepared, interruption: Interruption) -> None:
 
 
 def _prepare(options: EvalOptions, with_config: Callable[[Config], EvalOptions]) -> _Prepared:
-    with open_stored(options.checkpoint, raw=options.raw) as held:
-        if held.part != WHOLE:
+    with open_stored(options.checkpoint, raw=options.raw) as weights:
+        if weights.part != WHOLE:
             raise InputError(options.checkpoint, "holds an encoder alone", "give the weights of a whole model")
         if not options.config:
             # The stored config takes the place of a config file: the overrides go on top of it.
-            options = with_config(held.config)
+            options = with_config(weights.config)
         config = options.settings
-        require_same_model(held.config, config, options.checkpoint)
+        require_same_model(weights.config, config, options.checkpoint)
         model = build_model(config)
         devices = chosen_devices(config.eval.devices, jax.local_devices())
         videos = evaluation_videos(config, masks=not options.submission)
@@ -129,15 +129,16 @@ def _prepare(options: EvalOptions, with_config: Callable[[Config], EvalOptions])
         output = Path(options.output or beside(options.checkpoint, "eval.json"))
         if cluster.first():
             _require_places(options, output, videos)
-        variables = complete(held)
-    # Without a place the first: prototypes, which are computed with them on any device, follow that.
+        variables = complete(weights)
+    # Without a place the first: prototypes, which are computed with them on any device, follow
+    # that.
     copies = [jax.device_put(variables), *(jax.device_put(variables, device) for device in devices[1:])]
     source = None
     if model.reads_prototypes:
         folder = beside(options.checkpoint, video_prototypes.FOLDER)
         source = video_prototypes.prototype_source(config, model, copies[0], config.data.eval_split, folder)
-    changed = changed_settings(held.config, config)
-    return _Prepared(options, model, held.origin, held.step, changed, videos, dataset, output, source, copies)
+    changed = changed_settings(weights.config, config)
+    return _Prepared(options, model, weights.origin, weights.step, changed, videos, dataset, output, source, copies)
 
 
 def _require_places(options: EvalOptions, output: Path, videos: Sequence[Video]) -> None:

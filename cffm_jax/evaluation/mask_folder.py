@@ -58,9 +58,11 @@ def prediction_paths(video: Video, folder: Path) -> list[Path]:
 
 
 class PredictionWriter:
-    """Writes each chunk's masks as indexed PNGs, 0..K-1 with the classes' colours: ``<folder>/<video>/<frame>.png``.
+    """Writes each chunk's masks as indexed PNGs, 0..K-1 with the classes' colours:
+    ``<folder>/<video>/<frame>.png``.
 
-    A context manager: the folder appears at its end, whole, and not after an error. All processes write into it.
+    A context manager: the folder appears at its end, whole, and not after an error. All processes
+    write into it.
     """
 
     def __init__(self, folder: str | Path, colours: np.ndarray):
@@ -81,7 +83,7 @@ class PredictionWriter:
         with self._made.writing() as root:
             folder = root / chunk.video.name
             folder.mkdir(exist_ok=True)
-            for i, mask in enumerate(chunk.own):
+            for i, mask in enumerate(chunk.predictions):
                 image = Image.fromarray(mask)
                 image.putpalette(self._palette)
                 image.save(folder / frame_file(chunk.video.frames[chunk.start + i]))

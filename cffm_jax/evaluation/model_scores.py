@@ -1,4 +1,5 @@
-"""Evaluation of a model on a split: masks of whole videos -> scores of the clip's and of the per-frame logits."""
+"""Evaluation of a model on a split: masks of whole videos -> scores of the clip's and of the
+per-frame logits."""
 
 from __future__ import annotations
 
@@ -34,26 +35,29 @@ def evaluate(
     copies: Sequence[dict[str, Any]] = (),
     interruption: Interruption | None = None,
 ) -> dict[str, Scores]:
-    """Scores by row of ``offline.row_names``: the model's own, then those of its parts down to the per-frame logits.
+    """Scores by row of ``offline.row_names``: the model's own, then those of its parts down to the
+    per-frame logits.
 
-    Of videos of which only some frames have masks only these are segmented, each with its references; they have no
-    video consistency, which needs the labels of all frames. Videos without any masks are segmented and not scored.
+    Of videos of which only some frames have masks only these are segmented, each with its
+    references; they have no video consistency, which needs the labels of all frames. Videos without
+    any masks are segmented and not scored.
 
-    The devices, and the processes, share the videos (``devices.shares``), and all processes get the scores of all of
-    them: the same as one device's.
+    The devices, and the processes, share the videos (``devices.shares``), and all processes get the
+    scores of all of them: the same as one device's.
 
     Args:
       segmenter: the compiled model.
       variables: its weights.
       videos: of ``evaluation_videos``.
-      watchers: called with each chunk, for example to write its masks: with a video's in their order from one thread,
-        with those of several videos from several.
+      watchers: called with each chunk, for example to write its masks: with a video's in their
+        order from one thread, with those of several videos from several.
       progress: whether to show a progress bar with frames/s and time left, of this process's share.
       copies: the weights on further devices, which are used too.
       interruption: of the command, see ``devices.run_together``.
 
     Raises:
-      InputError, Stopped: as of ``VideoSegmenter.segment`` and ``devices.run_together``, in all processes.
+      InputError, Stopped: as of ``VideoSegmenter.segment`` and ``devices.run_together``, in all
+        processes.
     """
     placed = (variables, *copies)
     mine = shares(videos, cluster.gathered(len(placed)))[jax.process_index()]
@@ -68,7 +72,9 @@ def evaluate(
                 bar.update(frames)
 
         jobs = [
-            functools.partial(_score, segmenter, weights, share, (*watchers, lambda chunk: count(len(chunk.own))))
+            functools.partial(
+                _score, segmenter, weights, share, (*watchers, lambda chunk: count(len(chunk.predictions)))
+            )
             for weights, share in zip(placed, mine, strict=True)
             if share
         ]
@@ -102,7 +108,7 @@ def _score(
             if chunk.labels is not None:
                 for row, masks in chunk.masks.items():
                     tallies[row] = tallies[row].extend(chunk.labels, masks, pool)
-                if chunk.start + len(chunk.own) == targets[-1] + 1:
+                if chunk.start + len(chunk.predictions) == targets[-1] + 1:
                     for row, tally in tallies.items():
                         rows[row] = rows[row].update(tally.score(chunk.video.name))
             for watch in watchers:
@@ -111,7 +117,8 @@ def _score(
 
 
 def _on_device_of(variables: dict[str, Any]) -> contextlib.AbstractContextManager:
-    """Within it what has no place of its own, such as prototypes, is computed where the weights are."""
+    """Within it what has no place of its own, such as prototypes, is computed where the weights
+    are."""
     place = placing(variables)
     devices = place.device_set if place else set()
     if len(devices) != 1 or devices == {jax.local_devices()[0]}:

@@ -33,34 +33,40 @@ _OF_FIGURES = {
 @dataclasses.dataclass(frozen=True)
 class EvalOptions:
     config: str = ""
-    """Config file, or the name of one of configs/; without one, the config stored with the checkpoint."""
+    """Config file, or the name of one of configs/; without one, the config stored with the
+    checkpoint."""
     checkpoint: str = ""
-    """Folder of a run, whose latest checkpoint is evaluated (RUN/checkpoints/best, RUN/checkpoints/STEP: another), or a
-    file of weights of any kind, see convert.py."""
+    """Folder of a run, whose latest checkpoint is evaluated (RUN/checkpoints/best,
+    RUN/checkpoints/STEP: another), or a file of weights of any kind, see convert.py."""
     raw: bool = setting(False, **_OF_A_NETWORK)
     """Of a run with --optim.ema, evaluate the last weights and not their average."""
     predictions: str = ""
     """Score PNGs (0..K-1) in DIR/<video>/<frame>.png that any program wrote, without a model."""
     output: str = setting("", **_OF_FIGURES)
-    """Write all figures to this JSON file; default: <checkpoint>/eval.json, or next to the predictions."""
+    """Write all figures to this JSON file; default: <checkpoint>/eval.json, or next to the
+    predictions."""
     save_predictions: str = setting("", place=True, **_OF_A_NETWORK)
     """Write the masks as indexed PNGs to this new folder: DIR/<video>/<frame>.png."""
     pictures: str = setting("", place=True, **_OF_A_NETWORK)
-    """Draw some of the videos to this folder: sheet.png (frame, per-frame, CFFM, truth) and overlay.mp4."""
+    """Draw some of the videos to this folder: sheet.png (frame, per-frame, CFFM, truth) and
+    overlay.mp4."""
     report: str = setting("", place=True, **_OF_FIGURES)
-    """Write a page to this new folder that shows all figures beside the papers', the best and the worst videos, and
-    what is taken for what: DIR/index.html, for any browser, without a network."""
+    """Write a page to this new folder that shows all figures beside the papers', the best and the
+    worst videos, and what is taken for what: DIR/index.html, for any browser, without a network."""
     submission: str = setting("", place=True)
-    """Write the masks of all frames of the split "test" (or --data.eval_split) to this new .zip, for a challenge's
-    server: <video>/<frame>.png. No labels are needed, and there are no figures."""
+    """Write the masks of all frames of the split "test" (or --data.eval_split) to this new .zip,
+    for a challenge's server: <video>/<frame>.png. No labels are needed, and there are no
+    figures."""
     submission_values: Literal["stored", "classes"] = setting("stored", only_with="submission")
-    """What these masks hold: the dataset's own values (in VSPW's masks class k is k + 1), or the classes 0..K-1."""
+    """What these masks hold: the dataset's own values (in VSPW's masks class k is k + 1), or the
+    classes 0..K-1."""
     settings: Settings = Config()
     cluster: ClusterConfig = setting(ClusterConfig(), **_OF_SEVERAL_PROCESSES)
 
 
 def require_apart(options: EvalOptions) -> None:
-    """InputError where two of the places that are written to are the same, or one lies in the other."""
+    """InputError where two of the places that are written to are the same, or one lies in the
+    other."""
     names = [name for name, known in about(type(options)).items() if known.place]
     given = {f"--{name}": os.path.realpath(getattr(options, name)) for name in names if getattr(options, name)}
     if options.output:
@@ -78,8 +84,8 @@ def require_apart(options: EvalOptions) -> None:
 
 
 def evaluation_videos(config: Config, masks: bool = True) -> tuple[Video, ...]:
-    """The videos of the config's evaluation split, the first ``eval.max_videos`` of them if that is set; without
-    ``masks`` of a split that need not have any.
+    """The videos of the config's evaluation split, the first ``eval.max_videos`` of them if that is
+    set; without ``masks`` of a split that need not have any.
 
     Raises:
       InputError: the split cannot be read.

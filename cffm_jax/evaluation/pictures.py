@@ -35,16 +35,19 @@ def shown_times(video: Video, steps: int, first: int) -> tuple[int, ...]:
 
 
 class FrameStrips:
-    """A frame of some videos with all masks, side by side: input, per-frame, CFFM, CFFM++, ground truth.
+    """A frame of some videos with all masks, side by side: input, per-frame, CFFM, CFFM++, ground
+    truth.
 
-    To be called with each chunk; always the same frames of the same videos, to be compared over a training.
+    To be called with each chunk; always the same frames of the same videos, to be compared over a
+    training.
 
     Attributes:
       pictures: video and frame -> u8[H,W,3], those that came by so far.
     """
 
     def __init__(self, videos: Sequence[Video], colours: np.ndarray, *, count: int = 3, first: int = 9):
-        """``videos`` that will be segmented, ``count`` of which to draw; ``colours`` and ``first`` as below."""
+        """``videos`` that will be segmented, ``count`` of which to draw; ``colours`` and ``first``
+        as below."""
         chosen = [videos[i] for i in spread(count, len(videos))] if videos else []
         # Of two times the later one: the first frames of a video have no references.
         self._times = {video.name: shown_times(video, 2, first)[-1] for video in chosen}
@@ -53,14 +56,15 @@ class FrameStrips:
 
     def __call__(self, chunk: Chunk) -> None:
         i = self._times.get(chunk.video.name, -1) - chunk.start
-        if 0 <= i < len(chunk.own):
+        if 0 <= i < len(chunk.predictions):
             name = f"{chunk.video.name}/{chunk.start + i}"
             frame = decode.read_frame(chunk.video.frames[chunk.start + i])
             self.pictures[name] = side_by_side(views(frame, _masks(chunk, i), self._colours, CELL))
 
 
 def _masks(chunk: Chunk, i: int) -> dict[str, np.ndarray]:
-    """A frame's masks by label, from the least that a model knows to the truth, where it is known."""
+    """A frame's masks by label, from the least that a model knows to the truth, where it is
+    known."""
     masks = {row: chunk.masks[row][i] for row in reversed(chunk.masks)}
     return masks if chunk.labels is None else {**masks, TRUTH: chunk.labels[i]}
 
@@ -68,8 +72,9 @@ def _masks(chunk: Chunk, i: int) -> dict[str, np.ndarray]:
 class PictureCollector:
     """Draws some videos while they are segmented: ``sheet.png`` and ``overlay.mp4`` in a folder.
 
-    A context manager to be called with each chunk, by any process or thread; the first process draws at its end, and
-    not after an error. Until then the masks lie on the disk: memory does not grow with the videos' length::
+    A context manager to be called with each chunk, by any process or thread; the first process
+    draws at its end, and not after an error. Until then the masks lie on the disk: memory does not
+    grow with the videos' length::
 
         with PictureCollector("pictures", videos, class_names) as pictures:
             evaluate(segmenter, variables, videos, watchers=[pictures])
@@ -113,7 +118,7 @@ class PictureCollector:
             return
         number, _ = self._videos[chunk.video.name]
         with self._kept.writing() as folder:
-            for i in range(len(chunk.own)):
+            for i in range(len(chunk.predictions)):
                 path, masks = folder / f"{number}_{chunk.start + i:08}.npz", _masks(chunk, i)
                 np.savez_compressed(path, **masks)  # pyrefly: ignore[bad-argument-type]  # No row is "allow_pickle".
 
@@ -157,5 +162,5 @@ class PictureCollector:
 
 def _with(strip: Strip, time: int, cells: Mapping[str, np.ndarray], masks: Mapping[str, np.ndarray]) -> Strip:
     """The strip with a further frame."""
-    held = {int(k) for mask in masks.values() for k in np.unique(mask)}
-    return Strip(strip.title, (*strip.heads, f"frame {time}"), (*strip.cells, cells), strip.labels | held)
+    shown = {int(k) for mask in masks.values() for k in np.unique(mask)}
+    return Strip(strip.title, (*strip.heads, f"frame {time}"), (*strip.cells, cells), strip.labels | shown)

@@ -1,6 +1,7 @@
 """Scores as text and JSON, and scores of masks that any program wrote.
 
-Needs neither a model nor JAX. ``rows`` are scores by the name they are printed under, e.g. ``{"CFFM": ...}``.
+Needs neither a model nor JAX. ``rows`` are scores by the name they are printed under, e.g.
+``{"CFFM": ...}``.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ def main_table(rows: Mapping[str, Scores], longer_than: int = RELEASE_LONGER_THA
 
 
 def beyond_table(rows: Mapping[str, Scores], longer_than: int = RELEASE_LONGER_THAN) -> str:
-    """What the papers do not report, a line for each row."""
+    """Table of the metrics that the papers do not report, a line for each row."""
     metrics = [metric for metric in all_metrics.METRICS if not metric.in_papers]
     figures = {name: scores.figures(longer_than) for name, scores in rows.items()}
     lines = [[name, *(metric.text(f[metric.key]) for metric in metrics)] for name, f in figures.items()]
@@ -53,7 +54,8 @@ def beyond_table(rows: Mapping[str, Scores], longer_than: int = RELEASE_LONGER_T
 
 
 def class_table(rows: Mapping[str, Scores], class_names: Sequence[str], longer_than: int = RELEASE_LONGER_THAN) -> str:
-    """Each class that occurs: its share of the labelled pixels, then IoU and accuracy of every row, in percent."""
+    """Each class that occurs: its share of the labelled pixels, then IoU and accuracy of every row,
+    in percent."""
     counted = {name: scores.longer_than(longer_than).confusion() for name, scores in rows.items()}
     heads, columns = ["class"], []
     for i, (name, confusion) in enumerate(counted.items()):
@@ -94,7 +96,8 @@ def report(rows: Mapping[str, Scores], class_names: Sequence[str], longer_than: 
 
 
 def to_json(rows: Mapping[str, Scores], class_names: Sequence[str], longer_than: int = RELEASE_LONGER_THAN) -> dict:
-    """All that ``report`` tells, for ``json.dump``: shares of 1; None where nothing was there to measure."""
+    """All that ``report`` tells, for ``json.dump``: shares of 1; None where nothing was there to
+    measure."""
     # Those of the videos' table come first.
     of_videos = sorted(
         (metric for metric in all_metrics.METRICS if metric.per_video != "no"),
@@ -136,7 +139,8 @@ def number(figure: float) -> float | None:
 
 
 def write_and_print(path: Path, source: Mapping[str, Any], rows: Mapping[str, Scores], names: Sequence[str]) -> None:
-    """Writes the figures and their ``source``, then prints them: standard output may be a pipe whose reader has left.
+    """Writes the figures and their ``source``, then prints them: standard output may be a pipe
+    whose reader has left.
 
     Raises:
       InputError: the file cannot be written.

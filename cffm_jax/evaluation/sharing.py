@@ -19,7 +19,8 @@ def chosen_devices(number: int, available: Sequence[jax.Device]) -> tuple[jax.De
 
 
 def shares(videos: Sequence[Video], slots: Sequence[int]) -> list[list[tuple[Video, ...]]]:
-    """The videos of each device of each process: the longest first, each to the device with the fewest frames so far.
+    """The videos of each device of each process: the longest first, each to the device with the
+    fewest frames so far.
 
     Args:
       videos: in the order in which a device takes those that it gets.

@@ -1,7 +1,8 @@
 """Masks of every frame of a split in a zip, for the server of a challenge: ``<video>/<frame>.png``.
 
-How VSPW's server wants them is not written anywhere that could be found. They lie as its own masks do, and by default
-hold what those hold (class k is k + 1); ``classes`` gives the class indices themselves.
+How VSPW's server wants them is not written anywhere that could be found. They lie as its own masks
+do, and by default hold what those hold (class k is k + 1); ``classes`` gives the class indices
+themselves.
 """
 
 from __future__ import annotations
@@ -50,8 +51,8 @@ def require_submission(options: EvalOptions, videos: Sequence[Video]) -> None:
 
 
 def value_table(coding: Coding, num_classes: int, values: str) -> np.ndarray:
-    """u8[256], what a class is written as: itself, or with "stored" the dataset's byte for it, the lowest if there are
-    several. InputError if there is none."""
+    """u8[256], what a class is written as: itself, or with "stored" the dataset's byte for it, the
+    lowest if there are several. InputError if there is none."""
     table = np.arange(256, dtype=np.uint8)
     if values == "stored":
         for k in range(num_classes):
@@ -64,8 +65,9 @@ def value_table(coding: Coding, num_classes: int, values: str) -> np.ndarray:
 
 
 class SubmissionWriter:
-    """Takes each chunk's masks, and makes a zip of them: a context manager, at whose end it is there whole, and not
-    after an error. All processes write masks beside it, the first puts them together."""
+    """Takes each chunk's masks, and makes a zip of them: a context manager, at whose end it is
+    there whole, and not after an error. All processes write masks beside it, the first puts them
+    together."""
 
     def __init__(
         self, path: str | Path, videos: Sequence[Video], num_classes: int, values: str, check: Callable[[], None]
@@ -83,7 +85,7 @@ class SubmissionWriter:
         with self._made.writing() as root:
             folder = root / chunk.video.name
             folder.mkdir(exist_ok=True)
-            for i, mask in enumerate(chunk.own):
+            for i, mask in enumerate(chunk.predictions):
                 (folder / frame_file(chunk.video.frames[chunk.start + i])).write_bytes(_png(self._table[mask]))
 
     def __exit__(self, kind: type | None, *rest: Any) -> None:
@@ -108,11 +110,12 @@ def submit_predictions(
     values: str,
     check: Callable[[], None],
 ) -> None:
-    """A zip of masks 0..K-1 that any program wrote as ``<predictions>/<video>/<frame>.png``; the rest as of
-    ``SubmissionWriter``.
+    """A zip of masks 0..K-1 that any program wrote as ``<predictions>/<video>/<frame>.png``; the
+    rest as of ``SubmissionWriter``.
 
     Raises:
-      InputError: a mask of a frame is missing, unreadable, of another size than the frame, or holds what is no class.
+      InputError: a mask of a frame is missing, unreadable, of another size than the frame, or holds
+        what is no class.
     """
     root = Path(predictions)
     if not root.is_dir():

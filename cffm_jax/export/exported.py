@@ -1,4 +1,5 @@
-"""Runs an exported stream: masks of frames, with JAX (and its flatbuffers) alone. It is copied beside the export.
+"""Runs an exported stream: masks of frames, with JAX (and its flatbuffers) alone. It is copied
+beside the export.
 
 stream = load("folder")
 state = stream.start()
@@ -40,6 +41,6 @@ class Stream:
         return jax.tree.map(lambda of: jnp.zeros(of.shape, of.dtype), self._state)
 
     def step(self, state, frames):
-        """The next state, in the memory of the one given, which is gone then; and the masks. A stream starts anew where
-        its number in state[1], its age, is set to 0."""
+        """The next state, in the memory of the one given, which is gone then; and the masks. A
+        stream starts anew where its number in state[1], its age, is set to 0."""
         return self._step(self._weights, state, frames)

@@ -1,7 +1,8 @@
 """A stream's step as one ONNX file, weights and all: runs with onnxruntime alone.
 
-Inputs are the state's arrays by name and ``frames`` u8[S,H0,W0,3] in RGB; outputs the next state's, in the same order
-as ``next_`` and the name, and ``masks`` u8[S,H0,W0]. A state of zeros has seen nothing. Computes in float32.
+Inputs are the state's arrays by name and ``frames`` u8[S,H0,W0,3] in RGB; outputs the next state's,
+in the same order as ``next_`` and the name, and ``masks`` u8[S,H0,W0]. A state of zeros has seen
+nothing. Computes in float32.
 
 CFFM++ does not convert: docs/onnx.md says why.
 """
@@ -34,7 +35,8 @@ from cffm_jax.runtime.atomic import whole_file
 
 OPSET = 23
 _CLOSE = 1e-3
-"""How much of the masks, and of the state's largest number, onnxruntime may change in the step that is compared."""
+"""How much of the masks, and of the state's largest number, onnxruntime may change in the step that
+is compared."""
 
 
 def require_jax2onnx(where: object) -> tuple[types.ModuleType, types.ModuleType]:
@@ -49,7 +51,8 @@ def require_jax2onnx(where: object) -> tuple[types.ModuleType, types.ModuleType]
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what jax2onnx prints as it was debugged with, and warns of: parts that it skips and we do not use."""
+    """Without what jax2onnx prints as it was debugged with, and warns of: parts that it skips and
+    we do not use."""
     for name in ("jax2onnx", "onnx_ir"):
         logging.getLogger(name).setLevel(logging.ERROR)
     with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
@@ -77,8 +80,8 @@ def export_onnx(
       classes: for the description.
 
     Raises:
-      InputError: the file is there already or cannot be written, jax2onnx or onnxruntime is not installed, the model
-        has global contexts, or onnxruntime computes something else.
+      InputError: the file is there already or cannot be written, jax2onnx or onnxruntime is not
+        installed, the model has global contexts, or onnxruntime computes something else.
     """
     path = Path(path)
     if path.exists():
@@ -125,7 +128,7 @@ def state_names(segmenter: StreamSegmenter) -> list[str]:
 
 
 def _description(weights: Weights, segmenter: StreamSegmenter, classes: Classes | None) -> dict[str, str]:
-    """What the file says of itself: words as they are, all else as JSON."""
+    """Metadata of the file: words as they are, all else as JSON."""
     about = stablehlo.description(weights, segmenter, classes)
     return {key: value if isinstance(value, str) else json.dumps(value) for key, value in about.items()}
 
@@ -145,7 +148,7 @@ def _compare(path: Path, session: Any, step: Any, specs: list[jax.ShapeDtypeStru
     *state, masks = map(np.asarray, jax.jit(step)(*inputs))
     *other, others = session.run(None, {each.name: value for each, value in zip(session.get_inputs(), inputs)})
     same = masks.shape == others.shape and (masks != others).mean() < _CLOSE
-    for mine, found in zip(state, other, strict=True):
-        same &= mine.shape == found.shape and bool(np.abs(mine - found).max() < _CLOSE * max(1, np.abs(mine).max()))
+    for mine, theirs in zip(state, other, strict=True):
+        same &= mine.shape == theirs.shape and bool(np.abs(mine - theirs).max() < _CLOSE * max(1, np.abs(mine).max()))
     if not same:
         raise InputError(path, "onnxruntime computes something else", "install the versions of requirements/onnx.txt")

@@ -1,12 +1,13 @@
-"""A stream as a folder that runs with JAX alone: the step as StableHLO (`jax.export`), the weights beside it.
+"""A stream as a folder that runs with JAX alone: the step as StableHLO (`jax.export`), the weights
+beside it.
 
     <folder>/step.jax             (weights, state, frames u8[S,H0,W0,3]) -> (state, masks u8[S,H0,W0])
     <folder>/weights.safetensors  the arrays by their paths
     <folder>/model.json           what it is, and the files' sha256
     <folder>/exported.py          the loader, 30 lines of code
 
-The frames are resized inside the step, in float32 and rounded; OpenCV, which the other engines use, rounds its weights
-to 11 bits besides, so that its bytes differ by at most one here and there.
+The frames are resized inside the step, in float32 and rounded; OpenCV, which the other engines use,
+rounds its weights to 11 bits besides, so that its bytes differ by at most one here and there.
 """
 
 from __future__ import annotations
@@ -64,8 +65,8 @@ def export_stream(
       platforms: where it shall run, "cpu", "cuda", "rocm" or "tpu"; none of them needs to be here.
 
     Raises:
-      InputError: the folder is there already or cannot be written, a platform is none of these, or the frames have too
-        few tokens for prototypes.
+      InputError: the folder is there already or cannot be written, a platform is none of these, or
+        the frames have too few tokens for prototypes.
     """
     if not platforms or not set(platforms) <= set(_KNOWN):
         raise InputError("platforms", f"is {platforms!r}", f"give some of {', '.join(_KNOWN)}")
@@ -95,8 +96,8 @@ def step(
     leaves: Sequence[jax.Array],
     frames: jax.Array,
 ) -> tuple[tuple[jax.Array, ...], jax.Array]:
-    """The next state, as its arrays in their order, and the masks of frames u8[S, H0, W0, 3] of the stream's size,
-    which it resizes."""
+    """The next state, as its arrays in their order, and the masks of frames u8[S, H0, W0, 3] of the
+    stream's size, which it resizes."""
     state = jax.tree.unflatten(jax.tree.structure(segmenter.start()), leaves)
     x = frames.astype(jnp.float32)
     # Rounded in between as well, where the other engines have bytes.
@@ -107,7 +108,7 @@ def step(
 
 
 def description(weights: Weights, segmenter: StreamSegmenter, classes: Classes | None) -> dict[str, Any]:
-    """What an export says of itself."""
+    """Metadata of an export."""
     config = segmenter.config
     return {
         "model": dataclasses.asdict(config.model),

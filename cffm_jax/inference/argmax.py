@@ -10,14 +10,17 @@ from cffm_jax.models.resize import resize_bilinear
 Best = tuple[jax.Array, jax.Array, jax.Array]
 
 _SLACK = 1e-5
-"""Rounding of a resize at most, of the largest logit: a class must lie lower by more to be left out."""
+"""Rounding of a resize at most, of the largest logit: a class must lie lower by more to be left
+out."""
 
 
 def segmentation_masks(logits: jax.Array, input_size: tuple[int, int], output_size: tuple[int, int]) -> jax.Array:
-    """The class of every pixel: logits are resized to the input's size, then to the original one, then compared.
+    """The class of every pixel: logits are resized to the input's size, then to the original one,
+    then compared.
 
-    One class at a time with a running maximum: the same labels as an arg-max over full-size logits (the first of equals
-    wins) at 1/K of the memory. Classes that can win nowhere are not resized; there are few others in a real picture.
+    One class at a time with a running maximum: the same labels as an arg-max over full-size logits
+    (the first of equals wins) at 1/K of the memory. Classes that can win nowhere are not resized;
+    there are few others in a real picture.
 
     Args:
       logits: f32[N, h, w, K].
@@ -28,8 +31,8 @@ def segmentation_masks(logits: jax.Array, input_size: tuple[int, int], output_si
       u8[N, H0, W0].
     """
     if input_size[0] == output_size[0] and input_size[1] != output_size[1]:
-        # Only the width is gathered, along the last axis number by number; along an axis before it, row by row. On CPUs
-        # a third of the time.
+        # Only the width is gathered, along the last axis number by number; along an axis before it,
+        # row by row. On CPUs a third of the time.
         turned = segmentation_masks(jnp.swapaxes(logits, 1, 2), input_size[::-1], output_size[::-1])
         return jnp.swapaxes(turned, 1, 2)
     n, classes = logits.shape[0], logits.shape[-1]
@@ -53,8 +56,8 @@ def segmentation_masks(logits: jax.Array, input_size: tuple[int, int], output_si
 def _possible(logits: jax.Array, input_size: tuple[int, int], output_size: tuple[int, int]) -> jax.Array:
     """Which classes may be the best of a pixel: bool[K].
 
-    A pixel lies between the logits of a few neighbours; a class whose largest there is less than another's least is not
-    its class.
+    A pixel lies between the logits of a few neighbours; a class whose largest there is less than
+    another's least is not its class.
     """
     n, h, w, classes = logits.shape
     if input_size[0] < h or input_size[1] < w:

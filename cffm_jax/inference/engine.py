@@ -1,13 +1,15 @@
-"""The engine of inference: a step takes n frames of each of S streams and a state, and gives masks and the next state.
+"""The engine of inference: a step takes n frames of each of S streams and a state, and gives masks
+and the next state.
 
-A whole video is a stream of chunks of n frames, a camera one with n = 1, a clip with one labelled frame a stream that
-ends with its first step; an export is the step itself.
+A whole video is a stream of chunks of n frames, a camera one with n = 1, a clip with one labelled
+frame a stream that ends with its first step; an export is the step itself.
 
-What later targets read of a frame (``Method.remember``) lies in a ring of L places. The frame that a stream sees at
-time t is in place t mod L; it is written before it is read, since a reference may be the target itself.
+What later targets read of a frame (``Method.remember``) lies in a ring of L places. The frame that
+a stream sees at time t is in place t mod L; it is written before it is read, since a reference may
+be the target itself.
 
-Dimension key: S streams, n frames of a step, m targets of a step (n, or 1: the last), R references, L places of the
-ring, H W the model's input, H0 W0 the original frames, P prototypes, C channels.
+Dimension key: S streams, n frames of a step, m targets of a step (n, or 1: the last), R references,
+L places of the ring, H W the model's input, H0 W0 the original frames, P prototypes, C channels.
 """
 
 from __future__ import annotations
@@ -30,7 +32,8 @@ from cffm_jax.models.normalise import normalise
 
 
 class State(NamedTuple):
-    """What a stream remembers: arrays alone, so that it can be saved, moved and handed to an exported step.
+    """State of streams: arrays alone, so that it can be saved, moved and handed to an exported
+    step.
 
     Attributes:
       clock: frames of each stream so far.
@@ -47,7 +50,8 @@ class State(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Engine:
-    """A step's program, but for the sizes of its frames: engines that are equal share what is compiled.
+    """A step's program, but for the sizes of its frames: engines that are equal share what is
+    compiled.
 
     Attributes:
       model: the method.
@@ -146,7 +150,8 @@ class Engine:
     def _advanced(
         self, variables: dict[str, Any], recurrent: Tree, features: Tree, ages: jax.Array, n: int
     ) -> tuple[Tree, Tree]:
-        """The recurrent state after n frames of each stream, and the frames' contexts [S, n, ...]."""
+        """The recurrent state after n frames of each stream, and the frames' contexts [S, n,
+        ...]."""
         bound = self.model.bind(variables)
         in_time = jax.tree.map(lambda x: jnp.moveaxis(x.reshape(-1, n, *x.shape[1:]), 1, 0), features)
 
@@ -174,7 +179,8 @@ def jitted_step(
 
 @functools.lru_cache(maxsize=64)
 def _remembered(model: Method, size: tuple[int, int]) -> tuple[Tree, ...]:
-    """Shapes of what is remembered of one frame; an encoder of one block a stage has the same, and is traced faster."""
+    """Shapes of what is remembered of one frame; an encoder of one block a stage has the same, and
+    is traced faster."""
     if not model.reference_names:
         return ()
     small = model.clone(depths=(1, 1, 1, 1))
@@ -200,15 +206,16 @@ def _together(function: Callable[..., Any], streams: int, *arguments: Any) -> An
 
 
 def _one_after_another(function: Callable[..., Any], streams: int, *arguments: Any) -> Any:
-    """As a function of arrays [S * n, ...] has it, for one stream's [n, ...] at a time."""
+    """Calls a function of arrays [S * n, ...] with one stream's [n, ...] at a time; the same
+    result."""
     apart = jax.tree.map(lambda x: x.reshape(streams, -1, *x.shape[1:]), arguments)
     results = jax.lax.map(lambda each: function(*each), apart)
     return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), results)
 
 
 def _write(ring: tuple[Tree, ...], remembered: tuple[Tree, ...], clock: jax.Array) -> tuple[Tree, ...]:
-    """The ring with what is remembered of the step's frames [S * n, ...] in their places, which follow on each other:
-    L is a multiple of n."""
+    """The ring with what is remembered of the step's frames [S * n, ...] in their places, which
+    follow on each other: L is a multiple of n."""
 
     def put(places: jax.Array, new: jax.Array) -> jax.Array:
         streams = places.shape[1]

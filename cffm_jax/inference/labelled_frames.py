@@ -1,7 +1,9 @@
-"""Videos of which only some frames have masks: these frames alone are segmented, each with its references.
+"""Videos of which only some frames have masks: these frames alone are segmented, each with its
+references.
 
-Of a snippet of Cityscapes that is 4 frames to encode and one to mine, instead of 30. Several targets, whichever videos
-they are of, go through one call: each is a stream of the engine that ends with its first step.
+Of a snippet of Cityscapes that is 4 frames to encode and one to mine, instead of 30. Several
+targets, whichever videos they are of, go through one call: each is a stream of the engine that ends
+with its first step.
 
 Dimension key: T = R + 1 frames of a clip, H W the model's input, H0 W0 the original frames.
 """
@@ -26,7 +28,8 @@ from cffm_jax.inference.whole_videos import Chunk, VideoSegmenter, fetched, plac
 
 
 class _Clip(NamedTuple):
-    """A target with its references: frames u8[T, H, W, 3], target last, and its labels u8[H0, W0]."""
+    """A target with its references: frames u8[T, H, W, 3], target last, and its labels u8[H0,
+    W0]."""
 
     video: Video
     target: int
@@ -41,8 +44,8 @@ def segment_targets(segmenter: VideoSegmenter, variables: dict[str, Any], videos
     ``chunk_size`` bounds the frames that are encoded in one call.
 
     Raises:
-      InputError: a file cannot be read, frames of a clip differ in size, a video has no prototypes, or causal ones are
-        asked for.
+      InputError: a file cannot be read, frames of a clip differ in size, a video has no prototypes,
+        or causal ones are asked for.
     """
     if segmenter.causal:
         problem = f"causal prototypes need every frame, but only some of {videos[0].name} have masks and are segmented"
@@ -73,7 +76,8 @@ def _dispatched(
         if segmenter.prototypes:
             prototypes = np.stack([segmenter.prototypes.of(clip.video) for clip in filled])
         frames = np.stack([clip.frames for clip in filled])
-        # Without references its last frame is a stream's first: the others, which stand in for them, were not there.
+        # Without references its last frame is a stream's first: the others, which stand in for
+        # them, were not there.
         ages = np.array([0 if clip.has_reference else -references for clip in filled], np.int32)
         state = engine.start(frames.shape[2:4], count)._replace(ages=jnp.asarray(ages))
         arguments = jax.device_put((state, frames, prototypes), placing(variables))
@@ -82,7 +86,7 @@ def _dispatched(
 
 
 def _offsets(segmenter: VideoSegmenter) -> tuple[int, ...]:
-    """Those of the references that the method reads."""
+    """Offsets of the references that the method reads."""
     return segmenter.config.data.offsets if segmenter.model.reference_names else ()
 
 

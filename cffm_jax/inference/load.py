@@ -23,9 +23,11 @@ class Weights:
     """A model with its weights.
 
     Attributes:
-      model: the module; for a file of an encoder alone the encoder, f32[N, H, W, 3] -> its four maps.
+      model: the module; for a file of an encoder alone the encoder, f32[N, H, W, 3] -> its four
+        maps.
       variables: what it is applied with.
-      config: its settings; those of the data are the run's, or the defaults for weights from elsewhere.
+      config: its settings; those of the data are the run's, or the defaults for weights from
+        elsewhere.
       origin: whose weights they are.
       licence: what is known about their use.
     """
@@ -48,14 +50,16 @@ class Weights:
 
         Args:
           frames: of one size; any iterable, for example a camera's.
-          rate: frames a second, at most 1000; 0: the references lie ``config.data.offsets`` frames back.
-          reference_seconds: how long before the target the references lie, oldest first; with a rate and without these
-            the papers' 9/15, 6/15 and 3/15 s. The nearest frames are taken.
-          ahead: see ``inference.streaming.stream``; more than 0 is faster where frames need not be answered at once.
+          rate: frames a second, at most 1000; 0: the references lie ``config.data.offsets`` frames
+            back.
+          reference_seconds: how long before the target the references lie, oldest first; with a
+            rate and without these the papers' 9/15, 6/15 and 3/15 s. The nearest frames are taken.
+          ahead: see ``inference.streaming.stream``; more than 0 is faster where frames need not be
+            answered at once.
 
         Raises:
-          InputError: these are the weights of an encoder alone, the numbers do not fit, or a frame is no u8[H,W,3] or
-            differs in size.
+          InputError: these are the weights of an encoder alone, the numbers do not fit, or a frame
+            is no u8[H,W,3] or differs in size.
         """
         from cffm_jax.inference import streaming
 
@@ -74,10 +78,12 @@ def load(path: str | Path, *, raw: bool = False) -> Weights:
     """Loads weights of any kind.
 
     Args:
-      path: the folder of a run, a ``.safetensors`` of ``convert.py``, or a file that it would take: NVlabs',
-        MMSegmentation's or Hugging Face's MiT and SegFormer, the authors' CFFM and CFFM++, PVTv2, ConvNeXt. Position
-        tables and pooling weights do not depend on the size of the frames: none is ever resized.
-      raw: of a run that keeps a moving average (``optim.ema``), the last weights and not their average.
+      path: the folder of a run, a ``.safetensors`` of ``convert.py``, or a file that it would take:
+        NVlabs', MMSegmentation's or Hugging Face's MiT and SegFormer, the authors' CFFM and CFFM++,
+        PVTv2, ConvNeXt. Position tables and pooling weights do not depend on the size of the
+        frames: none is ever resized.
+      raw: of a run that keeps a moving average (``optim.ema``), the last weights and not their
+        average.
 
     Raises:
       InputError: it is none of these, damaged, or of no model that is known.
@@ -87,9 +93,9 @@ def load(path: str | Path, *, raw: bool = False) -> Weights:
       >>> logits = weights.model.apply(weights.variables, clips)  # doctest: +SKIP
       >>> for mask in weights.stream(frames): ...  # doctest: +SKIP
     """
-    with open_stored(path, raw=raw) as held:
-        model, variables = held.model, complete(held)
-        if held.part == ENCODER:
+    with open_stored(path, raw=raw) as weights:
+        model, variables = weights.model, complete(weights)
+        if weights.part == ENCODER:
             model = make_encoder(model.backbone, model.norm_epsilons, model.drop_path, model.dtype)
             variables = {"params": variables["params"][ENCODER]}
-        return Weights(model, variables, held.config, held.origin, held.licence)
+        return Weights(model, variables, weights.config, weights.origin, weights.licence)

@@ -14,13 +14,15 @@ from cffm_jax.errors import InputError
 
 
 class PrototypeStore:
-    """Prototypes of a split's videos in one file (SQLite): a video that is written is written whole.
+    """Prototypes of a split's videos in one file (SQLite): a video that is written is written
+    whole.
 
-    A row is found by the video and by a digest of all that its prototypes depend on, so that those of other weights
-    or settings are never taken for them.
+    A row is found by the video and by a digest of all that its prototypes depend on, so that those
+    of other weights or settings are never taken for them.
 
-    Of several processes each writes a file of its own (``val.sqlite``, ``val.1.sqlite``, ...): SQLite and network file
-    systems do not go together otherwise. All are read, those of the others as they are at the start.
+    Of several processes each writes a file of its own (``val.sqlite``, ``val.1.sqlite``, ...):
+    SQLite and network file systems do not go together otherwise. All are read, those of the others
+    as they are at the start.
     """
 
     def __init__(self, path: Path):
@@ -37,8 +39,8 @@ class PrototypeStore:
         except (OSError, sqlite3.Error) as error:
             remedy = "delete it, or name another folder with --prototypes.folder"
             raise InputError(self.path, f"cannot be used to keep prototypes ({error})", remedy) from error
-        found = [path, *path.parent.glob(f"{path.stem}.*{path.suffix}")]
-        self._others = [_read_only(other) for other in found if other != self.path and other.exists()]
+        files = [path, *path.parent.glob(f"{path.stem}.*{path.suffix}")]
+        self._others = [_read_only(other) for other in files if other != self.path and other.exists()]
         self._lock = threading.Lock()  # Each device has a thread that asks.
 
     def get(self, video: str, key: str) -> np.ndarray | None:
@@ -60,7 +62,7 @@ class PrototypeStore:
 
 
 def _read_only(path: Path) -> sqlite3.Connection:
-    """What another process has kept: a copy, so that its file is not held open."""
+    """Copies the database of another process, so that its file is not kept open."""
     copy = sqlite3.connect(":memory:", check_same_thread=False)
     try:
         with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=60)) as file:

@@ -1,4 +1,5 @@
-"""Frames of videos as the model sees them, with their labels: read in threads, ahead of what computes with them."""
+"""Frames of videos as the model sees them, with their labels: read in threads, ahead of what
+computes with them."""
 
 from __future__ import annotations
 
@@ -37,8 +38,8 @@ class Loaded(NamedTuple):
 def load_chunks(
     pool: ThreadPoolExecutor, videos: Sequence[Video], step: int, config: Config, labels: bool
 ) -> Iterator[tuple[Video, int, Loaded]]:
-    """The videos in chunks of ``step`` frames: each with its video and the index of its first frame. A chunk is
-    read ahead of the one in use.
+    """The videos in chunks of ``step`` frames: each with its video and the index of its first
+    frame. A chunk is read ahead of the one in use.
 
     Raises:
       InputError: a file cannot be used, or frames of a chunk differ in size.

@@ -1,7 +1,7 @@
 """Streams: a frame in, its mask out, with a state of constant size that stays on the device.
 
-Of a past frame only what later targets read is kept (2,016 pooled tokens of CFFM at 480x864), so every frame is
-encoded, normalised and pooled once.
+Of a past frame only what later targets read is kept (2,016 pooled tokens of CFFM at 480x864), so
+every frame is encoded, normalised and pooled once.
 
 Dimension key: S streams, R references, H0 W0 the original frames, H W the model's input.
 """
@@ -30,10 +30,10 @@ _SECOND = 15
 class StreamSegmenter:
     """Segments S streams of frames of one size, a frame of each in a step. Compiles once.
 
-    ``state, masks = segmenter.step(variables, state, frames)`` takes frames u8[S, H, W, 3] as ``pipeline.fit_frame``
-    makes them and gives masks u8[S, H0, W0]. The state that is given is consumed: its memory becomes the next state's,
-    so keep a copy (``jax.device_get``) of one that is to be used again. ``segmenter.function`` is the same, not jitted,
-    pure, and leaves it.
+    ``state, masks = segmenter.step(variables, state, frames)`` takes frames u8[S, H, W, 3] as
+    ``pipeline.fit_frame`` makes them and gives masks u8[S, H0, W0]. The state that is given is
+    consumed: its memory becomes the next state's, so keep a copy (``jax.device_get``) of one that
+    is to be used again. ``segmenter.function`` is the same, not jitted, pure, and leaves it.
     """
 
     def __init__(
@@ -46,12 +46,14 @@ class StreamSegmenter:
           config: ``data.offsets`` in frames of the streams.
           size: (H0, W0) of the frames.
           streams: S.
-          apart: compute the streams of a step one after another, not as a batch. The default does on CPUs, where the
-            maps of two frames of 480p no longer fit into the cache and a batch takes longer.
+          apart: compute the streams of a step one after another, not as a batch. The default does
+            on CPUs, where the maps of two frames of 480p no longer fit into the cache and a batch
+            takes longer.
 
         Raises:
-          InputError: the offsets are more or fewer than the model's references, or the frames are too small for the
-            method's state: they have fewer tokens than prototypes, which are those of the frames so far.
+          InputError: the offsets are more or fewer than the model's references, or the frames are
+            too small for the method's state: they have fewer tokens than prototypes, which are
+            those of the frames so far.
         """
         offsets, references = config.data.offsets, model.reference_names
         if references and len(offsets) != len(references):
@@ -76,7 +78,8 @@ class StreamSegmenter:
         return self._engine.start(self.input_size, self.streams)
 
     def function(self, variables: dict[str, Any], state: State, frames: jax.Array) -> tuple[State, jax.Array]:
-        """The next state and the masks u8[S, H0, W0] of frames u8[S, H, W, 3]. ValueError for other frames."""
+        """The next state and the masks u8[S, H0, W0] of frames u8[S, H, W, 3]. ValueError for other
+        frames."""
         expected = (len(state.ages), *self.input_size, 3)
         if frames.shape != expected or frames.dtype != jnp.uint8:
             given = f"{frames.dtype}{list(frames.shape)}"
@@ -87,7 +90,8 @@ class StreamSegmenter:
 
 
 def reset(state: State, streams: Sequence[int]) -> State:
-    """The state in which the streams of these numbers have seen nothing. IndexError if there is none of that number."""
+    """The state in which the streams of these numbers have seen nothing. IndexError if there is
+    none of that number."""
     for number in streams:
         if not 0 <= number < len(state.ages):
             raise IndexError(f"stream {number} of {len(state.ages)}, which count from 0")
@@ -95,7 +99,8 @@ def reset(state: State, streams: Sequence[int]) -> State:
 
 
 def offsets_at(rate: float, references: int, seconds: Sequence[float] = ()) -> tuple[int, ...]:
-    """How many frames before the target the references lie, for a stream of ``rate`` frames a second.
+    """How many frames before the target the references lie, for a stream of ``rate`` frames a
+    second.
 
     The nearest whole numbers, at least 1.
 
@@ -123,10 +128,11 @@ def stream(
     Args:
       model: the module; with global contexts its prototypes are causal.
       variables: its weights.
-      config: of the model; ``data.scale`` says how frames are resized, ``data.offsets`` where the references lie.
+      config: of the model; ``data.scale`` says how frames are resized, ``data.offsets`` where the
+        references lie.
       frames: of one size.
-      ahead: frames that are taken before the mask of a frame is waited for. 0 answers every frame at once; 1 or 2 let
-        reading, computing and what the caller does overlap.
+      ahead: frames that are taken before the mask of a frame is waited for. 0 answers every frame
+        at once; 1 or 2 let reading, computing and what the caller does overlap.
 
     Raises:
       InputError: a frame is no u8[H,W,3] or differs in size from the first.

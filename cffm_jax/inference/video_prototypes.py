@@ -1,7 +1,8 @@
-"""Prototypes of whole videos (CFFM++ section 4.1): computed by a trained network, kept on disk, or imported.
+"""Prototypes of whole videos (CFFM++ section 4.1): computed by a trained network, kept on disk, or
+imported.
 
-Dimension key: f frames of a video that are clustered, H W the model's input, h w the map at stride 8, P prototypes,
-C = 256 channels.
+Dimension key: f frames of a video that are clustered, H W the model's input, h w the map at stride
+8, P prototypes, C = 256 channels.
 """
 
 from __future__ import annotations
@@ -41,10 +42,12 @@ _ENCODING = ("encoder", "decoder")
 
 
 def fingerprint(variables: dict[str, Any]) -> str:
-    """Digest of the weights that the features depend on: encoder, decoder and the decoder's statistics.
+    """Digest of the weights that the features depend on: encoder, decoder and the decoder's
+    statistics.
 
     Raises:
-      InputError: one is not finite. The features may not show it: XLA's ReLU on CPUs turns NaN into 0.
+      InputError: one is not finite. The features may not show it: XLA's ReLU on CPUs turns NaN into
+        0.
     """
     digest = hashlib.sha256()
     for collection in sorted(variables):
@@ -60,20 +63,23 @@ def fingerprint(variables: dict[str, Any]) -> str:
 
 
 class Prototyper:
-    """Gives the prototypes of videos: out of the store, or computed in one jitted call a video and stored.
+    """Gives the prototypes of videos: out of the store, or computed in one jitted call a video and
+    stored.
 
-    Several threads may ask, each for its own videos; they are computed on the thread's default device.
+    Several threads may ask, each for its own videos; they are computed on the thread's default
+    device.
     """
 
     def __init__(self, model: Method, variables: dict[str, Any], config: Config, store: PrototypeStore | None = None):
-        """``model`` and ``variables`` are the network whose features are clustered; its width is the prototypes'."""
+        """``model`` and ``variables`` are the network whose features are clustered; its width is
+        the prototypes'."""
         self.config = config
         self._model, self._store = model, store
         self._variables = {c: {k: v for k, v in tree.items() if k in _ENCODING} for c, tree in variables.items()}
         self._key = self._digest()
 
     def _digest(self) -> str:
-        """Of the weights and of every setting that changes prototypes."""
+        """Digests the weights and every setting that changes prototypes."""
         plan = dataclasses.asdict(self.config.prototypes)
         used = {name: plan[name] for name in ("count", "frames", "rule", "start", "iterations", "seed")}
         settings = [used, self.config.model.dtype, self.config.data.scale]
@@ -81,7 +87,8 @@ class Prototyper:
         return hashlib.sha256(text.encode()).hexdigest()
 
     def _key_of(self, video: Video) -> str:
-        """The digest with the names and sizes of the frames' files: where the dataset lies does not matter."""
+        """The digest with the names and sizes of the frames' files: where the dataset lies does not
+        matter."""
         sizes = [[os.path.basename(path), file_size(path)] for path in self._frames(video)]
         return hashlib.sha256(json.dumps([self._key, len(video.frames), sizes]).encode()).hexdigest()
 
@@ -93,8 +100,8 @@ class Prototyper:
         """Prototypes f32[P, C] of a video.
 
         Raises:
-          InputError: a frame cannot be read, the video has fewer tokens than prototypes, or its features are not
-            finite.
+          InputError: a frame cannot be read, the video has fewer tokens than prototypes, or its
+            features are not finite.
         """
         if not self._store:
             return self._compute(video)
@@ -102,11 +109,11 @@ class Prototyper:
             key = self._key_of(video)
         except OSError as error:
             raise InputError(error.filename, f"cannot be read ({error.strerror})", "copy it again") from error
-        found = self._store.get(video.name, key)
-        if found is None:
-            found = self._compute(video)
-            self._store.put(video.name, key, found)
-        return found
+        prototypes = self._store.get(video.name, key)
+        if prototypes is None:
+            prototypes = self._compute(video)
+            self._store.put(video.name, key, prototypes)
+        return prototypes
 
     def _compute(self, video: Video) -> np.ndarray:
         plan = self.config.prototypes
@@ -133,8 +140,8 @@ class Prototyper:
 def _cluster(
     model: Method, plan: PrototypeConfig, variables: dict[str, Any], frames: jax.Array, valid: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """frames u8[f, H, W, 3], valid bool[f] -> centres f32[P, C] and inertia f32[]; some frames at a time, so that
-    memory does not grow with f."""
+    """frames u8[f, H, W, 3], valid bool[f] -> centres f32[P, C] and inertia f32[]; some frames at a
+    time, so that memory does not grow with f."""
 
     def encode(frame: jax.Array) -> jax.Array:
         return model.apply(variables, normalise(frame[None]), method="prototype_tokens")[0]
@@ -149,8 +156,9 @@ def _cluster(
     return clusters.centres, clusters.inertia
 
 
-def all_prototypes(source: Prototyper | ImportedPrototypes, videos: Sequence[Video], what: str) -> np.ndarray:
-    """Prototypes f32[V, P, C] of all videos, with a progress bar; what was stored already is not computed again.
+def all_prototypes(source: Prototyper | ImportedPrototypes, videos: Sequence[Video], name: str) -> np.ndarray:
+    """Prototypes f32[V, P, C] of all videos, with a progress bar; what was stored already is not
+    computed again.
 
     Several processes share the videos.
 
@@ -159,23 +167,24 @@ def all_prototypes(source: Prototyper | ImportedPrototypes, videos: Sequence[Vid
     """
     with cluster.together():
         mine = tqdm(
-            cluster.share(tuple(videos)), f"prototypes, {what}", unit="video", leave=False, disable=not cluster.first()
+            cluster.share(tuple(videos)), f"prototypes, {name}", unit="video", leave=False, disable=not cluster.first()
         )
-        own = {video.name: source.of(video) for video in mine}
-    known = {name: prototypes for share in cluster.gathered(own) for name, prototypes in share.items()}
-    found = [known[video.name] for video in videos]
-    for video, prototypes in zip(videos, found, strict=True):
-        if len(prototypes) != len(found[0]):
-            problem = f"video {video.name} has {len(prototypes)} prototypes, {videos[0].name} {len(found[0])}"
-            raise InputError(what, problem, "give all videos the same number")
-    return np.stack(found)
+        share = {video.name: source.of(video) for video in mine}
+    known = {name: prototypes for share in cluster.gathered(share) for name, prototypes in share.items()}
+    in_order = [known[video.name] for video in videos]
+    for video, prototypes in zip(videos, in_order, strict=True):
+        if len(prototypes) != len(in_order[0]):
+            problem = f"video {video.name} has {len(prototypes)} prototypes, {videos[0].name} {len(in_order[0])}"
+            raise InputError(name, problem, "give all videos the same number")
+    return np.stack(in_order)
 
 
 def prototype_source(
     config: Config, model: Method, variables: dict[str, Any], split: str, folder: str | Path = ""
 ) -> Prototyper | ImportedPrototypes:
-    """Where the prototypes of a split's videos come from, as ``config.prototypes`` says: imported ones, or those of
-    another run's network, or of the model itself; computed ones are kept in one file a split.
+    """The source of the prototypes of a split's videos, as ``config.prototypes`` says: imported
+    ones, or those of another run's network, or of the model itself; computed ones are kept in one
+    file a split.
 
     Args:
       config: of the model.
@@ -191,14 +200,15 @@ def prototype_source(
     if plan.imported:
         return ImportedPrototypes(plan.imported, model.width)
     if plan.checkpoint:
-        with open_stored(plan.checkpoint) as held:
-            model, variables = held.model, jax.device_put(complete(held))
+        with open_stored(plan.checkpoint) as weights:
+            model, variables = weights.model, jax.device_put(complete(weights))
     folder = Path(plan.folder or folder or Path(config.workdir) / FOLDER)
     return Prototyper(model, variables, config, PrototypeStore(folder / f"{split}.sqlite"))
 
 
 class ImportedPrototypes:
-    """Prototypes that were computed elsewhere, one array [P, C] a video: what ``conversion.centres`` finds."""
+    """Prototypes that were computed elsewhere, one array [P, C] a video; see
+    ``weights.authors_prototypes``."""
 
     def __init__(self, path: str, width: int):
         self._path, self._width = Path(path), width
@@ -206,7 +216,8 @@ class ImportedPrototypes:
         self._found = find_centres(path)
 
     def of(self, video: Video) -> np.ndarray:
-        """f32[P, C]. InputError if there are none of the video, or they cannot be read or have another shape."""
+        """f32[P, C]. InputError if there are none of the video, or they cannot be read or have
+        another shape."""
         if video.name not in self._found:
             problem = f"holds no prototypes of video {video.name}"
             raise InputError(self._path, problem, "name prototypes of all videos of the split")

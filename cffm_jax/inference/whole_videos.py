@@ -1,4 +1,5 @@
-"""Whole videos: chunks of n frames through the engine, every frame encoded once; reading overlaps with computing."""
+"""Whole videos: chunks of n frames through the engine, every frame encoded once; reading overlaps
+with computing."""
 
 from __future__ import annotations
 
@@ -48,15 +49,16 @@ class Chunk(NamedTuple):
     masks: dict[str, np.ndarray]
 
     @property
-    def own(self) -> np.ndarray:
-        """The masks by all that the model knows."""
+    def predictions(self) -> np.ndarray:
+        """The masks by the method itself, with all that it reads."""
         return next(iter(self.masks.values()))
 
 
 def chunk_size(config: Config) -> int:
     """Frames of a call: ``eval.chunk``, or what suits the device.
 
-    On CPUs the maps of two frames of 480p no longer fit into the cache, and each frame takes longer than alone.
+    On CPUs the maps of two frames of 480p no longer fit into the cache, and each frame takes longer
+    than alone.
     """
     width, height = config.data.scale
     on_cpu = max(1, min(_CHUNK, _CPU_PIXELS // (width * height)))
@@ -70,8 +72,9 @@ class VideoSegmenter:
     """
 
     def __init__(self, model: Method, config: Config, prototypes: PrototypeSource | None = None, *, parts: bool = True):
-        """``prototypes`` gives those of a video to a method that reads any, unless they are all causal; without
-        ``parts`` there are the method's own masks alone, not those of its parts too: less work."""
+        """``prototypes`` gives those of a video to a method that reads any, unless they are all
+        causal; without ``parts`` there are the method's own masks alone, not those of its parts
+        too: less work."""
         self.config, self.model = config, model
         self.chunk = chunk_size(config)
         rows = model.rows(config.eval.prototypes)
@@ -100,11 +103,13 @@ class VideoSegmenter:
         )
 
     def segment(self, variables: dict[str, Any], videos: Sequence[Video], *, labels: bool = True) -> Iterator[Chunk]:
-        """The chunks of all videos in order, every frame of each. Reading overlaps with computing, and computing with
-        what the caller does with the chunk before; memory does not grow with a video's length.
+        """The chunks of all videos in order, every frame of each. Reading overlaps with computing,
+        and computing with what the caller does with the chunk before; memory does not grow with a
+        video's length.
 
         Raises:
-          InputError: a file cannot be read, frames of a video differ in size, or a video has no prototypes.
+          InputError: a file cannot be read, frames of a video differ in size, or a video has no
+            prototypes.
         """
         with ThreadPoolExecutor(max(1, self.config.data.threads)) as pool:
             for (video, start, loaded), masks in fetched(self._dispatched(pool, variables, videos, labels)):
@@ -120,7 +125,8 @@ class VideoSegmenter:
         for video, start, loaded in load_chunks(pool, videos, self.chunk, self.config, labels):
             if start == 0:
                 size = loaded.size
-                # Placed like the weights: what comes back is, and another placing would compile again.
+                # Placed like the weights: what comes back is, and another placing would compile
+                # again.
                 state = jax.device_put(self._start(video, loaded), placing(variables))
                 prototypes = self.prototypes.of(video)[None] if self.prototypes else None
             elif loaded.size != size:
@@ -148,8 +154,8 @@ class VideoSegmenter:
 def fetched(
     dispatched: Iterator[tuple[T, dict[str, jax.Array]]],
 ) -> Iterator[tuple[T, dict[str, np.ndarray]]]:
-    """What was dispatched, with its masks on the host. They are waited for when the next is dispatched: the device
-    computes while the caller counts and writes. So two are in flight."""
+    """Yields the dispatched chunks, with their masks on the host. They are waited for when the next
+    is dispatched: the device computes while the caller counts and writes. So two are in flight."""
     waiting: tuple[T, dict[str, jax.Array]] | None = None
 
     for item in dispatched:
@@ -167,5 +173,6 @@ def _on_host(item: tuple[T, dict[str, jax.Array]]) -> tuple[T, dict[str, np.ndar
 
 
 def placing(variables: dict[str, Any]) -> jax.sharding.Sharding | None:
-    """The sharding of the weights, which is the same for all; None for arrays that are not on a device yet."""
+    """The sharding of the weights, which is the same for all; None for arrays that are not on a
+    device yet."""
     return getattr(jax.tree.leaves(variables)[0], "sharding", None)

@@ -13,7 +13,7 @@ from cffm_jax.errors import InputError
 from cffm_jax.media.frame import Frame, Selection, Source
 
 _RATE = 30.0
-"""Of a camera that states none."""
+"""Frames a second of a camera that states none."""
 
 
 @contextlib.contextmanager

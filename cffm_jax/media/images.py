@@ -1,4 +1,5 @@
-"""Images as a viewer shows them: upright, grey and palettes as RGB, 16 bits as 8, transparency over black."""
+"""Images as a viewer shows them: upright, grey and palettes as RGB, 16 bits as 8, transparency over
+black."""
 
 from __future__ import annotations
 
@@ -49,7 +50,8 @@ def is_image(path: str) -> bool:
 
 
 def _require_ordinary(path: str) -> None:
-    """InputError for a named pipe, which would be waited for until somebody writes into it, or a device."""
+    """InputError for a named pipe, which would be waited for until somebody writes into it, or a
+    device."""
     if os.path.exists(path) and not os.path.isfile(path):
         raise UnreadableFile(path, "is no ordinary file", "name images alone, or move it away")
 
@@ -69,10 +71,10 @@ def list_images(folder: str) -> list[str]:
         names = [entry.name for entry in os.scandir(folder) if not entry.name.startswith(".")]
     except OSError as error:
         raise InputError(folder, f"cannot be listed ({error.strerror})", "check the folder's permissions") from error
-    found = [os.path.join(folder, name) for name in in_order(names) if name.lower().endswith(SUFFIXES)]
-    if not found:
+    paths = [os.path.join(folder, name) for name in in_order(names) if name.lower().endswith(SUFFIXES)]
+    if not paths:
         raise InputError(folder, f"holds no image ({', '.join(SUFFIXES)})", "name another folder, or a video in it")
-    return found
+    return paths
 
 
 def open_images(paths: Sequence[str], name: str, selection: Selection, rate: float) -> Source:
@@ -91,19 +93,19 @@ def open_images(paths: Sequence[str], name: str, selection: Selection, rate: flo
     numbers = [n for n in numbers if n >= selection.start and (selection.end is None or n < selection.end)]
     numbers = numbers[:: selection.every]
     step = 1 / Fraction(rate).limit_denominator(1001)
-    told: list[str] = []
+    remarks: list[str] = []
     return Source(
         name=name,
-        frames=_frames(paths, numbers, step, told),
+        frames=_frames(paths, numbers, step, remarks),
         rate=1 / step,
         tick=step / step.numerator,
         count=len(numbers),
         single=len(paths) == 1,
-        warnings=told,
+        warnings=remarks,
     )
 
 
-def _frames(paths: Sequence[str], numbers: Sequence[int], step: Fraction, told: list[str]) -> Iterator[Frame]:
+def _frames(paths: Sequence[str], numbers: Sequence[int], step: Fraction, remarks: list[str]) -> Iterator[Frame]:
     several: list[str] = []
     stems = [os.path.splitext(os.path.basename(path))[0] for path in paths]
     doubled = max(Counter(stems).values()) > 1
@@ -117,7 +119,7 @@ def _frames(paths: Sequence[str], numbers: Sequence[int], step: Fraction, told: 
         yield Frame(pixels, number, number * step, f"{number:06}" if doubled else stems[number])
     if several:
         others = f" and {len(several) - 1} more: each" if len(several) > 1 else ":"
-        told.append(f"{several[0]}{others} holds more pictures than the first, which alone was taken")
+        remarks.append(f"{several[0]}{others} holds more pictures than the first, which alone was taken")
 
 
 def read_image(path: str, several: list[str] | None = None) -> np.ndarray:
@@ -128,7 +130,8 @@ def read_image(path: str, several: list[str] | None = None) -> np.ndarray:
       several: the path is added to it, if the file holds further images: an animation, or pages.
 
     Returns:
-      u8[H,W,3], RGB: turned as its EXIF orientation says, what is transparent over black, 16 bits divided by 257.
+      u8[H,W,3], RGB: turned as its EXIF orientation says, what is transparent over black, 16 bits
+        divided by 257.
 
     Raises:
       UnreadableFile: it cannot be read, is cut off, too large, or no such image.
@@ -165,5 +168,5 @@ def _of_sixteen_bits(path: str, grey: np.ndarray) -> np.ndarray:
     return np.repeat(((grey.astype(np.uint32) + 128) // 257).astype(np.uint8)[..., None], 3, axis=-1)
 
 
-def _no_range(path: str, what: str) -> UnreadableFile:
-    return UnreadableFile(path, f"holds {what}, of which no range is known", "save it with 8 or 16 bits")
+def _no_range(path: str, samples: str) -> UnreadableFile:
+    return UnreadableFile(path, f"holds {samples}, of which no range is known", "save it with 8 or 16 bits")

@@ -10,7 +10,8 @@ from cffm_jax.errors import InputError
 
 
 def require_av(where: object, instead: str = "") -> types.ModuleType:
-    """PyAV. InputError, which names what needs it and what to do ``instead``, if it is not installed."""
+    """PyAV. InputError, which names what needs it and what to do ``instead``, if it is not
+    installed."""
     try:
         import av
     except ImportError as error:
@@ -20,10 +21,11 @@ def require_av(where: object, instead: str = "") -> types.ModuleType:
 
 
 class Piped:
-    """A file that FFmpeg only reads forwards. It gets no path: nothing is left for its protocols to interpret.
+    """A file that FFmpeg only reads forwards. It gets no path: nothing is left for its protocols to
+    interpret.
 
-    What goes wrong with the file is kept in ``error`` for `reraise`: PyAV reports it as an error of its own, and a
-    signal not at all. Of reading FFmpeg sees an end in its place.
+    What goes wrong with the file is kept in ``error`` for `reraise`: PyAV reports it as an error of
+    its own, and a signal not at all. Of reading FFmpeg sees an end in its place.
     """
 
     def __init__(self, file: io.BufferedIOBase):

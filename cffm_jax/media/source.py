@@ -1,4 +1,5 @@
-"""Where frames come from: a video, images, a camera or standard input, as a stream of pictures with times."""
+"""Opens an input: a video, images, a camera or standard input, as a stream of pictures with
+times."""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ STDIN = "-"
 
 @contextlib.contextmanager
 def open_source(inputs: Sequence[str], selection: Selection, rate: float) -> Iterator[Source]:
-    """Opens a video, an image, a folder or pattern of images, several images, a camera's index, or standard input.
+    """Opens a video, an image, a folder or pattern of images, several images, a camera's index, or
+    standard input.
 
     Args:
       inputs: what the user named, more than one for images.
@@ -26,7 +28,8 @@ def open_source(inputs: Sequence[str], selection: Selection, rate: float) -> Ite
       rate: frames a second of images.
 
     Raises:
-      InputError: nothing of the kind is there, or it cannot be read; also while its frames are read.
+      InputError: nothing of the kind is there, or it cannot be read; also while its frames are
+        read.
     """
     from cffm_jax.media import cameras, images, videos
 
@@ -61,10 +64,10 @@ def _paths(name: str) -> list[str]:
     try:
         mode = os.stat(name).st_mode
     except OSError as error:
-        found = sorted(glob.glob(name, recursive=True)) if has_magic(name) else []
-        found = [path for path in found if os.path.isfile(path)]
-        if found:
-            return images.in_order(found)
+        paths = sorted(glob.glob(name, recursive=True)) if has_magic(name) else []
+        paths = [path for path in paths if os.path.isfile(path)]
+        if paths:
+            return images.in_order(paths)
         problem = "fits no file" if has_magic(name) else f"cannot be read ({error.strerror})"
         raise InputError(
             name, problem, "name a video, an image, a folder of images, a pattern in quotes or -"

@@ -1,4 +1,5 @@
-"""Video files and streams through PyAV (FFmpeg), as a player shows them; nothing but the file itself is opened."""
+"""Video files and streams through PyAV (FFmpeg), as a player shows them; nothing but the file
+itself is opened."""
 
 from __future__ import annotations
 
@@ -20,13 +21,15 @@ CONTAINERS = (
     "mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi", "mpegts", "mpeg", "flv", "ogg", "asf", "ivf", "nut", "gif",
     "yuv4mpegpipe", "h264", "hevc", "obu", "m4v", "mpegvideo", "mjpeg", "png_pipe", "jpeg_pipe",
 )  # fmt: skip
-"""FFmpeg's readers that may be used: all of them read the one file, while those of playlists open others."""
+"""FFmpeg's readers that may be used: all of them read the one file, while those of playlists open
+others."""
 
 _RESTRICTED = {"format_whitelist": ",".join(CONTAINERS), "protocol_whitelist": "none"}
 _RATE = Fraction(25)
-"""Of a stream that states none."""
+"""Frames a second of a stream that states none."""
 _HD = (1280, 576)
-"""Players take frames wider or higher than this for BT.709 where nothing says so, others for BT.601."""
+"""Players take frames wider or higher than this for BT.709 where nothing says so, others for
+BT.601."""
 
 
 @contextlib.contextmanager
@@ -49,8 +52,8 @@ def open_stream(file: io.BufferedIOBase, name: str, selection: Selection) -> Ite
     """Opens a video that comes in through a pipe.
 
     Raises:
-      InputError: PyAV is not installed, or there is no video; while frames are read: none of them can be decoded, their
-        size changes, or reading fails.
+      InputError: PyAV is not installed, or there is no video; while frames are read: none of them
+        can be decoded, their size changes, or reading fails.
     """
     with _open(Piped(file), name, selection, live=True) as source:
         yield source
@@ -86,7 +89,7 @@ def _open(file: Piped, name: str, selection: Selection, live: bool) -> Iterator[
 
 
 class _Announced(NamedTuple):
-    """What the container says that it holds; 0 where it does not say.
+    """Length of a video as its container states it; 0 where it does not.
 
     Attributes:
       frames: their number.
@@ -127,7 +130,8 @@ def _require_size(name: str, width: int, height: int) -> None:
 
 
 def _unreadable(file: Piped, name: str, problem: str) -> InputError:
-    """The error of a file that FFmpeg gave up; one that could not be read says so, and a signal goes on."""
+    """The error of a file that FFmpeg gave up; one that could not be read says so, and a signal
+    goes on."""
     if isinstance(file.error, OSError):
         return InputError(name, f"cannot be read ({file.error.strerror})", "check the disk it is on")
     file.reraise()
@@ -175,14 +179,14 @@ class _Reader:
         self._warn(number + 1, float(time - (first if start is None else start) + 1 / source.rate), announced)
 
     def _warn(self, came: int, seconds: float, announced: _Announced) -> None:
-        said = []
+        notes = []
         if self._damaged:
-            said.append(f"{self._damaged} damaged packets could not be decoded")
+            notes.append(f"{self._damaged} damaged packets could not be decoded")
         if came + self._dropped < announced.frames:
-            said.append(f"{came} frames came of the {announced.frames} that were announced; it may be cut off")
+            notes.append(f"{came} frames came of the {announced.frames} that were announced; it may be cut off")
         elif seconds < announced.seconds - announced.within:
-            said.append(f"ends after {seconds:.2f} s, {announced.seconds:.2f} were announced; it may be cut off")
-        self._source.warnings += [f"{self._source.name}: {each}" for each in said]
+            notes.append(f"ends after {seconds:.2f} s, {announced.seconds:.2f} were announced; it may be cut off")
+        self._source.warnings += [f"{self._source.name}: {each}" for each in notes]
 
     def _decoded(self) -> Iterator[Any]:
         """Frames in order; packets that cannot be decoded are passed over, as players do."""
@@ -191,8 +195,8 @@ class _Reader:
             try:
                 packet = next(packets, None)
             except (self._av.FFmpegError, IndexError):
-                # What came so far counts; `_warn` compares. PyAV ends on an IndexError, after all of this stream, where
-                # another began only when the file was open.
+                # What came so far counts; `_warn` compares. PyAV ends on an IndexError, after all
+                # of this stream, where another began only when the file was open.
                 packet = None
             if self._file.error is not None:
                 raise _unreadable(self._file, self._source.name, "cannot be read")
@@ -234,8 +238,8 @@ class _Reader:
         try:
             stored = frame.side_data.get(self._av.sidedata.sidedata.Type.DISPLAYMATRIX)
         except ValueError:
-            # What lies beside it (EXIF, a second eye's display) has no name in PyAV, which then gives the angle alone,
-            # anticlockwise: a picture that was mirrored too stays so.
+            # What lies beside it (EXIF, a second eye's display) has no name in PyAV, which then
+            # gives the angle alone, anticlockwise: a picture that was mirrored too stays so.
             cosine, sine = math.cos(math.radians(frame.rotation)), -math.sin(math.radians(frame.rotation))
             exact = np.array([[cosine, sine, 0], [-sine, cosine, 0], [0, 0, 1]])
             return np.rint(exact * 2**16).astype(np.int32)
@@ -248,7 +252,8 @@ def _exact(seconds: float) -> Fraction:
 
 
 def turned(pixels: np.ndarray, matrix: np.ndarray | None) -> np.ndarray:
-    """A picture [H,W,3] as its display matrix says, i32[3,3], rows the images of x and y: quarter turns and mirrors.
+    """A picture [H,W,3] as its display matrix says, i32[3,3], rows the images of x and y: quarter
+    turns and mirrors.
 
     Source: ISO/IEC 14496-12, the matrix of a track's header.
     """

@@ -12,7 +12,8 @@ from cffm_jax.metrics.confusion import MOST, Confusion, as_pair, flat, read_only
 from cffm_jax.metrics.metric import Metric, Statistic, mean
 
 _SHARE = 0.02
-"""Width of the band along a boundary, as a share of the frame's diagonal (Boundary IoU, CVPR 2021, section 5)."""
+"""Width of the band along a boundary, as a share of the frame's diagonal (Boundary IoU, CVPR 2021,
+section 5)."""
 
 
 def boundary_width(height: int, width: int) -> int:
@@ -25,9 +26,10 @@ def boundary_confusion(
 ) -> Confusion:
     """A frame's pixels near the boundaries, whose IoU is Boundary IoU (Cheng et al., CVPR 2021, Eq. 2).
 
-    A class's band is the part of it that lies at most ``boundary_width`` pixels (as a square's radius) from another
-    class, an ignored pixel or the frame's edge. What is outside its own band counts as the further class K, in the
-    label and in the prediction each: the IoU of class k is then that of its two bands, and class K's means nothing.
+    A class's band is the part of it that lies at most ``boundary_width`` pixels (as a square's
+    radius) from another class, an ignored pixel or the frame's edge. What is outside its own band
+    counts as the further class K, in the label and in the prediction each: the IoU of class k is
+    then that of its two bands, and class K's means nothing.
 
     Args:
       label: u8[H,W].

@@ -1,4 +1,4 @@
-"""How steady the masks of a video are, and the metrics of it: all that needs more than one frame."""
+"""Consistency of a video's masks over time: the metrics that need more than one frame."""
 
 from __future__ import annotations
 
@@ -19,13 +19,15 @@ LENGTHS = (8, 16)
 
 @dataclasses.dataclass(frozen=True)
 class Windows:
-    """The windows of one length in one video: sums of consistent / stable pixels, the last window apart.
+    """The windows of one length in one video: sums of consistent / stable pixels, the last window
+    apart.
 
     Attributes:
       length: n, frames of a window.
       ratios: sum of the ratios of all windows but the last.
       count: number of those windows; a window without stable pixels is none.
-      last: ratio of the last window; nan if it has no stable pixels or the video has fewer than n frames.
+      last: ratio of the last window; nan if it has no stable pixels or the video has fewer than n
+        frames.
     """
 
     length: int
@@ -47,7 +49,8 @@ class Windows:
         return Windows(self.length, ratios, count, last)
 
     def mean(self, with_last: bool) -> float:
-        """Mean ratio, with the last window (Eq. 9) or without (released script); nan without any window."""
+        """Mean ratio, with the last window (Eq. 9) or without (released script); nan without any
+        window."""
         last = with_last and not math.isnan(self.last)
         count = self.count + last
         return (self.ratios + (self.last if last else 0.0)) / count if count else math.nan
@@ -58,9 +61,12 @@ class Steadiness:
     """Sums of one video, or of several: windows that it has, and pixels that keep their class.
 
     Attributes:
-      windows: the finished windows, by length: stable pixels, and those whose prediction stayed the same too.
-      right_windows: likewise: stable pixels with a class, and those that were predicted right in all frames.
-      steady: pixels with a class, of all frames but the first, whose label is that of the frame before.
+      windows: the finished windows, by length: stable pixels, and those whose prediction stayed the
+        same too.
+      right_windows: likewise: stable pixels with a class, and those that were predicted right in
+        all frames.
+      steady: pixels with a class, of all frames but the first, whose label is that of the frame
+        before.
       changed: those of them whose prediction is not that of the frame before.
     """
 
@@ -71,7 +77,8 @@ class Steadiness:
 
     @classmethod
     def total(cls, parts: Sequence[Steadiness]) -> Steadiness:
-        """The sums of several videos, with the windows that are counted without each video's last."""
+        """The sums of several videos, with the windows that are counted without each video's
+        last."""
 
         def joined(windows: Iterable[Windows]) -> Windows:
             windows = list(windows)
@@ -101,8 +108,9 @@ class Steadiness:
 class VideoConsistency(Steadiness):
     """Steadiness of one video, fed frame by frame.
 
-    A window of n frames that ends now is stable at a pixel whose label was the same n - 1 times as in the frame before.
-    So all that is kept of earlier frames is how many times in a row that was so, until now.
+    A window of n frames that ends now is stable at a pixel whose label was the same n - 1 times as
+    in the frame before. So all that is kept of earlier frames is how many times in a row that was
+    so, until now.
 
     Attributes:
       frames: frames fed so far.

@@ -1,8 +1,8 @@
 """The inner loops of the metrics, compiled by Numba.
 
-Most are loops over bytes without a branch, which the compiler turns into instructions that take 32 pixels or more at a
-time. They work on parts of a frame that stay in a core's cache. Pixels are u8 in C order; nothing here looks at their
-sizes: the callers do.
+Most are loops over bytes without a branch, which the compiler turns into instructions that take 32
+pixels or more at a time. They work on parts of a frame that stay in a core's cache. Pixels are u8
+in C order; nothing here looks at their sizes: the callers do.
 """
 
 from __future__ import annotations
@@ -30,13 +30,15 @@ def _compiled(function: Callable) -> Callable:
 
 
 def start_ages(pixels: int, longest: int) -> np.ndarray:
-    """The ages of `add_frames` before a video's first frame, for windows of at most ``longest`` frames."""
+    """The ages of `add_frames` before a video's first frame, for windows of at most ``longest``
+    frames."""
     return np.zeros((3, pixels), np.uint8 if longest < 256 else np.uint32)
 
 
 @_compiled
 def _grow(label, prediction, last_label, last_prediction, longest, label_age, both_age, right_age):
-    """Brings ages to the next frame. Returns the pixels that keep their class, and those whose prediction changes."""
+    """Brings ages to the next frame. Returns the pixels that keep their class, and those whose
+    prediction changes."""
     steady, changed = np.uint16(0), np.uint16(0)
     for i in range(label.size):
         known = label[i] != IGNORED_LABEL
@@ -52,7 +54,8 @@ def _grow(label, prediction, last_label, last_prediction, longest, label_age, bo
 
 @_compiled
 def _window(label, label_age, both_age, right_age, length, before):
-    """The counts of `add_frames` for the window of ``length`` frames, ``before`` = length - 1, that ends now."""
+    """The counts of `add_frames` for the window of ``length`` frames, ``before`` = length - 1, that
+    ends now."""
     stable, consistent, stable_known, right = np.uint16(0), np.uint16(0), np.uint16(0), np.uint16(0)
     for i in range(label.size):
         known = (label_age[i] >= before) & (label[i] != IGNORED_LABEL)
@@ -69,16 +72,16 @@ def add_frames(labels, predictions, last_label, last_prediction, ages, lengths):
 
     Args:
       labels, predictions: u8[T,N], T frames of N pixels.
-      last_label, last_prediction: u8[N], the frame before them; before a video's first frame, labels that differ from
-        it everywhere.
-      ages: u8 or u32 [3,N]: how many frames in a row have had the label of the frame before, its label and prediction,
-        and the right prediction; no more than the longest window has.
+      last_label, last_prediction: u8[N], the frame before them; before a video's first frame,
+        labels that differ from it everywhere.
+      ages: u8 or u32 [3,N]: how many frames in a row have had the label of the frame before, its
+        label and prediction, and the right prediction; no more than the longest window has.
       lengths: [L] of the ages' type, frames of the windows.
 
     Returns:
-      The ages after the last frame; i64[T,L,4], each window's stable and consistent pixels, and the stable ones that
-      have a class and those of them that are right; i64[T,2], the pixels that keep their class, and those of them that
-      do not keep their prediction.
+      The ages after the last frame; i64[T,L,4], each window's stable and consistent pixels, and the
+      stable ones that have a class and those of them that are right; i64[T,2], the pixels that keep
+      their class, and those of them that do not keep their prediction.
     """
     frames, pixels = labels.shape
     windows = np.zeros((frames, lengths.size, 4), np.int64)
@@ -125,10 +128,11 @@ def _positions(flags, positions):
 
 @_compiled
 def add_pairs(labels, predictions, counts, most):
-    """Adds pixels by label and prediction to counts i64[K,K]; those with an ignored label are left out.
+    """Adds pixels by label and prediction to counts i64[K,K]; those with an ignored label are left
+    out.
 
-    ``most`` pixels at a time, as they are counted in 32 bits. Returns how many were added or left out: fewer than all
-    where a value is no class.
+    ``most`` pixels at a time, as they are counted in 32 bits. Returns how many were added or left
+    out: fewer than all where a value is no class.
     """
     counted = 0
     ends, positions = np.empty(_TILE, np.uint8), np.empty(_TILE, np.uint32)
@@ -159,7 +163,8 @@ def add_pairs(labels, predictions, counts, most):
 
 @_compiled
 def _lengthen(runs, above, row, most):
-    """For the columns: how many rows in a row have had the class of the row above, at most so many."""
+    """For the columns: how many rows in a row have had the class of the row above, at most so
+    many."""
     for x in range(runs.size):
         runs[x] = (runs[x] + (runs[x] < most)) * (above[x] == row[x])
 
@@ -185,8 +190,8 @@ def _keep(row, flags, outside, kept):
 
 @_compiled
 def bands(classes, width, outside):
-    """The classes u8[H,W] where a square of radius ``width`` >= 1 holds another class or leaves the frame; ``outside``
-    elsewhere, but for ignored pixels.
+    """The classes u8[H,W] where a square of radius ``width`` >= 1 holds another class or leaves the
+    frame; ``outside`` elsewhere, but for ignored pixels.
 
     A square holds one class if no two neighbours in it differ, so there is no loop over classes.
     """

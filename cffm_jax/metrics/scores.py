@@ -22,7 +22,7 @@ RELEASE_LONGER_THAN = 16
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class VideoScore:
-    """What the metrics need of one video.
+    """The sums of one video, which the metrics are computed from.
 
     Attributes:
       name: name of the video, unique in its split.
@@ -114,8 +114,8 @@ def score_video(
     num_classes: int,
     sparse: bool = False,
 ) -> VideoScore:
-    """Scores a video from its (label u8[H,W], prediction u8[H,W]) in order, one at a time; ``sparse`` where these are
-    some of its frames only."""
+    """Scores a video from its (label u8[H,W], prediction u8[H,W]) in order, one at a time;
+    ``sparse`` where these are some of its frames only."""
     tally = VideoTally.empty(num_classes, sparse)
     for label, prediction in frames:
         tally = tally.update(label, prediction)
@@ -151,8 +151,8 @@ class Scores:
         return Scores(self.num_classes, tuple(sorted(self.videos + other.videos, key=lambda v: v.name)))
 
     def longer_than(self, frames: int) -> Scores:
-        """Only the videos with more than so many frames, and those of which only some frames have labels: the released
-        script's rule is for videos labelled throughout."""
+        """Only the videos with more than so many frames, and those of which only some frames have
+        labels: the released script's rule is for videos labelled throughout."""
         return Scores(self.num_classes, tuple(v for v in self.videos if v.frames > frames or v.sparse))
 
     def total(self, statistic: Statistic) -> Any:
@@ -165,12 +165,13 @@ class Scores:
         return self.total(CONFUSION)
 
     def figures(self, longer_than: int = RELEASE_LONGER_THAN) -> dict[str, float]:
-        """All figures of the videos with more than ``longer_than`` frames; 0 counts every video. Some metrics count
-        the shorter ones too.
+        """All figures of the videos with more than ``longer_than`` frames; 0 counts every video.
+        Some metrics count the shorter ones too.
 
         Returns:
-          How many videos and frames were counted (``videos``, ``frames``), how many videos were too short for that
-          (``left_out``), and every metric by its key, nan where nothing was there to measure.
+          How many videos and frames were counted (``videos``, ``frames``), how many videos were too
+          short for that (``left_out``), and every metric by its key, nan where nothing was there to
+          measure.
         """
         counted = self.longer_than(longer_than)
         figures: dict[str, float] = {

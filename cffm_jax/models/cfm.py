@@ -1,5 +1,5 @@
-"""Cross-frame feature mining: the target reads the assembled context of its references (CFFM section 3.3, Eq. 4
-and 5) or the prototypes of its video (CFFM++ section 4.2, Eq. 7 and 8).
+"""Cross-frame feature mining: the target reads the assembled context of its references (CFFM
+section 3.3, Eq. 4 and 5) or the prototypes of its video (CFFM++ section 4.2, Eq. 7 and 8).
 
 Dimension key: N clips, C = 256 channels, A = 8 heads, D = 32 channels of a head, h w sides at stride 8, nh nw windows
   a side, P prototypes.
@@ -22,7 +22,7 @@ EPSILON = 1e-5
 
 
 class Cells(NamedTuple):
-    """What a block reads of a reference's pooled grid: keys and values [N * A, nh * m, nw * m, D].
+    """A reference's pooled grid as a block reads it: keys and values [N * A, nh * m, nw * m, D].
 
     A block without attention reads values alone: its keys are None.
     """
@@ -62,10 +62,12 @@ class _Pool(nn.Module):
 
 
 class _ContextBlock(nn.Module):
-    """What a block does before and after it weighs its context tokens: pools them, then adds their sum and an MLP.
+    """A block but for the weights of its context tokens: pools them, then adds their weighted sum
+    and an MLP.
 
-    The 289 tokens of the paper's r = {49, 20, 6, 7} hold 12 of the target's twice; merged, the result is the same.
-    Keys and values are projected once on the (pooled) grid of each frame and then gathered.
+    The 289 tokens of the paper's r = {49, 20, 6, 7} hold 12 of the target's twice; merged, the
+    result is the same. Keys and values are projected once on the (pooled) grid of each frame and
+    then gathered.
 
     Attributes:
       references: the context table's rows of the references.
@@ -128,12 +130,14 @@ class _ContextBlock(nn.Module):
         return target + self.mlp(self.norm2(target))
 
     def _mask(self, values: jax.Array) -> jax.Array:
-        """f32[nh, nw, 1, 277] for context values [N * A, nh, nw, 277, D]: see ``cffa.context_mask``."""
+        """f32[nh, nw, 1, 277] for context values [N * A, nh, nw, 277, D]: see
+        ``cffa.context_mask``."""
         return jnp.asarray(cffa.context_mask(*values.shape[1:3], self.sources))[:, :, None]
 
 
 class MiningBlock(_ContextBlock):
-    """One non-self attention step: the target reads 277 context tokens a window, then passes an MLP."""
+    """One non-self attention step: the target reads 277 context tokens a window, then passes an
+    MLP."""
 
     def setup(self) -> None:
         super().setup()
@@ -159,7 +163,8 @@ class MiningBlock(_ContextBlock):
 
 
 class PositionBlock(_ContextBlock):
-    """A block without mining: a token's weight is its position's (learned) alone, whatever it and the target hold.
+    """A block without mining: a token's weight is its position's (learned) alone, whatever it and
+    the target hold.
 
     The papers' "CFFA only", of which they say no more than that an MLP processes the tokens.
     """
@@ -169,7 +174,7 @@ class PositionBlock(_ContextBlock):
         self.value = layers.Dense(self.width, self.dtype)
 
     def __call__(self, target: Float[Array, "N h w C"], cells: tuple[Cells, ...]) -> Float[Array, "N h w C"]:
-        """As ``MiningBlock``."""
+        """Mines as ``MiningBlock`` does."""
         x = cffa.pad_to_windows(self.norm1(target))
         (values,) = _split_heads(self.value(x), 1)
         grids = (self._cells(self.pools[cffa.TARGET.name](x)), *cells)
@@ -190,9 +195,11 @@ def _split_heads(x: jax.Array, parts: int) -> jax.Array:
 
 
 class GlobalBlock(nn.Module):
-    """One step of global mining: every position of the target reads the prototypes of its video, then passes an MLP.
+    """One step of global mining: every position of the target reads the prototypes of its video,
+    then passes an MLP.
 
-    All positions see the same prototypes, so windows play no part; there is no position bias (CFFM++ Eq. 7 and 8).
+    All positions see the same prototypes, so windows play no part; there is no position bias
+    (CFFM++ Eq. 7 and 8).
     """
 
     width: int = 256
@@ -216,7 +223,8 @@ class GlobalBlock(nn.Module):
 def mining_macs(
     width: int, references: tuple[cffa.PooledSource, ...], h: int, w: int, *, executed: bool
 ) -> dict[str, int]:
-    """Multiply-accumulates of one ``MiningBlock`` on a map of h x w; ``executed`` as in ``macs``."""
+    """Multiply-accumulates of one ``MiningBlock`` on a map of h x w; ``executed`` as in
+    ``macs``."""
     c, sources = width, (cffa.TARGET, *references)
     padded = cffa.padded_size(h) * cffa.padded_size(w)
     own_tokens = cffa.WINDOW**2
@@ -224,7 +232,8 @@ def mining_macs(
     cells = windows * sum(source.cells**2 for source in sources)
     fine = cffa.REGION**2 if executed else own_tokens + cffa.RING_TOKENS
     tokens = fine + sum(source.tokens for source in sources)
-    # Released: p * p weights for each of the m * m cells; here the resize is part of the product: 49 for each.
+    # Released: p * p weights for each of the m * m cells; here the resize is part of the product:
+    # 49 for each.
     pooling = sum(source.cells**2 * (own_tokens if executed else source.pool**2) for source in sources)
     return {
         "cfm_qkv": (padded + cells) * 3 * c * c,

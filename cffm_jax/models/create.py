@@ -45,10 +45,10 @@ def create_model(
     """A model by its public name. The defaults are those of ``config.ModelConfig``.
 
     Args:
-      name: ``segformer_b0`` .. ``segformer_b5`` (the image baseline), ``cffm_b0`` .. (local temporal contexts),
-        ``cffmpp_b0`` .. (local and global ones), ``cffmp_b0`` .. (global ones alone, the papers' CFFM+). In place of
-        MiT ``b0`` each also takes ``pvtv2_b0`` .. ``pvtv2_b5``, ``convnext_tiny``, ``convnext_small`` and
-        ``convnext_base``.
+      name: method and backbone. Methods: ``segformer`` (the image baseline), ``cffm`` (local
+        temporal contexts), ``cffmpp`` (local and global ones), ``cffmp`` (global ones alone, the
+        papers' CFFM+), ``stppm`` (see ``methods.stppm``). Backbones: ``encoders.names.names()``,
+        such as ``b0``, ``pvtv2_b1``, ``convnext_tiny``. So ``cffm_b1``.
       num_classes: K.
       dtype: compute type, "float32" or "bfloat16".
       dropout: share of channels dropped before each classifier.
@@ -59,9 +59,10 @@ def create_model(
       pooling: the papers' p.
       references: "self" has the target in place of its references (static contexts).
       mining: "positions" leaves the attention to the content out (CFFA only).
-      norm_epsilons: of the encoder's norms: those of embeddings and reductions, those of blocks and stages; () takes
-        the backbone's own.
-      projection: of the encoder's stages: "linear" as SegFormer's, "normalised" as MMSegmentation's.
+      norm_epsilons: of the encoder's norms: those of embeddings and reductions, those of blocks and
+        stages; () takes the backbone's own.
+      projection: of the encoder's stages: "linear" as SegFormer's, "normalised" as
+        MMSegmentation's.
       width: channels of the frame features, a multiple of 8, the mining's heads.
 
     Raises:
@@ -95,8 +96,8 @@ def create_model(
 
 
 def build_model(config: Config) -> Method:
-    """The model that a config names. InputError on an unknown name, or a setting, of those that an evaluation reads,
-    that breaks its rule."""
+    """The model that a config names. InputError on an unknown name, or a setting, of those that an
+    evaluation reads, that breaks its rule."""
     check_settings(config, EVALUATED)
     try:
         return create_model(**dataclasses.asdict(config.model))

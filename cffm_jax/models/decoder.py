@@ -1,4 +1,5 @@
-"""Frame features: the SegFormer decoder of both papers, 256 channels wide for every backbone (CFFM section 4.1)."""
+"""Frame features: the SegFormer decoder of both papers, 256 channels wide for every backbone (CFFM
+section 4.1)."""
 
 from __future__ import annotations
 
@@ -17,7 +18,8 @@ from cffm_jax.models.resize import resize_bilinear
 
 
 class _Projection(nn.Module):
-    """The weights of one stage's dense layer, handed out rather than applied: see ``FrameDecoder``."""
+    """The weights of one stage's dense layer, handed out rather than applied: see
+    ``FrameDecoder``."""
 
     channels: int
     width: int
@@ -44,18 +46,19 @@ class _NormalisedProjection(nn.Module):
 class FrameDecoder(nn.Module):
     """Four encoder maps -> the frame's features at stride 4.
 
-    Each stage is projected to ``width`` channels, enlarged to stride 4, concatenated (stage 4 first) and fused by a 1x1
-    convolution, BatchNorm and ReLU. Enlarging is linear and acts on each channel alone, so it commutes with the 1x1
-    convolution: a stage is multiplied by (its projection x its slice of the fuse kernel) at its own stride, and the
-    sum of the enlarged products is the fused map, before the batch's statistics are taken and hence in training too.
-    That is a tenth of the multiplications. A normalised projection ends in a ReLU: only what follows it commutes, and
+    Each stage is projected to ``width`` channels, enlarged to stride 4, concatenated (stage 4
+    first) and fused by a 1x1 convolution, BatchNorm and ReLU. Enlarging is linear and acts on each
+    channel alone, so it commutes with the 1x1 convolution: a stage is multiplied by (its projection
+    x its slice of the fuse kernel) at its own stride, and the sum of the enlarged products is the
+    fused map, before the batch's statistics are taken and hence in training too. That is a tenth of
+    the multiplications. A normalised projection ends in a ReLU: only what follows it commutes, and
     a stage is multiplied twice at its own stride.
 
     Attributes:
       width: channels of the features.
       dtype: compute type; parameters and statistics are float32.
-      projection: "linear", dense with bias as in SegFormer, or "normalised", dense without bias, BatchNorm and ReLU as
-        in MMSegmentation.
+      projection: "linear", dense with bias as in SegFormer, or "normalised", dense without bias,
+        BatchNorm and ReLU as in MMSegmentation.
     """
 
     width: int = 256
@@ -93,10 +96,12 @@ def decoder_macs(
     normalised: bool,
     merged: bool,
 ) -> dict[str, int]:
-    """Multiply-accumulates of the decoder and the classifier of single frames, for one frame of height x width.
+    """Multiply-accumulates of the decoder and the classifier of single frames, for one frame of
+    height x width.
 
-    Merged, a stage's kernel already contains its slice of the fuse kernel (a product of once a call); that of a
-    normalised projection does not, and its slice is applied at the stage's own stride.
+    Merged, a stage's kernel already contains its slice of the fuse kernel (a product of once a
+    call); that of a normalised projection does not, and its slice is applied at the stage's own
+    stride.
     """
     positions = [(height // stride) * (width // stride) for stride in STRIDES]
     fused = len(channels) * positions[0]

@@ -1,6 +1,8 @@
-"""Prototypes of a video: k-means over frame features (CFFM++, section 3.4), and their causal counterpart for streams.
+"""Prototypes of a video: k-means over frame features (CFFM++, section 3.4), and their causal
+counterpart for streams.
 
-Dimension key: N tokens, C channels, k centres; m blocks of n tokens; S tokens of the start's sample.
+Dimension key: N tokens, C channels, k centres; m blocks of n tokens; S tokens of the start's
+sample.
 """
 
 from __future__ import annotations
@@ -19,7 +21,8 @@ from cffm_jax.config import PrototypeConfig
 SAMPLE = 4096
 """Tokens that k-means++ draws from (32 k, if that is more)."""
 CHUNK = 65536
-"""Tokens of a block. Ten frames of 480x864 are one: the product of the whole is faster than those of its parts."""
+"""Tokens of a block. Ten frames of 480x864 are one: the product of the whole is faster than those
+of its parts."""
 EXACT = jax.lax.Precision.HIGHEST
 
 Tokens = Float[Array | np.ndarray, "n c"]
@@ -32,10 +35,13 @@ class Clusters(NamedTuple):
 
     Attributes:
       centres: f32[k, C].
-      assignment: i32[N], the nearest of these centres (of equally near ones the first); -1 where a token is not valid.
-      inertia: f32[], sum of the valid tokens' squared distances to their centres; not finite if a token is not.
+      assignment: i32[N], the nearest of these centres (of equally near ones the first); -1 where a
+        token is not valid.
+      inertia: f32[], sum of the valid tokens' squared distances to their centres; not finite if a
+        token is not.
       iterations: i32[], how often the centres were moved.
-      counts: f32[k], tokens of each cluster; zero only if the last move emptied it or too few tokens differ.
+      counts: f32[k], tokens of each cluster; zero only if the last move emptied it or too few
+        tokens differ.
     """
 
     centres: Float32[Array, "k c"]
@@ -46,7 +52,8 @@ class Clusters(NamedTuple):
 
 
 class RunningClusters(NamedTuple):
-    """Prototypes of the frames so far: f32[k, C] centres, f32[k] their weights in tokens, i32[] number of frames."""
+    """Prototypes of the frames so far: f32[k, C] centres, f32[k] their weights in tokens, i32[]
+    number of frames."""
 
     centres: Float32[Array, "k c"]
     counts: Float32[Array, " k"]
@@ -77,21 +84,23 @@ def cluster(
     start: str | Centres = "k-means++",
     chunk: int | None = None,
 ) -> Clusters:
-    """Euclidean k-means (Lloyd) in float32 as one program, which may be part of another and of ``jax.vmap``.
+    """Euclidean k-means (Lloyd) in float32 as one program, which may be part of another and of
+    ``jax.vmap``.
 
-    Stops early once no token changes its cluster. In every move the j-th empty cluster starts anew at the token that
-    is j-th farthest from its own centre.
+    Stops early once no token changes its cluster. In every move the j-th empty cluster starts anew
+    at the token that is j-th farthest from its own centre.
 
     Args:
       key: of the start; unused if ``start`` is an array.
-      tokens: [N, C], any float type. Values that are not finite are not refused: the inertia shows them, and the
-        caller checks it.
+      tokens: [N, C], any float type. Values that are not finite are not refused: the inertia shows
+        them, and the caller checks it.
       k: number of centres.
       max_iterations: most moves of the centres.
-      valid: bool[N]; tokens where it is False have no influence, NaN and place included. None: all are valid. With
-        fewer than k valid tokens some centres coincide and have no tokens.
-      start: "k-means++": greedy (Arthur and Vassilvitskii 2007), 6 + 3 ln k trials a centre, on a sample that is spread
-        evenly over the valid tokens; "random": k different tokens, as in the release; or the centres, [k, C].
+      valid: bool[N]; tokens where it is False have no influence, NaN and place included. None: all
+        are valid. With fewer than k valid tokens some centres coincide and have no tokens.
+      start: "k-means++": greedy (Arthur and Vassilvitskii 2007), 6 + 3 ln k trials a centre, on a
+        sample that is spread evenly over the valid tokens; "random": k different tokens, as in the
+        release; or the centres, [k, C].
       chunk: tokens whose distances are held at once; None: 65536.
 
     Raises:
@@ -113,7 +122,8 @@ def cluster(
 def start_running(
     key: PRNGKeyArray, tokens: Tokens, k: int = 100, max_iterations: int = 10, *, valid: Valid | None = None
 ) -> RunningClusters:
-    """A stream's prototypes after its first frame: ``cluster`` of its tokens [N, C]; arguments and errors as there."""
+    """A stream's prototypes after its first frame: ``cluster`` of its tokens [N, C]; arguments and
+    errors as there."""
     clusters = cluster(key, tokens, k, max_iterations, valid=valid)
     return RunningClusters(clusters.centres, clusters.counts, jnp.int32(1))
 
@@ -126,17 +136,20 @@ def update_running(
     memory: float | Float[Array, ""] = PrototypeConfig.memory,
     valid: Bool[Array, " n"] | None = None,
 ) -> RunningClusters:
-    """Adds a frame to the prototypes: mini-batch k-means (Sculley 2010) that forgets. Neither paper has it.
+    """Adds a frame to the prototypes: mini-batch k-means (Sculley 2010) that forgets. Neither paper
+    has it.
 
-    All counts fade by memory / (memory + 1); then each centre moves to the mean of itself, weighing its count, and the
-    new tokens nearest to it, weighing one each, and their number is added to its count. So the past weighs at most as
-    much as ``memory`` frames. A centre whose count is below one token then starts anew, with a count of 1: the j-th
-    of them at the new token that is j-th farthest from its own centre.
+    All counts fade by memory / (memory + 1); then each centre moves to the mean of itself, weighing
+    its count, and the new tokens nearest to it, weighing one each, and their number is added to its
+    count. So the past weighs at most as much as ``memory`` frames. A centre whose count is below
+    one token then starts anew, with a count of 1: the j-th of them at the new token that is j-th
+    farthest from its own centre.
 
     Args:
       state: after the frames so far.
       tokens: [N, C] of the new frame.
-      memory: in frames; inf never forgets, 0 forgets everything but where to look for the new clusters.
+      memory: in frames; inf never forgets, 0 forgets everything but where to look for the new
+        clusters.
       valid: bool[N], as in ``cluster``.
     """
     new = _tokens(tokens, valid, CHUNK)
@@ -154,8 +167,9 @@ def update_running(
 
 
 class _Tokens(NamedTuple):
-    """Tokens [N, C]; bool[N] valid; the mean f32[C] of the valid ones, which is taken off before every product, as its
-    norm would cost digits; f32[N] squared norms without it. A single block has it taken off once and for all."""
+    """Tokens [N, C]; bool[N] valid; the mean f32[C] of the valid ones, which is taken off before
+    every product, as its norm would cost digits; f32[N] squared norms without it. A single block
+    has it taken off once and for all."""
 
     rows: jax.Array
     valid: jax.Array
@@ -175,8 +189,8 @@ class _Tokens(NamedTuple):
 
 
 class _Step(NamedTuple):
-    """Tokens by their nearest centre: i32[N] which (-1: not valid), f32[N] squared distance (-1: not valid); f32[k, C]
-    sum and f32[k] number of each centre's tokens."""
+    """Tokens by their nearest centre: i32[N] which (-1: not valid), f32[N] squared distance (-1:
+    not valid); f32[k, C] sum and f32[k] number of each centre's tokens."""
 
     assignment: jax.Array
     distances: jax.Array
@@ -207,7 +221,8 @@ def _least(scores: jax.Array, offsets: jax.Array) -> tuple[jax.Array, jax.Array]
 
 
 def _least_by_loop(scores: jax.Array, offsets: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The same row by row: on CPUs XLA's arg-min is not vectorised and takes eight times as long."""
+    """The same row by row: on CPUs XLA's arg-min is not vectorised and takes eight times as
+    long."""
 
     def compare(best, row):
         score = row[0] + row[1]
@@ -220,12 +235,14 @@ def _least_by_loop(scores: jax.Array, offsets: jax.Array) -> tuple[jax.Array, ja
 
 
 def _sums(x: jax.Array, assignment: jax.Array, k: int) -> jax.Array:
-    """Sums of the rows of f32[n, C] by i32[n] in 0..k, k being none of them; a product needs no atomic additions."""
+    """Sums of the rows of f32[n, C] by i32[n] in 0..k, k being none of them; a product needs no
+    atomic additions."""
     return jnp.matmul((assignment == jnp.arange(k)[:, None]).astype(x.dtype), x, precision=EXACT)
 
 
 def _assign(tokens: _Tokens, centres: jax.Array, chunk: int) -> _Step:
-    """One pass over the tokens, block by block. Centres and sums are those of the tokens without their mean."""
+    """One pass over the tokens, block by block. Centres and sums are those of the tokens without
+    their mean."""
     k, size = len(centres), len(tokens.rows)
     m = math.ceil(size / chunk)
     n = math.ceil(size / m)
@@ -251,13 +268,14 @@ def _assign(tokens: _Tokens, centres: jax.Array, chunk: int) -> _Step:
 
 
 def _start_anew(tokens: _Tokens, distances: jax.Array, lost: jax.Array, centres: jax.Array) -> jax.Array:
-    """Puts the j-th lost centre at the j-th farthest valid token; where tokens run out, it stays."""
+    """Puts the j-th lost centre at the j-th farthest valid token; where tokens run out, it
+    stays."""
 
     def place(centres: jax.Array) -> jax.Array:
         far, index = jax.lax.top_k(distances, min(len(centres), distances.size))
         rank = jnp.cumsum(lost) - 1
-        found = lost & (rank < len(far)) & (far[rank] >= 0)
-        return jnp.where(found[:, None], tokens.take(index[rank]), centres)
+        moved = lost & (rank < len(far)) & (far[rank] >= 0)
+        return jnp.where(moved[:, None], tokens.take(index[rank]), centres)
 
     return jax.lax.cond(jnp.any(lost), place, lambda centres: centres, centres)
 
@@ -279,7 +297,8 @@ def _cluster(
         centres = _START[rule](key, rows, valid, k)
     tokens = _tokens(rows, valid, chunk)
     centres = centres - tokens.mean
-    # As if each start centre had one token, itself: the first move leaves it, and a pass is compiled once, not twice.
+    # As if each start centre had one token, itself: the first move leaves it, and a pass is
+    # compiled once, not twice.
     step = _Step(jnp.full(len(rows), -2), jnp.full(len(rows), -1.0), centres, jnp.ones(k))
 
     def proceed(state):
@@ -306,7 +325,8 @@ def _count(tokens: jax.Array, valid: jax.Array | None) -> jax.Array:
 
 
 def _by_rank(tokens: jax.Array, valid: jax.Array | None, ranks: jax.Array) -> jax.Array:
-    """f32[..., C]: the tokens of the given ranks among the valid ones. Draws are of ranks: padding changes none."""
+    """f32[..., C]: the tokens of the given ranks among the valid ones. Draws are of ranks: padding
+    changes none."""
     index = ranks if valid is None else jnp.searchsorted(jnp.cumsum(valid), ranks + 1)
     return tokens[index].astype(jnp.float32)
 
@@ -319,7 +339,8 @@ def _random(key: jax.Array, tokens: jax.Array, valid: jax.Array | None, k: int) 
 
 
 def _plus_plus(key: jax.Array, tokens: jax.Array, valid: jax.Array | None, k: int) -> jax.Array:
-    """Greedy k-means++ on a token of each of S equal strata, or on all tokens if there are no more than S."""
+    """Greedy k-means++ on a token of each of S equal strata, or on all tokens if there are no more
+    than S."""
     size, trials, count = max(SAMPLE, 32 * k), 6 + int(3 * math.log(k)), _count(tokens, valid)
     place = jnp.arange(size)
     strata = (place + jax.random.uniform(key, (size,))) * (count / size)

@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-# JAX cuts at two standard deviations without correcting for it: what is left has 0.87962566 of the one asked for.
+# JAX cuts at two standard deviations without correcting for it: what is left has 0.87962566 of the
+# one asked for.
 truncated_init = nn.initializers.truncated_normal(stddev=0.02 / 0.87962566103423978)
 
 
@@ -31,15 +32,17 @@ def depthwise_init(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) ->
 def matmul(x: jax.Array, kernel: jax.Array, dtype: jnp.dtype) -> jax.Array:
     """[..., C] x [C, F] -> [..., F], positions flattened to one axis.
 
-    The gradient of a product with several leading axes makes XLA on CPUs transpose the cotangent together with all
-    that computes it: flattened, a block's backward pass takes a third of the time.
+    The gradient of a product with several leading axes makes XLA on CPUs transpose the cotangent
+    together with all that computes it: flattened, a block's backward pass takes a third of the
+    time.
     """
     flat = x.reshape(-1, x.shape[-1]).astype(dtype) @ kernel.astype(dtype)
     return flat.reshape(*x.shape[:-1], kernel.shape[-1])
 
 
 class Dense(nn.Module):
-    """A dense layer (or 1x1 convolution) with the family's initial weights: [..., C] -> [..., features]."""
+    """A dense layer (or 1x1 convolution) with the family's initial weights: [..., C] -> [...,
+    features]."""
 
     features: int
     dtype: jnp.dtype = jnp.float32
@@ -52,16 +55,17 @@ class Dense(nn.Module):
 
 
 def layer_norm(epsilon: float, dtype: jnp.dtype, name: str | None = None) -> nn.LayerNorm:
-    """LayerNorm with float32 statistics and the two-pass variance (the fast one differs by more than the golden
-    values allow)."""
+    """LayerNorm with float32 statistics and the two-pass variance (the fast one differs by more
+    than the golden values allow)."""
     return nn.LayerNorm(epsilon=epsilon, dtype=dtype, use_fast_variance=False, name=name)
 
 
 class DepthwiseConv(nn.Module):
-    """KxK convolution of each channel with its own filter, K odd, same size: [N, H, W, C] -> [N, H, W, C].
+    """KxK convolution of each channel with its own filter, K odd, same size: [N, H, W, C] -> [N, H,
+    W, C].
 
-    K * K shifted multiply-adds: on CPUs an order of magnitude faster than XLA's grouped convolution (for K = 3 and 7),
-    on GPUs one fused kernel.
+    K * K shifted multiply-adds: on CPUs an order of magnitude faster than XLA's grouped convolution
+    (for K = 3 and 7), on GPUs one fused kernel.
     """
 
     dtype: jnp.dtype = jnp.float32
@@ -79,7 +83,8 @@ class DepthwiseConv(nn.Module):
 
 
 class PatchConv(nn.Module):
-    """Convolution whose stride is its kernel's side R: [N, H, W, C] -> [N, H/R, W/R, F], as one matrix product."""
+    """Convolution whose stride is its kernel's side R: [N, H, W, C] -> [N, H/R, W/R, F], as one
+    matrix product."""
 
     side: int
     features: int
@@ -98,7 +103,8 @@ class PatchConv(nn.Module):
 
 
 class BatchNorm(nn.Module):
-    """BatchNorm over images and positions: float32, running average keeps 0.9, running variance unbiased as in PyTorch.
+    """BatchNorm over images and positions: float32, running average keeps 0.9, running variance
+    unbiased as in PyTorch.
 
     Under ``jax.jit`` with a sharded batch the means are those of the global batch.
     """
@@ -126,7 +132,8 @@ class BatchNorm(nn.Module):
 
 
 class DropPath(nn.Module):
-    """Skips a residual branch for whole images with probability ``rate``; scales the others by 1 / (1 - rate)."""
+    """Skips a residual branch for whole images with probability ``rate``; scales the others by 1 /
+    (1 - rate)."""
 
     rate: float
 
@@ -140,8 +147,9 @@ _KEPT = {"products": jax.checkpoint_policies.dots_with_no_batch_dims_saveable, "
 
 
 def rematerialised(block: type[nn.Module], remat: Remat, *static: int, methods: Sequence[str] | None = None) -> type:
-    """A block's class whose backward pass computes anew what is not kept: with "none" all is, with "products" the
-    results of its dense layers, with "blocks" only what goes into it. Names of parameters stay.
+    """A block's class whose backward pass computes anew what is not kept: with "none" all is, with
+    "products" the results of its dense layers, with "blocks" only what goes into it. Names of
+    parameters stay.
 
     ``static``: positions of the arguments that are no arrays, the module itself not counted.
     """

@@ -1,7 +1,8 @@
-"""The training loss (CFFM section 4.1): cross-entropy of the clip's logits plus half of every frame's own.
+"""The training loss (CFFM section 4.1): cross-entropy of the clip's logits plus half of every
+frame's own.
 
-Dimension key: B clips, T frames, the last L of them labelled, H W sides of the labels, h w sides of the logits,
-K classes.
+Dimension key: B clips, T frames, the last L of them labelled, H W sides of the labels, h w sides of
+the logits, K classes.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from cffm_jax.models.resize import resize_bilinear
 
 @runtime_checkable
 class Logits(Protocol):
-    """What the loss reads of a model's outputs."""
+    """Outputs of a model that the loss reads."""
 
     @property
     def logits(self) -> Float[Array, "B h w K"]: ...
@@ -35,19 +36,21 @@ class LossParts(NamedTuple):
 
 
 def cross_entropy(logits: Float[Array, "B h w K"], labels: Integer[Array, "B H W"]) -> Float32[Array, ""]:
-    """Mean over ALL pixels of the cross-entropy of logits enlarged to the labels' size; ignored pixels count as zero.
+    """Mean over ALL pixels of the cross-entropy of logits enlarged to the labels' size; ignored
+    pixels count as zero.
 
     ``labels`` are 0..K-1 or 255.
     """
     _, height, width = labels.shape
 
-    # The enlarged logits are the largest array of a training step: recomputed backwards rather than kept.
+    # The enlarged logits are the largest array of a training step: recomputed backwards rather than
+    # kept.
     @jax.checkpoint
     def total(logits: jax.Array) -> jax.Array:
         full = resize_bilinear(logits.astype(jnp.float32), (height, width))
         classes = jnp.arange(full.shape[-1])
-        own = jnp.sum(jnp.where(labels[..., None] == classes, full, 0.0), -1)
-        loss = jax.nn.logsumexp(full, axis=-1) - own
+        of_label = jnp.sum(jnp.where(labels[..., None] == classes, full, 0.0), -1)
+        loss = jax.nn.logsumexp(full, axis=-1) - of_label
         return jnp.sum(jnp.where(labels == IGNORED_LABEL, 0.0, loss))
 
     return total(logits) / labels.size
@@ -61,7 +64,8 @@ def clip_loss(
     Args:
       outputs: of ``model.apply(..., method="clip_outputs")``.
       labels: of the last L frames, the target last; 0..K-1, 255 is ignored. The per-frame
-        cross-entropy is the mean over these: where the target alone is labelled, as in Cityscapes, over it alone.
+        cross-entropy is the mean over these: where the target alone is labelled, as in Cityscapes,
+        over it alone.
       frame_weight: weight of the per-frame cross-entropy.
 
     Returns:
@@ -69,7 +73,8 @@ def clip_loss(
     """
     clip = cross_entropy(outputs.logits, labels[:, -1])
 
-    # One frame of each clip at a time: a quarter of the memory, and the batch axis stays whole for sharding.
+    # One frame of each clip at a time: a quarter of the memory, and the batch axis stays whole for
+    # sharding.
     def frame(pair: tuple[jax.Array, jax.Array]) -> jax.Array:
         return cross_entropy(*pair)
 

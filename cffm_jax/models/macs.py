@@ -1,16 +1,21 @@
-"""Multiply-accumulates of one frame, counted by hand from the sizes of the architecture: no tracing, no compiler.
+"""Multiply-accumulates of one frame, counted by hand from the sizes of the architecture: no
+tracing, no compiler.
 
-The encoder and the decoder run once on the frame; the features of its references are given (cached), but their
-norms, pooling, keys and values count: every target pools its references anew. Three conventions:
+The encoder and the decoder run once on the frame; the features of its references are given
+(cached), but their norms, pooling, keys and values count: every target pools its references anew.
+Three conventions:
 
 - ``true``: what the papers' equations and the release compute. Per-frame logits count for SegFormer only: CFFM does not
-  need them. In a mining block every layer up to the output projection runs on the map padded to whole windows, all
-  three thirds of the qkv layer on pooled cells too, and a window attends to 289 tokens.
+  need them. In a mining block every layer up to the output projection runs on the map padded to
+  whole windows, all three thirds of the qkv layer on pooled cells too, and a window attends to 289
+  tokens.
 - ``executed``: what ``inference.engine`` runs. The decoder's projections are merged with the fuse kernel (no fuse at
-  stride 4), a window attends to 277 tokens, the output projection runs on the map without padding, resize and pooling
-  are one product, and both classifiers run (the first frames of a video take their own logits).
+  stride 4), a window attends to 277 tokens, the output projection runs on the map without padding,
+  resize and pooling are one product, and both classifiers run (the first frames of a video take
+  their own logits).
 - ``paper``: the convention that comes closest to the MACs of the papers' Table 1: every dense layer twice (convolutions
-  once), attention products left out. Up to 1.1 % below it. A normalised projection is a convolution.
+  once), attention products left out. Up to 1.1 % below it. A normalised projection is a
+  convolution.
 
 Norms, activations, softmax, position biases and resizes are not multiply-accumulates here.
 """
@@ -26,7 +31,8 @@ Convention = Literal["true", "executed", "paper"]
 
 
 class Macs(dict[str, int]):
-    """Multiply-accumulates by part; ``total`` is their sum, ``encoder_attention`` that of its three parts."""
+    """Multiply-accumulates by part; ``total`` is their sum, ``encoder_attention`` that of its three
+    parts."""
 
     @property
     def total(self) -> int:
@@ -42,8 +48,8 @@ PAPER_TIMES = {
     "cfm_pooling": 2, "global_query": 2, "global_prototypes": 2, "global_output": 2, "global_mlp": 2,
     "attention_products": 0, "cfm_attention": 0, "global_attention": 0,
 }  # fmt: skip
-"""How often the papers' convention counts a part, once if absent. The release's dense layers are these; its fuse,
-classifiers and spatial reduction are convolutions."""
+"""How often the papers' convention counts a part, once if absent. The release's dense layers are
+these; its fuse, classifiers and spatial reduction are convolutions."""
 
 
 def macs(
@@ -89,8 +95,8 @@ def macs(
 def training_flops(model: Method, height: int, width: int, *, prototypes: int = 100) -> int:
     """Floating point operations of a training step for one clip, of what is ``executed``.
 
-    Two for a multiply-accumulate, and the backward pass of what is trained as twice its forward pass; what
-    rematerialisation computes again is no part of it.
+    Two for a multiply-accumulate, and the backward pass of what is trained as twice its forward
+    pass; what rematerialisation computes again is no part of it.
 
     Example:
       >>> from cffm_jax.models.create import create_model

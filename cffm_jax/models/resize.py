@@ -1,6 +1,7 @@
 """Bilinear resizing with half-pixel centres and no antialias, as PyTorch's ``align_corners=False``.
 
-``jax.image.resize`` is a dense product at highest precision and filters when it shrinks; this is neither.
+``jax.image.resize`` is a dense product at highest precision and filters when it shrinks; this is
+neither.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ def _neighbours(size_in: int, size_out: int) -> tuple[np.ndarray, np.ndarray, np
 
 @functools.cache
 def interpolation_matrix(size_in: int, size_out: int) -> Float32[np.ndarray, "{size_out} {size_in}"]:
-    """Bilinear weights f32[size_out, size_in] of a resize with half-pixel centres, clamped at the borders."""
+    """Bilinear weights f32[size_out, size_in] of a resize with half-pixel centres, clamped at the
+    borders."""
     low, high, share = _neighbours(size_in, size_out)
     matrix = np.zeros((size_out, size_in), np.float64)
     rows = np.arange(size_out)
@@ -32,7 +34,8 @@ def interpolation_matrix(size_in: int, size_out: int) -> Float32[np.ndarray, "{s
 
 
 def _enlarge(x: jax.Array, axis: int, factor: int) -> jax.Array:
-    """Bilinear enlargement by an integer: each output phase is a lerp of two neighbours, with no gather."""
+    """Bilinear enlargement by an integer: each output phase is a lerp of two neighbours, with no
+    gather."""
     size = x.shape[axis]
     first = jax.lax.slice_in_dim(x, 0, 1, axis=axis)
     last = jax.lax.slice_in_dim(x, size - 1, size, axis=axis)

@@ -14,9 +14,11 @@ from cffm_jax.models.methods.method import INPUT_MULTIPLE, Method
 
 
 def variable_shapes(model: Method) -> dict[str, Any]:
-    """Shapes of the model's variables, without computing anything; they do not depend on the clips' size.
+    """Shapes of the model's variables, without computing anything; they do not depend on the clips'
+    size.
 
-    One block of each of the encoder's stages is traced: a B5 has 52, and tracing them takes longer than reading them.
+    One block of each of the encoder's stages is traced: a B5 has 52, and tracing them takes longer
+    than reading them.
     """
     clips = jax.ShapeDtypeStruct((1, model.clip_frames, INPUT_MULTIPLE, INPUT_MULTIPLE, 3), jnp.float32)
     if model.depths:
@@ -41,10 +43,11 @@ def init_variables(model: Method, key: jax.Array) -> dict[str, Any]:
 
 
 def draw_variables(model: Method, key: jax.Array) -> dict[str, Any]:
-    """Random variables; their shapes do not depend on the clips' size, so the smallest clip will do."""
+    """Random variables; their shapes do not depend on the clips' size, so the smallest clip will
+    do."""
     return dict(model.init(key, jnp.zeros((1, model.clip_frames, INPUT_MULTIPLE, INPUT_MULTIPLE, 3))))
 
 
 def trained_parts(model: Method, params: dict[str, Any]) -> dict[str, Any]:
-    """What training updates of the parameters: see ``Method.is_trained``."""
+    """The parameters that training updates: see ``Method.is_trained``."""
     return {name: tree for name, tree in params.items() if model.is_trained(name)}

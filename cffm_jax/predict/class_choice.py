@@ -13,9 +13,11 @@ from cffm_jax.errors import InputError
 
 
 def classes_of(config: Config) -> Classes:
-    """Names and colours of a model's classes: those of its dataset where that is still there, else by their number.
+    """Names and colours of a model's classes: those of its dataset where that is still there, else
+    by their number.
 
-    124 are VSPW's and 19 Cityscapes', but for one's own data (layout "folder"), which is "class 0", "class 1", ...
+    124 are VSPW's and 19 Cityscapes', but for one's own data (layout "folder"), which is "class 0",
+    "class 1", ...
     """
     count, root, layout = config.model.num_classes, config.data.root, layout_of(config.data.layout)
     if os.path.isdir(root):
@@ -27,14 +29,15 @@ def classes_of(config: Config) -> Classes:
 def chosen_classes(wanted: Sequence[str], names: Sequence[str]) -> tuple[int, ...]:
     """Indices of the wanted classes in ascending order; all if none is named.
 
-    A class is named by its index or its name, in capitals or not, with spaces or underscores; commas separate too.
+    A class is named by its index or its name, in capitals or not, with spaces or underscores;
+    commas separate too.
 
     Raises:
       InputError: there is no such class, or several.
     """
     indices = [str(k) for k in range(len(names))]
     plain = [_plain(name) for name in names]
-    found = set()
+    chosen = set()
     for name in (part.strip() for each in wanted for part in each.split(",")):
         # First as it is written: names may differ in capitals alone.
         named = _places(name, indices) or _places(name, names) or _places(_plain(name), plain)
@@ -45,8 +48,8 @@ def chosen_classes(wanted: Sequence[str], names: Sequence[str]) -> tuple[int, ..
         if len(named) > 1:
             problem = f"{name!r} names {len(named)} classes"
             raise InputError("--classes", problem, f"give an index: {', '.join(map(str, named))}")
-        found.add(named[0])
-    return tuple(sorted(found)) or tuple(range(len(names)))
+        chosen.add(named[0])
+    return tuple(sorted(chosen)) or tuple(range(len(names)))
 
 
 def _places(name: str, among: Sequence[str]) -> list[int]:

@@ -1,4 +1,5 @@
-"""Masks of any video: frames are read, segmented as a stream and written one by one, so that memory does not grow."""
+"""Masks of any video: frames are read, segmented as a stream and written one by one, so that memory
+does not grow."""
 
 from __future__ import annotations
 
@@ -32,27 +33,30 @@ if TYPE_CHECKING:
     from cffm_jax.inference.load import Weights
 
 _AHEAD = 2
-"""Frames that an accelerator has in hand while others are read and written; a CPU would only hold more memory."""
+"""Frames that an accelerator has in hand while others are read and written; a CPU would only hold
+more memory."""
 _RATES = f"give 0.01 to {clips.FASTEST} frames a second"
 _BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_noinv_fmt}]"
 
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """What is wanted: the options of ``predict.py``."""
+    """Options of ``predict.py``."""
 
     inputs: tyro.conf.Positional[tuple[str, ...]] = ()
-    """A video, an image, several images, a folder of images or a pattern in quotes (one video in the order of their
-    numbers), a camera's index, or - for a video on standard input."""
+    """A video, an image, several images, a folder of images or a pattern in quotes (one video in
+    the order of their numbers), a camera's index, or - for a video on standard input."""
     checkpoint: str = ""
-    """Folder of a run, or a file of weights of any kind, see convert.py. CFFM++ has prototypes of the frames so far."""
+    """Folder of a run, or a file of weights of any kind, see convert.py. CFFM++ has prototypes of
+    the frames so far."""
     output: str = ""
     """Folder to write into; default: <input>_prediction, beside the input."""
     masks: Literal["png", "npz", "none"] = "png"
-    """Masks at the input's size: masks/<frame>.png with the classes' colours, or all of them in masks.npz; the index is
-    the class, 255 what --classes leaves out."""
+    """Masks at the input's size: masks/<frame>.png with the classes' colours, or all of them in
+    masks.npz; the index is the class, 255 what --classes leaves out."""
     overlay: bool = True
-    """Write overlay.mp4 (H.264, each frame at its time in the input), of a single image overlay.png."""
+    """Write overlay.mp4 (H.264, each frame at its time in the input), of a single image
+    overlay.png."""
     alpha: float = setting(ALPHA, least=0, most=1, problem="is {:g}", remedy="give 0 to 1")
     """How much of the classes' colours covers the frame, 0 to 1."""
     legend: bool = False
@@ -68,12 +72,14 @@ class Request:
     end: float | None = None
     """Where to end, before the frame of this time; for images before this number."""
     every: int = 1
-    """Take every so many-th frame; the network sees only these, and its references are the nearest of them."""
+    """Take every so many-th frame; the network sees only these, and its references are the nearest
+    of them."""
     rate: float = setting(15.0, least=0.01, most=clips.FASTEST, problem="is {:g}", remedy=_RATES)
     """Frames a second that images stand for."""
     reference_seconds: tuple[float, ...] | None = None
-    """How many seconds before the target the references lie, oldest first; without numbers the papers' 9/15, 6/15 and
-    3/15. The nearest frames are taken, at the input's rate. Default: as many frames back as in training."""
+    """How many seconds before the target the references lie, oldest first; without numbers the
+    papers' 9/15, 6/15 and 3/15. The nearest frames are taken, at the input's rate. Default: as many
+    frames back as in training."""
     overwrite: bool = False
     """Replace the folder of an earlier prediction."""
 
@@ -132,7 +138,7 @@ def predict(request: Request) -> str:
 
 
 class _Job(NamedTuple):
-    """What is written, of what, and where."""
+    """A prediction: its frames, its segmenter, its outputs and their place."""
 
     request: Request
     source: Source
@@ -169,7 +175,7 @@ class _Job(NamedTuple):
         return count, time.perf_counter() - began
 
     def _writers(self, stack: contextlib.ExitStack) -> list[Writer]:
-        """What writes the wanted files; the stack closes them."""
+        """Opens the writers of the wanted files; the stack closes them."""
         request, folder, writers = self.request, self.folder.partial, []
 
         def add(writer: Writer) -> None:
@@ -192,7 +198,7 @@ class _Job(NamedTuple):
         return writers
 
     def about(self, config: Config, count: int, shape: tuple[int, ...]) -> dict[str, Any]:
-        """What the folder holds, for whoever reads it later."""
+        """Contents of ``prediction.json``."""
         request = self.request
         return {
             "input": self.source.name,
@@ -212,7 +218,8 @@ class _Job(NamedTuple):
 
 
 class _Kept:
-    """The frames' pixels one after the other; a frame that was taken stays until it is popped beside its mask."""
+    """The frames' pixels one after the other; a frame that was taken stays until it is popped
+    beside its mask."""
 
     def __init__(self, first: Frame, rest: Iterator[Frame]):
         self._first, self._rest = first, rest
@@ -231,7 +238,8 @@ class _Kept:
 
 
 def _with_offsets(weights: Weights, source: Source, request: Request) -> Weights:
-    """The weights with references at the wanted times, else as many frames of the input back as they were trained.
+    """The weights with references at the wanted times, else as many frames of the input back as
+    they were trained.
 
     Of every so many-th frame the nearest are taken, at least one back.
     """

@@ -1,4 +1,5 @@
-"""Overlays: masks over their frames, as an H.264 video with the input's frame times, or as a picture."""
+"""Overlays: masks over their frames, as an H.264 video with the input's frame times, or as a
+picture."""
 
 from __future__ import annotations
 
@@ -19,8 +20,8 @@ from cffm_jax.media.pyav import Seekable, require_av
 from cffm_jax.predict.writers import OVERLAYS
 
 _QUALITY = {"crf": "20", "preset": "veryfast", "bf": "0"}
-"""Without frames that are stored ahead of their turn, by which the file's own duration and rate would be wrong where
-times are uneven."""
+"""Without frames that are stored ahead of their turn, by which the file's own duration and rate
+would be wrong where times are uneven."""
 _BT709 = 1
 _LEAST_SHARE = 0.005
 """Classes with a smaller share of a frame are not in its legend."""
@@ -57,7 +58,8 @@ class Painter:
         return np.concatenate([frame, picture], axis=1) if self._side_by_side else picture
 
     def _with_legend(self, picture: np.ndarray, mask: np.ndarray) -> np.ndarray:
-        """The classes by their index, so that they keep their order; the largest, where not all have room."""
+        """The classes by their index, so that they keep their order; the largest, where not all
+        have room."""
         height, width = picture.shape[:2]
         text = min(32, max(9, min(height, width) // 40))
         line, margin = round(1.5 * text), text // 2
@@ -98,7 +100,8 @@ class OverlayImage:
 
 
 class OverlayVideo:
-    """``overlay.mp4``: H.264 in 4:2:0, which browsers play; each frame is shown at its time in the input.
+    """``overlay.mp4``: H.264 in 4:2:0, which browsers play; each frame is shown at its time in the
+    input.
 
     Such a video has even sides: an odd one gets a row or column more, a copy of the last.
     """

@@ -1,4 +1,5 @@
-"""What is written of a stream of masks: indexed PNGs or an .npz, and the classes' shares, in a folder made whole."""
+"""Writes a stream of masks: indexed PNGs or an .npz, and the classes' shares, in a folder made
+whole."""
 
 from __future__ import annotations
 
@@ -28,7 +29,8 @@ _OURS = {MASKS, ARCHIVE, SHARES, ABOUT, *OVERLAYS}
 
 
 class Writer(Protocol):
-    """Takes frames with their masks; its file is complete after ``finish``, which an error leaves out.
+    """Takes frames with their masks; its file is complete after ``finish``, which an error leaves
+    out.
 
     ``close`` comes in any case, last, and only lets go of what is open.
     """
@@ -46,8 +48,8 @@ class OutputFolder(WholeFolder):
     def __init__(self, folder: str | Path, overwrite: bool = False):
         """
         Raises:
-          InputError: it is there and not empty, and may not be replaced: without ``overwrite``, or if it holds anything
-            that is not of `predict`.
+          InputError: it is there and not empty, and may not be replaced: without ``overwrite``, or
+            if it holds anything that is not of `predict`.
         """
         super().__init__(folder, overwrite=overwrite, remedy="name another folder with --output, or make room")
         with self.writing():
@@ -75,7 +77,8 @@ class OutputFolder(WholeFolder):
 
 
 class MaskImages:
-    """``masks/<frame>.png``: palette images whose indices are the classes, 255 where nothing was asked for."""
+    """``masks/<frame>.png``: palette images whose indices are the classes, 255 where nothing was
+    asked for."""
 
     def __init__(self, folder: Path, colours: np.ndarray):
         """``colours`` u8[256,3]."""
@@ -96,9 +99,11 @@ class MaskImages:
 
 
 class MaskArchive:
-    """``masks.npz``: masks u8[N,H,W], numbers i64[N], times f64[N] in seconds, names [K], colours u8[256,3].
+    """``masks.npz``: masks u8[N,H,W], numbers i64[N], times f64[N] in seconds, names [K], colours
+    u8[256,3].
 
-    The array's header states N, which is known at the end: until then the masks lie compressed in a file beside.
+    The array's header states N, which is known at the end: until then the masks lie compressed in a
+    file beside.
     """
 
     def __init__(self, folder: Path, names: Sequence[str], colours: np.ndarray):

@@ -1,4 +1,5 @@
-"""Files and folders that are there whole or not at all: written beside their place, under a hidden name, then renamed.
+"""Files and folders that are there whole or not at all: written beside their place, under a hidden
+name, then renamed.
 
 What a killed process left under that name is replaced by the next that writes there.
 """
@@ -33,7 +34,8 @@ def require_writable(path: Path) -> None:
 
 
 def require_new_folder(folder: str | Path, of_what: str) -> None:
-    """InputError, before the work, where there is something already: anything but an empty folder."""
+    """InputError, before the work, where there is something already: anything but an empty
+    folder."""
     if os.path.lexists(folder) and (not os.path.isdir(folder) or os.listdir(folder)):
         raise InputError(folder, "exists and is not empty", f"name a new folder for {of_what}")
 
@@ -53,7 +55,8 @@ def _require_possible(path: Path) -> None:
 
 @contextlib.contextmanager
 def whole_file(path: str | Path, remedy: str = _ROOM) -> Iterator[Path]:
-    """The name to write to: it becomes ``path`` when the block ends, and goes if the block fails in any way.
+    """The name to write to: it becomes ``path`` when the block ends, and goes if the block fails in
+    any way.
 
     Raises:
       InputError: the folder cannot be written, or the disk is full; with ``remedy``.
@@ -76,20 +79,22 @@ def whole_file(path: str | Path, remedy: str = _ROOM) -> Iterator[Path]:
 
 
 def write_text(path: str | Path, text: str, remedy: str = _ROOM, errors: str = "strict") -> None:
-    """A file of UTF-8 with the line ends of the text. InputError with ``remedy`` if it cannot be written."""
+    """A file of UTF-8 with the line ends of the text. InputError with ``remedy`` if it cannot be
+    written."""
     with whole_file(path, remedy) as partial:
         partial.write_text(text, encoding="utf-8", errors=errors, newline="\n")
 
 
 def write_json(path: str | Path, value: Any, remedy: str = _ROOM) -> None:
-    """As ``write_text``; the folder is made if it is not there."""
+    """Writes JSON as ``write_text`` does text; the folder is made if it is not there."""
     with whole_file(path, remedy) as partial:
         partial.parent.mkdir(parents=True, exist_ok=True)
         partial.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
 class WholeFolder:
-    """A folder in the making: a context manager, at whose end it is there whole, and not after an error.
+    """A folder in the making: a context manager, at whose end it is there whole, and not after an
+    error.
 
     Attributes:
       folder: its place.
@@ -100,7 +105,8 @@ class WholeFolder:
         """
         Args:
           folder: its place, or a link to it; parents are made, and go again after an error.
-          overwrite: replace what is there, when the new one is whole; otherwise only an empty folder may be there.
+          overwrite: replace what is there, when the new one is whole; otherwise only an empty
+            folder may be there.
           remedy: what to do if it cannot be written.
         """
         self.folder = Path(os.path.abspath(folder))
@@ -151,7 +157,8 @@ class WholeFolder:
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[Path]:
-        """``partial``, and InputError in place of an OSError: around all that writes into it, and only that."""
+        """``partial``, and InputError in place of an OSError: around all that writes into it, and
+        only that."""
         try:
             yield self.partial
         except OSError as error:

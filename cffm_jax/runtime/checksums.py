@@ -1,4 +1,5 @@
-"""``<root>/manifest.sha256``: the checksums of a dataset's files, as `sha256sum` writes and checks them.
+"""``<root>/manifest.sha256``: the checksums of a dataset's files, as `sha256sum` writes and checks
+them.
 
 A flipped bit in a JPEG decodes without any error: only a checksum finds it.
 """
@@ -43,7 +44,7 @@ class Manifest:
     digests: Mapping[str, bytes]
 
     def problem(self, path: str | os.PathLike[str], data: bytes) -> str:
-        """What is wrong with a file's bytes, in words; "" where they are what they were."""
+        """Says in words how a file's bytes differ from the manifest; "" where they do not."""
         expected = self.digests.get(relative_name(path, self.root))
         if expected is None:
             return f"is not in {NAME}"
@@ -58,7 +59,8 @@ class Manifest:
 
 def relative_name(path: str | os.PathLike[str], root: str) -> str:
     """Name of a file relative to the folder, with "/"."""
-    # Of files that were listed below the folder the rest is the name: much cheaper than os.path.relpath.
+    # Of files that were listed below the folder the rest is the name: much cheaper than
+    # os.path.relpath.
     path, start = os.fspath(path), os.path.join(root, "")
     return (path[len(start) :] if path.startswith(start) else os.path.relpath(path, root)).replace(os.sep, "/")
 
@@ -76,9 +78,9 @@ def read_manifest(root: str) -> Manifest:
         raise InputError(path, f"cannot be read ({error.strerror})", _MAKE) from error
     digests = {}
     for number, line in enumerate(lines, 1):
-        found = _LINE.fullmatch(line)
-        if found:
-            escaped, checksum, name = found.groups()
+        match = _LINE.fullmatch(line)
+        if match:
+            escaped, checksum, name = match.groups()
             digests[_unescaped(name) if escaped else name] = bytes.fromhex(checksum)
         elif line:
             raise InputError(f"{path}:{number}", "is no line of a sha256 manifest", _MAKE)
@@ -89,7 +91,7 @@ def read_manifest(root: str) -> Manifest:
 
 def _unescaped(name: str) -> str:
     meaning = {coded: plain for plain, coded in _ESCAPES.items()}
-    return re.sub(r"\\.", lambda found: meaning.get(found[0], found[0]), name)
+    return re.sub(r"\\.", lambda match: meaning.get(match[0], match[0]), name)
 
 
 def _line(name: str, checksum: bytes) -> str:
@@ -99,7 +101,8 @@ def _line(name: str, checksum: bytes) -> str:
 
 
 def list_files(root: str) -> list[str]:
-    """Relative names of all files below the folder, sorted; without hidden ones, the manifest and .bak files."""
+    """Relative names of all files below the folder, sorted; without hidden ones, the manifest and
+    .bak files."""
     names = []
     for folder, folders, files in os.walk(root):
         folders[:] = [name for name in folders if not name.startswith(".")]
@@ -129,8 +132,8 @@ def measure(root: str, known: Mapping[str, bytes], threads: int, progress: bool 
     names = list_files(root)
     pool = ThreadPoolExecutor(threads)
     try:
-        found = tqdm.tqdm(pool.map(of, names), "sha256", len(names), unit="file", disable=not progress, leave=False)
-        return dict(zip(names, found, strict=True))
+        digests = tqdm.tqdm(pool.map(of, names), "sha256", len(names), unit="file", disable=not progress, leave=False)
+        return dict(zip(names, digests, strict=True))
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -150,7 +153,7 @@ class Differences(NamedTuple):
 
 
 def compare(manifest: Manifest, digests: Mapping[str, bytes]) -> Differences:
-    """How the files that are there differ from the manifest."""
+    """Compares the files that are there with the manifest."""
     known = manifest.digests
     return Differences(
         tuple(sorted(name for name in digests if name in known and known[name] != digests[name])),

@@ -1,6 +1,7 @@
 """Several processes of one run: how they find each other, agree, and end together.
 
-With one process nothing of JAX's distributed system is started, and whatever is asked here is that process's own.
+With one process nothing of JAX's distributed system is started, and whatever is asked here is that
+process's own.
 """
 
 from __future__ import annotations
@@ -46,7 +47,8 @@ class Place(NamedTuple):
 
 
 def find_place(cluster: ClusterConfig, environ: Mapping[str, str]) -> Place | None:
-    """The place by the options, and where they leave it open by the variables of SLURM, Open MPI or Kubernetes.
+    """The place by the options, and where they leave it open by the variables of SLURM, Open MPI or
+    Kubernetes.
 
     None for a process on its own.
 
@@ -99,9 +101,11 @@ def _scheduled(environ: Mapping[str, str]) -> Place:
 
 
 def _devices(environ: Mapping[str, str], processes_here: int) -> list[int] | None:
-    """The GPUs of this process: all that it sees, if it is its host's only one or the scheduler has shared them out.
+    """The GPUs of this process: all that it sees, if it is its host's only one or the scheduler has
+    shared them out.
 
-    None: JAX gives each process of a host one, by its number there, which would be wrong in these cases.
+    None: JAX gives each process of a host one, by its number there, which would be wrong in these
+    cases.
     """
     seen = len(list(filter(None, environ.get("CUDA_VISIBLE_DEVICES", "").split(","))))
     on_node = int(environ.get("SLURM_GPUS_ON_NODE", "0") or 0)
@@ -114,8 +118,9 @@ def _devices(environ: Mapping[str, str], processes_here: int) -> list[int] | Non
 def connected(cluster: ClusterConfig) -> Iterator[None]:
     """Around a run: finds the other processes, and ends with them.
 
-    What all processes run into (``everywhere``) only the first one tells. Whatever else ends this process ends it at
-    once, without waiting for the others in the middle of their work: they notice within ``heartbeat_seconds``.
+    What all processes run into (``everywhere``) only the first one tells. Whatever else ends this
+    process ends it at once, without waiting for the others in the middle of their work: they notice
+    within ``heartbeat_seconds``.
 
     Raises:
       InputError: the options do not fit together.
@@ -125,7 +130,7 @@ def connected(cluster: ClusterConfig) -> Iterator[None]:
         yield
         return
     _initialize(place, cluster)
-    own = f"process {jax.process_index()} of {jax.process_count()}"
+    process = f"process {jax.process_index()} of {jax.process_count()}"
     leads = first()
     try:
         yield
@@ -133,13 +138,13 @@ def connected(cluster: ClusterConfig) -> Iterator[None]:
         status = getattr(error, "status", 130)
         if not getattr(error, "everywhere", False):
             kind = "error: " if isinstance(error, InputError) else ""
-            _leave(f"{kind}{error or 'stopped'} ({own})", status)
+            _leave(f"{kind}{error or 'stopped'} ({process})", status)
         jax.distributed.shutdown()
         if leads:
             raise
         raise SystemExit(status) from None
     except BaseException:
-        _leave(f"{traceback.format_exc()}({own})", 1)
+        _leave(f"{traceback.format_exc()}({process})", 1)
     jax.distributed.shutdown()
 
 
@@ -197,9 +202,9 @@ def _require_free(place: Place, where: str) -> None:
             raise InputError(where, f"the port cannot be used ({error.strerror})", "name another port") from error
 
 
-def _leave(said: str, status: int) -> NoReturn:
+def _leave(message: str, status: int) -> NoReturn:
     """Ends this process without JAX's goodbye, which would wait for the others."""
-    print(said, file=sys.stderr, flush=True)
+    print(message, file=sys.stderr, flush=True)
     sys.stdout.flush()
     os._exit(status)
 
@@ -226,33 +231,33 @@ def gathered(value: T) -> list[T]:
 
 @contextlib.contextmanager
 def together() -> Iterator[None]:
-    """All processes leave the block alike: what one of them raises, an InputError or Stopped, is raised in all. It must
-    not hold what waits for the other processes."""
-    said = None
+    """All processes leave the block alike: what one of them raises, an InputError or Stopped, is
+    raised in all. It must not hold what waits for the other processes."""
+    raised = None
     try:
         yield
     except (InputError, Stopped) as error:
         if jax.process_count() == 1:
             raise
-        said = error
-    for error in gathered(said):
+        raised = error
+    for error in gathered(raised):
         if error is not None:
             error.everywhere = True
             raise error
 
 
 def from_first(call: Callable[[], T]) -> T:
-    """What a call gives, or raises, in the first process: the others do not make it."""
+    """Calls in the first process alone; all return its result, or raise its error."""
     with together():
         values = [call()] if first() else []
     return gathered(values)[0][0]
 
 
 class Votes:
-    """What any process wishes, known to all of them at the same step, without a wait for the device.
+    """Wishes of any process, known to all of them at the same step, without a wait for the device.
 
-    Every ``VOTE_EVERY`` steps each process sends its wish through the devices, and reads the result of the votes
-    before, which have long been counted.
+    Every ``VOTE_EVERY`` steps each process sends its wish through the devices, and reads the result
+    of the votes before, which have long been counted.
     """
 
     def __init__(self, mesh: Mesh):
@@ -262,7 +267,8 @@ class Votes:
         self._pending: jax.Array | None = None
 
     def result(self, step: int, wish: int, now: bool) -> int:
-        """The largest wish of any process; 0 if there is none, or it is not known yet. ``now``: waits for it."""
+        """The largest wish of any process; 0 if there is none, or it is not known yet. ``now``:
+        waits for it."""
         if not now and step % VOTE_EVERY:
             return 0
         votes = np.full(self._devices, wish, np.int32)

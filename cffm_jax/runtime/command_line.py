@@ -31,10 +31,12 @@ _OPTION = re.compile(r"--|-[A-Za-z]")
 
 
 class CommandLine(Generic[T]):
-    """The options of a command as they were given: parsed once, before the defaults that they go on top of are known.
+    """The options of a command as they were given: parsed once, before the defaults that they go on
+    top of are known.
 
     Args:
-      cls: dataclass of the command's options; those of its section ``settings`` have no prefix: --train.steps.
+      cls: dataclass of the command's options; those of its section ``settings`` have no prefix:
+        --train.steps.
       argv: the arguments without the program's name.
       description: first lines of ``--help``.
 
@@ -49,9 +51,10 @@ class CommandLine(Generic[T]):
         self._cls, self._description = cls, description
         self._kinds = dict(_kinds(cls))
         options = {name: _as_option(name, kind) for name, kind in self._kinds.items()}
-        # tyro leaves out of a TypedDict what may be missing and was not given, so its result is no more than the
-        # arguments. It tells its faults on the terminal alone: what a value has wrong is therefore said by `_read`,
-        # an unknown option by us, and tyro, told to be silent, exits for nothing but an option without its values.
+        # tyro leaves out of a TypedDict what may be missing and was not given, so its result is no
+        # more than the arguments. It tells its faults on the terminal alone: what a value has wrong
+        # is therefore said by `_read`, an unknown option by us, and tyro, told to be silent, exits
+        # for nothing but an option without its values.
         try:
             self.given, unknown = tyro.cli(
                 typing.TypedDict("Given", options, total=False),  # pyrefly: ignore[not-callable]  # Known at run time alone.
@@ -67,8 +70,8 @@ class CommandLine(Generic[T]):
             raise self._unknown(unknown[0])
 
     def over(self, default: T) -> T:
-        """The options: those that were given on top of a default. Prints the help, with these defaults, and exits if it
-        was asked for.
+        """The options: those that were given on top of a default. Prints the help, with these
+        defaults, and exits if it was asked for.
 
         Raises:
           InputError: one that the default leaves open is missing.
@@ -103,7 +106,8 @@ class CommandLine(Generic[T]):
 
 
 def parse_command(cls: type[T], argv: Sequence[str], make_default: Callable[[str], T], description: str | None) -> T:
-    """A command's options on top of the defaults that its ``--config`` gives: `CommandLine`, whose arguments these are.
+    """A command's options on top of the defaults that its ``--config`` gives: `CommandLine`, whose
+    arguments these are.
 
     Args:
       make_default: from the value of ``--config`` ("" if absent) to the defaults.
@@ -159,9 +163,10 @@ def _read(name: str, spec: PrimitiveConstructorSpec, words: list[str]) -> Any:
 def run_command(main: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None = None) -> int:
     """Runs a command, which may return its exit status.
 
-    An ``InputError`` becomes one line on standard error and 2, as does a standard output that cannot be written; a
-    signal becomes one and 128 + its number, which is SIGPIPE when the reader of standard output, such as ``head``, has
-    left. What standard output cannot encode, such as the name of a video, is escaped, as it is on standard error.
+    An ``InputError`` becomes one line on standard error and 2, as does a standard output that
+    cannot be written; a signal becomes one and 128 + its number, which is SIGPIPE when the reader
+    of standard output, such as ``head``, has left. What standard output cannot encode, such as the
+    name of a video, is escaped, as it is on standard error.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
@@ -171,27 +176,28 @@ def run_command(main: Callable[[Sequence[str]], int | None], argv: Sequence[str]
             sys.stdout.flush()
         return status
     except (InputError, Stopped) as error:
-        return _told(error)
+        return _report(error)
     except KeyboardInterrupt:
-        return _told(Stopped(signal.SIGINT))
+        return _report(Stopped(signal.SIGINT))
     except OSError:
         fault = _fault_of_output()
         if fault is None:
             raise
         if isinstance(fault, BrokenPipeError):
-            return _told(Stopped(signal.SIGPIPE))
-        return _told(InputError("standard output", f"cannot be written ({fault.strerror})", "lead it elsewhere"))
+            return _report(Stopped(signal.SIGPIPE))
+        return _report(InputError("standard output", f"cannot be written ({fault.strerror})", "lead it elsewhere"))
 
 
-def _told(error: InputError | Stopped) -> int:
-    """The exit status of what ended a command, which it tells."""
+def _report(error: InputError | Stopped) -> int:
+    """Prints the reason why a command ended, and returns its exit status."""
     refused = isinstance(error, InputError)
     print(f"error: {error}" if refused else error, file=sys.stderr)
     return 2 if refused else error.status
 
 
 def _fault_of_output() -> OSError | None:
-    """What is wrong with standard output, which is then of no use but for no further error at the exit."""
+    """What is wrong with standard output, which is then of no use but for no further error at the
+    exit."""
     try:
         print(flush=True)  # What failed to be written is dropped: only another line shows it.
     except OSError as fault:
@@ -204,8 +210,8 @@ def _fault_of_output() -> OSError | None:
 def leave(status: int) -> typing.NoReturn:
     """Ends the process with the exit status of `run_command`.
 
-    After a signal without Python's clearing up: XLA may be compiling yet, in threads that Python would wait for, and
-    that crash as it takes away what they work on.
+    After a signal without Python's clearing up: XLA may be compiling yet, in threads that Python
+    would wait for, and that crash as it takes away what they work on.
     """
     if status > 128:
         for stream in filter(None, (sys.stdout, sys.stderr)):

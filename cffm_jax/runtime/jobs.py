@@ -38,23 +38,25 @@ class _Ending:
     def __init__(self) -> None:
         self._several = jax.process_count() > 1
         self._folder = f"cffm_jax/ending/{next(_NUMBERS)}"
-        self._told: set[str] = set()
+        self._words: set[str] = set()
 
     def tell(self, word: str) -> None:
-        if word not in self._told and self._several:
+        if word not in self._words and self._several:
             _store().key_value_set(f"{self._folder}/{jax.process_index()}/{word}", word)
-        self._told.add(word)
+        self._words.add(word)
 
     def reached(self) -> bool:
-        """Whether one stops, or all are done; for the process that asks it is so already if it is the only one."""
+        """Whether one stops, or all are done; for the process that asks it is so already if it is
+        the only one."""
         if not self._several:
-            return bool(self._told)
+            return bool(self._words)
         words = [word for _, word in _store().key_value_dir_get(self._folder)]
         return _STOP in words or words.count(_DONE) == jax.process_count()
 
 
 def run_together(jobs: Sequence[Callable[[threading.Event], T]], interruption: Interruption | None = None) -> list[T]:
-    """Runs jobs, each in a thread of its own, and gives the results of those of all processes, in their order.
+    """Runs jobs, each in a thread of its own, and gives the results of those of all processes, in
+    their order.
 
     All processes have to call it. What ends one ends all, after the job's present piece of work.
 

@@ -1,4 +1,5 @@
-"""How a command asks the operating system for memory; without effect where this is not Linux with glibc."""
+"""Settings of a command's memory in the operating system; without effect where this is not Linux
+with glibc."""
 
 from __future__ import annotations
 
@@ -14,11 +15,12 @@ _HUGE = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
 
 def use_huge_pages() -> None:
-    """Starts the command anew with huge pages for large arrays, where they are to be had for the asking.
+    """Starts the command anew with huge pages for large arrays, where they are to be had for the
+    asking.
 
-    XLA gets its temporary memory anew in each call, gigabytes in pages of 4 KB: on CPUs a quarter of a training step
-    goes there. glibc asks for large ones only if told so before the process starts. Whoever sets GLIBC_TUNABLES, to
-    nothing too, is not interfered with.
+    XLA gets its temporary memory anew in each call, gigabytes in pages of 4 KB: on CPUs a quarter
+    of a training step goes there. glibc asks for large ones only if told so before the process
+    starts. Whoever sets GLIBC_TUNABLES, to nothing too, is not interfered with.
     """
     if _TUNABLES in os.environ or not _to_be_had():
         return
@@ -39,8 +41,9 @@ def _to_be_had() -> bool:
 
 
 def share_freed_memory() -> None:
-    """Lets threads share what they free: glibc keeps that apart for each thread, so that a stream would seem to grow by
-    a few buffers for every thread that comes to compute. Before the first thread."""
+    """Lets threads share what they free: glibc keeps that apart for each thread, so that a stream
+    would seem to grow by a few buffers for every thread that comes to compute. Before the first
+    thread."""
     if sys.platform == "linux":
         mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # Others have none.
         if mallopt is not None:

@@ -1,4 +1,5 @@
-"""A folder that all processes of a run write into: the first makes it, and takes it away after an error."""
+"""A folder that all processes of a run write into: the first makes it, and takes it away after an
+error."""
 
 from __future__ import annotations
 
@@ -15,12 +16,13 @@ from cffm_jax.runtime import cluster
 from cffm_jax.runtime.atomic import WholeFolder
 
 _LOOKS, _BETWEEN = 20, 0.5
-"""How often, and after how many seconds each, another process looks for what the first has written: network file
-systems may be late."""
+"""How often, and after how many seconds each, another process looks for what the first has written:
+network file systems may be late."""
 
 
 def when_all_have_written(work: Callable[[], None]) -> None:
-    """What the first process does then; all have to call it, and an error of that is raised in all."""
+    """Calls in the first process when all have written; all have to call it, and an error is raised
+    in all."""
     cluster.gathered(None)
     with cluster.together():
         if cluster.first():
@@ -28,7 +30,8 @@ def when_all_have_written(work: Callable[[], None]) -> None:
 
 
 class SharedFolder:
-    """A ``WholeFolder`` of all processes. A context manager that all of them have to enter and leave."""
+    """A ``WholeFolder`` of all processes. A context manager that all of them have to enter and
+    leave."""
 
     def __init__(self, folder: str | Path, *, keep: bool = True):
         """``keep``: whether it is there at the end; otherwise it is for the time between."""
@@ -77,6 +80,6 @@ class SharedFolder:
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[Path]:
-        """As that of ``WholeFolder``."""
+        """The folder to write into, as of ``WholeFolder``."""
         with self._made.writing() as partial:
             yield partial

@@ -13,17 +13,17 @@ from cffm_jax.errors import Stopped
 
 _Handler = Callable[[int, FrameType | None], Any] | int | signal.Handlers | None
 _AGAIN = 2.0
-"""Seconds after which ``Stopped`` is raised again: what is raised inside a callback (JAX has one for each garbage
-collection) goes no further than that."""
+"""Seconds after which ``Stopped`` is raised again: what is raised inside a callback (JAX has one
+for each garbage collection) goes no further than that."""
 
 
 class Interruption:
-    """While it is entered, which may be more than once, a signal raises ``Stopped``: at once, or at the end of
-    ``deferred``.
+    """While it is entered, which may be more than once, a signal raises ``Stopped``: at once, or at
+    the end of ``deferred``.
 
-    In a run of several processes it waits in ``agreeing`` until all have agreed on the step to stop after. A second
-    Ctrl-C ends the process there and then, which no checkpoint minds. Python allows handlers in the main thread alone:
-    in others this does nothing.
+    In a run of several processes it waits in ``agreeing`` until all have agreed on the step to stop
+    after. A second Ctrl-C ends the process there and then, which no checkpoint minds. Python allows
+    handlers in the main thread alone: in others this does nothing.
     """
 
     def __init__(self) -> None:
@@ -64,7 +64,8 @@ class Interruption:
 
     @contextlib.contextmanager
     def deferred(self, last: bool = False) -> Iterator[None]:
-        """Around what must not be torn apart: a signal that comes in here is raised at the end.
+        """Guards a block that must not be torn apart: a signal that comes in here is raised at the
+        end.
 
         After ``last``, around what is to be done on the way out, nothing is raised any more.
         """
@@ -80,7 +81,8 @@ class Interruption:
 
     @contextlib.contextmanager
     def agreeing(self, several: bool) -> Iterator[None]:
-        """Around a step that ``several`` processes take: a signal that comes in here waits for ``stop``."""
+        """Guards a step that ``several`` processes take: a signal that comes in here waits for
+        ``stop``."""
         before, self._agreeing = self._agreeing, self._agreeing or several
         try:
             yield

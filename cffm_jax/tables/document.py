@@ -25,7 +25,8 @@ The rows of Tables 4 to 11 and of the text can be compared in small, on the buil
 
 
 def commands(row: Row) -> tuple[Command, ...]:
-    """All that reproduces a row from nothing, in order; without an evaluation where the labels are not public."""
+    """All that reproduces a row from nothing, in order; without an evaluation where the labels are
+    not public."""
     training = tuple(train_command(network) for network in row.network.needs())
     return training if row.where == TEST_SERVER else (*training, eval_command(row.network))
 
@@ -76,6 +77,7 @@ class Options:
 
 
 def main(argv: Sequence[str]) -> None:
-    """Prints the papers' tables with the commands that reproduce their rows, as docs/tables.md has them."""
+    """Prints the papers' tables with the commands that reproduce their rows, as docs/tables.md has
+    them."""
     parse_command(Options, argv, lambda _: Options(), main.__doc__)
     print(markdown(), end="")

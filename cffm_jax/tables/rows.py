@@ -1,6 +1,7 @@
 """The papers' tables: the published figures of each row, and the network that stands behind it.
 
-Numbered as in the second paper (CFFM++, TPAMI 2024). Only the rows of our methods and of their baseline SegFormer.
+Numbered as in the second paper (CFFM++, TPAMI 2024). Only the rows of our methods and of their
+baseline SegFormer.
 """
 
 from __future__ import annotations
@@ -48,7 +49,8 @@ class Table:
       rows: in the paper's order.
       note: what the paper leaves open, and what is chosen here.
       ablation: whether the rows can be compared on other videos too.
-      keeps_backbones: whether they differ in their backbones even there; else all of them get the same.
+      keeps_backbones: whether they differ in their backbones even there; else all of them get the
+        same.
     """
 
     name: str
@@ -266,13 +268,13 @@ TABLES = (TABLE1, TABLE2, TABLE3, TABLE4, TABLE5, TABLE6, TABLE7, TABLE8, TABLE9
 
 
 def published(where: str, model: str = "") -> tuple[Row, ...]:
-    """The first published row of each network with the papers' settings that was measured on these data, under the
-    network's own name, whatever its table calls it.
+    """The first published row of each network with the papers' settings that was measured on these
+    data, under the network's own name, whatever its table calls it.
 
     Args:
       where: ``VSPW``, ``TEST_SERVER`` or ``CITYSCAPES``.
-      model: name of a model: its own row, then those of what it holds (CFFM++ a CFFM and a SegFormer) with the same
-        backbone; "" gives all.
+      model: name of a model: its own row, then those of what it holds (CFFM++ a CFFM and a
+        SegFormer) with the same backbone; "" gives all.
     """
     rows: dict[Network, Row] = {}
     for row in (row for table in TABLES for row in table.rows):

@@ -1,4 +1,4 @@
-"""What a run says while it goes on: a progress bar, JSON lines, TensorBoard scalars and pictures."""
+"""The log of a run: a progress bar, JSON lines, TensorBoard scalars and pictures."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
 from cffm_jax.runtime.atomic import write_text
-from cffm_jax.training.speed import CAUSES, Clock, Work, device_peak, goodput, taken_up, told
+from cffm_jax.training.speed import CAUSES, Clock, Work, device_peak, goodput, in_words, taken_up
 
 
 class RunLog:
     """Log of a run in its folder: ``log.jsonl`` and ``tensorboard/``; progress on the terminal.
 
-    What a killed run logged after step ``start``, from which this one goes on, is dropped: it comes again.
+    What a killed run logged after step ``start``, from which this one goes on, is dropped: it comes
+    again.
 
     Of several processes one writes (``writes``), the others say nothing.
 
@@ -77,7 +78,8 @@ class RunLog:
         self._waited, self._since = 0.0, (time.perf_counter(), self._bar.n if not self._bar.disable else self._since[1])
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
-        """A line of training figures; adds clips/s and the share of the time that was spent waiting for data."""
+        """A line of training figures; adds clips/s and the share of the time that was spent waiting
+        for data."""
         then, before = self._since
         now = time.perf_counter()
         per_second = (step - before) / max(now - then, 1e-9)
@@ -112,10 +114,11 @@ class RunLog:
         self.say(f"step {step}:\n{table}")
 
     def finish(self, step: int, compilations: int) -> None:
-        """The last line about the time, with how often the training step was compiled, and the same in words."""
+        """The last line about the time, with how often the training step was compiled, and the same
+        in words."""
         seconds = self.clock.seconds()
         self._times(step, {**seconds, "compilations": compilations})
-        self.say(told(seconds))
+        self.say(in_words(seconds))
 
     def _times(self, step: int, seconds: dict[str, float]) -> None:
         self._write(step, "time", {**seconds, "goodput": goodput(seconds)})
@@ -136,7 +139,8 @@ class RunLog:
 
 
 def _drop_after(step: int, path: Path) -> dict[str, float]:
-    """Keeps the whole lines up to a step. Returns the seconds that the run took up to now, as far as the log tells."""
+    """Keeps the whole lines up to a step. Returns the seconds that the run took up to now, as far
+    as the log tells."""
     if not path.exists():
         return {}
     kept, times = [], []

@@ -1,4 +1,4 @@
-"""The training run: step, log, evaluate, save; and what ends it before its time."""
+"""The training run: step, log, evaluate, save; and reasons to end early."""
 
 from __future__ import annotations
 
@@ -31,14 +31,15 @@ from cffm_jax.training.speed import Compilations, Profile
 
 
 def train(config: Config, interruption: Interruption | None = None, *, profile: bool = False) -> dict[str, Scores]:
-    """Trains as the config says, or goes on where the run in ``workdir`` stopped. Returns the last evaluation.
+    """Trains as the config says, or goes on where the run in ``workdir`` stopped. Returns the last
+    evaluation.
 
-    Signals are handled from here on, or by ``interruption`` from before. ``profile``: a trace of a few steps goes to
-    ``<workdir>/profile``.
+    Signals are handled from here on, or by ``interruption`` from before. ``profile``: a trace of a
+    few steps goes to ``<workdir>/profile``.
 
     Raises:
-      InputError: the config, the data, the initial weights or the checkpoints cannot be used, or loss or gradients were
-        not finite too often in a row; the last good step is kept.
+      InputError: the config, the data, the initial weights or the checkpoints cannot be used, or
+        loss or gradients were not finite too often in a row; the last good step is kept.
       Stopped: by SIGTERM or Ctrl-C; the step that was under way is done and saved.
     """
     plan, workdir = config.train, Path(config.workdir)
@@ -135,12 +136,13 @@ class _Training:
         return scores
 
     def say_times(self) -> None:
-        """Where the time went; once, at the end."""
+        """Says where the time went; once, at the end."""
         self._profile.close(self.step)
         self._log.finish(self.step, self._compiled)
 
     def _agree(self) -> None:
-        """Stops all processes after the same step, where one of them got a signal; one process stops by itself."""
+        """Stops all processes after the same step, where one of them got a signal; one process
+        stops by itself."""
         if jax.process_count() == 1:
             return
         sharding = self.state.step.sharding
@@ -157,8 +159,8 @@ class _Training:
     def advance(self, batch: dict[str, jax.Array]) -> None:
         """One step, with what is logged and saved after it.
 
-        The host waits for the device where it saves, and nowhere else: the figures of a line are fetched while the step
-        after it runs.
+        The host waits for the device where it saves, and nowhere else: the figures of a line are
+        fetched while the step after it runs.
         """
         plan = self._config.train
         metrics = self._start(batch)
@@ -175,7 +177,8 @@ class _Training:
         self._profile.after(self.step, self.state)
 
     def _start(self, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
-        """Starts a step, moving nothing to or from the devices; the first is waited for. Returns its figures."""
+        """Starts a step, moving nothing to or from the devices; the first is waited for. Returns
+        its figures."""
         first = self.step == self._run.start
         began, compiled = time.perf_counter(), self._compilations.count
         # Compiling places the model's constants.
@@ -216,8 +219,9 @@ class _Training:
             self._saved = self.step
 
     def _require_good(self, step: int, skipped: int, bad: int) -> None:
-        """InputError if too many iterations up to a step were not applied, one after the other; before, the state of
-        the last good one is saved, as it was then: a later one was not applied either."""
+        """InputError if too many iterations up to a step were not applied, one after the other;
+        before, the state of the last good one is saved, as it was then: a later one was not applied
+        either."""
         if bad < self._config.train.bad_steps:
             return
         first, self.step = step - bad + 1, step - bad
@@ -235,7 +239,8 @@ class _Training:
             raise InputError(self._config.workdir, problem, remedy)
 
     def evaluate(self) -> dict[str, Scores]:
-        """Figures and pictures of the average of the weights where there is one, else of the weights."""
+        """Figures and pictures of the average of the weights where there is one, else of the
+        weights."""
         run, watchers = self._run, []
         if run.colours is not None:
             watchers.append(FrameStrips(run.held_out, run.colours, first=max(self._config.data.offsets)))
@@ -251,13 +256,14 @@ class _Training:
                 table = main_table(scores) + ("\n(EMA weights)" if self.state.ema else "")
                 pictures = {name: picture for share in drawn for strips in share for name, picture in strips.items()}
                 self._log.evaluation(self.step, _figures(scores), table, dict(sorted(pictures.items())))
-                own = next(iter(scores.values()))  # The others are its parts'.
-                self._checkpoints.record(self.step, own.figures()["miou"])
+                method_scores = next(iter(scores.values()))  # The others are its parts'.
+                self._checkpoints.record(self.step, method_scores.figures()["miou"])
         return scores
 
 
 def make_workdir(workdir: Path) -> None:
-    """Makes the run's folder, after all that can be wrong with the input has shown itself. InputError if it cannot."""
+    """Makes the run's folder, after all that can be wrong with the input has shown itself.
+    InputError if it cannot."""
     try:
         workdir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -265,6 +271,7 @@ def make_workdir(workdir: Path) -> None:
 
 
 def _figures(scores: dict[str, Scores]) -> dict[str, float]:
-    """All figures of all rows under ``row/name``; without those that nothing was there to measure."""
+    """All figures of all rows under ``row/name``; without those that nothing was there to
+    measure."""
     values = {f"{row}/{key}": figure for row, s in scores.items() for key, figure in s.figures().items()}
     return {name: figure for name, figure in values.items() if not math.isnan(figure)}

@@ -1,4 +1,5 @@
-"""AdamW of both papers (CFFM section 4.1): two learning rates, decay masks, warm-up and poly schedule."""
+"""AdamW of both papers (CFFM section 4.1): two learning rates, decay masks, warm-up and poly
+schedule."""
 
 from __future__ import annotations
 
@@ -16,8 +17,8 @@ from cffm_jax.models.methods.method import Method
 
 
 def learning_rate(config: OptimConfig, steps: int) -> Callable[[ArrayLike], jax.Array]:
-    """The encoder's rate at iteration i: ``rate * (1 - i / steps)^power``, while i < warm-up times ``1 - (1 - i /
-    w)(1 - ratio)``."""
+    """The encoder's rate at iteration i: ``rate * (1 - i / steps)^power``, while i < warm-up times
+    ``1 - (1 - i / w)(1 - ratio)``."""
 
     def schedule(step: ArrayLike) -> jax.Array:
         i = jnp.asarray(step, jnp.float32)
@@ -47,5 +48,5 @@ def make_optimizer(config: OptimConfig, steps: int, model: Method) -> optax.Grad
 
 
 def _where(holds: Callable[[list[str]], bool], params: Any) -> Any:
-    """Of each parameter whether a function of its path holds."""
+    """A tree of bool: whether a function of the path holds for each parameter."""
     return jax.tree_util.tree_map_with_path(lambda path, _: holds([str(key.key) for key in path]), params)

@@ -1,4 +1,4 @@
-"""What a run was started with, to start it again: a line of ``run.jsonl`` for each start."""
+"""Records the start of a run, to start it again: a line of ``run.jsonl`` for each start."""
 
 from __future__ import annotations
 
@@ -35,7 +35,8 @@ def write(workdir: Path, config: Config, start: int, devices: Sequence[jax.Devic
 
 
 def describe(config: Config, start: int, devices: Sequence[jax.Device]) -> dict[str, Any]:
-    """Command, config, seeds, versions, git state, devices and all variables of the environment that change XLA."""
+    """Command, config, seeds, versions, git state, devices and all variables of the environment
+    that change XLA."""
     precision = jax.config.jax_default_matmul_precision  # pyrefly: ignore[missing-attribute]  # added at run time
     return {
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -61,25 +62,28 @@ def describe(config: Config, start: int, devices: Sequence[jax.Device]) -> dict[
 
 
 def versions() -> dict[str, str | None]:
-    """Of Python, and of the packages that change a figure; None where one is not installed as such."""
-    found: dict[str, str | None] = {"python": platform.python_version()}
+    """Versions of Python and of the packages that change a figure; None where one is not installed
+    as such."""
+    numbers: dict[str, str | None] = {"python": platform.python_version()}
     for package in _PACKAGES:
         try:
-            found[package] = importlib.metadata.version(package)
+            numbers[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
-            found[package] = None
-    return found
+            numbers[package] = None
+    return numbers
 
 
 def git_state(folder: Path) -> dict[str, Any] | None:
-    """Commit of a checkout and whether files that git follows were changed; None where it is none, or without git."""
+    """Commit of a checkout and whether files that git follows were changed; None where it is none,
+    or without git."""
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(folder), *arguments]
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout.strip()
 
     try:
-        # A package that is installed into somebody's repository is not what that repository's commit says.
+        # A package that is installed into somebody's repository is not what that repository's
+        # commit says.
         if Path(git("rev-parse", "--show-toplevel")).resolve() != folder.resolve():
             return None
         return {"commit": git("rev-parse", "HEAD"), "changed": bool(git("status", "--porcelain", "-uno"))}

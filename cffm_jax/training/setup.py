@@ -1,4 +1,5 @@
-"""What a run needs before its first step. What is wrong with the input shows here, with nothing written."""
+"""What a run needs before its first step. What is wrong with the input shows here, with nothing
+written."""
 
 from __future__ import annotations
 
@@ -160,7 +161,8 @@ def _machines(mesh: Mesh) -> str:
 
 
 def resume_step(config: Config) -> tuple[int, tuple[str, ...]]:
-    """Iterations that the run in ``workdir`` has done, and lines about the checkpoints that were found.
+    """Iterations that the run in ``workdir`` has done, and lines about the checkpoints that were
+    found.
 
     Raises:
       InputError: it is a run with other settings, or all of its checkpoints are damaged.
@@ -183,7 +185,8 @@ def check(config: Config, mesh: Mesh) -> None:
 def on_device(
     batches: Iterator[dict[str, Any]], mesh: Mesh, prototypes: np.ndarray | None = None
 ) -> Iterator[dict[str, jax.Array]]:
-    """Sends batches two steps ahead, while the device computes; the first is read at once, so that its faults show.
+    """Sends batches two steps ahead, while the device computes; the first is read at once, so that
+    its faults show.
 
     ``prototypes`` f32[V, P, C] of all videos: a batch then holds those of its own.
     """
@@ -208,11 +211,12 @@ def on_device(
 
 
 def initial_variables(model: Method, config: Config, key: jax.Array, start: int = 0) -> tuple[dict[str, Any], str]:
-    """The variables that training starts from, and in words what they are: random ones, those that ``init`` names, or
-    of a run that goes on those of its last checkpoint.
+    """The variables that training starts from, and in words what they are: random ones, those that
+    ``init`` names, or of a run that goes on those of its last checkpoint.
 
     Raises:
-      InputError: what ``init`` names does not fit the model, or names nothing for a model with global contexts.
+      InputError: what ``init`` names does not fit the model, or names nothing for a model with
+        global contexts.
     """
     init = config.init
     if start:
@@ -227,9 +231,9 @@ def initial_variables(model: Method, config: Config, key: jax.Array, start: int 
         raise InputError("--init.model", problem, "name the folder of its run, or a file with its weights")
     if not source:
         return init_variables(model, key), "random"
-    with open_stored(source) as held:
+    with open_stored(source) as weights:
         variables, report = start_from(
-            held,
+            weights,
             model,
             key,
             only=(ENCODER,) if init.encoder else (),

@@ -18,16 +18,19 @@ from cffm_jax.models.variables import trained_parts
 
 DATA_AXIS, FSDP_AXIS = "data", "fsdp"
 SMALLEST_SPLIT = 4096
-"""Smaller arrays stay whole on every device: to collect their parts would take longer than it is worth."""
+"""Smaller arrays stay whole on every device: to collect their parts would take longer than it is
+worth."""
 
 
 def make_mesh(devices: int, fsdp: int = 1) -> Mesh:
     """A mesh over the first ``devices`` devices (0: all) with the batch's axis "data".
 
-    With ``fsdp`` there is a second axis of that length, "fsdp": the batch is split over both, the state over this one.
+    With ``fsdp`` there is a second axis of that length, "fsdp": the batch is split over both, the
+    state over this one.
 
     Raises:
-      InputError: there are fewer devices, some process would have none, or ``fsdp`` does not divide them.
+      InputError: there are fewer devices, some process would have none, or ``fsdp`` does not divide
+        them.
     """
     available = jax.devices()
     if devices > len(available):
@@ -46,7 +49,8 @@ def make_mesh(devices: int, fsdp: int = 1) -> Mesh:
 
 
 def require_shares(batch_size: int, mesh: Mesh, accumulate: int) -> None:
-    """InputError if a batch cannot be split evenly over the devices and into the parts that are accumulated."""
+    """InputError if a batch cannot be split evenly over the devices and into the parts that are
+    accumulated."""
     if batch_size % (mesh.size * accumulate):
         parts = f", in {accumulate} parts each" if accumulate > 1 else ""
         problem = f"{batch_size} clips do not divide over {mesh.size} devices{parts}"
@@ -69,7 +73,8 @@ def batch_sharded(mesh: Mesh) -> NamedSharding:
 
 
 def state_sharded(mesh: Mesh, tree: Any) -> Any:
-    """A sharding for each leaf: with an axis "fsdp" large arrays are split along their longest side that it divides."""
+    """A sharding for each leaf: with an axis "fsdp" large arrays are split along their longest side
+    that it divides."""
     parts = mesh.shape.get(FSDP_AXIS, 1)
 
     def sharding(leaf: jax.Array) -> NamedSharding:
@@ -83,8 +88,8 @@ def state_sharded(mesh: Mesh, tree: Any) -> Any:
 
 
 def on_each_device(variables: Any, number: int = 0) -> list[Any]:
-    """The arrays of a mesh, whole, on each of the first ``number`` devices of this process (0: of all); all processes
-    have to call it."""
+    """The arrays of a mesh, whole, on each of the first ``number`` devices of this process (0: of
+    all); all processes have to call it."""
     split = [leaf for leaf in jax.tree.leaves(variables) if not leaf.is_fully_replicated]
     if split:
         variables = jax.jit(lambda tree: tree, out_shardings=replicated(split[0].sharding.mesh))(variables)
@@ -99,8 +104,8 @@ def on_each_device(variables: Any, number: int = 0) -> list[Any]:
 def init_state(
     model: Method, variables: dict[str, Any], optimizer: optax.GradientTransformation, mesh: Mesh, *, ema: bool = False
 ) -> TrainState:
-    """State before the first step, placed as in training; what is not trained needs no optimiser state, nor an average,
-    which starts (with ``ema``) as the initial parameters."""
+    """State before the first step, placed as in training; what is not trained needs no optimiser
+    state, nor an average, which starts (with ``ema``) as the initial parameters."""
 
     def start(variables: dict[str, Any]) -> TrainState:
         params = variables["params"]
@@ -112,7 +117,8 @@ def init_state(
         return TrainState(zero, params, variables["batch_stats"], opt_state, zero, zero, average)
 
     if jax.process_count() > 1:
-        # Those of the first process: another kind of processor may have drawn others in the last bit.
+        # Those of the first process: another kind of processor may have drawn others in the last
+        # bit.
         variables = multihost_utils.broadcast_one_to_all(jax.device_get(variables))
         whole = replicated(mesh)
         variables = jax.tree.map(lambda x: jax.make_array_from_process_local_data(whole, x, x.shape), variables)

@@ -1,4 +1,5 @@
-"""How fast a run is: where its wall time goes, what its device could do, what is compiled, a trace of some steps."""
+"""Speed of a run: where its wall time goes, what its device could do, what is compiled, a trace of
+some steps."""
 
 from __future__ import annotations
 
@@ -14,8 +15,9 @@ import jax
 # --- goodput
 
 CAUSES = ("start", "compile", "data", "evaluation", "checkpoint", "lost")
-"""Why wall time was no training: reading and placing everything before the first step, the first step (it compiles),
-waiting for data with an idle device, evaluations, waiting for checkpoints, and steps that a killed run did again."""
+"""Why wall time was no training: reading and placing everything before the first step, the first
+step (it compiles), waiting for data with an idle device, evaluations, waiting for checkpoints, and
+steps that a killed run did again."""
 
 
 class Clock:
@@ -53,15 +55,16 @@ def goodput(seconds: Mapping[str, float]) -> float:
     return seconds["productive"] / max(seconds["wall"], 1e-9)
 
 
-def told(seconds: Mapping[str, float]) -> str:
-    """In words, the causes by size."""
+def in_words(seconds: Mapping[str, float]) -> str:
+    """Goodput in words, the causes of the rest by size."""
     causes = sorted((cause for cause in CAUSES if seconds[cause] > 0), key=seconds.__getitem__, reverse=True)
     rest = ", ".join(f"{cause} {100 * seconds[cause] / seconds['wall']:.1f} %" for cause in causes)
     return f"goodput {100 * goodput(seconds):.1f} % of {seconds['wall']:,.0f} s; the rest: {rest or 'nothing'}"
 
 
 def taken_up(last: Mapping[str, float], kept: Mapping[str, float] | None) -> dict[str, float]:
-    """Seconds so far for a run that goes on: what was productive after the last line that is kept was lost."""
+    """Seconds so far for a run that goes on: what was productive after the last line that is kept
+    was lost."""
     again = last["productive"] - (kept or {"productive": 0.0})["productive"]
     return {**last, "productive": last["productive"] - again, "lost": last["lost"] + again}
 
@@ -85,21 +88,23 @@ PEAK_TFLOPS = {
     "V100-PCIE": (14.0, None),
     "T4": (8.1, None),
 }  # fmt: skip
-"""Part of ``device_kind`` -> TFLOP/s of dense products in float32 as JAX computes it by default (TF32, where there is
-TF32) and in bfloat16 with float32 sums, None where tensor cores know none. NVIDIA's data sheets of these products, for
-the RTX 3090 and 4090 the white papers of GA102 and of Ada; figures given for sparse matrices halved."""
+"""Part of ``device_kind`` -> TFLOP/s of dense products in float32 as JAX computes it by default
+(TF32, where there is TF32) and in bfloat16 with float32 sums, None where tensor cores know none.
+NVIDIA's data sheets of these products, for the RTX 3090 and 4090 the white papers of GA102 and of
+Ada; figures given for sparse matrices halved."""
 
 
 class Work(NamedTuple):
-    """Floating point operations of a step on all devices, and the devices' peak in operations/s; 0: not known."""
+    """Floating point operations of a step on all devices, and the devices' peak in operations/s; 0:
+    not known."""
 
     flops: float = 0.0
     peak: float = 0.0
 
 
 def peak_flops(device_kind: str, dtype: str, precision: str | None = None) -> float:
-    """Peak of a device in operations/s, 0 if it is not known. ``precision``: JAX's default for products; another than
-    None has no row in the table in float32."""
+    """Peak of a device in operations/s, 0 if it is not known. ``precision``: JAX's default for
+    products; another than None has no row in the table in float32."""
     known = [name for name in PEAK_TFLOPS if _names(device_kind, name)]
     if not known or (dtype == "float32" and precision not in (None, "default")):
         return 0.0
@@ -107,7 +112,8 @@ def peak_flops(device_kind: str, dtype: str, precision: str | None = None) -> fl
 
 
 def _names(device_kind: str, name: str) -> bool:
-    """Whether a device's words begin with those of a name, after the maker's: an A40 is no A4000, an L4 no L40S."""
+    """Whether a device's words begin with those of a name, after the maker's: an A40 is no A4000,
+    an L4 no L40S."""
     words, wanted = device_kind.replace("-", " ").split(), name.replace("-", " ").split()
     words = words[1:] if words[:1] in (["NVIDIA"], ["Tesla"]) else words
     rest = words[len(wanted) :]
@@ -115,7 +121,8 @@ def _names(device_kind: str, name: str) -> bool:
 
 
 def device_peak() -> int | None:
-    """The most bytes that this process had in use on its first device; None where the backend does not tell."""
+    """The most bytes that this process had in use on its first device; None where the backend does
+    not tell."""
     return (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
 
 
@@ -123,7 +130,8 @@ def device_peak() -> int | None:
 
 
 class Compilations:
-    """Counts, while it is entered, what this thread compiles (or takes from the cache of compiled programs)."""
+    """Counts, while it is entered, what this thread compiles (or takes from the cache of compiled
+    programs)."""
 
     _EVENT = "/jax/core/compile/backend_compile_duration"
 
@@ -147,7 +155,8 @@ class Compilations:
 
 
 class Profile:
-    """A trace of some steps, from the third of this process on: the first compiles, the second fills the pipeline.
+    """A trace of some steps, from the third of this process on: the first compiles, the second
+    fills the pipeline.
 
     Args:
       folder: where it goes; None: there is none.
@@ -163,7 +172,7 @@ class Profile:
 
     @contextlib.contextmanager
     def step(self, number: int) -> Iterator[None]:
-        """Around a step, which is marked in the trace with its number."""
+        """Runs a step, which is marked in the trace with its number."""
         if self._folder and number == self._first:
             jax.profiler.start_trace(str(self._folder))
             self._running = True
@@ -171,7 +180,8 @@ class Profile:
             yield
 
     def after(self, number: int, state: Any) -> None:
-        """After a step and what follows it: ends the trace when it has its steps, all of which are waited for."""
+        """After a step and what follows it: ends the trace when it has its steps, all of which are
+        waited for."""
         if self._running and number >= self._first + self.STEPS - 1:
             jax.block_until_ready(state)
             self._end(number)

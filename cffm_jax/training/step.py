@@ -28,19 +28,23 @@ def make_train_step(
     ema: float = 0.0,
     accumulate: int = 1,
 ) -> Step:
-    """The jitted step: (state, batch, key) -> (state, metrics). The old state's buffers are donated.
+    """The jitted step: (state, batch, key) -> (state, metrics). The old state's buffers are
+    donated.
 
     Where loss or gradients are not finite nothing is learnt, see ``next_state``.
 
-    The batch (frames u8[B, T, H, W, 3], labels u8[B, L, H, W], size i32[B, 2], with global contexts prototypes
-    f32[B, P, C]) is sharded over the mesh, the state is replicated, or split over the axis "fsdp" as ``state_sharded``
-    says: then the parameters are collected for the step, and each device updates its part of them. Means over the
-    batch, BatchNorm's included, are those of the global batch. ``key`` is the run's; the step is folded in.
+    The batch (frames u8[B, T, H, W, 3], labels u8[B, L, H, W], size i32[B, 2], with global contexts
+    prototypes f32[B, P, C]) is sharded over the mesh, the state is replicated, or split over the
+    axis "fsdp" as ``state_sharded`` says: then the parameters are collected for the step, and each
+    device updates its part of them. Means over the batch, BatchNorm's included, are those of the
+    global batch. ``key`` is the run's; the step is folded in.
 
-    With ``accumulate`` = A the batch is computed in A parts, clips i, i + A, i + 2A, ... on all devices: the gradients
-    are those of the mean loss, but BatchNorm sees a part at a time, and its running statistics take in A.
+    With ``accumulate`` = A the batch is computed in A parts, clips i, i + A, i + 2A, ... on all
+    devices: the gradients are those of the mean loss, but BatchNorm sees a part at a time, and its
+    running statistics take in A.
 
-    What the method does not train (``Method.is_trained``) has neither a backward pass nor optimiser state.
+    What the method does not train (``Method.is_trained``) has neither a backward pass nor optimiser
+    state.
     """
     whole, split, fsdp = replicated(mesh), batch_sharded(mesh), FSDP_AXIS in mesh.shape
 
@@ -84,8 +88,8 @@ def make_train_step(
 
 
 def _in_parts(batch: Batch, parts: int, sharding: NamedSharding) -> Batch:
-    """[B, ...] -> [A, B / A, ...]: part i is clips i, i + A, ...; so no clip changes its device, and what a part holds
-    does not depend on their number."""
+    """[B, ...] -> [A, B / A, ...]: part i is clips i, i + A, ...; so no clip changes its device,
+    and what a part holds does not depend on their number."""
     kept = NamedSharding(sharding.mesh, PartitionSpec(None, *sharding.spec))
 
     def cut(array: jax.Array) -> jax.Array:
@@ -96,7 +100,8 @@ def _in_parts(batch: Batch, parts: int, sharding: NamedSharding) -> Batch:
 
 
 def _accumulated(gradients: Callable[..., Any], batch_stats: Any, batch: Batch, key: jax.Array) -> Any:
-    """What ``gradients`` gives, loss and gradients as means over the parts; the statistics go from part to part."""
+    """Results of ``gradients``, loss and gradients as means over the parts; the statistics go from
+    part to part."""
     count = len(batch["frames"])
 
     def add(carried: Any, part: tuple[Batch, jax.Array]) -> tuple[Any, None]:
@@ -122,12 +127,15 @@ def next_state(
     bad_steps: int,
     ema: float = 0.0,
 ) -> TrainState:
-    """The state after an iteration, of which ``finite`` bool[] tells whether its update may be applied.
+    """The state after an iteration, of which ``finite`` bool[] tells whether its update may be
+    applied.
 
-    Otherwise only the counters move on. After ``bad_steps`` such iterations in a row no update is applied any more,
-    until the host, which looks now and then, stops the run: what is learnt stays that of the last good one.
+    Otherwise only the counters move on. After ``bad_steps`` such iterations in a row no update is
+    applied any more, until the host, which looks now and then, stops the run: what is learnt stays
+    that of the last good one.
 
-    The average, where the state has one, keeps the share ``ema`` of itself: ``ema * average + (1 - ema) * params``.
+    The average, where the state has one, keeps the share ``ema`` of itself: ``ema * average + (1 -
+    ema) * params``.
     """
     average = state.ema
     if average is not None:

@@ -1,5 +1,5 @@
-"""Prototypes that were computed elsewhere, an array for each video: as the authors' code of CFFM++ keeps them
-(``<folders>/<video>/centers.pt``, in a folder or in a zip), or as one .safetensors."""
+"""Prototypes that were computed elsewhere, an array for each video: as the authors' code of CFFM++
+keeps them (``<folders>/<video>/centers.pt``, in a folder or in a zip), or as one .safetensors."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NAME = "centers.pt"
 """The authors' file of a video's prototypes, in a folder of the video's name."""
 
 MAX_BYTES = 16 << 20
-"""Of one video's file in a zip: a hundred times 100 prototypes of 256 channels."""
+"""Largest size of one video's file in a zip: a hundred times 100 prototypes of 256 channels."""
 
 _REMEDY = f"name a folder or a zip that holds <video>/{NAME}, or a .safetensors with a key for each video"
 
@@ -47,14 +47,17 @@ def is_authors(path: str | Path) -> bool:
 
 
 def read_centres(path: str | Path) -> dict[str, StoredArray]:
-    """The array of every video, in the order of the videos' names, each of them read once to be described.
+    """The array of every video, in the order of the videos' names, each of them read once to be
+    described.
 
     Args:
-      path: a folder ``<path>/<video>/centers.pt``, or a zip file of it with any folders in front, each a file of
-        torch with one array, usually [P, 256]; or a .safetensors with a key for each video.
+      path: a folder ``<path>/<video>/centers.pt``, or a zip file of it with any folders in front,
+        each a file of torch with one array, usually [P, 256]; or a .safetensors with a key for each
+        video.
 
     Raises:
-      InputError: there are none, two are of one video, or one cannot be read; ``load`` of a result too.
+      InputError: there are none, two are of one video, or one cannot be read; ``load`` of a result
+        too.
     """
     described = {}
     for video, centres in sorted(find_centres(path).items()):
@@ -64,7 +67,8 @@ def read_centres(path: str | Path) -> dict[str, StoredArray]:
 
 
 def find_centres(path: str | Path) -> dict[str, Centres]:
-    """As ``read_centres``, but no array is read: by the video's name, where it is and how to read it.
+    """Finds as ``read_centres``, but reads no array: by the video's name, where it is and how to
+    read it.
 
     Raises:
       InputError: there are none, or two are of one video.
@@ -72,15 +76,15 @@ def find_centres(path: str | Path) -> dict[str, Centres]:
     path = Path(path)
     if path.is_dir():
         files = sorted(path.glob(f"*/{NAME}"))
-        found = {file.parent.name: Centres(file, functools.partial(read_array, file)) for file in files}
+        centres = {file.parent.name: Centres(file, functools.partial(read_array, file)) for file in files}
     elif path.is_file():
         with reading(path):
-            found = _find_in_file(path)
+            centres = _find_in_file(path)
     else:
         raise InputError(path, "no such folder or file", _REMEDY)
-    if not found:
+    if not centres:
         raise InputError(path, f"holds no <video>/{NAME}", _REMEDY)
-    return found
+    return centres
 
 
 def _find_in_file(path: Path) -> dict[str, Centres]:
@@ -92,16 +96,16 @@ def _find_in_file(path: Path) -> dict[str, Centres]:
     if kind != "zip":
         raise InputError(path, "is neither a folder, nor a zip, nor a .safetensors", _REMEDY)
     archive = _Archive(path)
-    found: dict[str, Centres] = {}
+    centres: dict[str, Centres] = {}
     for name in archive.names:
         place = PurePosixPath(name)
         video = place.parent.name
         if place.name != NAME or not video:
             continue
-        if video in found:
+        if video in centres:
             raise InputError(path, f"holds {NAME} of video {video} twice", "name the prototypes of one network")
-        found[video] = Centres(path / name, functools.partial(archive.load, name))
-    return found
+        centres[video] = Centres(path / name, functools.partial(archive.load, name))
+    return centres
 
 
 def _load_key(path: Path, key: str) -> np.ndarray:

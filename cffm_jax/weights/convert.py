@@ -25,28 +25,32 @@ def convert(path: str | Path, output: Path, to: str, *, raw: bool = False) -> st
     Args:
       path: as for ``load``.
       output: the file to write.
-      to: "cffm_jax" for our .safetensors; "torch" or "safetensors" for the released layout, dead weights as zeros.
+      to: "cffm_jax" for our .safetensors; "torch" or "safetensors" for the released layout, dead
+        weights as zeros.
       raw: as for ``load``.
 
     Returns:
       Lines for the user: what was written, and what is known about its use.
 
     Raises:
-      InputError: the weights cannot be used, the release has no place for them, or the file cannot be written.
+      InputError: the weights cannot be used, the release has no place for them, or the file cannot
+        be written.
     """
-    with open_stored(path, raw=raw) as held:
-        held.require_sound()
-        history = provenance(held)
+    with open_stored(path, raw=raw) as weights:
+        weights.require_sound()
+        history = provenance(weights)
         if to == "cffm_jax":
-            arrays = load_leaves(held.leaves, held.source)
-            write_safetensors(output, arrays, own_metadata(held, history))
+            arrays = load_leaves(weights.leaves, weights.source)
+            write_safetensors(output, arrays, own_metadata(weights, history))
         else:
-            arrays, told = released_arrays(held), released_description(held, history)
+            arrays, description = released_arrays(weights), released_description(weights, history)
             if to == "torch":
-                write_torch(output, arrays, {FORMAT: told})
+                write_torch(output, arrays, {FORMAT: description})
             else:
-                write_safetensors(output, arrays, {"format": "pt", FORMAT: json.dumps(told)})
-        said = f"{summary.description(held)}\n{output}: written ({len(arrays)} arrays)"
-        if to != "cffm_jax" and held.model.norm_epsilons != size_of(held.model.backbone).norm_epsilons:
-            said += f"\nnote: its norms were trained with epsilons {held.model.norm_epsilons}, not with the release's"
-        return said
+                write_safetensors(output, arrays, {"format": "pt", FORMAT: json.dumps(description)})
+        lines = f"{summary.description(weights)}\n{output}: written ({len(arrays)} arrays)"
+        if to != "cffm_jax" and weights.model.norm_epsilons != size_of(weights.model.backbone).norm_epsilons:
+            lines += (
+                f"\nnote: its norms were trained with epsilons {weights.model.norm_epsilons}, not with the release's"
+            )
+        return lines

@@ -1,7 +1,7 @@
-"""Weights of a model as they lie in a file, whoever wrote it; and our own file, which says what it holds.
+"""Weights of a model, described as they lie in a file of anybody; and the format of our files.
 
-Our file is a ``.safetensors`` whose keys are the paths of the variables (``params/encoder/stage1/...``) and whose
-metadata holds the config and where the weights come from.
+Our file is a ``.safetensors`` whose keys are the paths of the variables
+(``params/encoder/stage1/...``) and whose metadata holds the config and where the weights come from.
 """
 
 from __future__ import annotations
@@ -34,21 +34,22 @@ _MODEL_FIELDS = {field.name for field in dataclasses.fields(ModelConfig)}
 
 
 @dataclasses.dataclass(frozen=True)
-class Held:
-    """Weights that lie somewhere, described but not read.
+class StoredWeights:
+    """Weights in a file or a run, described but not read.
 
     Attributes:
-      source: what errors name.
+      source: the place that errors name.
       origin: whose they are, in words.
       part: "all", or "encoder" for an encoder alone, whose model is then the SegFormer with it.
       config: of the model; the other sections are the defaults unless a run of ours left them.
       leaves: by "<collection>/<path>".
-      fresh: leaves of the model that such files lack and that start afresh (ConvNeXt's stage norms).
+      fresh: leaves of the model that such files lack and that start afresh (ConvNeXt's stage
+        norms).
       dead: keys that carry nothing which the model computes with.
-      ignored: what else the file holds: an optimiser's state, notes.
+      ignored: other contents of the file: an optimiser's state, notes.
       licence: what is known about their use.
       sources: leaf -> the file's keys that it is made of.
-      problems: what keeps the file from being the model's weights.
+      problems: why the file cannot be the model's weights.
       file: where they lie, if it is one.
       step: of the run that left them.
     """
@@ -90,8 +91,8 @@ class Held:
         return variables.unflatten(load_leaves(self.leaves, self.source))
 
 
-def held_by(file: WeightFile) -> Held:
-    """What a file holds, ours or anybody's.
+def stored_weights(file: WeightFile) -> StoredWeights:
+    """Describes the weights of a file, ours or anybody's.
 
     Raises:
       InputError: it is of no origin or size that is known, or its own description is damaged.
@@ -101,48 +102,51 @@ def held_by(file: WeightFile) -> Held:
     return _foreign(file, recognise(file.arrays, file.path))
 
 
-def _foreign(file: WeightFile, found: Foreign) -> Held:
-    told = _told(file)
-    settings = {**found.settings(file.path), **told["model"]}
+def _foreign(file: WeightFile, foreign: Foreign) -> StoredWeights:
+    description = _own_description(file)
+    settings = {**foreign.settings(file.path), **description["model"]}
     config = Config(model=dataclasses.replace(ModelConfig(), **settings))
-    part = ENCODER if found.family == ENCODER else WHOLE
+    part = ENCODER if foreign.family == ENCODER else WHOLE
     try:
         model = create_model(**dataclasses.asdict(config.model))
     except (TypeError, ValueError) as error:
         raise InputError(file.path, f"describes no model ({error})", "give the file as it was written") from error
-    matched = match(found, model, part)
-    return Held(
+    matched = match(foreign, model, part)
+    return StoredWeights(
         source=str(file.path),
-        origin=told["origin"] or found.naming.name(found.family),
+        origin=description["origin"] or foreign.naming.name(foreign.family),
         part=part,
         config=config,
         leaves=matched.leaves,
         fresh=matched.fresh,
         dead=matched.dead,
         ignored=file.ignored,
-        licence=told["licence"] or found.naming.origin.licence,
+        licence=description["licence"] or foreign.naming.origin.licence,
         sources=matched.sources,
         problems=tuple(matched.problems()),
         file=file,
     )
 
 
-def _told(file: WeightFile) -> dict[str, Any]:
-    """What a file in the released layout that we wrote ourselves says of itself: model settings, origin, licence."""
-    told: dict[str, Any] = {"model": {}, "origin": "", "licence": ""}
-    held = file.metadata.get(FORMAT)
-    if held is None:
-        return told
+def _own_description(file: WeightFile) -> dict[str, Any]:
+    """Model settings, origin and licence in the metadata of a file of ours in the released layout;
+    empty without."""
+    description: dict[str, Any] = {"model": {}, "origin": "", "licence": ""}
+    stored = file.metadata.get(FORMAT)
+    if stored is None:
+        return description
     try:
-        held = json.loads(held) if isinstance(held, str) else held
-        model, history = held["model"], held["provenance"]
-        told["model"] = {k: tuple(v) if isinstance(v, list) else v for k, v in model.items() if k in _MODEL_FIELDS}
-        return told | {name: str(history[name]) for name in ("origin", "licence")}
+        stored = json.loads(stored) if isinstance(stored, str) else stored
+        model, history = stored["model"], stored["provenance"]
+        description["model"] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in model.items() if k in _MODEL_FIELDS
+        }
+        return description | {name: str(history[name]) for name in ("origin", "licence")}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(file.path, "its description of the model is damaged", "convert it again") from error
 
 
-def _ours(file: WeightFile) -> Held:
+def _ours(file: WeightFile) -> StoredWeights:
     try:
         config = config_from_dict(json.loads(file.metadata["config"]), file.path)
         part, history = file.metadata["part"], json.loads(file.metadata["provenance"])
@@ -156,15 +160,15 @@ def _ours(file: WeightFile) -> Held:
     leaves, problems = {}, [f"left over {path}" for path in file.arrays if path not in expected]
     fresh = tuple(path for path in expected if path not in file.arrays and path in history.get("fresh", ()))
     for path, leaf in expected.items():
-        held = file.arrays.get(path)
-        if held is None:
+        array = file.arrays.get(path)
+        if array is None:
             problems += [] if path in fresh else [f"missing {path}"]
-        elif held.shape != leaf.shape:
-            problems.append(f"{path} is {list(held.shape)}, not {list(leaf.shape)}")
+        elif array.shape != leaf.shape:
+            problems.append(f"{path} is {list(array.shape)}, not {list(leaf.shape)}")
         else:
-            load = functools.partial(_load, held)
+            load = functools.partial(_load, array)
             leaves[path] = StoredArray(leaf.shape, np.dtype(np.float32), load)
-    return Held(
+    return StoredWeights(
         source=str(file.path),
         origin=origin,
         part=part,
@@ -179,12 +183,13 @@ def _ours(file: WeightFile) -> Held:
     )
 
 
-def _load(held: StoredArray) -> np.ndarray:
-    return np.ascontiguousarray(as_float32(held.load()))
+def _load(array: StoredArray) -> np.ndarray:
+    return np.ascontiguousarray(as_float32(array.load()))
 
 
-def provenance(weights: Held) -> dict[str, Any]:
-    """Where weights come from: the files' name and sha256, origin, licence, which of their keys made which array."""
+def provenance(weights: StoredWeights) -> dict[str, Any]:
+    """Where weights come from: the files' name and sha256, origin, licence, which of their keys
+    made which array."""
     return {
         "source": Path(weights.source).name,
         "sha256": file_digest(weights.file.files) if weights.file else "",
@@ -198,7 +203,7 @@ def provenance(weights: Held) -> dict[str, Any]:
     }
 
 
-def own_metadata(weights: Held, history: Mapping[str, Any]) -> dict[str, str]:
+def own_metadata(weights: StoredWeights, history: Mapping[str, Any]) -> dict[str, str]:
     """The metadata of our file."""
     return {
         "format": FORMAT,
@@ -208,8 +213,9 @@ def own_metadata(weights: Held, history: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def released_arrays(weights: Held) -> dict[str, np.ndarray]:
-    """The weights in the released layout, dead ones as zeros. InputError if the release has no place for some."""
+def released_arrays(weights: StoredWeights) -> dict[str, np.ndarray]:
+    """The weights in the released layout, dead ones as zeros. InputError if the release has no
+    place for some."""
     model = weights.model
     missing = [*without_counterpart(model), *model.foreign_names.without_place(model)]
     if missing and weights.part == WHOLE:
@@ -218,7 +224,7 @@ def released_arrays(weights: Held) -> dict[str, np.ndarray]:
     return export_state_dict(weights.load(), model, part=weights.part, dead=weights.part == WHOLE)
 
 
-def released_description(weights: Held, history: Mapping[str, Any]) -> dict[str, Any]:
-    """What a file in the released layout says of itself, so that it is read here as it was written."""
-    told = {name: value for name, value in history.items() if name != "keys"}
-    return {"model": dataclasses.asdict(weights.config.model), "provenance": told}
+def released_description(weights: StoredWeights, history: Mapping[str, Any]) -> dict[str, Any]:
+    """Metadata of a file in the released layout: it is read here as it was written."""
+    history_without_keys = {name: value for name, value in history.items() if name != "keys"}
+    return {"model": dataclasses.asdict(weights.config.model), "provenance": history_without_keys}

@@ -1,4 +1,5 @@
-"""Weights from anywhere: runs of ours, our files, and the files of others, for ``load``, the commands and training."""
+"""Weights from anywhere: runs of ours, our files, and the files of others, for ``load``, the
+commands and training."""
 
 from __future__ import annotations
 
@@ -18,24 +19,25 @@ from cffm_jax.models.methods.method import Method
 from cffm_jax.models.variables import draw_variables, flatten, trained_parts, unflatten, variable_shapes
 from cffm_jax.weights.described import (
     WHOLE,
-    Held,
-    held_by,
+    StoredWeights,
+    stored_weights,
 )
 from cffm_jax.weights.files.read import FOLDER_FILES, open_weights
 from cffm_jax.weights.files.stored_array import StoredArray
 
 
-def complete(held: Held) -> dict[str, Any]:
+def complete(weights: StoredWeights) -> dict[str, Any]:
     """The variables that are stored; leaves that such files lack start afresh."""
-    variables = held.load()
-    if not held.fresh:
+    variables = weights.load()
+    if not weights.fresh:
         return variables
-    start = random_leaves(held.model, jax.random.key(0), held.fresh)
+    start = random_leaves(weights.model, jax.random.key(0), weights.fresh)
     return unflatten({**flatten(variables), **start})
 
 
 def random_leaves(model: Method, key: jax.Array, paths: Sequence[str]) -> dict[str, np.ndarray]:
-    """Some of the model's initial leaves: those that training from nothing would start with, and only they are made."""
+    """Some of the model's initial leaves: those that training from nothing would start with, and
+    only they are made."""
 
     @jax.jit
     def start(key: jax.Array) -> dict[str, jax.Array]:
@@ -46,8 +48,9 @@ def random_leaves(model: Method, key: jax.Array, paths: Sequence[str]) -> dict[s
 
 
 @contextlib.contextmanager
-def open_stored(path: str | Path, *, raw: bool = False) -> Iterator[Held]:
-    """Describes the weights of a run's folder or of a file; they can be loaded while it is open. ``raw``: see ``load``.
+def open_stored(path: str | Path, *, raw: bool = False) -> Iterator[StoredWeights]:
+    """Describes the weights of a run's folder or of a file; they can be loaded while it is open.
+    ``raw``: see ``load``.
 
     Raises:
       InputError: there are none, or they are of no model that is known.
@@ -63,23 +66,25 @@ def open_stored(path: str | Path, *, raw: bool = False) -> Iterator[Held]:
         remedy = f"name a run's folder, as --workdir of train.py, or one that holds {' or '.join(FOLDER_FILES)}"
         raise InputError(path, "holds neither checkpoints nor weights", remedy)
     with open_weights(path) as file:
-        yield held_by(file)
+        yield stored_weights(file)
 
 
 def is_run(path: Path) -> bool:
-    """Whether it is the folder of a run of ours, its folder of checkpoints, or a checkpoint in that."""
+    """Whether it is the folder of a run of ours, its folder of checkpoints, or a checkpoint in
+    that."""
     return (by_path.workdir_of(path) / store.FOLDER).is_dir()
 
 
 def beside(path: str | Path, name: str) -> Path:
-    """Where to put a file or folder that belongs to weights: into the run's folder, or next to their file."""
+    """Where to put a file or folder that belongs to weights: into the run's folder, or next to
+    their file."""
     path = Path(path)
     if is_run(path):
         return by_path.workdir_of(path) / name
     return path.with_name(f"{path.name}.{name}")
 
 
-def _of_run(checkpoints: store.Checkpoints, path: Path, raw: bool) -> Held:
+def _of_run(checkpoints: store.Checkpoints, path: Path, raw: bool) -> StoredWeights:
     step = by_path.sound_step(checkpoints, path)
     config = checkpoints.config(step)
     model = build_model(config)
@@ -94,7 +99,7 @@ def _of_run(checkpoints: store.Checkpoints, path: Path, raw: bool) -> Held:
         return StoredArray(leaf.shape, np.dtype(leaf.dtype), lambda: np.asarray(restored()[name]))
 
     started = config.init.model or config.init.encoder
-    return Held(
+    return StoredWeights(
         source=str(path),
         origin=f"cffm_jax run, step {step}{', EMA weights' if averaged else ''}",
         step=step,

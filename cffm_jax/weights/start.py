@@ -11,16 +11,16 @@ from cffm_jax.errors import InputError
 from cffm_jax.models import variables
 from cffm_jax.models.encoders.names import ENCODER, backbone_of
 from cffm_jax.models.methods.method import Method
-from cffm_jax.weights.described import Held
+from cffm_jax.weights.described import StoredWeights
 from cffm_jax.weights.naming.match import load_leaves
 from cffm_jax.weights.open import random_leaves
 
 
 class Report(NamedTuple):
-    """What became of the weights that training starts from.
+    """Origin of the variables that training starts from.
 
     Attributes:
-      source, origin: where they were found.
+      source, origin: of the weights.
       loaded: parts that were taken over.
       parameters: how many numbers those are.
       fresh: parts that start at random -> why.
@@ -39,13 +39,13 @@ class Report(NamedTuple):
     licence: str
 
     def __str__(self) -> str:
-        said = f"{', '.join(self.loaded)} ({self.parameters:,} parameters) from {self.source} ({self.origin})"
+        line = f"{', '.join(self.loaded)} ({self.parameters:,} parameters) from {self.source} ({self.origin})"
         if self.fresh:
-            said += "; random: " + ", ".join(f"{part} ({why})" for part, why in self.fresh.items())
-        for what, names in (("dead", self.dead), ("ignored", self.ignored)):
+            line += "; random: " + ", ".join(f"{part} ({why})" for part, why in self.fresh.items())
+        for kind, names in (("dead", self.dead), ("ignored", self.ignored)):
             more = f" and {len(names) - 6} more" if len(names) > 6 else ""
-            said += f"; {what}: {', '.join(names[:6])}{more}" if names else ""
-        return f"{said}; licence: {self.licence}" if self.licence else said
+            line += f"; {kind}: {', '.join(names[:6])}{more}" if names else ""
+        return f"{line}; licence: {self.licence}" if self.licence else line
 
 
 def part_of(model: Method, path: str) -> str:
@@ -55,15 +55,22 @@ def part_of(model: Method, path: str) -> str:
 
 
 def start_from(
-    held: Held, model: Method, key: jax.Array, *, only: Sequence[str] = (), may_be_fresh: Sequence[str] | None = None
+    weights: StoredWeights,
+    model: Method,
+    key: jax.Array,
+    *,
+    only: Sequence[str] = (),
+    may_be_fresh: Sequence[str] | None = None,
 ) -> tuple[dict[str, Any], Report]:
-    """Variables of ``model``, part by part out of ``held`` where it has the part, else at random.
+    """Variables of ``model``, part by part out of ``weights`` where it has the part, else at
+    random.
 
-    A part is taken whole or not at all. It starts at random where ``held`` lacks it, where it classifies into another
-    number of classes, or where the features are of another width; everything else that differs is an error.
+    A part is taken whole or not at all. It starts at random where ``weights`` lacks it, where it
+    classifies into another number of classes, or where the features are of another width;
+    everything else that differs is an error.
 
     Args:
-      held: the weights.
+      weights: described, not read.
       model: what they are for.
       key: of the random parts.
       only: parts to take; default: all.
@@ -72,42 +79,42 @@ def start_from(
     Raises:
       InputError: they are of another model, incomplete, damaged or not finite.
     """
-    held.require_sound()
+    weights.require_sound()
     wanted = variables.flatten(variables.variable_shapes(model))
     parts = {part: [path for path in wanted if part_of(model, path) == part] for part in model.PARTS.values()}
     parts = {part: paths for part, paths in parts.items() if paths}
-    fresh = {part: why for part in parts if (why := _why_fresh(part, held, model, only))}
-    _require_same(held, model, wanted, [p for part in parts if part not in fresh for p in parts[part]])
+    fresh = {part: why for part in parts if (why := _why_fresh(part, weights, model, only))}
+    _require_same(weights, model, wanted, [p for part in parts if part not in fresh for p in parts[part]])
     refused = [part for part in fresh if may_be_fresh is not None and part not in may_be_fresh]
     if refused or ENCODER in fresh:
         part = (refused or [ENCODER])[0]
         remedy = f"give the weights of a whole {(model.base or model).public_name} with these settings"
-        raise InputError(held.source, f"lacks the {part} that {model.public_name} needs ({fresh[part]})", remedy)
-    taken = [path for part in parts if part not in fresh for path in parts[part] if path not in held.fresh]
-    arrays = load_leaves({path: held.leaves[path] for path in taken}, held.source)
+        raise InputError(weights.source, f"lacks the {part} that {model.public_name} needs ({fresh[part]})", remedy)
+    taken = [path for part in parts if part not in fresh for path in parts[part] if path not in weights.fresh]
+    arrays = load_leaves({path: weights.leaves[path] for path in taken}, weights.source)
     arrays |= random_leaves(model, key, tuple(path for path in wanted if path not in arrays))
-    unused = {part_of(held.model, path) for path in held.leaves} - set(parts)
+    unused = {part_of(weights.model, path) for path in weights.leaves} - set(parts)
     afresh = backbone_of(model.backbone).afresh.values()
     report = Report(
-        source=held.source,
-        origin=held.origin,
+        source=weights.source,
+        origin=weights.origin,
         loaded=tuple(part for part in parts if part not in fresh),
         parameters=sum(arrays[path].size for path in taken if path.startswith("params/")),
-        fresh=fresh | ({part: "not in such files" for part in afresh} if held.fresh else {}),
-        dead=held.dead,
-        ignored=(*(f"the {part}" for part in sorted(unused)), *held.ignored),
-        licence=held.licence,
+        fresh=fresh | ({part: "not in such files" for part in afresh} if weights.fresh else {}),
+        dead=weights.dead,
+        ignored=(*(f"the {part}" for part in sorted(unused)), *weights.ignored),
+        licence=weights.licence,
     )
     return variables.unflatten(arrays), report
 
 
-def _why_fresh(part: str, held: Held, model: Method, only: Sequence[str]) -> str:
+def _why_fresh(part: str, weights: StoredWeights, model: Method, only: Sequence[str]) -> str:
     """Why a part starts at random; "" if it is taken over."""
     if only and part not in only:
         return "as asked"
-    if not any(part_of(held.model, path) == part for path in held.leaves):
+    if not any(part_of(weights.model, path) == part for path in weights.leaves):
         return "not there"
-    there = held.model
+    there = weights.model
     if part != ENCODER and there.width != model.width:
         return f"{there.width} channels wide there, {model.width} here"
     if part in model.CLASSIFIERS and there.num_classes != model.num_classes:
@@ -115,13 +122,13 @@ def _why_fresh(part: str, held: Held, model: Method, only: Sequence[str]) -> str
     return ""
 
 
-def _require_same(held: Held, model: Method, wanted: dict[str, Any], paths: list[str]) -> None:
+def _require_same(weights: StoredWeights, model: Method, wanted: dict[str, Any], paths: list[str]) -> None:
     """InputError if leaves that are to be taken over have another shape, or are not there."""
-    there = held.model
+    there = weights.model
     problems = [f"its encoder is {there.backbone}"] if there.backbone != model.backbone else []
     for path in [] if problems else paths:
-        leaf = held.leaves.get(path)
-        if leaf is None and path not in held.fresh:
+        leaf = weights.leaves.get(path)
+        if leaf is None and path not in weights.fresh:
             problems.append(f"{path} is not there")
         elif leaf is not None and leaf.shape != wanted[path].shape:
             problems.append(f"{path} is {list(leaf.shape)}, not {list(wanted[path].shape)}")
@@ -131,7 +138,7 @@ def _require_same(held: Held, model: Method, wanted: dict[str, Any], paths: list
             option for name, option in model.OPTIONS.items() if getattr(there, name, None) != getattr(model, name)
         ]
         raise InputError(
-            held.source,
+            weights.source,
             f"holds {there.public_name}, which does not fit {model.public_name} with these settings: "
             f"{'; '.join(problems[:5])}{more}",
             f"set {', '.join(differs)} as it was trained, or give other weights",

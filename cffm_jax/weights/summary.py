@@ -1,4 +1,4 @@
-"""What a file of weights holds, in a few lines for people."""
+"""Describes a file of weights in a few lines for people."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 
 from cffm_jax.models.encoders.names import ENCODER
-from cffm_jax.weights.described import Held
+from cffm_jax.weights.described import StoredWeights
 from cffm_jax.weights.files.read import WeightFile
 from cffm_jax.weights.files.stored_array import StoredArray
 
@@ -15,31 +15,33 @@ SHOWN = 12
 """Names of a list that are printed; the others are counted."""
 
 
-def description(held: Held) -> str:
+def description(weights: StoredWeights) -> str:
     """Lines about weights: what, whose, how many, what is missing. Reads none of them."""
-    model, file = held.model, held.file
-    what = f"an encoder alone ({model.backbone})" if held.part == ENCODER else model.public_name
+    model, file = weights.model, weights.file
+    contents = f"an encoder alone ({model.backbone})" if weights.part == ENCODER else model.public_name
     rows = [("format", "checkpoint of a run (Orbax)" if file is None else f"{file.format}, {_size(file)}")]
-    rows += [("origin", held.origin), ("model", what), ("backbone", model.backbone)]
-    if held.part != ENCODER:
+    rows += [("origin", weights.origin), ("model", contents), ("backbone", model.backbone)]
+    if weights.part != ENCODER:
         rows.append(("classes", str(model.num_classes)))
-    rows.append(("parameters", f"{held.parameters:,} of the model, {_types(held)}"))
-    rows.append(("fits", "all that the model needs is there" if not held.problems else "NO: " + _some(held.problems)))
-    if held.fresh:
-        rows.append(("starts afresh", _some(held.fresh)))
-    rows.append(("dead keys", _some(held.dead)))
-    rows.append(("ignored", _some(held.ignored)))
-    rows.append(("licence", held.licence or "not known"))
-    return "\n".join([held.source, *(f"  {name:<14}{value}" for name, value in rows)])
+    rows.append(("parameters", f"{weights.parameters:,} of the model, {_types(weights)}"))
+    rows.append(
+        ("fits", "all that the model needs is there" if not weights.problems else "NO: " + _some(weights.problems))
+    )
+    if weights.fresh:
+        rows.append(("starts afresh", _some(weights.fresh)))
+    rows.append(("dead keys", _some(weights.dead)))
+    rows.append(("ignored", _some(weights.ignored)))
+    rows.append(("licence", weights.licence or "not known"))
+    return "\n".join([weights.source, *(f"  {name:<14}{value}" for name, value in rows)])
 
 
-def _types(held: Held) -> str:
-    arrays: Iterable[StoredArray] = held.file.arrays.values() if held.file else held.leaves.values()
+def _types(weights: StoredWeights) -> str:
+    arrays: Iterable[StoredArray] = weights.file.arrays.values() if weights.file else weights.leaves.values()
     counts: collections.Counter[str] = collections.Counter()
     for array in arrays:
         counts[array.dtype.name] += math.prod(array.shape)
     there = ", ".join(f"{count:,} {name}" for name, count in counts.most_common())
-    return f"{there} in the file" if held.file else there
+    return f"{there} in the file" if weights.file else there
 
 
 def _size(file: WeightFile) -> str:
@@ -51,12 +53,12 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:SHOWN]) + more or "nothing"
 
 
-def description_of_centres(source: str, found: Mapping[str, StoredArray]) -> str:
+def description_of_centres(source: str, centres: Mapping[str, StoredArray]) -> str:
     """Lines about prototypes of videos."""
-    shapes = collections.Counter(array.shape for array in found.values())
+    shapes = collections.Counter(array.shape for array in centres.values())
     rows = [
         ("format", "prototypes of the authors' CFFM++ (cluster_centers)"),
-        ("videos", f"{len(found):,}"),
+        ("videos", f"{len(centres):,}"),
         ("shapes", ", ".join(f"{count:,} of {list(shape)}" for shape, count in shapes.most_common(SHOWN))),
     ]
     return "\n".join([source, *(f"  {name:<14}{value}" for name, value in rows)])

@@ -1,6 +1,6 @@
 """The report: it loads nothing, its numbers are the JSON's, what it is given cannot become markup, its size is bounded.
 
-How it looks and moves in a browser: test_browser.py.
+How it looks and moves in a browser: test_report_in_browser.py.
 """
 
 import base64

@@ -1,3 +1,5 @@
+"""Scores of masks on disk: tables, JSON, and faults in one line."""
+
 import json
 
 import numpy as np

@@ -62,7 +62,7 @@ def test_targets_have_the_masks_of_the_whole_video(setting):
     segmenter, variables, videos, sparse = setting
     whole = {}
     for chunk in segmenter.segment(variables, videos):
-        for row, i in itertools.product(segmenter.rows, range(len(chunk.own))):
+        for row, i in itertools.product(segmenter.rows, range(len(chunk.predictions))):
             whole[chunk.video.name, chunk.start + i, row] = chunk.masks[row][i]
     chunks = list(segment_targets(segmenter, variables, sparse))
     found = [(chunk.video.name, chunk.start) for chunk in chunks]
@@ -88,7 +88,7 @@ def test_a_missing_reference_is_replaced_by_the_future_one(setting):
         masks=tuple(video.masks[i] for i in without),
         numbers=tuple(100 + i for i in without),
     )
-    three = [next(segment_targets(segmenter, variables, [v])).own[0] for v in (numbered, swapped, video)]
+    three = [next(segment_targets(segmenter, variables, [v])).predictions[0] for v in (numbered, swapped, video)]
     np.testing.assert_array_equal(three[0], three[1])
     assert (three[0] != three[2]).any()
 
@@ -99,7 +99,7 @@ def test_only_labelled_frames_are_scored(setting, tmp_path):
         rows = evaluate(segmenter, variables, sparse, watchers=[writer], progress=False)
     expected = Confusion.empty(K)
     for chunk in segment_targets(segmenter, variables, sparse):
-        expected = expected.update(chunk.labels, chunk.own)
+        expected = expected.update(chunk.labels, chunk.predictions)
     figures = rows["CFFM"].figures()
     np.testing.assert_array_equal(rows["CFFM"].confusion().counts, expected.counts)
     assert (figures["videos"], figures["frames"], figures["left_out"]) == (2, 5, 0), "short, yet not left out"
@@ -158,7 +158,7 @@ def test_each_target_has_the_prototypes_of_its_video(setting):
         np.testing.assert_array_equal(mask, other[key])
         assert (mask != same[key]).any() and (mask != local[key]).any()
     for chunk in segment_targets(setting[0], variables, sparse):
-        assert (local[chunk.video.name, chunk.start] != chunk.own[0]).mean() < 2e-3
+        assert (local[chunk.video.name, chunk.start] != chunk.predictions[0]).mean() < 2e-3
 
 
 def test_causal_prototypes_need_every_frame(setting):

@@ -46,7 +46,7 @@ def video(frames, tmp_path_factory):
 def whole(model, variables, video):
     """The masks of the engine for whole videos."""
     chunks = VideoSegmenter(model, CONFIG).segment(variables, [video], labels=False)
-    return np.concatenate([chunk.own for chunk in chunks])
+    return np.concatenate([chunk.predictions for chunk in chunks])
 
 
 @pytest.fixture(scope="module")

@@ -66,7 +66,7 @@ def gathered(chunks, name: str, kind: str) -> np.ndarray:
 
 
 def test_chunks_cover_each_video_in_order(chunks):
-    spans = [(c.video.name, c.start, len(c.own)) for c in chunks]
+    spans = [(c.video.name, c.start, len(c.predictions)) for c in chunks]
     assert spans == [("long", 0, 4), ("long", 4, 4), ("long", 8, 4), ("long", 12, 2), ("short", 0, 2)]
     assert all(list(c.masks) == ["CFFM", FRAME_ROW] for c in chunks)
     assert all(m.shape == c.labels.shape == (len(c.labels), *SIZE) for c in chunks for m in c.masks.values())
@@ -154,7 +154,7 @@ def test_a_chunk_is_waited_for_when_the_next_is_dispatched(setting, monkeypatch)
     monkeypatch.setattr(whole_videos, "jitted_step", step)
     for i, chunk in enumerate(segmenter.segment({"leaf": np.zeros(1)}, videos)):
         said.append(("use", i))
-        assert chunk.own.shape == chunk.labels.shape
+        assert chunk.predictions.shape == chunk.labels.shape
     assert said == in_flight(5)
 
 

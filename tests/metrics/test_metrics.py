@@ -1,3 +1,5 @@
+"""The metrics: values by hand and by their definitions, and laws of their sums."""
+
 import math
 import pickle
 from concurrent.futures import ThreadPoolExecutor

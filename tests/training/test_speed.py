@@ -26,7 +26,7 @@ from cffm_jax.runtime import xla
 from cffm_jax.training import provenance, setup, speed
 from cffm_jax.training.log import RunLog
 from cffm_jax.training.sharding import make_mesh
-from cffm_jax.training.speed import Clock, Compilations, Profile, Work, goodput, peak_flops, taken_up, told
+from cffm_jax.training.speed import Clock, Compilations, Profile, Work, goodput, in_words, peak_flops, taken_up
 from cffm_jax.training.step import next_state
 
 from helpers.runs import ROOT
@@ -56,7 +56,7 @@ def test_what_no_cause_takes_is_productive(now):
         "wall": 100, "productive": 83, "start": 10, "evaluation": 5, "checkpoint": 2,
     }  # fmt: skip
     assert goodput(seconds) == 0.83
-    assert told(seconds) == "goodput 83.0 % of 100 s; the rest: start 10.0 %, evaluation 5.0 %, checkpoint 2.0 %"
+    assert in_words(seconds) == "goodput 83.0 % of 100 s; the rest: start 10.0 %, evaluation 5.0 %, checkpoint 2.0 %"
 
 
 def test_steps_done_again_are_lost(now):

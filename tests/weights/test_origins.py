@@ -97,7 +97,7 @@ def test_its_names_give_the_same_weights(origin):
         assert found.settings("file")["num_classes"] == 7 and found.family == "segformer"
         assert_same(convert_state_dict(theirs, model), convert_state_dict(state_dict, model))
     if origin is convnext.TIMM:
-        return  # Without norms of the stages it fills no model: see tests/test_weights.py.
+        return  # Without norms of the stages it fills no model: see test_open_and_start.py.
     bare = {key.removeprefix(origin.prefix): value for key, value in theirs.items() if key.startswith(origin.prefix)}
     expected = convert_state_dict(released(model, True), model, part="encoder")
     for names in (bare, {f"module.{key}": value for key, value in bare.items()}):

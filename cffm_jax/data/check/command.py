@@ -4,8 +4,8 @@
     python -m cffm_jax.data.check data/VSPW_480p --fix-splits --manifest --json report.json
     python -m cffm_jax.data.check data/cityscapes --layout cityscapes
 
-Exit status 0: nothing is wrong; 1: something is; 2: the command cannot do what it was told. Needs neither a model nor
-JAX.
+Exit status 0: nothing is wrong; 1: something is; 2: the command cannot do what it was told. Needs
+neither a model nor JAX.
 """
 
 from __future__ import annotations
@@ -43,22 +43,26 @@ class Command:
     layout: LayoutName = DataConfig.layout
     """How it is laid out; see the README."""
     splits: tuple[str, ...] = ()
-    """Split files, without .txt, or folders; default: those of train, val and test that are there, or all records."""
+    """Split files, without .txt, or folders; default: those of train, val and test that are there,
+    or all records."""
     unlabelled: tuple[str, ...] = ("test",)
     """Splits whose videos need no masks."""
     num_classes: int = 0
-    """Number of classes; 0: as many as the dataset's class file names; without one 124 for VSPW, 19 for Cityscapes,
-    and as many as there are for one's own."""
+    """Number of classes; 0: as many as the dataset's class file names; without one 124 for VSPW, 19
+    for Cityscapes, and as many as there are for one's own."""
     min_frames: int = max(DataConfig.offsets) + 1
-    """A video with fewer frames is a problem; by default those without a target that has all its references."""
+    """A video with fewer frames is a problem; by default those without a target that has all its
+    references."""
     offsets: tuple[int, ...] = DataConfig.offsets
-    """How far from its target each reference lies; in Cityscapes a target without one of them is a problem."""
+    """How far from its target each reference lies; in Cityscapes a target without one of them is a
+    problem."""
     rows: int = 50
     """Rows printed of each group of problems; 0: all. The JSON holds all."""
     json: str = ""
     """Write everything to this file; -: to standard output, in place of the table."""
     fix_splits: bool = False
-    """Write the split files anew without the videos that have a problem, and keep the old ones as <split>.txt.bak."""
+    """Write the split files anew without the videos that have a problem, and keep the old ones as
+    <split>.txt.bak."""
     manifest: bool = False
     """Write the files' checksums to <root>/manifest.sha256, for sha256sum -c and --data.verify."""
     check_manifest: bool = False
@@ -71,8 +75,8 @@ def main(argv: Sequence[str]) -> int:
     """Reads a whole dataset and lists everything that is wrong with it."""
     options = parse_command(Command, argv, lambda _: Command(root=tyro.MISSING), main.__doc__)
     splits = _checked(options)
-    told = checksums.read_manifest(options.root) if options.check_manifest else None
-    found = survey(
+    manifest = checksums.read_manifest(options.root) if options.check_manifest else None
+    result = survey(
         options.root,
         splits,
         layout=options.layout,
@@ -82,27 +86,28 @@ def main(argv: Sequence[str]) -> int:
         offsets=options.offsets,
         threads=options.threads,
     )
-    known = {name: checksum for video in found.videos.values() for name, checksum in video.digests.items()}
-    if told is not None:
-        found = dataclasses.replace(
-            found, problems=(*_differences(told, found.videos.values(), known, options.threads), *found.problems)
+    known = {name: checksum for video in result.videos.values() for name, checksum in video.digests.items()}
+    if manifest is not None:
+        result = dataclasses.replace(
+            result, problems=(*_differences(manifest, result.videos.values(), known, options.threads), *result.problems)
         )
-    left_out = fix_splits(found) if options.fix_splits and found.problems else {}
-    report = to_json(found, left_out)
+    left_out = fix_splits(result) if options.fix_splits and result.problems else {}
+    report = to_json(result, left_out)
     if options.json == "-":
         print(json.dumps(report, indent=1))
     else:
-        print(_text(found, report, options.rows))
+        print(_text(result, report, options.rows))
         if options.json:
             write_text(options.json, json.dumps(report, indent=1) + "\n", "name a file that can be written")
     if options.manifest:
         # After the split files, which it holds too.
         checksums.write_manifest(options.root, checksums.measure(options.root, known, options.threads))
-    return 1 if found.problems else 0
+    return 1 if result.problems else 0
 
 
 def _checked(options: Command) -> tuple[str, ...]:
-    """The splits to check. InputError for options that cannot be followed, before the files are read."""
+    """The splits to check. InputError for options that cannot be followed, before the files are
+    read."""
     for name, least in (("num_classes", 0), ("min_frames", 1), ("rows", 0), ("threads", 1)):
         if getattr(options, name) < least:
             option = "--" + name.replace("_", "-")
@@ -137,9 +142,9 @@ def _require_no_backup(root: str, split: str) -> None:
 
 
 def _differences(
-    told: checksums.Manifest, videos: Iterable[VideoFound], known: Mapping[str, bytes], threads: int
+    manifest: checksums.Manifest, videos: Iterable[VideoFound], known: Mapping[str, bytes], threads: int
 ) -> list[Problem]:
-    changed, missing, extra = checksums.compare(told, checksums.measure(told.root, known, threads))
+    changed, missing, extra = checksums.compare(manifest, checksums.measure(manifest.root, known, threads))
     again = "copy or download the file again"
     places = {video.place: video.name for video in videos}
 
@@ -158,32 +163,34 @@ def _differences(
     ]
 
 
-def fix_splits(found: Survey) -> dict[str, tuple[str, ...]]:
+def fix_splits(result: Survey) -> dict[str, tuple[str, ...]]:
     """Writes the split files anew without the videos that have a problem: all of them, or none.
 
     Returns:
-      Split -> the names that it lost; the old file is `<split>.txt.bak`. Splits that lose nothing stay as they are.
+      Split -> the names that it lost; the old file is `<split>.txt.bak`. Splits that lose nothing
+      stay as they are.
 
     Raises:
-      InputError: a backup is there already, a split would lose all its videos, or a file cannot be written.
+      InputError: a backup is there already, a split would lose all its videos, or a file cannot be
+        written.
     """
     left_out = {}
-    for split, names in found.splits.items():
-        kept = found.good(split)
+    for split, names in result.splits.items():
+        kept = result.good(split)
         if len(kept) == len(names):
             continue
-        path = os.path.join(found.root, f"{split}.txt")
-        _require_no_backup(found.root, split)
+        path = os.path.join(result.root, f"{split}.txt")
+        _require_no_backup(result.root, split)
         if not kept:
             raise InputError(path, "would lose all its videos", "repair the dataset first")
         left_out[split] = tuple(name for name in names if name not in set(kept))
     done: list[Path] = []
-    partials = {split: Path(found.root, f".{split}.txt.partial") for split in left_out}
+    partials = {split: Path(result.root, f".{split}.txt.partial") for split in left_out}
     try:
         for split, partial in partials.items():
-            partial.write_text("".join(f"{name}\n" for name in found.good(split)), encoding="utf-8")
+            partial.write_text("".join(f"{name}\n" for name in result.good(split)), encoding="utf-8")
         for split in left_out:
-            path = Path(found.root, f"{split}.txt")
+            path = Path(result.root, f"{split}.txt")
             done.append(path)
             shutil.copy2(path, f"{path}.bak")
         for path, partial in zip(done, partials.values(), strict=True):
@@ -196,14 +203,14 @@ def fix_splits(found: Survey) -> dict[str, tuple[str, ...]]:
             partial.unlink(missing_ok=True)
         if isinstance(error, OSError):
             problem = f"cannot be written ({error.strerror})"
-            raise InputError(found.root, problem, "make the folder writable") from error
+            raise InputError(result.root, problem, "make the folder writable") from error
         raise
     return left_out
 
 
-def to_json(found: Survey, left_out: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+def to_json(result: Survey, left_out: Mapping[str, Sequence[str]]) -> dict[str, Any]:
     """Everything about the dataset; lengths are in frames, sizes as "width x height"."""
-    videos = found.videos.values()
+    videos = result.videos.values()
     lengths = [video.length for video in videos if video.length]
     none = np.zeros(256, np.int64)
     pixels, frames = sum((v.pixels for v in videos), none), sum((v.frames for v in videos), none)
@@ -218,33 +225,33 @@ def to_json(found: Survey, left_out: Mapping[str, Sequence[str]]) -> dict[str, A
             "frames": int(frames[index]),
             "frame_share": int(frames[index]) / max(1, masks),
         }
-        for index, name in enumerate(found.names)
+        for index, name in enumerate(result.names)
     ]
     sizes: dict[str, int] = {}
     for (width, height), count in itertools.chain.from_iterable(video.sizes.items() for video in videos):
         sizes[f"{width}x{height}"] = sizes.get(f"{width}x{height}", 0) + count
     return {
-        "root": found.root,
+        "root": result.root,
         "splits": {
-            split: {"videos": len(names), "frames": sum(found.videos[name].length for name in names)}
-            for split, names in found.splits.items()
+            split: {"videos": len(names), "frames": sum(result.videos[name].length for name in names)}
+            for split, names in result.splits.items()
         },
-        "unlisted_videos": found.unlisted,
+        "unlisted_videos": result.unlisted,
         "frames": sum(lengths),
         "masks": masks,
         "lengths": {"min": min(lengths), "median": statistics.median(lengths), "max": max(lengths)} if lengths else {},
         "sizes": dict(sorted(sizes.items(), key=lambda item: -item[1])),
         "classes": classes,
         "ignored_share": int(pixels[IGNORED_LABEL]) / every,
-        "problems": [each._asdict() for each in found.problems],
+        "problems": [each._asdict() for each in result.problems],
         "left_out": {split: list(names) for split, names in left_out.items()},
     }
 
 
-def _text(found: Survey, report: Mapping[str, Any], rows: int) -> str:
+def _text(result: Survey, report: Mapping[str, Any], rows: int) -> str:
     """The report for people: problems by group, then what there is."""
     lines = []
-    for group, each in itertools.groupby(found.problems, key=lambda problem: problem.group):
+    for group, each in itertools.groupby(result.problems, key=lambda problem: problem.group):
         problems = list(each)
         shown = problems[: rows or None]
         wide = [max(len(problem[i]) for problem in shown) for i in (1, 2)]
@@ -254,7 +261,7 @@ def _text(found: Survey, report: Mapping[str, Any], rows: int) -> str:
             lines.append(f"  ... and {len(problems) - len(shown)} more (--rows 0 or --json show them)")
         lines.append("")
     for split, names in report["left_out"].items():
-        count = f"{len(names)} of {len(found.splits[split])} videos"
+        count = f"{len(names)} of {len(result.splits[split])} videos"
         lines.append(f"{split}.txt: written without {count}, the old one is {split}.txt.bak")
         lines += [f"  {name}" for name in names] + [""]
     for split, counts in report["splits"].items():
@@ -266,7 +273,7 @@ def _text(found: Survey, report: Mapping[str, Any], rows: int) -> str:
         lines.append(f"frames a video: {lengths['min']} to {lengths['max']}, median {lengths['median']:g}")
     lines.append("sizes: " + ", ".join(f"{size} ({count})" for size, count in report["sizes"].items()))
     lines += ["", *_class_lines(report)] if report["masks"] else []
-    count = len(found.problems)
+    count = len(result.problems)
     lines += ["", f"{count} problem{'s' * (count != 1)}" if count else "no problem found"]
     return "\n".join(lines)
 

@@ -39,11 +39,11 @@ _SAME = 0.5
 
 @dataclasses.dataclass
 class VideoFound:
-    """What is in one video's files.
+    """Contents of one video's files.
 
     Attributes:
       name: of the video.
-      place: what stands for it in messages, relative to the dataset's folder.
+      place: its name in messages, relative to the dataset's folder.
       length: number of frames, readable or not.
       sizes: (width, height) -> frames of that size.
       masks: masks that could be read.
@@ -111,10 +111,13 @@ def survey(
       splits: names of the splits, as for `read_split`.
       layout: as for `read_split`.
       unlabelled: splits whose videos need no masks.
-      num_classes: larger labels of a mask are a problem; 0: as many as the dataset's class file names, without one
-        those of VSPW and Cityscapes, or, in the plain layout, as many as the masks hold.
-      min_frames: a shorter video is a problem, unless references go by the frames' numbers, as in Cityscapes.
-      offsets: where they do, how far from its target each reference lies; one that is missing is a problem.
+      num_classes: larger labels of a mask are a problem; 0: as many as the dataset's class file
+        names, without one those of VSPW and Cityscapes, or, in the plain layout, as many as the
+        masks hold.
+      min_frames: a shorter video is a problem, unless references go by the frames' numbers, as in
+        Cityscapes.
+      offsets: where they do, how far from its target each reference lies; one that is missing is a
+        problem.
       threads: videos read at the same time; the result does not depend on it.
       progress: whether to show a progress bar.
 
@@ -132,11 +135,11 @@ def survey(
         problems.append(Problem(DATASET, relative_name(error.where, root), error.problem, error.remedy))
 
     def look(listed: Listed) -> VideoFound:
-        found = look_at_video(root, listed, num_classes or listed.coding.num_classes)
-        if 0 < found.length < min_frames and not listed.numbered:
-            problem = f"has {found.length} frames, fewer than {min_frames}: its clips lack references"
-            found.problems.append(Problem(SHORT, listed.place, problem, "leave it out, or accept that", listed.name))
-        return found
+        video = look_at_video(root, listed, num_classes or listed.coding.num_classes)
+        if 0 < video.length < min_frames and not listed.numbered:
+            problem = f"has {video.length} frames, fewer than {min_frames}: its clips lack references"
+            video.problems.append(Problem(SHORT, listed.place, problem, "leave it out, or accept that", listed.name))
+        return video
 
     wanted = listing.videos.values()
     pool = ThreadPoolExecutor(threads)
@@ -145,7 +148,7 @@ def survey(
         videos = dict(zip(listing.videos, results, strict=True))
     finally:
         pool.shutdown(cancel_futures=True)
-    problems += itertools.chain.from_iterable(found.problems for found in videos.values())
+    problems += itertools.chain.from_iterable(video.problems for video in videos.values())
     problems += _duplicates(listing.splits, videos)
     order = sorted(problems, key=lambda each: GROUPS.index(each.group))
     largest = max((int(np.flatnonzero(v.pixels[:IGNORED_LABEL]).max(initial=-1)) for v in videos.values()), default=-1)
@@ -155,10 +158,10 @@ def survey(
 
 def look_at_video(root: str, listed: Listed, num_classes: int) -> VideoFound:
     """Reads all files of a video."""
-    found = VideoFound(listed.name, listed.place, len(listed.frames))
+    result = VideoFound(listed.name, listed.place, len(listed.frames))
 
     def add(group: str, file: FileName, problem: str, remedy: str) -> None:
-        found.problems.append(Problem(group, relative_name(file, root), problem, remedy, listed.name))
+        result.problems.append(Problem(group, relative_name(file, root), problem, remedy, listed.name))
 
     shapes: dict[str, tuple[int, int]] = {}
     for stem, path in listed.frames.items():
@@ -168,22 +171,22 @@ def look_at_video(root: str, listed: Listed, num_classes: int) -> VideoFound:
         except InputError as error:
             add(UNREADABLE, error.where, error.problem, error.remedy)
         else:
-            found.digests[relative_name(path, root)] = digest(data)
-            found.contents.add(digest(data))
-    found.sizes.update(shapes.values())
-    if len(found.sizes) > 1:
-        (width, height), _ = found.sizes.most_common(1)[0]
+            result.digests[relative_name(path, root)] = digest(data)
+            result.contents.add(digest(data))
+    result.sizes.update(shapes.values())
+    if len(result.sizes) > 1:
+        (width, height), _ = result.sizes.most_common(1)[0]
         for stem, (w, h) in shapes.items():
             if (w, h) != (width, height):
                 problem = f"is {w}x{h}, most frames of the video {width}x{height}"
                 add(SIZES, listed.frames[stem], problem, "give all frames of a video one size")
     for stem, path in listed.masks.items():
-        _look_at_mask(found, path, listed.coding, shapes.get(stem), root, num_classes, add)
-    return found
+        _look_at_mask(result, path, listed.coding, shapes.get(stem), root, num_classes, add)
+    return result
 
 
 def _look_at_mask(
-    found: VideoFound, path: FileName, coding: Coding, size: tuple[int, int] | None, root: str, num_classes: int, add
+    result: VideoFound, path: FileName, coding: Coding, size: tuple[int, int] | None, root: str, num_classes: int, add
 ) -> None:
     """Counts a mask's labels; ``size`` is its frame's (width, height)."""
     # Read with all the classes that there can be, so that all labels are counted.
@@ -193,11 +196,11 @@ def _look_at_mask(
     except InputError as error:
         add(UNREADABLE if isinstance(error, UnreadableFile) else MASKS, error.where, error.problem, error.remedy)
         return
-    found.digests[relative_name(path, root)] = digest(data)
-    found.masks += 1
+    result.digests[relative_name(path, root)] = digest(data)
+    result.masks += 1
     counts = np.bincount(labels.reshape(-1), minlength=256)
-    found.pixels += counts
-    found.frames += counts > 0
+    result.pixels += counts
+    result.frames += counts > 0
     other = np.flatnonzero(counts[num_classes:IGNORED_LABEL])
     if len(other):
         byte = coding.byte_of(num_classes + int(other[-1]))
@@ -209,11 +212,12 @@ def _look_at_mask(
 
 
 def _duplicates(splits: Mapping[str, tuple[str, ...]], videos: Mapping[str, VideoFound]) -> list[Problem]:
-    """Videos of one split that are in a later one too, by name or by content; the earlier split is to lose them."""
+    """Videos of one split that are in a later one too, by name or by content; the earlier split is
+    to lose them."""
     homes: dict[bytes, set[str]] = collections.defaultdict(set)
-    for found in videos.values():
-        for content in found.contents:
-            homes[content].add(found.name)
+    for video in videos.values():
+        for content in video.contents:
+            homes[content].add(video.name)
     shared = collections.Counter(
         pair for owners in homes.values() if len(owners) > 1 for pair in itertools.permutations(owners, 2)
     )

@@ -1,10 +1,12 @@
 """Cityscapes with its video frames: snippets of 30 frames, of which the 20th is labelled.
 
     <root>/leftImg8bit_sequence/<split>/<city>/<city>_<sequence>_<frame>_leftImg8bit.png
-    <root>/gtFine/<split>/<city>/<city>_<sequence>_<frame>_gtFine_labelTrainIds.png or .._labelIds.png
+    <root>/gtFine/<split>/<city>/<city>_<sequence>_<frame>_gtFine_labelTrainIds.png or
+    .._labelIds.png
 
-Train ids are taken where a frame has both. Files are known by their names: a mask's names the 20th frame of its
-snippet, and references are looked for by their numbers, so that it does no harm where other frames are not there.
+Train ids are taken where a frame has both. Files are known by their names: a mask's names the 20th
+frame of its snippet, and references are looked for by their numbers, so that it does no harm where
+other frames are not there.
 """
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ LABEL_IDS = Coding.of(
     "label ids 0..33, of which 19 are classes",
 )
 _CODINGS = {"labelTrainIds": TRAIN_IDS, "labelIds": LABEL_IDS}
-"""By a mask's suffix, the best first."""
+"""Coding by a mask's suffix, the best first."""
 
 _Place = tuple[str, int]
 """Sequence and number of a frame; the sequence as it is written."""
@@ -59,30 +61,31 @@ def _cities(root: str, package: str, split: str, fault: Fault) -> list[str]:
 def _list_city(
     root: str, package: str, split: str, city: str, fault: Fault, kind: str = "leftImg8bit"
 ) -> dict[_Place, str]:
-    """Files of one kind by their places, in order; a fault if a name is none, or if there are no files."""
+    """Files of one kind by their places, in order; a fault if a name is none, or if there are no
+    files."""
     folder = os.path.join(root, package, split, city)
-    found = {}
+    files = {}
     for stem, path in list_files(folder, (f"_{kind}.png",)).items():
         match = re.fullmatch(re.escape(city) + r"_(\d+)_(\d+)", stem)
         if not match:
             fault(InputError(path, "has an unknown name", f"name it {city}_<sequence>_<frame>_{kind}.png"))
             continue
-        found[match[1], int(match[2])] = path
-    if not found and package == SEQUENCES:
+        files[match[1], int(match[2])] = path
+    if not files and package == SEQUENCES:
         fault(InputError(folder, f"holds no frame {city}_<sequence>_<frame>_{kind}.png", "add the city's frames"))
-    return dict(sorted(found.items()))
+    return dict(sorted(files.items()))
 
 
 def _list_masks(root: str, split: str, city: str, fault: Fault) -> dict[_Place, tuple[str, Coding]]:
-    found = {}
+    files = {}
     for kind, coding in reversed(_CODINGS.items()):
         masks = _list_city(root, MASKS, split, city, fault, f"gtFine_{kind}")
-        found |= {place: (path, coding) for place, path in masks.items()}
-    if not found:
+        files |= {place: (path, coding) for place, path in masks.items()}
+    if not files:
         folder = os.path.join(root, MASKS, split, city)
         problem = f"holds no mask {city}_<sequence>_<frame>_gtFine_labelTrainIds.png or _labelIds.png"
         fault(InputError(folder, problem, f"unpack {_PACKAGES[MASKS]}.zip"))
-    return dict(sorted(found.items()))
+    return dict(sorted(files.items()))
 
 
 def _snippets(root: str, split: str, city: str, fault: Fault) -> Iterator[Video]:
@@ -154,13 +157,13 @@ class Cityscapes(Layout):
     )
 
     def videos(self, root: str, split: str, masks: bool, fault: Fault = stop) -> tuple[Video, ...]:
-        """The snippets of a split, see `Layout.videos`: with ``masks`` those around the masks; without, the frames in
-        runs of at most 30.
+        """The snippets of a split, see `Layout.videos`: with ``masks`` those around the masks;
+        without, the frames in runs of at most 30.
 
         Raises:
-          InputError: the labels of the test split are asked for; and, unless ``fault`` does something else about it, a
-            package, a split or a city is missing, a file has an unknown name, a labelled frame is missing, or a snippet
-            has no mask.
+          InputError: the labels of the test split are asked for; and, unless ``fault`` does
+            something else about it, a package, a split or a city is missing, a file has an unknown
+            name, a labelled frame is missing, or a snippet has no mask.
         """
         if masks and split == "test":
             problem = "the labels of Cityscapes' test split are not public"

@@ -1,7 +1,7 @@
 """A dataset's class file: ``classes.txt``, a name a line, or ``classes.json``.
 
-The latter holds a list of names or ``{"names": [...], "colours": [[r, g, b], ...], "ignored": 255}``, of which the last
-two may be left out.
+The latter holds a list of names or ``{"names": [...], "colours": [[r, g, b], ...], "ignored":
+255}``, of which the last two may be left out.
 """
 
 from __future__ import annotations

@@ -5,7 +5,8 @@
     <root>/<split>.txt                   a video a line
     <root>/classes.txt or classes.json   optional: names, colours, the ignored label
 
-A mask has one byte a pixel: the class index 0..K-1, or the ignored label (255 unless ``classes.json`` states another).
+A mask has one byte a pixel: the class index 0..K-1, or the ignored label (255 unless
+``classes.json`` states another).
 """
 
 from __future__ import annotations
@@ -29,15 +30,15 @@ class Folder(VideoFolders):
     prepared = Prepared("video_folder", "Videos, and masks of some of their frames (the classes' indices).")
 
     def coding(self, root: str) -> Coding:
-        """What the bytes of the masks below ``root`` mean. InputError: the class file cannot be used."""
+        """The coding of the masks below ``root``. InputError: the class file cannot be used."""
         return plain_coding(ignored_label(root))
 
     def videos(self, root: str, split: str, masks: bool, fault: Fault = stop) -> tuple[Video, ...]:
         """The videos of a split file, see `Layout.videos`; with ``masks`` those that have any.
 
         Raises:
-          InputError: a file or folder is missing or empty, a mask has no frame, no video has a mask, or the class file
-            cannot be used.
+          InputError: a file or folder is missing or empty, a mask has no frame, no video has a
+            mask, or the class file cannot be used.
         """
         _require_known_class_file(root)
         videos = super().videos(root, split, masks, fault)

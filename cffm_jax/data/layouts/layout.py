@@ -1,7 +1,7 @@
 """The interface of a dataset's layout: all that training, evaluation and the tools ask of it.
 
-A layout is a file of this folder with a subclass of `Layout` and its one object, ``LAYOUT``; its name stands in
-`config.LayoutName`, and `read.layout_of` gives the object.
+A layout is a file of this folder with a subclass of `Layout` and its one object, ``LAYOUT``; its
+name stands in `config.LayoutName`, and `read.layout_of` gives the object.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ SPLITS = ("train", "val", "test")
 """Names that splits go by, unless one's own are named."""
 
 Fault = Callable[[InputError], None]
-"""What to do about something wrong: raise it, or note it and return, and what it is about is left out."""
+"""Handles a fault: raises it, or notes it and returns, and the place of the fault is left out."""
 
 
 def stop(error: InputError) -> None:
@@ -29,10 +29,11 @@ def stop(error: InputError) -> None:
 
 
 class Prepared(NamedTuple):
-    """What `prepare` says of a layout's dataset.
+    """A layout's dataset as `prepare` describes it.
 
     Attributes:
-      name: of the dataset in TFDS, and so of the folder; "" where `prepare` does not take the layout.
+      name: of the dataset in TFDS, and so of the folder; "" where `prepare` does not take the
+        layout.
       description: in a line or two.
       homepage: an address, "" for none.
       config: a config file to train with.
@@ -49,13 +50,16 @@ class Layout(abc.ABC):
 
     Attributes:
       name: the value of ``--data.layout``.
-      class_names: of the dataset's classes, in the order of their indices; () where the layout is of no one dataset.
+      class_names: of the dataset's classes, in the order of their indices; () where the layout is
+        of no one dataset.
       class_colours: RGB, one a class; () for those of `palette`.
-      fixed_labels: whether the layout says what the masks' bytes mean; else a class file may state the ignored label,
-        and how many classes there are says nothing of their names.
-      split_place: file or folder of a split, relative to the dataset's folder, with {} for its name.
+      fixed_labels: whether the layout says what the masks' bytes mean; else a class file may state
+        the ignored label, and how many classes there are says nothing of their names.
+      split_place: file or folder of a split, relative to the dataset's folder, with {} for its
+        name.
       split_files: whether a split is a file ``<split>.txt`` with the names of its videos.
-      checksummed: whether files come with checksums that reading compares, so that a manifest has nothing to add.
+      checksummed: whether files come with checksums that reading compares, so that a manifest has
+        nothing to add.
       single_masks: whether a video has one mask, so that there are no two consecutive ones.
       submission_problem: why no zip of masks can be submitted, "" where it can.
       prepared: the dataset's name and description in records.
@@ -76,15 +80,16 @@ class Layout(abc.ABC):
     def videos(self, root: str, split: str, masks: bool, fault: Fault = stop) -> tuple[Video, ...]:
         """Lists the videos of a split of the folder ``root``; no image is opened.
 
-        With ``masks`` those to train or evaluate on; without, `Video.masks` is empty. What ``fault`` returns from is
-        left out.
+        With ``masks`` those to train or evaluate on; without, `Video.masks` is empty. What
+        ``fault`` returns from is left out.
 
         Raises:
           InputError: something is missing, or has an unknown name.
         """
 
     def splits(self, root: str, *, empty: bool = False) -> tuple[str, ...]:
-        """Names of the splits of the folder ``root``: those of SPLITS that are there; ``empty``: files of 0 bytes too.
+        """Names of the splits of the folder ``root``: those of SPLITS that are there; ``empty``:
+        files of 0 bytes too.
 
         Raises:
           InputError: there is none.
@@ -97,7 +102,8 @@ class Layout(abc.ABC):
         return tuple(there)
 
     def source(self, root: str) -> str:
-        """Name of the layout that the folder ``root`` was made of: its classes and rules are the dataset's."""
+        """Name of the layout that the folder ``root`` was made of: its classes and rules are the
+        dataset's."""
         return self.name
 
     def place(self, root: str, split: str, video: Video) -> str:
@@ -105,7 +111,8 @@ class Layout(abc.ABC):
         return relative_name(video.frames[0], root)
 
     def listing(self, root: str, splits: Sequence[str], unlabelled: Sequence[str], offsets: Sequence[int]) -> Listing:
-        """Lists the splits of the folder ``root`` with all that is missing; see `read.list_dataset`."""
+        """Lists the splits of the folder ``root`` with all that is missing; see
+        `read.list_dataset`."""
         problems: list[Problem] = []
 
         def note(error: InputError, video: str = "") -> None:

@@ -10,7 +10,8 @@ from cffm_jax.errors import InputError
 
 
 def list_files(folder: str, suffixes: Sequence[str]) -> dict[str, str]:
-    """Maps name without suffix -> path, for the folder's files with one of the suffixes; a missing folder has none.
+    """Maps name without suffix -> path, for the folder's files with one of the suffixes; a missing
+    folder has none.
 
     Raises:
       InputError: the folder cannot be listed, or two files differ in their suffix alone.
@@ -23,16 +24,16 @@ def list_files(folder: str, suffixes: Sequence[str]) -> dict[str, str]:
         return {}
     except OSError as error:
         raise InputError(folder, f"cannot be listed ({error.strerror})", "check the folder's permissions") from error
-    found: dict[str, str] = {}
+    files: dict[str, str] = {}
     for name in names:
         suffix = next((suffix for suffix in suffixes if name.endswith(suffix)), None)
         if suffix is None:
             continue
         path, stem = os.path.join(folder, name), name.removesuffix(suffix)
-        if stem in found:
-            raise InputError(path, f"is there beside {os.path.basename(found[stem])}", "remove one of the two")
-        found[stem] = path
-    return found
+        if stem in files:
+            raise InputError(path, f"is there beside {os.path.basename(files[stem])}", "remove one of the two")
+        files[stem] = path
+    return files
 
 
 def list_folders(folder: str) -> list[str]:

@@ -27,7 +27,8 @@ def _named(name: str) -> Layout:
 
 
 def layout_of(layout: str | Layout) -> Layout:
-    """The layout of a name in `config.LayoutName`, whose file here has that name; a layout itself is returned."""
+    """The layout of a name in `config.LayoutName`, whose file here has that name; a layout itself
+    is returned."""
     return _named(layout) if isinstance(layout, str) else layout
 
 
@@ -37,7 +38,8 @@ def layouts_with(suits: Callable[[Layout], object]) -> tuple[str, ...]:
 
 
 def source_of(layout: str | Layout, root: str) -> Layout:
-    """The layout that the folder ``root`` was made of: of records that of what was prepared, else the layout itself.
+    """The layout that the folder ``root`` was made of: of records that of what was prepared, else
+    the layout itself.
 
     Raises:
       InputError: the folder of records is damaged, or was made of a layout that is not known here.
@@ -52,7 +54,8 @@ def source_of(layout: str | Layout, root: str) -> Layout:
 
 
 def read_videos(data: DataConfig, split: str, masks: bool = True) -> tuple[Video, ...]:
-    """The videos of a split as ``data`` says: `read_split`, and that every target has its references.
+    """The videos of a split as ``data`` says: `read_split`, and that every target has its
+    references.
 
     Raises:
       InputError: as for `read_split`, or a reference of a target is missing.
@@ -70,14 +73,15 @@ def read_split(root: str, split: str, masks: bool = True, layout: str | Layout =
 
     Args:
       root: the dataset's folder.
-      split: the name of a split file, without .txt, which lists the videos in their order; in Cityscapes' layout the
-        name of a folder, in records of one of theirs.
+      split: the name of a split file, without .txt, which lists the videos in their order; in
+        Cityscapes' layout the name of a folder, in records of one of theirs.
       masks: whether to look for masks; without, `Video.masks` is empty.
-      layout: a name in `config.LayoutName`, or a layout. The files `vspw`, `cityscapes`, `folder` and `records` say
-        what each is, and which frames have masks.
+      layout: a name in `config.LayoutName`, or a layout. The files `vspw`, `cityscapes`, `folder`
+        and `records` say what each is, and which frames have masks.
 
     Raises:
-      InputError: a folder, a file or a mask is missing, a file has an unknown name, or a video is listed twice.
+      InputError: a folder, a file or a mask is missing, a file has an unknown name, or a video is
+        listed twice.
     """
     if not os.path.isdir(root):
         raise InputError(root, "there is no such folder", "point --data.root to the dataset's folder")
@@ -85,8 +89,8 @@ def read_split(root: str, split: str, masks: bool = True, layout: str | Layout =
 
 
 def find_splits(root: str, layout: str | Layout, *, empty: bool = False) -> tuple[str, ...]:
-    """The splits that are there under their usual names, train, val and test; all that records hold. ``empty``: split
-    files of 0 bytes too.
+    """The splits that are there under their usual names, train, val and test; all that records
+    hold. ``empty``: split files of 0 bytes too.
 
     Raises:
       InputError: there is none, no such folder, or the folder of records is damaged.
@@ -106,7 +110,8 @@ def list_dataset(
       layout: as for `read_split`.
       splits: as for `read_split`.
       unlabelled: splits whose videos need no masks.
-      offsets: how far from its target each reference lies, where references go by the frames' numbers.
+      offsets: how far from its target each reference lies, where references go by the frames'
+        numbers.
 
     Raises:
       InputError: there is no such folder, or it has another layout.
@@ -117,7 +122,8 @@ def list_dataset(
 
 
 def manifest_of(data: DataConfig) -> Manifest | None:
-    """The checksums to compare files with; None without ``data.verify``, and where files come with some themselves.
+    """The checksums to compare files with; None without ``data.verify``, and where files come with
+    some themselves.
 
     Raises:
       InputError: there is no manifest, or it cannot be read.

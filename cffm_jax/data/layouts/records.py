@@ -1,12 +1,13 @@
-"""Datasets as records, a frame and its mask each, in a few large files that TFDS and array_record read.
+"""Datasets as records, a frame and its mask each, in a few large files that TFDS and array_record
+read.
 
     <root>/<dataset>-<split>.array_record-00000-of-00012  the records: the bytes of the files, and their names
     <root>/dataset_info.json, features.json               what TFDS knows of them
     <root>/videos.json                                    the index: what `layouts.read_split` lists of the folder
     <root>/classes.txt or classes.json                    where the folder has one
 
-`prepare` writes them, `builders` says how. A record is read where a file's bytes are asked for: a `RecordedFile` takes
-the place of a path in `Video.frames` and `Video.masks`.
+`prepare` writes them, `builders` says how. A record is read where a file's bytes are asked for: a
+`RecordedFile` takes the place of a path in `Video.frames` and `Video.masks`.
 """
 
 from __future__ import annotations
@@ -29,9 +30,10 @@ from cffm_jax.runtime.checksums import Manifest
 
 INDEX = "videos.json"
 FORMAT = 1
-"""Of the index and the records; it rises when either changes its meaning."""
+"""Version of the index and the records; it rises when either changes its meaning."""
 FRAME, FRAME_NAME, MASKS, MASK_NAME = "frame", "frame_name", "masks", "mask_name"
-"""Features of a record: the frame's file, its name, its mask's file (or none), and that one's name (or "")."""
+"""Features of a record: the frame's file, its name, its mask's file (or none), and that one's name
+(or "")."""
 _PREPARE = "prepare the dataset again (python -m cffm_jax.data.prepare)"
 _OPENING = threading.Lock()
 _AGAIN = "copy the folder again, or prepare it again"
@@ -40,7 +42,8 @@ _AGAIN = "copy the folder again, or prepare it again"
 class RecordedFile(NamedTuple):
     """A file in a record.
 
-    Its path, for messages and for the file's name, is ``<root>/<split>[<record>]:<file>``; nothing lies there.
+    Its path, for messages and for the file's name, is ``<root>/<split>[<record>]:<file>``; nothing
+    lies there.
 
     Attributes:
       root: the folder of records.
@@ -77,26 +80,28 @@ def file_digest(path: str) -> str:
 
 
 _Row = tuple[str, list[int], list[int], int, list[int]]
-"""Of the index: a video's name, the records of its frames, which of these have a mask, its coding, and its numbers."""
+"""A row of the index: a video's name, the records of its frames, which of these have a mask, its
+coding, and its numbers."""
 
 
 def rows(videos: Iterable[Video], record_of: Mapping[FileName, int], codings: list[Coding]) -> list[_Row]:
     """Videos as the index holds them; codings that are new are added."""
-    found = []
+    rows = []
     for video in videos:
         if video.coding not in codings:
             codings.append(video.coding)
         targets = [i for i, mask in enumerate(video.masks) if mask is not None]
         records = [record_of[frame] for frame in video.frames]
-        found.append((video.name, records, targets, codings.index(video.coding), list(video.numbers)))
-    return found
+        rows.append((video.name, records, targets, codings.index(video.coding), list(video.numbers)))
+    return rows
 
 
 def read_index(root: str) -> dict[str, Any]:
     """The index of a prepared folder, after a look at all its files; no record is opened.
 
     Raises:
-      InputError: the index is missing, damaged or of another version, or a file is missing, cut off or changed.
+      InputError: the index is missing, damaged or of another version, or a file is missing, cut off
+        or changed.
     """
     path = os.path.join(root, INDEX)
     try:
@@ -177,7 +182,8 @@ class Records(Layout):
         """The videos of a split, the same as of the folder that was prepared; see `Layout.videos`.
 
         Raises:
-          InputError: there is no such split, it was prepared without masks, or the folder is incomplete or damaged.
+          InputError: there is no such split, it was prepared without masks, or the folder is
+            incomplete or damaged.
         """
         index = read_index(root)
         path = os.path.join(root, INDEX)
@@ -190,7 +196,8 @@ class Records(Layout):
             problem = f"split {split!r} was prepared without masks"
             raise InputError(path, problem, "add them and prepare the dataset again")
         codings = [Coding(bytes.fromhex(table), says) for table, says in index["codings"]]
-        # Without masks a split may have other videos: those that have none, or snippets that no mask cuts out.
+        # Without masks a split may have other videos: those that have none, or snippets that no
+        # mask cuts out.
         chosen = labelled if masks or every is None else every
         return tuple(_video(root, split, files, row, codings, masks) for row in chosen)
 
@@ -202,12 +209,13 @@ LAYOUT = Records()
 
 
 def read_all(names: Sequence[FileName], manifest: Manifest | None = None) -> list[bytes]:
-    """The bytes of files, each on disk or in a record. Every record is read once, all of a split in one call.
+    """The bytes of files, each on disk or in a record. Every record is read once, all of a split in
+    one call.
 
     Args:
       names: paths, or `RecordedFile`s.
-      manifest: what the bytes of files on disk must be; records carry checksums of their own, which are always
-        compared.
+      manifest: what the bytes of files on disk must be; records carry checksums of their own, which
+        are always compared.
 
     Raises:
       UnreadableFile: one of them cannot be had; see `image_files.read_bytes`.
@@ -232,7 +240,8 @@ def read_one(name: FileName, manifest: Manifest | None = None) -> bytes:
 
 
 def file_size(name: FileName) -> int:
-    """Bytes of a file, on disk or in a record, which is read for it. Raises: OSError, or as `read_all`."""
+    """Bytes of a file, on disk or in a record, which is read for it. Raises: OSError, or as
+    `read_all`."""
     return len(read_one(name)) if isinstance(name, RecordedFile) else os.path.getsize(name)
 
 
@@ -271,8 +280,10 @@ def _file_in(example: dict[str, Any], name: RecordedFile) -> bytes:
 
 
 def _source(root: str, split: str) -> Any:
-    """The records of a split, opened once a process, which is why they are not part of what workers receive."""
-    # TFDS imports its parts when they are used, and threads that do so at once can wait for each other for ever.
+    """The records of a split, opened once a process, which is why they are not part of what workers
+    receive."""
+    # TFDS imports its parts when they are used, and threads that do so at once can wait for each
+    # other for ever.
     with _OPENING:
         return _opened(root, split)
 

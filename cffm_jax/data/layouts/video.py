@@ -1,4 +1,5 @@
-"""What every layout of a dataset becomes: videos, the masks that there are of their frames, and what these hold."""
+"""Videos of a dataset, as every layout lists them, with the masks of their frames and their
+coding."""
 
 from __future__ import annotations
 
@@ -18,11 +19,13 @@ NO_CLASS = 254
 
 @dataclasses.dataclass(frozen=True)
 class Coding:
-    """What the bytes of a dataset's masks mean.
+    """The meaning of the bytes of a dataset's masks.
 
     Attributes:
-      table: for each of the 256 bytes its class, 255 where it is ignored, `NO_CLASS` where it means nothing.
-      says: the bytes of the classes in words, to be formatted with ``classes``, their number, and ``last``, one less.
+      table: for each of the 256 bytes its class, 255 where it is ignored, `NO_CLASS` where it means
+        nothing.
+      says: the bytes of the classes in words, to be formatted with ``classes``, their number, and
+        ``last``, one less.
     """
 
     table: bytes
@@ -39,16 +42,17 @@ class Coding:
 
     @property
     def num_classes(self) -> int:
-        """How many classes there can be."""
+        """The largest possible number of classes."""
         return max(label for label in self.table if label < NO_CLASS) + 1
 
     def byte_of(self, label: int) -> int | None:
-        """The byte that a mask holds for a class, the lowest if there are several; None if there is none."""
+        """The byte that a mask holds for a class, the lowest if there are several; None if there is
+        none."""
         byte = self.table.find(bytes([label]))
         return None if byte < 0 else byte
 
     def words(self, num_classes: int) -> str:
-        """What the bytes of so many classes are, in words."""
+        """Names the bytes of so many classes in words."""
         return self.says.format(classes=num_classes, last=num_classes - 1)
 
 
@@ -70,7 +74,8 @@ class Video:
       frames: files, in temporal order: paths, or in records `records.RecordedFile`.
       masks: one for each frame, None where a frame has none; or none at all.
       coding: what the masks' bytes mean.
-      numbers: numbers of the frames where references go by them, as in Cityscapes; () where frames are counted.
+      numbers: numbers of the frames where references go by them, as in Cityscapes; () where frames
+        are counted.
     """
 
     name: str
@@ -96,7 +101,8 @@ class Video:
         return mask
 
     def references(self, target: int, offsets: Sequence[int]) -> tuple[int, ...] | None:
-        """Indices of the references of a frame, oldest first; None for a first frame that has too few before it.
+        """Indices of the references of a frame, oldest first; None for a first frame that has too
+        few before it.
 
         Raises:
           InputError: references go by numbers, and one is missing both before and after the target.
@@ -106,7 +112,8 @@ class Video:
         return self._all_there(clips.numbered_references(target, self.numbers, offsets), target, offsets)
 
     def training_clip(self, rng: np.random.Generator, offsets: Sequence[int], reverse: float) -> tuple[int, ...]:
-        """Draws a clip with a target that has a mask: the references, oldest first, then the target.
+        """Draws a clip with a target that has a mask: the references, oldest first, then the
+        target.
 
         Raises:
           InputError: as for `references`.
@@ -115,14 +122,14 @@ class Video:
             return clips.training_clip(len(self.frames), rng, offsets, reverse, self.targets)
         backwards = rng.random() < reverse
         target = self.targets[int(rng.integers(len(self.targets)))]
-        found = clips.numbered_references(target, self.numbers, offsets, backwards)
-        return (*self._all_there(found, target, offsets), target)
+        indices = clips.numbered_references(target, self.numbers, offsets, backwards)
+        return (*self._all_there(indices, target, offsets), target)
 
     def _all_there(
-        self, found: Sequence[int | None], target: int, offsets: Sequence[int]
+        self, indices: Sequence[int | None], target: int, offsets: Sequence[int]
     ) -> tuple[int, ...]:  # fmt: skip
         there = []
-        for index, offset in zip(found, offsets, strict=True):
+        for index, offset in zip(indices, offsets, strict=True):
             if index is None:
                 number = self.numbers[target]
                 problem = f"neither frame {number - offset} nor frame {number + offset} of its snippet is there"

@@ -1,10 +1,13 @@
-"""TFDS builders that write a dataset as records, one a frame, with the bytes of its files as they are.
+"""TFDS builders that write a dataset as records, one a frame, with the bytes of its files as they
+are.
 
-    builders.Frames(layout, root, plans, data_dir=..., file_format="array_record").download_and_prepare()
+    builders.Frames(layout, root, plans, data_dir=...,
+    file_format="array_record").download_and_prepare()
 
-`prepare` is the command for it, `records` reads what they write; so does anybody's ``tfds.builder_from_directory``.
-TensorFlow is not needed. A `ShardBasedBuilder`, since the order of the records is ours and the memory bounded: a
-`GeneratorBasedBuilder` that shall not shuffle sorts all of a split in memory.
+`prepare` is the command for it, `records` reads what they write; so does anybody's
+``tfds.builder_from_directory``. TensorFlow is not needed. A `ShardBasedBuilder`, since the order of
+the records is ours and the memory bounded: a `GeneratorBasedBuilder` that shall not shuffle sorts
+all of a split in memory.
 """
 
 from __future__ import annotations
@@ -37,7 +40,7 @@ SHARD_BYTES = 512 * 2**20
 
 
 class Frame(NamedTuple):
-    """What a record will hold: a frame's file, its mask's, and the size of both together."""
+    """Contents of a record: a frame's file, its mask's, and the size of both together."""
 
     frame: FileName
     mask: FileName | None
@@ -46,7 +49,7 @@ class Frame(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What of a split is written.
+    """The records of a split to write.
 
     Attributes:
       frames: a record each, in their order; a frame that is in several videos has one.
@@ -66,18 +69,18 @@ class Plan:
 
     def shards(self) -> list[tuple[int, int]]:
         """Ranges of frames, each of at most SHARD_BYTES (or one frame)."""
-        found, start, size = [], 0, 0
+        shards, start, size = [], 0, 0
         for i, frame in enumerate(self.frames):
             if i > start and size + frame.size > SHARD_BYTES:
-                found.append((start, i))
+                shards.append((start, i))
                 start, size = i, 0
             size += frame.size
-        return [*found, (start, len(self.frames))]
+        return [*shards, (start, len(self.frames))]
 
 
 def plan(root: str, split: str, layout: str | Layout, may_lack_masks: bool) -> Plan:
-    """Lists a split and measures its files; ``may_lack_masks`` says that it is written without, where they are not
-    complete.
+    """Lists a split and measures its files; ``may_lack_masks`` says that it is written without,
+    where they are not complete.
 
     Raises:
       InputError: as for `read_split`, or a file cannot be looked at.
@@ -113,7 +116,8 @@ def _size(path: FileName) -> int:
 
 class _Info(tfds.core.DatasetInfo):
     def initialize_from_bucket(self) -> None:
-        """Nothing: what is prepared here is in no bucket, and asking would leave an empty folder behind."""
+        """Nothing: what is prepared here is in no bucket, and asking would leave an empty folder
+        behind."""
 
 
 class Frames(tfds.core.ShardBasedBuilder, skip_registration=True):
@@ -233,7 +237,7 @@ class Frames(tfds.core.ShardBasedBuilder, skip_registration=True):
 
 
 class _Shard(NamedTuple):
-    """What TFDS calls for the examples of a file of records."""
+    """The interface that TFDS calls for the examples of a file of records."""
 
     builder: Frames
     frames: Sequence[Frame]

@@ -1,10 +1,11 @@
 """Writes a dataset as records, for file systems that do not like very many small files.
 
-    python -m cffm_jax.data.prepare data/VSPW_480p data/records
-    python train.py --config configs/b1_vspw.py --data.layout records --data.root data/records/vspw/1.0.0
+    python -m cffm_jax.data.prepare data/VSPW_480p data/records python train.py --config
+    configs/b1_vspw.py --data.layout records --data.root data/records/vspw/1.0.0
 
-The records hold the bytes of the files; training reads the same batches from them, to the byte. What is in the images
-is not looked at: that is what cffm_jax.data.check is for. Needs neither a model nor JAX.
+The records hold the bytes of the files; training reads the same batches from them, to the byte.
+What is in the images is not looked at: that is what cffm_jax.data.check is for. Needs neither a
+model nor JAX.
 """
 
 from __future__ import annotations
@@ -44,7 +45,8 @@ class Command:
     root: tyro.conf.Positional[str]
     """Dataset folder."""
     output: tyro.conf.Positional[str]
-    """Folder of prepared datasets; this one goes to <output>/<dataset>/<version>, as TFDS has it."""
+    """Folder of prepared datasets; this one goes to <output>/<dataset>/<version>, as TFDS has
+    it."""
     layout: _Suited = "vspw"
     """How the dataset folder is laid out, as --data.layout."""
     splits: tuple[str, ...] = ()
@@ -96,7 +98,8 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _checked(options: Command) -> tuple[str, ...]:
-    """The splits to write. InputError for options that cannot be followed, before anything is read."""
+    """The splits to write. InputError for options that cannot be followed, before anything is
+    read."""
     if options.threads < 1:
         raise InputError("--threads", f"is {options.threads}", "give at least 1")
     for split in options.splits:
@@ -126,7 +129,8 @@ def _require_space(folder: Path, size: int) -> None:
 
 
 def _write(make: Callable[[Path], builders.Frames], folder: Path) -> None:
-    """Lets a builder write beside the folder, then puts that in its place: there is never half of it.
+    """Lets a builder write beside the folder, then puts that in its place: there is never half of
+    it.
 
     What a killed run left behind goes first.
     """

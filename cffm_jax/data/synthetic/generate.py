@@ -1,9 +1,12 @@
-"""The built-in data: procedural videos in the VSPW_480p layout, for trying out and testing without a download.
+"""The built-in data: procedural videos in the VSPW_480p layout, for trying out and testing without
+a download.
 
-    python -m cffm_jax.data.synthetic ROOT --videos-train 40 --videos-val 8 --frames 24 --height 96 --width 160
+    python -m cffm_jax.data.synthetic ROOT --videos-train 40 --videos-val 8 --frames 24 --height 96
+    --width 160
 
-Every frame is damaged anew (patches that show something else, blur, flicker, noise) while its mask describes the
-undamaged scene (`scenes.World`): a single frame does not tell what a patch hides, the frames before it do.
+Every frame is damaged anew (patches that show something else, blur, flicker, noise) while its mask
+describes the undamaged scene (`scenes.World`): a single frame does not tell what a patch hides, the
+frames before it do.
 """
 
 from __future__ import annotations
@@ -80,7 +83,8 @@ class SyntheticConfig:
 
 
 def video_rng(config: SyntheticConfig, split: str, index: int, *more: int) -> np.random.Generator:
-    """A generator that depends on the seed and the place alone, not on how many videos or frames there are."""
+    """A generator that depends on the seed and the place alone, not on how many videos or frames
+    there are."""
     return np.random.default_rng([config.seed, SPLITS.index(split), index, *more])
 
 
@@ -96,10 +100,12 @@ def elsewhere(rng: np.random.Generator, labels: np.ndarray, row: int, column: in
 def patch(
     rng: np.random.Generator, colours: np.ndarray, labels: np.ndarray, tiles: dict[int, np.ndarray], unit: float
 ) -> tuple[tuple[slice, slice], np.ndarray, np.ndarray]:
-    """One region of a frame and what hides it there: mostly another part of the scene, so that it looks like one.
+    """One region of a frame and what hides it there: mostly another part of the scene, so that it
+    looks like one.
 
     Returns:
-      the region (rows, columns); how much it is hidden, f32[h,w] in 0..1; the colours instead, f32[h,w,3].
+      the region (rows, columns); how much it is hidden, f32[h,w] in 0..1; the colours instead,
+      f32[h,w,3].
     """
     radius = rng.uniform(8, 19) * unit
     height = min(round(2 * radius * rng.uniform(0.7, 1.1)), labels.shape[0])
@@ -175,8 +181,8 @@ def frames(
     """The frames of a video, in order.
 
     Yields:
-      the damaged frame u8[H,W,3] (RGB); the mask's values u8[H,W]; the frame before the damage u8[H,W,3]; where
-      patches hide the scene, bool[H,W].
+      the damaged frame u8[H,W,3] (RGB); the mask's values u8[H,W]; the frame before the damage
+      u8[H,W,3]; where patches hide the scene, bool[H,W].
     """
     world = World(video_rng(config, split, index), config.height, config.width, config.classes)
     for time in range(config.frames):
@@ -222,7 +228,7 @@ def marker(config: SyntheticConfig) -> dict[str, int]:
 
 
 def read_marker(root: Path) -> Any:
-    """What the folder's marker holds; None when it has none that can be read."""
+    """Contents of the folder's marker; None when it has none that can be read."""
     try:
         return json.loads((root / MARKER).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -230,10 +236,12 @@ def read_marker(root: Path) -> Any:
 
 
 def generate(root: str | Path, config: SyntheticConfig, *, overwrite: bool = False, threads: int = 2) -> bool:
-    """Writes the dataset, all or nothing: made in a folder beside the root that takes its place at the end.
+    """Writes the dataset, all or nothing: made in a folder beside the root that takes its place at
+    the end.
 
     Args:
-      root: folder to make; it may exist when empty, or when it holds such a dataset and ``overwrite`` is set.
+      root: folder to make; it may exist when empty, or when it holds such a dataset and
+        ``overwrite`` is set.
       config: the options; the same ones give the same bytes.
       overwrite: replaces a dataset that was made with other options.
       threads: videos made at the same time.
@@ -250,10 +258,10 @@ def generate(root: str | Path, config: SyntheticConfig, *, overwrite: bool = Fal
     root = Path(os.path.realpath(root))
     try:
         if root.exists() and (not root.is_dir() or any(root.iterdir())):
-            found = read_marker(root) if root.is_dir() else None
-            if found == marker(config) and not overwrite:
+            present = read_marker(root) if root.is_dir() else None
+            if present == marker(config) and not overwrite:
                 return False
-            if found is None:
+            if present is None:
                 raise InputError(root, "exists and was not made by this command", "choose another folder or remove it")
             if not overwrite:
                 raise InputError(root, "holds a dataset made with other options", "choose another or add --overwrite")

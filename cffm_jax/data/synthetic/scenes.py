@@ -1,10 +1,13 @@
-"""Worlds of the built-in data: a ground plane under a sky, with things on it, filmed by a camera on a tripod.
+"""Worlds of the built-in data: a ground plane under a sky, with things on it, filmed by a camera on
+a tripod.
 
-A world is drawn once per video (the backdrop as one canvas, each thing as a sprite); a frame is a few affine warps of
-it. Every position is a function of the frame's index alone, so frames can be rendered in any order and number.
+A world is drawn once per video (the backdrop as one canvas, each thing as a sprite); a frame is a
+few affine warps of it. Every position is a function of the frame's index alone, so frames can be
+rendered in any order and number.
 
-Lengths are in units of H/96 pixels, times in frames. ``v`` is the depth on the ground plane as seen in the image: 0 at
-the horizon, 1 at the canvas's lower edge. Canvas: Hc x Wc, larger than the frame by ``MARGIN`` on each side.
+Lengths are in units of H/96 pixels, times in frames. ``v`` is the depth on the ground plane as seen
+in the image: 0 at the horizon, 1 at the canvas's lower edge. Canvas: Hc x Wc, larger than the frame
+by ``MARGIN`` on each side.
 """
 
 from __future__ import annotations
@@ -52,7 +55,8 @@ class Thing:
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
-    """How things of a kind appear in a video: how often, how many, how large (units, at v = 1), where, how fast."""
+    """Appearance of the things of a kind in a video: how often, how many, how large (units, at v =
+    1), where, how fast."""
 
     draw: Callable[[np.random.Generator, np.ndarray, float], tuple[np.ndarray, ...]]
     chance: float
@@ -111,7 +115,8 @@ class World:
         self._place_things(rng)
 
     def _draw_backdrop(self, rng: np.random.Generator) -> None:
-        """Sky, mountains and the ground plane with its fields, waters and road: colours and labels of the canvas."""
+        """Sky, mountains and the ground plane with its fields, waters and road: colours and labels
+        of the canvas."""
         rows, columns = self.canvas
         y, x = np.mgrid[:rows, :columns].astype(np.float32)
         labels = np.full(self.canvas, self.values["grass"], np.uint8)
@@ -151,7 +156,8 @@ class World:
         self.labels = labels
 
     def _road(self, rng: np.random.Generator, across: np.ndarray, z: np.ndarray) -> np.ndarray:
-        """Region bool[Hc,Wc] of the road, along or across the view, and the dashes of its middle line."""
+        """Region bool[Hc,Wc] of the road, along or across the view, and the dashes of its middle
+        line."""
         if rng.random() < 0.4:
             middle, bend = rng.uniform(-0.5, 0.5), rng.uniform(-0.06, 0.06)
             offset, half, run = across - middle - bend * z**1.5, rng.uniform(0.16, 0.24), z * 2.2
@@ -180,7 +186,8 @@ class World:
     def _place(self, rng: np.random.Generator, kind: Kind, value: int) -> None:
         v = rng.uniform(*kind.v)
         size = rng.uniform(*kind.size) * self.unit
-        # Sprites are drawn half again as large as they first appear: the camera zooms in and things come nearer.
+        # Sprites are drawn half again as large as they first appear: the camera zooms in and things
+        # come nearer.
         drawn = 1.5 * size * perspective(v)
         images = kind.draw(rng, self.tiles.get(value, self.tiles[self.values["grass"]]), drawn)
         direction = rng.choice((-1.0, 1.0))
@@ -201,7 +208,8 @@ class World:
         )
 
     def camera(self, time: float) -> np.ndarray:
-        """Canvas -> frame, f64[2,3]: a slow pan and tilt, zoom, roll, and a little shake; bounded at all times."""
+        """Canvas -> frame, f64[2,3]: a slow pan and tilt, zoom, roll, and a little shake; bounded
+        at all times."""
         p, u = self.path, self.unit
         pan = 17 * u * math.sin(time / 26 + p[0]) + 0.35 * u * math.sin(time * 2.1 + p[1])
         tilt = 7 * u * math.sin(time / 31 + p[2]) + 0.35 * u * math.sin(time * 2.7 + p[3])
@@ -215,7 +223,8 @@ class World:
         """The frame at a time, undamaged.
 
         Returns:
-          colours u8[H,W,3] (RGB) and values u8[H,W] of the mask: k + 1, ``UNLABELLED``, or ``IGNORED_LABEL`` on the
+          colours u8[H,W,3] (RGB) and values u8[H,W] of the mask: k + 1, ``UNLABELLED``, or
+            ``IGNORED_LABEL`` on the
           outlines of things.
         """
         view, size = self.camera(time), (self.width, self.height)
@@ -270,7 +279,8 @@ def warped(
     """An image warped into a frame, cut to the part of the frame that it reaches.
 
     Returns:
-      the part as (rows, columns) or None when it misses the frame, and the image there (0 outside it).
+      the part as (rows, columns) or None when it misses the frame, and the image there (0 outside
+      it).
     """
     height, width = image.shape[:2]
     corners = transform @ np.array([[0, width, 0, width], [0, 0, height, height], [1, 1, 1, 1]])

@@ -14,7 +14,7 @@ from cffm_jax.data.class_names import SYNTHETIC
 
 @dataclasses.dataclass(frozen=True)
 class Look:
-    """How a class appears: colour (HSV, 0..1), pattern, and the pattern's contrast (0..1)."""
+    """Appearance of a class: colour (HSV, 0..1), pattern, and the pattern's contrast (0..1)."""
 
     hue: float
     saturation: float
@@ -23,8 +23,8 @@ class Look:
     contrast: float
 
 
-# Sky and water, tree and grass, animal and rock, building and box are near in colour: place, outline and motion tell
-# them apart.
+# Sky and water, tree and grass, animal and rock, building and box are near in colour: place,
+# outline and motion tell them apart.
 LOOKS = {
     "grass": Look(0.24, 0.62, 0.66, "blades", 0.35),
     "sky": Look(0.58, 0.42, 0.90, "clouds", 0.30),
@@ -43,7 +43,8 @@ PATTERNS = ("blades", "spots", "stripes", "planks", "leaves", "bricks", "waves",
 
 
 def noise(rng: np.random.Generator, shape: tuple[int, int], cell: tuple[float, float], octaves: int = 3) -> np.ndarray:
-    """Smooth noise f32[h,w] in 0..1, of cells that many pixels high and wide, each octave half the size and weight."""
+    """Smooth noise f32[h,w] in 0..1, of cells that many pixels high and wide, each octave half the
+    size and weight."""
     height, width = shape
     total = np.zeros(shape, np.float32)
     for octave in range(octaves):
@@ -92,7 +93,8 @@ def look_of(index: int, name: str) -> Look:
     if index < len(SYNTHETIC):
         return LOOKS[name]
     further = index - len(SYNTHETIC)
-    # The golden ratio keeps hues apart however many there are; brightness alternates to tell neighbours apart.
+    # The golden ratio keeps hues apart however many there are; brightness alternates to tell
+    # neighbours apart.
     return Look(
         hue=(0.42 + 0.618034 * further) % 1,
         saturation=0.45 + 0.4 * (further * 0.414 % 1),
@@ -103,7 +105,8 @@ def look_of(index: int, name: str) -> Look:
 
 
 def texture(rng: np.random.Generator, look: Look, shape: tuple[int, int], unit: float) -> np.ndarray:
-    """A tile f32[h,w,3] (RGB, 0..255) of the look, its colour varied a little, as between videos."""
+    """A tile f32[h,w,3] (RGB, 0..255) of the look, its colour varied a little, as between
+    videos."""
     hue = (look.hue + rng.uniform(-0.025, 0.025)) % 1
     saturation = min(1.0, look.saturation * rng.uniform(0.85, 1.15))
     value = min(1.0, look.value * rng.uniform(0.88, 1.12))
@@ -114,7 +117,8 @@ def texture(rng: np.random.Generator, look: Look, shape: tuple[int, int], unit: 
 
 
 class Painter:
-    """A sprite in the making, w x h output pixels, painted at twice that for smooth edges; x and y run over -1..1."""
+    """A sprite in the making, w x h output pixels, painted at twice that for smooth edges; x and y
+    run over -1..1."""
 
     def __init__(self, height: float, width: float):
         shape = (2 * max(4, round(height)), 2 * max(4, round(width)))
@@ -133,7 +137,8 @@ class Painter:
     def fill(
         self, where: np.ndarray, colour: np.ndarray | tuple[int, int, int], shade: np.ndarray | float = 1.0
     ) -> None:
-        """Paints a region with a colour or with a tile (larger than the sprite), times the shade (number or [h,w])."""
+        """Paints a region with a colour or with a tile (larger than the sprite), times the shade
+        (number or [h,w])."""
         height, width = self.alpha.shape
         if isinstance(colour, np.ndarray) and colour.ndim == 3:
             colour = cv2.resize(np.ascontiguousarray(colour[: height // 2, : width // 2]), (width, height))
@@ -142,7 +147,8 @@ class Painter:
         self.alpha |= where
 
     def image(self) -> np.ndarray:
-        """u8[h,w,4], colour premultiplied by alpha, with a transparent border for smooth edges after a warp."""
+        """u8[h,w,4], colour premultiplied by alpha, with a transparent border for smooth edges
+        after a warp."""
         rgba = np.dstack([np.where(self.alpha[..., None], self.colour, 0), self.alpha * np.float32(255)])
         half = cv2.resize(rgba, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
         half = cv2.copyMakeBorder(half, 1, 0, 1, 1, cv2.BORDER_CONSTANT, value=0)

@@ -1,4 +1,5 @@
-"""The page's figures of the whole split: of the rows beside the papers', of the classes, of what is taken for what."""
+"""The page's figures of the whole split: of the rows beside the papers', of the classes, of what is
+taken for what."""
 
 from __future__ import annotations
 
@@ -26,7 +27,7 @@ NO_CONSISTENCY = (
 
 
 class About(NamedTuple):
-    """What was evaluated.
+    """Facts about the evaluation, for the page.
 
     Attributes:
       title: heading of the page.
@@ -44,7 +45,7 @@ class About(NamedTuple):
 
 
 def figures_section(tree: Mapping[str, Any], about: About) -> list[ET.Element]:
-    own, *others = tree.values()
+    first, *others = tree.values()
     paper = about.paper
     tiles = []
     for metric in all_metrics.METRICS:
@@ -57,7 +58,7 @@ def figures_section(tree: Mapping[str, Any], about: About) -> list[ET.Element]:
         if paper and _published(paper, metric.key):
             parts = element("span", f"published, {paper.method}"), element("span", _published(paper, metric.key))
             beside.append(element("small", *parts))
-        tiles.append(element("div", metric.title, element("b", shown(metric, own)), *beside, class_="tile"))
+        tiles.append(element("div", metric.title, element("b", shown(metric, first)), *beside, class_="tile"))
     heads = [element("th", name, scope="col") for name in tree]
     heads += [element("th", row.method, scope="col", class_=first_of_group(i)) for i, row in enumerate(about.published)]
     lines = []
@@ -92,12 +93,14 @@ def shown(metric: Metric, figures: Mapping[str, Any]) -> str:
 
 
 def _notes(tree: Mapping[str, Any], about: About) -> list[str]:
-    own = next(iter(tree.values()))
-    notes = [f"In percent, over {counted(own['videos'], 'video')} with {counted(own['frames'], 'labelled frame')}."]
-    if own["left_out"]:
-        left = f"Videos of at most {own['videos_longer_than']} frames ({own['left_out']} here)"
+    figures = next(iter(tree.values()))
+    notes = [
+        f"In percent, over {counted(figures['videos'], 'video')} with {counted(figures['frames'], 'labelled frame')}."
+    ]
+    if figures["left_out"]:
+        left = f"Videos of at most {figures['videos_longer_than']} frames ({figures['left_out']} here)"
         notes.append(f"{left} count in Eq. 9 and CC alone, as the released script has it.")
-    if own["vc8_paper"] is None:
+    if figures["vc8_paper"] is None:
         notes.append(NO_CONSISTENCY)
     if about.published:
         notes.append(
@@ -110,13 +113,14 @@ def _notes(tree: Mapping[str, Any], about: About) -> list[str]:
 
 
 def _published(row: Row, key: str) -> str:
-    """With one place less than those here: a space as wide as a digit keeps the points below each other."""
+    """A published figure as text: a space as wide as a digit ends it, as it has one place less than
+    those here."""
     value = getattr(row, key, None)
     return "" if value is None else f"{value:.1f}\N{FIGURE SPACE}"
 
 
 def classes_section(tree: Mapping[str, Any], dataset: classes.Classes) -> list[ET.Element]:
-    (own, figures), *others = tree.items()
+    (row, figures), *others = tree.items()
     last = others[-1] if others else None
     total = max(1, sum(c["pixels"] for c in figures["per_class"]))
     occurring = [k for k, c in enumerate(figures["per_class"]) if c["iou"] is not None]
@@ -137,7 +141,7 @@ def classes_section(tree: Mapping[str, Any], dataset: classes.Classes) -> list[E
         cells = [element("span", percent(own_class["iou"]), class_="number"), element("span", change, class_="number")]
         lines.append(element("li", name, element("span", *bar, class_="bar", style=style), *cells))
     text = (
-        f"IoU of {own} in percent, the best class first, and beside its name the class's share of the labelled pixels."
+        f"IoU of {row} in percent, the best class first, and beside its name the class's share of the labelled pixels."
     )
     text += f" The mark in a bar and the last number compare with {last[0]}." if last else ""
     missing = len(dataset.names) - len(occurring)
@@ -145,7 +149,7 @@ def classes_section(tree: Mapping[str, Any], dataset: classes.Classes) -> list[E
     return [element("p", text, class_="note"), element("ol", *lines, class_="bars")]
 
 
-def confusions_section(own: str, confusion: Confusion, dataset: classes.Classes) -> list[ET.Element]:
+def confusions_section(row: str, confusion: Confusion, dataset: classes.Classes) -> list[ET.Element]:
     if not confusion.counts.any():
         return [element("p", _UNLABELLED, class_="note")]
     counts = confusion.counts.copy()
@@ -181,6 +185,6 @@ def confusions_section(own: str, confusion: Confusion, dataset: classes.Classes)
             )
         )
     text = (
-        f"What {own} takes for what most often: in percent of all wrong pixels, and of the pixels of the label's class."
+        f"What {row} takes for what most often: in percent of all wrong pixels, and of the pixels of the label's class."
     )
     return [element("p", text, class_="note"), element("ol", *lines, class_="bars pairs")]

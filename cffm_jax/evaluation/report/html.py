@@ -12,7 +12,8 @@ NONE = "\N{EN DASH}"
 
 
 def element(tag: str, *children: ET.Element | str, **attributes: object) -> ET.Element:
-    """An element; what its texts and attributes hold is escaped when it is written. ``class_`` is its class."""
+    """An element; what its texts and attributes hold is escaped when it is written. ``class_`` is
+    its class."""
     named = {name.rstrip("_"): str(value) for name, value in attributes.items()}
     named = {name if name in _CAMEL else name.replace("_", "-"): value for name, value in named.items()}
     element = ET.Element(tag, {name: value for name, value in named.items() if name != "class" or value})
@@ -32,7 +33,7 @@ _CAMEL = ("viewBox", "preserveAspectRatio")
 
 
 def scrolling(table: ET.Element, label: str, kind: str = "scroll") -> ET.Element:
-    """What is wider than the page moves by itself, by keyboard too."""
+    """Wraps an element that may be wider than the page: it scrolls by itself, by keyboard too."""
     return element("div", table, class_=kind, tabindex=0, role="region", aria_label=label)
 
 
@@ -42,7 +43,7 @@ def chip(dataset: classes.Classes, k: int) -> ET.Element:
 
 
 def class_name(dataset: classes.Classes, k: int) -> ET.Element:
-    """In whatever direction it is written, what stands beside it stays where it is."""
+    """The name of a class as an element: its direction of writing does not move its neighbours."""
     return element("bdi", dataset.names[k].replace("_", " "))
 
 
@@ -59,9 +60,9 @@ def percent(share: float | None) -> str:
     return NONE if share is None else f"{100 * share:.2f}"
 
 
-def counted(number: int, what: str) -> str:
-    plural = f"{what}es" if what.endswith("s") else f"{what}s"
-    return f"{number:,} {what if number == 1 else plural}"
+def counted(number: int, noun: str) -> str:
+    plural = f"{noun}es" if noun.endswith("s") else f"{noun}s"
+    return f"{number:,} {noun if number == 1 else plural}"
 
 
 def first_of_group(i: int) -> str:

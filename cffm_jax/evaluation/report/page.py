@@ -1,6 +1,7 @@
-"""What stands on the report's page: scores and pictures -> one HTML document that loads nothing.
+"""Builds the report's page: scores and pictures -> one HTML document that loads nothing.
 
-The frame of it, with its style and its script, is ``page.html``; ``docs/metrics.md`` defines the figures.
+The frame of it, with its style and its script, is ``page.html``; ``docs/metrics.md`` defines the
+figures.
 """
 
 from __future__ import annotations
@@ -31,9 +32,9 @@ def page(
       best, worst: videos to show; none are the worst where ``best`` are all.
     """
     tree = to_json(rows, dataset.names)
-    own = next(iter(rows))
+    first_row = next(iter(rows))
     strips = [*best, *worst]
-    confusion = rows[own].longer_than(RELEASE_LONGER_THAN).confusion()
+    confusion = rows[first_row].longer_than(RELEASE_LONGER_THAN).confusion()
     sections = {
         "figures": ("Figures", figures_section(tree, about)),
         "videos": (
@@ -41,7 +42,7 @@ def page(
             videos_section(tree, dataset, best, worst),
         ),
         "classes": ("Classes", classes_section(tree, dataset)),
-        "confusions": ("Confusions", confusions_section(own, confusion, dataset)),
+        "confusions": ("Confusions", confusions_section(first_row, confusion, dataset)),
         "consistency": ("Consistency of each video", consistency_section(tree, strips)),
     }
     links = [element("a", head, href=f"#{name}") for name, (head, _) in sections.items()]

@@ -1,4 +1,5 @@
-"""The page's videos: strips of the best and the worst with their pictures, and the consistency of all."""
+"""The page's videos: strips of the best and the worst with their pictures, and the consistency of
+all."""
 
 from __future__ import annotations
 
@@ -31,7 +32,8 @@ _LEGEND = 14
 
 
 class Shot(NamedTuple):
-    """A frame of a strip: its index, a JPEG of it, and PNGs of the masks by row, the ground truth last."""
+    """A frame of a strip: its index, a JPEG of it, and PNGs of the masks by row, the ground truth
+    last."""
 
     time: int
     frame: bytes
@@ -77,7 +79,8 @@ def videos_section(
 
 
 def _video(tree: Mapping[str, Any], dataset: classes.Classes, strip: Strip, number: int) -> ET.Element:
-    """A video: what compares a mask with the truth, the strip whose masks it shows, and their classes."""
+    """A video: what compares a mask with the truth, the strip whose masks it shows, and their
+    classes."""
     legend = [element("span", chip(dataset, k), class_name(dataset, k)) for k in strip.classes[:_LEGEND]]
     if len(strip.classes) > _LEGEND:
         legend.append(element("span", f"and {len(strip.classes) - _LEGEND} more"))
@@ -105,10 +108,11 @@ def _compare() -> ET.Element:
 
 
 def _pictures(strip: Strip, number: int) -> ET.Element:
-    """A line for each row, a column for each frame; of predictions, the buttons that choose what is compared."""
+    """A line for each row, a column for each frame; of predictions, the buttons that choose what is
+    compared."""
     parts = [element("span", class_="corner")]
     parts += [element("span", f"frame {shot.time}", class_="time") for shot in strip.shots]
-    own, middle = strip.labels[-2], len(strip.shots) // 2
+    first_row, middle = strip.labels[-2], len(strip.shots) // 2
     for label in strip.labels:
         parts.append(element("span", label))
         for t, shot in enumerate(strip.shots):
@@ -122,14 +126,14 @@ def _pictures(strip: Strip, number: int) -> ET.Element:
             else:
                 image = element("img", src=data_uri(shot.masks[label], "png"), alt=alt)
                 data = {"data-row": label, "data-time": f"frame {shot.time}", "data-truth": truth}
-                data |= {"data-first": ""} if t == middle and label == own else {}
+                data |= {"data-first": ""} if t == middle and label == first_row else {}
                 parts.append(element("button", image, type="button", class_=look, **data))
     return element("div", *parts, class_="strip")
 
 
 def _summary(tree: Mapping[str, Any], name: str) -> str:
-    """What the figures of one video are, in words."""
-    (own, figures), *others = ((row, _by_name(tree[row])[name]) for row in tree)
+    """Names the figures of one video in words."""
+    (first_row, figures), *others = ((row, _by_name(tree[row])[name]) for row in tree)
     parts = [f"mIoU {percent(figures['miou'])}"]
     if figures["vc8_paper"] is not None:
         parts.append(f"VC8 {percent(figures['vc8_paper'])}, VC16 {percent(figures['vc16_paper'])}")
@@ -167,8 +171,8 @@ def _metrics(keys: Sequence[str]) -> list[Metric]:
 def _plot(tree: Mapping[str, Any], metric: Metric) -> ET.Element:
     """Dots of every row over the videos that have the figure, those of the first row falling."""
     shares = {row: {v["name"]: v[metric.key] for v in figures["per_video"]} for row, figures in tree.items()}
-    own = next(iter(shares.values()))
-    order = sorted((name for name, share in own.items() if share is not None), key=lambda name: -own[name])
+    first_row = next(iter(shares.values()))
+    order = sorted((name for name, share in first_row.items() if share is not None), key=lambda name: -first_row[name])
     floor = min((int(10 * shares[row][name]) / 10 for row in shares for name in order), default=0.0)
     floor = min(floor, 0.9)
     paths = []

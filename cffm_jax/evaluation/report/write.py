@@ -51,10 +51,12 @@ Samples = Callable[[Video], Mapping[int, Mapping[str, np.ndarray]]]
 
 
 class MaskSamples:
-    """Keeps masks of a few frames of every video: which of the videos are shown is known only at the end.
+    """Keeps masks of a few frames of every video: which of the videos are shown is known only at
+    the end.
 
-    To be called with each chunk, by any process or thread, and then ``gather``ed. They are kept as PNGs at the size at
-    which they are shown, of some 5 KB: 20 MB for the four rows of VSPW's 343 validation videos.
+    To be called with each chunk, by any process or thread, and then ``gather``ed. They are kept as
+    PNGs at the size at which they are shown, of some 5 KB: 20 MB for the four rows of VSPW's 343
+    validation videos.
 
     Args:
       videos: those that will be segmented.
@@ -67,7 +69,7 @@ class MaskSamples:
 
     def __call__(self, chunk: Chunk) -> None:
         for time in self._times[chunk.video.name]:
-            if 0 <= (i := time - chunk.start) < len(chunk.own):
+            if 0 <= (i := time - chunk.start) < len(chunk.predictions):
                 encoded = {row: _png(_reduced(masks[i])) for row, masks in chunk.masks.items()}
                 self._kept.setdefault(chunk.video.name, {})[time] = encoded
 
@@ -76,7 +78,7 @@ class MaskSamples:
         self._kept = {name: kept for share in cluster.gathered(self._kept) for name, kept in share.items()}
 
     def of(self, video: Video) -> dict[int, dict[str, np.ndarray]]:
-        """As `Samples`."""
+        """The samples of a video, as `Samples`."""
 
         def decode(data: bytes) -> np.ndarray:
             mask = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
@@ -88,7 +90,8 @@ class MaskSamples:
 
 
 def prediction_samples(row: str, predictions: str | Path, num_classes: int, first: int) -> Samples:
-    """Those of masks on disk, as of ``predictions.score_predictions``; under the name ``row``."""
+    """Samples of masks on disk, as `predictions.score_predictions` reads them, under the name
+    ``row``."""
 
     def of(video: Video) -> dict[int, dict[str, np.ndarray]]:
         paths = dict(zip(video.targets, prediction_paths(video, Path(predictions) / video.name), strict=True))
@@ -98,14 +101,15 @@ def prediction_samples(row: str, predictions: str | Path, num_classes: int, firs
 
 
 def published_rows(class_names: Sequence[str], split: str, model: str = "") -> tuple[papers.Row, ...]:
-    """The papers' rows to set beside those of a model ("": of any); none for other data than theirs."""
+    """The papers' rows to set beside those of a model ("": of any); none for other data than
+    theirs."""
     known = {(VSPW, "val"): papers.VSPW, (CITYSCAPES, "val"): papers.CITYSCAPES}
     where = known.get((tuple(class_names), split))
     return papers.published(where, model) if where else ()
 
 
 def about(config: Config, dataset: classes.Classes, facts: Mapping[str, str], model: str = "") -> About:
-    """What the page tells of the evaluation; paths as they were given.
+    """Facts for the page; paths as they were given.
 
     Args:
       config: of the evaluation.
@@ -141,7 +145,8 @@ def write_report(
 ) -> Path:
     """Writes ``<folder>/index.html``, the folder whole or not at all.
 
-    Its size is bounded: of the best and the worst videos, in turn, so many are shown as have room for their pictures.
+    Its size is bounded: of the best and the worst videos, in turn, so many are shown as have room
+    for their pictures.
 
     Args:
       folder: see ``require_place``.
@@ -177,8 +182,9 @@ def write_report(
 
 
 def _chosen(scores: Scores) -> tuple[list[str], list[str]]:
-    """Names of the best videos by mIoU, best first, and of the worst, worst first; where there are few all are among
-    the best. Those without a labelled pixel come last, and are among the worst never."""
+    """Names of the best videos by mIoU, best first, and of the worst, worst first; where there are
+    few all are among the best. Those without a labelled pixel come last, and are among the worst
+    never."""
     by_miou = {video.name: video.sums[CONFUSION.name].miou() for video in scores.videos}
     known = sorted((name for name, miou in by_miou.items() if not math.isnan(miou)), key=lambda name: -by_miou[name])
     if len(by_miou) <= 2 * _BEST:
@@ -228,7 +234,8 @@ def _jpeg(frame: np.ndarray) -> bytes:
 
 
 def _coloured_png(mask: np.ndarray, colours: np.ndarray) -> bytes:
-    """Of a palette, which holds only what occurs; the ignored label lets through what lies below."""
+    """A PNG with a palette of the labels that occur; the ignored label lets through what lies
+    below."""
     values, indices = np.unique(mask, return_inverse=True)
     image = Image.fromarray(indices.reshape(mask.shape).astype(np.uint8))
     image.putpalette(colours[values].tobytes())

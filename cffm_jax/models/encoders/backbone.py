@@ -1,4 +1,4 @@
-"""What a backbone is to the rest of the package. A family of them is one file, and one row of ``names.BACKBONES``."""
+"""The interface of a backbone. A family of them is one file, and one row of ``names.BACKBONES``."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from cffm_jax.models.foreign.layouts import LAYER_SCALE, NORM, PARAMS
 from cffm_jax.models.foreign.names import Layer, Origin, layer_at
 
 STRIDES = (4, 8, 16, 32)
-"""Of the four maps."""
+"""Strides of the four maps."""
 COLOURS = 3
 ENCODER_PARTS = (
     "patch_embeddings", "attention_projections", "attention_products", "attention_reduction", "encoder_mlp",
     "depthwise",
 )  # fmt: skip
-"""What the multiply-accumulates of an encoder are counted by."""
+"""Parts by which the multiply-accumulates of an encoder are counted."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,8 +28,8 @@ class Size:
     Attributes:
       channels: of the four maps.
       depths: blocks of the four stages.
-      like: the MiT ("b0" .. "b5") of like size. The papers give the methods' numbers of blocks for MiT alone; with any
-        other backbone a method takes those: our choice.
+      like: the MiT ("b0" .. "b5") of like size. The papers give the methods' numbers of blocks for
+        MiT alone; with any other backbone a method takes those: our choice.
       norm_epsilons: of the norms of embeddings and reductions, of blocks and stages.
     """
 
@@ -45,17 +45,20 @@ class Backbone:
 
     Attributes:
       sizes: its backbones by name.
-      module: (size, norm_epsilons, drop_path, dtype, depths, remat) -> the encoder. Called with f32[N, H, W, 3], sides
-        multiples of 32, and ``train``, it gives four maps [N, H/s, W/s, C_s] for s in ``STRIDES``. Arguments:
-        ``drop_path`` the last block's probability of skipping its branches, ``depths`` () as the size says, ``remat``
-        see ``layers.rematerialised``. Parameters are float32; the blocks of a stage are alike.
-      macs: (size, height, width) -> multiply-accumulates of one frame by part, see ``ENCODER_PARTS``.
-      layers: every layer, with its path within the encoder, and with its authors' key without "backbone.".
+      module: (size, norm_epsilons, drop_path, dtype, depths, remat) -> the encoder. Called with
+        f32[N, H, W, 3], sides multiples of 32, and ``train``, it gives four maps [N, H/s, W/s, C_s]
+        for s in ``STRIDES``. Arguments: ``drop_path`` the last block's probability of skipping its
+        branches, ``depths`` () as the size says, ``remat`` see ``layers.rematerialised``.
+        Parameters are float32; the blocks of a stage are alike.
+      macs: (size, height, width) -> multiply-accumulates of one frame by part, see
+        ``ENCODER_PARTS``.
+      layers: every layer, with its path within the encoder, and with its authors' key without
+        "backbone.".
       block: path and key of a block, templates as those of its layers, which both begin with it.
       shapes: size -> those of a few arrays by released key, enough to tell it from the others of the family.
       origins: whose files are read; the same origin may stand in several families.
-      afresh: template of released keys that files of an encoder alone may lack, and that then start as they do in
-        training from nothing -> what messages call them.
+      afresh: template of released keys that files of an encoder alone may lack, and that then start
+        as they do in training from nothing -> what messages call them.
     """
 
     sizes: Mapping[str, Any]
@@ -68,6 +71,7 @@ class Backbone:
     afresh: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def decays(self, path: str) -> bool:
-        """Whether weight decay applies to a parameter of the encoder: not to norms and layer scales."""
-        found = layer_at(self.layers, PARAMS, path)
-        return not found or found[0].kind not in (NORM, LAYER_SCALE)
+        """Whether weight decay applies to a parameter of the encoder: not to norms and layer
+        scales."""
+        layer = layer_at(self.layers, PARAMS, path)
+        return not layer or layer[0].kind not in (NORM, LAYER_SCALE)

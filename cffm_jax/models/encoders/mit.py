@@ -1,7 +1,9 @@
-"""Mix Transformer (MiT) encoder B0-B5: four stages of overlapping patches and spatially reduced attention.
+"""Mix Transformer (MiT) encoder B0-B5: four stages of overlapping patches and spatially reduced
+attention.
 
-Source: SegFormer, which both papers take as their encoder (CFFM section 4.1). Dimension key: N frames, H W sides of a
-stage's map, C channels, A heads, D channels of a head, R spatial reduction, L = H * W queries, S = L / R^2 keys.
+Source: SegFormer, which both papers take as their encoder (CFFM section 4.1). Dimension key: N
+frames, H W sides of a stage's map, C channels, A heads, D channels of a head, R spatial reduction,
+L = H * W queries, S = L / R^2 keys.
 """
 
 from __future__ import annotations
@@ -41,7 +43,8 @@ REDUCTIONS = (8, 4, 2, 1)
 
 
 class Attention(nn.Module):
-    """Self-attention whose keys and values come from a map reduced R times a side: [N, H, W, C] -> [N, H, W, C]."""
+    """Self-attention whose keys and values come from a map reduced R times a side: [N, H, W, C] ->
+    [N, H, W, C]."""
 
     heads: int
     reduction: int
@@ -79,7 +82,8 @@ class MixFFN(nn.Module):
 
 
 class Block(nn.Module):
-    """Two residual branches, attention and Mix-FFN, each behind a LayerNorm: [N, H, W, C] -> [N, H, W, C]."""
+    """Two residual branches, attention and Mix-FFN, each behind a LayerNorm: [N, H, W, C] -> [N, H,
+    W, C]."""
 
     heads: int
     reduction: int
@@ -149,8 +153,8 @@ class MiT(nn.Module):
 
     @nn.compact
     def __call__(self, frames: jax.Array, train: bool = False) -> tuple[jax.Array, ...]:
-        """Args: frames f32[N, H, W, 3], normalised, sides multiples of 32. Returns: four maps [N, H/s, W/s, C_s], s =
-        4, 8, 16, 32."""
+        """Args: frames f32[N, H, W, 3], normalised, sides multiples of 32. Returns: four maps [N,
+        H/s, W/s, C_s], s = 4, 8, 16, 32."""
         size, depths = self.size, self.depths or self.size.depths
         rates = np.linspace(0, self.drop_path, sum(depths)).tolist()
         x, maps = frames.astype(self.dtype), []
@@ -243,7 +247,8 @@ HUGGING_FACE = Origin(
 
 _LIVE = "stages.{stage0}.blocks.{block}."
 _LIVE_ATTN = _LIVE + "attention."
-# transformers 5 names the modules of a live model so (``model.state_dict()``); what it saves has the names above.
+# transformers 5 names the modules of a live model so (``model.state_dict()``); what it saves has
+# the names above.
 HUGGING_FACE_LIVE = dataclasses.replace(
     HUGGING_FACE,
     marks=r"stages\.\d\..+",

@@ -1,4 +1,4 @@
-"""How PyTorch stores the arrays of a layer, and how they lie here: kinds of layers as data, without JAX."""
+"""Layouts of arrays in PyTorch and here: kinds of layers as data, without JAX."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ PARAMS, STATS = "params", "batch_stats"
 
 
 class Layout(NamedTuple):
-    """How one array is stored: ``load`` turns the torch array into ours, ``save`` is its inverse."""
+    """Layout of an array: ``load`` turns the torch array into ours, ``save`` is its inverse."""
 
     load: Callable[[np.ndarray], np.ndarray]
     save: Callable[[np.ndarray], np.ndarray]

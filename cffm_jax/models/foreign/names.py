@@ -1,10 +1,11 @@
 """Other people's names for weights as data: what a backbone and a method say of them. Without JAX.
 
-The release (NVlabs' MiT and SegFormer, the authors' CFFM; a backbone's own authors) names every layer: ``Layer``. Any
-other origin says how its files make the released arrays: ``Rule``. No array is mapped by shape or by guess.
+The release (NVlabs' MiT and SegFormer, the authors' CFFM; a backbone's own authors) names every
+layer: ``Layer``. Any other origin says how its files make the released arrays: ``Rule``. No array
+is mapped by shape or by guess.
 
-Names are templates: ``{stage}`` stands for a stage counted from 1, ``{stage0}`` for the same from 0, ``{block}`` and
-``{number}`` for numbers, ``{leaf}`` for what is left.
+Names are templates: ``{stage}`` stands for a stage counted from 1, ``{stage0}`` for the same from
+0, ``{block}`` and ``{number}`` for numbers, ``{leaf}`` for what is left.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ import numpy as np
 from cffm_jax.models.foreign.layouts import Combine, Kind, LayerArray, alone
 
 RELEASED = "released"
-"""The heads' naming, a key of ``MethodNames.origins``, that our files in the released layout have."""
+"""The heads' naming, a key of ``MethodNames.origins``, that our files in the released layout
+have."""
 
 _PLACEHOLDERS = {"stage": r"\d", "stage0": r"\d", "block": r"\d+", "number": r"\d+", "leaf": r".+"}
 
@@ -34,7 +36,8 @@ def _pattern(template: str) -> re.Pattern[str]:
 
 
 def fields_of(template: str, name: str) -> dict[str, str] | None:
-    """The placeholders' values in a name of the template's form, the stage's by both counts; None for another name.
+    """The placeholders' values in a name of the template's form, the stage's by both counts; None
+    for another name.
 
     Example:
       >>> fields_of("norm{stage}.{leaf}", "norm2.bias")
@@ -52,7 +55,8 @@ def fields_of(template: str, name: str) -> dict[str, str] | None:
 
 
 class Layer(NamedTuple):
-    """A layer here and in the release. Of the layers whose path fits, the first in its table counts.
+    """A layer here and in the release. Of the layers whose path fits, the first in its table
+    counts.
 
     Attributes:
       path: template of its path in our tree, slash-separated.
@@ -66,7 +70,8 @@ class Layer(NamedTuple):
 
 
 def layer_at(layers: Iterable[Layer], collection: str, path: str) -> tuple[Layer, LayerArray, str] | None:
-    """The layer and array that a leaf of ours is, and its released key; None if no layer of the table has it."""
+    """The layer and array that a leaf of ours is, and its released key; None if no layer of the
+    table has it."""
     for layer in layers:
         for array in layer.kind:
             fields = fields_of(layer.path + array.path, path) if array.collection == collection else None
@@ -76,7 +81,7 @@ def layer_at(layers: Iterable[Layer], collection: str, path: str) -> tuple[Layer
 
 
 def block_parts(layers: Iterable[Layer], block: str) -> list[str]:
-    """What may follow the key of a block (a template) in released keys, whatever the block."""
+    """Ends of released keys after the key of a block (a template), whatever the block."""
     inside = [layer for layer in layers if layer.key.startswith(block)]
     parts = [layer.key.removeprefix(block) + array.key for layer in inside for array in layer.kind]
     return list(dict.fromkeys(part.format(number=n) for part in parts for n in (1, 2)))
@@ -109,7 +114,7 @@ Sources = tuple[tuple[str, ...], Combine]
 
 
 def sources_of(table: Iterable[Rule], released: str) -> Sources | None:
-    """What a released key is made of, by the first rule for it; None without any."""
+    """Keys of a file that a released key is made of, by the first rule for it; None without any."""
     for rule in table:
         fields = fields_of(rule.released, released)
         if fields is not None:
@@ -123,12 +128,15 @@ class Origin:
 
     Attributes:
       name: what files of such an encoder are called.
-      prefix: of the encoder's keys in files of whole models; files of an encoder alone may do without it.
-      marks: pattern of the encoder's keys without the prefix; the origin whose pattern most keys have is the file's.
+      prefix: of the encoder's keys in files of whole models; files of an encoder alone may do
+        without it.
+      marks: pattern of the encoder's keys without the prefix; the origin whose pattern most keys
+        have is the file's.
       rules: for every released key; they leave the prefix out on both sides.
       dead: patterns of the file's keys that carry nothing the models compute with.
       licence: what is known about the use of such weights.
-      heads: how whole models with such an encoder name the rest, a key of ``MethodNames.origins``; "" without any.
+      heads: how whole models with such an encoder name the rest, a key of ``MethodNames.origins``;
+        "" without any.
       whole: what such whole models are called; "" as the method says.
       settings: what the encoder computes differently: fields of ``ModelConfig``.
     """
@@ -163,7 +171,8 @@ class HeadOrigin:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class MethodNames:
-    """The names of a method's weights beside the encoder's: all that the conversion asks of a method.
+    """The names of a method's weights beside the encoder's: all that the conversion asks of a
+    method.
 
     Attributes:
       prefix: of all its keys: a file with such keys holds a whole model.
@@ -173,7 +182,8 @@ class MethodNames:
       blocks: field of ``ModelConfig`` with a number of alike blocks, which ``Method.settings_resolved`` has too -> the
         released key of a block up to its layers, a template. A file tells how many there are.
       lengths: field of ``ModelConfig`` -> the released key of the array whose first length it is.
-      dead_arrays: released live arrays by key -> the release's dead ones, which its code asks for, as zeros.
+      dead_arrays: released live arrays by key -> the release's dead ones, which its code asks for,
+        as zeros.
       without_place: a model -> what of it the release has no place for although it has names.
     """
 
@@ -197,4 +207,4 @@ class MethodNames:
 
 
 NO_NAMES = MethodNames(prefix="", layers=(), origins={}, families={})
-"""Of a method whose weights nobody else has."""
+"""The names of a method whose weights nobody else has."""

@@ -1,6 +1,8 @@
-"""CFFM, CFFM++, CFFM+ and their image baseline SegFormer: one network with local and global mining blocks, or without.
+"""CFFM, CFFM++, CFFM+ and their image baseline SegFormer: one network with local and global mining
+blocks, or without.
 
-Dimension key: as in ``method``, with C = 256 channels of the frame features, and A heads of D channels in the blocks.
+Dimension key: as in ``method``, with C = 256 channels of the frame features, and A heads of D
+channels in the blocks.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ GLOBAL_WEIGHT = 0.5
 """Lambda, the weight of the global logits beside the local ones (CFFM++ section 4.2)."""
 
 GLOBAL_PREFIX = "global"
-"""How the names of the parameters begin that the second stage trains."""
+"""Start of the names of the parameters that the second stage trains."""
 
 FAMILIES = {
     "segformer": (False, False),
@@ -36,16 +38,20 @@ FAMILIES = {
     "cffmp": (False, True),
     "cffmpp": (True, True),
 }
-"""Names of the papers' methods -> local contexts, global contexts. ``cffmp`` is CFFM+, global contexts alone."""
+"""Names of the papers' methods -> local contexts, global contexts. ``cffmp`` is CFFM+, global
+contexts alone."""
 
 LOCAL_BLOCKS = {"b0": 1, "b1": 2, "b2": 2, "b3": 2, "b4": 4, "b5": 4}
-"""Mining blocks N for each MiT (CFFM section 4.1; B3 and B4, which the papers leave out, as their neighbours)."""
+"""Mining blocks N for each MiT (CFFM section 4.1; B3 and B4, which the papers leave out, as their
+neighbours)."""
 
 GLOBAL_BLOCKS = {"b0": 1, "b1": 1, "b2": 2, "b3": 2, "b4": 2, "b5": 2}
-"""Global mining blocks N_g for each MiT (CFFM++ section 5.1: 1 for the small ones, 2 for the large ones)."""
+"""Global mining blocks N_g for each MiT (CFFM++ section 5.1: 1 for the small ones, 2 for the large
+ones)."""
 
 Memory = tuple[cfm.Cells, ...]
-"""What a target reads of a reference: for each block keys and values of its pooled grid, [N, A, gh, gw, D] each."""
+"""A reference as a target reads it: for each block keys and values of its pooled grid, [N, A, gh,
+gw, D] each."""
 
 
 class ClipOutputs(NamedTuple):
@@ -67,8 +73,9 @@ class ClipOutputs(NamedTuple):
 class CFFM(Method):
     """Video semantic segmentation with temporal contexts.
 
-    With local blocks it is CFFM, with global ones besides CFFM++, with global ones alone the papers' CFFM+, and with
-    none SegFormer, frame by frame. Parameters of a smaller method are those of the larger one.
+    With local blocks it is CFFM, with global ones besides CFFM++, with global ones alone the
+    papers' CFFM+, and with none SegFormer, frame by frame. Parameters of a smaller method are those
+    of the larger one.
 
     Attributes:
       local_blocks: mining blocks N in sequence.
@@ -171,7 +178,8 @@ class CFFM(Method):
             self.global_classifier = layers.Dense(self.num_classes, self.dtype)
 
     def remember(self, features: FrameFeatures) -> tuple[Memory, ...]:
-        """For each reference, for each block: its keys and values of the frame's grid, pooled as for that reference."""
+        """For each reference, for each block: its keys and values of the frame's grid, pooled as
+        for that reference."""
         if not self.local_blocks:
             return ()
         n, *shape = features.coarse.shape
@@ -218,7 +226,8 @@ class CFFM(Method):
         referring: Bool[Array, " N"],
         contexts: Mapping[str, Float[Array, "N P C"]],
     ) -> dict[str, Float32[Array, "N _ _ {self.num_classes}"]]:
-        """As of ``Method``; frames without references get their per-frame logits in place of CFFM's."""
+        """Segments as ``Method`` says; frames without references get their per-frame logits in
+        place of CFFM's."""
         local = self.classify_frames(features.fine)
         logits = {PER_FRAME: local}
         if self.local_blocks:
@@ -244,12 +253,15 @@ class CFFM(Method):
     def clip_outputs(
         self, clips: Float[Array, "B T H W 3"], train: bool = False, prototypes: Float[Array, "B P C"] | None = None
     ) -> ClipOutputs:
-        """Segments the last frame of each clip. With global contexts its logits are local + 0.5 * global ones.
+        """Segments the last frame of each clip. With global contexts its logits are local + 0.5 *
+        global ones.
 
         Args:
           clips: normalised, oldest first, the target last; sides multiples of 32.
-          train: dropout, drop path and the batch's own statistics (needs a "dropout" key and mutable "batch_stats").
-          prototypes: of each clip's video, for the models with global contexts (not needed by ``init``).
+          train: dropout, drop path and the batch's own statistics (needs a "dropout" key and
+            mutable "batch_stats").
+          prototypes: of each clip's video, for the models with global contexts (not needed by
+            ``init``).
         """
         if self.global_blocks and prototypes is None and not self.is_initializing():
             raise ValueError("a model with global contexts needs prototypes=, f32[B, P, C]")
@@ -272,7 +284,8 @@ class CFFM(Method):
     def mine_local(
         self, target: Float[Array, "N h w C"], references: Float[Array, "N _ h w C"]
     ) -> Float[Array, "N h w C"]:
-        """Mining, block by block (CFFM Eq. 4-5): the mined target; references [N, R, h, w, C], oldest first."""
+        """Mining, block by block (CFFM Eq. 4-5): the mined target; references [N, R, h, w, C],
+        oldest first."""
         if self.static:
             references = jnp.broadcast_to(target[:, None], (len(target), len(self.sources), *target.shape[1:]))
         return self.mine_cells(target, [block.reference_cells(references) for block in self.local])
@@ -313,8 +326,9 @@ class CFFM(Method):
     # --- training
 
     def loss(self, batch: Batch, frame_loss_weight: float) -> tuple[Float32[Array, ""], dict[str, Float32[Array, ""]]]:
-        """``clip_loss`` (CFFM section 4.1); with global contexts the cross-entropy of their logits alone (CFFM++
-        section 4.2), for which the rest runs as in evaluation, on the targets: it has no backward pass."""
+        """``clip_loss`` (CFFM section 4.1); with global contexts the cross-entropy of their logits
+        alone (CFFM++ section 4.2), for which the rest runs as in evaluation, on the targets: it has
+        no backward pass."""
         if self.global_blocks:
             targets = normalise(batch["frames"][:, -1], batch["size"])
             logits = self.train_global(targets, batch["prototypes"])
@@ -326,7 +340,8 @@ class CFFM(Method):
     def train_global(
         self, frames: Float[Array, "B H W 3"], prototypes: Float[Array, "B P C"]
     ) -> Float32[Array, "B H//4 W//4 {self.num_classes}"]:
-        """Global logits for the second stage of training: all but the global blocks runs as in evaluation.
+        """Global logits for the second stage of training: all but the global blocks runs as in
+        evaluation.
 
         ``frames`` are the targets alone: the global blocks read no references.
         """
@@ -334,7 +349,8 @@ class CFFM(Method):
         return self.classify_global(self.mine_global(target, prototypes), train=True)
 
     def is_trained(self, name: str) -> bool:
-        """Everything, or with global contexts their blocks and classifier alone (CFFM++ section 5.1: second stage)."""
+        """Everything, or with global contexts their blocks and classifier alone (CFFM++ section
+        5.1: second stage)."""
         return not self.global_blocks or name.startswith(GLOBAL_PREFIX)
 
     def training_offsets(self, offsets: Sequence[int]) -> tuple[int, ...]:
@@ -370,8 +386,8 @@ class CFFM(Method):
         return parts | {"global_classifier": h * w * self.width * self.num_classes}
 
     def training_macs(self, height: int, width: int, *, prototypes: int) -> int:
-        """Local models encode and classify all frames of a clip; with global contexts the targets alone are encoded,
-        and only the global blocks have a backward pass."""
+        """Local models encode and classify all frames of a clip; with global contexts the targets
+        alone are encoded, and only the global blocks have a backward pass."""
         h, w = height // 8, width // 8
         frame = self.frame_macs(height, width, executed=True)
         if self.global_blocks:

@@ -1,4 +1,5 @@
-"""Other people's names for the weights of SegFormer, CFFM, CFFM+ and CFFM++ beside the encoder's."""
+"""Other people's names for the weights of SegFormer, CFFM, CFFM+ and CFFM++ beside the
+encoder's."""
 
 from __future__ import annotations
 
@@ -87,8 +88,8 @@ _DEAD_CLASSIFIER_WIDTH = 128
 def dead_arrays(live: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The release's dead weights, as zeros, for a state dict that lacks them.
 
-    Its index buffers are not among them: the authors' modules compute them when they are built, and zeros in their
-    place would be wrong.
+    Its index buffers are not among them: the authors' modules compute them when they are built, and
+    zeros in their place would be wrong.
     """
     dead: dict[str, np.ndarray] = {}
     if "decode_head.linear_pred.bias" in live:
@@ -104,14 +105,16 @@ def dead_arrays(live: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def without_place(model: Any) -> Sequence[str]:
-    """Nobody else has normalised projections with the released names, and those names count three references."""
+    """Nobody else has normalised projections with the released names, and those names count three
+    references."""
     projections = ["decoder/project1/norm"] if model.projection != "linear" else []
     others = [f"{len(model.sources)} reference frames"] if model.local_blocks and len(model.sources) != 3 else []
     return projections + others
 
 
 def stages_reversed(arrays: Sequence[np.ndarray]) -> np.ndarray:
-    """[out, 4 * in, 1, 1] for stages 1 to 4 -> for stages 4 to 1, as the release concatenates them."""
+    """[out, 4 * in, 1, 1] for stages 1 to 4 -> for stages 4 to 1, as the release concatenates
+    them."""
     return np.concatenate(np.split(arrays[0], 4, axis=1)[::-1], axis=1)
 
 
@@ -126,8 +129,8 @@ ORIGINS = {
         rules=AS_RELEASED,
         dead=(
             r"decode_head\.conv_seg\.(weight|bias)",  # a classifier that the release builds and never calls
-            # CFFM++'s blocks were made for self-attention: what is left of it is not called (nor are two thirds of
-            # their qkv).
+            # CFFM++'s blocks were made for self-attention: what is left of it is not called (nor
+            # are two thirds of their qkv).
             r"decode_head\.decoder_swin\.blocks\.\d+\.attn\.(relative_position_bias_table|proj\.(weight|bias))",
             r".*\.relative_position_index.*",
             r".*\.valid_ind_rolled.*",

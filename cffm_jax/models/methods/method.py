@@ -1,7 +1,8 @@
-"""What a method of video semantic segmentation is to the rest of the package.
+"""The interface of a method of video semantic segmentation.
 
-A method is one subclass of ``Method`` in one file, and one row of ``models.create.METHODS``. Training, evaluation,
-streams, export, conversion and counts know this interface alone: none of them asks which method it has.
+A method is one subclass of ``Method`` in one file, and one row of ``models.create.METHODS``.
+Training, evaluation, streams, export, conversion and counts know this interface alone: none of them
+asks which method it has.
 
 At inference frames pass four stages, which ``inference.engine`` calls:
 
@@ -10,8 +11,9 @@ At inference frames pass four stages, which ``inference.engine`` calls:
     state, context = advance(state, features, age, ...)  in the order of time, for what is recurrent
     logits = segment(features, memory, referring, contexts)
 
-Dimension key: N frames, B clips, T frames of a clip (references oldest first, target last), R references, S streams,
-H W sides of the input, h w the map at stride 8, K classes, C channels, P prototypes.
+Dimension key: N frames, B clips, T frames of a clip (references oldest first, target last), R
+references, S streams, H W sides of the input, h w the map at stride 8, K classes, C channels, P
+prototypes.
 """
 
 from __future__ import annotations
@@ -37,28 +39,31 @@ Tree = Any
 """Arrays in nested tuples; an axis that all of them have leads."""
 Prototypes = Literal["video", "causal", "both"]
 Batch = Mapping[str, jax.Array]
-"""Of training: frames u8[B, T, H, W, 3], labels u8[B, L, H, W] of the last L of them, size i32[B, 2] without padding,
-and where the method reads them prototypes f32[B, P, C]."""
+"""A training batch: frames u8[B, T, H, W, 3], labels u8[B, L, H, W] of the last L of them, size
+i32[B, 2] without padding, and where the method reads them prototypes f32[B, P, C]."""
 
 INPUT_MULTIPLE = 32
 PER_FRAME = "per-frame (SegFormer)"
-"""What the logits of a frame on its own are called."""
+"""Name of the logits of a frame on its own."""
 
 
 class FrameFeatures(NamedTuple):
-    """Features of N frames: ``fine`` at stride 4, for the per-frame logits; ``coarse`` at stride 8."""
+    """Features of N frames: ``fine`` at stride 4, for the per-frame logits; ``coarse`` at stride
+    8."""
 
     fine: Float[Array, "N 2*h 2*w C"]
     coarse: Float[Array, "N h w C"]
 
 
 class Method(nn.Module):
-    """The interface, and what its methods share: an encoder, SegFormer's decoder and its classifier of single frames.
+    """The interface, and what its methods share: an encoder, SegFormer's decoder and its classifier
+    of single frames.
 
     Attributes:
       backbone: one of ``encoders.names()``.
       num_classes: K.
-      norm_epsilons: of the encoder's norms: those of embeddings and reductions, those of blocks and stages.
+      norm_epsilons: of the encoder's norms: those of embeddings and reductions, those of blocks and
+        stages.
       projection: of the encoder's stages, see ``FrameDecoder``.
       width: C, channels of the frame features.
       dropout: share of channels dropped before each classifier.
@@ -88,7 +93,8 @@ class Method(nn.Module):
         "decoder": "decoder",
         "frame_classifier": "frame classifier",
     }
-    """First names of the parameters' paths (without a block's number) -> what messages call them."""
+    """First names of the parameters' paths (without a block's number) -> what messages call
+    them."""
     CLASSIFIERS: ClassVar[tuple[str, ...]] = ("frame classifier",)
     """Parts that start afresh where weights are of another number of classes."""
     OPTIONS: ClassVar[Mapping[str, str]] = {"backbone": "--model.name", "projection": "--model.projection"}
@@ -131,17 +137,19 @@ class Method(nn.Module):
 
     @property
     def public_name(self) -> str:
-        """As ``create_model`` takes it."""
+        """The name that ``create_model`` takes."""
         return f"{self.family}_{self.backbone}"
 
     @property
     def settings_resolved(self) -> dict[str, Any]:
-        """Fields of ``ModelConfig`` that may leave a number to the method or its backbone -> the number."""
+        """Fields of ``ModelConfig`` that may leave a number to the method or its backbone -> the
+        number."""
         return {"norm_epsilons": self.norm_epsilons}
 
     @property
     def settings_read(self) -> tuple[str, ...]:
-        """Those that it reads of the settings that not all methods read (``rules.About.part``), by dotted name.
+        """Settings that it reads, of those that not all methods read (``rules.About.part``), by
+        dotted name.
 
         A dot at the end stands for a section. The others change nothing.
         """
@@ -149,7 +157,8 @@ class Method(nn.Module):
 
     @property
     def reference_names(self) -> tuple[str, ...]:
-        """Names of the R past frames that a target reads the memory of, oldest first; () for none."""
+        """Names of the R past frames that a target reads the memory of, oldest first; () for
+        none."""
         return ()
 
     @property
@@ -158,10 +167,12 @@ class Method(nn.Module):
         return len(self.reference_names) + 1
 
     def contexts(self, prototypes: Prototypes = "video") -> tuple[Literal["video", "causal"], ...]:
-        """What targets are segmented with beside the memory of past frames, see ``segment``: "causal" where ``advance``
-        gives it, "video" where prototypes of the whole video are given.
+        """Names of the arrays that targets are segmented with beside the memory of past frames, see
+        ``segment``: "causal" where ``advance`` gives it, "video" where prototypes of the whole
+        video are given.
 
-        ``prototypes`` as ``EvalConfig.prototypes``: of methods with prototypes, which of them are wanted.
+        ``prototypes`` as ``EvalConfig.prototypes``: of methods with prototypes, which of them are
+        wanted.
         """
         return ()
 
@@ -171,7 +182,8 @@ class Method(nn.Module):
         return "video" in self.contexts("video")
 
     def rows(self, prototypes: Prototypes = "video") -> tuple[str, ...]:
-        """Names of the logits that ``segment`` gives, best first: the method's own, then those of its parts.
+        """Names of the logits that ``segment`` gives, best first: the method's own, then those of
+        its parts.
 
         ``prototypes`` as for ``contexts``.
         """
@@ -203,14 +215,16 @@ class Method(nn.Module):
         return FrameFeatures(fine, resize_bilinear(fine, (h // 2, w // 2)))
 
     def remember(self, features: FrameFeatures) -> tuple[Tree, ...]:
-        """What later targets read of frames: for each of the R references that a frame may become arrays [N, ...].
+        """Keeps of frames the arrays that later targets read: for each of the R references that a
+        frame may become arrays [N, ...].
 
         One entry stands for all references where they read the same.
         """
         return ()
 
     def start(self, size: tuple[int, int], config: Config) -> Tree:
-        """Zeros of the recurrent state of one stream, for inputs of size (H, W); () for a method without any.
+        """Zeros of the recurrent state of one stream, for inputs of size (H, W); () for a method
+        without any.
 
         Raises:
           InputError: frames of that size are too small for it.
@@ -220,7 +234,8 @@ class Method(nn.Module):
     def advance(
         self, state: Tree, features: FrameFeatures, age: Int32[Array, " S"], config: Config
     ) -> tuple[Tree, Tree]:
-        """The next recurrent state of S streams, and the context that their present frames are segmented with.
+        """The next recurrent state of S streams, and the context that their present frames are
+        segmented with.
 
         Args:
           state: arrays [S, ...]; where ``age`` is 0 whatever it holds has to be taken for nothing.
@@ -246,7 +261,8 @@ class Method(nn.Module):
           features: the targets' own.
           memory: for each of the R references arrays [N, ...], as ``remember`` gave them.
           referring: False for the first frames of a video, whose references are the frame itself.
-          contexts: "video" -> prototypes f32[N, P, C] of the whole video; "causal" -> what ``advance`` gave, [N, ...].
+          contexts: "video" -> prototypes f32[N, P, C] of the whole video; "causal" -> what
+            ``advance`` gave, [N, ...].
 
         Returns:
           Those at stride 4 for each of the ``rows``.
@@ -282,12 +298,14 @@ class Method(nn.Module):
         return True
 
     def training_offsets(self, offsets: Sequence[int]) -> tuple[int, ...]:
-        """Offsets of the references that a training clip holds, oldest first; () where targets alone are read."""
+        """Offsets of the references that a training clip holds, oldest first; () where targets
+        alone are read."""
         return tuple(offsets)
 
     @property
     def base(self) -> Method | None:
-        """The trained method that this one starts from, where it cannot start from an encoder alone."""
+        """The trained method that this one starts from, where it cannot start from an encoder
+        alone."""
         return None
 
     @property
@@ -297,11 +315,13 @@ class Method(nn.Module):
 
     @staticmethod
     def rate_group(path: Sequence[str]) -> Literal["encoder", "head"]:
-        """The learning-rate group of a parameter: the head's rate is ``optim.head_multiplier`` times the encoder's."""
+        """The learning-rate group of a parameter: the head's rate is ``optim.head_multiplier``
+        times the encoder's."""
         return "encoder" if path[0] == ENCODER else "head"
 
     def decays(self, path: Sequence[str]) -> bool:
-        """Whether weight decay applies: everywhere but in the encoder's norms and the layer scales of its branches."""
+        """Whether weight decay applies: everywhere but in the encoder's norms and the layer scales
+        of its branches."""
         return path[0] != ENCODER or encoders.backbone_of(self.backbone).decays("/".join(path[1:]))
 
     # --- counts
@@ -313,12 +333,13 @@ class Method(nn.Module):
           height: of the input, a multiple of 32.
           width: likewise.
           prototypes: P.
-          executed: count what the engine computes, not what the papers' equations say; see the module ``macs``.
+          executed: count what the engine computes, not what the papers' equations say; see the
+            module ``macs``.
         """
         return self.frame_macs(height, width, executed=executed)
 
     def frame_macs(self, height: int, width: int, *, executed: bool) -> dict[str, int]:
-        """Those of encoding a frame, and of its per-frame logits."""
+        """Multiply-accumulates of encoding a frame, and of its per-frame logits."""
         size = encoders.size_of(self.backbone)
         counts = encoders.backbone_of(self.backbone).macs(size, height, width)
         return dict.fromkeys(ENCODER_PARTS, 0) | counts | decoder_macs(
@@ -327,6 +348,6 @@ class Method(nn.Module):
         )  # fmt: skip
 
     def training_macs(self, height: int, width: int, *, prototypes: int) -> int:
-        """Those of a training step for one clip, forward and backward, as executed; the backward pass of what is
-        trained counts twice its forward pass."""
+        """Multiply-accumulates of a training step for one clip, forward and backward, as executed;
+        the backward pass of what is trained counts twice its forward pass."""
         raise NotImplementedError

@@ -1,7 +1,8 @@
-"""Spatial-temporal pyramid pooling, after TCB's ST-PPM (CVPR 2021): pooled features are averaged over a clip's frames.
+"""Spatial-temporal pyramid pooling, after TCB's ST-PPM (CVPR 2021): pooled features are averaged
+over a clip's frames.
 
-TCB pools the last map of a dilated ResNet-101; here it is the frame features of this package's backbones at stride 8,
-so its figures are not those of the papers' row.
+TCB pools the last map of a dilated ResNet-101; here it is the frame features of this package's
+backbones at stride 8, so its figures are not those of the papers' row.
 
 Dimension key: as in ``method``; s side of a pooled map, L sides.
 """
@@ -33,7 +34,7 @@ Pyramid = tuple[Float[Array, "N _ _ C"], ...]
 
 
 class ClipOutputs(NamedTuple):
-    """What ``clip_loss`` reads: the logits of the targets, and of every frame alone."""
+    """Logits for ``clip_loss``: those of the targets, and of every frame alone."""
 
     logits: Float32[Array, "B 2*h 2*w K"]
     frame_logits: Float32[Array, "B T 2*h 2*w K"]
@@ -108,7 +109,7 @@ class TemporalPyramid(Method):
         referring: Bool[Array, " N"],
         contexts: Mapping[str, Array],
     ) -> dict[str, Float32[Array, "N _ _ {self.num_classes}"]]:
-        """As of ``Method``; a first frame without references is its own clip."""
+        """Segments as ``Method`` says; a first frame without references is its own clip."""
         pooled = jax.tree.map(lambda *each: sum(each) / len(each), pyramid(features.coarse), *memory)
         return {ROW: self.classify(features.coarse, pooled), PER_FRAME: self.classify_frames(features.fine)}
 

@@ -44,7 +44,7 @@ SAFETENSORS_TYPES = {
 
 @dataclasses.dataclass(frozen=True)
 class ArrayFile:
-    """What such a file holds."""
+    """Contents of a file of arrays."""
 
     format: str
     arrays: dict[str, StoredArray]
@@ -53,8 +53,9 @@ class ArrayFile:
 
 
 def read_safetensors(file: BinaryFile, size: int, path: Path) -> ArrayFile:
-    """The library reads and checks the header; arrays follow it without gaps, in the order of their offsets, and are
-    read here: the library's numpy has no float8, and a mapped file that is cut off meanwhile ends the process.
+    """The library reads and checks the header; arrays follow it without gaps, in the order of their
+    offsets, and are read here: the library's numpy has no float8, and a mapped file that is cut off
+    meanwhile ends the process.
 
     Raises:
       SafetensorError, ValueError: it is damaged.

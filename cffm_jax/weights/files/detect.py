@@ -30,7 +30,8 @@ _PAGES = (b"<!doctype", b"<html", b"<head", b"<?xml")
 
 
 def recognise(file: BinaryIO, size: int, where: object) -> str:
-    """ "zip", "torch (legacy)", "safetensors" or "json" of an open file of ``size`` bytes, which is left at its start.
+    """ "zip", "torch (legacy)", "safetensors" or "json" of an open file of ``size`` bytes, which is
+    left at its start.
 
     Raises:
       InputError: it is none of them; what it is instead is said if it is known.

@@ -1,7 +1,7 @@
 """Files of weights, read without torch and without running anything that a file holds.
 
-The format is told by the content: torch's two, safetensors (whole or in shards, a file or a folder), npz. A file is
-first described (``open_weights``); arrays are read one at a time.
+The format is told by the content: torch's two, safetensors (whole or in shards, a file or a
+folder), npz. A file is first described (``open_weights``); arrays are read one at a time.
 """
 
 from __future__ import annotations
@@ -35,12 +35,13 @@ __all__ = ["StoredArray", "WeightFile", "file_digest", "open_weights", "read_arr
 FOLDER_FILES = (
     "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json",
 )  # fmt: skip
-"""What Hugging Face's ``save_pretrained`` writes, in the order in which it is looked for."""
+"""Files that Hugging Face's ``save_pretrained`` writes, in the order in which it is looked for."""
 
 WRAPPERS = (
     "state_dict", "model", "model_state_dict", "network", "net", "module", "state_dict_ema", "model_ema", "ema",
 )  # fmt: skip
-"""Names under which a checkpoint keeps its weights; the averaged ones only if there are no others."""
+"""Names under which a checkpoint keeps its weights; the averaged ones only if there are no
+others."""
 
 MAX_SHARDS = 256
 """All are kept open, and a process may usually open 1,024 files."""
@@ -64,20 +65,24 @@ class WeightFile:
     """"torch (zip)", "torch (legacy)", "safetensors", "safetensors, 3 shards", "npz"."""
     arrays: dict[str, StoredArray]
     metadata: dict[str, Any]
-    """Plain values: safetensors' own metadata, a checkpoint's ``meta``, a folder's config.json as "config"."""
+    """Plain values: safetensors' own metadata, a checkpoint's ``meta``, a folder's config.json as
+    "config"."""
     ignored: tuple[str, ...]
-    """What else the file holds, by name: "optimizer", "meta", and keys of the state dict that are no arrays."""
+    """Other contents of the file by name: "optimizer", "meta", and keys of the state dict that are
+    no arrays."""
 
 
 @contextlib.contextmanager
 def open_weights(path: str | Path) -> Iterator[WeightFile]:
-    """The state dict of a file, or of a folder as ``save_pretrained`` writes it, described without reading its arrays.
+    """The state dict of a file, or of a folder as ``save_pretrained`` writes it, described without
+    reading its arrays.
 
-    A checkpoint that wraps its weights as ``state_dict``, ``model`` and the like beside other things is unwrapped.
+    A checkpoint that wraps its weights as ``state_dict``, ``model`` and the like beside other
+    things is unwrapped.
 
     Raises:
-      InputError: it is missing, damaged, of another format, beyond the limits of size, or holds no state dict of
-        arrays of numbers.
+      InputError: it is missing, damaged, of another format, beyond the limits of size, or holds no
+        state dict of arrays of numbers.
     """
     path = Path(path)
     with contextlib.ExitStack() as stack:
@@ -113,10 +118,10 @@ def single_array(contents: TorchFile | array_files.ArrayFile, where: object) -> 
     """The one array of an open file, as ``read_array``."""
     if isinstance(contents, TorchFile):
         value = contents.value
-        found = [value] if isinstance(value, Tensor) else []
+        tensors = [value] if isinstance(value, Tensor) else []
         if isinstance(value, Pairs):
-            found = [item for _, item in value.items if isinstance(item, Tensor)]
-        arrays = {str(i): contents.array(tensor) for i, tensor in enumerate(found)}
+            tensors = [item for _, item in value.items if isinstance(item, Tensor)]
+        arrays = {str(i): contents.array(tensor) for i, tensor in enumerate(tensors)}
     else:
         arrays = contents.arrays
     if len(arrays) != 1:
@@ -126,7 +131,7 @@ def single_array(contents: TorchFile | array_files.ArrayFile, where: object) -> 
 
 
 def read_torch(file: BinaryFile, size: int, where: object) -> TorchFile:
-    """What an open file of torch holds.
+    """Reads the contents of an open file of torch.
 
     Raises:
       InputError: it is of another format; other errors as of ``torch_files``.
@@ -134,10 +139,10 @@ def read_torch(file: BinaryFile, size: int, where: object) -> TorchFile:
     kind = detect.recognise(file, size, where)
     if kind == "torch (legacy)":
         return torch_files.read_legacy(file, size, where)
-    found = torch_files.read_zip(zip_guard.open_zip(file, size), where) if kind == "zip" else None
-    if found is None:
+    contents = torch_files.read_zip(zip_guard.open_zip(file, size), where) if kind == "zip" else None
+    if contents is None:
         raise InputError(where, "is no file of torch", "give one that torch.save wrote")
-    return found
+    return contents
 
 
 def file_digest(files: Sequence[str | Path]) -> str:
@@ -158,12 +163,12 @@ def file_digest(files: Sequence[str | Path]) -> str:
 
 def _describe(path: Path, stack: contextlib.ExitStack) -> WeightFile:
     if path.is_dir():
-        found = next((path / name for name in FOLDER_FILES if (path / name).is_file()), None)
-        if found is None:
+        file = next((path / name for name in FOLDER_FILES if (path / name).is_file()), None)
+        if file is None:
             problem = f"is a folder without {' or '.join(FOLDER_FILES)}"
             raise InputError(path, problem, "name the file with the weights")
-        with reading(found):
-            described = _describe(found, stack)
+        with reading(file):
+            described = _describe(file, stack)
         metadata = described.metadata | _configuration(path / "config.json")
         return dataclasses.replace(described, path=path, metadata=metadata)
     file, size = _open(path, stack), path.stat().st_size
@@ -189,16 +194,16 @@ def _open(path: Path, stack: contextlib.ExitStack) -> BinaryFile:
 
 
 def _contents(file: BinaryFile, size: int, path: Path) -> TorchFile | array_files.ArrayFile:
-    """What an open file holds, by the reader of its format."""
+    """Reads the contents of an open file with the reader of its format."""
     match detect.recognise(file, size, path):
         case "safetensors":
             return array_files.read_safetensors(file, size, path)
         case "zip":
             archive = zip_guard.open_zip(file, size)
-            found = torch_files.read_zip(archive, path) or array_files.read_npz(archive, path)
-            if found is None:
+            contents = torch_files.read_zip(archive, path) or array_files.read_npz(archive, path)
+            if contents is None:
                 raise InputError(path, "is a zip file, but neither torch's nor numpy's", REMEDY)
-            return found
+            return contents
         case "torch (legacy)":
             return torch_files.read_legacy(file, size, path)
     raise InputError(path, "is JSON, not weights", REMEDY)
@@ -257,7 +262,8 @@ def _json(path: Path) -> Any:
 
 
 def _configuration(path: Path) -> dict[str, Any]:
-    """{"config": ...} of a model's config.json; empty without one that can be read, as it is not needed."""
+    """{"config": ...} of a model's config.json; empty without one that can be read, as it is not
+    needed."""
     try:
         config = _json(path)
     except (OSError, ValueError, RecursionError):

@@ -1,4 +1,5 @@
-"""torch's two file formats, the zip of torch >= 1.6 and the one before: what they hold is described, and read later."""
+"""torch's two file formats, the zip of torch >= 1.6 and the one before: what they hold is
+described, and read later."""
 
 from __future__ import annotations
 
@@ -84,7 +85,8 @@ class Tensor:
 
 
 class TorchFile:
-    """What a file holds (``value``: plain values, ``Pairs``, ``Tensor``, ``Inert``), and its tensors as arrays."""
+    """Contents of a file (``value``: plain values, ``Pairs``, ``Tensor``, ``Inert``), and its
+    tensors as arrays."""
 
     def __init__(self, value: Any, format: str, where: object, read: Callable[[str], np.ndarray]):
         """``read`` gives the bytes u8[n] of a storage, an own copy."""
@@ -95,7 +97,8 @@ class TorchFile:
         self._stored = self._described = 0
 
     def array(self, tensor: Tensor) -> StoredArray:
-        """InputError if tensors share storage so much that arrays would be large out of proportion."""
+        """InputError if tensors share storage so much that arrays would be large out of
+        proportion."""
         array = StoredArray(tensor.shape, tensor.dtype, functools.partial(self._load, tensor))
         self._stored += 0 if self._users[tensor.storage.key] else tensor.storage.nbytes
         self._users[tensor.storage.key] += 1
@@ -208,7 +211,8 @@ def read_legacy(file: BinaryFile, size: int, where: object) -> TorchFile:
 
 
 def _places(file: BinaryFile, size: int, keys: Any, storages: dict[str, Storage]) -> dict[str, int]:
-    """Where each storage starts: they follow in the order of ``keys``, a count of elements before each."""
+    """Where each storage starts: they follow in the order of ``keys``, a count of elements before
+    each."""
     places: dict[str, int] = {}
     if type(keys) is not list or not all(type(key) is str for key in keys) or set(keys) != set(storages):
         raise UnpicklingError("its list of storages is damaged")
@@ -225,8 +229,8 @@ def _places(file: BinaryFile, size: int, keys: Any, storages: dict[str, Storage]
 
 
 def _storage(pid: Any) -> Storage | Name:
-    """('storage', class, key, device, elements, ...) of a persistent id; of ('module', class, its source code) the
-    class is kept, by its name."""
+    """('storage', class, key, device, elements, ...) of a persistent id; of ('module', class, its
+    source code) the class is kept, by its name."""
     if type(pid) is tuple and len(pid) > 1 and pid[0] == "module" and type(pid[1]) is Name:
         return pid[1]
     kind, cls, key, _, count = pid[:5] if type(pid) is tuple and len(pid) >= 5 else (None,) * 5
@@ -237,7 +241,8 @@ def _storage(pid: Any) -> Storage | Name:
 
 
 def _make(function: Name, arguments: tuple) -> Any:
-    """What a call of a known function gives: dictionaries, tensors; of any other nothing but its name is kept."""
+    """Result of a call of a known function: dictionaries, tensors; of any other nothing but its
+    name is kept."""
     match (function.module, function.name):
         case ("collections", "OrderedDict" | "defaultdict"):
             pairs = arguments[0] if arguments and function.name == "OrderedDict" else []

@@ -1,8 +1,10 @@
-"""Pickles read as data: their opcodes are interpreted here, and nothing is imported, called or built.
+"""Pickles read as data: their opcodes are interpreted here, and nothing is imported, called or
+built.
 
-Python's own unpickler is not used, not even one that imports nothing: a pickle of some bytes makes it reserve memory
-by the gigabyte (a memo index of 2**32), or overflows the C stack (the hash of a deep tuple), and neither can be
-caught. The standard library's ``pickletools`` splits the opcodes; what each of them does to the stack is below.
+Python's own unpickler is not used, not even one that imports nothing: a pickle of some bytes makes
+it reserve memory by the gigabyte (a memo index of 2**32), or overflows the C stack (the hash of a
+deep tuple), and neither can be caught. The standard library's ``pickletools`` splits the opcodes;
+what each of them does to the stack is below.
 """
 
 from __future__ import annotations
@@ -13,18 +15,20 @@ from pickle import UnpicklingError
 from typing import Any, BinaryIO
 
 MAX_BYTES = 256 << 20
-"""Of one pickle. 10,000 tensors with their optimizer take 4 MB; mmengine's logs of every iteration take tens of MB."""
+"""Largest size of one pickle. 10,000 tensors with their optimizer take 4 MB; mmengine's logs of
+every iteration take tens of MB."""
 
 MAX_OPCODES = 4_000_000
-"""In one pickle: some seconds. 10,000 tensors with their optimizer take 1.3 million."""
+"""Most opcodes of one pickle: some seconds. 10,000 tensors with their optimizer take 1.3
+million."""
 
 
 HOSTILE = frozenset(
     "os posix nt subprocess pty sys importlib runpy shutil socket ctypes webbrowser commands popen2 asyncio code pip"
     " pdb timeit pickle _pickle".split()
 )
-"""Modules that no weights need. Nothing of them would be called either, but a file that names one is not to be
-trusted, and its user is told."""
+"""Modules that no weights need. Nothing of them would be called either, but a file that names one
+is not to be trusted, and its user is told."""
 
 _HOSTILE_BUILTINS = frozenset("eval exec execfile compile open file __import__ input breakpoint".split())
 
@@ -54,7 +58,8 @@ class Inert:
 
 
 class Pairs:
-    """A dictionary's (key, value) pairs in order. Not a dict: keys may be anything, and are never hashed."""
+    """A dictionary's (key, value) pairs in order. Not a dict: keys may be anything, and are never
+    hashed."""
 
     __slots__ = ("items",)
 
@@ -99,8 +104,8 @@ def interpret(
     make: Callable[[Name, tuple], Any] = lambda name, _: Inert(str(name)),
     reference: Callable[[Any], Any] = lambda _: Inert("persistent object"),
 ) -> Any:
-    """The object of the pickle at the file's position: plain values, lists, tuples, ``Pairs`` for dictionaries,
-    ``Name`` and ``Inert`` for all that is not known.
+    """The object of the pickle at the file's position: plain values, lists, tuples, ``Pairs`` for
+    dictionaries, ``Name`` and ``Inert`` for all that is not known.
 
     Args:
       file: left at the pickle's end.
@@ -109,7 +114,8 @@ def interpret(
       reference: persistent id -> what it stands for.
 
     Raises:
-      UnpicklingError, ValueError: the pickle is damaged, too large, or uses opcodes that no torch file holds.
+      UnpicklingError, ValueError: the pickle is damaged, too large, or uses opcodes that no torch
+        file holds.
     """
     machine = _Machine(make, reference)
     limited = _Limited(file, min(limit, MAX_BYTES))
@@ -223,7 +229,7 @@ class _Machine:
         return self.stack[-count:]
 
     def _marked(self) -> list[Any]:
-        """What lies above the last mark, which goes."""
+        """Takes the items above the last mark, and the mark."""
         items, self.stack = self.stack, self._below.pop()
         return items
 
@@ -252,10 +258,12 @@ def _paired(items: list[Any]) -> list[tuple[Any, Any]]:
 
 
 MAX_PLAIN_VALUES = 20_000
-"""Values that ``plain`` keeps of one entry: the classes and colours of a dataset take some hundred."""
+"""Values that ``plain`` keeps of one entry: the classes and colours of a dataset take some
+hundred."""
 
 MAX_PLAIN_TEXT = 1 << 20
-"""Characters that it keeps of one entry: mmengine stores its whole configuration as text, some 50,000."""
+"""Characters that it keeps of one entry: mmengine stores its whole configuration as text, some
+50,000."""
 
 
 class _TooMuch(Exception):
@@ -263,8 +271,9 @@ class _TooMuch(Exception):
 
 
 def plain(value: Any) -> dict[str, Any]:
-    """The entries of a dictionary that are plain through and through: str, int, float, bool, None, and lists, tuples
-    and dictionaries of them; other entries, and any that are large or deep, are left out."""
+    """The entries of a dictionary that are plain through and through: str, int, float, bool, None,
+    and lists, tuples and dictionaries of them; other entries, and any that are large or deep, are
+    left out."""
     result = {}
     for key, entry in value.named().items() if type(value) is Pairs else ():
         try:

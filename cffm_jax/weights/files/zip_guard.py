@@ -1,4 +1,5 @@
-"""Zip archives opened within limits: nothing is ever extracted, and no small file can unfold into a large one."""
+"""Zip archives opened within limits: nothing is ever extracted, and no small file can unfold into a
+large one."""
 
 from __future__ import annotations
 
@@ -15,7 +16,8 @@ MAX_DIRECTORY = 16 << 20
 """Bytes of the list of members, which is read whole: 160 a member."""
 
 MAX_RATIO = 200
-"""Bytes of content for a byte of file: trained weights deflate to half, and long runs of zeros to a thousandth."""
+"""Bytes of content for a byte of file: trained weights deflate to half, and long runs of zeros to a
+thousandth."""
 
 _UNSAFE = re.compile(r"(^|/)\.\.?(/|$)|^/|^[A-Za-z]:|[\\\x00-\x1f\x7f]|//")
 _ENCRYPTED = 0x1 | 0x20 | 0x40
@@ -48,8 +50,8 @@ def open_zip(file: BinaryIO, size: int) -> zipfile.ZipFile:
     """The archive in an open file of ``size`` bytes, once its list of members has been checked.
 
     Raises:
-      BadZipFile: it is damaged, beyond a limit above, encrypted, or has names that lead elsewhere, members of one
-        name or members that overlap.
+      BadZipFile: it is damaged, beyond a limit above, encrypted, or has names that lead elsewhere,
+        members of one name or members that overlap.
     """
     guarded = _Guarded(file, MAX_DIRECTORY)
     archive = zipfile.ZipFile(guarded)

@@ -1,4 +1,5 @@
-"""``convert_state_dict`` and ``export_state_dict``: torch-layout state dicts and variables, strictly."""
+"""``convert_state_dict`` and ``export_state_dict``: torch-layout state dicts and variables,
+strictly."""
 
 from __future__ import annotations
 
@@ -23,26 +24,28 @@ from cffm_jax.weights.naming.recognise import Foreign, combined_shape, recognise
 
 
 def released_key(model: Method, collection: str, path: str) -> tuple[str, Layout] | None:
-    """The released key and the layout of the model's leaf ``path`` (slash-separated); None if the release has none."""
+    """The released key and the layout of the model's leaf ``path`` (slash-separated); None if the
+    release has none."""
     of_encoder = path.startswith(f"{ENCODER}/")
     layers = backbone_of(model.backbone).layers if of_encoder else model.foreign_names.layers
-    found = layer_at(layers, collection, path.removeprefix(f"{ENCODER}/"))
-    return (BACKBONE * of_encoder + found[2], found[1].layout) if found else None
+    layer = layer_at(layers, collection, path.removeprefix(f"{ENCODER}/"))
+    return (BACKBONE * of_encoder + layer[2], layer[1].layout) if layer else None
 
 
 @functools.lru_cache(maxsize=16)
 def key_map(model: Method, part: str = "all") -> dict[str, tuple[str, str, Layout, tuple[int, ...]]]:
-    """Released key -> (collection, our path, layout, our shape) for every leaf of the model (or of its encoder)."""
+    """Released key -> (collection, our path, layout, our shape) for every leaf of the model (or of
+    its encoder)."""
     result = {}
     for collection, tree in variable_shapes(model).items():
         for path, leaf in flatten(tree).items():
             if part == ENCODER and not path.startswith(ENCODER + "/"):
                 continue
-            found = released_key(model, collection, path)
-            if found is None:
+            released = released_key(model, collection, path)
+            if released is None:
                 problem = "has no counterpart in the released weights"
                 raise InputError(path, problem, "load the encoder alone (--init.encoder), or name a checkpoint folder")
-            result[found[0]] = (collection, path, found[1], leaf.shape)
+            result[released[0]] = (collection, path, released[1], leaf.shape)
     return result
 
 
@@ -57,7 +60,8 @@ def without_counterpart(model: Method) -> list[str]:
 
 
 def is_dead(model: Method, key: str) -> bool:
-    """Whether a key of a state dict in the released layout carries nothing that the model computes with."""
+    """Whether a key of a state dict in the released layout carries nothing that the model computes
+    with."""
     return Naming(backbone_of(model.backbone).origins[0], model.foreign_names).is_dead(key)
 
 
@@ -73,7 +77,8 @@ class Match:
     """A state dict laid over a model.
 
     Attributes:
-      leaves: the model's leaves that are there, by "<collection>/<path>"; loaded, they are float32 in our layout.
+      leaves: the model's leaves that are there, by "<collection>/<path>"; loaded, they are float32
+        in our layout.
       sources: the file's keys that each of them is made of.
       fresh: leaves that files of this origin do not have.
       missing: the keys that the file should have.
@@ -99,28 +104,29 @@ class Match:
         ]
 
 
-def match(found: Foreign, model: Method, part: str = "all") -> Match:
-    """Lays a recognised state dict over ``model`` (or its encoder, where the file's other keys are not asked for)."""
+def match(foreign: Foreign, model: Method, part: str = "all") -> Match:
+    """Lays a recognised state dict over ``model`` (or its encoder, where the file's other keys are
+    not asked for)."""
     leaves, sources, fresh, missing, misshapen, used = {}, {}, [], [], [], set()
-    naming = Naming(found.naming.origin, model.foreign_names)
+    naming = Naming(foreign.naming.origin, model.foreign_names)
     may_lack = [BACKBONE + key for key in backbone_of(model.backbone).afresh]
     for released, (collection, path, layout, shape) in key_map(model, part).items():
         rule = naming.sources(released)
         keys, combine = rule or ((released,), alone)
-        absent = [key for key in keys if not rule or key not in found.arrays]
+        absent = [key for key in keys if not rule or key not in foreign.arrays]
         used.update(keys if rule else ())
         if absent:
             lacks = len(absent) == len(keys) and any(fields_of(key, released) is not None for key in may_lack)
             fresh += [f"{collection}/{path}"] if lacks else []
-            missing += [] if lacks else [name for name in map(found.name_of, absent) if name not in missing]
+            missing += [] if lacks else [name for name in map(foreign.name_of, absent) if name not in missing]
             continue
         expected = layout.save(np.empty(shape, np.bool_)).shape
-        parts = [found.arrays[key] for key in keys]
-        names = tuple(found.names[key] for key in keys)
+        parts = [foreign.arrays[key] for key in keys]
+        names = tuple(foreign.names[key] for key in keys)
         if combined_shape(combine, [part.shape for part in parts]) != expected:
-            held = ", ".join(str(list(part.shape)) for part in parts)
+            shapes = ", ".join(str(list(part.shape)) for part in parts)
             together = ", together" if len(parts) > 1 else ""
-            misshapen.append(f"{' and '.join(names)} is {held}{together}, not {list(expected)}")
+            misshapen.append(f"{' and '.join(names)} is {shapes}{together}, not {list(expected)}")
             continue
         kinds = {part.dtype.name for part in parts if not jnp.issubdtype(part.dtype, jnp.floating)}
         if kinds:
@@ -129,12 +135,12 @@ def match(found: Foreign, model: Method, part: str = "all") -> Match:
         load = functools.partial(_load, parts, combine, layout)
         leaves[f"{collection}/{path}"] = StoredArray(shape, np.dtype(np.float32), load)
         sources[f"{collection}/{path}"] = names
-    rest = [key for key in found.arrays if key not in used]
-    dead = tuple(found.names[key] for key in rest if naming.is_dead(key))
+    rest = [key for key in foreign.arrays if key not in used]
+    dead = tuple(foreign.names[key] for key in rest if naming.is_dead(key))
     rest = [key for key in rest if not naming.is_dead(key)]
-    if part == ENCODER and found.family != ENCODER:
-        rest = [key for key in rest if found.is_encoder_key(key)]
-    left_over = tuple(found.names[key] for key in rest)
+    if part == ENCODER and foreign.family != ENCODER:
+        rest = [key for key in rest if foreign.is_encoder_key(key)]
+    left_over = tuple(foreign.names[key] for key in rest)
     return Match(leaves, sources, tuple(fresh), tuple(missing), left_over, dead, tuple(misshapen))
 
 
@@ -165,8 +171,9 @@ def convert_state_dict(
     """Variables of ``model`` from a state dict in torch layout.
 
     Args:
-      state_dict: arrays by key, of any origin in ``Backbone.origins``: the authors' CFFM and CFFM++, NVlabs'
-        SegFormer (with or without the dead classifier) and MiT, those of Hugging Face and MMSegmentation, ...
+      state_dict: arrays by key, of any origin in ``Backbone.origins``: the authors' CFFM and
+        CFFM++, NVlabs' SegFormer (with or without the dead classifier) and MiT, those of Hugging
+        Face and MMSegmentation, ...
       model: the module that the weights are for.
       part: "all", or "encoder" for the encoder's parameters alone.
       source: what to name in errors, usually the file.
@@ -175,8 +182,8 @@ def convert_state_dict(
       {"params": ..., "batch_stats": ...} of float32 arrays ("encoder": only its params).
 
     Raises:
-      InputError: keys are missing, left over or have another shape (all are listed with their nearest names), or values
-        are not finite.
+      InputError: keys are missing, left over or have another shape (all are listed with their
+        nearest names), or values are not finite.
     """
     matched = match(recognise(describe(state_dict), source), model, part)
     problems = matched.problems() + [f"{path} is not there" for path in matched.fresh]
@@ -201,18 +208,20 @@ def describe(arrays: Mapping[str, np.ndarray]) -> dict[str, StoredArray]:
 def export_state_dict(
     variables: Mapping[str, Any], model: Method, *, part: str = "all", dead: bool = False
 ) -> dict[str, np.ndarray]:
-    """The inverse: the release's keys and layout for variables, or for any tree shaped like them, such as gradients.
+    """The inverse: the release's keys and layout for variables, or for any tree shaped like them,
+    such as gradients.
 
-    Collections that are absent (a gradient tree has only "params") are left out. Dead weights are not written, or, with
-    ``dead``, as zeros, so that the authors' code finds all that it was built with. ``part`` "encoder": its alone.
+    Collections that are absent (a gradient tree has only "params") are left out. Dead weights are
+    not written, or, with ``dead``, as zeros, so that the authors' code finds all that it was built
+    with. ``part`` "encoder": its alone.
     """
     flat = flatten(variables)
-    found = {
+    live = {
         key: np.ascontiguousarray(layout.save(np.asarray(flat[f"{collection}/{path}"])))
         for key, (collection, path, layout, _) in key_map(model, part).items()
         if collection in variables
     }
-    return {**found, **dead_arrays(model, found)} if dead else found
+    return {**live, **dead_arrays(model, live)} if dead else live
 
 
 def _nearest(key: str, candidates: tuple[str, ...]) -> str:

@@ -1,4 +1,5 @@
-"""Whose weights a file holds: an encoder's origin and its method's, laid together. The data are theirs.
+"""Whose weights a file holds: an encoder's origin and its method's, laid together. The data are
+theirs.
 
 What no rule asks for and no pattern calls dead is an error of the conversion.
 """
@@ -14,14 +15,14 @@ from cffm_jax.models.foreign.names import HeadOrigin, MethodNames, Origin, Sourc
 
 ENCODER = encoders.ENCODER
 BACKBONE = "backbone."
-"""What the released keys of an encoder begin with in whole models."""
+"""Start of the released keys of an encoder in whole models."""
 
 _COUNTERS = r".*\.num_batches_tracked"
-"""Of torch's BatchNorm: they carry nothing."""
+"""Counters of torch's BatchNorm: they carry nothing."""
 
 
 class Naming(NamedTuple):
-    """How the files of an encoder's origin name all weights.
+    """Names of all weights in the files of an encoder's origin.
 
     Attributes:
       origin: of the encoder.
@@ -36,7 +37,7 @@ class Naming(NamedTuple):
         return self.method.origins.get(self.origin.heads) if self.method else None
 
     def name(self, family: str) -> str:
-        """What a file is called that holds an encoder, or a model of a family."""
+        """Name of a file with an encoder, or with a model of a family."""
         names = self.head.names if self.head else {}
         whole = self.origin.whole or names.get(family) or names.get("")
         return self.origin.name if family == ENCODER or not whole else whole
@@ -47,11 +48,12 @@ class Naming(NamedTuple):
         return {**self.origin.settings, **(self.head.settings if self.head else {})}
 
     def sources(self, released: str) -> Sources | None:
-        """The file's keys that make a released one, and how; None where files of this origin have none."""
+        """The file's keys that make a released one, and how; None where files of this origin have
+        none."""
         if not released.startswith(BACKBONE):
             return sources_of(self.head.rules, released) if self.head else None
-        found = sources_of(self.origin.rules, released.removeprefix(BACKBONE))
-        return found and (tuple(self.origin.prefix + key for key in found[0]), found[1])
+        sources = sources_of(self.origin.rules, released.removeprefix(BACKBONE))
+        return sources and (tuple(self.origin.prefix + key for key in sources[0]), sources[1])
 
     def is_dead(self, key: str) -> bool:
         """Whether a key of such a file carries nothing that the models compute with."""
@@ -60,7 +62,7 @@ class Naming(NamedTuple):
 
 
 def known_names() -> list[str]:
-    """What the files are called that are read here."""
+    """Names of the kinds of files that are read here."""
     known = []
     for origin in encoders.origins():
         heads = [method.origins[origin.heads] for method in FOREIGN_NAMES if origin.heads in method.origins]

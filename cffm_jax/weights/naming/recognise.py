@@ -1,4 +1,5 @@
-"""What a state dict is: its origin, and which model of this package its names and shapes make."""
+"""Recognises a state dict: its origin, and which model of this package its names and shapes
+make."""
 
 from __future__ import annotations
 
@@ -48,20 +49,22 @@ class Foreign:
         return key.startswith(self.naming.origin.prefix)
 
     def find(self, released: str) -> Sources | None:
-        """As ``Naming.sources``, if the file has at least one of the keys."""
-        found = self.naming.sources(released)
-        return found if found and any(key in self.arrays for key in found[0]) else None
+        """Sources as of ``Naming.sources``, if the file has at least one of the keys."""
+        sources = self.naming.sources(released)
+        return sources if sources and any(key in self.arrays for key in sources[0]) else None
 
     def shape(self, released: str) -> tuple[int, ...] | None:
-        """Shape of the released array; None if it is not there, whole and of a shape that can be combined."""
-        found = self.find(released)
-        if not found or any(key not in self.arrays for key in found[0]):
+        """Shape of the released array; None if it is not there, whole and of a shape that can be
+        combined."""
+        sources = self.find(released)
+        if not sources or any(key not in self.arrays for key in sources[0]):
             return None
-        return combined_shape(found[1], [self.arrays[key].shape for key in found[0]])
+        return combined_shape(sources[1], [self.arrays[key].shape for key in sources[0]])
 
     @functools.cached_property
     def counts(self) -> dict[str, int]:
-        """Setting -> the number of the method's blocks that it stands for; only of those that are there."""
+        """Setting -> the number of the method's blocks that it stands for; only of those that are
+        there."""
         method = self.naming.method
         if method is None:
             return {}
@@ -77,7 +80,7 @@ class Foreign:
         return next(name for name, has in self.naming.method.families.items() if has == tuple(self.counts))
 
     def _count(self, block: str, parts: Sequence[str], **stage: int) -> int:
-        """How many blocks there are: one more than the largest number any part of which is there."""
+        """Counts the blocks: one more than the largest number any part of which is there."""
         present = [
             n for n in range(_MOST_BLOCKS) if any(self.find(block.format(block=n, **stage) + part) for part in parts)
         ]
@@ -91,7 +94,8 @@ class Foreign:
 
     @functools.cached_property
     def backbone(self) -> str | None:
-        """The encoder whose sizes are nearest, so that a damaged file can be compared with it; None if none is near."""
+        """The encoder whose sizes are nearest, so that a damaged file can be compared with it; None
+        if none is near."""
         nearest, least = None, None
         for family in self._families():
             depths = self._depths(family)
@@ -107,7 +111,8 @@ class Foreign:
         return [family for family in encoders.BACKBONES if self.naming.origin in family.origins]
 
     def settings(self, source: object) -> dict[str, Any]:
-        """Fields of ``ModelConfig`` that differ from the defaults for this model (an encoder: for its SegFormer).
+        """Fields of ``ModelConfig`` that differ from the defaults for this model (an encoder: for
+        its SegFormer).
 
         Raises:
           InputError: no backbone is near.
@@ -127,7 +132,8 @@ class Foreign:
 
 
 def combined_shape(combine: Combine, shapes: list[tuple[int, ...]]) -> tuple[int, ...] | None:
-    """The shape that arrays of these shapes are combined to, without arrays; None if they cannot be."""
+    """The shape that arrays of these shapes are combined to, without arrays; None if they cannot
+    be."""
     try:
         return combine([np.broadcast_to(np.False_, shape) for shape in shapes]).shape
     except (ValueError, IndexError):
