@@ -42,7 +42,8 @@ def test_it_converts_streams_and_is_exported(run, data, tmp_path):
     status, out, err = finished("predict.py", *argv)
     assert status == 0 and "5 frames" in out, err
     masks = sorted((tmp_path / "masks" / "masks").glob("*.png"))
-    assert len(masks) == 5 and Image.open(masks[0]).size == SIZE[::-1]
+    with Image.open(masks[0]) as mask:
+        assert len(masks) == 5 and mask.size == SIZE[::-1]
     argv = [tmp_path / "model.safetensors", tmp_path / "stream", "--to", "jax-export", "--size", *SIZE]
     status, out, err = finished("convert.py", *map(str, argv))
     assert status == 0 and (tmp_path / "stream" / "step.jax").stat().st_size > 0, err

@@ -154,6 +154,7 @@ def test_same_command_again_is_done_already(trained, data, capfd):
     assert table in again
 
 
+@pytest.mark.long
 def test_killed_and_resumed_equals_unbroken(trained, data, tmp_path, capfd):
     """To the bit: a change of one in the last place would not stay that small through Adam."""
     workdir = tmp_path / "run"
@@ -192,6 +193,7 @@ def test_killed_and_resumed_equals_unbroken(trained, data, tmp_path, capfd):
     assert last["loss"] == pytest.approx(expected["loss"], rel=1e-5)
 
 
+@pytest.mark.long
 def test_short_videos_train_from_another_run(trained, data, tmp_path, capfd):
     """Videos of 1, 2, 5 and 9 frames: all shorter than the offsets need; weights from a run's folder."""
     root = tmp_path / "short"
@@ -208,6 +210,7 @@ def test_short_videos_train_from_another_run(trained, data, tmp_path, capfd):
     assert log_lines(tmp_path / "run", "train")[-1]["step"] == STEPS
 
 
+@pytest.mark.long
 def test_one_and_eight_devices_take_the_same_step():
     """One step of plain descent, so that the parameters tell the gradients; 1e-5 of each array's largest value."""
     config = dataclasses.replace(Config(), train=TrainConfig(batch_size=8))
@@ -414,6 +417,7 @@ def test_predictions_need_no_network(evaluated, data, tmp_path, refused):
     refused(eval_command, score_argv(data, evaluated[0], "--eval.max_videos", -1), "--eval.max_videos: is -1")
 
 
+@pytest.mark.long
 def test_checkpoint_of_two_devices_is_evaluated_on_one(trained, exported, tmp_path):
     with open_checkpoints(trained[0]) as checkpoints:
         config = checkpoints.config(STEPS)
@@ -520,6 +524,7 @@ def test_training_data_at_fault(broken, tmp_path, refused, spoil):
 
 
 @pytest.mark.parametrize("spoil", [remove_video, truncate_frames])
+@pytest.mark.long
 def test_training_data_at_fault_in_loader_processes(broken, tmp_path, spoil):
     """Through the real command: the faults of other processes arrive as the same one line."""
     said = spoil(broken)
@@ -655,6 +660,7 @@ def test_evaluation_outputs_that_cannot_be_written(trained, tmp_path, refused):
     refused(eval_command, [*argv, "--report", tmp_path / "file" / "x"], tmp_path / "file" / "x", "cannot be written")
 
 
+@pytest.mark.long
 def test_evaluation_data_at_fault(trained, broken, tmp_path, refused):
     """Found after the first video's masks and pictures were written: they go again."""
     argv = ["--checkpoint", trained[0], "--data.root", broken, "--save_predictions", tmp_path / "masks"]

@@ -19,6 +19,8 @@ from cffm_jax.training import loop
 
 from helpers.runs import CONFIG, ROOT, STEPS, TINY, files
 
+pytestmark = pytest.mark.long
+
 TABLE8 = ("table8", "--rows", "A", "C", "F")
 
 

@@ -90,12 +90,13 @@ def prepare(config: Config) -> Iterator[Run]:
         check_settings(config)
         model = build_model(config)
         mesh = make_mesh(plan.devices, plan.fsdp)
+    start, notes = cluster.from_first(lambda: resume_step(config))
+    with cluster.together():
         check(config, mesh)
         videos = read_videos(config.data, config.data.train_split)
         held_out = evaluation_videos(config)
     optimizer = make_optimizer(config.optim, plan.steps, model)
     key = jax.random.key(plan.seed)
-    start, notes = cluster.from_first(lambda: resume_step(config))
     data, source, prototypes, held_out_prototypes = config.data, None, None, None
     with cluster.together():
         colours = read_classes(config.data.root, config.model.num_classes, config.data.layout)[1]

@@ -6,6 +6,8 @@ import pytest
 
 from helpers.runs import finished
 
+pytestmark = pytest.mark.long
+
 COMMAND = "benchmarks/inference.py"
 TINY = ("--size", "64", "96", "--torch", "--dtypes", "float32", "--seconds", "0.01", "--calls", "1", "--chunk", "2")
 

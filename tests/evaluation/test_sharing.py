@@ -29,6 +29,8 @@ from cffm_jax.training.sharding import init_state, make_mesh
 
 from helpers.runs import CONFIG, SIZE, Refusal, address, ended, place, started_with
 
+pytestmark = pytest.mark.long
+
 LENGTHS = (5, 18, 1, 17, 9)
 
 # The real command on the smallest network.

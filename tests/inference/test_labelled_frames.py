@@ -215,6 +215,7 @@ def own(data, tmp_path_factory):
     return root
 
 
+@pytest.mark.long
 def test_own_videos_train_and_evaluate(own, trained, tmp_path, capfd):
     workdir, masks = tmp_path / "run", tmp_path / "masks"
     assert run_command(train_command, train_argv(own, workdir, "--data.layout", "folder")) == 0

@@ -14,6 +14,8 @@ from cffm_jax.models import cfm, layers
 from cffm_jax.models.create import create_model
 from cffm_jax.models.encoders import mit
 
+pytestmark = pytest.mark.long
+
 KEPT = ("none", "products", "blocks")
 
 

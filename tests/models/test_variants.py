@@ -86,6 +86,7 @@ class Patches(nn.Module):
 
 
 @pytest.mark.parametrize("name", [*VARIANTS, *OTHERS])
+@pytest.mark.long
 def test_one_training_step(name, monkeypatch):
     # Blocks of a stage are alike: an encoder with one each is compiled sooner.
     for sizes, size in ((mit.SIZES, "b0"), (pvtv2.SIZES, "pvtv2_b0"), (convnext.SIZES, "convnext_tiny")):
@@ -124,6 +125,7 @@ def moved_or_not(params: dict) -> list[str]:
     return [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
 
 
+@pytest.mark.long
 def test_the_second_stage_on_eight_devices_is_that_on_one(monkeypatch):
     """On 4 x 2 devices with the state split over 2 of them, and 8 clips on 4 devices in two parts: no BatchNorm is
     trained here, so that parts change nothing."""

@@ -582,6 +582,7 @@ def test_standard_input(tmp_path, monkeypatch, refused):
     refused(predict_command, argv, "standard input: ", "nothing to read")
 
 
+@pytest.mark.long
 def test_the_real_command(trained, data, tmp_path, monkeypatch):
     """With the network that was trained: images of the dataset by a pattern; its masks are the stream's."""
     monkeypatch.undo()

@@ -17,6 +17,8 @@ from cffm_jax.runtime.cluster import find_place
 
 from helpers.runs import Refusal, address, ended, final_variables, leaves, log_lines, place, started_with, train_argv
 
+pytestmark = pytest.mark.long
+
 SLURM = {
     "SLURM_JOB_ID": "7", "SLURM_STEP_NODELIST": "n[1-2]", "SLURM_NTASKS": "16", "SLURM_PROCID": "9",
     "SLURM_LOCALID": "1", "SLURM_STEP_NUM_TASKS": "16", "SLURM_STEP_TASKS_PER_NODE": "8(x2)",
@@ -184,8 +186,8 @@ def test_two_processes_train_as_one_does(runs, monkeypatch):
         one, two = (leaves(final_variables(folder, step)[1]) for folder in (alone, shared))
         for name, array in one.items():
             limit = 1e-4 * max(1.0, np.abs(array).max())
-            if "project" in name and "bias" in name:
-                # BatchNorm cancels it: its gradient is rounding, of which Adam makes whole steps.
+            if ("project" in name and "bias" in name) or name == "['batch_stats']['decoder']['norm']['mean']":
+                # BatchNorm cancels it: its gradient is rounding, of which Adam makes whole steps. Its mean moves along.
                 limit = 2 * step * RATE * OptimConfig.head_multiplier
             np.testing.assert_allclose(two[name], array, rtol=0, atol=limit, err_msg=f"{step} {name}")
 

@@ -36,6 +36,8 @@ from cffm_jax.training.step import make_train_step
 
 from helpers.runs import FRAMES, STEPS, files, final_variables, leaves, log_lines, train_argv
 
+pytestmark = pytest.mark.long
+
 P = 12
 GLOBAL = ("globals_0", "global_classifier")
 

@@ -22,6 +22,8 @@ from cffm_jax.weights.files.stored_array import reading
 
 from helpers.weight_files import ARRAYS, WRITERS, FileRefusal, every_format, fault_of, torch_file, write_npz
 
+pytestmark = pytest.mark.long
+
 WEIGHT = ARRAYS["backbone.norm.weight"]
 
 

@@ -30,6 +30,8 @@ from helpers.weight_files import (
     torch_file,
 )
 
+pytestmark = pytest.mark.long
+
 WEIGHT = ARRAYS["backbone.norm.weight"]
 
 

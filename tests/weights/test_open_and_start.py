@@ -122,6 +122,7 @@ def test_half_precision_becomes_single(released, tmp_path):
         np.testing.assert_array_equal(found[name], array.astype(np.float16).astype(np.float32))
 
 
+@pytest.mark.long
 def test_norms_that_imagenet_files_lack_start_afresh(tmp_path):
     model = cffm_jax.create_model("segformer_convnext_tiny", 3)
     variables = drawn(model)
@@ -229,6 +230,7 @@ def test_training_starts_from_other_classes(trained, tmp_path):
 # --- the commands
 
 
+@pytest.mark.long
 def test_evaluation_of_a_file(trained, data, tmp_path, capfd):
     path = converted(trained[0], tmp_path / "model.safetensors")
     assert run_command(eval_command, ["--checkpoint", str(path)]) == 0
@@ -244,6 +246,7 @@ def test_evaluation_of_a_file(trained, data, tmp_path, capfd):
     assert json.loads((tmp_path / "released.pth.eval.json").read_text())["rows"] == run["rows"]
 
 
+@pytest.mark.long
 def test_inspection(released, trained, tmp_path):
     """The real command: what there is in each, and nothing is written."""
     before = sorted(released.iterdir())
