@@ -26,7 +26,7 @@ install-cuda13: $(VENV)/.cuda13  ## The same, with JAX for NVIDIA GPUs (CUDA 13)
 install-video: $(VENV)/.video  ## The same, with PyAV for video files (predict.py); joins any of the above
 install-onnx: $(VENV)/.onnx  ## The same, with jax2onnx and onnxruntime for convert.py --to onnx; joins any of the above
 
-check: $(VENV)/.check  ## Lint, format and types
+check: $(VENV)/.check $(VENV)/.video  ## Lint, format and types (those of PyAV are its own)
 	@$(VENV)/bin/ruff check
 	@$(VENV)/bin/ruff format --check
 	@$(VENV)/bin/pyrefly check --python-interpreter-path $(PYTHON) --min-severity error --summary=none
