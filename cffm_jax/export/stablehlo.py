@@ -98,7 +98,7 @@ def step(
 ) -> tuple[tuple[jax.Array, ...], jax.Array]:
     """The next state, as its arrays in their order, and the masks of frames u8[S, H0, W0, 3] of the
     stream's size, which it resizes."""
-    state = jax.tree.unflatten(jax.tree.structure(segmenter.start()), leaves)
+    state = jax.tree.unflatten(jax.tree.structure(jax.eval_shape(segmenter.start)), leaves)
     x = frames.astype(jnp.float32)
     # Rounded in between as well, where the other engines have bytes.
     for size in (augment.fitted_size(*segmenter.size, segmenter.config.data.scale), segmenter.input_size):

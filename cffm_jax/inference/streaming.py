@@ -70,7 +70,7 @@ class StreamSegmenter:
             causal="causal" in model.contexts("causal"),
             apart=jax.default_backend() == "cpu" if apart is None else apart,
         )
-        self.start()  # Its faults show here.
+        jax.eval_shape(self.start)  # Its faults show here, before the first frame; nothing is allocated.
         self.step = jax.jit(self.function, donate_argnums=1)
 
     def start(self) -> State:
