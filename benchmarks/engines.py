@@ -108,7 +108,7 @@ def network(name: str, scene: Scene) -> Network:
         data=DataConfig(scale=scene.scale),
         eval=EvalConfig(chunk=scene.batch),
     )
-    model = build_model(config)
+    model = build_model(config.model)
     rng = np.random.default_rng(0)
 
     def draw(path: tuple[Any, ...], leaf: jax.ShapeDtypeStruct) -> np.ndarray:

@@ -30,7 +30,7 @@ import jax
 import numpy as np
 from model import environment, fixed, header, line
 
-from cffm_jax.config import Config, DataConfig, ModelConfig
+from cffm_jax.config import DataConfig, ModelConfig
 from cffm_jax.data.evaluation_frames import evaluation_size
 from cffm_jax.drawing.palette import palette
 from cffm_jax.errors import InputError
@@ -298,7 +298,7 @@ def check(options: Options) -> None:
     if options.compare > FRAMES - FIRST:
         raise InputError("--compare", f"is {options.compare}", f"give at most {FRAMES - FIRST}")
     for name in options.models:
-        build_model(Config(model=ModelConfig(name=name)))
+        build_model(ModelConfig(name=name))
     unknown = [size for size in options.torch if size not in SIZES]
     if unknown:
         raise InputError("--torch", f"{unknown[0]} is no SegFormer", "give some of b0 to b5, or nothing")

@@ -267,7 +267,7 @@ def model_figures(name: str, options: Options) -> dict[str, Any]:
         for convention in ("true", "executed", "paper")
     }
     published = published_figures(name, options)
-    parameters = count_parameters(build_model(config_for(name, "float32", options)))
+    parameters = count_parameters(build_model(config_for(name, "float32", options).model))
     return {
         "model": name,
         "parameters": parameters,
@@ -326,7 +326,7 @@ def check(options: Options) -> None:
                 option, f"{sides[0]}x{sides[1]} is no size of inputs", f"give multiples of {INPUT_MULTIPLE}"
             )
     for name in (options.train_model, *options.models):
-        build_model(config_for(name, "float32", options))
+        build_model(config_for(name, "float32", options).model)
     if options.json and not Path(options.json).absolute().parent.is_dir():
         raise InputError(options.json, "its folder does not exist", "make it first")
 
@@ -364,7 +364,7 @@ def main(argv: Sequence[str]) -> None:
     for name in (options.train_model,) if options.train else options.models:
         for dtype in options.dtypes:
             config = config_for(name, dtype, options)
-            model = build_model(config)
+            model = build_model(config.model)
             if options.train:
                 programs = iter([training_program(model, config, options)])
             else:

@@ -54,7 +54,7 @@ class Options:
 def compiled_step(name: str, fsdp: int) -> tuple[str, int]:
     """(HLO of the training step of 8 clips on 8 devices, bytes of the parameters)."""
     config = Config(model=ModelConfig(name=name))
-    model, mesh = build_model(config), make_mesh(8, fsdp)
+    model, mesh = build_model(config.model), make_mesh(8, fsdp)
     optimizer = make_optimizer(config.optim, config.train.steps, model)
     variables = variable_shapes(model)
     state = jax.eval_shape(lambda v: init_state(model, v, optimizer, make_mesh(1)), variables)

@@ -27,6 +27,12 @@ _EPSILONS = {
     "problem": "is {numbers}",
     "remedy": "give two numbers above 0, or none for the backbone's own",
 }
+_DEPTHS = {
+    "lengths": (0, 4),
+    "least": 1,
+    "problem": "is {numbers}",
+    "remedy": "give four numbers of at least 1, or none for the backbone's own",
+}
 LayoutName = Literal["vspw", "cityscapes", "folder", "records"]
 """The layouts of datasets: each is a file of that name in ``data/layouts``."""
 
@@ -58,6 +64,9 @@ class ModelConfig:
     norm_epsilons: tuple[float, ...] = setting((), **_EPSILONS)
     """Epsilons of the encoder's layer norms: those of its embeddings and reductions, those of its
     blocks and stages; without any the backbone's own. Weights from elsewhere may need theirs."""
+    depths: tuple[int, ...] = setting((), **_DEPTHS)
+    """Blocks of the encoder's four stages; without any the backbone's own, which weights from
+    elsewhere need."""
     projection: Literal["linear", "normalised"] = "linear"
     """How the decoder projects the encoder's stages: dense with bias (SegFormer), or without and
     with BatchNorm and ReLU (MMSegmentation)."""
@@ -90,7 +99,7 @@ class DataConfig:
     """How many frames before the target the references lie, oldest first."""
     scale: tuple[int, int] = setting((853, 480), least=1)
     """Width and height that frames are resized to fit, aspect kept."""
-    ratio: tuple[float, float] = setting((0.5, 2.0), above=0)
+    ratio: tuple[float, float] = setting((0.5, 2.0), above=0, ascending=True)
     """Range of the training resize, relative to the scale."""
     crop: tuple[int, int] = setting((480, 480), least=32, multiple_of=32, remedy="give multiples of 32")
     """Height and width of a training crop."""
@@ -106,9 +115,9 @@ class DataConfig:
     """Probability of each photometric distortion, drawn anew for each frame."""
     brightness: float = setting(32.0, least=0)
     """Largest brightness shift, in grey levels of 255."""
-    contrast: tuple[float, float] = setting((0.5, 1.5), least=0)
+    contrast: tuple[float, float] = setting((0.5, 1.5), least=0, ascending=True)
     """Range of the contrast factor."""
-    saturation: tuple[float, float] = setting((0.5, 1.5), least=0)
+    saturation: tuple[float, float] = setting((0.5, 1.5), least=0, ascending=True)
     """Range of the saturation factor."""
     hue: int = setting(18, least=0, most=180)
     """Largest hue shift, of 180."""
@@ -272,11 +281,18 @@ def check_settings(config: Config, sections: Iterable[str] = SECTIONS) -> None:
     """
     for section in sections:
         require_values(getattr(config, section), f"{section}.")
-    offsets, receptive, pooling = config.data.offsets, config.model.receptive, config.model.pooling
+    check_model(config.model)
+    offsets, receptive = config.data.offsets, config.model.receptive
     if len(offsets) != len(receptive) or min(offsets, default=0) < 1 or list(offsets) != sorted(offsets)[::-1]:
         remedy = f"give {len(receptive)} numbers of at least 1, the largest first; as many as --model.receptive"
         raise InputError("--data.offsets", f"is {' '.join(map(str, offsets))}", remedy)
-    problem = ""
+
+
+def check_model(settings: ModelConfig) -> None:
+    """InputError for the first setting of a model that breaks its rule, or for those that do not
+    fit together."""
+    require_values(settings, "model.")
+    receptive, pooling, problem = settings.receptive, settings.pooling, ""
     if not receptive or len(receptive) != len(pooling):
         problem = f"r has {len(receptive)} numbers and p has {len(pooling)}: one of each for a reference"
     elif not set(pooling) <= set(POOLINGS) or min(receptive) < 1:

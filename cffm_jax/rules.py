@@ -8,6 +8,7 @@ Names are dotted: ``train.steps`` is the field ``steps`` of the field ``train``.
 from __future__ import annotations
 
 import dataclasses
+import math
 import typing
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -28,6 +29,7 @@ class About:
 
     Attributes:
       least, most, above, below, multiple_of: bounds of the number, or of each number of a tuple.
+      ascending: the numbers of a tuple are a range: none is below the one before it.
       lengths: how many numbers a tuple may have; (): any.
       goes_with: dotted names of settings that the value must fit: that rule stands once, beside the
         section.
@@ -52,6 +54,7 @@ class About:
     above: float | None = None
     below: float | None = None
     multiple_of: int | None = None
+    ascending: bool = False
     lengths: tuple[int, ...] = ()
     goes_with: tuple[str, ...] = ()
     problem: str = "is {}"
@@ -75,12 +78,14 @@ class About:
     def allows(self, value: Any) -> bool:
         """Whether a number, or each of a tuple, keeps within the bounds."""
         numbers = value if isinstance(value, tuple) else (value,)
-        return (not self.lengths or len(numbers) in self.lengths) and all(map(self._allows, numbers))
+        in_order = not self.ascending or list(numbers) == sorted(numbers)
+        return in_order and (not self.lengths or len(numbers) in self.lengths) and all(map(self._allows, numbers))
 
     def _allows(self, number: float) -> bool:
         # Put so that nan, which is neither more nor less, breaks every bound.
         return (
-            (self.least is None or number >= self.least)
+            (not self.bounded or abs(number) < math.inf)
+            and (self.least is None or number >= self.least)
             and (self.most is None or number <= self.most)
             and (self.above is None or number > self.above)
             and (self.below is None or number < self.below)
@@ -96,7 +101,8 @@ class About:
             "less than": self.below,
             "a multiple of": self.multiple_of,
         }
-        return self.remedy or "give " + " and ".join(f"{k} {v:g}" for k, v in bounds.items() if v is not None)
+        words = " and ".join(f"{k} {v:g}" for k, v in bounds.items() if v is not None)
+        return self.remedy or f"give {words}{', the smaller number first' if self.ascending else ''}"
 
 
 def setting(default: T, **about: Any) -> T:

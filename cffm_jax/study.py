@@ -137,7 +137,7 @@ def _digest(config: Config, needs: Sequence[str]) -> str:
     """Digests all that a network's figures depend on but the seed."""
     from cffm_jax.models.create import build_model
 
-    model = build_model(config)
+    model = build_model(config.model)
     resolved = model.settings_resolved
     flat = values(config) | {f"model.{name}": resolved.get(name, 0) for name in ("blocks", "global_blocks")}
     # Runs that differ in nothing else are one.

@@ -37,7 +37,7 @@ from cffm_jax.data.synthetic import generate
 from cffm_jax.drawing.palette import palette
 from cffm_jax.evaluation import mask_folder
 from cffm_jax.models.create import build_model
-from cffm_jax.models.variables import init_variables
+from cffm_jax.models.variables import init_variables, variable_shapes
 from cffm_jax.runtime.command_line import run_command
 from cffm_jax.settings import config_from_dict, load_config
 from cffm_jax.training import setup
@@ -47,10 +47,12 @@ from cffm_jax.training.step import make_train_step
 
 from helpers.runs import (
     CONFIG,
+    DEPTHS,
     FIGURES,
     FRAMES,
     SIZE,
     STEPS,
+    TINY,
     K,
     Refusal,
     files,
@@ -78,9 +80,11 @@ def evaluated(trained, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def exported(trained):
-    """(model, variables, the same as a state dict in torch layout) of the finished run."""
-    model, variables = final_variables(trained[0])
+def exported():
+    """(model, variables, the same as a state dict in torch layout) of a CFFM-B0 of all its blocks, without an
+    initialisation to compile."""
+    model, rng = cffm_jax.create_model("cffm_b0", K), np.random.default_rng(0)
+    variables = jax.tree.map(lambda leaf: rng.standard_normal(leaf.shape, np.float32), variable_shapes(model))
     return model, variables, cffm_jax.export_state_dict(variables, model)
 
 
@@ -101,7 +105,8 @@ def test_training_leaves_checkpoints_log_and_config(trained, data):
     assert (
         stored.workdir.endswith("shared_trained/run") and stored.data.root == str(data) and stored.train.steps == STEPS
     )
-    assert (stored.model, stored.eval) == (default.model, dataclasses.replace(default.eval, devices=1))
+    assert stored.model == dataclasses.replace(default.model, depths=DEPTHS)
+    assert stored.eval == dataclasses.replace(default.eval, devices=1)
     lines = log_lines(workdir, "train")
     assert [line["step"] for line in lines] == [1, 2, 3, 4]
     for line in lines:
@@ -215,7 +220,7 @@ def test_one_and_eight_devices_take_the_same_step():
     """One step of plain descent, so that the parameters tell the gradients; 1e-5 of each array's largest value."""
     config = dataclasses.replace(Config(), train=TrainConfig(batch_size=8))
     config = dataclasses.replace(config, model=dataclasses.replace(config.model, name="cffm_b0", num_classes=K))
-    model = build_model(config).clone(depths=(1, 1, 1, 1))
+    model = build_model(config.model).clone(depths=(1, 1, 1, 1))
     variables = jax.device_get(init_variables(model, jax.random.key(0)))
     rng = np.random.default_rng(0)
     labels = rng.choice(np.array([*range(K), 255], np.uint8), (8, 4, 4, 4))
@@ -274,22 +279,23 @@ def assert_same(found, expected):
         np.testing.assert_array_equal(found[name], array, err_msg=name)
 
 
-def started_from(exported, **init):
+def started_from(model, **init):
     config = load_config(CONFIG)
     config = dataclasses.replace(config, init=dataclasses.replace(config.init, **{k: str(v) for k, v in init.items()}))
-    return setup.initial_variables(exported[0], config, jax.random.key(5))
+    return setup.initial_variables(model, config, jax.random.key(5))
 
 
 def test_init_encoder(exported, tmp_path):
-    _, variables, state_dict = exported
+    model, variables, state_dict = exported
     encoder = {k.removeprefix("backbone."): v for k, v in state_dict.items() if k.startswith("backbone.")}
     np.savez(tmp_path / "mit_b0.npz", **encoder)
     safetensors.numpy.save_file(encoder, tmp_path / "mit_b0.safetensors")
-    random, origin = started_from(exported)
+    # Outside the encoder a smaller one starts with the same numbers, and is drawn faster.
+    random, origin = started_from(model.clone(depths=DEPTHS))
     assert origin == "random"
     count = sum(value.size for value in encoder.values())
     for path in (tmp_path / "mit_b0.npz", tmp_path / "mit_b0.safetensors"):
-        found, origin = started_from(exported, encoder=path)
+        found, origin = started_from(model, encoder=path)
         assert origin.startswith(f"encoder ({count:,} parameters) from {path} (NVlabs MiT (ImageNet)); random: decoder")
         assert "non-commercial" in origin
         assert_same(found, {**random, "params": {**random["params"], "encoder": variables["params"]["encoder"]}})
@@ -298,12 +304,19 @@ def test_init_encoder(exported, tmp_path):
 def test_init_model(trained, exported, tmp_path):
     path = tmp_path / "model.safetensors"
     safetensors.numpy.save_file(exported[2], path)
-    for source, whose in ((path, "CFFM of its authors"), (trained[0], f"cffm_jax run, step {STEPS}")):
-        found, origin = started_from(exported, model=source)
-        said = f"encoder, decoder, frame classifier, clip classifier, local blocks (4,628,560 parameters) from {source}"
-        assert sorted(origin.split(" (")[0].split(", ")) == sorted(said.split(" (")[0].split(", "))
-        assert f"from {source} ({whose})" in origin and "random" not in origin.split("licence")[0]
-        assert_same(found, exported[1])
+    run = final_variables(trained[0])
+    for source, whose, (model, variables) in (
+        (path, "CFFM of its authors", exported[:2]),
+        (trained[0], f"cffm_jax run, step {STEPS}", run),
+    ):
+        found, origin = started_from(model, model=source)
+        parts = {"encoder", "decoder", "frame classifier", "clip classifier", "local blocks"}
+        assert set(origin.split(" (")[0].split(", ")) == parts
+        count = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
+        assert (
+            f"({count:,} parameters) from {source} ({whose})" in origin and "random" not in origin.split("licence")[0]
+        )
+        assert_same(found, variables)
 
 
 # --- evaluation
@@ -323,7 +336,7 @@ def test_evaluation_repeats_the_figures_of_training(trained, evaluated):
 
 def test_evaluation_of_records_with_a_config_file(trained, evaluated, data, tmp_path, capfd):
     assert run_command(prepare.main, [str(data), str(tmp_path / "records"), "--splits", "val"]) == 0
-    argv = ["--checkpoint", str(trained[0]), "--config", CONFIG, "--data.scale", "96", "64", "--data.layout", "records"]
+    argv = ["--checkpoint", str(trained[0]), "--config", CONFIG, *TINY, "--data.layout", "records"]
     argv += ["--data.root", str(tmp_path / "records" / "vspw" / "1.0.0"), "--save_predictions", str(tmp_path / "masks")]
     argv += ["--output", str(tmp_path / "new" / "figures.json"), "--pictures", str(tmp_path / "pictures")]
     assert run_command(eval_command, argv) == 0
@@ -418,11 +431,11 @@ def test_predictions_need_no_network(evaluated, data, tmp_path, refused):
 
 
 @pytest.mark.long
-def test_checkpoint_of_two_devices_is_evaluated_on_one(trained, exported, tmp_path):
+def test_checkpoint_of_two_devices_is_evaluated_on_one(trained, tmp_path):
     with open_checkpoints(trained[0]) as checkpoints:
         config = checkpoints.config(STEPS)
-    model = build_model(config)
-    state = init_state(model, exported[1], make_optimizer(config.optim, STEPS, model), make_mesh(2))
+    model, variables = final_variables(trained[0])
+    state = init_state(model, variables, make_optimizer(config.optim, STEPS, model), make_mesh(2))
     with Checkpoints(tmp_path / "run", create=True) as checkpoints:
         checkpoints.save(state.replace(step=jax.numpy.int32(7)), config)
         checkpoints.wait()
@@ -616,10 +629,11 @@ def test_checkpoint_of_another_model(trained, data, plain, tmp_path, refused, op
 def test_weights_of_another_model(trained, exported, data, tmp_path, refused):
     path = tmp_path / "model.safetensors"
     safetensors.numpy.save_file(exported[2], path)
-    for source in (path, trained[0]):
-        argv = train_argv(data, tmp_path / "run", "--model.name", "cffm_b1", "--init.model", source)
+    for source, depths in ((path, (2, 2, 2, 2)), (trained[0], DEPTHS)):
+        more = ("--model.depths", *depths, "--init.model", source)
+        argv = train_argv(data, tmp_path / "run", *more, "--model.name", "cffm_b1")
         refused(train_command, argv, source, "holds cffm_b0, which does not fit cffm_b1", "its encoder is b0")
-        argv = train_argv(data, tmp_path / "run", "--model.blocks", 2, "--init.model", source)
+        argv = train_argv(data, tmp_path / "run", *more, "--model.blocks", 2)
         refused(train_command, argv, source, "params/local_1", "is not there")
     path.write_bytes(path.read_bytes()[:-500])
     refused(train_command, train_argv(data, tmp_path / "run", "--init.model", path), path, "cannot be read")

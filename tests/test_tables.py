@@ -59,7 +59,7 @@ def test_training_command_is_the_network(configs, network):
     if network.prototypes:
         changes.append(("prototypes.checkpoint", network.prototypes.run))
     assert config == with_changes(expected, changes)
-    model = build_model(config)
+    model = build_model(config.model)
     assert bool(model.local_blocks) == (network.family in ("cffm", "cffmpp"))
     assert bool(model.global_blocks) == bool(network.base)
     if network.base:  # What the second stage demands of the run that it starts from.
@@ -149,7 +149,7 @@ def test_receptive_fields_are_whole_cells(configs):
 def test_blocks_are_those_of_the_rows(configs):
     for row in rows.TABLE4.rows:
         wanted = 0 if row.label.endswith("segformer") else int(row.label[-1])
-        assert build_model(configs[row.network]).local_blocks == wanted
+        assert build_model(configs[row.network].model).local_blocks == wanted
 
 
 def test_with_another_backbone():

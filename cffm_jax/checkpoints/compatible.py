@@ -9,7 +9,7 @@ from typing import Any
 
 from cffm_jax.config import SETTINGS, Config
 from cffm_jax.errors import InputError
-from cffm_jax.models.create import create_model
+from cffm_jax.models.create import build_model
 from cffm_jax.rules import values
 
 
@@ -66,5 +66,5 @@ def _differing(stored: Config, asked: Config) -> dict[str, tuple[Any, Any]]:
 
 
 def _resolved(config: Config) -> dict[str, Any]:
-    resolved = create_model(**dataclasses.asdict(config.model)).settings_resolved
+    resolved = build_model(config.model).settings_resolved
     return values(config) | {f"model.{name}": value for name, value in resolved.items()}

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 
 from cffm_jax.checkpoints.compatible import as_option, changed_settings, require_same_model
-from cffm_jax.config import ClusterConfig, Config
+from cffm_jax.config import EVALUATED, ClusterConfig, Config, check_settings
 from cffm_jax.data.layouts.classes import Classes, read_classes
 from cffm_jax.data.layouts.video import Video
 from cffm_jax.errors import InputError
@@ -122,7 +122,8 @@ def _prepare(options: EvalOptions, with_config: Callable[[Config], EvalOptions])
             options = with_config(weights.config)
         config = options.settings
         require_same_model(weights.config, config, options.checkpoint)
-        model = build_model(config)
+        check_settings(config, EVALUATED)
+        model = build_model(config.model)
         devices = chosen_devices(config.eval.devices, jax.local_devices())
         videos = evaluation_videos(config, masks=not options.submission)
         dataset = read_classes(config.data.root, config.model.num_classes, config.data.layout)

@@ -3,14 +3,16 @@ references.
 
 Of a snippet of Cityscapes that is 4 frames to encode and one to mine, instead of 30. Several
 targets, whichever videos they are of, go through one call: each is a stream of the engine that ends
-with its first step.
+with its first step. A recurrent state needs every frame: there the whole video is segmented.
 
 Dimension key: T = R + 1 frames of a clip, H W the model's input, H0 W0 the original frames.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import itertools
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -45,15 +47,35 @@ def segment_targets(segmenter: VideoSegmenter, variables: dict[str, Any], videos
 
     Raises:
       InputError: a file cannot be read, frames of a clip differ in size, a video has no prototypes,
-        or causal ones are asked for.
+        or lacks a frame that a recurrent method needs.
     """
     if segmenter.causal:
-        problem = f"causal prototypes need every frame, but only some of {videos[0].name} have masks and are segmented"
-        raise InputError("--eval.prototypes", problem, "give video")
+        yield from _of_whole_videos(segmenter, variables, videos)
+        return
     with ThreadPoolExecutor(max(1, segmenter.config.data.threads)) as pool:
         for clips, masks in fetched(_dispatched(pool, segmenter, variables, videos)):
             for i, clip in enumerate(clips):
                 yield Chunk(clip.video, clip.target, clip.labels[None], {row: masks[row][i] for row in segmenter.rows})
+
+
+def _of_whole_videos(segmenter: VideoSegmenter, variables: dict[str, Any], videos: Sequence[Video]) -> Iterator[Chunk]:
+    """The same for a method whose state takes in every frame: all up to the last one with a mask are segmented."""
+    for video in videos:
+        for chunk in segmenter.segment(variables, [_up_to_last_target(video)], labels=False):
+            for i, masks in enumerate(zip(*chunk.masks.values(), strict=True), chunk.start):
+                if video.masks[i] is not None:
+                    labels = read_frame(i, video=video, config=segmenter.config, label=True)[1]
+                    assert labels is not None
+                    yield Chunk(video, i, labels[None], {row: mask[None] for row, mask in zip(chunk.masks, masks)})
+
+
+def _up_to_last_target(video: Video) -> Video:
+    for number, following in itertools.pairwise(video.numbers):
+        if following != number + 1:
+            problem = f"frame {number + 1} is missing, and causal prototypes need every frame"
+            raise InputError(f"video {video.name}", problem, "add it, or give --eval.prototypes video")
+    end = video.targets[-1] + 1
+    return dataclasses.replace(video, frames=video.frames[:end], masks=video.masks[:end], numbers=video.numbers[:end])
 
 
 def _dispatched(

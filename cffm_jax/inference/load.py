@@ -96,6 +96,6 @@ def load(path: str | Path, *, raw: bool = False) -> Weights:
     with open_stored(path, raw=raw) as weights:
         model, variables = weights.model, complete(weights)
         if weights.part == ENCODER:
-            model = make_encoder(model.backbone, model.norm_epsilons, model.drop_path, model.dtype)
+            model = make_encoder(model.backbone, model.norm_epsilons, model.drop_path, model.dtype, model.depths)
             variables = {"params": variables["params"][ENCODER]}
         return Weights(model, variables, weights.config, weights.origin, weights.licence)

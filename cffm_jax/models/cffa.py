@@ -78,17 +78,9 @@ def reference_sources(
     it, {7, 5, 3}.
 
     Args:
-      receptive: r for each reference, oldest first.
-      pooling: p for each reference.
-
-    Raises:
-      ValueError: the numbers of r and p differ, p is not one of 1, 2, 3, 4, 5, 7, or r is less than
-        1.
+      receptive: r for each reference, oldest first; sound, as ``config.check_model`` has it.
+      pooling: p for each reference, likewise.
     """
-    if not receptive or len(receptive) != len(pooling):
-        raise ValueError(f"r has {len(receptive)} numbers and p has {len(pooling)}: one of each for a reference")
-    if any(p not in WINDOW_CELLS for p in pooling) or min(receptive) < 1:
-        raise ValueError(f"r must be at least 1 and p one of {sorted(WINDOW_CELLS)}, not {receptive} and {pooling}")
     names = ["far", "middle", "near"][-len(receptive) :]
     names = [f"far_{i}" for i in range(len(receptive) - len(names), 0, -1)] + names
     return tuple(

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from typing import Literal
 
 import jax.numpy as jnp
 
-from cffm_jax.config import EVALUATED, Config, ModelConfig, check_settings
+from cffm_jax.config import ModelConfig, check_model
 from cffm_jax.errors import InputError
-from cffm_jax.models.cfm import HEADS
 from cffm_jax.models.encoders.names import names
 from cffm_jax.models.methods import cffm, stppm
 from cffm_jax.models.methods.method import Method
@@ -39,6 +37,7 @@ def create_model(
     references: Literal["past", "self"] = ModelConfig.references,
     mining: Literal["attention", "positions"] = ModelConfig.mining,
     norm_epsilons: Sequence[float] = ModelConfig.norm_epsilons,
+    depths: Sequence[int] = ModelConfig.depths,
     projection: Literal["linear", "normalised"] = ModelConfig.projection,
     width: int = ModelConfig.width,
 ) -> Method:
@@ -61,45 +60,36 @@ def create_model(
       mining: "positions" leaves the attention to the content out (CFFA only).
       norm_epsilons: of the encoder's norms: those of embeddings and reductions, those of blocks and
         stages; () takes the backbone's own.
+      depths: blocks of the encoder's four stages; () takes the backbone's own.
       projection: of the encoder's stages: "linear" as SegFormer's, "normalised" as
         MMSegmentation's.
       width: channels of the frame features, a multiple of 8, the mining's heads.
 
     Raises:
-      ValueError: the name is unknown, or a number fits no model.
+      ValueError: the name is unknown, or a setting breaks its rule (``ModelConfig``).
 
     Example:
       >>> model = create_model("cffm_b0", num_classes=124)
       >>> model.local_blocks
       1
     """
-    family, _, backbone = name.partition("_")
-    if family not in METHODS or backbone not in names():
-        known = f"{', '.join(METHODS)}, each followed by _ and one of {', '.join(names())}"
-        raise ValueError(f"unknown model {name!r}; known: {known}")
-    if blocks < 0 or global_blocks < 0:
-        raise ValueError(f"{blocks} blocks, {global_blocks} global blocks: at least 1, or 0 for the papers' number")
-    if len(norm_epsilons) not in (0, 2) or any(epsilon <= 0 for epsilon in norm_epsilons):
-        raise ValueError(f"norm_epsilons {tuple(norm_epsilons)}: two numbers above 0, or none for the backbone's own")
-    if projection not in ("linear", "normalised"):
-        raise ValueError(f"projection must be 'linear' or 'normalised', not {projection!r}")
-    if width < 1 or width % HEADS:
-        raise ValueError(f"width {width}: not a multiple of the {HEADS} heads")
-    kind = jnp.dtype(dtype).name
     settings = ModelConfig(
         name, num_classes, blocks=blocks, global_blocks=global_blocks, receptive=tuple(receptive),
         pooling=tuple(pooling), references=references, mining=mining, norm_epsilons=tuple(norm_epsilons),
-        projection=projection, width=width, dropout=dropout, drop_path=drop_path,
-        dtype=kind,  # pyrefly: ignore[bad-argument-type]  # The choice of names is checked where options are read.
+        depths=tuple(depths), projection=projection, width=width, dropout=dropout, drop_path=drop_path,
+        dtype=jnp.dtype(dtype).name,  # pyrefly: ignore[bad-argument-type]  # Its rule is asked next.
     )  # fmt: skip
-    return METHODS[family].create(family, backbone, settings)
-
-
-def build_model(config: Config) -> Method:
-    """The model that a config names. InputError on an unknown name, or a setting, of those that an
-    evaluation reads, that breaks its rule."""
-    check_settings(config, EVALUATED)
     try:
-        return create_model(**dataclasses.asdict(config.model))
-    except ValueError as error:
-        raise InputError("--model.name", str(error), "name one of these") from error
+        return build_model(settings)
+    except InputError as error:
+        raise ValueError(str(error).replace("--model.", "")) from error
+
+
+def build_model(settings: ModelConfig) -> Method:
+    """The model of a run's settings. InputError: its name is unknown, or a setting breaks its rule."""
+    check_model(settings)
+    family, _, backbone = settings.name.partition("_")
+    if family not in METHODS or backbone not in names():
+        known = f"{', '.join(METHODS)}, each followed by _ and one of {', '.join(names())}"
+        raise InputError("--model.name", f"unknown model {settings.name!r}; known: {known}", "name one of these")
+    return METHODS[family].create(family, backbone, settings)

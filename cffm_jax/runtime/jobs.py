@@ -28,7 +28,8 @@ _NUMBERS = itertools.count()
 
 
 def _store() -> Any:
-    """JAX's store of keys and values of all processes of the run."""
+    """JAX's store of keys and values of all processes of the run. It has no public name: what JAX
+    offers instead are collectives, which would wait in the way of the jobs' own."""
     return distributed.global_state.client
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 import math
 import time
 from collections.abc import Mapping
@@ -22,6 +21,7 @@ from cffm_jax.evaluation.pictures import FrameStrips
 from cffm_jax.evaluation.score_tables import main_table
 from cffm_jax.metrics.scores import Scores
 from cffm_jax.runtime import cluster
+from cffm_jax.runtime.atomic import write_json
 from cffm_jax.runtime.signals import Interruption
 from cffm_jax.training import provenance
 from cffm_jax.training.log import RunLog
@@ -62,7 +62,7 @@ def train(config: Config, interruption: Interruption | None = None, *, profile: 
                 log.say(line)
             checkpoints.set_aside(run.start)
             if cluster.first():
-                (workdir / "config.json").write_text(json.dumps(dataclasses.asdict(config), indent=2) + "\n")
+                write_json(workdir / "config.json", dataclasses.asdict(config))
             if cluster.first() and run.start < plan.steps:
                 provenance.write(workdir, config, run.start, run.devices or jax.devices()[:1])
             traced = Profile(workdir / "profile" if profile and cluster.first() else None, run.start, log.say)
@@ -199,7 +199,8 @@ class _Training:
         return metrics
 
     def write_log(self) -> None:
-        """Writes the line that is due; InputError as of ``_require_good``."""
+        """Writes the line that is due; InputError if too many iterations were not applied, one after
+        the other."""
         if self._unlogged is None:
             return
         (step, metrics, logs), self._unlogged = self._unlogged, None
@@ -208,7 +209,13 @@ class _Training:
         if logs:
             rate = float(self._run.rate(step - 1 - int(values["skipped"])))
             self._log.scalars(step, {**values, "rate": rate})
-        self._require_good(step, int(values["skipped"]), bad)
+        if bad >= self._config.train.bad_steps:
+            self._save_the_last_good(step, int(values["skipped"]), bad)
+            problem = f"loss or gradients were not finite in {bad} iterations in a row, from {step - bad + 1} on"
+            kept = f"step {self._saved} is kept; " if self._saved else ""
+            remedy = f"{kept}train with a smaller --optim.rate or with --optim.clip_norm, in another --workdir"
+            with cluster.together():
+                raise InputError(self._config.workdir, problem, remedy)
 
     def save(self) -> None:
         """Saves the state in the background, unless this step is saved already."""
@@ -218,25 +225,16 @@ class _Training:
                 self._checkpoints.save(self.state, self._config)
             self._saved = self.step
 
-    def _require_good(self, step: int, skipped: int, bad: int) -> None:
-        """InputError if too many iterations up to a step were not applied, one after the other;
-        before, the state of the last good one is saved, as it was then: a later one was not applied
-        either."""
-        if bad < self._config.train.bad_steps:
-            return
-        first, self.step = step - bad + 1, step - bad
+    def _save_the_last_good(self, step: int, skipped: int, bad: int) -> None:
+        """Saves the state of the last iteration that was applied, as it was then: of those up to
+        ``step`` that were not, only the counters changed it."""
+        self.step = step - bad
         then = {"step": self.step, "skipped": skipped - bad, "bad_in_a_row": 0}
         place = self.state.step.sharding
-        self.state = self.state.replace(
-            **{name: jax.device_put(np.int32(value), place) for name, value in then.items()}
-        )
+        counters = {name: jax.device_put(np.int32(value), place) for name, value in then.items()}
+        self.state = self.state.replace(**counters)
         self.save()
         self._checkpoints.wait()
-        problem = f"loss or gradients were not finite in {bad} iterations in a row, from {first} on"
-        kept = f"step {self._saved} is kept; " if self._saved else ""
-        remedy = f"{kept}train with a smaller --optim.rate or with --optim.clip_norm, in another --workdir"
-        with cluster.together():
-            raise InputError(self._config.workdir, problem, remedy)
 
     def evaluate(self) -> dict[str, Scores]:
         """Figures and pictures of the average of the weights where there is one, else of the

@@ -88,7 +88,7 @@ def prepare(config: Config) -> Iterator[Run]:
     plan = config.train
     with cluster.together():
         check_settings(config)
-        model = build_model(config)
+        model = build_model(config.model)
         mesh = make_mesh(plan.devices, plan.fsdp)
     start, notes = cluster.from_first(lambda: resume_step(config))
     with cluster.together():
@@ -97,17 +97,15 @@ def prepare(config: Config) -> Iterator[Run]:
         held_out = evaluation_videos(config)
     optimizer = make_optimizer(config.optim, plan.steps, model)
     key = jax.random.key(plan.seed)
-    data, source, prototypes, held_out_prototypes = config.data, None, None, None
+    prototypes, data = None, dataclasses.replace(config.data, offsets=model.training_offsets(config.data.offsets))
     with cluster.together():
         colours = read_classes(config.data.root, config.model.num_classes, config.data.layout)[1]
         variables, origin = initial_variables(model, config, jax.random.fold_in(key, 0), start)
-        data = dataclasses.replace(data, offsets=model.training_offsets(data.offsets))
-        if model.reads_prototypes:
-            held_out_prototypes = prototype_source(config, model, variables, config.data.eval_split)
-            if start < plan.steps:
-                source = prototype_source(config, model, variables, config.data.train_split)
-    if source:
-        prototypes = all_prototypes(source, videos, config.data.train_split)
+        splits = (data.eval_split, *((data.train_split,) if start < plan.steps else ()))
+        read = splits if model.reads_prototypes else ()
+        sources = {split: prototype_source(config, model, variables, split) for split in read}
+    if sources and start < plan.steps:
+        prototypes = all_prototypes(sources[data.train_split], videos, data.train_split)
     with training_batches(
         videos,
         data,
@@ -137,7 +135,7 @@ def prepare(config: Config) -> Iterator[Run]:
             # Made where it is used: the loop moves nothing.
             key=jax.jit(lambda: jax.random.fold_in(jax.random.key(plan.seed), 1), out_shardings=replicated(mesh))(),
             clips=clips,
-            segmenter=VideoSegmenter(model, config, held_out_prototypes),
+            segmenter=VideoSegmenter(model, config, sources.get(data.eval_split)),
             held_out=held_out,
             summary=f"{config.model.name}: {len(videos)} training videos, {_machines(mesh)}, weights: {origin}",
             devices=tuple(mesh.devices.flat),

@@ -19,7 +19,7 @@ import numpy as np
 from cffm_jax.config import Config, ModelConfig
 from cffm_jax.errors import InputError
 from cffm_jax.models import variables
-from cffm_jax.models.create import create_model
+from cffm_jax.models.create import build_model
 from cffm_jax.models.methods.method import Method
 from cffm_jax.settings import config_from_dict
 from cffm_jax.weights.files.read import WeightFile, file_digest
@@ -70,7 +70,7 @@ class StoredWeights:
 
     @functools.cached_property
     def model(self) -> Method:
-        return create_model(**dataclasses.asdict(self.config.model))
+        return build_model(self.config.model)
 
     @property
     def parameters(self) -> int:
@@ -107,10 +107,7 @@ def _foreign(file: WeightFile, foreign: Foreign) -> StoredWeights:
     settings = {**foreign.settings(file.path), **description["model"]}
     config = Config(model=dataclasses.replace(ModelConfig(), **settings))
     part = ENCODER if foreign.family == ENCODER else WHOLE
-    try:
-        model = create_model(**dataclasses.asdict(config.model))
-    except (TypeError, ValueError) as error:
-        raise InputError(file.path, f"describes no model ({error})", "give the file as it was written") from error
+    model = _described_model(file, config)
     matched = match(foreign, model, part)
     return StoredWeights(
         source=str(file.path),
@@ -150,11 +147,10 @@ def _ours(file: WeightFile) -> StoredWeights:
     try:
         config = config_from_dict(json.loads(file.metadata["config"]), file.path)
         part, history = file.metadata["part"], json.loads(file.metadata["provenance"])
-        model = create_model(**dataclasses.asdict(config.model))
         origin, licence, sources = history["origin"], history["licence"], history["keys"]
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(file.path, "its description of itself is damaged", "convert the original again") from error
-    expected = variables.flatten(variables.variable_shapes(model))
+    expected = variables.flatten(variables.variable_shapes(_described_model(file, config)))
     if part == ENCODER:
         expected = {path: leaf for path, leaf in expected.items() if path.startswith(f"params/{ENCODER}/")}
     leaves, problems = {}, [f"left over {path}" for path in file.arrays if path not in expected]
@@ -181,6 +177,13 @@ def _ours(file: WeightFile) -> StoredWeights:
         problems=tuple(problems),
         file=file,
     )
+
+
+def _described_model(file: WeightFile, config: Config) -> Method:
+    try:
+        return build_model(config.model)
+    except (InputError, TypeError) as error:
+        raise InputError(file.path, f"describes no model ({error})", "give the file as it was written") from error
 
 
 def _load(array: StoredArray) -> np.ndarray:

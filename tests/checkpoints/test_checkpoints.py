@@ -269,7 +269,13 @@ def test_settings_that_a_run_may_not_go_on_with():
 def another(name, value):
     """A value of a setting that is not this one, of the same type."""
     of_model = {"name": "cffm_b2", "blocks": 3, "global_blocks": 3, "receptive": (7, 5, 3), "pooling": (7, 5, 3)}
-    of_model |= {"norm_epsilons": (1e-3, 1e-3), "projection": "normalised", "width": 264, "dtype": "bfloat16"}
+    of_model |= {
+        "norm_epsilons": (1e-3, 1e-3),
+        "depths": (3, 3, 3, 3),
+        "projection": "normalised",
+        "width": 264,
+        "dtype": "bfloat16",
+    }
     if name.startswith("model.") and name[6:] in of_model:
         return of_model[name[6:]]
     if isinstance(value, bool | str):

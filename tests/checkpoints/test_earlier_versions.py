@@ -21,7 +21,7 @@ STORED = json.loads((Path(__file__).parents[1] / "golden" / "checkpoints_0_1_0.j
 @pytest.mark.parametrize("name", STORED)
 def test_names_and_shapes_are_those_of_today(name):
     config = config_from_dict(STORED[name]["config"], "stored")
-    model, mesh = build_model(config), make_mesh(1)
+    model, mesh = build_model(config.model), make_mesh(1)
     assert model.public_name == name
 
     def start(variables):

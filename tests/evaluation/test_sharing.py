@@ -20,26 +20,22 @@ from cffm_jax.data.layouts.video import Video
 from cffm_jax.errors import InputError, Stopped
 from cffm_jax.evaluation.sharing import chosen_devices, shares
 from cffm_jax.models.create import build_model
-from cffm_jax.models.encoders import mit
-from cffm_jax.models.variables import draw_variables
+from cffm_jax.models.variables import init_variables
 from cffm_jax.runtime.jobs import run_together
 from cffm_jax.runtime.signals import Interruption
 from cffm_jax.settings import load_config
 from cffm_jax.training.sharding import init_state, make_mesh
 
-from helpers.runs import CONFIG, SIZE, Refusal, address, ended, place, started_with
+from helpers.runs import CONFIG, DEPTHS, SIZE, Refusal, address, ended, place, started_with
 
 pytestmark = pytest.mark.long
 
 LENGTHS = (5, 18, 1, 17, 9)
 
-# The real command on the smallest network.
 EVAL = """
-import dataclasses, sys
+import sys
 from cffm_jax.commands.evaluate import eval_command
-from cffm_jax.models.encoders import mit
 from cffm_jax.runtime.command_line import run_command
-mit.SIZES["b0"] = dataclasses.replace(mit.SIZES["b0"], depths=(1, 1, 1, 1))
 if __name__ == "__main__":
     sys.exit(run_command(eval_command))
 """
@@ -184,20 +180,17 @@ def checkpoint(split, tmp_path_factory):
     config = dataclasses.replace(
         config,
         data=dataclasses.replace(config.data, root=str(split), scale=SIZE[::-1]),
-        model=dataclasses.replace(config.model, blocks=1),
+        model=dataclasses.replace(config.model, blocks=1, depths=DEPTHS),
         eval=EvalConfig(chunk=4),
     )
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(mit.SIZES, "b0", dataclasses.replace(mit.SIZES["b0"], depths=(1, 1, 1, 1)))
-        model = build_model(config)
-        # A function of its own: another test may have compiled one for the same model at its full depth.
-        variables = jax.device_get(jax.jit(lambda key: draw_variables(model, key))(jax.random.key(0)))
-        params = jax.tree.map(lambda x: 5 * x if x.ndim > 1 else x, variables["params"])
-        state = init_state(model, {**variables, "params": params}, optax.sgd(1.0), make_mesh(1))
-        folder = tmp_path_factory.mktemp("run")
-        with Checkpoints(folder, create=True) as checkpoints:
-            checkpoints.save(state.replace(step=jax.numpy.int32(7)), config)
-            checkpoints.wait()
+    model = build_model(config.model)
+    variables = jax.device_get(init_variables(model, jax.random.key(0)))
+    params = jax.tree.map(lambda x: 5 * x if x.ndim > 1 else x, variables["params"])
+    state = init_state(model, {**variables, "params": params}, optax.sgd(1.0), make_mesh(1))
+    folder = tmp_path_factory.mktemp("run")
+    with Checkpoints(folder, create=True) as checkpoints:
+        checkpoints.save(state.replace(step=jax.numpy.int32(7)), config)
+        checkpoints.wait()
     return folder
 
 

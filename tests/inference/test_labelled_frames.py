@@ -18,7 +18,7 @@ from PIL import Image
 from cffm_jax import create_model
 from cffm_jax.commands.evaluate import eval_command
 from cffm_jax.commands.train import train_command
-from cffm_jax.config import Config, DataConfig, EvalConfig, ModelConfig
+from cffm_jax.config import Config, DataConfig, EvalConfig, ModelConfig, PrototypeConfig
 from cffm_jax.data import decode
 from cffm_jax.data.layouts import read as layouts
 from cffm_jax.drawing.palette import palette
@@ -161,11 +161,28 @@ def test_each_target_has_the_prototypes_of_its_video(setting):
         assert (local[chunk.video.name, chunk.start] != chunk.predictions[0]).mean() < 2e-3
 
 
-def test_causal_prototypes_need_every_frame(setting):
-    model = create_model("cffmpp_b0", K)
-    config = dataclasses.replace(CONFIG, eval=EvalConfig(prototypes="causal"))
-    with pytest.raises(InputError, match="--eval.prototypes: causal prototypes need every frame"):
-        next(segment_targets(VideoSegmenter(model, config), {}, setting[3]))
+def test_causal_prototypes_take_in_every_frame(setting):
+    """The masks and the figures of the frames are those of their whole videos."""
+    _, variables, videos, sparse = setting
+    plan = PrototypeConfig(count=4)
+    config = dataclasses.replace(CONFIG, eval=EvalConfig(prototypes="causal", chunk=8), prototypes=plan)
+    model = create_model("cffmp_b0", K).clone(depths=(1, 1, 1, 1))
+    own = jax.tree.map(lambda x: 5 * x if x.ndim > 1 else x, init_variables(model, jax.random.key(4)))
+    known = {name: variables["params"].get(name, tree) for name, tree in own["params"].items()}
+    variables, segmenter = {**variables, "params": known}, VideoSegmenter(model, config)
+    whole = {}
+    for chunk in segmenter.segment(variables, videos):
+        whole |= {(chunk.video.name, chunk.start + i): mask for i, mask in enumerate(chunk.predictions)}
+    chunks = list(segment_targets(segmenter, variables, sparse))
+    assert [(chunk.video.name, chunk.start) for chunk in chunks] == [(v.name, t) for v in sparse for t in v.targets]
+    for chunk in chunks:
+        np.testing.assert_array_equal(chunk.predictions[0], whole[chunk.video.name, chunk.start])
+        np.testing.assert_array_equal(chunk.labels[0], decode.read_mask(chunk.video.masks[chunk.start], K))
+    figures = evaluate(segmenter, variables, sparse, progress=False)["CFFM+, causal"].figures()
+    assert (figures["videos"], figures["frames"]) == (2, 5)
+    gap = dataclasses.replace(sparse[0], numbers=(*range(9), *range(10, 19)))
+    with pytest.raises(InputError, match="video val_0000: frame 9 is missing, and causal prototypes need every frame"):
+        list(segment_targets(segmenter, variables, [gap]))
 
 
 def test_a_reference_of_another_size_is_named(setting, tmp_path):
@@ -178,7 +195,8 @@ def test_a_reference_of_another_size_is_named(setting, tmp_path):
 
 
 def test_a_training_step_takes_labels_of_the_target_alone():
-    model, mesh, optimizer = create_model("cffm_b0", K), make_mesh(1), optax.sgd(1e-3)
+    model = create_model("cffm_b0", K, depths=(1, 1, 1, 1))
+    mesh, optimizer = make_mesh(1), optax.sgd(1e-3)
     step = make_train_step(model, optimizer, mesh, frame_loss_weight=0.5)
     key = jax.random.key(0)
     batch = {

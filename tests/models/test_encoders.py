@@ -18,6 +18,7 @@ from cffm_jax.models import layers
 from cffm_jax.models.create import build_model
 from cffm_jax.models.encoders import names as encoders
 from cffm_jax.models.methods.cffm import FAMILIES, GLOBAL_BLOCKS, LOCAL_BLOCKS
+from cffm_jax.models.variables import flatten, variable_shapes
 
 OTHERS = [name for name in encoders.names() if name not in ("b0", "b1", "b2", "b3", "b4", "b5")]
 
@@ -120,17 +121,35 @@ def test_epsilons_of_reductions_and_of_blocks(name, count):
         assert epsilon == (0.25 if path.endswith(("embed_norm", "reduce_norm")) else 0.5), path
 
 
-@pytest.mark.parametrize("given", [(1e-5,), (1e-5, 1e-6, 1e-6), (0.0, 1e-6), (1e-5, -1e-6)])
-def test_epsilons_that_are_none(given):
-    with pytest.raises(ValueError, match="norm_epsilons"):
-        cffm_jax.create_model("cffm_b0", 19, norm_epsilons=given)
-    with pytest.raises(InputError, match="--model.norm_epsilons: is .*; give two numbers above 0"):
-        build_model(Config(model=ModelConfig(norm_epsilons=given)))
+@pytest.mark.parametrize(
+    ("setting", "given", "said"),
+    [
+        *(("norm_epsilons", given, "is .*; give two numbers above 0") for given in [(1e-5,), (0.0, 1e-6), (1.0,) * 3]),
+        *(("depths", given, "is .*; give four numbers of at least 1") for given in [(1, 1, 1), (2, 2, 0, 2)]),
+        ("projection", "square", "is 'square'; give one of linear, normalised"),
+        ("width", 60, "is 60; give a multiple of the 8 heads"),
+        ("blocks", -1, "less than 0; give 0 for the papers' numbers"),
+        ("num_classes", 255, "is 255; give a number in 1..254"),
+    ],
+)
+def test_settings_that_are_none(setting, given, said):
+    arguments = {"name": "cffm_b0", "num_classes": 19, setting: given}
+    with pytest.raises(ValueError, match=f"^{setting}: {said}"):
+        cffm_jax.create_model(**arguments)
+    with pytest.raises(InputError, match=f"^--model.{setting}: {said}"):
+        build_model(ModelConfig(**arguments))
 
 
-def test_an_unknown_projection_is_refused():
-    with pytest.raises(ValueError, match="projection must be"):
-        cffm_jax.create_model("cffm_b0", 19, projection="square")
+def test_a_backbone_of_other_depths():
+    """Its blocks, its parameters and its counts."""
+    small = cffm_jax.create_model("cffm_b0", 19, depths=[1, 2, 1, 3])
+    blocks = {tuple(path.split("/")[:4]) for path in flatten(variable_shapes(small)) if "/block" in path}
+    assert len(blocks) == 7
+    whole = cffm_jax.create_model("cffm_b0", 19, depths=(2, 2, 2, 2))
+    usual = cffm_jax.create_model("cffm_b0", 19)
+    assert variable_shapes(whole) == variable_shapes(usual)
+    counts = [model.frame_macs(64, 96, executed=True)["encoder_mlp"] for model in (small, whole, usual)]
+    assert counts[0] < counts[1] == counts[2]
 
 
 def test_a_checkpoint_of_other_arithmetic_is_refused():

@@ -39,7 +39,7 @@ CONFIG = Config(
 @pytest.fixture(scope="module")
 def network():
     """With lively features: random weights alone predict one class everywhere."""
-    model = build_model(CONFIG).clone(depths=(1, 1, 1, 1))
+    model = build_model(CONFIG.model).clone(depths=(1, 1, 1, 1))
     rng = np.random.default_rng(0)
 
     def draw(path, leaf):
@@ -150,7 +150,7 @@ def test_counts_are_the_traced_products():
 
 
 def test_weights_of_a_segformer_start_it_and_its_file_brings_it_back(tmp_path, network):
-    model = build_model(CONFIG)
+    model = build_model(CONFIG.model)
     segformer = create_model("segformer_b0", K)
     rng = np.random.default_rng(3)
     theirs = jax.tree.map(lambda leaf: rng.standard_normal(leaf.shape).astype(np.float32), variable_shapes(segformer))

@@ -13,7 +13,7 @@ import cffm_jax
 from cffm_jax.config import Config, DataConfig, ModelConfig
 from cffm_jax.models import cffa
 from cffm_jax.models.create import build_model
-from cffm_jax.models.encoders import convnext, mit, pvtv2
+from cffm_jax.models.encoders import mit
 from cffm_jax.models.encoders import names as encoders
 from cffm_jax.models.variables import variable_shapes
 from cffm_jax.rules import with_changes
@@ -52,6 +52,11 @@ OTHERS = {
 WITH_ENCODER = {"segformer", "cffm", "cffmp", "cffmpp", *OTHERS}
 
 
+def small(config: Config, **changes):
+    """The config's model with one block in each stage of the encoder, which are alike: it is compiled sooner."""
+    return build_model(dataclasses.replace(config.model, depths=(1, 1, 1, 1), **changes))
+
+
 def weights(model, seed: int = 0) -> dict:
     """Random variables without compiling what draws them: statistics and scales about 1, the rest small."""
     rng = np.random.default_rng(seed)
@@ -88,15 +93,11 @@ class Patches(nn.Module):
 @pytest.mark.parametrize("name", [*VARIANTS, *OTHERS])
 @pytest.mark.long
 def test_one_training_step(name, monkeypatch):
-    # Blocks of a stage are alike: an encoder with one each is compiled sooner.
-    for sizes, size in ((mit.SIZES, "b0"), (pvtv2.SIZES, "pvtv2_b0"), (convnext.SIZES, "convnext_tiny")):
-        monkeypatch.setitem(sizes, size, dataclasses.replace(sizes[size], depths=(1, 1, 1, 1)))
     config = (VARIANTS | OTHERS)[name]
-    model, mesh = build_model(config), make_mesh(1)
+    model, mesh = small(config), make_mesh(1)
     if name not in WITH_ENCODER:
         # All ablations have the same encoder, whose compilation takes longest.
         monkeypatch.setattr(encoders, "make_encoder", lambda *_, **__: Patches())
-        model = model.clone(depths=(1, 1, 1, 1))
     variables = weights(model)
     optimizer = optax.sgd(0.1)
     state = init_state(model, variables, optimizer, mesh)
@@ -126,14 +127,12 @@ def moved_or_not(params: dict) -> list[str]:
 
 
 @pytest.mark.long
-def test_the_second_stage_on_eight_devices_is_that_on_one(monkeypatch):
+def test_the_second_stage_on_eight_devices_is_that_on_one():
     """On 4 x 2 devices with the state split over 2 of them, and 8 clips on 4 devices in two parts: no BatchNorm is
     trained here, so that parts change nothing."""
-    monkeypatch.setitem(mit.SIZES, "b0", dataclasses.replace(mit.SIZES["b0"], depths=(1, 1, 1, 1)))
-    config = VARIANTS["cffmpp"]
-    model = build_model(dataclasses.replace(config, model=dataclasses.replace(config.model, dropout=0.0)))
+    model = small(VARIANTS["cffmpp"], dropout=0.0)
     variables, rng = weights(model), np.random.default_rng(6)
-    clips = [batch_of(config, rng) for _ in range(8)]
+    clips = [batch_of(VARIANTS["cffmpp"], rng) for _ in range(8)]
     batch = {name: np.concatenate([clip[name] for clip in clips]) for name in clips[0]}
     results = []
     for devices, fsdp, parts in ((1, 1, 1), (8, 2, 1), (4, 1, 2)):
@@ -152,7 +151,7 @@ def test_the_second_stage_on_eight_devices_is_that_on_one(monkeypatch):
 @pytest.mark.parametrize("name", VARIANTS)
 def test_shapes_at_full_size(name):
     config = VARIANTS[name]
-    model = build_model(config)
+    model = small(config)
     clips = jax.ShapeDtypeStruct((2, len(config.data.offsets) + 1, 480, 864, 3), jnp.float32)
     prototypes = jax.ShapeDtypeStruct((2, config.prototypes.count, 256), jnp.float32) if model.global_blocks else None
     outputs = jax.eval_shape(
@@ -214,8 +213,8 @@ def test_names_end_with_the_nearest():
     ("receptive", "pooling"), [((), ()), ((49, 20), (7, 4, 2)), ((49, 20, 6), (7, 6, 2)), ((0, 20, 6), (7, 4, 2))]
 )
 def test_context_tables_that_are_none(receptive, pooling):
-    with pytest.raises(ValueError, match="r "):
-        cffa.reference_sources(receptive, pooling)
+    with pytest.raises(ValueError, match="^receptive, pooling: r "):
+        cffm_jax.create_model("cffm_b0", K, receptive=receptive, pooling=pooling)
 
 
 # --- static contexts, CFFA alone, global contexts

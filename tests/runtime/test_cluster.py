@@ -1,6 +1,5 @@
 """Several processes: where each stands, real ones that train, agree, stop and end together."""
 
-import dataclasses
 import signal
 import socket
 import time
@@ -12,7 +11,6 @@ from cffm_jax.checkpoints.by_path import newest_whole
 from cffm_jax.commands.train import train_command
 from cffm_jax.config import ClusterConfig, OptimConfig
 from cffm_jax.errors import InputError
-from cffm_jax.models.encoders import mit
 from cffm_jax.runtime.cluster import find_place
 
 from helpers.runs import Refusal, address, ended, final_variables, leaves, log_lines, place, started_with, train_argv
@@ -27,13 +25,10 @@ OMPI = {"OMPI_COMM_WORLD_SIZE": "4", "OMPI_COMM_WORLD_RANK": "3", "OMPI_COMM_WOR
 KUBERNETES = {"KUBERNETES_SERVICE_HOST": "10.0.0.1", "JOB_COMPLETION_INDEX": "2"}
 STEPS, RATE = 12, 1e-4
 
-# The real command on the smallest network: it compiles several times faster.
 TRAIN = """
-import dataclasses, sys
+import sys
 from cffm_jax.commands.train import train_command
-from cffm_jax.models.encoders import mit
 from cffm_jax.runtime.command_line import run_command
-mit.SIZES["b0"] = dataclasses.replace(mit.SIZES["b0"], depths=(1, 1, 1, 1))
 if __name__ == "__main__":
     sys.exit(run_command(train_command))
 """
@@ -174,14 +169,13 @@ def test_a_signal_to_one_process_stops_all_after_the_same_step(runs):
     assert "Traceback" not in err
 
 
-def test_two_processes_train_as_one_does(runs, monkeypatch):
+def test_two_processes_train_as_one_does(runs):
     """Losses to 1e-4 and parameters to 1e-4 of each array's largest value, through Adam, with split parameters."""
     alone, shared, stopped, _ = runs
     pairs = list(zip(log_lines(alone, "train"), log_lines(shared, "train"), strict=True))
     assert [line["step"] for line, _ in pairs] == list(range(1, STEPS + 1))
     for one, two in pairs:
         assert two["loss"] == pytest.approx(one["loss"], rel=1e-4), one["step"]
-    monkeypatch.setitem(mit.SIZES, "b0", dataclasses.replace(mit.SIZES["b0"], depths=(1, 1, 1, 1)))
     for step in (4, stopped, STEPS):
         one, two = (leaves(final_variables(folder, step)[1]) for folder in (alone, shared))
         for name, array in one.items():

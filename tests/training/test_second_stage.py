@@ -12,10 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import safetensors.numpy
 
 import cffm_jax
 from cffm_jax.checkpoints.by_path import open_checkpoints
+from cffm_jax.commands.convert import convert_command
 from cffm_jax.commands.evaluate import eval_command
 from cffm_jax.commands.train import train_command
 from cffm_jax.data import evaluation_frames
@@ -34,7 +34,7 @@ from cffm_jax.training import optim, setup
 from cffm_jax.training.sharding import batch_sharded, init_state, make_mesh, replicated
 from cffm_jax.training.step import make_train_step
 
-from helpers.runs import FRAMES, STEPS, files, final_variables, leaves, log_lines, train_argv
+from helpers.runs import DEPTHS, FRAMES, STEPS, files, final_variables, leaves, log_lines, train_argv
 
 pytestmark = pytest.mark.long
 
@@ -82,7 +82,7 @@ def test_all_but_the_global_blocks_stays_as_it_was_to_the_bit(trained, second):
 def test_the_optimiser_holds_no_state_of_what_is_frozen(second):
     with open_checkpoints(second) as checkpoints:
         config = checkpoints.config(STEPS)
-    model = create.build_model(config)
+    model = create.build_model(config.model)
     variables = models_variables.init_variables(model, jax.random.key(0))
     state = init_state(model, variables, optim.make_optimizer(config.optim, STEPS, model), make_mesh(1))
     held = {str(path[0]) for path, _ in flat_params(state.opt_state)}
@@ -151,12 +151,13 @@ def test_same_command_again_is_done_already(second, trained, data, capfd):
 
 def test_a_released_state_dict_starts_it_too(trained, data, second, tmp_path):
     """From a file without global blocks, as from the checkpoint: the same bits; and with them, as a whole model."""
-    model, variables = final_variables(trained[0])
-    path = tmp_path / "cffm.safetensors"
-    safetensors.numpy.save_file(cffm_jax.export_state_dict(variables, model), path)
+    path, whole_path = tmp_path / "cffm.safetensors", tmp_path / "pp.safetensors"
+    for source, file in ((trained[0], path), (second, whole_path)):
+        argv = [str(source), str(file), "--to", "safetensors", "--raw"]
+        assert run_command(convert_command, argv) == 0
     config = load_config(str(Path(__file__).parents[2] / "configs/synthetic.py"))
-    config = dataclasses.replace(config, model=dataclasses.replace(config.model, name="cffmpp_b0"))
-    whole = create.build_model(config)
+    config = dataclasses.replace(config, model=dataclasses.replace(config.model, name="cffmpp_b0", depths=DEPTHS))
+    whole = create.build_model(config.model)
 
     def start(source):
         named = dataclasses.replace(config, init=dataclasses.replace(config.init, model=str(source)))
@@ -165,11 +166,9 @@ def test_a_released_state_dict_starts_it_too(trained, data, second, tmp_path):
     (a, said), (b, _) = start(path), start(trained[0])
     assert "random: global blocks (not there), global classifier (not there)" in said and str(path) in said
     jax.tree.map(np.testing.assert_array_equal, leaves(a), leaves(b))
-    model, variables = final_variables(second)
-    safetensors.numpy.save_file(cffm_jax.export_state_dict(variables, model), tmp_path / "pp.safetensors")
-    back, said = start(tmp_path / "pp.safetensors")
+    back, said = start(whole_path)
     assert "random" not in said and "global blocks, global classifier" in said
-    jax.tree.map(np.testing.assert_array_equal, leaves(back), leaves(variables))
+    jax.tree.map(np.testing.assert_array_equal, leaves(back), leaves(final_variables(second)[1]))
 
 
 # --- prototypes

@@ -140,10 +140,10 @@ def test_a_peak_is_that_of_the_precision_in_use():
 
 def test_the_work_of_a_step():
     config = dataclasses.replace(Config(), train=TrainConfig(batch_size=8, peak_tflops=2.0))
-    work = setup.work_of_a_step(config, build_model(config), make_mesh(4))
-    assert work == (8 * macs.training_flops(build_model(config), 480, 480), 8e12)
+    work = setup.work_of_a_step(config, build_model(config.model), make_mesh(4))
+    assert work == (8 * macs.training_flops(build_model(config.model), 480, 480), 8e12)
     config = dataclasses.replace(config, train=TrainConfig(batch_size=8))
-    assert setup.work_of_a_step(config, build_model(config), make_mesh(4)).peak == 0  # A CPU.
+    assert setup.work_of_a_step(config, build_model(config.model), make_mesh(4)).peak == 0  # A CPU.
 
 
 # --- compilations, profile

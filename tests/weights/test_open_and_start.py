@@ -28,7 +28,7 @@ from cffm_jax.weights.open import open_stored
 from cffm_jax.weights.start import start_from
 
 from helpers import golden_values
-from helpers.runs import CONFIG, ROOT, finished, leaves
+from helpers.runs import CONFIG, DEPTHS, ROOT, TINY, finished, leaves
 from helpers.weight_files import Call, Global, TorchFile, torch_file
 
 CLIP = np.zeros((1, 4, 32, 32, 3), np.float32)
@@ -219,10 +219,10 @@ def test_training_starts_from_other_classes(trained, tmp_path):
     config = dataclasses.replace(
         config,
         workdir=str(tmp_path / "run"),
-        model=dataclasses.replace(config.model, num_classes=7),
+        model=dataclasses.replace(config.model, num_classes=7, depths=DEPTHS),
         init=InitConfig(model=str(trained[0])),
     )
-    variables, said = initial_variables(build_model(config), config, jax.random.key(0))
+    variables, said = initial_variables(build_model(config.model), config, jax.random.key(0))
     assert "random: frame classifier (8 classes there, 7 here), clip classifier (8 classes there, 7 here)" in said
     assert variables["params"]["frame_classifier"]["kernel"].shape == (256, 7)
 
@@ -241,7 +241,7 @@ def test_evaluation_of_a_file(trained, data, tmp_path, capfd):
     assert result["rows"] == run["rows"] and run["step"] == 4
     # In the released layout, which knows the model but nothing of the data.
     path = converted(trained[0], tmp_path / "released.pth", "--to", "torch")
-    more = ["--config", CONFIG, "--data.root", str(data), "--data.scale", "96", "64"]
+    more = ["--config", CONFIG, "--data.root", str(data), *TINY]
     assert run_command(eval_command, ["--checkpoint", str(path), *more]) == 0
     assert json.loads((tmp_path / "released.pth.eval.json").read_text())["rows"] == run["rows"]
 

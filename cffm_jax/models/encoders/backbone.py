@@ -7,7 +7,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
 
+from cffm_jax.models import layers
 from cffm_jax.models.foreign.layouts import LAYER_SCALE, NORM, PARAMS
 from cffm_jax.models.foreign.names import Layer, Origin, layer_at
 
@@ -28,15 +33,49 @@ class Size:
     Attributes:
       channels: of the four maps.
       depths: blocks of the four stages.
-      like: the MiT ("b0" .. "b5") of like size. The papers give the methods' numbers of blocks for
-        MiT alone; with any other backbone a method takes those: our choice.
+      like: the MiT ("b0" .. "b5") of like size. The papers give numbers of blocks for MiT alone;
+        other backbones take those: our choice.
       norm_epsilons: of the norms of embeddings and reductions, of blocks and stages.
     """
 
     channels: tuple[int, int, int, int]
-    depths: tuple[int, int, int, int]
+    depths: tuple[int, ...]
     like: str
     norm_epsilons: tuple[float, float] = (1e-6, 1e-6)
+
+
+class Encoder(nn.Module):
+    """Four stages, one after the other. Parameters and norms are float32; the blocks of a stage are alike.
+
+    Attributes:
+      size: a row of the family's.
+      norm_epsilons: of the norms of embeddings and reductions, of blocks and stages.
+      drop_path: the last block's probability of skipping a branch; it rises linearly from 0.
+      dtype: compute type.
+      remat: what training computes anew, see ``layers.rematerialised``.
+    """
+
+    size: Any
+    norm_epsilons: tuple[float, float]
+    drop_path: float
+    dtype: jnp.dtype
+    remat: layers.Remat = "none"
+
+    def stage(self, index: int, drop_paths: tuple[float, ...]) -> Callable[[jax.Array, bool], tuple[jax.Array, ...]]:
+        """The module of a stage: (what the stage before gave, ``train``) -> (what the next one reads, the stage's
+        map). ``drop_paths``: those of its blocks."""
+        raise NotImplementedError
+
+    @nn.compact
+    def __call__(self, frames: Float[Array, "N H W 3"], train: bool = False) -> tuple[Float[Array, "N _ _ _"], ...]:
+        """Four maps [N, H/s, W/s, C_s], s in ``STRIDES``, of normalised frames with sides that are multiples of 32."""
+        rates = np.linspace(0, self.drop_path, sum(self.size.depths)).tolist()
+        x, maps = frames.astype(self.dtype), []
+        for i, depth in enumerate(self.size.depths):
+            x, stage_map = self.stage(i, tuple(rates[:depth]))(x, train)
+            rates = rates[depth:]
+            maps.append(stage_map)
+        return tuple(maps)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -45,24 +84,20 @@ class Backbone:
 
     Attributes:
       sizes: its backbones by name.
-      module: (size, norm_epsilons, drop_path, dtype, depths, remat) -> the encoder. Called with
-        f32[N, H, W, 3], sides multiples of 32, and ``train``, it gives four maps [N, H/s, W/s, C_s]
-        for s in ``STRIDES``. Arguments: ``drop_path`` the last block's probability of skipping its
-        branches, ``depths`` () as the size says, ``remat`` see ``layers.rematerialised``.
-        Parameters are float32; the blocks of a stage are alike.
+      module: the encoder.
       macs: (size, height, width) -> multiply-accumulates of one frame by part, see
         ``ENCODER_PARTS``.
       layers: every layer, with its path within the encoder, and with its authors' key without
         "backbone.".
       block: path and key of a block, templates as those of its layers, which both begin with it.
-      shapes: size -> those of a few arrays by released key, enough to tell it from the others of the family.
+      shapes: size -> those of a few arrays by released key: enough to tell it within the family.
       origins: whose files are read; the same origin may stand in several families.
-      afresh: template of released keys that files of an encoder alone may lack, and that then start
-        as they do in training from nothing -> what messages call them.
+      afresh: template of released keys that files of an encoder alone may lack and that then start
+        as in training from nothing -> what messages call them.
     """
 
     sizes: Mapping[str, Any]
-    module: Callable[..., nn.Module]
+    module: type[Encoder]
     macs: Callable[[Any, int, int], dict[str, int]]
     layers: tuple[Layer, ...]
     block: tuple[str, str]
@@ -71,7 +106,6 @@ class Backbone:
     afresh: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def decays(self, path: str) -> bool:
-        """Whether weight decay applies to a parameter of the encoder: not to norms and layer
-        scales."""
+        """Whether weight decay applies to an encoder's parameter: not to norms and layer scales."""
         layer = layer_at(self.layers, PARAMS, path)
         return not layer or layer[0].kind not in (NORM, LAYER_SCALE)

@@ -1,8 +1,7 @@
 """ConvNeXt encoder, tiny to base: four stages of depthwise 7x7 convolutions and pointwise MLPs.
 
-Source: Liu et al., "A ConvNet for the 2020s" (CVPR 2022). Each stage's map is normalised for the
-decoder, as in the paper's dense predictions. Dimension key: N frames, H W sides of a stage's map, C
-channels.
+Source: Liu et al., "A ConvNet for the 2020s" (CVPR 2022), as there with each stage's map normalised
+for dense predictions. Dimension key: N frames, H W sides of a stage's map, C channels.
 """
 
 from __future__ import annotations
@@ -10,10 +9,9 @@ from __future__ import annotations
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from cffm_jax.models import layers
-from cffm_jax.models.encoders.backbone import COLOURS, STRIDES, Backbone, Size
+from cffm_jax.models.encoders.backbone import COLOURS, STRIDES, Backbone, Encoder, Size
 from cffm_jax.models.foreign.layouts import CONV, DENSE, DEPTHWISE, LAYER_SCALE, NORM, dense
 from cffm_jax.models.foreign.names import AS_RELEASED, RELEASED, Layer, Origin, rules
 
@@ -29,8 +27,7 @@ INITIAL_SCALE = 1e-6
 
 
 class Block(nn.Module):
-    """Depthwise 7x7, LayerNorm, dense to 4C, GELU, dense to C, a weight a channel: [N, H, W, C] ->
-    [N, H, W, C]."""
+    """Depthwise 7x7, LayerNorm, dense to 4C, GELU, dense to C, a weight a channel; residual."""
 
     norm_epsilon: float
     drop_path: float
@@ -50,10 +47,7 @@ class Block(nn.Module):
 
 class Stage(nn.Module):
     """Convolution on patches of R x R, blocks: [N, R * H, R * W, C'] -> [N, H, W, C], and the same
-    normalised.
-
-    The first stage normalises after its convolution, the others before theirs.
-    """
+    normalised. The first stage normalises after its convolution, the others before theirs."""
 
     channels: int
     side: int
@@ -75,40 +69,15 @@ class Stage(nn.Module):
         return x, layers.layer_norm(of_block, self.dtype, "norm")(x)
 
 
-class ConvNeXt(nn.Module):
-    """Encoder of the frames.
+class ConvNeXt(Encoder):
+    """Encoder of the frames; ``size`` is a row of ``SIZES``."""
 
-    Attributes:
-      size: a row of ``SIZES``.
-      norm_epsilons: of the norms beside the reducing convolutions, of the blocks' and stages'.
-      drop_path: the last block's probability of skipping its branch; it rises linearly from 0.
-      dtype: compute type; parameters and norms are float32.
-      depths: blocks of the stages; () as the size says.
-      remat: what training computes anew, see ``layers.rematerialised``.
-    """
-
-    size: Size
-    norm_epsilons: tuple[float, float]
-    drop_path: float
-    dtype: jnp.dtype
-    depths: tuple[int, ...] = ()
-    remat: layers.Remat = "none"
-
-    @nn.compact
-    def __call__(self, frames: jax.Array, train: bool = False) -> tuple[jax.Array, ...]:
-        """Args: frames f32[N, H, W, 3], normalised, sides multiples of 32. Returns: four maps [N,
-        H/s, W/s, C_s], s = 4, 8, 16, 32."""
-        size, depths = self.size, self.depths or self.size.depths
-        rates = np.linspace(0, self.drop_path, sum(depths)).tolist()
-        x, maps = frames.astype(self.dtype), []
-        for i, (channels, depth) in enumerate(zip(size.channels, depths)):
-            rates_here, rates = tuple(rates[:depth]), rates[depth:]
-            x, normalised = Stage(
-                channels, 4 if i == 0 else 2, i == 0, self.norm_epsilons, rates_here, self.dtype, self.remat,
-                name=f"stages_{i}",
-            )(x, train)  # fmt: skip
-            maps.append(normalised)
-        return tuple(maps)
+    def stage(self, index: int, drop_paths: tuple[float, ...]) -> Stage:
+        side, first = (4, True) if index == 0 else (2, False)
+        return Stage(
+            self.size.channels[index], side, first, self.norm_epsilons, drop_paths, self.dtype, self.remat,
+            name=f"stages_{index}",
+        )  # fmt: skip
 
 
 def macs(size: Size, height: int, width: int) -> dict[str, int]:

@@ -1,5 +1,4 @@
-"""Mix Transformer (MiT) encoder B0-B5: four stages of overlapping patches and spatially reduced
-attention.
+"""Mix Transformer (MiT) B0-B5: four stages of overlapping patches, spatially reduced attention.
 
 Source: SegFormer, which both papers take as their encoder (CFFM section 4.1). Dimension key: N
 frames, H W sides of a stage's map, C channels, A heads, D channels of a head, R spatial reduction,
@@ -17,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cffm_jax.models import layers
-from cffm_jax.models.encoders.backbone import COLOURS, STRIDES, Backbone, Size
+from cffm_jax.models.encoders.backbone import COLOURS, STRIDES, Backbone, Encoder, Size
 from cffm_jax.models.foreign.layouts import CONV, DENSE, DEPTHWISE, NORM, dense, first_third, other_thirds
 from cffm_jax.models.foreign.names import AS_RELEASED, RELEASED, Layer, Origin, rules
 
@@ -43,8 +42,7 @@ REDUCTIONS = (8, 4, 2, 1)
 
 
 class Attention(nn.Module):
-    """Self-attention whose keys and values come from a map reduced R times a side: [N, H, W, C] ->
-    [N, H, W, C]."""
+    """Self-attention on [N, H, W, C] with keys and values of a map reduced R times a side."""
 
     heads: int
     reduction: int
@@ -67,7 +65,7 @@ class Attention(nn.Module):
 
 
 class MixFFN(nn.Module):
-    """Dense to ratio * C, depthwise 3x3, GELU, dense to C: [N, H, W, C] -> [N, H, W, C]."""
+    """Dense to ratio * C, depthwise 3x3, GELU, dense to C."""
 
     ratio: int
     dtype: jnp.dtype
@@ -82,8 +80,7 @@ class MixFFN(nn.Module):
 
 
 class Block(nn.Module):
-    """Two residual branches, attention and Mix-FFN, each behind a LayerNorm: [N, H, W, C] -> [N, H,
-    W, C]."""
+    """Two residual branches, attention and Mix-FFN, each behind a LayerNorm."""
 
     heads: int
     reduction: int
@@ -117,7 +114,7 @@ class Stage(nn.Module):
     remat: layers.Remat = "none"
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, x: jax.Array, train: bool) -> tuple[jax.Array, jax.Array]:
         pad = self.kernel // 2
         x = nn.Conv(
             self.channels, (self.kernel, self.kernel), self.stride, ((pad, pad), (pad, pad)),
@@ -129,44 +126,21 @@ class Stage(nn.Module):
             x = block(
                 self.heads, self.reduction, self.mlp_ratio, self.norm_epsilons, rate, self.dtype, name=f"block{i}"
             )(x, train)
-        return layers.layer_norm(self.norm_epsilons[1], self.dtype, "norm")(x)
+        x = layers.layer_norm(self.norm_epsilons[1], self.dtype, "norm")(x)
+        return x, x
 
 
-class MiT(nn.Module):
-    """Encoder of the frames.
-
-    Attributes:
-      size: a row of ``SIZES``, here or in ``pvtv2``.
-      norm_epsilons: of the embeddings' and reductions' norms, of the blocks' and stages'.
-      drop_path: the last block's probability of skipping a branch; it rises linearly from 0.
-      dtype: compute type; parameters, norms and softmax are float32.
-      depths: blocks of the stages; () as the size says.
-      remat: what training computes anew, see ``layers.rematerialised``.
-    """
+class MiT(Encoder):
+    """Encoder of the frames; ``size`` is a row of ``SIZES``, here or in ``pvtv2``."""
 
     size: MiTSize
-    norm_epsilons: tuple[float, float]
-    drop_path: float
-    dtype: jnp.dtype
-    depths: tuple[int, ...] = ()
-    remat: layers.Remat = "none"
 
-    @nn.compact
-    def __call__(self, frames: jax.Array, train: bool = False) -> tuple[jax.Array, ...]:
-        """Args: frames f32[N, H, W, 3], normalised, sides multiples of 32. Returns: four maps [N,
-        H/s, W/s, C_s], s = 4, 8, 16, 32."""
-        size, depths = self.size, self.depths or self.size.depths
-        rates = np.linspace(0, self.drop_path, sum(depths)).tolist()
-        x, maps = frames.astype(self.dtype), []
-        for i, (channels, depth) in enumerate(zip(size.channels, depths)):
-            rates_here, rates = tuple(rates[:depth]), rates[depth:]
-            kernel, stride = (7, 4) if i == 0 else (3, 2)
-            x = Stage(
-                channels, kernel, stride, HEADS[i], REDUCTIONS[i], size.mlp_ratios[i], self.norm_epsilons, rates_here,
-                self.dtype, self.remat, name=f"stage{i + 1}",
-            )(x, train)  # fmt: skip
-            maps.append(x)
-        return tuple(maps)
+    def stage(self, index: int, drop_paths: tuple[float, ...]) -> Stage:
+        kernel, stride = (7, 4) if index == 0 else (3, 2)
+        return Stage(
+            self.size.channels[index], kernel, stride, HEADS[index], REDUCTIONS[index], self.size.mlp_ratios[index],
+            self.norm_epsilons, drop_paths, self.dtype, self.remat, name=f"stage{index + 1}",
+        )  # fmt: skip
 
 
 def macs(size: MiTSize, height: int, width: int) -> dict[str, int]:

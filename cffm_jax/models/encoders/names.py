@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import TypeVar
 
@@ -31,9 +32,10 @@ def backbone_of(name: str) -> Backbone:
     return next(backbone for backbone in BACKBONES if name in backbone.sizes)
 
 
-def size_of(name: str) -> Size:
+def size_of(name: str, depths: tuple[int, ...] = ()) -> Size:
     """The row of an encoder: its channels and depths by stage, its norms' epsilons."""
-    return backbone_of(name).sizes[name]
+    size = backbone_of(name).sizes[name]
+    return dataclasses.replace(size, depths=depths) if depths else size
 
 
 def origins() -> tuple[Origin, ...]:
@@ -50,12 +52,12 @@ def make_encoder(
     remat: layers.Remat = "none",
 ) -> nn.Module:
     """The encoder's module; see ``Backbone`` for the arguments."""
-    return backbone_of(name).module(size_of(name), norm_epsilons, drop_path, dtype, depths, remat)
+    return backbone_of(name).module(size_of(name, depths), norm_epsilons, drop_path, dtype, remat)
 
 
 def repeat_blocks(leaves: Mapping[str, T], name: str) -> dict[str, T]:
-    """Leaves of a model by "<collection>/<path>", one block in each of the encoder's stages -> those of the model with
-    the named encoder, whose blocks are alike."""
+    """Repeats blocks: leaves of a model by "<collection>/<path>" with one block in each stage of
+    the encoder -> those of the model with the named encoder, whose blocks are alike."""
     template, depths, repeated = backbone_of(name).block[0] + "{leaf}", size_of(name).depths, {}
     for path, leaf in leaves.items():
         collection, _, below = path.partition(f"/{ENCODER}/")

@@ -101,12 +101,11 @@ class CFFM(Method):
     foreign_names: ClassVar[MethodNames] = cffm_names.NAMES
     CLASSIFIERS: ClassVar[tuple[str, ...]] = ("frame classifier", "clip classifier", "global classifier")
     OPTIONS: ClassVar[Mapping[str, str]] = {
-        "backbone": "--model.name",
+        **Method.OPTIONS,
         "local_blocks": "--model.blocks",
         "global_blocks": "--model.global_blocks",
         "sources": "--model.receptive, --model.pooling",
         "attention": "--model.mining",
-        "projection": "--model.projection",
     }
 
     @classmethod
@@ -131,11 +130,8 @@ class CFFM(Method):
 
     @property
     def settings_resolved(self) -> dict[str, Any]:
-        return {
-            "blocks": self.local_blocks,
-            "global_blocks": self.global_blocks,
-            "norm_epsilons": self.norm_epsilons,
-        }
+        blocks = {"blocks": self.local_blocks, "global_blocks": self.global_blocks}
+        return super().settings_resolved | blocks
 
     @property
     def settings_read(self) -> tuple[str, ...]:

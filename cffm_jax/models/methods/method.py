@@ -97,7 +97,11 @@ class Method(nn.Module):
     them."""
     CLASSIFIERS: ClassVar[tuple[str, ...]] = ("frame classifier",)
     """Parts that start afresh where weights are of another number of classes."""
-    OPTIONS: ClassVar[Mapping[str, str]] = {"backbone": "--model.name", "projection": "--model.projection"}
+    OPTIONS: ClassVar[Mapping[str, str]] = {
+        "backbone": "--model.name",
+        "depths": "--model.depths",
+        "projection": "--model.projection",
+    }
     """Attributes that the parameters' shapes depend on -> the option that sets them."""
 
     foreign_names: ClassVar[MethodNames] = NO_NAMES
@@ -121,6 +125,7 @@ class Method(nn.Module):
             "backbone": backbone,
             "num_classes": settings.num_classes,
             "norm_epsilons": tuple(settings.norm_epsilons) or encoders.size_of(backbone).norm_epsilons,
+            "depths": settings.depths,
             "projection": settings.projection,
             "width": settings.width,
             "dropout": settings.dropout,
@@ -144,7 +149,10 @@ class Method(nn.Module):
     def settings_resolved(self) -> dict[str, Any]:
         """Fields of ``ModelConfig`` that may leave a number to the method or its backbone -> the
         number."""
-        return {"norm_epsilons": self.norm_epsilons}
+        return {
+            "norm_epsilons": self.norm_epsilons,
+            "depths": encoders.size_of(self.backbone, self.depths).depths,
+        }
 
     @property
     def settings_read(self) -> tuple[str, ...]:
@@ -340,7 +348,7 @@ class Method(nn.Module):
 
     def frame_macs(self, height: int, width: int, *, executed: bool) -> dict[str, int]:
         """Multiply-accumulates of encoding a frame, and of its per-frame logits."""
-        size = encoders.size_of(self.backbone)
+        size = encoders.size_of(self.backbone, self.depths)
         counts = encoders.backbone_of(self.backbone).macs(size, height, width)
         return dict.fromkeys(ENCODER_PARTS, 0) | counts | decoder_macs(
             size.channels, height, width, self.width, self.num_classes,
