@@ -28,8 +28,8 @@ class Size:
     Attributes:
       channels: of the four maps.
       depths: blocks of the four stages.
-      like: the MiT ("b0" .. "b5") of like size. The papers give the methods' numbers of blocks for
-        MiT alone; with any other backbone a method takes those: our choice.
+      like: the MiT ("b0" .. "b5") of like size. The papers give numbers of blocks for MiT alone;
+        other backbones take those: our choice.
       norm_epsilons: of the norms of embeddings and reductions, of blocks and stages.
     """
 
@@ -55,10 +55,10 @@ class Backbone:
       layers: every layer, with its path within the encoder, and with its authors' key without
         "backbone.".
       block: path and key of a block, templates as those of its layers, which both begin with it.
-      shapes: size -> those of a few arrays by released key, enough to tell it from the others of the family.
+      shapes: size -> those of a few arrays by released key: enough to tell it within the family.
       origins: whose files are read; the same origin may stand in several families.
-      afresh: template of released keys that files of an encoder alone may lack, and that then start
-        as they do in training from nothing -> what messages call them.
+      afresh: template of released keys that files of an encoder alone may lack and that then start
+        as in training from nothing -> what messages call them.
     """
 
     sizes: Mapping[str, Any]
@@ -71,7 +71,6 @@ class Backbone:
     afresh: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def decays(self, path: str) -> bool:
-        """Whether weight decay applies to a parameter of the encoder: not to norms and layer
-        scales."""
+        """Whether weight decay applies to an encoder's parameter: not to norms and layer scales."""
         layer = layer_at(self.layers, PARAMS, path)
         return not layer or layer[0].kind not in (NORM, LAYER_SCALE)

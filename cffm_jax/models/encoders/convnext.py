@@ -1,8 +1,7 @@
 """ConvNeXt encoder, tiny to base: four stages of depthwise 7x7 convolutions and pointwise MLPs.
 
-Source: Liu et al., "A ConvNet for the 2020s" (CVPR 2022). Each stage's map is normalised for the
-decoder, as in the paper's dense predictions. Dimension key: N frames, H W sides of a stage's map, C
-channels.
+Source: Liu et al., "A ConvNet for the 2020s" (CVPR 2022), as there with each stage's map normalised
+for dense predictions. Dimension key: N frames, H W sides of a stage's map, C channels.
 """
 
 from __future__ import annotations
@@ -29,8 +28,7 @@ INITIAL_SCALE = 1e-6
 
 
 class Block(nn.Module):
-    """Depthwise 7x7, LayerNorm, dense to 4C, GELU, dense to C, a weight a channel: [N, H, W, C] ->
-    [N, H, W, C]."""
+    """Depthwise 7x7, LayerNorm, dense to 4C, GELU, dense to C, a weight a channel; residual."""
 
     norm_epsilon: float
     drop_path: float
@@ -50,10 +48,7 @@ class Block(nn.Module):
 
 class Stage(nn.Module):
     """Convolution on patches of R x R, blocks: [N, R * H, R * W, C'] -> [N, H, W, C], and the same
-    normalised.
-
-    The first stage normalises after its convolution, the others before theirs.
-    """
+    normalised. The first stage normalises after its convolution, the others before theirs."""
 
     channels: int
     side: int
@@ -96,8 +91,7 @@ class ConvNeXt(nn.Module):
 
     @nn.compact
     def __call__(self, frames: jax.Array, train: bool = False) -> tuple[jax.Array, ...]:
-        """Args: frames f32[N, H, W, 3], normalised, sides multiples of 32. Returns: four maps [N,
-        H/s, W/s, C_s], s = 4, 8, 16, 32."""
+        """Encodes normalised f32[N, H, W, 3], sides multiples of 32; see ``Backbone.module``."""
         size, depths = self.size, self.depths or self.size.depths
         rates = np.linspace(0, self.drop_path, sum(depths)).tolist()
         x, maps = frames.astype(self.dtype), []

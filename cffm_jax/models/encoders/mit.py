@@ -1,5 +1,4 @@
-"""Mix Transformer (MiT) encoder B0-B5: four stages of overlapping patches and spatially reduced
-attention.
+"""Mix Transformer (MiT) B0-B5: four stages of overlapping patches, spatially reduced attention.
 
 Source: SegFormer, which both papers take as their encoder (CFFM section 4.1). Dimension key: N
 frames, H W sides of a stage's map, C channels, A heads, D channels of a head, R spatial reduction,
@@ -43,8 +42,7 @@ REDUCTIONS = (8, 4, 2, 1)
 
 
 class Attention(nn.Module):
-    """Self-attention whose keys and values come from a map reduced R times a side: [N, H, W, C] ->
-    [N, H, W, C]."""
+    """Self-attention on [N, H, W, C] with keys and values of a map reduced R times a side."""
 
     heads: int
     reduction: int
@@ -67,7 +65,7 @@ class Attention(nn.Module):
 
 
 class MixFFN(nn.Module):
-    """Dense to ratio * C, depthwise 3x3, GELU, dense to C: [N, H, W, C] -> [N, H, W, C]."""
+    """Dense to ratio * C, depthwise 3x3, GELU, dense to C."""
 
     ratio: int
     dtype: jnp.dtype
@@ -82,8 +80,7 @@ class MixFFN(nn.Module):
 
 
 class Block(nn.Module):
-    """Two residual branches, attention and Mix-FFN, each behind a LayerNorm: [N, H, W, C] -> [N, H,
-    W, C]."""
+    """Two residual branches, attention and Mix-FFN, each behind a LayerNorm."""
 
     heads: int
     reduction: int
@@ -153,8 +150,7 @@ class MiT(nn.Module):
 
     @nn.compact
     def __call__(self, frames: jax.Array, train: bool = False) -> tuple[jax.Array, ...]:
-        """Args: frames f32[N, H, W, 3], normalised, sides multiples of 32. Returns: four maps [N,
-        H/s, W/s, C_s], s = 4, 8, 16, 32."""
+        """Encodes normalised f32[N, H, W, 3], sides multiples of 32; see ``Backbone.module``."""
         size, depths = self.size, self.depths or self.size.depths
         rates = np.linspace(0, self.drop_path, sum(depths)).tolist()
         x, maps = frames.astype(self.dtype), []

@@ -54,8 +54,8 @@ def make_encoder(
 
 
 def repeat_blocks(leaves: Mapping[str, T], name: str) -> dict[str, T]:
-    """Leaves of a model by "<collection>/<path>", one block in each of the encoder's stages -> those of the model with
-    the named encoder, whose blocks are alike."""
+    """Repeats blocks: leaves of a model by "<collection>/<path>" with one block in each stage of
+    the encoder -> those of the model with the named encoder, whose blocks are alike."""
     template, depths, repeated = backbone_of(name).block[0] + "{leaf}", size_of(name).depths, {}
     for path, leaf in leaves.items():
         collection, _, below = path.partition(f"/{ENCODER}/")
