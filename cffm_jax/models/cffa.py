@@ -68,8 +68,7 @@ windows of 7 hold whole cells: 5 is 7 there, 4 is 3 and 2 is 2 on a resize to 6 
 def reference_sources(
     receptive: Sequence[int] = ModelConfig.receptive, pooling: Sequence[int] = ModelConfig.pooling
 ) -> tuple[PooledSource, ...]:
-    """The references' rows of the context table, from r and p (section 3.2; ablated in Tables 6,
-    7).
+    """The references' rows of the context table from r and p (section 3.2; ablated: Tables 6, 7).
 
     A window reads r / p cells a side, rounded to the nearest odd number (up where two are as near),
     as the cells have a middle one. The papers' default comes out as the release's {7, 5, 3}.

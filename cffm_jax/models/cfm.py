@@ -60,12 +60,10 @@ class _Pool(nn.Module):
 
 
 class _ContextBlock(nn.Module):
-    """A block but for its tokens' weights: pools the context, then adds its weighted sum and an
-    MLP.
+    """A block but for its tokens' weights: pools the context, adds its weighted sum and an MLP.
 
     The 289 tokens of the paper's r = {49, 20, 6, 7} hold 12 of the target's twice; merged, the
-    result is the same. Keys and values are projected once on each frame's (pooled) grid, then
-    gathered.
+    result is the same. Keys and values are projected once, on each frame's (pooled) grid.
 
     Attributes:
       references: the context table's rows of the references.

@@ -128,8 +128,7 @@ def update_running(
     memory: float | Float[Array, ""] = PrototypeConfig.memory,
     valid: Bool[Array, " n"] | None = None,
 ) -> RunningClusters:
-    """Adds a frame to the prototypes: mini-batch k-means (Sculley 2010) that forgets. Neither paper
-    has it.
+    """Adds a frame by mini-batch k-means (Sculley 2010) that forgets, which neither paper has.
 
     All counts fade by memory / (memory + 1), so the past weighs at most as much as ``memory``
     frames. Each centre moves to the mean of itself, weighing its count, and the new tokens nearest
@@ -157,9 +156,8 @@ def update_running(
 
 
 class _Tokens(NamedTuple):
-    """Tokens [N, C]; bool[N] valid; f32[C] mean of the valid ones, taken off before every product,
-    as its norm would cost digits (off a single block once and for all); f32[N] squared norms
-    then."""
+    """Tokens [N, C]; bool[N] valid; f32[C] mean of the valid ones, taken off before every product
+    as it would cost digits (off a single block for good); f32[N] squared norms without it."""
 
     rows: jax.Array
     valid: jax.Array

@@ -122,8 +122,7 @@ class BatchNorm(nn.Module):
 
 
 class DropPath(nn.Module):
-    """Skips a residual branch of whole images by chance ``rate``; scales others by 1 / (1 -
-    rate)."""
+    """Skips a branch for whole images with probability ``rate``, else scales by 1 / (1 - rate)."""
 
     rate: float
 

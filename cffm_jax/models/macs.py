@@ -1,9 +1,7 @@
-"""Multiply-accumulates of one frame, counted by hand from the architecture: no tracing, no
-compiler.
+"""Multiply-accumulates of one frame, counted by hand from the architecture's sizes: no tracing.
 
 The encoder and the decoder run once on the frame; the features of its references are given
-(cached), but their norms, pooling, keys and values count: every target pools its references anew.
-Three conventions:
+(cached), but their norms, pooling, keys and values count: each target pools them anew. Conventions:
 
 - ``true``: what the papers' equations and the release compute. Per-frame logits count for SegFormer
   only: CFFM does not need them. In a mining block every layer up to the output projection runs on

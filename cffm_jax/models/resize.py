@@ -32,8 +32,7 @@ def interpolation_matrix(size_in: int, size_out: int) -> Float32[np.ndarray, "{s
 
 
 def _enlarge(x: jax.Array, axis: int, factor: int) -> jax.Array:
-    """Bilinear enlargement by an integer: each output phase is a lerp of two neighbours: no
-    gather."""
+    """Bilinear enlargement by an integer: each output phase lerps two neighbours; no gather."""
     size = x.shape[axis]
     first = jax.lax.slice_in_dim(x, 0, 1, axis=axis)
     last = jax.lax.slice_in_dim(x, size - 1, size, axis=axis)

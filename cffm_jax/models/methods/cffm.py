@@ -36,8 +36,7 @@ FAMILIES = {
     "cffmp": (False, True),
     "cffmpp": (True, True),
 }
-"""Names of the papers' methods -> local contexts, global contexts. ``cffmp`` is CFFM+, global
-contexts alone."""
+"""The papers' methods -> local contexts, global contexts. ``cffmp`` is CFFM+: global ones alone."""
 
 LOCAL_BLOCKS = {"b0": 1, "b1": 2, "b2": 2, "b3": 2, "b4": 4, "b5": 4}
 """Mining blocks N by MiT (CFFM section 4.1; B3 and B4, left out in the papers, as neighbours)."""
@@ -245,8 +244,7 @@ class CFFM(Method):
     def clip_outputs(
         self, clips: Float[Array, "B T H W 3"], train: bool = False, prototypes: Float[Array, "B P C"] | None = None
     ) -> ClipOutputs:
-        """Segments the last frame of each clip; with global contexts by local + 0.5 * global
-        logits.
+        """Segments each clip's last frame; with global contexts by local + 0.5 * global logits.
 
         Args:
           clips: normalised, oldest first, the target last; sides multiples of 32.
