@@ -35,8 +35,7 @@ def require_same_run(stored: Config, asked: Config, source: object) -> None:
 
 
 def changed_settings(stored: Config, asked: Config) -> dict[str, Any]:
-    """Settings by dotted name that differ from the weights' and may change figures of
-    evaluation."""
+    """Settings by dotted name that differ from the weights' and may change evaluated figures."""
     return {
         name: asks
         for name, (_, asks) in _differing(stored, asked).items()

@@ -241,8 +241,7 @@ class Checkpoints:
 
     def restore_variables(self, step: int, like: Any, average: Collection[str] = ()) -> dict[str, Any]:
         """The model's variables; ``like`` gives shapes, types and, where it has them, shardings.
-        The parts of the parameters that ``average`` names, the trained ones, are the moving
-        average."""
+        Parts of the parameters that ``average`` names (the trained ones) are the moving average."""
         items = {"variables": like}
         if average:
             items[_AVERAGE] = {part: like["params"][part] for part in average}

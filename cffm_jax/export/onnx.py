@@ -35,8 +35,7 @@ from cffm_jax.runtime.atomic import whole_file
 
 OPSET = 23
 _CLOSE = 1e-3
-"""How much onnxruntime may change in the compared step: of the masks, of the state's largest
-number."""
+"""Share of the masks and of the state's largest number that onnxruntime may change in a step."""
 
 
 def require_jax2onnx(where: object) -> tuple[types.ModuleType, types.ModuleType]:
