@@ -48,7 +48,7 @@ class Weights:
 
         Args:
           frames: of one size; any iterable, for example a camera's.
-          rate: frames a second, at most 1000; 0: references lie ``config.data.offsets`` back.
+          rate: frames a second, at most 1000; 0: references lie ``data.offsets`` frames back.
           reference_seconds: how long before the target the references lie, oldest first; with a
             rate and without these the papers' 9/15, 6/15 and 3/15 s. The nearest frames are taken.
           ahead: see ``inference.streaming.stream``; more than 0 is faster where answers can wait.

@@ -36,8 +36,7 @@ def start_ages(pixels: int, longest: int) -> np.ndarray:
 
 @_compiled
 def _grow(label, prediction, last_label, last_prediction, longest, label_age, both_age, right_age):
-    """Brings ages to the next frame. Returns how many pixels keep their class, and how many of
-    those change their prediction."""
+    """Brings ages to the next frame. Returns pixels that keep their class, and the changed ones."""
     steady, changed = np.uint16(0), np.uint16(0)
     for i in range(label.size):
         known = label[i] != IGNORED_LABEL
@@ -127,10 +126,8 @@ def _positions(flags, positions):
 @_compiled
 def add_pairs(labels, predictions, counts, most):
     """Adds pixels by label and prediction to counts i64[K,K], but those with an ignored label.
-
     ``most`` pixels at a time, as they are counted in 32 bits. Returns how many were added or left
-    out: fewer than all where a value is no class.
-    """
+    out: fewer than all where a value is no class."""
     counted = 0
     ends, positions = np.empty(_TILE, np.uint8), np.empty(_TILE, np.uint32)
     for first in range(0, labels.size, most):

@@ -47,14 +47,12 @@ class Metric:
       definition: for ``docs/metrics.md``; neighbours with the same text share a line there.
       statistic: the sums that it is computed from.
       value: these sums -> the figure; nan where nothing was there to measure.
-      mean_of_videos: whether a set's figure is the mean of its videos'; else that of their total
-        sums.
+      mean_of_videos: whether a set's figure is the mean of its videos'; else that of their sums.
       short_videos: whether videos count that the released script leaves out for their length.
       in_papers: whether it is in the table of the papers' figures; else in that of unreported ones.
       lower_is_better: its direction.
       per_video: whether each video's figure is in ``eval.json`` and in the table of videos.
-      per_class: its name for a class in ``eval.json``, and sums -> f64[K], each class's figure or
-        nan.
+      per_class: its name for a class in ``eval.json``, and sums -> f64[K] of the classes, with nan.
       scale: factor of the printed number; 100 for percent.
     """
 

@@ -114,8 +114,7 @@ def score_video(
     num_classes: int,
     sparse: bool = False,
 ) -> VideoScore:
-    """Scores a video from its (label, prediction) in order, one at a time; ``sparse`` where these
-    are some of its frames only."""
+    """Scores a video from (label, prediction) in order; ``sparse``: of some of its frames only."""
     tally = VideoTally.empty(num_classes, sparse)
     for label, prediction in frames:
         tally = tally.update(label, prediction)

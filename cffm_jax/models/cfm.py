@@ -157,7 +157,7 @@ class MiningBlock(_ContextBlock):
 
 
 class PositionBlock(_ContextBlock):
-    """A block without mining: a token's weight is learned by its position alone. The papers' "CFFA
+    """A block without mining: a token's weight is learned for its position alone. The papers' "CFFA
     only", of which they say no more than that an MLP processes the tokens."""
 
     def setup(self) -> None:

@@ -1,4 +1,4 @@
-"""Frame features: the papers' SegFormer decoder, always 256 channels wide (CFFM section 4.1)."""
+"""Frame features: the papers' SegFormer decoder, 256 wide for every backbone (CFFM section 4.1)."""
 
 from __future__ import annotations
 
@@ -95,10 +95,8 @@ def decoder_macs(
     merged: bool,
 ) -> dict[str, int]:
     """Multiply-accumulates of the decoder and the frame classifier for a frame of height x width.
-
     Merged, a stage's kernel already holds its slice of the fuse kernel (a product once a call); a
-    normalised projection's does not: the slice is applied at the stage's own stride.
-    """
+    normalised projection's does not: the slice is applied at the stage's own stride."""
     positions = [(height // stride) * (width // stride) for stride in STRIDES]
     fused = len(channels) * positions[0]
     if merged:

@@ -32,10 +32,9 @@ class Clusters(NamedTuple):
 
     Attributes:
       centres: f32[k, C].
-      assignment: i32[N], the nearest of these centres (the first of equals); -1 if a token is
-        invalid.
-      inertia: f32[], sum of valid tokens' squared distances to centres; not finite if a token is
-        not.
+      assignment: i32[N], the nearest of these centres (the first of equals); -1 of an invalid
+        token.
+      inertia: f32[], sum of valid tokens' squared distances to centres; not finite if one is not.
       iterations: i32[], how often the centres were moved.
       counts: f32[k], tokens of each cluster; 0 only if the last move emptied it or too few differ.
     """
@@ -115,7 +114,7 @@ def cluster(
 def start_running(
     key: PRNGKeyArray, tokens: Tokens, k: int = 100, max_iterations: int = 10, *, valid: Valid | None = None
 ) -> RunningClusters:
-    """A stream's prototypes after its first frame: ``cluster`` of its tokens, which see."""
+    """Prototypes after a stream's first frame by ``cluster``: arguments and errors as there."""
     clusters = cluster(key, tokens, k, max_iterations, valid=valid)
     return RunningClusters(clusters.centres, clusters.counts, jnp.int32(1))
 

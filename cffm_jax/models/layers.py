@@ -30,11 +30,9 @@ def depthwise_init(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) ->
 
 
 def matmul(x: jax.Array, kernel: jax.Array, dtype: jnp.dtype) -> jax.Array:
-    """[..., C] x [C, F] -> [..., F], positions flattened to one axis.
-
-    With several leading axes, the gradient makes XLA on CPUs transpose the cotangent together with
-    all that computes it: flattened, a block's backward pass takes a third of the time.
-    """
+    """[..., C] x [C, F] -> [..., F], positions flattened to one axis. With several leading axes,
+    the gradient makes XLA on CPUs transpose the cotangent together with all that computes it:
+    flattened, a block's backward pass takes a third of the time."""
     flat = x.reshape(-1, x.shape[-1]).astype(dtype) @ kernel.astype(dtype)
     return flat.reshape(*x.shape[:-1], kernel.shape[-1])
 

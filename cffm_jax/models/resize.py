@@ -1,6 +1,6 @@
 """Bilinear resizing with half-pixel centres and no antialias, as PyTorch's ``align_corners=False``.
 
-``jax.image.resize`` is a dense product at highest precision that filters when it shrinks.
+Unlike ``jax.image.resize``, no dense product at highest precision, nor a filter on shrinking.
 """
 
 from __future__ import annotations

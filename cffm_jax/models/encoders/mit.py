@@ -65,7 +65,7 @@ class Attention(nn.Module):
 
 
 class MixFFN(nn.Module):
-    """Dense to ratio * C, depthwise 3x3, GELU, dense to C."""
+    """Dense to ratio * C, depthwise 3x3, GELU, dense to C: [N, H, W, C] -> [N, H, W, C]."""
 
     ratio: int
     dtype: jnp.dtype
@@ -80,7 +80,7 @@ class MixFFN(nn.Module):
 
 
 class Block(nn.Module):
-    """Two residual branches, attention and Mix-FFN, each behind a LayerNorm."""
+    """Residual branches of attention and Mix-FFN on [N, H, W, C], each behind a LayerNorm."""
 
     heads: int
     reduction: int

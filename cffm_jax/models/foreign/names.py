@@ -124,7 +124,7 @@ class Origin:
 
     Attributes:
       name: what files of such an encoder are called.
-      prefix: of the encoder's keys in files of whole models; files of an encoder may lack it.
+      prefix: of the encoder's keys in files of whole models; an encoder's own file may lack it.
       marks: pattern of keys without the prefix; a file's origin is the one that most keys fit.
       rules: for every released key; they leave the prefix out on both sides.
       dead: patterns of the file's keys that carry nothing the models compute with.
@@ -175,7 +175,7 @@ class MethodNames:
         ``Method.settings_resolved`` has too -> the released key of a block up to its layers, a
         template. A file tells how many there are.
       lengths: field of ``ModelConfig`` -> the released key of the array whose first length it is.
-      dead_arrays: released live arrays by key -> as zeros, the dead ones its code asks for.
+      dead_arrays: released live arrays by key -> the dead ones the release asks for, as zeros.
       without_place: a model -> what of it the release has no place for although it has names.
     """
 

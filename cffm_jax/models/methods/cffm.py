@@ -315,7 +315,7 @@ class CFFM(Method):
 
     def loss(self, batch: Batch, frame_loss_weight: float) -> tuple[Float32[Array, ""], dict[str, Float32[Array, ""]]]:
         """``clip_loss`` (CFFM section 4.1); with global contexts the cross-entropy of their logits
-        alone (CFFM++ section 4.2): all else runs on the targets as in evaluation."""
+        alone (CFFM++ section 4.2), on targets: all else as in evaluation, with no backward pass."""
         if self.global_blocks:
             targets = normalise(batch["frames"][:, -1], batch["size"])
             logits = self.train_global(targets, batch["prototypes"])

@@ -72,8 +72,7 @@ class WeightFile:
 @contextlib.contextmanager
 def open_weights(path: str | Path) -> Iterator[WeightFile]:
     """Describes the state dict of a file, or a folder as ``save_pretrained`` writes it, reading no
-    arrays. Unwraps checkpoints with weights as ``state_dict``, ``model`` and the like beside other
-    things.
+    arrays. Unwraps checkpoints with weights as ``state_dict``, ``model`` or the like beside others.
 
     Raises:
       InputError: it is missing, damaged, of another format, beyond the limits of size, or holds no

@@ -204,11 +204,9 @@ def export_state_dict(
     variables: Mapping[str, Any], model: Method, *, part: str = "all", dead: bool = False
 ) -> dict[str, np.ndarray]:
     """The inverse: variables, or a tree shaped like them (gradients), in the released layout.
-
     Collections that are absent (a gradient tree has only "params") are left out. Dead weights are
     not written, or, with ``dead``, as zeros, so that the authors' code finds all that it was built
-    with. ``part`` "encoder": its alone.
-    """
+    with. ``part`` "encoder": its alone."""
     flat = flatten(variables)
     live = {
         key: np.ascontiguousarray(layout.save(np.asarray(flat[f"{collection}/{path}"])))
