@@ -58,8 +58,7 @@ def sound_step(checkpoints: Checkpoints, path: str | Path) -> int:
 
 
 def newest_whole(workdir: str | Path) -> tuple[int, tuple[str, ...]]:
-    """(the latest step of a run that is not damaged, 0 without any; lines about damaged and
-    unchecked ones). Writes nothing.
+    """(a run's latest undamaged step or 0; lines on damaged and unchecked ones). Writes nothing.
 
     Raises:
       InputError: there are checkpoints, but all are damaged.

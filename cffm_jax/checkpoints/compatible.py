@@ -1,5 +1,4 @@
-"""Compares the config of a checkpoint with the one that is asked for: same model, same run,
-differences."""
+"""Compares the config of a checkpoint with the one asked for: same model, same run, differences."""
 
 from __future__ import annotations
 
@@ -14,11 +13,8 @@ from cffm_jax.rules import values
 
 
 def require_same_model(stored: Config, asked: Config, source: object, *, name: str = "") -> None:
-    """InputError if a checkpoint's parameters are of another model than the config asks for, or of
-    other arithmetic.
-
-    ``name`` stands in for the name that is asked for: CFFM++ starts from its CFFM.
-    """
+    """InputError if a checkpoint's parameters are of another model or other arithmetic than asked
+    for. ``name`` stands in for the name that is asked for: CFFM++ starts from its CFFM."""
     wants = dataclasses.replace(asked, model=dataclasses.replace(asked.model, name=name or asked.model.name))
     for setting, (has, asks) in _differing(stored, wants).items():
         if setting.startswith("model.") and not SETTINGS[setting].any_weights:
@@ -30,8 +26,7 @@ def require_same_model(stored: Config, asked: Config, source: object, *, name: s
 
 
 def require_same_run(stored: Config, asked: Config, source: object) -> None:
-    """InputError with all settings that differ from those a run was started with and change what it
-    trains."""
+    """InputError with all settings that change what a run trains and differ from its own."""
     differ = {name: pair for name, pair in _differing(stored, asked).items() if SETTINGS[name].changes == "training"}
     if differ:
         pairs = (f"{name} {json.dumps(has)}, not {json.dumps(asks)}" for name, (has, asks) in differ.items())
@@ -40,8 +35,7 @@ def require_same_run(stored: Config, asked: Config, source: object) -> None:
 
 
 def changed_settings(stored: Config, asked: Config) -> dict[str, Any]:
-    """Settings by dotted name that differ from those of the weights and may change an evaluation's
-    figures."""
+    """Settings by dotted name that differ from the weights' and may change evaluated figures."""
     return {
         name: asks
         for name, (_, asks) in _differing(stored, asked).items()
@@ -59,8 +53,7 @@ def as_option(name: str, value: Any) -> str:
 
 
 def _differing(stored: Config, asked: Config) -> dict[str, tuple[Any, Any]]:
-    """Settings that differ, by dotted name; what a config leaves to the backbone is what the
-    backbone has."""
+    """Settings that differ, by dotted name; one left to the backbone is what the backbone has."""
     has, asks = _resolved(stored), _resolved(asked)
     return {name: (has[name], asks[name]) for name in has if has[name] != asks[name]}
 

@@ -36,6 +36,5 @@ class TrainState(flax.struct.PyTreeNode):
 
     @property
     def averaged(self) -> dict[str, Any]:
-        """The variables with the average in the place of what is trained, if there is one: those to
-        evaluate."""
+        """The variables to evaluate: with the average, if there is one, for what is trained."""
         return {"params": {**self.params, **(self.ema or {})}, "batch_stats": self.batch_stats}

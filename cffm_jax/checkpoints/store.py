@@ -1,5 +1,4 @@
-"""Checkpoints of a run (Orbax): the model's variables, the optimiser's state and the config, apart
-from each other.
+"""Checkpoints of a run (Orbax): apart, the model's variables, the optimiser's state and the config.
 
 A step is written as ``<step>.unsealed`` (by Orbax under a temporary name before), gets the
 checksums of its files, and is then renamed to ``<step>``: whatever has that name is whole, unless
@@ -46,8 +45,8 @@ _LOG = logging.getLogger("absl")
 
 
 class _Silence(logging.Filter):
-    """Keeps out of Orbax's log what is no news: that a checkpointer only reads, as it was asked to,
-    and that a save failed, which is one line of ours."""
+    """Keeps out of Orbax's log what is no news: that a checkpointer only reads, as asked to, and
+    that a save failed, which is one line of ours."""
 
     _NO_NEWS = re.compile(r"read[_ ]only|Handler Commit operations|_SignalingThread\.run\(\) raised")
 
@@ -62,8 +61,7 @@ class Checkpoints:
       workdir: the run's folder.
       keep: how many of the latest are kept; the best by mIoU is kept beside them. Default: all.
       create: to write; removes what a killed run left behind. All processes of a run save together,
-        and the first one seals, notes evaluations and deletes; what only reads does so in each
-        process by itself.
+        the first one seals, notes evaluations and deletes; reading is each process's own.
     """
 
     def __init__(self, workdir: str | Path, keep: int | None = None, create: bool = False):
@@ -127,8 +125,7 @@ class Checkpoints:
         return max(mious, key=lambda step: (mious[step], -step), default=None)
 
     def evaluations(self) -> dict[int, float | None]:
-        """Steps that were evaluated -> mIoU, None where nothing was labelled. InputError if the
-        file is damaged."""
+        """Evaluated steps -> mIoU, None without labels. InputError if the file is damaged."""
         path = self.directory / _EVALUATIONS
         try:
             return {int(step): miou for step, miou in json.loads(path.read_text()).items()}
@@ -146,8 +143,7 @@ class Checkpoints:
         write_json(self.directory / _EVALUATIONS, evaluations)
 
     def damage(self, step: int) -> str:
-        """Says in words what is wrong with a checkpoint's files; "" if they are as they were saved,
-        or if ``unchecked``."""
+        """What is wrong with a checkpoint's files; "" if they are as saved, or ``unchecked``."""
         folder = self.directory / str(step)
         if self.unchecked(step):
             return ""
@@ -219,8 +215,7 @@ class Checkpoints:
             raise InputError(self.directory / str(step), f"cannot be saved ({_reason(error)})", remedy) from error
 
     def _seal(self, step: int) -> None:
-        """When Orbax is done: checksums, and only then the name of a whole step; then old ones
-        go."""
+        """When Orbax is done: checksums, then the name of a whole step; then old ones go."""
         self._checkpointer.wait_until_finished()
         if not self._writes:
             return
@@ -246,10 +241,7 @@ class Checkpoints:
 
     def restore_variables(self, step: int, like: Any, average: Collection[str] = ()) -> dict[str, Any]:
         """The model's variables; ``like`` gives shapes, types and, where it has them, shardings.
-
-        Of the parts of the parameters that ``average`` names, the moving average: those that were
-        trained.
-        """
+        Parts of the parameters that ``average`` names (the trained ones) are the moving average."""
         items = {"variables": like}
         if average:
             items[_AVERAGE] = {part: like["params"][part] for part in average}
@@ -290,8 +282,7 @@ def _reason(error: Exception) -> str:
 
 
 def _abstract(tree: Any) -> Any:
-    """Shapes, types and shardings; without a sharding, the first device: that of the run may not be
-    there."""
+    """Shapes, types and shardings; the first device without one: the run's may not be there."""
     first = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
 
     def describe(leaf: Any) -> jax.ShapeDtypeStruct:
@@ -301,8 +292,7 @@ def _abstract(tree: Any) -> Any:
 
 
 def require_space(folder: str | Path, state: TrainState) -> None:
-    """InputError if a checkpoint of this state does not fit on the disk of a folder, which need not
-    be there yet."""
+    """InputError if a checkpoint of this state does not fit on the disk of a (future) folder."""
     needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
     folder = Path(folder).absolute()
     free = shutil.disk_usage(next(path for path in (folder, *folder.parents) if path.exists())).free

@@ -1,5 +1,4 @@
-"""Runs an exported stream: masks of frames, with JAX (and its flatbuffers) alone. It is copied
-beside the export.
+"""Runs an exported stream with JAX (and its flatbuffers) alone; it is copied beside the export.
 
 stream = load("folder")
 state = stream.start()

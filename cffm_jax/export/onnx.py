@@ -35,8 +35,7 @@ from cffm_jax.runtime.atomic import whole_file
 
 OPSET = 23
 _CLOSE = 1e-3
-"""How much of the masks, and of the state's largest number, onnxruntime may change in the step that
-is compared."""
+"""Share of the masks and of the state's largest number that onnxruntime may change in a step."""
 
 
 def require_jax2onnx(where: object) -> tuple[types.ModuleType, types.ModuleType]:
@@ -51,8 +50,7 @@ def require_jax2onnx(where: object) -> tuple[types.ModuleType, types.ModuleType]
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what jax2onnx prints as it was debugged with, and warns of: parts that it skips and
-    we do not use."""
+    """Without jax2onnx's leftover prints and its warnings of skipped parts, which we do not use."""
     for name in ("jax2onnx", "onnx_ir"):
         logging.getLogger(name).setLevel(logging.ERROR)
     with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
@@ -68,9 +66,7 @@ def export_onnx(
     streams: int = 1,
     classes: Classes | None = None,
 ) -> None:
-    """Writes a stream's step for frames of one size, whole or not at all.
-
-    A step of what was converted is compared with ours before it is written.
+    """Writes a stream's step for frames of one size, whole or not at all, once it computes as ours.
 
     Args:
       weights: of ``weights.load``, of a model without global contexts.

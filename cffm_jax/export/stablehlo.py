@@ -1,5 +1,4 @@
-"""A stream as a folder that runs with JAX alone: the step as StableHLO (`jax.export`), the weights
-beside it.
+"""A stream as a folder that runs with JAX alone: its step as StableHLO (`jax.export`), its weights.
 
     <folder>/step.jax             (weights, state, frames u8[S,H0,W0,3]) -> (state, masks u8[S,H0,W0])
     <folder>/weights.safetensors  the arrays by their paths
@@ -96,8 +95,7 @@ def step(
     leaves: Sequence[jax.Array],
     frames: jax.Array,
 ) -> tuple[tuple[jax.Array, ...], jax.Array]:
-    """The next state, as its arrays in their order, and the masks of frames u8[S, H0, W0, 3] of the
-    stream's size, which it resizes."""
+    """The next state's arrays in order and the masks of frames u8[S, H0, W0, 3], resized here."""
     state = jax.tree.unflatten(jax.tree.structure(jax.eval_shape(segmenter.start)), leaves)
     x = frames.astype(jnp.float32)
     # Rounded in between as well, where the other engines have bytes.

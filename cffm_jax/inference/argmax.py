@@ -10,13 +10,11 @@ from cffm_jax.models.resize import resize_bilinear
 Best = tuple[jax.Array, jax.Array, jax.Array]
 
 _SLACK = 1e-5
-"""Rounding of a resize at most, of the largest logit: a class must lie lower by more to be left
-out."""
+"""Rounding of a resize at most, by the largest logit: a class left out must lie lower by more."""
 
 
 def segmentation_masks(logits: jax.Array, input_size: tuple[int, int], output_size: tuple[int, int]) -> jax.Array:
-    """The class of every pixel: logits are resized to the input's size, then to the original one,
-    then compared.
+    """The class of every pixel: logits are resized to the input's size, then to the original one.
 
     One class at a time with a running maximum: the same labels as an arg-max over full-size logits
     (the first of equals wins) at 1/K of the memory. Classes that can win nowhere are not resized;
@@ -54,11 +52,8 @@ def segmentation_masks(logits: jax.Array, input_size: tuple[int, int], output_si
 
 
 def _possible(logits: jax.Array, input_size: tuple[int, int], output_size: tuple[int, int]) -> jax.Array:
-    """Which classes may be the best of a pixel: bool[K].
-
-    A pixel lies between the logits of a few neighbours; a class whose largest there is less than
-    another's least is not its class.
-    """
+    """Which classes may be the best of a pixel: bool[K]. A pixel lies between the logits of a few
+    neighbours; a class whose largest there is less than another's least is not its class."""
     n, h, w, classes = logits.shape
     if input_size[0] < h or input_size[1] < w:
         return jnp.ones(classes, jnp.bool_)  # A second resize then reaches further.

@@ -23,11 +23,9 @@ class Weights:
     """A model with its weights.
 
     Attributes:
-      model: the module; for a file of an encoder alone the encoder, f32[N, H, W, 3] -> its four
-        maps.
+      model: the module; of an encoder's file the encoder, f32[N, H, W, 3] -> its four maps.
       variables: what it is applied with.
-      config: its settings; those of the data are the run's, or the defaults for weights from
-        elsewhere.
+      config: its settings; those of the data are the run's, else the defaults.
       origin: whose weights they are.
       licence: what is known about their use.
     """
@@ -50,12 +48,10 @@ class Weights:
 
         Args:
           frames: of one size; any iterable, for example a camera's.
-          rate: frames a second, at most 1000; 0: the references lie ``config.data.offsets`` frames
-            back.
+          rate: frames a second, at most 1000; 0: references lie ``data.offsets`` frames back.
           reference_seconds: how long before the target the references lie, oldest first; with a
             rate and without these the papers' 9/15, 6/15 and 3/15 s. The nearest frames are taken.
-          ahead: see ``inference.streaming.stream``; more than 0 is faster where frames need not be
-            answered at once.
+          ahead: see ``inference.streaming.stream``; more than 0 is faster where answers can wait.
 
         Raises:
           InputError: these are the weights of an encoder alone, the numbers do not fit, or a frame
@@ -82,8 +78,7 @@ def load(path: str | Path, *, raw: bool = False) -> Weights:
         NVlabs', MMSegmentation's or Hugging Face's MiT and SegFormer, the authors' CFFM and CFFM++,
         PVTv2, ConvNeXt. Position tables and pooling weights do not depend on the size of the
         frames: none is ever resized.
-      raw: of a run that keeps a moving average (``optim.ema``), the last weights and not their
-        average.
+      raw: of a run with a moving average (``optim.ema``), the last weights, not the average.
 
     Raises:
       InputError: it is none of these, damaged, or of no model that is known.

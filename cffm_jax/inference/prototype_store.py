@@ -14,16 +14,11 @@ from cffm_jax.errors import InputError
 
 
 class PrototypeStore:
-    """Prototypes of a split's videos in one file (SQLite): a video that is written is written
-    whole.
-
-    A row is found by the video and by a digest of all that its prototypes depend on, so that those
-    of other weights or settings are never taken for them.
-
-    Of several processes each writes a file of its own (``val.sqlite``, ``val.1.sqlite``, ...):
-    SQLite and network file systems do not go together otherwise. All are read, those of the others
-    as they are at the start.
-    """
+    """Prototypes of a split's videos in one file (SQLite), where each video is written whole. A row
+    is found by the video and a digest of all that its prototypes depend on, so that those of other
+    weights or settings are never taken for them. Of several processes each writes a file of its own
+    (``val.sqlite``, ``val.1.sqlite``, ...), as SQLite and network file systems do not go together.
+    All are read, the others' as at the start."""
 
     def __init__(self, path: Path):
         process = jax.process_index()

@@ -1,5 +1,4 @@
-"""Frames of videos as the model sees them, with their labels: read in threads, ahead of what
-computes with them."""
+"""Frames of videos as the model sees them, with their labels: read ahead, in threads."""
 
 from __future__ import annotations
 
@@ -38,8 +37,7 @@ class Loaded(NamedTuple):
 def load_chunks(
     pool: ThreadPoolExecutor, videos: Sequence[Video], step: int, config: Config, labels: bool
 ) -> Iterator[tuple[Video, int, Loaded]]:
-    """The videos in chunks of ``step`` frames: each with its video and the index of its first
-    frame. A chunk is read ahead of the one in use.
+    """Chunks of ``step`` frames with their video and first frame's index, read one ahead.
 
     Raises:
       InputError: a file cannot be used, or frames of a chunk differ in size.

@@ -31,9 +31,9 @@ class StreamSegmenter:
     """Segments S streams of frames of one size, a frame of each in a step. Compiles once.
 
     ``state, masks = segmenter.step(variables, state, frames)`` takes frames u8[S, H, W, 3] as
-    ``pipeline.fit_frame`` makes them and gives masks u8[S, H0, W0]. The state that is given is
-    consumed: its memory becomes the next state's, so keep a copy (``jax.device_get``) of one that
-    is to be used again. ``segmenter.function`` is the same, not jitted, pure, and leaves it.
+    ``pipeline.fit_frame`` makes them and gives masks u8[S, H0, W0]. It consumes the state given:
+    its memory becomes the next one's, so keep a copy (``jax.device_get``) of one to be used again.
+    ``segmenter.function`` is the same, not jitted, pure, and leaves it.
     """
 
     def __init__(
@@ -46,9 +46,8 @@ class StreamSegmenter:
           config: ``data.offsets`` in frames of the streams.
           size: (H0, W0) of the frames.
           streams: S.
-          apart: compute the streams of a step one after another, not as a batch. The default does
-            on CPUs, where the maps of two frames of 480p no longer fit into the cache and a batch
-            takes longer.
+          apart: compute the streams one after another, not as a batch. The default on CPUs, where
+            the maps of two frames of 480p do not fit into the cache and a batch takes longer.
 
         Raises:
           InputError: the offsets are more or fewer than the model's references, or the frames are
@@ -78,8 +77,7 @@ class StreamSegmenter:
         return self._engine.start(self.input_size, self.streams)
 
     def function(self, variables: dict[str, Any], state: State, frames: jax.Array) -> tuple[State, jax.Array]:
-        """The next state and the masks u8[S, H0, W0] of frames u8[S, H, W, 3]. ValueError for other
-        frames."""
+        """The next state and masks u8[S, H0, W0]; ValueError unless frames are u8[S, H, W, 3]."""
         expected = (len(state.ages), *self.input_size, 3)
         if frames.shape != expected or frames.dtype != jnp.uint8:
             given = f"{frames.dtype}{list(frames.shape)}"
@@ -90,8 +88,7 @@ class StreamSegmenter:
 
 
 def reset(state: State, streams: Sequence[int]) -> State:
-    """The state in which the streams of these numbers have seen nothing. IndexError if there is
-    none of that number."""
+    """The state with these streams as if they had seen nothing; IndexError for unknown numbers."""
     for number in streams:
         if not 0 <= number < len(state.ages):
             raise IndexError(f"stream {number} of {len(state.ages)}, which count from 0")
@@ -99,13 +96,10 @@ def reset(state: State, streams: Sequence[int]) -> State:
 
 
 def offsets_at(rate: float, references: int, seconds: Sequence[float] = ()) -> tuple[int, ...]:
-    """How many frames before the target the references lie, for a stream of ``rate`` frames a
-    second.
-
-    The nearest whole numbers, at least 1.
+    """Finds how many frames before the target the references lie, in whole numbers of at least 1.
 
     Args:
-      rate: frames a second.
+      rate: frames a second of the stream.
       references: R of the model.
       seconds: how long before the target, oldest first; () for the papers' 9/15, 6/15 and 3/15 s.
 
@@ -128,8 +122,7 @@ def stream(
     Args:
       model: the module; with global contexts its prototypes are causal.
       variables: its weights.
-      config: of the model; ``data.scale`` says how frames are resized, ``data.offsets`` where the
-        references lie.
+      config: ``data.scale`` says how frames are resized, ``data.offsets`` where references lie.
       frames: of one size.
       ahead: frames that are taken before the mask of a frame is waited for. 0 answers every frame
         at once; 1 or 2 let reading, computing and what the caller does overlap.

@@ -1,5 +1,4 @@
-"""Prototypes of whole videos (CFFM++ section 4.1): computed by a trained network, kept on disk, or
-imported.
+"""Prototypes of whole videos (CFFM++ section 4.1): computed, kept on disk, or imported.
 
 Dimension key: f frames of a video that are clustered, H W the model's input, h w the map at stride
 8, P prototypes, C = 256 channels.
@@ -42,12 +41,10 @@ _ENCODING = ("encoder", "decoder")
 
 
 def fingerprint(variables: dict[str, Any]) -> str:
-    """Digest of the weights that the features depend on: encoder, decoder and the decoder's
-    statistics.
+    """Digest of the weights behind the features: encoder, decoder and the decoder's statistics.
 
     Raises:
-      InputError: one is not finite. The features may not show it: XLA's ReLU on CPUs turns NaN into
-        0.
+      InputError: one is not finite, which features may hide: XLA's ReLU on CPUs turns NaN into 0.
     """
     digest = hashlib.sha256()
     for collection in sorted(variables):
@@ -63,16 +60,11 @@ def fingerprint(variables: dict[str, Any]) -> str:
 
 
 class Prototyper:
-    """Gives the prototypes of videos: out of the store, or computed in one jitted call a video and
-    stored.
-
-    Several threads may ask, each for its own videos; they are computed on the thread's default
-    device.
-    """
+    """Gives the prototypes of videos: out of the store, or in one jitted call a video, then stored.
+    Several threads may ask, each for its own videos and computing on its default device."""
 
     def __init__(self, model: Method, variables: dict[str, Any], config: Config, store: PrototypeStore | None = None):
-        """``model`` and ``variables`` are the network whose features are clustered; its width is
-        the prototypes'."""
+        """``model`` and ``variables``: the network to cluster; its width is the prototypes'."""
         self.config = config
         self._model, self._store = model, store
         self._variables = {c: {k: v for k, v in tree.items() if k in _ENCODING} for c, tree in variables.items()}
@@ -87,8 +79,7 @@ class Prototyper:
         return hashlib.sha256(text.encode()).hexdigest()
 
     def _key_of(self, video: Video) -> str:
-        """The digest with the names and sizes of the frames' files: where the dataset lies does not
-        matter."""
+        """Digest with the names and sizes of the frames' files: where they lie does not matter."""
         sizes = [[os.path.basename(path), file_size(path)] for path in self._frames(video)]
         return hashlib.sha256(json.dumps([self._key, len(video.frames), sizes]).encode()).hexdigest()
 
@@ -140,8 +131,8 @@ class Prototyper:
 def _cluster(
     model: Method, plan: PrototypeConfig, variables: dict[str, Any], frames: jax.Array, valid: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """frames u8[f, H, W, 3], valid bool[f] -> centres f32[P, C] and inertia f32[]; some frames at a
-    time, so that memory does not grow with f."""
+    """u8[f, H, W, 3], valid bool[f] -> centres f32[P, C], inertia f32[]; some frames at a time, so
+    that memory does not grow with f."""
 
     def encode(frame: jax.Array) -> jax.Array:
         return model.apply(variables, normalise(frame[None]), method="prototype_tokens")[0]
@@ -157,10 +148,8 @@ def _cluster(
 
 
 def all_prototypes(source: Prototyper | ImportedPrototypes, videos: Sequence[Video], name: str) -> np.ndarray:
-    """Prototypes f32[V, P, C] of all videos, with a progress bar; what was stored already is not
-    computed again.
-
-    Several processes share the videos.
+    """Prototypes f32[V, P, C] of all videos, with a progress bar; only those not stored are
+    computed, the videos being shared by the processes.
 
     Raises:
       InputError: those of a video cannot be had, or videos differ in their number of prototypes.
@@ -182,9 +171,8 @@ def all_prototypes(source: Prototyper | ImportedPrototypes, videos: Sequence[Vid
 def prototype_source(
     config: Config, model: Method, variables: dict[str, Any], split: str, folder: str | Path = ""
 ) -> Prototyper | ImportedPrototypes:
-    """The source of the prototypes of a split's videos, as ``config.prototypes`` says: imported
-    ones, or those of another run's network, or of the model itself; computed ones are kept in one
-    file a split.
+    """The source of a split's prototypes, as ``config.prototypes`` says: imported ones, or those of
+    another run's network or the model itself, computed and kept in one file a split.
 
     Args:
       config: of the model.
@@ -207,8 +195,7 @@ def prototype_source(
 
 
 class ImportedPrototypes:
-    """Prototypes that were computed elsewhere, one array [P, C] a video; see
-    ``weights.authors_prototypes``."""
+    """Prototypes computed elsewhere, [P, C] a video; see ``weights.authors_prototypes``."""
 
     def __init__(self, path: str, width: int):
         self._path, self._width = Path(path), width
@@ -216,8 +203,7 @@ class ImportedPrototypes:
         self._found = find_centres(path)
 
     def of(self, video: Video) -> np.ndarray:
-        """f32[P, C]. InputError if there are none of the video, or they cannot be read or have
-        another shape."""
+        """f32[P, C]; InputError if the video has none, or they are unreadable or misshapen."""
         if video.name not in self._found:
             problem = f"holds no prototypes of video {video.name}"
             raise InputError(self._path, problem, "name prototypes of all videos of the split")

@@ -1,5 +1,4 @@
-"""Metrics of video semantic segmentation: sums of single videos, which merge exactly and in any
-order.
+"""Metrics of video semantic segmentation: sums of single videos, which merge exactly, in any order.
 
 Mean and weighted IoU and accuracies of one confusion matrix; the video consistency VC_n of Miao et
 al., "VSPW" (CVPR 2021, Eq. 9); and what these leave out: consistency that is also correct, flicker,

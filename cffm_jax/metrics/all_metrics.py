@@ -12,5 +12,4 @@ METRICS: tuple[Metric, ...] = (
     *consistency.CORRECT_CONSISTENCY,
     consistency.FLICKER,
 )
-"""A new metric is an object here; its keys in JSON, its columns and its part of the report follow
-from it."""
+"""A new metric is an object here: its JSON keys, columns and part of the report follow from it."""

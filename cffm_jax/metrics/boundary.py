@@ -12,8 +12,7 @@ from cffm_jax.metrics.confusion import MOST, Confusion, as_pair, flat, read_only
 from cffm_jax.metrics.metric import Metric, Statistic, mean
 
 _SHARE = 0.02
-"""Width of the band along a boundary, as a share of the frame's diagonal (Boundary IoU, CVPR 2021,
-section 5)."""
+"""Width of the band, as a share of the frame's diagonal (Boundary IoU, CVPR 2021, section 5)."""
 
 
 def boundary_width(height: int, width: int) -> int:
@@ -24,20 +23,12 @@ def boundary_width(height: int, width: int) -> int:
 def boundary_confusion(
     label: Shaped[np.ndarray, "_ _"], prediction: Shaped[np.ndarray, "_ _"], num_classes: int
 ) -> Confusion:
-    """A frame's pixels near the boundaries, whose IoU is Boundary IoU (Cheng et al., CVPR 2021, Eq. 2).
+    """A frame's pixels near boundaries; their IoU is Boundary IoU (Cheng et al., CVPR 2021, Eq. 2).
 
-    A class's band is the part of it that lies at most ``boundary_width`` pixels (as a square's
-    radius) from another class, an ignored pixel or the frame's edge. What is outside its own band
-    counts as the further class K, in the label and in the prediction each: the IoU of class k is
-    then that of its two bands, and class K's means nothing.
-
-    Args:
-      label: u8[H,W].
-      prediction: u8[H,W].
-      num_classes: K.
-
-    Returns:
-      A confusion matrix of K + 1 classes.
+    A class's band is the part of it at most ``boundary_width`` pixels (as a square's radius) from
+    another class, an ignored pixel or the frame's edge. What is outside its own band counts as the
+    further class K, in the label and the prediction each: the IoU of class k is then that of its
+    two bands, and class K's means nothing. The matrix has K + 1 classes.
     """
     label, prediction = as_pair(label, prediction)
     counts = Confusion.empty(num_classes + 1).counts
@@ -54,7 +45,7 @@ def _add(counts: Confusion, labels: np.ndarray, predictions: np.ndarray) -> Conf
 
 
 def boundary_ious(counts: Confusion) -> Float64[np.ndarray, " K"]:
-    """Boundary IoU of each class, of `boundary_confusion`; nan where it does not occur in the labels."""
+    """Boundary IoU by class, of `boundary_confusion`; nan where it does not occur in the labels."""
     return counts.ious()[:-1]
 
 

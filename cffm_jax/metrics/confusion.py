@@ -33,7 +33,7 @@ def flat(array: UInt8[np.ndarray, ...]) -> UInt8[np.ndarray, " n"]:
 
 
 def read_only(array: UInt8[np.ndarray, "*shape"]) -> UInt8[np.ndarray, "*shape"]:
-    """The array in C order and not writeable, as the kernels take it: they are compiled for one kind."""
+    """In C order and not writeable, as the kernels take it: they are compiled for one kind."""
     array = np.ascontiguousarray(array).view()
     array.flags.writeable = False
     return array
@@ -56,7 +56,7 @@ class Confusion:
         return cls(np.zeros((num_classes, num_classes), np.int64))
 
     def update(self, labels: Shaped[np.ndarray, ...], predictions: Shaped[np.ndarray, ...]) -> Confusion:
-        """Adds u8[...] labels and predictions of equal shape. ValueError on a value that is no class."""
+        """Adds labels and predictions of equal shape; ValueError on a value that is no class."""
         labels, predictions = as_pair(labels, predictions)
         counts = self.counts.copy()
         counted = kernels.add_pairs(flat(labels), flat(predictions), counts, MOST)
@@ -76,12 +76,12 @@ class Confusion:
         return self.counts.sum(1)
 
     def ious(self) -> Float64[np.ndarray, " K"]:
-        """Intersection over union of each class; nan where the class does not occur in the labels."""
+        """Intersection over union of each class; nan where it does not occur in the labels."""
         union = self.counts.sum(0) + self.counts.sum(1) - np.diag(self.counts)
         return _ratio(np.diag(self.counts), np.where(self.pixels() > 0, union, 0))
 
     def accuracies(self) -> Float64[np.ndarray, " K"]:
-        """Share of each class's pixels that are predicted as it; nan where it does not occur in the labels."""
+        """Share of each class's pixels predicted as it; nan where the labels have none."""
         return _ratio(np.diag(self.counts), self.pixels())
 
     def miou(self) -> float:

@@ -19,15 +19,13 @@ LENGTHS = (8, 16)
 
 @dataclasses.dataclass(frozen=True)
 class Windows:
-    """The windows of one length in one video: sums of consistent / stable pixels, the last window
-    apart.
+    """A video's windows of one length: sums of consistent / stable pixels, the last window apart.
 
     Attributes:
       length: n, frames of a window.
       ratios: sum of the ratios of all windows but the last.
       count: number of those windows; a window without stable pixels is none.
-      last: ratio of the last window; nan if it has no stable pixels or the video has fewer than n
-        frames.
+      last: ratio of the last window; nan without stable pixels or with fewer than n frames.
     """
 
     length: int
@@ -49,8 +47,7 @@ class Windows:
         return Windows(self.length, ratios, count, last)
 
     def mean(self, with_last: bool) -> float:
-        """Mean ratio, with the last window (Eq. 9) or without (released script); nan without any
-        window."""
+        """Mean ratio, with the last window (Eq. 9) or without (released script); nan of none."""
         last = with_last and not math.isnan(self.last)
         count = self.count + last
         return (self.ratios + (self.last if last else 0.0)) / count if count else math.nan
@@ -61,12 +58,9 @@ class Steadiness:
     """Sums of one video, or of several: windows that it has, and pixels that keep their class.
 
     Attributes:
-      windows: the finished windows, by length: stable pixels, and those whose prediction stayed the
-        same too.
-      right_windows: likewise: stable pixels with a class, and those that were predicted right in
-        all frames.
-      steady: pixels with a class, of all frames but the first, whose label is that of the frame
-        before.
+      windows: finished windows by length: stable pixels, and those whose prediction stayed too.
+      right_windows: likewise: stable pixels with a class, and those predicted right in all frames.
+      steady: pixels with a class, but of the first frame, whose label is that of the frame before.
       changed: those of them whose prediction is not that of the frame before.
     """
 
@@ -77,8 +71,7 @@ class Steadiness:
 
     @classmethod
     def total(cls, parts: Sequence[Steadiness]) -> Steadiness:
-        """The sums of several videos, with the windows that are counted without each video's
-        last."""
+        """The sums of several videos, with the windows counted without each video's last."""
 
         def joined(windows: Iterable[Windows]) -> Windows:
             windows = list(windows)
@@ -109,13 +102,12 @@ class VideoConsistency(Steadiness):
     """Steadiness of one video, fed frame by frame.
 
     A window of n frames that ends now is stable at a pixel whose label was the same n - 1 times as
-    in the frame before. So all that is kept of earlier frames is how many times in a row that was
-    so, until now.
+    in the frame before. So all that is kept of earlier frames is how often in a row that was so.
 
     Attributes:
       frames: frames fed so far.
-      pixels: stable and consistent pixels of the window of each length that ends at the latest frame; None while the
-        video is shorter than the window.
+      pixels: stable and consistent pixels of the window of each length that ends at the latest
+        frame; None while the video is shorter than the window.
       label, prediction: the latest frame.
       ages: u8 or u32 [3,pixels], see `kernels.add_frames`.
     """
@@ -138,11 +130,11 @@ class VideoConsistency(Steadiness):
         return Steadiness(self.windows, self.right_windows, self.steady, self.changed)
 
     def update(self, label: Shaped[np.ndarray, "_ _"], prediction: Shaped[np.ndarray, "_ _"]) -> VideoConsistency:
-        """Feeds the next frame: label u8[H,W], prediction u8[H,W]."""
+        """Feeds the next frame."""
         return self.extend(np.asarray(label)[None], np.asarray(prediction)[None])
 
     def extend(self, labels: Shaped[np.ndarray, "_ _ _"], predictions: Shaped[np.ndarray, "_ _ _"]) -> VideoConsistency:
-        """Feeds the next frames, u8[T,H,W] each; several together take less time."""
+        """Feeds the next frames; several together take less time."""
         labels, predictions = as_bytes(labels, "labels"), as_bytes(predictions, "predictions")
         if labels.shape != predictions.shape or (self.label is not None and labels.shape[1:] != self.label.shape):
             shapes = [x.shape for x in (self.label, labels, predictions) if x is not None]

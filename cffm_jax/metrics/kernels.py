@@ -30,15 +30,13 @@ def _compiled(function: Callable) -> Callable:
 
 
 def start_ages(pixels: int, longest: int) -> np.ndarray:
-    """The ages of `add_frames` before a video's first frame, for windows of at most ``longest``
-    frames."""
+    """The ages of `add_frames` before a video, for windows of at most ``longest`` frames."""
     return np.zeros((3, pixels), np.uint8 if longest < 256 else np.uint32)
 
 
 @_compiled
 def _grow(label, prediction, last_label, last_prediction, longest, label_age, both_age, right_age):
-    """Brings ages to the next frame. Returns the pixels that keep their class, and those whose
-    prediction changes."""
+    """Brings ages to the next frame. Returns pixels that keep their class, and the changed ones."""
     steady, changed = np.uint16(0), np.uint16(0)
     for i in range(label.size):
         known = label[i] != IGNORED_LABEL
@@ -54,8 +52,7 @@ def _grow(label, prediction, last_label, last_prediction, longest, label_age, bo
 
 @_compiled
 def _window(label, label_age, both_age, right_age, length, before):
-    """The counts of `add_frames` for the window of ``length`` frames, ``before`` = length - 1, that
-    ends now."""
+    """`add_frames`' counts for the window of ``length`` = ``before`` + 1 frames that ends now."""
     stable, consistent, stable_known, right = np.uint16(0), np.uint16(0), np.uint16(0), np.uint16(0)
     for i in range(label.size):
         known = (label_age[i] >= before) & (label[i] != IGNORED_LABEL)
@@ -72,16 +69,16 @@ def add_frames(labels, predictions, last_label, last_prediction, ages, lengths):
 
     Args:
       labels, predictions: u8[T,N], T frames of N pixels.
-      last_label, last_prediction: u8[N], the frame before them; before a video's first frame,
-        labels that differ from it everywhere.
-      ages: u8 or u32 [3,N]: how many frames in a row have had the label of the frame before, its
-        label and prediction, and the right prediction; no more than the longest window has.
+      last_label, last_prediction: u8[N], the frame before; before the first, labels that differ
+        everywhere.
+      ages: u8 or u32 [3,N]: how many frames in a row had the label of the frame before, its label
+        and prediction, and the right prediction; at most as many as the longest window has.
       lengths: [L] of the ages' type, frames of the windows.
 
     Returns:
-      The ages after the last frame; i64[T,L,4], each window's stable and consistent pixels, and the
+      The ages after the last frame; i64[T,L,4], each window's stable and consistent pixels, the
       stable ones that have a class and those of them that are right; i64[T,2], the pixels that keep
-      their class, and those of them that do not keep their prediction.
+      their class, and those of them whose prediction changes.
     """
     frames, pixels = labels.shape
     windows = np.zeros((frames, lengths.size, 4), np.int64)
@@ -128,12 +125,9 @@ def _positions(flags, positions):
 
 @_compiled
 def add_pairs(labels, predictions, counts, most):
-    """Adds pixels by label and prediction to counts i64[K,K]; those with an ignored label are left
-    out.
-
+    """Adds pixels by label and prediction to counts i64[K,K], but those with an ignored label.
     ``most`` pixels at a time, as they are counted in 32 bits. Returns how many were added or left
-    out: fewer than all where a value is no class.
-    """
+    out: fewer than all where a value is no class."""
     counted = 0
     ends, positions = np.empty(_TILE, np.uint8), np.empty(_TILE, np.uint32)
     for first in range(0, labels.size, most):
@@ -163,15 +157,14 @@ def add_pairs(labels, predictions, counts, most):
 
 @_compiled
 def _lengthen(runs, above, row, most):
-    """For the columns: how many rows in a row have had the class of the row above, at most so
-    many."""
+    """For columns: how many rows in a row have had the class of the row above, at most ``most``."""
     for x in range(runs.size):
         runs[x] = (runs[x] + (runs[x] < most)) * (above[x] == row[x])
 
 
 @_compiled
 def _mark_changes(row, beside, runs, runs_beside, most, changes):
-    """Marks where a pixel differs from the one beside it, or one of their columns has changed."""
+    """Marks where a pixel differs from its neighbour, or one of their columns has changed."""
     for x in range(changes.size):
         changes[x] = (row[x] != beside[x]) | (runs[x] < most) | (runs_beside[x] < most)
 
@@ -191,10 +184,8 @@ def _keep(row, flags, outside, kept):
 @_compiled
 def bands(classes, width, outside):
     """The classes u8[H,W] where a square of radius ``width`` >= 1 holds another class or leaves the
-    frame; ``outside`` elsewhere, but for ignored pixels.
-
-    A square holds one class if no two neighbours in it differ, so there is no loop over classes.
-    """
+    frame; ``outside`` elsewhere, but for ignored pixels. A square holds one class if no two
+    neighbours in it differ, so there is no loop over classes."""
     height, length = classes.shape
     result = classes.copy()
     most = np.uint16(2 * width)

@@ -1,5 +1,4 @@
-"""The interface of a metric, and of the sums of a video that it is computed from and that metrics
-share."""
+"""The interface of a metric, and of a video's sums, which it is computed from and metrics share."""
 
 from __future__ import annotations
 
@@ -17,19 +16,16 @@ def identity(sums: Any) -> Any:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Statistic:
-    """Sums of a video's frames; of any type that can be pickled, as processes send them to each
-    other.
+    """Sums of a video's frames, of any type that can be pickled: processes exchange them.
 
     Attributes:
       name: key of the sums in a video's score.
       empty: number of classes -> the sums of no frames.
-      add: (sums, labels u8[n,H,W], predictions u8[n,H,W]) -> the sums with n more frames; neither
-        is changed.
-      total: the sums of several videos, or of frames counted apart -> the sums of all; the same in
-        any order.
+      add: (sums, labels u8[n,H,W], predictions u8[n,H,W]) -> sums with n more; changes none.
+      total: sums of videos, or of frames counted apart -> those of all; the same in any order.
       finish: the sums after a video's last frame -> what ``total`` and the metrics need of them.
-      whole_videos: whether ``add`` needs all frames of the video, in order; else frames are counted
-        apart, in threads. A video that has labels for some of its frames only has no such sums.
+      whole_videos: whether ``add`` needs all frames of the video, in order (else frames are counted
+        apart, in threads). Without labels for all frames there are no such sums.
     """
 
     name: str
@@ -51,17 +47,12 @@ class Metric:
       definition: for ``docs/metrics.md``; neighbours with the same text share a line there.
       statistic: the sums that it is computed from.
       value: these sums -> the figure; nan where nothing was there to measure.
-      mean_of_videos: whether a set's figure is the mean of its videos' figures; else it is that of
-        their total sums.
-      short_videos: whether the videos count too that the released script leaves out for their
-        length.
-      in_papers: whether it is in the table of the papers' figures, or in the one of what they do
-        not report.
+      mean_of_videos: whether a set's figure is the mean of its videos'; else that of their sums.
+      short_videos: whether videos count that the released script leaves out for their length.
+      in_papers: whether it is in the table of the papers' figures; else in that of unreported ones.
       lower_is_better: its direction.
-      per_video: whether each video's figure is in ``eval.json``, and in the table of the videos
-        too.
-      per_class: its name for a class in ``eval.json``, and these sums -> f64[K], the figure of each
-        class, with nan.
+      per_video: whether each video's figure is in ``eval.json`` and in the table of videos.
+      per_class: its name for a class in ``eval.json``, and sums -> f64[K] of the classes, with nan.
       scale: factor of the printed number; 100 for percent.
     """
 

@@ -70,7 +70,7 @@ class VideoTally:
         return cls(num_classes, sparse, {s.name: s.empty(num_classes) for s in _statistics(sparse)})
 
     def update(self, label: Shaped[np.ndarray, "_ _"], prediction: Shaped[np.ndarray, "_ _"]) -> VideoTally:
-        """Adds the next frame: label u8[H,W], prediction u8[H,W]. ValueError on a value that is no class."""
+        """Adds the next frame; ValueError on a value that is no class."""
         return self.extend(label[None], prediction[None])
 
     def extend(
@@ -79,7 +79,7 @@ class VideoTally:
         predictions: Shaped[np.ndarray, "n _ _"],
         pool: Executor | None = None,
     ) -> VideoTally:
-        """Adds the next frames, u8[n,H,W] each; ``pool``: threads to share the work, with equal results."""
+        """Adds the next frames; ``pool``: threads to share the work, with equal results."""
         pairs = list(zip(labels, predictions, strict=True))
         in_order = {s.name: s for s in _statistics(self.sparse) if s.whole_videos}
         apart = {s.name: s for s in _statistics(self.sparse) if not s.whole_videos}
@@ -114,8 +114,7 @@ def score_video(
     num_classes: int,
     sparse: bool = False,
 ) -> VideoScore:
-    """Scores a video from its (label u8[H,W], prediction u8[H,W]) in order, one at a time;
-    ``sparse`` where these are some of its frames only."""
+    """Scores a video from (label, prediction) in order; ``sparse``: of some of its frames only."""
     tally = VideoTally.empty(num_classes, sparse)
     for label, prediction in frames:
         tally = tally.update(label, prediction)
@@ -151,8 +150,8 @@ class Scores:
         return Scores(self.num_classes, tuple(sorted(self.videos + other.videos, key=lambda v: v.name)))
 
     def longer_than(self, frames: int) -> Scores:
-        """Only the videos with more than so many frames, and those of which only some frames have
-        labels: the released script's rule is for videos labelled throughout."""
+        """Only the videos with more than so many frames, and those labelled in some frames only:
+        the released script's rule is for videos labelled throughout."""
         return Scores(self.num_classes, tuple(v for v in self.videos if v.frames > frames or v.sparse))
 
     def total(self, statistic: Statistic) -> Any:
@@ -165,13 +164,12 @@ class Scores:
         return self.total(CONFUSION)
 
     def figures(self, longer_than: int = RELEASE_LONGER_THAN) -> dict[str, float]:
-        """All figures of the videos with more than ``longer_than`` frames; 0 counts every video.
-        Some metrics count the shorter ones too.
+        """All figures of the videos with more than ``longer_than`` frames (some metrics count
+        shorter ones too); 0 counts every video.
 
         Returns:
-          How many videos and frames were counted (``videos``, ``frames``), how many videos were too
-          short for that (``left_out``), and every metric by its key, nan where nothing was there to
-          measure.
+          How many ``videos`` and ``frames`` were counted, how many videos were too short
+          (``left_out``), and every metric by its key, nan where nothing was there to measure.
         """
         counted = self.longer_than(longer_than)
         figures: dict[str, float] = {

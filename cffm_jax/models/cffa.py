@@ -1,5 +1,4 @@
-"""Coarse-to-fine feature assembling (CFFM section 3.2, Eq. 2): which tokens each window of the
-target reads.
+"""Coarse-to-fine feature assembling (CFFM section 3.2, Eq. 2): the tokens a target window reads.
 
 Every context is a row of a table; the static indices, masks and bias shapes follow from it for any
 feature size. A map is cut into windows of 7x7. A *pooled source* turns each window into cells x
@@ -62,20 +61,17 @@ class PooledSource:
 TARGET = PooledSource("target", cells=1, pool=7, reach=5)
 
 WINDOW_CELLS = {7: (1, 7), 5: (1, 7), 4: (2, 3), 3: (2, 3), 2: (3, 2), 1: (7, 1)}
-"""The papers' pooling p -> cells a side of a window and side of the pooling in the release, where a
-window of 7 holds whole cells: p' = 5 is 7 there, 4 is 3 and 2 is 2 after a resize of the window to
-6 (3 as 4, by the same rule)."""
+"""The papers' pooling p -> cells a side of a window and side of the pooling in the release, whose
+windows of 7 hold whole cells: 5 is 7 there, 4 is 3 and 2 is 2 on a resize to 6 (3 goes as 4)."""
 
 
 def reference_sources(
     receptive: Sequence[int] = ModelConfig.receptive, pooling: Sequence[int] = ModelConfig.pooling
 ) -> tuple[PooledSource, ...]:
-    """The context table's rows of the references, from the papers' r and p (section 3.2; ablated in
-    Tables 6 and 7).
+    """The references' rows of the context table from r and p (section 3.2; ablated: Tables 6, 7).
 
-    A window reads r / p cells a side. The cells have a middle one, so that is rounded to the
-    nearest odd number (up where two are as near): the papers' default comes out as the release has
-    it, {7, 5, 3}.
+    A window reads r / p cells a side, rounded to the nearest odd number (up where two are as near),
+    as the cells have a middle one. The papers' default comes out as the release's {7, 5, 3}.
 
     Args:
       receptive: r for each reference, oldest first; sound, as ``config.check_model`` has it.
@@ -99,7 +95,7 @@ def padded_size(size: int) -> int:
 
 
 def pad_to_windows(x: Float[Array, "N h w C"]) -> Float[Array, "N _ _ C"]:
-    """[N, h, w, C] -> [N, nh * 7, nw * 7, C], zeros at the bottom and right."""
+    """Pads a map to whole windows, with zeros at the bottom and right."""
     _, h, w, _ = x.shape
     return jnp.pad(x, ((0, 0), (0, padded_size(h) - h), (0, padded_size(w) - w), (0, 0)))
 
@@ -108,10 +104,7 @@ def pooling_weights(
     weight: Float[Array, " {source.pool}**2"], source: PooledSource
 ) -> Float32[Array, "{source.cells} {source.cells} 7 7"]:
     """The resize to m * p and the pooling as one product: (cell row, cell column, row, column).
-
-    With m * p <= 7 the resize by m * p / 7 stays inside a window, so it is the same small matrix
-    for all of them.
-    """
+    With m * p <= 7 the resize stays inside a window: one small matrix serves all windows."""
     m, p = source.cells, source.pool
     if m * p > WINDOW:
         raise ValueError(f"{source}: cells * pool must not exceed the window side {WINDOW}")
@@ -125,7 +118,7 @@ def pool(
     bias: Float[Array, " 1"],
     source: PooledSource,
 ) -> Float[Array, "N H//7*{source.cells} W//7*{source.cells} C"]:
-    """Pools each window: [N, nh * 7, nw * 7, C], [p * p], [1] -> [N, nh * m, nw * m, C]."""
+    """Pools each window into m * m tokens: a learned weighted sum and a bias."""
     n, height, width, c = x.shape
     nh, nw, m = height // WINDOW, width // WINDOW, source.cells
     kernel = pooling_weights(weight, source).reshape(m * m, WINDOW * WINDOW).astype(x.dtype)
@@ -136,7 +129,7 @@ def pool(
 
 
 def split_windows(x: Float[Array, "*lead H W D"]) -> Float[Array, "*lead H//7 W//7 49 D"]:
-    """[..., nh * 7, nw * 7, D] -> [..., nh, nw, 49, D]."""
+    """Cuts a map of whole windows into its windows."""
     *lead, height, width, d = x.shape
     nh, nw = height // WINDOW, width // WINDOW
     x = x.reshape(*lead, nh, WINDOW, nw, WINDOW, d)
@@ -179,8 +172,7 @@ def fine_index(nh: int, nw: int) -> Int64[np.ndarray, "{nh} {nw} 169"]:
 
 @functools.cache
 def context_index(nh: int, nw: int, sources: tuple[PooledSource, ...]) -> Int32[np.ndarray, "{nh} {nw} _"]:
-    """i32[nh, nw, 169 + sum K * K] into the padded target, the sources' grids and a zero token, end
-    to end."""
+    """169 + sum K * K indices into the padded target, the grids and a zero token, end to end."""
     sizes = [nh * nw * WINDOW**2] + [nh * nw * source.cells**2 for source in sources]
     starts = np.cumsum([0, *sizes])
     index = [fine_index(nh, nw)]
@@ -192,7 +184,7 @@ def context_index(nh: int, nw: int, sources: tuple[PooledSource, ...]) -> Int32[
 
 @functools.cache
 def context_mask(nh: int, nw: int, sources: tuple[PooledSource, ...]) -> Float32[np.ndarray, "{nh} {nw} _"]:
-    """f32[nh, nw, 169 + sum K * K]: -100 where a pooled cell lies outside the map, else 0."""
+    """-100 where a pooled cell lies outside the map, else 0; axes as of ``context_index``."""
     fine = np.zeros((nh, nw, REGION**2), bool)
     outside = np.concatenate([fine] + [cell_index(nh, nw, source)[1] for source in sources], -1)
     return np.where(outside, MASKED, 0.0).astype(np.float32)
@@ -200,8 +192,7 @@ def context_mask(nh: int, nw: int, sources: tuple[PooledSource, ...]) -> Float32
 
 @functools.cache
 def relative_index(reach: int) -> Int32[np.ndarray, "49 {reach}**2"]:
-    """Index into a flattened (6 + K) x (6 + K) table: row yq - yk + K - 1, column xq - xk + K -
-    1."""
+    """Index into a flat (6 + K) x (6 + K) table: row yq - yk + K - 1, column xq - xk + K - 1."""
     q, k = np.arange(WINDOW), np.arange(reach)
     difference = q[:, None] - k[None, :] + reach - 1  # [7, K]
     index = difference[:, None, :, None] * (WINDOW - 1 + reach) + difference[None, :, None, :]
@@ -212,9 +203,8 @@ def relative_index(reach: int) -> Int32[np.ndarray, "49 {reach}**2"]:
 def ring_index() -> Int32[np.ndarray, "169 2"]:
     """For each token of the 13x13 region the ring entries (0..131) that read it, 132 for none.
 
-    The ring is four copies of the map at offsets (+-3, +-3), of whose windows 33 positions each are
-    kept; 12 of the 120 positions of the region outside the window are thus read twice
-    (specification section 3, point 3).
+    The ring is four copies of the map at offsets (+-3, +-3), each with 33 positions of a window: 12
+    of the 120 positions outside the window are read twice (specification section 3, point 3).
     """
     i, j = np.mgrid[0:WINDOW, 0:WINDOW]
     low, high = HALO, WINDOW - HALO
@@ -234,11 +224,8 @@ def ring_index() -> Int32[np.ndarray, "169 2"]:
 
 
 def fine_bias(inside: Float32[Array, "A 13 13"], ring: Float32[Array, "A 49 132"]) -> Float32[Array, "A 49 169"]:
-    """Position bias of the 13x13 region.
-
-    A token that the ring reads twice gets logaddexp of its two biases: the softmax then gives it
-    the weight of both.
-    """
+    """Position bias of the 13x13 region. A token that the ring reads twice gets logaddexp of its
+    two biases: the softmax then gives it the weight of both."""
     heads = inside.shape[0]
     absent = jnp.full((heads, WINDOW**2, 1), -1e9, ring.dtype)
     ring = jnp.concatenate([ring, absent], -1)
@@ -260,19 +247,18 @@ def assemble(
     sources: tuple[PooledSource, ...],
     form: Literal["take", "slices"] = "take",
 ) -> Float[Array, "L H//7 W//7 _ D"]:
-    """The context tokens of every window: the target's 13x13 region, then the cells of each pooled
-    source.
+    """Gathers each window's context: the target's 13x13 region, then the sources' cells in order.
 
     Args:
-      fine: [L, nh * 7, nw * 7, D], keys or values of the target, padded; L counts clips and heads.
-      grids: [L, nh * m, nw * m, D] for each source.
+      fine: keys or values of the target, padded; L counts clips and heads.
+      grids: those of each source, pooled.
       sources: their rows of the table.
-      form: "take" gathers by static indices; "slices" cuts and stacks, with neither gather nor
+      form: "take" gathers by static indices; "slices" cuts and stacks, without gather and
         (backwards) scatter. Both give the same bits; ``benchmarks/context.py`` races them. On CPUs
         "take" is faster both ways.
 
     Returns:
-      [L, nh, nw, 169 + sum K * K, D]; cells outside the map are zero.
+      169 + sum K * K tokens a window; cells outside the map are zero.
     """
     if form == "slices":
         pooled = [_pooled_slices(grid, source) for grid, source in zip(grids, sources, strict=True)]
@@ -284,8 +270,7 @@ def assemble(
 
 
 def _halo_axis(x: jax.Array, axis: int) -> jax.Array:
-    """Splits an axis of n * 7 into [n, 13]: each window with 3 neighbours a side, wrapped
-    around."""
+    """Splits an axis of n * 7 into [n, 13]: each window and 3 neighbours a side, wrapped around."""
     size = x.shape[axis]
     cut = functools.partial(jax.lax.slice_in_dim, axis=axis)
     x = jnp.concatenate([cut(x, size - HALO, size), x, cut(x, 0, WINDOW - HALO)], axis)
@@ -303,8 +288,7 @@ def _fine_slices(x: jax.Array) -> jax.Array:
 
 
 def _reach_axis(x: jax.Array, axis: int, source: PooledSource) -> jax.Array:
-    """Splits an axis of n * m cells into [n, K]: the cells around each window's first one, zeros
-    outside."""
+    """Splits an axis of n * m cells into [n, K]: around each window's first one, zeros outside."""
     m, k = source.cells, source.reach
     count = x.shape[axis] // m
     padding = [(0, 0)] * x.ndim
@@ -315,8 +299,7 @@ def _reach_axis(x: jax.Array, axis: int, source: PooledSource) -> jax.Array:
 
 
 def _pooled_slices(x: jax.Array, source: PooledSource) -> jax.Array:
-    """The cells that each window reads: [L, nh * m, nw * m, D] -> [L, nh, nw, K * K, D], zeros
-    outside the map."""
+    """The cells that windows read, or zeros: [L, nh * m, nw * m, D] -> [L, nh, nw, K * K, D]."""
     lead, height, width, d = x.shape
     x = _reach_axis(_reach_axis(x, 2, source), 1, source)  # [L, nh, K, nw, K, D]
     return jnp.swapaxes(x, 2, 3).reshape(lead, height // source.cells, width // source.cells, source.tokens, d)

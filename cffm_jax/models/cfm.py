@@ -1,8 +1,8 @@
 """Cross-frame feature mining: the target reads the assembled context of its references (CFFM
 section 3.3, Eq. 4 and 5) or the prototypes of its video (CFFM++ section 4.2, Eq. 7 and 8).
 
-Dimension key: N clips, C = 256 channels, A = 8 heads, D = 32 channels of a head, h w sides at stride 8, nh nw windows
-  a side, P prototypes.
+Dimension key: N clips, C = 256 channels, A = 8 heads, D = 32 channels of a head, h w sides at
+stride 8, nh nw windows a side, P prototypes.
 """
 
 from __future__ import annotations
@@ -22,10 +22,8 @@ EPSILON = 1e-5
 
 
 class Cells(NamedTuple):
-    """A reference's pooled grid as a block reads it: keys and values [N * A, nh * m, nw * m, D].
-
-    A block without attention reads values alone: its keys are None.
-    """
+    """A reference's pooled grid as a block reads it: keys and values [N * A, nh * m, nw * m, D]. A
+    block without attention reads values alone: its keys are None."""
 
     keys: jax.Array | None
     values: jax.Array
@@ -62,12 +60,10 @@ class _Pool(nn.Module):
 
 
 class _ContextBlock(nn.Module):
-    """A block but for the weights of its context tokens: pools them, then adds their weighted sum
-    and an MLP.
+    """A block but for its tokens' weights: pools the context, adds its weighted sum and an MLP.
 
     The 289 tokens of the paper's r = {49, 20, 6, 7} hold 12 of the target's twice; merged, the
-    result is the same. Keys and values are projected once on the (pooled) grid of each frame and
-    then gathered.
+    result is the same. Keys and values are projected once, on each frame's (pooled) grid.
 
     Attributes:
       references: the context table's rows of the references.
@@ -105,7 +101,7 @@ class _ContextBlock(nn.Module):
         )
 
     def position_bias(self) -> Float32[Array, "A 49 _"]:
-        """f32[A, 49, 277]: the fine region, then the pooled sources."""
+        """Biases of the fine region, then those of the pooled sources: 277 tokens."""
         pooled = [self.biases[s.name].reshape(HEADS, -1)[:, cffa.relative_index(s.reach)] for s in self.sources]
         return jnp.concatenate([cffa.fine_bias(self.bias_own, self.bias_ring), *pooled], -1)
 
@@ -130,14 +126,12 @@ class _ContextBlock(nn.Module):
         return target + self.mlp(self.norm2(target))
 
     def _mask(self, values: jax.Array) -> jax.Array:
-        """f32[nh, nw, 1, 277] for context values [N * A, nh, nw, 277, D]: see
-        ``cffa.context_mask``."""
+        """``cffa.context_mask`` as f32[nh, nw, 1, 277] for values [N * A, nh, nw, 277, D]."""
         return jnp.asarray(cffa.context_mask(*values.shape[1:3], self.sources))[:, :, None]
 
 
 class MiningBlock(_ContextBlock):
-    """One non-self attention step: the target reads 277 context tokens a window, then passes an
-    MLP."""
+    """One non-self attention step: the target reads 277 tokens a window, then passes an MLP."""
 
     def setup(self) -> None:
         super().setup()
@@ -163,11 +157,8 @@ class MiningBlock(_ContextBlock):
 
 
 class PositionBlock(_ContextBlock):
-    """A block without mining: a token's weight is its position's (learned) alone, whatever it and
-    the target hold.
-
-    The papers' "CFFA only", of which they say no more than that an MLP processes the tokens.
-    """
+    """A block without mining: a token's weight is learned for its position alone. The papers' "CFFA
+    only", of which they say no more than that an MLP processes the tokens."""
 
     def setup(self) -> None:
         super().setup()
@@ -196,11 +187,7 @@ def _split_heads(x: jax.Array, parts: int) -> jax.Array:
 
 class GlobalBlock(nn.Module):
     """One step of global mining: every position of the target reads the prototypes of its video,
-    then passes an MLP.
-
-    All positions see the same prototypes, so windows play no part; there is no position bias
-    (CFFM++ Eq. 7 and 8).
-    """
+    then passes an MLP. It has no windows and no position bias (CFFM++ Eq. 7 and 8)."""
 
     width: int = 256
     dtype: jnp.dtype = jnp.float32
@@ -223,8 +210,7 @@ class GlobalBlock(nn.Module):
 def mining_macs(
     width: int, references: tuple[cffa.PooledSource, ...], h: int, w: int, *, executed: bool
 ) -> dict[str, int]:
-    """Multiply-accumulates of one ``MiningBlock`` on a map of h x w; ``executed`` as in
-    ``macs``."""
+    """Multiply-accumulates of one ``MiningBlock`` on a map of h x w; ``executed``: see ``macs``."""
     c, sources = width, (cffa.TARGET, *references)
     padded = cffa.padded_size(h) * cffa.padded_size(w)
     own_tokens = cffa.WINDOW**2

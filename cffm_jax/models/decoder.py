@@ -1,5 +1,4 @@
-"""Frame features: the SegFormer decoder of both papers, 256 channels wide for every backbone (CFFM
-section 4.1)."""
+"""Frame features: the papers' SegFormer decoder, 256 wide for every backbone (CFFM section 4.1)."""
 
 from __future__ import annotations
 
@@ -18,8 +17,7 @@ from cffm_jax.models.resize import resize_bilinear
 
 
 class _Projection(nn.Module):
-    """The weights of one stage's dense layer, handed out rather than applied: see
-    ``FrameDecoder``."""
+    """A stage's dense weights, handed out rather than applied: see ``FrameDecoder``."""
 
     channels: int
     width: int
@@ -50,8 +48,8 @@ class FrameDecoder(nn.Module):
     first) and fused by a 1x1 convolution, BatchNorm and ReLU. Enlarging is linear and acts on each
     channel alone, so it commutes with the 1x1 convolution: a stage is multiplied by (its projection
     x its slice of the fuse kernel) at its own stride, and the sum of the enlarged products is the
-    fused map, before the batch's statistics are taken and hence in training too. That is a tenth of
-    the multiplications. A normalised projection ends in a ReLU: only what follows it commutes, and
+    fused map, before the batch's statistics are taken and hence in training too. That takes a tenth
+    of the multiplications. A normalised projection ends in a ReLU: only what follows commutes, and
     a stage is multiplied twice at its own stride.
 
     Attributes:
@@ -69,7 +67,7 @@ class FrameDecoder(nn.Module):
     def __call__(
         self, maps: Sequence[Float[Array, "N _ _ _"]], train: bool = False
     ) -> Float[Array, "N _ _ {self.width}"]:
-        """Args: maps [N, H/s, W/s, C_s] for s = 4, 8, 16, 32. Returns: [N, H/4, W/4, width]."""
+        """Fuses the four maps, of strides 4, 8, 16 and 32, into features at stride 4."""
         _, h, w, _ = maps[0].shape
         fuse = self.param("fuse", layers.truncated_init, (len(maps), self.width, self.width))  # stage 4 first
         fused = jnp.zeros((self.width,), jnp.float32)
@@ -96,13 +94,9 @@ def decoder_macs(
     normalised: bool,
     merged: bool,
 ) -> dict[str, int]:
-    """Multiply-accumulates of the decoder and the classifier of single frames, for one frame of
-    height x width.
-
-    Merged, a stage's kernel already contains its slice of the fuse kernel (a product of once a
-    call); that of a normalised projection does not, and its slice is applied at the stage's own
-    stride.
-    """
+    """Multiply-accumulates of the decoder and the frame classifier for a frame of height x width.
+    Merged, a stage's kernel already holds its slice of the fuse kernel (a product once a call); a
+    normalised projection's does not: the slice is applied at the stage's own stride."""
     positions = [(height // stride) * (width // stride) for stride in STRIDES]
     fused = len(channels) * positions[0]
     if merged:

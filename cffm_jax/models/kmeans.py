@@ -1,8 +1,6 @@
-"""Prototypes of a video: k-means over frame features (CFFM++, section 3.4), and their causal
-counterpart for streams.
+"""Prototypes by k-means over a video's frame features (CFFM++ section 3.4), and causal for streams.
 
-Dimension key: N tokens, C channels, k centres; m blocks of n tokens; S tokens of the start's
-sample.
+Dimension key: N tokens, C channels, k centres; m blocks of n tokens; S tokens to draw starts from.
 """
 
 from __future__ import annotations
@@ -21,8 +19,7 @@ from cffm_jax.config import PrototypeConfig
 SAMPLE = 4096
 """Tokens that k-means++ draws from (32 k, if that is more)."""
 CHUNK = 65536
-"""Tokens of a block. Ten frames of 480x864 are one: the product of the whole is faster than those
-of its parts."""
+"""Tokens of a block. Ten frames of 480x864 are one: one product is faster than several."""
 EXACT = jax.lax.Precision.HIGHEST
 
 Tokens = Float[Array | np.ndarray, "n c"]
@@ -35,13 +32,11 @@ class Clusters(NamedTuple):
 
     Attributes:
       centres: f32[k, C].
-      assignment: i32[N], the nearest of these centres (of equally near ones the first); -1 where a
-        token is not valid.
-      inertia: f32[], sum of the valid tokens' squared distances to their centres; not finite if a
-        token is not.
+      assignment: i32[N], the nearest of these centres (the first of equals); -1 of an invalid
+        token.
+      inertia: f32[], sum of valid tokens' squared distances to centres; not finite if one is not.
       iterations: i32[], how often the centres were moved.
-      counts: f32[k], tokens of each cluster; zero only if the last move emptied it or too few
-        tokens differ.
+      counts: f32[k], tokens of each cluster; 0 only if the last move emptied it or too few differ.
     """
 
     centres: Float32[Array, "k c"]
@@ -52,8 +47,7 @@ class Clusters(NamedTuple):
 
 
 class RunningClusters(NamedTuple):
-    """Prototypes of the frames so far: f32[k, C] centres, f32[k] their weights in tokens, i32[]
-    number of frames."""
+    """Prototypes so far: f32[k, C] centres, f32[k] weights in tokens, i32[] number of frames."""
 
     centres: Float32[Array, "k c"]
     counts: Float32[Array, " k"]
@@ -70,7 +64,7 @@ def kmeans(
     start: str | Centres = "k-means++",
     chunk: int | None = None,
 ) -> tuple[Float32[Array, "{k} c"], Int32[Array, " n"]]:
-    """The centres f32[k, C] and the assignment i32[N] of ``cluster``."""
+    """The centres and the assignment of ``cluster``."""
     return cluster(key, tokens, k, max_iterations, valid=valid, start=start, chunk=chunk)[:2]
 
 
@@ -84,23 +78,21 @@ def cluster(
     start: str | Centres = "k-means++",
     chunk: int | None = None,
 ) -> Clusters:
-    """Euclidean k-means (Lloyd) in float32 as one program, which may be part of another and of
-    ``jax.vmap``.
+    """Euclidean k-means (Lloyd) in float32, one program that may be part of another and vmapped.
 
     Stops early once no token changes its cluster. In every move the j-th empty cluster starts anew
     at the token that is j-th farthest from its own centre.
 
     Args:
       key: of the start; unused if ``start`` is an array.
-      tokens: [N, C], any float type. Values that are not finite are not refused: the inertia shows
-        them, and the caller checks it.
+      tokens: of any float type. Ones that are not finite show in the inertia: the caller checks it.
       k: number of centres.
       max_iterations: most moves of the centres.
-      valid: bool[N]; tokens where it is False have no influence, NaN and place included. None: all
-        are valid. With fewer than k valid tokens some centres coincide and have no tokens.
+      valid: tokens where it is False have no influence, NaN and place included. None: all are
+        valid. With fewer than k valid tokens some centres coincide and have no tokens.
       start: "k-means++": greedy (Arthur and Vassilvitskii 2007), 6 + 3 ln k trials a centre, on a
         sample that is spread evenly over the valid tokens; "random": k different tokens, as in the
-        release; or the centres, [k, C].
+        release; or the centres.
       chunk: tokens whose distances are held at once; None: 65536.
 
     Raises:
@@ -122,8 +114,7 @@ def cluster(
 def start_running(
     key: PRNGKeyArray, tokens: Tokens, k: int = 100, max_iterations: int = 10, *, valid: Valid | None = None
 ) -> RunningClusters:
-    """A stream's prototypes after its first frame: ``cluster`` of its tokens [N, C]; arguments and
-    errors as there."""
+    """Prototypes after a stream's first frame by ``cluster``: arguments and errors as there."""
     clusters = cluster(key, tokens, k, max_iterations, valid=valid)
     return RunningClusters(clusters.centres, clusters.counts, jnp.int32(1))
 
@@ -136,21 +127,18 @@ def update_running(
     memory: float | Float[Array, ""] = PrototypeConfig.memory,
     valid: Bool[Array, " n"] | None = None,
 ) -> RunningClusters:
-    """Adds a frame to the prototypes: mini-batch k-means (Sculley 2010) that forgets. Neither paper
-    has it.
+    """Adds a frame by mini-batch k-means (Sculley 2010) that forgets, which neither paper has.
 
-    All counts fade by memory / (memory + 1); then each centre moves to the mean of itself, weighing
-    its count, and the new tokens nearest to it, weighing one each, and their number is added to its
-    count. So the past weighs at most as much as ``memory`` frames. A centre whose count is below
-    one token then starts anew, with a count of 1: the j-th of them at the new token that is j-th
-    farthest from its own centre.
+    All counts fade by memory / (memory + 1), so the past weighs at most as much as ``memory``
+    frames. Each centre moves to the mean of itself, weighing its count, and the new tokens nearest
+    to it, weighing one each; their number is added to its count. A centre whose count is below one
+    then starts anew with 1: the j-th of them at the new token j-th farthest from its own centre.
 
     Args:
       state: after the frames so far.
-      tokens: [N, C] of the new frame.
-      memory: in frames; inf never forgets, 0 forgets everything but where to look for the new
-        clusters.
-      valid: bool[N], as in ``cluster``.
+      tokens: of the new frame.
+      memory: in frames; inf never forgets, 0 forgets all but where to look for new clusters.
+      valid: as in ``cluster``.
     """
     new = _tokens(tokens, valid, CHUNK)
     old = state.centres - new.mean
@@ -167,9 +155,8 @@ def update_running(
 
 
 class _Tokens(NamedTuple):
-    """Tokens [N, C]; bool[N] valid; the mean f32[C] of the valid ones, which is taken off before
-    every product, as its norm would cost digits; f32[N] squared norms without it. A single block
-    has it taken off once and for all."""
+    """Tokens [N, C]; bool[N] valid; f32[C] mean of the valid ones, taken off before every product
+    as it would cost digits (off a single block for good); f32[N] squared norms without it."""
 
     rows: jax.Array
     valid: jax.Array
@@ -189,8 +176,8 @@ class _Tokens(NamedTuple):
 
 
 class _Step(NamedTuple):
-    """Tokens by their nearest centre: i32[N] which (-1: not valid), f32[N] squared distance (-1:
-    not valid); f32[k, C] sum and f32[k] number of each centre's tokens."""
+    """Tokens by nearest centre: i32[N] which, f32[N] squared distance (both -1: not valid); f32[k,
+    C] sum and f32[k] number of each centre's tokens."""
 
     assignment: jax.Array
     distances: jax.Array
@@ -221,8 +208,7 @@ def _least(scores: jax.Array, offsets: jax.Array) -> tuple[jax.Array, jax.Array]
 
 
 def _least_by_loop(scores: jax.Array, offsets: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The same row by row: on CPUs XLA's arg-min is not vectorised and takes eight times as
-    long."""
+    """The same row by row: on CPUs XLA's arg-min is not vectorised and eight times as slow."""
 
     def compare(best, row):
         score = row[0] + row[1]
@@ -235,14 +221,12 @@ def _least_by_loop(scores: jax.Array, offsets: jax.Array) -> tuple[jax.Array, ja
 
 
 def _sums(x: jax.Array, assignment: jax.Array, k: int) -> jax.Array:
-    """Sums of the rows of f32[n, C] by i32[n] in 0..k, k being none of them; a product needs no
-    atomic additions."""
+    """Sums rows f32[n, C] by i32[n] in 0..k (k: none), as a product: that needs no atomic adds."""
     return jnp.matmul((assignment == jnp.arange(k)[:, None]).astype(x.dtype), x, precision=EXACT)
 
 
 def _assign(tokens: _Tokens, centres: jax.Array, chunk: int) -> _Step:
-    """One pass over the tokens, block by block. Centres and sums are those of the tokens without
-    their mean."""
+    """One pass over the tokens, block by block; centres and sums are without the tokens' mean."""
     k, size = len(centres), len(tokens.rows)
     m = math.ceil(size / chunk)
     n = math.ceil(size / m)
@@ -268,8 +252,7 @@ def _assign(tokens: _Tokens, centres: jax.Array, chunk: int) -> _Step:
 
 
 def _start_anew(tokens: _Tokens, distances: jax.Array, lost: jax.Array, centres: jax.Array) -> jax.Array:
-    """Puts the j-th lost centre at the j-th farthest valid token; where tokens run out, it
-    stays."""
+    """Puts the j-th lost centre at the j-th farthest valid token; without one left, it stays."""
 
     def place(centres: jax.Array) -> jax.Array:
         far, index = jax.lax.top_k(distances, min(len(centres), distances.size))
@@ -325,8 +308,7 @@ def _count(tokens: jax.Array, valid: jax.Array | None) -> jax.Array:
 
 
 def _by_rank(tokens: jax.Array, valid: jax.Array | None, ranks: jax.Array) -> jax.Array:
-    """f32[..., C]: the tokens of the given ranks among the valid ones. Draws are of ranks: padding
-    changes none."""
+    """f32[..., C]: valid tokens by rank among the valid, so that padding changes no draw."""
     index = ranks if valid is None else jnp.searchsorted(jnp.cumsum(valid), ranks + 1)
     return tokens[index].astype(jnp.float32)
 
@@ -339,8 +321,7 @@ def _random(key: jax.Array, tokens: jax.Array, valid: jax.Array | None, k: int) 
 
 
 def _plus_plus(key: jax.Array, tokens: jax.Array, valid: jax.Array | None, k: int) -> jax.Array:
-    """Greedy k-means++ on a token of each of S equal strata, or on all tokens if there are no more
-    than S."""
+    """Greedy k-means++ on a token of each of S equal strata, or on all tokens if S or fewer."""
     size, trials, count = max(SAMPLE, 32 * k), 6 + int(3 * math.log(k)), _count(tokens, valid)
     place = jnp.arange(size)
     strata = (place + jax.random.uniform(key, (size,))) * (count / size)

@@ -30,19 +30,15 @@ def depthwise_init(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) ->
 
 
 def matmul(x: jax.Array, kernel: jax.Array, dtype: jnp.dtype) -> jax.Array:
-    """[..., C] x [C, F] -> [..., F], positions flattened to one axis.
-
-    The gradient of a product with several leading axes makes XLA on CPUs transpose the cotangent
-    together with all that computes it: flattened, a block's backward pass takes a third of the
-    time.
-    """
+    """[..., C] x [C, F] -> [..., F], positions flattened to one axis. With several leading axes,
+    the gradient makes XLA on CPUs transpose the cotangent together with all that computes it:
+    flattened, a block's backward pass takes a third of the time."""
     flat = x.reshape(-1, x.shape[-1]).astype(dtype) @ kernel.astype(dtype)
     return flat.reshape(*x.shape[:-1], kernel.shape[-1])
 
 
 class Dense(nn.Module):
-    """A dense layer (or 1x1 convolution) with the family's initial weights: [..., C] -> [...,
-    features]."""
+    """A dense layer (or 1x1 convolution) of the last axis with the family's initial weights."""
 
     features: int
     dtype: jnp.dtype = jnp.float32
@@ -55,18 +51,14 @@ class Dense(nn.Module):
 
 
 def layer_norm(epsilon: float, dtype: jnp.dtype, name: str | None = None) -> nn.LayerNorm:
-    """LayerNorm with float32 statistics and the two-pass variance (the fast one differs by more
-    than the golden values allow)."""
+    """LayerNorm, float32 statistics, two-pass variance (the fast one fails the golden values)."""
     return nn.LayerNorm(epsilon=epsilon, dtype=dtype, use_fast_variance=False, name=name)
 
 
 class DepthwiseConv(nn.Module):
-    """KxK convolution of each channel with its own filter, K odd, same size: [N, H, W, C] -> [N, H,
-    W, C].
-
-    K * K shifted multiply-adds: on CPUs an order of magnitude faster than XLA's grouped convolution
-    (for K = 3 and 7), on GPUs one fused kernel.
-    """
+    """KxK convolution of each channel with its own filter, K odd, same size, by K * K shifted
+    multiply-adds: on CPUs an order of magnitude faster than XLA's grouped convolution (for K = 3
+    and 7), on GPUs one fused kernel."""
 
     dtype: jnp.dtype = jnp.float32
     side: int = 3
@@ -83,8 +75,7 @@ class DepthwiseConv(nn.Module):
 
 
 class PatchConv(nn.Module):
-    """Convolution whose stride is its kernel's side R: [N, H, W, C] -> [N, H/R, W/R, F], as one
-    matrix product."""
+    """Convolution of side and stride R: [N, H, W, C] -> [N, H/R, W/R, F], as one matrix product."""
 
     side: int
     features: int
@@ -103,11 +94,8 @@ class PatchConv(nn.Module):
 
 
 class BatchNorm(nn.Module):
-    """BatchNorm over images and positions: float32, running average keeps 0.9, running variance
-    unbiased as in PyTorch.
-
-    Under ``jax.jit`` with a sharded batch the means are those of the global batch.
-    """
+    """BatchNorm over images and positions in float32; running average keeps 0.9, running variance
+    is PyTorch's unbiased one. Under ``jax.jit`` means of a sharded batch are the whole batch's."""
 
     epsilon: float = 1e-5
     keep: float = 0.9
@@ -132,8 +120,7 @@ class BatchNorm(nn.Module):
 
 
 class DropPath(nn.Module):
-    """Skips a residual branch for whole images with probability ``rate``; scales the others by 1 /
-    (1 - rate)."""
+    """Skips a branch for whole images with probability ``rate``, else scales by 1 / (1 - rate)."""
 
     rate: float
 
@@ -147,12 +134,9 @@ _KEPT = {"products": jax.checkpoint_policies.dots_with_no_batch_dims_saveable, "
 
 
 def rematerialised(block: type[nn.Module], remat: Remat, *static: int, methods: Sequence[str] | None = None) -> type:
-    """A block's class whose backward pass computes anew what is not kept: with "none" all is, with
-    "products" the results of its dense layers, with "blocks" only what goes into it. Names of
-    parameters stay.
-
-    ``static``: positions of the arguments that are no arrays, the module itself not counted.
-    """
+    """A block's class whose backward pass computes anew what is not kept: "none" keeps all,
+    "products" the results of its dense layers, "blocks" only what goes into it. Names of parameters
+    stay. ``static``: positions of the arguments, not counting the module, that are no arrays."""
     if remat == "none":
         return block
     positions = tuple(1 + position for position in static)

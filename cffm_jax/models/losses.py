@@ -1,5 +1,4 @@
-"""The training loss (CFFM section 4.1): cross-entropy of the clip's logits plus half of every
-frame's own.
+"""The training loss (CFFM section 4.1): cross-entropy of the clip plus half of every frame's own.
 
 Dimension key: B clips, T frames, the last L of them labelled, H W sides of the labels, h w sides of
 the logits, K classes.
@@ -36,11 +35,8 @@ class LossParts(NamedTuple):
 
 
 def cross_entropy(logits: Float[Array, "B h w K"], labels: Integer[Array, "B H W"]) -> Float32[Array, ""]:
-    """Mean over ALL pixels of the cross-entropy of logits enlarged to the labels' size; ignored
-    pixels count as zero.
-
-    ``labels`` are 0..K-1 or 255.
-    """
+    """Mean over ALL pixels of the cross-entropy of logits enlarged to the labels' size. ``labels``
+    are 0..K-1, or 255 where ignored, which counts as zero."""
     _, height, width = labels.shape
 
     # The enlarged logits are the largest array of a training step: recomputed backwards rather than
@@ -64,8 +60,7 @@ def clip_loss(
     Args:
       outputs: of ``model.apply(..., method="clip_outputs")``.
       labels: of the last L frames, the target last; 0..K-1, 255 is ignored. The per-frame
-        cross-entropy is the mean over these: where the target alone is labelled, as in Cityscapes,
-        over it alone.
+        cross-entropy is the mean over these (in Cityscapes the target alone).
       frame_weight: weight of the per-frame cross-entropy.
 
     Returns:

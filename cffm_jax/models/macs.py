@@ -1,21 +1,18 @@
-"""Multiply-accumulates of one frame, counted by hand from the sizes of the architecture: no
-tracing, no compiler.
+"""Multiply-accumulates of one frame, counted by hand from the architecture's sizes: no tracing.
 
 The encoder and the decoder run once on the frame; the features of its references are given
-(cached), but their norms, pooling, keys and values count: every target pools its references anew.
-Three conventions:
+(cached), but their norms, pooling, keys and values count: each target pools them anew. Conventions:
 
-- ``true``: what the papers' equations and the release compute. Per-frame logits count for SegFormer only: CFFM does not
-  need them. In a mining block every layer up to the output projection runs on the map padded to
-  whole windows, all three thirds of the qkv layer on pooled cells too, and a window attends to 289
-  tokens.
-- ``executed``: what ``inference.engine`` runs. The decoder's projections are merged with the fuse kernel (no fuse at
-  stride 4), a window attends to 277 tokens, the output projection runs on the map without padding,
-  resize and pooling are one product, and both classifiers run (the first frames of a video take
+- ``true``: what the papers' equations and the release compute. Per-frame logits count for SegFormer
+  only: CFFM does not need them. In a mining block every layer up to the output projection runs on
+  the map padded to whole windows, all three thirds of the qkv layer on pooled cells too, and a
+  window attends to 289 tokens.
+- ``executed``: what ``inference.engine`` runs. The decoder's projections are merged with the fuse
+  kernel (no fuse at stride 4), a window attends to 277 tokens, the output projection runs without
+  padding, resize and pooling are one product, and both classifiers run (a video's first frames take
   their own logits).
-- ``paper``: the convention that comes closest to the MACs of the papers' Table 1: every dense layer twice (convolutions
-  once), attention products left out. Up to 1.1 % below it. A normalised projection is a
-  convolution.
+- ``paper``: closest to the MACs of the papers' Table 1, at most 1.1 % below: every dense layer
+  twice (convolutions once, as is a normalised projection), attention products left out.
 
 Norms, activations, softmax, position biases and resizes are not multiply-accumulates here.
 """
@@ -31,8 +28,7 @@ Convention = Literal["true", "executed", "paper"]
 
 
 class Macs(dict[str, int]):
-    """Multiply-accumulates by part; ``total`` is their sum, ``encoder_attention`` that of its three
-    parts."""
+    """Multiply-accumulates by part; ``total`` sums all, ``encoder_attention`` its three parts."""
 
     @property
     def total(self) -> int:

@@ -17,11 +17,8 @@ def normalise(
     """Normalised frames, zero where they are padding.
 
     Args:
-      frames: u8[B, ..., H, W, 3], RGB.
-      size: i32[B, 2], height and width of each clip that are no padding; None if there is none.
-
-    Returns:
-      f32 of the frames' shape.
+      frames: RGB.
+      size: height and width of each clip that are no padding; None if there is none.
     """
     x = (frames.astype(jnp.float32) - MEAN) / STD
     if size is None:

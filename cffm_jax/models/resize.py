@@ -1,7 +1,6 @@
 """Bilinear resizing with half-pixel centres and no antialias, as PyTorch's ``align_corners=False``.
 
-``jax.image.resize`` is a dense product at highest precision and filters when it shrinks; this is
-neither.
+Unlike ``jax.image.resize``, no dense product at highest precision, nor a filter on shrinking.
 """
 
 from __future__ import annotations
@@ -23,8 +22,7 @@ def _neighbours(size_in: int, size_out: int) -> tuple[np.ndarray, np.ndarray, np
 
 @functools.cache
 def interpolation_matrix(size_in: int, size_out: int) -> Float32[np.ndarray, "{size_out} {size_in}"]:
-    """Bilinear weights f32[size_out, size_in] of a resize with half-pixel centres, clamped at the
-    borders."""
+    """Bilinear weights of a resize with half-pixel centres, clamped at the borders."""
     low, high, share = _neighbours(size_in, size_out)
     matrix = np.zeros((size_out, size_in), np.float64)
     rows = np.arange(size_out)
@@ -34,8 +32,7 @@ def interpolation_matrix(size_in: int, size_out: int) -> Float32[np.ndarray, "{s
 
 
 def _enlarge(x: jax.Array, axis: int, factor: int) -> jax.Array:
-    """Bilinear enlargement by an integer: each output phase is a lerp of two neighbours, with no
-    gather."""
+    """Bilinear enlargement by an integer: each output phase lerps two neighbours; no gather."""
     size = x.shape[axis]
     first = jax.lax.slice_in_dim(x, 0, 1, axis=axis)
     last = jax.lax.slice_in_dim(x, size - 1, size, axis=axis)
@@ -73,12 +70,9 @@ def resize_bilinear(x: Float[Array, ...], size: tuple[int, int], axes: tuple[int
     """Bilinear resize with half-pixel centres and no antialias (PyTorch's ``align_corners=False``).
 
     Args:
-      x: [..., H, W, ...]; NHWC by default.
+      x: [..., H, W, ...]; NHWC by default. Its type is kept.
       size: the new (H, W).
       axes: the positions of H and W in ``x``, not negative.
-
-    Returns:
-      [..., size[0], size[1], ...] in x's type.
     """
     # Shrink first: the second axis then has less to do.
     order = sorted(zip(axes, size), key=lambda pair: pair[1] / x.shape[pair[0]])

@@ -25,8 +25,7 @@ The rows of Tables 4 to 11 and of the text can be compared in small, on the buil
 
 
 def commands(row: Row) -> tuple[Command, ...]:
-    """All that reproduces a row from nothing, in order; without an evaluation where the labels are
-    not public."""
+    """All that reproduces a row from nothing, in order; not evaluation without public labels."""
     training = tuple(train_command(network) for network in row.network.needs())
     return training if row.where == TEST_SERVER else (*training, eval_command(row.network))
 

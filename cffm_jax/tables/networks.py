@@ -1,5 +1,4 @@
-"""The networks of the papers' tables: their settings, what they start from, and the commands that
-make them."""
+"""The networks of the papers' tables: settings, what they start from, commands that make them."""
 
 from __future__ import annotations
 
@@ -50,8 +49,7 @@ class Network:
         return tuple(dict.fromkeys([*before, self]))
 
     def on(self, backbone: str) -> Network:
-        """The same with another backbone, and its base with it; the network of its prototypes keeps
-        its own."""
+        """The same on another backbone, its base too; its prototypes' network keeps its own."""
         base = self.base.on(backbone) if self.base else None
         return dataclasses.replace(self, backbone=backbone, base=base)
 

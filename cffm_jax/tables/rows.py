@@ -1,8 +1,5 @@
 """The papers' tables: the published figures of each row, and the network that stands behind it.
-
-Numbered as in the second paper (CFFM++, TPAMI 2024). Only the rows of our methods and of their
-baseline SegFormer.
-"""
+Numbered as in the second paper (CFFM++, TPAMI 2024). Only our methods' rows and SegFormer's."""
 
 from __future__ import annotations
 
@@ -49,8 +46,7 @@ class Table:
       rows: in the paper's order.
       note: what the paper leaves open, and what is chosen here.
       ablation: whether the rows can be compared on other videos too.
-      keeps_backbones: whether they differ in their backbones even there; else all of them get the
-        same.
+      keeps_backbones: whether even there backbones differ; else all of them get the same.
     """
 
     name: str
@@ -268,8 +264,8 @@ TABLES = (TABLE1, TABLE2, TABLE3, TABLE4, TABLE5, TABLE6, TABLE7, TABLE8, TABLE9
 
 
 def published(where: str, model: str = "") -> tuple[Row, ...]:
-    """The first published row of each network with the papers' settings that was measured on these
-    data, under the network's own name, whatever its table calls it.
+    """The first published row on these data of each network with the papers' settings, under the
+    network's own name, whatever its table calls it.
 
     Args:
       where: ``VSPW``, ``TEST_SERVER`` or ``CITYSCAPES``.

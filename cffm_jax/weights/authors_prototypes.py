@@ -1,5 +1,5 @@
-"""Prototypes that were computed elsewhere, an array for each video: as the authors' code of CFFM++
-keeps them (``<folders>/<video>/centers.pt``, in a folder or in a zip), or as one .safetensors."""
+"""Prototypes computed elsewhere, an array for each video: as the authors' code of CFFM++ keeps them
+(``<folders>/<video>/centers.pt``, in a folder or in a zip), or as one .safetensors."""
 
 from __future__ import annotations
 
@@ -47,17 +47,14 @@ def is_authors(path: str | Path) -> bool:
 
 
 def read_centres(path: str | Path) -> dict[str, StoredArray]:
-    """The array of every video, in the order of the videos' names, each of them read once to be
-    described.
+    """The array of every video, by name in order, each of them read once to be described.
 
     Args:
-      path: a folder ``<path>/<video>/centers.pt``, or a zip file of it with any folders in front,
-        each a file of torch with one array, usually [P, 256]; or a .safetensors with a key for each
-        video.
+      path: a folder ``<path>/<video>/centers.pt`` or a zip of it with any folders in front, each a
+        torch file with one array, usually [P, 256]; or a .safetensors with a key a video.
 
     Raises:
-      InputError: there are none, two are of one video, or one cannot be read; ``load`` of a result
-        too.
+      InputError: there are none, two of one video, or one is unreadable; ``load`` of a result too.
     """
     described = {}
     for video, centres in sorted(find_centres(path).items()):
@@ -67,8 +64,7 @@ def read_centres(path: str | Path) -> dict[str, StoredArray]:
 
 
 def find_centres(path: str | Path) -> dict[str, Centres]:
-    """Finds as ``read_centres``, but reads no array: by the video's name, where it is and how to
-    read it.
+    """Finds as ``read_centres`` without reading: video's name -> where and how to read it.
 
     Raises:
       InputError: there are none, or two are of one video.

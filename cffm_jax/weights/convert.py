@@ -25,16 +25,14 @@ def convert(path: str | Path, output: Path, to: str, *, raw: bool = False) -> st
     Args:
       path: as for ``load``.
       output: the file to write.
-      to: "cffm_jax" for our .safetensors; "torch" or "safetensors" for the released layout, dead
-        weights as zeros.
+      to: "cffm_jax": our .safetensors; "torch", "safetensors": released layout, dead ones zero.
       raw: as for ``load``.
 
     Returns:
       Lines for the user: what was written, and what is known about its use.
 
     Raises:
-      InputError: the weights cannot be used, the release has no place for them, or the file cannot
-        be written.
+      InputError: weights are unusable or without place in the release, or the file unwritable.
     """
     with open_stored(path, raw=raw) as weights:
         weights.require_sound()

@@ -43,8 +43,7 @@ class StoredWeights:
       part: "all", or "encoder" for an encoder alone, whose model is then the SegFormer with it.
       config: of the model; the other sections are the defaults unless a run of ours left them.
       leaves: by "<collection>/<path>".
-      fresh: leaves of the model that such files lack and that start afresh (ConvNeXt's stage
-        norms).
+      fresh: leaves that such files lack and that start afresh (ConvNeXt's stage norms).
       dead: keys that carry nothing which the model computes with.
       ignored: other contents of the file: an optimiser's state, notes.
       licence: what is known about their use.
@@ -126,8 +125,7 @@ def _foreign(file: WeightFile, foreign: Foreign) -> StoredWeights:
 
 
 def _own_description(file: WeightFile) -> dict[str, Any]:
-    """Model settings, origin and licence in the metadata of a file of ours in the released layout;
-    empty without."""
+    """Model settings, origin, licence in our file of the released layout; empty ones without."""
     description: dict[str, Any] = {"model": {}, "origin": "", "licence": ""}
     stored = file.metadata.get(FORMAT)
     if stored is None:
@@ -191,8 +189,7 @@ def _load(array: StoredArray) -> np.ndarray:
 
 
 def provenance(weights: StoredWeights) -> dict[str, Any]:
-    """Where weights come from: the files' name and sha256, origin, licence, which of their keys
-    made which array."""
+    """Where weights come from: files' name and sha256, origin, licence, each array's own keys."""
     return {
         "source": Path(weights.source).name,
         "sha256": file_digest(weights.file.files) if weights.file else "",
@@ -217,8 +214,7 @@ def own_metadata(weights: StoredWeights, history: Mapping[str, Any]) -> dict[str
 
 
 def released_arrays(weights: StoredWeights) -> dict[str, np.ndarray]:
-    """The weights in the released layout, dead ones as zeros. InputError if the release has no
-    place for some."""
+    """The weights in the released layout, dead ones as zeros; InputError if some have no place."""
     model = weights.model
     missing = [*without_counterpart(model), *model.foreign_names.without_place(model)]
     if missing and weights.part == WHOLE:

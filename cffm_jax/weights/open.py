@@ -1,5 +1,4 @@
-"""Weights from anywhere: runs of ours, our files, and the files of others, for ``load``, the
-commands and training."""
+"""Weights from anywhere for ``load``, commands and training: our runs and files, others' files."""
 
 from __future__ import annotations
 
@@ -36,8 +35,7 @@ def complete(weights: StoredWeights) -> dict[str, Any]:
 
 
 def random_leaves(model: Method, key: jax.Array, paths: Sequence[str]) -> dict[str, np.ndarray]:
-    """Some of the model's initial leaves: those that training from nothing would start with, and
-    only they are made."""
+    """Some of the initial leaves of training from nothing; only they are made."""
 
     @jax.jit
     def start(key: jax.Array) -> dict[str, jax.Array]:
@@ -49,8 +47,7 @@ def random_leaves(model: Method, key: jax.Array, paths: Sequence[str]) -> dict[s
 
 @contextlib.contextmanager
 def open_stored(path: str | Path, *, raw: bool = False) -> Iterator[StoredWeights]:
-    """Describes the weights of a run's folder or of a file; they can be loaded while it is open.
-    ``raw``: see ``load``.
+    """Describes the weights of a run's folder or a file, to load while open; ``raw``: see ``load``.
 
     Raises:
       InputError: there are none, or they are of no model that is known.
@@ -70,14 +67,12 @@ def open_stored(path: str | Path, *, raw: bool = False) -> Iterator[StoredWeight
 
 
 def is_run(path: Path) -> bool:
-    """Whether it is the folder of a run of ours, its folder of checkpoints, or a checkpoint in
-    that."""
+    """Whether it is a run of ours: its folder, its checkpoints' folder, or a checkpoint there."""
     return (by_path.workdir_of(path) / store.FOLDER).is_dir()
 
 
 def beside(path: str | Path, name: str) -> Path:
-    """Where to put a file or folder that belongs to weights: into the run's folder, or next to
-    their file."""
+    """Where to put what belongs to weights: into the run's folder, or next to their file."""
     path = Path(path)
     if is_run(path):
         return by_path.workdir_of(path) / name

@@ -62,8 +62,7 @@ def start_from(
     only: Sequence[str] = (),
     may_be_fresh: Sequence[str] | None = None,
 ) -> tuple[dict[str, Any], Report]:
-    """Variables of ``model``, part by part out of ``weights`` where it has the part, else at
-    random.
+    """Variables of ``model``, part by part: out of ``weights`` if it has the part, else random.
 
     A part is taken whole or not at all. It starts at random where ``weights`` lacks it, where it
     classifies into another number of classes, or where the features are of another width;

@@ -1,5 +1,4 @@
-"""PVTv2 encoder B0-B5 (Wang et al., 2022): MiT's network and released names, but for the widths of
-its MLPs and some depths."""
+"""PVTv2 B0-B5 (Wang et al., 2022): MiT's network and names, but for MLP widths and some depths."""
 
 from __future__ import annotations
 

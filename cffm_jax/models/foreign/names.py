@@ -21,8 +21,7 @@ import numpy as np
 from cffm_jax.models.foreign.layouts import Combine, Kind, LayerArray, alone
 
 RELEASED = "released"
-"""The heads' naming, a key of ``MethodNames.origins``, that our files in the released layout
-have."""
+"""The heads' naming in our files of the released layout, a key of ``MethodNames.origins``."""
 
 _PLACEHOLDERS = {"stage": r"\d", "stage0": r"\d", "block": r"\d+", "number": r"\d+", "leaf": r".+"}
 
@@ -36,8 +35,7 @@ def _pattern(template: str) -> re.Pattern[str]:
 
 
 def fields_of(template: str, name: str) -> dict[str, str] | None:
-    """The placeholders' values in a name of the template's form, the stage's by both counts; None
-    for another name.
+    """The placeholders' values in a name of this form, the stage's by both counts; None for others.
 
     Example:
       >>> fields_of("norm{stage}.{leaf}", "norm2.bias")
@@ -55,8 +53,7 @@ def fields_of(template: str, name: str) -> dict[str, str] | None:
 
 
 class Layer(NamedTuple):
-    """A layer here and in the release. Of the layers whose path fits, the first in its table
-    counts.
+    """A layer here and in the release; a table's first one with a fitting path counts.
 
     Attributes:
       path: template of its path in our tree, slash-separated.
@@ -70,8 +67,7 @@ class Layer(NamedTuple):
 
 
 def layer_at(layers: Iterable[Layer], collection: str, path: str) -> tuple[Layer, LayerArray, str] | None:
-    """The layer and array that a leaf of ours is, and its released key; None if no layer of the
-    table has it."""
+    """The layer and array that a leaf of ours is, and its released key; None if it has no layer."""
     for layer in layers:
         for array in layer.kind:
             fields = fields_of(layer.path + array.path, path) if array.collection == collection else None
@@ -128,15 +124,12 @@ class Origin:
 
     Attributes:
       name: what files of such an encoder are called.
-      prefix: of the encoder's keys in files of whole models; files of an encoder alone may do
-        without it.
-      marks: pattern of the encoder's keys without the prefix; the origin whose pattern most keys
-        have is the file's.
+      prefix: of the encoder's keys in files of whole models; an encoder's own file may lack it.
+      marks: pattern of keys without the prefix; a file's origin is the one that most keys fit.
       rules: for every released key; they leave the prefix out on both sides.
       dead: patterns of the file's keys that carry nothing the models compute with.
       licence: what is known about the use of such weights.
-      heads: how whole models with such an encoder name the rest, a key of ``MethodNames.origins``;
-        "" without any.
+      heads: how whole models name the rest, a key of ``MethodNames.origins``; "" without any.
       whole: what such whole models are called; "" as the method says.
       settings: what the encoder computes differently: fields of ``ModelConfig``.
     """
@@ -171,19 +164,18 @@ class HeadOrigin:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class MethodNames:
-    """The names of a method's weights beside the encoder's: all that the conversion asks of a
-    method.
+    """The names of a method's weights beside the encoder's: all that conversion asks of a method.
 
     Attributes:
       prefix: of all its keys: a file with such keys holds a whole model.
       layers: every layer outside the encoder, as the release names it.
       origins: the namings of whole models; ``Origin.heads`` names one.
-      families: the first part of a model's public name -> the keys of ``blocks`` that such a model has.
-      blocks: field of ``ModelConfig`` with a number of alike blocks, which ``Method.settings_resolved`` has too -> the
-        released key of a block up to its layers, a template. A file tells how many there are.
+      families: first part of a model's public name -> the keys of ``blocks`` that it has.
+      blocks: field of ``ModelConfig`` with a number of alike blocks, which
+        ``Method.settings_resolved`` has too -> the released key of a block up to its layers, a
+        template. A file tells how many there are.
       lengths: field of ``ModelConfig`` -> the released key of the array whose first length it is.
-      dead_arrays: released live arrays by key -> the release's dead ones, which its code asks for,
-        as zeros.
+      dead_arrays: released live arrays by key -> the dead ones the release asks for, as zeros.
       without_place: a model -> what of it the release has no place for although it has names.
     """
 

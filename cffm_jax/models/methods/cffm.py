@@ -1,8 +1,6 @@
-"""CFFM, CFFM++, CFFM+ and their image baseline SegFormer: one network with local and global mining
-blocks, or without.
+"""CFFM, CFFM++, CFFM+ and their image baseline SegFormer: one network, mining blocks or none.
 
-Dimension key: as in ``method``, with C = 256 channels of the frame features, and A heads of D
-channels in the blocks.
+Dimension key: as in ``method``; C = 256 channels of the features, A heads of D channels.
 """
 
 from __future__ import annotations
@@ -38,20 +36,16 @@ FAMILIES = {
     "cffmp": (False, True),
     "cffmpp": (True, True),
 }
-"""Names of the papers' methods -> local contexts, global contexts. ``cffmp`` is CFFM+, global
-contexts alone."""
+"""The papers' methods -> local contexts, global contexts. ``cffmp`` is CFFM+: global ones alone."""
 
 LOCAL_BLOCKS = {"b0": 1, "b1": 2, "b2": 2, "b3": 2, "b4": 4, "b5": 4}
-"""Mining blocks N for each MiT (CFFM section 4.1; B3 and B4, which the papers leave out, as their
-neighbours)."""
+"""Mining blocks N by MiT (CFFM section 4.1; B3 and B4, left out in the papers, as neighbours)."""
 
 GLOBAL_BLOCKS = {"b0": 1, "b1": 1, "b2": 2, "b3": 2, "b4": 2, "b5": 2}
-"""Global mining blocks N_g for each MiT (CFFM++ section 5.1: 1 for the small ones, 2 for the large
-ones)."""
+"""Global mining blocks N_g by MiT (CFFM++ section 5.1: 1 for the small, 2 for the large ones)."""
 
 Memory = tuple[cfm.Cells, ...]
-"""A reference as a target reads it: for each block keys and values of its pooled grid, [N, A, gh,
-gw, D] each."""
+"""A reference as a target reads it: for each block its grid's keys and values [N, A, gh, gw, D]."""
 
 
 class ClipOutputs(NamedTuple):
@@ -73,9 +67,8 @@ class ClipOutputs(NamedTuple):
 class CFFM(Method):
     """Video semantic segmentation with temporal contexts.
 
-    With local blocks it is CFFM, with global ones besides CFFM++, with global ones alone the
-    papers' CFFM+, and with none SegFormer, frame by frame. Parameters of a smaller method are those
-    of the larger one.
+    With local blocks it is CFFM, with global ones too CFFM++, with those alone CFFM+, with none
+    SegFormer, frame by frame. A smaller method's parameters are those of the larger one.
 
     Attributes:
       local_blocks: mining blocks N in sequence.
@@ -174,8 +167,7 @@ class CFFM(Method):
             self.global_classifier = layers.Dense(self.num_classes, self.dtype)
 
     def remember(self, features: FrameFeatures) -> tuple[Memory, ...]:
-        """For each reference, for each block: its keys and values of the frame's grid, pooled as
-        for that reference."""
+        """For each reference, each block's keys and values of the frame pooled as for it."""
         if not self.local_blocks:
             return ()
         n, *shape = features.coarse.shape
@@ -222,8 +214,7 @@ class CFFM(Method):
         referring: Bool[Array, " N"],
         contexts: Mapping[str, Float[Array, "N P C"]],
     ) -> dict[str, Float32[Array, "N _ _ {self.num_classes}"]]:
-        """Segments as ``Method`` says; frames without references get their per-frame logits in
-        place of CFFM's."""
+        """Segments as ``Method`` says; frames without references get their per-frame logits."""
         local = self.classify_frames(features.fine)
         logits = {PER_FRAME: local}
         if self.local_blocks:
@@ -249,15 +240,13 @@ class CFFM(Method):
     def clip_outputs(
         self, clips: Float[Array, "B T H W 3"], train: bool = False, prototypes: Float[Array, "B P C"] | None = None
     ) -> ClipOutputs:
-        """Segments the last frame of each clip. With global contexts its logits are local + 0.5 *
-        global ones.
+        """Segments each clip's last frame; with global contexts by local + 0.5 * global logits.
 
         Args:
           clips: normalised, oldest first, the target last; sides multiples of 32.
           train: dropout, drop path and the batch's own statistics (needs a "dropout" key and
             mutable "batch_stats").
-          prototypes: of each clip's video, for the models with global contexts (not needed by
-            ``init``).
+          prototypes: of each clip's video, for models with global contexts (``init`` needs none).
         """
         if self.global_blocks and prototypes is None and not self.is_initializing():
             raise ValueError("a model with global contexts needs prototypes=, f32[B, P, C]")
@@ -280,8 +269,7 @@ class CFFM(Method):
     def mine_local(
         self, target: Float[Array, "N h w C"], references: Float[Array, "N _ h w C"]
     ) -> Float[Array, "N h w C"]:
-        """Mining, block by block (CFFM Eq. 4-5): the mined target; references [N, R, h, w, C],
-        oldest first."""
+        """Mining, block by block (CFFM Eq. 4-5): the mined target; references oldest first."""
         if self.static:
             references = jnp.broadcast_to(target[:, None], (len(target), len(self.sources), *target.shape[1:]))
         return self.mine_cells(target, [block.reference_cells(references) for block in self.local])
@@ -323,8 +311,7 @@ class CFFM(Method):
 
     def loss(self, batch: Batch, frame_loss_weight: float) -> tuple[Float32[Array, ""], dict[str, Float32[Array, ""]]]:
         """``clip_loss`` (CFFM section 4.1); with global contexts the cross-entropy of their logits
-        alone (CFFM++ section 4.2), for which the rest runs as in evaluation, on the targets: it has
-        no backward pass."""
+        alone (CFFM++ section 4.2), on targets: all else as in evaluation, with no backward pass."""
         if self.global_blocks:
             targets = normalise(batch["frames"][:, -1], batch["size"])
             logits = self.train_global(targets, batch["prototypes"])
@@ -336,17 +323,13 @@ class CFFM(Method):
     def train_global(
         self, frames: Float[Array, "B H W 3"], prototypes: Float[Array, "B P C"]
     ) -> Float32[Array, "B H//4 W//4 {self.num_classes}"]:
-        """Global logits for the second stage of training: all but the global blocks runs as in
-        evaluation.
-
-        ``frames`` are the targets alone: the global blocks read no references.
-        """
+        """Global logits for the second stage of training, of the targets alone: global blocks read
+        no references, and all else runs as in evaluation."""
         target = jax.lax.stop_gradient(self.encode(frames).coarse)
         return self.classify_global(self.mine_global(target, prototypes), train=True)
 
     def is_trained(self, name: str) -> bool:
-        """Everything, or with global contexts their blocks and classifier alone (CFFM++ section
-        5.1: second stage)."""
+        """All, or the global blocks and classifier alone (CFFM++ section 5.1: second stage)."""
         return not self.global_blocks or name.startswith(GLOBAL_PREFIX)
 
     def training_offsets(self, offsets: Sequence[int]) -> tuple[int, ...]:

@@ -1,5 +1,4 @@
-"""Other people's names for the weights of SegFormer, CFFM, CFFM+ and CFFM++ beside the
-encoder's."""
+"""Others' names for the weights of SegFormer, CFFM, CFFM+ and CFFM++ beside the encoder's."""
 
 from __future__ import annotations
 
@@ -86,11 +85,8 @@ _DEAD_CLASSIFIER_WIDTH = 128
 
 
 def dead_arrays(live: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The release's dead weights, as zeros, for a state dict that lacks them.
-
-    Its index buffers are not among them: the authors' modules compute them when they are built, and
-    zeros in their place would be wrong.
-    """
+    """The release's dead weights, as zeros, for a state dict that lacks them. Not its index
+    buffers: the authors' modules compute them when they are built, and zeros would be wrong."""
     dead: dict[str, np.ndarray] = {}
     if "decode_head.linear_pred.bias" in live:
         classes = len(live["decode_head.linear_pred.bias"])
@@ -105,16 +101,14 @@ def dead_arrays(live: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def without_place(model: Any) -> Sequence[str]:
-    """Nobody else has normalised projections with the released names, and those names count three
-    references."""
+    """Nobody has normalised projections by released names, which count three references."""
     projections = ["decoder/project1/norm"] if model.projection != "linear" else []
     others = [f"{len(model.sources)} reference frames"] if model.local_blocks and len(model.sources) != 3 else []
     return projections + others
 
 
 def stages_reversed(arrays: Sequence[np.ndarray]) -> np.ndarray:
-    """[out, 4 * in, 1, 1] for stages 1 to 4 -> for stages 4 to 1, as the release concatenates
-    them."""
+    """[out, 4 * in, 1, 1] for stages 1 to 4 -> for stages 4 to 1, the release's order."""
     return np.concatenate(np.split(arrays[0], 4, axis=1)[::-1], axis=1)
 
 

@@ -1,5 +1,4 @@
-"""Spatial-temporal pyramid pooling, after TCB's ST-PPM (CVPR 2021): pooled features are averaged
-over a clip's frames.
+"""Spatial-temporal pyramid pooling averaged over a clip's frames, after TCB's ST-PPM (CVPR 2021).
 
 TCB pools the last map of a dilated ResNet-101; here it is the frame features of this package's
 backbones at stride 8, so its figures are not those of the papers' row.
@@ -162,10 +161,8 @@ class TemporalPyramid(Method):
 
 
 def pyramid(x: Float[Array, "N h w C"]) -> Pyramid:
-    """Averages over bins, float32.
-
-    Bin i of s over n positions covers floor(i n / s) to ceil((i + 1) n / s) - 1; bins may overlap.
-    """
+    """Averages over bins, float32: bin i of s over n positions covers floor(i n / s) to ceil((i +
+    1) n / s) - 1; bins may overlap."""
     x = x.astype(jnp.float32)
     sides = [tuple(jnp.asarray(_bins(n, side)) for n in x.shape[1:3]) for side in SIDES]
     return tuple(jnp.einsum("ih,jw,nhwc->nijc", *bins, x, precision="highest") for bins in sides)

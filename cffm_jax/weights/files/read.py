@@ -40,8 +40,7 @@ FOLDER_FILES = (
 WRAPPERS = (
     "state_dict", "model", "model_state_dict", "network", "net", "module", "state_dict_ema", "model_ema", "ema",
 )  # fmt: skip
-"""Names under which a checkpoint keeps its weights; the averaged ones only if there are no
-others."""
+"""Names under which a checkpoint keeps its weights; averaged ones only if there are no others."""
 
 MAX_SHARDS = 256
 """All are kept open, and a process may usually open 1,024 files."""
@@ -65,20 +64,15 @@ class WeightFile:
     """"torch (zip)", "torch (legacy)", "safetensors", "safetensors, 3 shards", "npz"."""
     arrays: dict[str, StoredArray]
     metadata: dict[str, Any]
-    """Plain values: safetensors' own metadata, a checkpoint's ``meta``, a folder's config.json as
-    "config"."""
+    """Plain values: safetensors' own metadata, a checkpoint's ``meta``, config.json as "config"."""
     ignored: tuple[str, ...]
-    """Other contents of the file by name: "optimizer", "meta", and keys of the state dict that are
-    no arrays."""
+    """Other contents by name: "optimizer", "meta", keys of the state dict that are no arrays."""
 
 
 @contextlib.contextmanager
 def open_weights(path: str | Path) -> Iterator[WeightFile]:
-    """The state dict of a file, or of a folder as ``save_pretrained`` writes it, described without
-    reading its arrays.
-
-    A checkpoint that wraps its weights as ``state_dict``, ``model`` and the like beside other
-    things is unwrapped.
+    """Describes the state dict of a file, or a folder as ``save_pretrained`` writes it, reading no
+    arrays. Unwraps checkpoints with weights as ``state_dict``, ``model`` or the like beside others.
 
     Raises:
       InputError: it is missing, damaged, of another format, beyond the limits of size, or holds no
@@ -262,8 +256,7 @@ def _json(path: Path) -> Any:
 
 
 def _configuration(path: Path) -> dict[str, Any]:
-    """{"config": ...} of a model's config.json; empty without one that can be read, as it is not
-    needed."""
+    """{"config": ...} of a model's config.json; as it is not needed, {} without a readable one."""
     try:
         config = _json(path)
     except (OSError, ValueError, RecursionError):

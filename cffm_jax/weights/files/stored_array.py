@@ -1,5 +1,4 @@
-"""Shared by all readers of weight files: an array that is described but not read, and errors of one
-line."""
+"""Shared by all readers of weight files: arrays described but not read, errors of one line."""
 
 from __future__ import annotations
 
@@ -40,8 +39,7 @@ class StoredArray:
     dtype: np.dtype
     """ml_dtypes' for bfloat16 and float8."""
     load: Callable[[], np.ndarray]
-    """Reads it: an own, writable, contiguous array. InputError, naming the file, if it is
-    damaged."""
+    """Reads an own, writable, contiguous array. InputError, naming the file, if it is damaged."""
 
     @property
     def nbytes(self) -> int:
@@ -63,8 +61,7 @@ def check_shape(shape: tuple[int, ...]) -> None:
 
 
 def from_bytes(data: np.ndarray, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
-    """data u8[n], writable -> an array over the same memory; a Boolean is True wherever its byte is
-    not 0."""
+    """Writable u8[n] -> array over the same memory; a Boolean is True where its byte isn't 0."""
     if dtype == np.bool_:
         data = np.not_equal(data, 0)
     return data.view(dtype).reshape(shape)

@@ -1,5 +1,4 @@
-"""torch's two file formats, the zip of torch >= 1.6 and the one before: what they hold is
-described, and read later."""
+"""torch's two file formats, the zip of torch >= 1.6 and the older: described, and read later."""
 
 from __future__ import annotations
 
@@ -85,8 +84,7 @@ class Tensor:
 
 
 class TorchFile:
-    """Contents of a file (``value``: plain values, ``Pairs``, ``Tensor``, ``Inert``), and its
-    tensors as arrays."""
+    """A file's tensors as arrays, and its ``value``: plain, ``Pairs``, ``Tensor`` or ``Inert``."""
 
     def __init__(self, value: Any, format: str, where: object, read: Callable[[str], np.ndarray]):
         """``read`` gives the bytes u8[n] of a storage, an own copy."""
@@ -97,8 +95,7 @@ class TorchFile:
         self._stored = self._described = 0
 
     def array(self, tensor: Tensor) -> StoredArray:
-        """InputError if tensors share storage so much that arrays would be large out of
-        proportion."""
+        """InputError if tensors share storage so much that arrays would be out of proportion."""
         array = StoredArray(tensor.shape, tensor.dtype, functools.partial(self._load, tensor))
         self._stored += 0 if self._users[tensor.storage.key] else tensor.storage.nbytes
         self._users[tensor.storage.key] += 1
@@ -211,8 +208,7 @@ def read_legacy(file: BinaryFile, size: int, where: object) -> TorchFile:
 
 
 def _places(file: BinaryFile, size: int, keys: Any, storages: dict[str, Storage]) -> dict[str, int]:
-    """Where each storage starts: they follow in the order of ``keys``, a count of elements before
-    each."""
+    """Where storages start: they follow in the order of ``keys``, each behind its element count."""
     places: dict[str, int] = {}
     if type(keys) is not list or not all(type(key) is str for key in keys) or set(keys) != set(storages):
         raise UnpicklingError("its list of storages is damaged")
@@ -241,8 +237,7 @@ def _storage(pid: Any) -> Storage | Name:
 
 
 def _make(function: Name, arguments: tuple) -> Any:
-    """Result of a call of a known function: dictionaries, tensors; of any other nothing but its
-    name is kept."""
+    """What a known function returns: dictionaries, tensors; of others only the name is kept."""
     match (function.module, function.name):
         case ("collections", "OrderedDict" | "defaultdict"):
             pairs = arguments[0] if arguments and function.name == "OrderedDict" else []

@@ -1,5 +1,4 @@
-"""Pickles read as data: their opcodes are interpreted here, and nothing is imported, called or
-built.
+"""Pickles read as data: opcodes are interpreted here; nothing is imported, called or built.
 
 Python's own unpickler is not used, not even one that imports nothing: a pickle of some bytes makes
 it reserve memory by the gigabyte (a memo index of 2**32), or overflows the C stack (the hash of a
@@ -15,12 +14,10 @@ from pickle import UnpicklingError
 from typing import Any, BinaryIO
 
 MAX_BYTES = 256 << 20
-"""Largest size of one pickle. 10,000 tensors with their optimizer take 4 MB; mmengine's logs of
-every iteration take tens of MB."""
+"""Of one pickle. 10,000 tensors with their optimizer take 4 MB, mmengine's full logs tens of MB."""
 
 MAX_OPCODES = 4_000_000
-"""Most opcodes of one pickle: some seconds. 10,000 tensors with their optimizer take 1.3
-million."""
+"""Of one pickle: some seconds. 10,000 tensors with their optimizer take 1.3 million."""
 
 
 HOSTILE = frozenset(
@@ -58,8 +55,7 @@ class Inert:
 
 
 class Pairs:
-    """A dictionary's (key, value) pairs in order. Not a dict: keys may be anything, and are never
-    hashed."""
+    """(key, value) pairs of a dictionary, in order; keys may be anything and are never hashed."""
 
     __slots__ = ("items",)
 
@@ -114,8 +110,7 @@ def interpret(
       reference: persistent id -> what it stands for.
 
     Raises:
-      UnpicklingError, ValueError: the pickle is damaged, too large, or uses opcodes that no torch
-        file holds.
+      UnpicklingError, ValueError: it is damaged, too large, or uses opcodes that no torch file has.
     """
     machine = _Machine(make, reference)
     limited = _Limited(file, min(limit, MAX_BYTES))
@@ -258,12 +253,10 @@ def _paired(items: list[Any]) -> list[tuple[Any, Any]]:
 
 
 MAX_PLAIN_VALUES = 20_000
-"""Values that ``plain`` keeps of one entry: the classes and colours of a dataset take some
-hundred."""
+"""Values that ``plain`` keeps of one entry: a dataset's classes and colours take some hundred."""
 
 MAX_PLAIN_TEXT = 1 << 20
-"""Characters that it keeps of one entry: mmengine stores its whole configuration as text, some
-50,000."""
+"""Characters that it keeps of one entry: mmengine's whole configuration takes some 50,000."""
 
 
 class _TooMuch(Exception):
@@ -271,9 +264,8 @@ class _TooMuch(Exception):
 
 
 def plain(value: Any) -> dict[str, Any]:
-    """The entries of a dictionary that are plain through and through: str, int, float, bool, None,
-    and lists, tuples and dictionaries of them; other entries, and any that are large or deep, are
-    left out."""
+    """The entries of a dictionary that are plain throughout: str, int, float, bool, None, and
+    lists, tuples and dictionaries of them; others, and any that are large or deep, are left out."""
     result = {}
     for key, entry in value.named().items() if type(value) is Pairs else ():
         try:

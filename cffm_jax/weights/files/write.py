@@ -1,5 +1,4 @@
-"""Weight files written without torch: safetensors, and the zip that
-``torch.load(weights_only=True)`` takes.
+"""Weight files without torch: safetensors, and a zip for ``torch.load(weights_only=True)``.
 
 A file is written whole or not at all, and the same arrays give the same bytes: the library's writer
 of safetensors puts metadata in another order each time, and wants all arrays in memory.
@@ -54,8 +53,7 @@ def write_safetensors(path: str | Path, arrays: Arrays, metadata: Mapping[str, s
 
     Args:
       path: of the file.
-      arrays: by key; entries are read one at a time. Wide types come first, so that all are
-        aligned.
+      arrays: by key; entries are read one at a time, wide types first, so that all are aligned.
       metadata: texts.
 
     Raises:
@@ -80,8 +78,7 @@ def write_safetensors(path: str | Path, arrays: Arrays, metadata: Mapping[str, s
 
 
 def write_torch(path: str | Path, arrays: Arrays, meta: Mapping[str, Any] | None = None) -> None:
-    """``{"meta": meta, "state_dict": arrays}`` as torch (>= 1.6) saves it, the arrays as tensors in
-    the order given.
+    """``{"meta": meta, "state_dict": arrays}`` as torch (>= 1.6) saves it, tensors in order.
 
     Args:
       path: of the .pth.
@@ -121,8 +118,7 @@ def _bytes(entry: Entry) -> memoryview:
 
 
 def _checkpoint(entries: list[Entry], meta: dict[str, Any]) -> bytes:
-    """Opcodes of the whole object: those of plain parts are Python's, between them stand the names
-    of torch's."""
+    """Opcodes of the whole object: Python's for plain parts, between them the names of torch's."""
     items = b"".join(_plain(key) + _tensor(str(i), shape, dtype) for i, (key, shape, dtype, _) in enumerate(entries))
     state_dict = _call("collections", "OrderedDict", b")") + b"(" + items + b"u"
     return b"}(" + _plain("meta") + _plain(meta) + _plain("state_dict") + state_dict + b"u"
@@ -142,8 +138,7 @@ def _tensor(key: str, shape: tuple[int, ...], dtype: np.dtype) -> bytes:
 
 
 def _plain(value: Any) -> bytes:
-    """Python's opcodes without the frame of a file. Each part has a memo of its own, and none looks
-    into another's."""
+    """Python's opcodes without a file's frame; each part has its own memo, none reads another's."""
     return pickle.dumps(value, 2)[2:-1]
 
 

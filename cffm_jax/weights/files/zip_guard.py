@@ -1,5 +1,4 @@
-"""Zip archives opened within limits: nothing is ever extracted, and no small file can unfold into a
-large one."""
+"""Zip archives within limits: nothing is extracted, and no small file unfolds into a large one."""
 
 from __future__ import annotations
 
@@ -16,8 +15,7 @@ MAX_DIRECTORY = 16 << 20
 """Bytes of the list of members, which is read whole: 160 a member."""
 
 MAX_RATIO = 200
-"""Bytes of content for a byte of file: trained weights deflate to half, and long runs of zeros to a
-thousandth."""
+"""Bytes of content for a byte of file: trained weights deflate to half, zeros to a thousandth."""
 
 _UNSAFE = re.compile(r"(^|/)\.\.?(/|$)|^/|^[A-Za-z]:|[\\\x00-\x1f\x7f]|//")
 _ENCRYPTED = 0x1 | 0x20 | 0x40

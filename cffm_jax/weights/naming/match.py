@@ -1,5 +1,4 @@
-"""``convert_state_dict`` and ``export_state_dict``: torch-layout state dicts and variables,
-strictly."""
+"""``convert_state_dict``, ``export_state_dict``: strictly between torch's layout and variables."""
 
 from __future__ import annotations
 
@@ -24,8 +23,7 @@ from cffm_jax.weights.naming.recognise import Foreign, combined_shape, recognise
 
 
 def released_key(model: Method, collection: str, path: str) -> tuple[str, Layout] | None:
-    """The released key and the layout of the model's leaf ``path`` (slash-separated); None if the
-    release has none."""
+    """Released key and layout of the model's leaf ``path`` (slash-separated); None without any."""
     of_encoder = path.startswith(f"{ENCODER}/")
     layers = backbone_of(model.backbone).layers if of_encoder else model.foreign_names.layers
     layer = layer_at(layers, collection, path.removeprefix(f"{ENCODER}/"))
@@ -34,8 +32,7 @@ def released_key(model: Method, collection: str, path: str) -> tuple[str, Layout
 
 @functools.lru_cache(maxsize=16)
 def key_map(model: Method, part: str = "all") -> dict[str, tuple[str, str, Layout, tuple[int, ...]]]:
-    """Released key -> (collection, our path, layout, our shape) for every leaf of the model (or of
-    its encoder)."""
+    """Released key -> (collection, our path, layout, our shape) of each leaf, or the encoder's."""
     result = {}
     for collection, tree in variable_shapes(model).items():
         for path, leaf in flatten(tree).items():
@@ -60,13 +57,12 @@ def without_counterpart(model: Method) -> list[str]:
 
 
 def is_dead(model: Method, key: str) -> bool:
-    """Whether a key of a state dict in the released layout carries nothing that the model computes
-    with."""
+    """Whether a key in the released layout carries nothing that the model computes with."""
     return Naming(backbone_of(model.backbone).origins[0], model.foreign_names).is_dead(key)
 
 
 def dead_arrays(model: Method, live: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The arrays that the release asks for beside the model's in the released layout, as zeros."""
+    """What the release asks for beside the model's arrays in the released layout, as zeros."""
     counted = (key.removesuffix("running_mean") for key in live if key.endswith(".running_mean"))
     counters = {key + "num_batches_tracked": np.zeros((), np.int64) for key in counted}
     return counters | model.foreign_names.dead_arrays(live)
@@ -105,8 +101,7 @@ class Match:
 
 
 def match(foreign: Foreign, model: Method, part: str = "all") -> Match:
-    """Lays a recognised state dict over ``model`` (or its encoder, where the file's other keys are
-    not asked for)."""
+    """Lays a recognised state dict over ``model`` (or its encoder: other keys do not matter)."""
     leaves, sources, fresh, missing, misshapen, used = {}, {}, [], [], [], set()
     naming = Naming(foreign.naming.origin, model.foreign_names)
     may_lack = [BACKBONE + key for key in backbone_of(model.backbone).afresh]
@@ -172,8 +167,8 @@ def convert_state_dict(
 
     Args:
       state_dict: arrays by key, of any origin in ``Backbone.origins``: the authors' CFFM and
-        CFFM++, NVlabs' SegFormer (with or without the dead classifier) and MiT, those of Hugging
-        Face and MMSegmentation, ...
+        CFFM++, MiT and SegFormer of NVlabs (with or without dead classifier), Hugging Face,
+        MMSegmentation, ...
       model: the module that the weights are for.
       part: "all", or "encoder" for the encoder's parameters alone.
       source: what to name in errors, usually the file.
@@ -208,13 +203,10 @@ def describe(arrays: Mapping[str, np.ndarray]) -> dict[str, StoredArray]:
 def export_state_dict(
     variables: Mapping[str, Any], model: Method, *, part: str = "all", dead: bool = False
 ) -> dict[str, np.ndarray]:
-    """The inverse: the release's keys and layout for variables, or for any tree shaped like them,
-    such as gradients.
-
+    """The inverse: variables, or a tree shaped like them (gradients), in the released layout.
     Collections that are absent (a gradient tree has only "params") are left out. Dead weights are
     not written, or, with ``dead``, as zeros, so that the authors' code finds all that it was built
-    with. ``part`` "encoder": its alone.
-    """
+    with. ``part`` "encoder": its alone."""
     flat = flatten(variables)
     live = {
         key: np.ascontiguousarray(layout.save(np.asarray(flat[f"{collection}/{path}"])))

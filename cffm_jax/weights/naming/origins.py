@@ -1,8 +1,5 @@
-"""Whose weights a file holds: an encoder's origin and its method's, laid together. The data are
-theirs.
-
-What no rule asks for and no pattern calls dead is an error of the conversion.
-"""
+"""Whose weights a file holds: an encoder's origin and its method's, laid together, as their data
+say. What no rule asks for and no pattern calls dead is an error of the conversion."""
 
 from __future__ import annotations
 
@@ -48,8 +45,7 @@ class Naming(NamedTuple):
         return {**self.origin.settings, **(self.head.settings if self.head else {})}
 
     def sources(self, released: str) -> Sources | None:
-        """The file's keys that make a released one, and how; None where files of this origin have
-        none."""
+        """The file's keys that make a released one, and how; None where this origin has none."""
         if not released.startswith(BACKBONE):
             return sources_of(self.head.rules, released) if self.head else None
         sources = sources_of(self.origin.rules, released.removeprefix(BACKBONE))

@@ -1,5 +1,4 @@
-"""Recognises a state dict: its origin, and which model of this package its names and shapes
-make."""
+"""Recognises a state dict: its origin, and the model that its names and shapes make."""
 
 from __future__ import annotations
 
@@ -54,8 +53,7 @@ class Foreign:
         return sources if sources and any(key in self.arrays for key in sources[0]) else None
 
     def shape(self, released: str) -> tuple[int, ...] | None:
-        """Shape of the released array; None if it is not there, whole and of a shape that can be
-        combined."""
+        """The released array's shape; None if it is not there, whole and fit to be combined."""
         sources = self.find(released)
         if not sources or any(key not in self.arrays for key in sources[0]):
             return None
@@ -63,8 +61,7 @@ class Foreign:
 
     @functools.cached_property
     def counts(self) -> dict[str, int]:
-        """Setting -> the number of the method's blocks that it stands for; only of those that are
-        there."""
+        """Setting -> the number of the method's blocks that it stands for; of those there only."""
         method = self.naming.method
         if method is None:
             return {}
@@ -94,8 +91,7 @@ class Foreign:
 
     @functools.cached_property
     def backbone(self) -> str | None:
-        """The encoder whose sizes are nearest, so that a damaged file can be compared with it; None
-        if none is near."""
+        """The encoder of nearest sizes, to compare a damaged file with; None if none is near."""
         nearest, least = None, None
         for family in self._families():
             depths = self._depths(family)
@@ -111,8 +107,7 @@ class Foreign:
         return [family for family in encoders.BACKBONES if self.naming.origin in family.origins]
 
     def settings(self, source: object) -> dict[str, Any]:
-        """Fields of ``ModelConfig`` that differ from the defaults for this model (an encoder: for
-        its SegFormer).
+        """The model's (an encoder: its SegFormer's) fields of ``ModelConfig`` that are no defaults.
 
         Raises:
           InputError: no backbone is near.
@@ -132,8 +127,7 @@ class Foreign:
 
 
 def combined_shape(combine: Combine, shapes: list[tuple[int, ...]]) -> tuple[int, ...] | None:
-    """The shape that arrays of these shapes are combined to, without arrays; None if they cannot
-    be."""
+    """The shape of a combination of arrays of these shapes, without arrays; None if it is none."""
     try:
         return combine([np.broadcast_to(np.False_, shape) for shape in shapes]).shape
     except (ValueError, IndexError):
