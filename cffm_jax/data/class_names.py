@@ -45,8 +45,7 @@ SYNTHETIC: tuple[str, ...] = (
 """Names of the first classes of the built-in data."""
 
 DERIVED: tuple[str, ...] = ("field", "box", "building", "rock", "tree", "ball")
-"""Kinds that the built-in data's further classes take in turn, each with a colour and a texture of
-its own."""
+"""Kinds of the built-in data's further classes, in turn; each has its own colour and texture."""
 
 
 def synthetic_names(num_classes: int) -> tuple[str, ...]:

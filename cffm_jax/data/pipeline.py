@@ -50,10 +50,8 @@ def training_batches(
     other, are the global batch.
 
     Args:
-      videos: the training split, with masks. Where some frame has none, only the targets' masks are
-        read.
-      data: settings of sampling, augmentation and loading; with ``data.verify`` the videos lie
-        below ``data.root`` (or are records).
+      videos: the training split, with masks; where a frame has none, only targets' masks are read.
+      data: the settings; with ``data.verify`` the videos lie below ``data.root`` (or are records).
       num_classes: number of classes; masks with larger labels are refused.
       batch_size: clips in a global batch; each process gets b = batch_size // process_count.
       seed: of the order of the videos and of every draw.
@@ -96,8 +94,7 @@ def training_batches(
 
 @dataclasses.dataclass(frozen=True)
 class _LoadClip:
-    """Draws a clip of a video, reads and augments it; a class, because workers receive it
-    pickled."""
+    """Draws a clip of a video, reads and augments it; a class, as workers receive it pickled."""
 
     data: DataConfig
     num_classes: int
@@ -143,8 +140,7 @@ class _LoadClip:
     def _read(
         self, video: Video, indices: Iterable[int], labelled: Container[int]
     ) -> tuple[dict[int, np.ndarray], dict[int, np.ndarray]]:
-        """Frames by their indices, and masks of those in ``labelled``; all files are read before
-        one is decoded."""
+        """Frames by index and masks of those in ``labelled``; reads all files before decoding."""
         names = {i: (video.frames[i], video.mask(i) if i in labelled else None) for i in indices}
         files = [name for pair in names.values() for name in pair if name is not None]
         data = dict(zip(files, read_all(files, self.manifest), strict=True))
@@ -159,8 +155,7 @@ class _LoadClip:
 
 
 class TrainingBatches(Iterator[Batch]):
-    """Loads batches ahead; `close`, the end of a with-block or an error ends the worker processes
-    and the threads.
+    """Loads batches ahead; `close`, a with-block's end or an error ends the processes and threads.
 
     Attributes:
       skipped: clips of the batches so far that were replaced, as a file of theirs was unreadable.
@@ -213,8 +208,7 @@ class TrainingBatches(Iterator[Batch]):
         return InputError("--data.max_unreadable", problem, "see python -m cffm_jax.data.check")
 
     def close(self) -> None:
-        """Ends the worker processes, and the threads as soon as they are done with the batch in
-        hand. Idempotent."""
+        """Ends the worker processes, and the threads after the batch in hand. Idempotent."""
         self._watchdog.close()
         self._iterator.close()
 
@@ -226,8 +220,7 @@ class TrainingBatches(Iterator[Batch]):
 
 
 def _start_worker(index: int, count: int) -> None:
-    """Prepares a loader process: the loader's threads use its share of the cores, OpenCV shall not
-    add its own."""
+    """Prepares a loader process, whose threads use its share of the cores: OpenCV adds none."""
     del index, count
     cv2.setNumThreads(0)
     # A terminal sends Ctrl-C to the loader too; the training ends it when its step is done.

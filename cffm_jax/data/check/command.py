@@ -106,8 +106,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _checked(options: Command) -> tuple[str, ...]:
-    """The splits to check. InputError for options that cannot be followed, before the files are
-    read."""
+    """Splits to check. InputError for options that cannot be followed, before a file is read."""
     for name, least in (("num_classes", 0), ("min_frames", 1), ("rows", 0), ("threads", 1)):
         if getattr(options, name) < least:
             option = "--" + name.replace("_", "-")
@@ -171,8 +170,7 @@ def fix_splits(result: Survey) -> dict[str, tuple[str, ...]]:
       stay as they are.
 
     Raises:
-      InputError: a backup is there already, a split would lose all its videos, or a file cannot be
-        written.
+      InputError: a backup is there, a split would lose all videos, or a file cannot be written.
     """
     left_out = {}
     for split, names in result.splits.items():

@@ -61,8 +61,7 @@ def _cities(root: str, package: str, split: str, fault: Fault) -> list[str]:
 def _list_city(
     root: str, package: str, split: str, city: str, fault: Fault, kind: str = "leftImg8bit"
 ) -> dict[_Place, str]:
-    """Files of one kind by their places, in order; a fault if a name is none, or if there are no
-    files."""
+    """Files of a kind by their places, in order; a fault for an unknown name, or without files."""
     folder = os.path.join(root, package, split, city)
     files = {}
     for stem, path in list_files(folder, (f"_{kind}.png",)).items():

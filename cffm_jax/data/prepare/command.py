@@ -98,8 +98,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _checked(options: Command) -> tuple[str, ...]:
-    """The splits to write. InputError for options that cannot be followed, before anything is
-    read."""
+    """Splits to write. InputError for options that cannot be followed, before a file is read."""
     if options.threads < 1:
         raise InputError("--threads", f"is {options.threads}", "give at least 1")
     for split in options.splits:
@@ -129,8 +128,7 @@ def _require_space(folder: Path, size: int) -> None:
 
 
 def _write(make: Callable[[Path], builders.Frames], folder: Path) -> None:
-    """Lets a builder write beside the folder, then puts that in its place: there is never half of
-    it.
+    """Lets a builder write beside the folder, then replaces it: there is never half of it.
 
     What a killed run left behind goes first.
     """

@@ -1,5 +1,4 @@
-"""Worlds of the built-in data: a ground plane under a sky, with things on it, filmed by a camera on
-a tripod.
+"""Worlds of the built-in data: a ground plane under a sky, with things, filmed from a tripod.
 
 A world is drawn once per video (the backdrop as one canvas, each thing as a sprite); a frame is a
 few affine warps of it. Every position is a function of the frame's index alone, so frames can be
@@ -55,8 +54,7 @@ class Thing:
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
-    """Appearance of the things of a kind in a video: how often, how many, how large (units, at v =
-    1), where, how fast."""
+    """Things of a kind: how often, how many, how large (units at v = 1), where, how fast."""
 
     draw: Callable[[np.random.Generator, np.ndarray, float], tuple[np.ndarray, ...]]
     chance: float
@@ -115,8 +113,7 @@ class World:
         self._place_things(rng)
 
     def _draw_backdrop(self, rng: np.random.Generator) -> None:
-        """Sky, mountains and the ground plane with its fields, waters and road: colours and labels
-        of the canvas."""
+        """Draws colours and labels of the canvas: sky, mountains, ground, fields, waters, road."""
         rows, columns = self.canvas
         y, x = np.mgrid[:rows, :columns].astype(np.float32)
         labels = np.full(self.canvas, self.values["grass"], np.uint8)
@@ -156,8 +153,7 @@ class World:
         self.labels = labels
 
     def _road(self, rng: np.random.Generator, across: np.ndarray, z: np.ndarray) -> np.ndarray:
-        """Region bool[Hc,Wc] of the road, along or across the view, and the dashes of its middle
-        line."""
+        """Region bool[Hc,Wc] of the road, along or across the view; sets its middle dashes."""
         if rng.random() < 0.4:
             middle, bend = rng.uniform(-0.5, 0.5), rng.uniform(-0.06, 0.06)
             offset, half, run = across - middle - bend * z**1.5, rng.uniform(0.16, 0.24), z * 2.2
@@ -208,8 +204,7 @@ class World:
         )
 
     def camera(self, time: float) -> np.ndarray:
-        """Canvas -> frame, f64[2,3]: a slow pan and tilt, zoom, roll, and a little shake; bounded
-        at all times."""
+        """Canvas -> frame, f64[2,3]: slow pan and tilt, zoom, roll, a little shake; bounded."""
         p, u = self.path, self.unit
         pan = 17 * u * math.sin(time / 26 + p[0]) + 0.35 * u * math.sin(time * 2.1 + p[1])
         tilt = 7 * u * math.sin(time / 31 + p[2]) + 0.35 * u * math.sin(time * 2.7 + p[3])
@@ -223,9 +218,7 @@ class World:
         """The frame at a time, undamaged.
 
         Returns:
-          colours u8[H,W,3] (RGB) and values u8[H,W] of the mask: k + 1, ``UNLABELLED``, or
-            ``IGNORED_LABEL`` on the
-          outlines of things.
+          RGB u8[H,W,3]; mask u8[H,W]: k + 1, ``UNLABELLED``, on things' outlines ``IGNORED_LABEL``.
         """
         view, size = self.camera(time), (self.width, self.height)
         colours = cv2.warpAffine(self.colours, view, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
@@ -279,8 +272,7 @@ def warped(
     """An image warped into a frame, cut to the part of the frame that it reaches.
 
     Returns:
-      the part as (rows, columns) or None when it misses the frame, and the image there (0 outside
-      it).
+      the part (rows, columns), None when it misses the frame, and the image there (0 outside it).
     """
     height, width = image.shape[:2]
     corners = transform @ np.array([[0, width, 0, width], [0, 0, height, height], [1, 1, 1, 1]])
