@@ -33,9 +33,9 @@ MARGIN = 0.25
 class Thing:
     """A sprite and its path.
 
-    images: the phases of its gait, u8[h,w,4], colour premultiplied by alpha; the feet are on the lower edge.
-    label: value in the mask.  scale: frame pixels per sprite pixel at v = 1.  x: canvas pixels at time 0.
-    speed: pixels a frame at v = 1.  sway: how far it wanders in v.  hop: height of its bounces in units at v = 1.
+    images: phases of its gait, u8[h,w,4], premultiplied by alpha; the feet are on the lower edge.
+    label: mask value. scale: frame pixels per sprite pixel at v = 1. x: canvas pixel at time 0.
+    speed: pixels a frame, and hop: height in units, both at v = 1. sway: how far it wanders in v.
     """
 
     images: tuple[np.ndarray, ...]
