@@ -1,5 +1,4 @@
-"""Reads settings: config files, stored JSON, command line. A fault is one line and exit status
-2."""
+"""Settings from config files, stored JSON, command line. A fault is one line and exit status 2."""
 
 from __future__ import annotations
 

@@ -32,8 +32,7 @@ def augment(
       rng: source of all draws.
 
     Returns:
-      frames u8[T,h,w,3], labels u8[L,h,w] and size i32[2], the height and width of the part at the
-      top left that is not padding.
+      frames u8[T,h,w,3], labels u8[L,h,w], size i32[2]: height and width of the unpadded top left.
     """
     clip, masks = flip(*resize_and_crop(frames, labels, data, rng), data, rng)
     return pad(distort(clip, data, rng), masks, data.crop)
@@ -42,8 +41,7 @@ def augment(
 def fitted_size(height: int, width: int, box: tuple[int, int]) -> tuple[int, int]:
     """Height and width of the largest image of the same aspect that fits the box, turned or not.
 
-    The long side is at most max(box), the short side at most min(box); both are rounded to whole
-    pixels, at least 1.
+    The long side is at most max(box), the short min(box); both rounded to pixels, at least 1.
     """
     factor = min(max(box) / max(height, width), min(box) / min(height, width))
     return max(1, int(height * factor + 0.5)), max(1, int(width * factor + 0.5))
@@ -88,9 +86,8 @@ def draw_window(labels: np.ndarray, data: DataConfig, rng: np.random.Generator) 
 def resize_window(image: np.ndarray, size: tuple[int, int], window: tuple[slice, slice], mode: int) -> np.ndarray:
     """Bit for bit ``cv2.resize(image, size)[window]``; resizes nothing below or right of it.
 
-    The factors stay those of the whole image, so the pixels do too; two source pixels more than the
-    window covers keep the border's replication out of it. What lies above and left cannot be
-    spared: it fixes the sampling's phase.
+    The factors and so the pixels stay those of the whole image; two source pixels beyond the window
+    keep border replication out. What lies above and left stays: it fixes the sampling's phase.
 
     Args:
       image: u8[H,W] or u8[H,W,3].
@@ -182,9 +179,8 @@ def distort_frame(frame: np.ndarray, distortion: Distortion, out: np.ndarray | N
     """Brightness, then contrast, saturation and hue on a frame u8[h,w,3] in RGB.
 
     Brightness, contrast and saturation are x -> clip(x * factor + shift, 0, 255), cut to a whole
-    number after each. Saturation and hue act on OpenCV's 8-bit HSV, in one trip there and back,
-    left out where neither changes anything; hue wraps around at 180. The result is written to `out`
-    u8[h,w,3] where it is given.
+    number after each. Saturation and hue act on OpenCV's 8-bit HSV in one trip there and back, left
+    out where nothing changes; hue wraps at 180. `out` u8[h,w,3] gets the result where given.
     """
     # Each step maps bytes to bytes: a table of 256 entries computes it exactly, and two steps in a
     # row are one table. A step that changes nothing is left out, and all write to one array: fresh
@@ -224,9 +220,8 @@ def pad(frames: np.ndarray, labels: np.ndarray, crop: tuple[int, int]) -> tuple[
     """Pads a clip at the bottom and right to the crop size: frames with 0, labels with 255.
 
     Returns:
-      frames u8[T,h,w,3], labels u8[L,h,w] and size i32[2], the height and width without the
-      padding: only the model normalises frames, so it is the model's input that must be zero there,
-      not these bytes.
+      frames u8[T,h,w,3], labels u8[L,h,w] and size i32[2], height and width without padding: only
+      the model normalises frames, so it is the model's input that must be zero there.
     """
     height, width = labels.shape[1:]
     border = ((0, 0), (0, crop[0] - height), (0, crop[1] - width))

@@ -79,10 +79,9 @@ def training_clip(
 ) -> tuple[int, ...]:
     """Draws a training clip from a video: the references, oldest first, then the target.
 
-    The video is read backwards with probability `reverse`; the target is drawn among the frames at
-    index >= max(offsets) of the order read. Where no target is that late, it is drawn among those
-    that have references by the rule of `reference_indices`; where none has, any, repeated as its
-    own references (static contexts).
+    With probability `reverse` the video is read backwards. The target is drawn among indices >=
+    max(offsets) of the order read; where no target is that late, among those with references by
+    `reference_indices`; where none has, any, repeated as its own references (static contexts).
 
     Args:
       length: number of frames of the video, at least 1.

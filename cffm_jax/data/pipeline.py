@@ -45,9 +45,8 @@ def training_batches(
 ) -> TrainingBatches:
     """Endless batches of augmented training clips, one clip of every video in each epoch.
 
-    The batch of step s follows from (seed, s) alone, to the byte, whatever the numbers of workers,
-    threads and processes and wherever the run was resumed. The processes' batches, one after the
-    other, are the global batch.
+    The batch of step s follows from (seed, s) alone, to the byte, whatever the workers, threads,
+    processes and resumptions. The processes' batches, one after the other, are the global batch.
 
     Args:
       videos: the training split, with masks; where a frame has none, only targets' masks are read.
@@ -60,11 +59,10 @@ def training_batches(
       process_count: number of processes that share the global batch.
 
     Returns:
-      An iterator, also a context manager, of frames u8[b,T,h,w,3], labels u8[b,L,h,w] (255 =
-      ignored) of the last L frames, L = T or, where not every frame of the videos has a mask, 1,
-      size i32[b,2] (height and width of the part that is not padding) and video i32[b] (index into
-      ``videos``). With data.workers > 0 its processes are spawned, so the program's entry needs the
-      usual ``if __name__ == "__main__":``.
+      An iterator and context manager of frames u8[b,T,h,w,3], labels u8[b,L,h,w] (255 = ignored) of
+      the last L frames, L = T or, where not every frame has a mask, 1, size i32[b,2] (height, width
+      of the unpadded part) and video i32[b] (index into ``videos``). With data.workers > 0 its
+      processes are spawned: the program's entry needs ``if __name__ == "__main__":``.
 
     Raises:
       InputError: a number does not fit, or there is no manifest to verify with; while iterating: a
@@ -105,10 +103,9 @@ class _LoadClip:
     def __call__(self, item: tuple[int, Video], rng: np.random.Generator) -> Batch:
         """One element of a batch: frames u8[T,h,w,3], labels u8[L,h,w], size i32[2], video i32[].
 
-        In the place of a clip with an unreadable file comes one of another video. All draws are of
-        one generator, which is seeded by the clip's place in the order: whoever loads it, the same
-        files lead to the same clip. With data.max_unreadable the element holds too what was
-        unreadable, in lines of ``_UNREADABLE``.
+        An unreadable clip is replaced by one of another video. One generator, seeded by the clip's
+        place in the order, makes all draws: whoever loads it, the same files give the same clip.
+        With data.max_unreadable the element also lists what was unreadable, under ``_UNREADABLE``.
         """
         number, video = item
         unreadable = []

@@ -68,9 +68,8 @@ def _masks(chunk: Chunk, i: int) -> dict[str, np.ndarray]:
 class PictureCollector:
     """Draws some videos while they are segmented: ``sheet.png`` and ``overlay.mp4`` in a folder.
 
-    A context manager to be called with each chunk, by any process or thread; the first process
-    draws at its end, and not after an error. Until then the masks lie on the disk: memory does not
-    grow with the videos' length::
+    A context manager, called with each chunk by any process or thread; the first process draws at
+    its end, not after an error. Masks lie on disk until then, so that long videos need no memory::
 
         with PictureCollector("pictures", videos, class_names) as pictures:
             evaluate(segmenter, variables, videos, watchers=[pictures])

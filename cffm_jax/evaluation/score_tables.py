@@ -136,8 +136,7 @@ def number(figure: float) -> float | None:
 
 
 def write_and_print(path: Path, source: Mapping[str, Any], rows: Mapping[str, Scores], names: Sequence[str]) -> None:
-    """Writes the figures and their ``source``, then prints them: standard output may be a pipe
-    whose reader has left.
+    """Writes the figures and their ``source``, then prints them: a pipe's reader may have left.
 
     Raises:
       InputError: the file cannot be written.

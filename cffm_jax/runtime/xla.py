@@ -7,8 +7,7 @@ from pathlib import Path
 
 
 def cache_compilations() -> None:
-    """Keeps compiled programs between runs in the user's cache, unless JAX_COMPILATION_CACHE_DIR
-    says where or ""."""
+    """Caches compiled programs for the user, unless JAX_COMPILATION_CACHE_DIR says where or ""."""
     import jax
 
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:

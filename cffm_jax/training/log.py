@@ -136,8 +136,7 @@ class RunLog:
 
 
 def _drop_after(step: int, path: Path) -> dict[str, float]:
-    """Keeps the whole lines up to a step. Returns the seconds that the run took up to now, as far
-    as the log tells."""
+    """Keeps whole lines up to a step; returns the run's seconds so far, as far as the log tells."""
     if not path.exists():
         return {}
     kept, times = [], []

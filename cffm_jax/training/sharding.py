@@ -69,7 +69,7 @@ def batch_sharded(mesh: Mesh) -> NamedSharding:
 
 
 def state_sharded(mesh: Mesh, tree: Any) -> Any:
-    """Each leaf's sharding: an axis "fsdp" splits large arrays along the longest side that fits."""
+    """Each leaf's sharding: "fsdp" splits large arrays along the longest side that it divides."""
     parts = mesh.shape.get(FSDP_AXIS, 1)
 
     def sharding(leaf: jax.Array) -> NamedSharding:

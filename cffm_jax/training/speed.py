@@ -14,9 +14,8 @@ import jax
 # --- goodput
 
 CAUSES = ("start", "compile", "data", "evaluation", "checkpoint", "lost")
-"""Why wall time was no training: reading and placing everything before the first step, the first
-step (it compiles), waiting for data with an idle device, evaluations, waiting for checkpoints, and
-steps that a killed run did again."""
+"""Causes of time without training: reading and placing all before the first step, that step (it
+compiles), waiting for data (idle device) or checkpoints, evaluations, steps redone after a kill."""
 
 
 class Clock:

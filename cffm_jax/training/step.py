@@ -126,9 +126,8 @@ def next_state(
 ) -> TrainState:
     """The state after an iteration; ``finite`` bool[]: whether its update may be applied.
 
-    Otherwise only the counters move on. After ``bad_steps`` such iterations in a row no update is
-    applied any more, until the host, which looks now and then, stops the run: what is learnt stays
-    that of the last good one.
+    Otherwise only the counters move on. After ``bad_steps`` of these in a row nothing is applied
+    until the host, which looks now and then, stops the run: the last good state is what stays.
 
     The state's average, if it has one, becomes ``ema * average + (1 - ema) * params``.
     """

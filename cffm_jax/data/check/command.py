@@ -166,8 +166,7 @@ def fix_splits(result: Survey) -> dict[str, tuple[str, ...]]:
     """Writes the split files anew without the videos that have a problem: all of them, or none.
 
     Returns:
-      Split -> the names that it lost; the old file is `<split>.txt.bak`. Splits that lose nothing
-      stay as they are.
+      Split -> names that it lost, its old file in `<split>.txt.bak`; splits that lose nothing stay.
 
     Raises:
       InputError: a backup is there, a split would lose all videos, or a file cannot be written.

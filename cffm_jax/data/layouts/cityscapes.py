@@ -5,8 +5,7 @@
     .._labelIds.png
 
 Train ids are taken where a frame has both. Files are known by their names: a mask's names the 20th
-frame of its snippet, and references are looked for by their numbers, so that it does no harm where
-other frames are not there.
+frame of its snippet, and references are found by number, so other frames may be missing.
 """
 
 from __future__ import annotations

@@ -52,7 +52,7 @@ def source_of(layout: str | Layout, root: str) -> Layout:
 
 
 def read_videos(data: DataConfig, split: str, masks: bool = True) -> tuple[Video, ...]:
-    """Lists a split as ``data`` says: `read_split`, with every target's references there.
+    """Lists a split as ``data`` says (`read_split`); checks that every target has its references.
 
     Raises:
       InputError: as for `read_split`, or a reference of a target is missing.

@@ -3,10 +3,9 @@
     builders.Frames(layout, root, plans, data_dir=...,
     file_format="array_record").download_and_prepare()
 
-`prepare` is the command for it, `records` reads what they write; so does anybody's
-``tfds.builder_from_directory``. TensorFlow is not needed. A `ShardBasedBuilder`, since the order of
-the records is ours and the memory bounded: a `GeneratorBasedBuilder` that shall not shuffle sorts
-all of a split in memory.
+`prepare` is its command; `records` or anybody's ``tfds.builder_from_directory`` reads what they
+write. TensorFlow is not needed. A `ShardBasedBuilder` keeps our order of records in bounded memory:
+a `GeneratorBasedBuilder` without shuffling sorts a whole split in memory.
 """
 
 from __future__ import annotations

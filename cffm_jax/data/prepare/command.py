@@ -3,9 +3,8 @@
     python -m cffm_jax.data.prepare data/VSPW_480p data/records python train.py --config
     configs/b1_vspw.py --data.layout records --data.root data/records/vspw/1.0.0
 
-The records hold the bytes of the files; training reads the same batches from them, to the byte.
-What is in the images is not looked at: that is what cffm_jax.data.check is for. Needs neither a
-model nor JAX.
+The records hold the files' bytes; training reads the same batches from them, to the byte. What is
+in the images is not looked at: that is for cffm_jax.data.check. Needs neither a model nor JAX.
 """
 
 from __future__ import annotations

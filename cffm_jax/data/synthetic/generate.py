@@ -3,9 +3,8 @@
     python -m cffm_jax.data.synthetic ROOT --videos-train 40 --videos-val 8 --frames 24 --height 96
     --width 160
 
-Every frame is damaged anew (patches that show something else, blur, flicker, noise) while its mask
-describes the undamaged scene (`scenes.World`): a single frame does not tell what a patch hides, the
-frames before it do.
+Every frame is damaged anew (patches that show something else, blur, flicker, noise); its mask is of
+the undamaged scene (`scenes.World`): only the frames before tell what a patch hides.
 """
 
 from __future__ import annotations
@@ -101,8 +100,7 @@ def patch(
     """A region of a frame and what hides it: mostly another part of the scene, to look like one.
 
     Returns:
-      the region (rows, columns); how much it is hidden, f32[h,w] in 0..1; the colours instead,
-      f32[h,w,3].
+      region (rows, columns); how much it is hidden, f32[h,w] in 0..1; colours instead, f32[h,w,3].
     """
     radius = rng.uniform(8, 19) * unit
     height = min(round(2 * radius * rng.uniform(0.7, 1.1)), labels.shape[0])

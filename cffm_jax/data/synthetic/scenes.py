@@ -1,12 +1,10 @@
 """Worlds of the built-in data: a ground plane under a sky, with things, filmed from a tripod.
 
-A world is drawn once per video (the backdrop as one canvas, each thing as a sprite); a frame is a
-few affine warps of it. Every position is a function of the frame's index alone, so frames can be
-rendered in any order and number.
+A world is drawn once per video: the backdrop as one canvas, each thing as a sprite. A frame is a
+few affine warps of it, placed by its index alone: frames can be rendered in any order.
 
-Lengths are in units of H/96 pixels, times in frames. ``v`` is the depth on the ground plane as seen
-in the image: 0 at the horizon, 1 at the canvas's lower edge. Canvas: Hc x Wc, larger than the frame
-by ``MARGIN`` on each side.
+Lengths are in H/96 pixels, times in frames. ``v`` is depth on the ground as seen in the image: 0 at
+the horizon, 1 at the canvas's lower edge. The canvas Hc x Wc has ``MARGIN`` more on each side.
 """
 
 from __future__ import annotations
