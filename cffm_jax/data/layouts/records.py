@@ -2,7 +2,7 @@
 
     <root>/<dataset>-<split>.array_record-00000-of-00012  the records: bytes of the files, and names
     <root>/dataset_info.json, features.json               what TFDS knows of them
-    <root>/videos.json                                    the index: what `read_split` lists of the folder
+    <root>/videos.json                                    the index: what `read_split` lists
     <root>/classes.txt or classes.json                    where the folder has one
 
 `prepare` writes them, `builders` says how. A record is read where a file's bytes are asked for: a
