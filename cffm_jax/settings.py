@@ -1,5 +1,4 @@
-"""Reads settings: config files, stored JSON, the command line. Every fault is one line and exit
-status 2."""
+"""Settings from config files, stored JSON, command line. A fault is one line and exit status 2."""
 
 from __future__ import annotations
 
@@ -23,8 +22,7 @@ Settings = Annotated[Config, tyro.conf.arg(name="")]
 
 
 def shipped_configs() -> Path:
-    """The folder of the configs that come with the package: inside of it, or in a checkout beside
-    it."""
+    """The folder of the package's configs: inside of it, or in a checkout beside it."""
     package = Path(str(importlib.resources.files("cffm_jax")))
     return next(filter(Path.is_dir, (package / "configs", package.parent / "configs")), package / "configs")
 
@@ -49,8 +47,7 @@ def find_config(name: str | Path) -> Path:
 
 
 def load_config(name: str | Path) -> Config:
-    """The config of a Python file that defines ``get_config() -> Config``, named as for
-    `find_config`.
+    """The config of a file that defines ``get_config() -> Config``, named as for `find_config`.
 
     Raises:
       InputError: the file is missing, is no such file, or sets a field that does not exist.
@@ -78,8 +75,7 @@ def load_config(name: str | Path) -> Config:
 def config_from_dict(stored: dict[str, Any], source: object) -> Config:
     """The inverse of ``dataclasses.asdict``, as stored with a checkpoint.
 
-    A field that is not stored is younger than the checkpoint and has its default. InputError on an
-    unknown field.
+    Fields that are not stored are newer and have their defaults. InputError on an unknown field.
     """
     return _from_dict(Config, stored, source, "")
 

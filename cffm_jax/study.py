@@ -1,12 +1,10 @@
-"""The papers' ablations in small: rows of a table trained and measured for several seeds, beside
-the published figures.
+"""Trains and measures the papers' ablations in small for several seeds, beside published figures.
 
     python -m cffm_jax.study table8 --seeds 0 1 2
     python -m cffm_jax.study table8 --rows A C F --config configs/synthetic.py --train.steps 900
 
-Rows that are the same network share a run; what is finished is not done again, and what was
-interrupted goes on at its last checkpoint. ``<folder>/<table>.json`` holds the figures,
-``<folder>/<network>/seed<s>/`` each run.
+Rows of one network share a run; finished ones are kept, interrupted ones go on at their last
+checkpoint. ``<folder>/<table>.json`` holds the figures, ``<folder>/<network>/seed<s>/`` each run.
 """
 
 from __future__ import annotations
@@ -100,8 +98,7 @@ class Run:
 
 
 def second_stage(config: Config, steps: int = 0, rate: float = 0.0) -> Config:
-    """The training of global blocks that follows a first stage with this config; 0: the paper's
-    share of its."""
+    """The global blocks' training after a first stage with this config; 0: the paper's share."""
     return with_changes(
         config,
         [
@@ -154,8 +151,7 @@ def _digest(config: Config, needs: Sequence[str]) -> str:
 
 
 def measure(run: Run) -> dict[str, Any]:
-    """A run's result, which is trained and measured unless it is there; the runs that it needs must
-    be done.
+    """A run's result, trained and measured unless it is there; the runs that it needs must be done.
 
     Raises:
       InputError: the data, the weights or the checkpoints cannot be used.
@@ -183,8 +179,7 @@ def _shares(figures: Mapping[str, float]) -> dict[str, float | None]:
 
 
 def mean_and_spread(values: Sequence[float | None]) -> tuple[float | None, float | None]:
-    """Mean and sample standard deviation; None where a value is missing, or where one alone has no
-    spread."""
+    """Mean and sample standard deviation; None if a value is missing, or for one value's spread."""
     known = [value for value in values if value is not None]
     if not known or len(known) < len(values):
         return None, None
@@ -199,8 +194,7 @@ class Study:
     runs: tuple[tuple[Row, tuple[Run, ...]], ...]
 
     def results(self, seeds: int) -> list[dict[str, Any]]:
-        """For each row its published figures (percent) and ours (shares of 1) for the first so many
-        seeds."""
+        """Each row's published figures (percent) and ours (shares of 1) for the first ``seeds``."""
         tree = []
         for row, runs in self.runs:
             results = [json.loads(run.result.read_text()) for run in runs[:seeds]]
@@ -221,8 +215,7 @@ class Study:
 
 
 def markdown(study: Study, options: StudyOptions, seeds: int) -> str:
-    """The table: the papers' figures beside ours, mean ± sample standard deviation over the first
-    so many seeds."""
+    """Published figures beside ours: mean ± sample standard deviation of the first ``seeds``."""
     settings = options.settings
     lines = [
         f"{study.table.title}. Ours: {settings.model.name.partition('_')[2]}, {settings.train.steps} steps, "
@@ -243,8 +236,7 @@ def markdown(study: Study, options: StudyOptions, seeds: int) -> str:
 
 
 def chosen_tables(options: StudyOptions) -> list[tuple[Table, tuple[Row, ...]]]:
-    """The tables that are asked for, with the rows that are. InputError for one that there is
-    not."""
+    """The tables and rows that are asked for. InputError for one that does not exist."""
     known = {table.name: table for table in STUDIED}
     for name in options.tables:
         if name not in known:
@@ -260,8 +252,7 @@ def chosen_tables(options: StudyOptions) -> list[tuple[Table, tuple[Row, ...]]]:
 
 
 def prepare(options: StudyOptions) -> list[Study]:
-    """All that is to be done. InputError for options that do not fit, before anything is
-    written."""
+    """All there is to do. InputError for options that do not fit, before anything is written."""
     if not options.seeds or len(set(options.seeds)) < len(options.seeds):
         raise InputError("--seeds", f"is {' '.join(map(str, options.seeds)) or 'empty'}", "give different numbers")
     asked, given = values(options.settings), values(load_config(options.config))
@@ -287,8 +278,7 @@ def prepare(options: StudyOptions) -> list[Study]:
 
 
 def distinct_runs(studies: Sequence[Study], seed: int) -> list[tuple[Run, list[str]]]:
-    """The runs of the seed at that place, in order and each once, with the rows that they are
-    measured for."""
+    """Runs of the seed at that place, in order, each once, with the rows they are measured for."""
     needed: dict[str, tuple[Run, list[str]]] = {}
     for study in studies:
         for row, runs in study.runs:

@@ -1,5 +1,4 @@
-"""Training augmentation of a clip (CFFM section 4.1: random resizing, cropping, flipping,
-photometric distortion).
+"""Augments training clips (CFFM section 4.1: resizing, cropping, flipping, photometric distortion).
 
 Each step is a function of arrays and a random generator. A clip is frames u8[T,H,W,3] in RGB and
 the labels u8[L,H,W] of its last L frames, target last. Geometry is drawn once for a clip, so that
@@ -33,27 +32,23 @@ def augment(
       rng: source of all draws.
 
     Returns:
-      frames u8[T,h,w,3], labels u8[L,h,w] and size i32[2], the height and width of the part at the
-      top left that is not padding.
+      frames u8[T,h,w,3], labels u8[L,h,w], size i32[2]: height and width of the unpadded top left.
     """
     clip, masks = flip(*resize_and_crop(frames, labels, data, rng), data, rng)
     return pad(distort(clip, data, rng), masks, data.crop)
 
 
 def fitted_size(height: int, width: int, box: tuple[int, int]) -> tuple[int, int]:
-    """Height and width of the largest image of the same aspect that fits the box, whichever way the
-    box is turned.
+    """Height and width of the largest image of the same aspect that fits the box, turned or not.
 
-    The long side is at most max(box), the short side at most min(box); both are rounded to whole
-    pixels, at least 1.
+    The long side is at most max(box), the short min(box); both rounded to pixels, at least 1.
     """
     factor = min(max(box) / max(height, width), min(box) / min(height, width))
     return max(1, int(height * factor + 0.5)), max(1, int(width * factor + 0.5))
 
 
 def draw_size(height: int, width: int, data: DataConfig, rng: np.random.Generator) -> tuple[int, int]:
-    """Height and width of a frame resized to fit a random multiple (uniform in `data.ratio`) of
-    `data.scale`."""
+    """Height and width of a frame fitted to `data.scale` times a factor uniform in `data.ratio`."""
     ratio = rng.uniform(*data.ratio)
     rows, columns = (max(1, int(side * ratio)) for side in data.scale)
     return fitted_size(height, width, (rows, columns))
@@ -68,12 +63,10 @@ def largest_share(labels: np.ndarray) -> float:
 
 
 def draw_window(labels: np.ndarray, data: DataConfig, rng: np.random.Generator) -> tuple[slice, slice]:
-    """Draws the rows and columns of a crop of `data.crop`; along a side shorter than that, the
-    whole side.
+    """Draws the rows and columns of a crop of `data.crop`; a side shorter than that stays whole.
 
     The window is drawn again, at most `data.crop_tries` draws in all, while one class covers more
-    than `data.max_class_share` of the labelled pixels in it. `labels` u8[H,W] are the target's,
-    already resized.
+    than `data.max_class_share` of its labelled pixels. `labels` u8[H,W] are the target's, resized.
     """
     height, width = labels.shape
     h, w = min(height, data.crop[0]), min(width, data.crop[1])
@@ -91,12 +84,10 @@ def draw_window(labels: np.ndarray, data: DataConfig, rng: np.random.Generator) 
 
 
 def resize_window(image: np.ndarray, size: tuple[int, int], window: tuple[slice, slice], mode: int) -> np.ndarray:
-    """Equals ``cv2.resize(image, size)[window]`` to the bit, without resizing what lies below and
-    right of the window.
+    """Bit for bit ``cv2.resize(image, size)[window]``; resizes nothing below or right of it.
 
-    The factors stay those of the whole image, so the pixels do too; two source pixels more than the
-    window covers keep the border's replication out of it. What lies above and left cannot be
-    spared: it fixes the sampling's phase.
+    The factors and so the pixels stay those of the whole image; two source pixels beyond the window
+    keep border replication out. What lies above and left stays: it fixes the sampling's phase.
 
     Args:
       image: u8[H,W] or u8[H,W,3].
@@ -112,11 +103,9 @@ def resize_window(image: np.ndarray, size: tuple[int, int], window: tuple[slice,
 def resize_and_crop(
     frames: Sequence[np.ndarray], labels: Sequence[np.ndarray], data: DataConfig, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Resizes a clip, frames bilinear and labels nearest, and cuts out one window: one size and
-    window for all frames.
+    """Resizes and crops a clip (frames bilinear, labels nearest): one size and window for all.
 
-    See `draw_size` and `draw_window`. Frame by frame, as the resized frames together would not fit
-    the caches.
+    See `draw_size` and `draw_window`. Frame by frame: all resized frames would not fit the caches.
     """
     height, width = labels[-1].shape
     size = draw_size(height, width, data, rng)
@@ -167,8 +156,7 @@ class Distortion(NamedTuple):
 
 
 def draw_distortion(data: DataConfig, rng: np.random.Generator) -> Distortion:
-    """Draws each part of a distortion with probability `data.distort`, and the place of the
-    contrast by a coin."""
+    """Draws each part of a distortion with probability `data.distort`; a coin places contrast."""
     neutral = Distortion()
     return Distortion(
         rng.uniform(-data.brightness, data.brightness) if rng.random() < data.distort else neutral.brightness,
@@ -191,9 +179,8 @@ def distort_frame(frame: np.ndarray, distortion: Distortion, out: np.ndarray | N
     """Brightness, then contrast, saturation and hue on a frame u8[h,w,3] in RGB.
 
     Brightness, contrast and saturation are x -> clip(x * factor + shift, 0, 255), cut to a whole
-    number after each. Saturation and hue act on OpenCV's 8-bit HSV, in one trip there and back,
-    left out where neither changes anything; hue wraps around at 180. The result is written to `out`
-    u8[h,w,3] where it is given.
+    number after each. Saturation and hue act on OpenCV's 8-bit HSV in one trip there and back, left
+    out where nothing changes; hue wraps at 180. `out` u8[h,w,3] gets the result where given.
     """
     # Each step maps bytes to bytes: a table of 256 entries computes it exactly, and two steps in a
     # row are one table. A step that changes nothing is left out, and all write to one array: fresh
@@ -214,8 +201,7 @@ def distort_frame(frame: np.ndarray, distortion: Distortion, out: np.ndarray | N
 
 
 def _change_colours(frame: np.ndarray, distortion: Distortion, out: np.ndarray) -> np.ndarray:
-    """Saturation and hue; plane by plane, as a table of three channels takes longer than three
-    planes without one."""
+    """Changes saturation and hue, plane by plane: one table of three channels takes longer."""
     hue, saturation, value = cv2.split(cv2.cvtColor(frame, cv2.COLOR_RGB2HSV))
     if distortion.hue:
         cv2.LUT(hue, ((np.arange(256) + distortion.hue) % _HUES).astype(np.uint8), dst=hue)
@@ -231,13 +217,11 @@ def _linear_table(factor: float, shift: float) -> np.ndarray:
 
 
 def pad(frames: np.ndarray, labels: np.ndarray, crop: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Pads a clip at the bottom and right to the crop size: frames with bytes of 0, labels with
-    255.
+    """Pads a clip at the bottom and right to the crop size: frames with 0, labels with 255.
 
     Returns:
-      frames u8[T,h,w,3], labels u8[L,h,w] and size i32[2], the height and width without the
-      padding: only the model normalises frames, so it is the model's input that must be zero there,
-      not these bytes.
+      frames u8[T,h,w,3], labels u8[L,h,w] and size i32[2], height and width without padding: only
+      the model normalises frames, so it is the model's input that must be zero there.
     """
     height, width = labels.shape[1:]
     border = ((0, 0), (0, crop[0] - height), (0, crop[1] - width))

@@ -25,9 +25,8 @@ CITYSCAPES: tuple[str, ...] = (
 )  # fmt: skip
 """Names of the 19 classes that Cityscapes evaluates, in the order of their train ids 0..18.
 
-Names, label ids, train ids and colours are those of the table in
-``cityscapesscripts/helpers/labels.py`` of the dataset's tools
-(github.com/mcordts/cityscapesScripts)."""
+Names, label ids, train ids and colours are from ``cityscapesscripts/helpers/labels.py`` of the
+dataset's tools (github.com/mcordts/cityscapesScripts)."""
 
 CITYSCAPES_COLOURS: tuple[tuple[int, int, int], ...] = (
     (128, 64, 128), (244, 35, 232), (70, 70, 70), (102, 102, 156), (190, 153, 153), (153, 153, 153), (250, 170, 30),
@@ -45,8 +44,7 @@ SYNTHETIC: tuple[str, ...] = (
 """Names of the first classes of the built-in data."""
 
 DERIVED: tuple[str, ...] = ("field", "box", "building", "rock", "tree", "ball")
-"""Kinds that the built-in data's further classes take in turn, each with a colour and a texture of
-its own."""
+"""Kinds of the built-in data's further classes, in turn; each has its own colour and texture."""
 
 
 def synthetic_names(num_classes: int) -> tuple[str, ...]:

@@ -1,7 +1,6 @@
 """Which frames make a clip: index arithmetic on a video's length, no files.
 
-Offsets say how many frames before the target the references lie, oldest first (CFFM section 4.1: 9,
-6, 3).
+Offsets count frames from a reference to its target, oldest first (CFFM section 4.1: 9, 6, 3).
 """
 
 from __future__ import annotations
@@ -20,13 +19,11 @@ _LONGEST = 10.0
 
 
 def reference_indices(target: int, offsets: Sequence[int] = (9, 6, 3)) -> tuple[int, ...] | None:
-    """References of a target frame in temporal order, or None where the video has too few frames
-    before it.
+    """References of a target in temporal order; None where the video has too few frames before it.
 
-    From index max(offsets) on they are ``target - offset``. Before, the references are spread over
-    the frames that there are, ``ceil(target * (max - offset) / max)``, as the released
-    implementation does it: the oldest is frame 0. None where the target has fewer frames before it
-    than there are references.
+    From index max(offsets) on they are ``target - offset``. Before, they are spread over the frames
+    that there are as in the released code, ``ceil(target * (max - offset) / max)``: the oldest is
+    frame 0. None where fewer frames than references precede the target.
     """
     longest = max(offsets, default=0)
     if target >= longest:
@@ -38,8 +35,7 @@ def reference_indices(target: int, offsets: Sequence[int] = (9, 6, 3)) -> tuple[
 
 
 def require_seconds(seconds: Sequence[float]) -> None:
-    """InputError unless references can lie so many seconds before a target: more than 0, the
-    longest first."""
+    """InputError unless references can lie so many seconds back: above 0, to 10, longest first."""
     for each in seconds:
         if not 0 < each <= _LONGEST:
             raise InputError("--reference-seconds", f"{each:g} is given", f"give more than 0, to {_LONGEST:g}")
@@ -51,8 +47,7 @@ def require_seconds(seconds: Sequence[float]) -> None:
 def numbered_references(
     target: int, numbers: Sequence[int], offsets: Sequence[int] = (9, 6, 3), backwards: bool = False
 ) -> tuple[int | None, ...]:
-    """References of a target by the numbers of the frames, as in Cityscapes, where only some frames
-    may be there.
+    """References of a target by the frames' numbers, as in Cityscapes, where frames may be missing.
 
     For each offset the frame with that number before the target, where it is missing the one after,
     where both are None. Read backwards, before and after change places.
@@ -84,10 +79,9 @@ def training_clip(
 ) -> tuple[int, ...]:
     """Draws a training clip from a video: the references, oldest first, then the target.
 
-    The video is read backwards with probability `reverse`; the target is drawn among the frames at
-    index >= max(offsets) of the order read. Where no target is that late, it is drawn among those
-    that have references by the rule of `reference_indices`; where none has, any, repeated as its
-    own references (static contexts).
+    With probability `reverse` the video is read backwards. The target is drawn among indices >=
+    max(offsets) of the order read; where no target is that late, among those with references by
+    `reference_indices`; where none has, any, repeated as its own references (static contexts).
 
     Args:
       length: number of frames of the video, at least 1.
@@ -112,8 +106,7 @@ def training_clip(
 
 
 def prototype_indices(length: int, frames: int = 10, rule: Literal["release", "paper"] = "release") -> tuple[int, ...]:
-    """Frames of a video whose features are clustered: all of a video that has no more than
-    `frames`.
+    """Frames whose features are clustered: all of a video that has no more than `frames`.
 
     With d = length // frames they are ``int((i + 0.5) * d)`` in the released code, ``i * d`` in the
     paper (CFFM++ section 4.1, there counted from 1).

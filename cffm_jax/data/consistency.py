@@ -1,5 +1,4 @@
-"""Consistency of ground truth: how much stays the same from one frame to the next (CFFM++ section
-3.1).
+"""Consistency of ground truth: how much stays the same from frame to frame (CFFM++ section 3.1).
 
     python -m cffm_jax.data.consistency data/VSPW_480p --split val
 
@@ -38,8 +37,7 @@ if TYPE_CHECKING:
 else:
     _Suited = Literal[layouts_with(lambda layout: not layout.single_masks)]
 _ANY = IGNORED_LABEL - 1
-"""The statistic does not depend on the number of classes, so masks are read with the largest
-one."""
+"""The statistic does not depend on the number of classes: masks are read with the largest."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -62,8 +60,7 @@ class Consistency:
         return cls(np.zeros(0), zeros, zeros)
 
     def update(self, before: np.ndarray, after: np.ndarray) -> Consistency:
-        """Adds a pair of masks u8[H,W], 255 = ignored; one without a pixel that both label changes
-        nothing."""
+        """Adds two masks u8[H,W], 255 = ignored; nothing where no pixel is labelled in both."""
         joined = before.astype(np.uint16) << 8 | after
         table = np.bincount(joined.reshape(-1), minlength=1 << 16).reshape(256, 256)[:IGNORED_LABEL, :IGNORED_LABEL]
         both = np.diag(table)
@@ -145,8 +142,7 @@ class Command:
 
 
 def main(argv: Sequence[str]) -> None:
-    """mIoU between the ground-truth masks of consecutive frames (CFFM++ section 3.1: 89.7 % on
-    VSPW's val split)."""
+    """mIoU of consecutive ground-truth masks (CFFM++ section 3.1: 89.7 % on VSPW's val split)."""
     options = parse_command(Command, argv, lambda _: Command(root=tyro.MISSING), main.__doc__)
     videos = read_split(options.root, options.split, layout=options.layout)
     result = split_consistency(videos)

@@ -18,16 +18,14 @@ _READ_COLOURS = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
 
 
 def read_frame(path: FileName, manifest: Manifest | None = None) -> np.ndarray:
-    """Reads an image as u8[H,W,3] in RGB, as stored (an EXIF orientation is not applied, masks have
-    none).
+    """Reads an image as u8[H,W,3] RGB, as stored: no EXIF orientation is applied (masks have none).
 
     Args:
       path: a JPEG or PNG.
       manifest: what the file's bytes must be.
 
     Raises:
-      UnreadableFile: the file cannot be read, is cut off, is no image, is too large, or is not what
-        the manifest says.
+      UnreadableFile: it is unreadable, cut off, no image, too large or not as the manifest says.
     """
     return decode_frame(path, read_one(path, manifest))
 
@@ -54,13 +52,11 @@ def decode_frame(path: FileName, data: bytes) -> np.ndarray:
 def read_mask(path: FileName, num_classes: int, coding: Coding = VSPW, manifest: Manifest | None = None) -> np.ndarray:
     """Reads a mask as u8[H,W] with labels 0..num_classes-1 and 255 for ignored pixels.
 
-    The file holds one byte a pixel, grey or palette (then the index counts, not the colour), with
-    what ``coding`` says; VSPW's is 0 and 255 for ignored pixels, 1..num_classes for the classes
-    0..num_classes-1.
+    The file holds one byte a pixel, grey or palette (the index counts, not the colour), coded as
+    ``coding`` says; VSPW's: 0 and 255 ignored pixels, 1..num_classes the classes from 0 on.
 
     Raises:
-      UnreadableFile: the file cannot be read, is cut off, is no image, is too large, or is not what
-        the manifest says.
+      UnreadableFile: it is unreadable, cut off, no image, too large or not as the manifest says.
       InputError: it has other pixels than one byte, or holds a label above num_classes.
     """
     return decode_mask(path, read_one(path, manifest), num_classes, coding)

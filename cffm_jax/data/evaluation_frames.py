@@ -13,8 +13,7 @@ _MULTIPLE = 32
 
 
 def evaluation_size(height: int, width: int, scale: tuple[int, int]) -> tuple[int, int]:
-    """Size (h, w) at which a frame is evaluated: resized to fit the scale, then each side up to a
-    multiple of 32."""
+    """Evaluated size (h, w): fitted to the scale, then each side up to a multiple of 32."""
     h, w = augment.fitted_size(height, width, scale)
     return -(-h // _MULTIPLE) * _MULTIPLE, -(-w // _MULTIPLE) * _MULTIPLE
 
@@ -40,8 +39,7 @@ def load_evaluation_frame(
 
 
 def fit_frame(frame: np.ndarray, scale: tuple[int, int]) -> np.ndarray:
-    """Resizes a frame u8[H,W,3] for evaluation, bilinearly: first to fit the scale, then up to
-    multiples of 32."""
+    """Resizes a frame u8[H,W,3] bilinearly: first to fit the scale, then up to multiples of 32."""
     original = frame.shape[:2]
     for size in (augment.fitted_size(*original, box=scale), evaluation_size(*original, scale=scale)):
         if frame.shape[:2] != size:

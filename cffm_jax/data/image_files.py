@@ -1,5 +1,4 @@
-"""The bytes of image files, and the limits that keep a hostile or damaged file from filling the
-memory."""
+"""Bytes of image files, and limits that keep hostile or damaged ones from filling the memory."""
 
 from __future__ import annotations
 
@@ -23,21 +22,18 @@ MAX_PIXELS = 2**26
 _AGAIN = "copy or download the file again"
 _SMALLER = "it is damaged or hostile; remove it or save it smaller"
 DATASET_READERS = {b"\xff\xd8": JpegImagePlugin.JpegImageFile, b"\x89PNG\r\n\x1a\n": PngImagePlugin.PngImageFile}
-"""First bytes -> what reads such a file; both read the header alone until the pixels are asked
-for."""
+"""First bytes -> reader of such a file, which reads only the header until pixels are asked for."""
 
 
 class UnreadableFile(InputError):
-    """A file whose pixels cannot be had. Training may leave it out
-    (`DataConfig.max_unreadable`)."""
+    """A file whose pixels cannot be had; training may skip it (`DataConfig.max_unreadable`)."""
 
 
 def read_bytes(path: FileName, manifest: Manifest | None = None) -> bytes:
     """The bytes of a file.
 
     Raises:
-      UnreadableFile: the file cannot be read, is larger than MAX_BYTES, or is not what the manifest
-        says.
+      UnreadableFile: it cannot be read, exceeds MAX_BYTES, or is not what the manifest says.
     """
     try:
         with open(path, "rb") as file:
@@ -63,12 +59,10 @@ def read_bytes(path: FileName, manifest: Manifest | None = None) -> bytes:
 def open_image(
     path: FileName, data: bytes, readers: Mapping[bytes, type[ImageFile.ImageFile]] = DATASET_READERS
 ) -> Image.Image:
-    """The image in a file's bytes, of which only the header has been read: its pixels are decoded
-    on demand.
+    """The image in a file's bytes; only its header has been read, pixels are decoded on demand.
 
     Raises:
-      UnreadableFile: the bytes are of nothing in ``readers`` (no JPEG or PNG), or claim more than
-        MAX_PIXELS.
+      UnreadableFile: the bytes suit no reader (no JPEG or PNG), or claim more than MAX_PIXELS.
     """
     reader = next((reader for start, reader in readers.items() if data.startswith(start)), None)
     try:

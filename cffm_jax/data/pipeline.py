@@ -45,15 +45,12 @@ def training_batches(
 ) -> TrainingBatches:
     """Endless batches of augmented training clips, one clip of every video in each epoch.
 
-    The batch of step s follows from (seed, s) alone, to the byte, whatever the numbers of workers,
-    threads and processes and wherever the run was resumed. The processes' batches, one after the
-    other, are the global batch.
+    The batch of step s follows from (seed, s) alone, to the byte, whatever the workers, threads,
+    processes and resumptions. The processes' batches, one after the other, are the global batch.
 
     Args:
-      videos: the training split, with masks. Where some frame has none, only the targets' masks are
-        read.
-      data: settings of sampling, augmentation and loading; with ``data.verify`` the videos lie
-        below ``data.root`` (or are records).
+      videos: the training split, with masks; where a frame has none, only targets' masks are read.
+      data: the settings; with ``data.verify`` the videos lie below ``data.root`` (or are records).
       num_classes: number of classes; masks with larger labels are refused.
       batch_size: clips in a global batch; each process gets b = batch_size // process_count.
       seed: of the order of the videos and of every draw.
@@ -62,11 +59,10 @@ def training_batches(
       process_count: number of processes that share the global batch.
 
     Returns:
-      An iterator, also a context manager, of frames u8[b,T,h,w,3], labels u8[b,L,h,w] (255 =
-      ignored) of the last L frames, L = T or, where not every frame of the videos has a mask, 1,
-      size i32[b,2] (height and width of the part that is not padding) and video i32[b] (index into
-      ``videos``). With data.workers > 0 its processes are spawned, so the program's entry needs the
-      usual ``if __name__ == "__main__":``.
+      An iterator and context manager of frames u8[b,T,h,w,3], labels u8[b,L,h,w] (255 = ignored) of
+      the last L frames, L = T or, where not every frame has a mask, 1, size i32[b,2] (height, width
+      of the unpadded part) and video i32[b] (index into ``videos``). With data.workers > 0 its
+      processes are spawned: the program's entry needs ``if __name__ == "__main__":``.
 
     Raises:
       InputError: a number does not fit, or there is no manifest to verify with; while iterating: a
@@ -96,8 +92,7 @@ def training_batches(
 
 @dataclasses.dataclass(frozen=True)
 class _LoadClip:
-    """Draws a clip of a video, reads and augments it; a class, because workers receive it
-    pickled."""
+    """Draws a clip of a video, reads and augments it; a class, as workers receive it pickled."""
 
     data: DataConfig
     num_classes: int
@@ -108,10 +103,9 @@ class _LoadClip:
     def __call__(self, item: tuple[int, Video], rng: np.random.Generator) -> Batch:
         """One element of a batch: frames u8[T,h,w,3], labels u8[L,h,w], size i32[2], video i32[].
 
-        In the place of a clip with an unreadable file comes one of another video. All draws are of
-        one generator, which is seeded by the clip's place in the order: whoever loads it, the same
-        files lead to the same clip. With data.max_unreadable the element holds too what was
-        unreadable, in lines of ``_UNREADABLE``.
+        An unreadable clip is replaced by one of another video. One generator, seeded by the clip's
+        place in the order, makes all draws: whoever loads it, the same files give the same clip.
+        With data.max_unreadable the element also lists what was unreadable, under ``_UNREADABLE``.
         """
         number, video = item
         unreadable = []
@@ -143,8 +137,7 @@ class _LoadClip:
     def _read(
         self, video: Video, indices: Iterable[int], labelled: Container[int]
     ) -> tuple[dict[int, np.ndarray], dict[int, np.ndarray]]:
-        """Frames by their indices, and masks of those in ``labelled``; all files are read before
-        one is decoded."""
+        """Frames by index and masks of those in ``labelled``; reads all files before decoding."""
         names = {i: (video.frames[i], video.mask(i) if i in labelled else None) for i in indices}
         files = [name for pair in names.values() for name in pair if name is not None]
         data = dict(zip(files, read_all(files, self.manifest), strict=True))
@@ -159,8 +152,7 @@ class _LoadClip:
 
 
 class TrainingBatches(Iterator[Batch]):
-    """Loads batches ahead; `close`, the end of a with-block or an error ends the worker processes
-    and the threads.
+    """Loads batches ahead; `close`, a with-block's end or an error ends the processes and threads.
 
     Attributes:
       skipped: clips of the batches so far that were replaced, as a file of theirs was unreadable.
@@ -213,8 +205,7 @@ class TrainingBatches(Iterator[Batch]):
         return InputError("--data.max_unreadable", problem, "see python -m cffm_jax.data.check")
 
     def close(self) -> None:
-        """Ends the worker processes, and the threads as soon as they are done with the batch in
-        hand. Idempotent."""
+        """Ends the worker processes, and the threads after the batch in hand. Idempotent."""
         self._watchdog.close()
         self._iterator.close()
 
@@ -226,8 +217,7 @@ class TrainingBatches(Iterator[Batch]):
 
 
 def _start_worker(index: int, count: int) -> None:
-    """Prepares a loader process: the loader's threads use its share of the cores, OpenCV shall not
-    add its own."""
+    """Prepares a loader process, whose threads use its share of the cores: OpenCV adds none."""
     del index, count
     cv2.setNumThreads(0)
     # A terminal sends Ctrl-C to the loader too; the training ends it when its step is done.

@@ -51,8 +51,7 @@ class ShowOptions:
 
 
 def clip_strips(config: Config, videos: Sequence[Video], count: int, seed: int, colours: np.ndarray) -> list[Strip]:
-    """The first clips that training with this seed would read, from the loader itself; ``colours``
-    u8[256,3].
+    """First clips that training with this seed reads, from its own loader; ``colours`` u8[256,3].
 
     Raises:
       InputError: a file cannot be used, or a setting does not fit.

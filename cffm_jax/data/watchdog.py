@@ -1,5 +1,4 @@
-"""Waiting for batches, but not for ever: killed and stuck loader processes are noticed and
-named."""
+"""Waits for batches, but not for ever: notices and names killed and stuck loader processes."""
 
 from __future__ import annotations
 
@@ -21,13 +20,11 @@ _GLANCE = 1.0
 
 
 class Watchdog:
-    """Calls ``next`` of a loader in a thread of its own, so that whoever waits for it can stop
-    waiting.
+    """Calls a loader's ``next`` in a thread of its own, so that whoever waits for it can give up.
 
     A killed process shows within seconds (Grain looks at the exit status of the one it waits for),
     one that is stuck after ``seconds``. Without processes a stuck thread is noticed too, but no
-    program can end its own threads: while one waits for its file, the process does not end by
-    itself.
+    program can end its threads: while one waits for its file, the process does not end.
 
     Args:
       batches: the loader; its processes start with the first ``next``.

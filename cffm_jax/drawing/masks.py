@@ -10,8 +10,7 @@ import numpy as np
 from cffm_jax.config import IGNORED_LABEL
 
 INPUT, TRUTH = "input", "ground truth"
-"""Labels of the first and the last row of a sheet (panel of a video); between them are the model's,
-the best last."""
+"""Labels of a sheet's first and last rows (a video's panels), the model's between, best last."""
 
 ALPHA = 0.7
 """How much of a class's colour covers the frame."""
@@ -41,8 +40,7 @@ def overlay(frame: np.ndarray, mask: np.ndarray, colours: np.ndarray, alpha: flo
 
 
 def shown_size(height: int, width: int, longest: int) -> tuple[int, int]:
-    """Height and width at which a frame is shown: small ones twice as large, large ones reduced to
-    ``longest``."""
+    """Height and width of a shown frame: small ones doubled, large ones reduced to ``longest``."""
     factor = 2 if 2 * max(height, width) <= longest else min(1.0, longest / max(height, width))
     return max(1, round(height * factor)), max(1, round(width * factor))
 
@@ -50,8 +48,7 @@ def shown_size(height: int, width: int, longest: int) -> tuple[int, int]:
 def views(
     frame: np.ndarray, masks: Mapping[str, np.ndarray], colours: np.ndarray, longest: int, alpha: float = ALPHA
 ) -> dict[str, np.ndarray]:
-    """The frame under ``INPUT`` and, under their own labels, the masks laid over it, at
-    `shown_size`."""
+    """The frame as ``INPUT`` and, by their labels, the masks laid over it, at `shown_size`."""
     height, width = shown_size(*frame.shape[:2], longest=longest)
     smaller = height < frame.shape[0]
     picture = cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA if smaller else cv2.INTER_CUBIC)

@@ -23,9 +23,8 @@ _FIRST_COLOUR = (55.0, 0.0, -40.0)
 
 @functools.cache
 def _distinct_colours() -> np.ndarray:
-    """u8[255,3]: each colour is the one of a 17x17x17 RGB grid farthest from the colours before it
-    in CIELAB, where distances follow the eye; neither very dark nor very light, and muted, so that
-    masks do not glare."""
+    """u8[255,3]: each colour is that of a 17x17x17 RGB grid farthest from those before in CIELAB,
+    which follows the eye; not very dark or light, and muted, so that masks do not glare."""
     levels = np.linspace(0, 255, 17).round()
     grid = np.stack(np.meshgrid(levels, levels, levels, indexing="ij"), axis=-1).reshape(-1, 3)
     points = cv2.cvtColor((grid[None] / 255).astype(np.float32), cv2.COLOR_RGB2LAB)[0].astype(float)
@@ -48,8 +47,7 @@ def palette(num_classes: int) -> np.ndarray:
 
     Returns:
       u8[256,3], RGB: distinct colours for 0..num_classes-1, black for the rest, ``IGNORED_LABEL``
-        among them. A class
-      keeps its colour whatever ``num_classes`` is.
+      among them. A class keeps its colour whatever ``num_classes`` is.
 
     Raises:
       ValueError: ``num_classes`` is outside 1..255.

@@ -1,5 +1,4 @@
-"""Drawing label maps: masks over frames, sheets of time steps with a legend, pictures beside each
-other.
+"""Draws label maps: masks over frames, sheets of time steps with a legend, pictures side by side.
 
 Frames are u8[H,W,3] in RGB, masks u8[H,W] with classes 0..K-1 and 255 where nothing is known.
 """
@@ -36,11 +35,9 @@ class Strip(NamedTuple):
     Attributes:
       title: what is written above it, for example the video's name.
       heads: what is written above each time step.
-      cells: for each time step the pictures by row label, as `views` gives them; all with the same
-        rows and of one size.
+      cells: each time step's pictures by row label, as of `views`; same rows, one size.
       labels: what these masks hold, `IGNORED_LABEL` included.
-      shares: f[T,K], each class's share of every frame of the video, drawn as a band below the
-        cells; or None.
+      shares: f[T,K], each class's share of every frame, drawn as a band below the cells; or None.
     """
 
     title: str
@@ -51,8 +48,7 @@ class Strip(NamedTuple):
 
 
 def contact_sheet(strips: Sequence[Strip], class_names: Sequence[str], colours: np.ndarray | None = None) -> np.ndarray:
-    """The strips below each other, time from left to right, with labels and a legend of the classes
-    shown.
+    """The strips one below the other, time left to right, with labels and a legend of the classes.
 
     ``colours`` u8[256,3] are the classes', by default those of `classes.palette`.
 
@@ -136,8 +132,7 @@ def _legend_places(
 
 
 def timeline(shares: np.ndarray, colours: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """The classes' shares over time as a stacked band, class 0 at the bottom, what has no label as
-    paper on top.
+    """The classes' shares over time as a stacked band: class 0 lowest, on top paper for no label.
 
     Args:
       shares: f[T,K], of each frame's pixels.
@@ -156,8 +151,7 @@ def timeline(shares: np.ndarray, colours: np.ndarray, size: tuple[int, int]) -> 
 
 
 def side_by_side(panels: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Pictures of one size beside each other, each under its label; both sides of the result are
-    even."""
+    """Pictures of one size side by side, each under its label; the result's sides are even."""
     height, width = next(iter(panels.values())).shape[:2]
     head = _TEXT + 12
     size = [-(-side // 2) * 2 for side in (len(panels) * (width + _GAP) - _GAP, head + height)]

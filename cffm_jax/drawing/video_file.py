@@ -1,4 +1,4 @@
-"""H.264 video files of drawn frames."""
+"""MPEG-4 video files of drawn frames."""
 
 from __future__ import annotations
 
@@ -14,11 +14,9 @@ from cffm_jax.runtime.atomic import unwritable
 
 
 class VideoFile:
-    """An .mp4 (MPEG-4 part 2) in the making; a context manager: whole at its end, and nothing there
-    after an error.
+    """Makes an .mp4 (MPEG-4 part 2); a context manager: whole at its end, nothing after an error.
 
-    Pictures of another size than the first are fitted into its size, on white. Without a picture no
-    file appears.
+    Pictures of other sizes than the first are fitted into its size, on white. No picture, no file.
     """
 
     def __init__(self, path: str | Path, fps: float = 15):

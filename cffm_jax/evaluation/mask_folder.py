@@ -58,11 +58,9 @@ def prediction_paths(video: Video, folder: Path) -> list[Path]:
 
 
 class PredictionWriter:
-    """Writes each chunk's masks as indexed PNGs, 0..K-1 with the classes' colours:
-    ``<folder>/<video>/<frame>.png``.
+    """Writes chunks' masks as indexed PNGs, 0..K-1 in class colours: <folder>/<video>/<frame>.png.
 
-    A context manager: the folder appears at its end, whole, and not after an error. All processes
-    write into it.
+    A context manager: at its end the folder appears whole, not after an error. All processes write.
     """
 
     def __init__(self, folder: str | Path, colours: np.ndarray):

@@ -35,19 +35,16 @@ def shown_times(video: Video, steps: int, first: int) -> tuple[int, ...]:
 
 
 class FrameStrips:
-    """A frame of some videos with all masks, side by side: input, per-frame, CFFM, CFFM++, ground
-    truth.
+    """A frame of some videos, side by side: input, masks per-frame, CFFM, CFFM++, ground truth.
 
-    To be called with each chunk; always the same frames of the same videos, to be compared over a
-    training.
+    Call with each chunk; the frames are always the same, to be compared over a training.
 
     Attributes:
       pictures: video and frame -> u8[H,W,3], those that came by so far.
     """
 
     def __init__(self, videos: Sequence[Video], colours: np.ndarray, *, count: int = 3, first: int = 9):
-        """``videos`` that will be segmented, ``count`` of which to draw; ``colours`` and ``first``
-        as below."""
+        """``videos`` to be segmented, ``count`` of them drawn; ``colours``, ``first`` as below."""
         chosen = [videos[i] for i in spread(count, len(videos))] if videos else []
         # Of two times the later one: the first frames of a video have no references.
         self._times = {video.name: shown_times(video, 2, first)[-1] for video in chosen}
@@ -63,8 +60,7 @@ class FrameStrips:
 
 
 def _masks(chunk: Chunk, i: int) -> dict[str, np.ndarray]:
-    """A frame's masks by label, from the least that a model knows to the truth, where it is
-    known."""
+    """A frame's masks by label, from what knows least to the truth, where it is known."""
     masks = {row: chunk.masks[row][i] for row in reversed(chunk.masks)}
     return masks if chunk.labels is None else {**masks, TRUTH: chunk.labels[i]}
 
@@ -72,9 +68,8 @@ def _masks(chunk: Chunk, i: int) -> dict[str, np.ndarray]:
 class PictureCollector:
     """Draws some videos while they are segmented: ``sheet.png`` and ``overlay.mp4`` in a folder.
 
-    A context manager to be called with each chunk, by any process or thread; the first process
-    draws at its end, and not after an error. Until then the masks lie on the disk: memory does not
-    grow with the videos' length::
+    A context manager, called with each chunk by any process or thread; the first process draws at
+    its end, not after an error. Masks lie on disk until then, so that long videos need no memory::
 
         with PictureCollector("pictures", videos, class_names) as pictures:
             evaluate(segmenter, variables, videos, watchers=[pictures])

@@ -34,14 +34,12 @@ def score_predictions(
 
     Args:
       videos: the split; frames that have no mask need no prediction.
-      predictions_dir: folder of the predictions: 8-bit indexed PNGs of the masks' size with values
-        0..K-1.
+      predictions_dir: folder of 8-bit indexed PNGs of the masks' size, with values 0..K-1.
       num_classes: K.
       class_names: K names, checked here so that the tables cannot fail after the work.
 
     Raises:
-      InputError: a prediction is missing, unreadable, of another size than the mask, or holds what
-        is no class.
+      InputError: a prediction is missing, unreadable, of a wrong size, or holds what is no class.
     """
     if len(class_names) != num_classes:
         raise ValueError(f"{len(class_names)} class names for {num_classes} classes")
@@ -80,8 +78,7 @@ def score_predictions(
 
 
 def evaluate_predictions(options: EvalOptions, interruption: Interruption) -> None:
-    """Scores masks that any program wrote, or makes a submission of them. InputError for what
-    cannot be used."""
+    """Scores or submits masks that any program wrote. InputError for what cannot be used."""
     config = options.settings
     check_settings(config, EVALUATED)
     if options.submission:

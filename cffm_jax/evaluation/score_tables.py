@@ -1,7 +1,6 @@
 """Scores as text and JSON, and scores of masks that any program wrote.
 
-Needs neither a model nor JAX. ``rows`` are scores by the name they are printed under, e.g.
-``{"CFFM": ...}``.
+Needs neither a model nor JAX. ``rows`` are scores by printed name, e.g. ``{"CFFM": ...}``.
 """
 
 from __future__ import annotations
@@ -54,8 +53,7 @@ def beyond_table(rows: Mapping[str, Scores], longer_than: int = RELEASE_LONGER_T
 
 
 def class_table(rows: Mapping[str, Scores], class_names: Sequence[str], longer_than: int = RELEASE_LONGER_THAN) -> str:
-    """Each class that occurs: its share of the labelled pixels, then IoU and accuracy of every row,
-    in percent."""
+    """Each class that occurs: share of labelled pixels, then every row's IoU and accuracy, in %."""
     counted = {name: scores.longer_than(longer_than).confusion() for name, scores in rows.items()}
     heads, columns = ["class"], []
     for i, (name, confusion) in enumerate(counted.items()):
@@ -96,8 +94,7 @@ def report(rows: Mapping[str, Scores], class_names: Sequence[str], longer_than: 
 
 
 def to_json(rows: Mapping[str, Scores], class_names: Sequence[str], longer_than: int = RELEASE_LONGER_THAN) -> dict:
-    """All that ``report`` tells, for ``json.dump``: shares of 1; None where nothing was there to
-    measure."""
+    """All of ``report`` for ``json.dump``: shares of 1; None where nothing was to be measured."""
     # Those of the videos' table come first.
     of_videos = sorted(
         (metric for metric in all_metrics.METRICS if metric.per_video != "no"),
@@ -139,8 +136,7 @@ def number(figure: float) -> float | None:
 
 
 def write_and_print(path: Path, source: Mapping[str, Any], rows: Mapping[str, Scores], names: Sequence[str]) -> None:
-    """Writes the figures and their ``source``, then prints them: standard output may be a pipe
-    whose reader has left.
+    """Writes the figures and their ``source``, then prints them: a pipe's reader may have left.
 
     Raises:
       InputError: the file cannot be written.

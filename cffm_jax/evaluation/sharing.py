@@ -19,8 +19,7 @@ def chosen_devices(number: int, available: Sequence[jax.Device]) -> tuple[jax.De
 
 
 def shares(videos: Sequence[Video], slots: Sequence[int]) -> list[list[tuple[Video, ...]]]:
-    """The videos of each device of each process: the longest first, each to the device with the
-    fewest frames so far.
+    """Videos of each process's devices: the longest first, to the device with fewest frames so far.
 
     Args:
       videos: in the order in which a device takes those that it gets.

@@ -1,8 +1,7 @@
 """Masks of every frame of a split in a zip, for the server of a challenge: ``<video>/<frame>.png``.
 
-How VSPW's server wants them is not written anywhere that could be found. They lie as its own masks
-do, and by default hold what those hold (class k is k + 1); ``classes`` gives the class indices
-themselves.
+What VSPW's server wants is written nowhere that could be found. They lie as its own masks do and by
+default hold the same values (class k is k + 1); ``classes`` gives the class indices.
 """
 
 from __future__ import annotations
@@ -65,9 +64,8 @@ def value_table(coding: Coding, num_classes: int, values: str) -> np.ndarray:
 
 
 class SubmissionWriter:
-    """Takes each chunk's masks, and makes a zip of them: a context manager, at whose end it is
-    there whole, and not after an error. All processes write masks beside it, the first puts them
-    together."""
+    """Makes a zip of each chunk's masks: a context manager, at whose end it is there whole, not
+    after an error. All processes write masks beside it, the first puts them together."""
 
     def __init__(
         self, path: str | Path, videos: Sequence[Video], num_classes: int, values: str, check: Callable[[], None]
@@ -114,8 +112,7 @@ def submit_predictions(
     rest as of ``SubmissionWriter``.
 
     Raises:
-      InputError: a mask of a frame is missing, unreadable, of another size than the frame, or holds
-        what is no class.
+      InputError: a mask is missing, unreadable, not of the frame's size, or holds what is no class.
     """
     root = Path(predictions)
     if not root.is_dir():

@@ -33,8 +33,7 @@ class Frame(NamedTuple):
 class Selection:
     """Which frames: every so many-th of those from ``start`` on and before ``end``.
 
-    Both are seconds since the first frame, but numbers of frames, from 0, where the input is
-    images.
+    Both are seconds since the first frame; for images, numbers of frames from 0.
     """
 
     start: float = 0.0

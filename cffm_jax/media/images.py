@@ -1,5 +1,4 @@
-"""Images as a viewer shows them: upright, grey and palettes as RGB, 16 bits as 8, transparency over
-black."""
+"""Images as viewers show them: upright, grey and palettes as RGB, 16 bits as 8, opaque on black."""
 
 from __future__ import annotations
 
@@ -50,8 +49,7 @@ def is_image(path: str) -> bool:
 
 
 def _require_ordinary(path: str) -> None:
-    """InputError for a named pipe, which would be waited for until somebody writes into it, or a
-    device."""
+    """InputError for a device, or a named pipe, which would be waited for until someone writes."""
     if os.path.exists(path) and not os.path.isfile(path):
         raise UnreadableFile(path, "is no ordinary file", "name images alone, or move it away")
 
@@ -130,8 +128,7 @@ def read_image(path: str, several: list[str] | None = None) -> np.ndarray:
       several: the path is added to it, if the file holds further images: an animation, or pages.
 
     Returns:
-      u8[H,W,3], RGB: turned as its EXIF orientation says, what is transparent over black, 16 bits
-        divided by 257.
+      u8[H,W,3], RGB: turned as EXIF says, transparency over black, 16 bits divided by 257.
 
     Raises:
       UnreadableFile: it cannot be read, is cut off, too large, or no such image.

@@ -10,8 +10,7 @@ from cffm_jax.errors import InputError
 
 
 def require_av(where: object, instead: str = "") -> types.ModuleType:
-    """PyAV. InputError, which names what needs it and what to do ``instead``, if it is not
-    installed."""
+    """PyAV. If not installed, InputError that names what needs it and what to do ``instead``."""
     try:
         import av
     except ImportError as error:
@@ -21,8 +20,7 @@ def require_av(where: object, instead: str = "") -> types.ModuleType:
 
 
 class Piped:
-    """A file that FFmpeg only reads forwards. It gets no path: nothing is left for its protocols to
-    interpret.
+    """A file that FFmpeg only reads forwards. It gets no path, which its protocols could interpret.
 
     What goes wrong with the file is kept in ``error`` for `reraise`: PyAV reports it as an error of
     its own, and a signal not at all. Of reading FFmpeg sees an end in its place.

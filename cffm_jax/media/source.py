@@ -1,5 +1,4 @@
-"""Opens an input: a video, images, a camera or standard input, as a stream of pictures with
-times."""
+"""Opens a video, images, a camera or standard input as a stream of pictures with times."""
 
 from __future__ import annotations
 
@@ -19,8 +18,7 @@ STDIN = "-"
 
 @contextlib.contextmanager
 def open_source(inputs: Sequence[str], selection: Selection, rate: float) -> Iterator[Source]:
-    """Opens a video, an image, a folder or pattern of images, several images, a camera's index, or
-    standard input.
+    """Opens a video, images, a folder or pattern of images, a camera's index, or standard input.
 
     Args:
       inputs: what the user named, more than one for images.
@@ -28,8 +26,7 @@ def open_source(inputs: Sequence[str], selection: Selection, rate: float) -> Ite
       rate: frames a second of images.
 
     Raises:
-      InputError: nothing of the kind is there, or it cannot be read; also while its frames are
-        read.
+      InputError: nothing such is there, or it cannot be read; also while its frames are read.
     """
     from cffm_jax.media import cameras, images, videos
 

@@ -1,5 +1,4 @@
-"""Video files and streams through PyAV (FFmpeg), as a player shows them; nothing but the file
-itself is opened."""
+"""Video files and streams by PyAV (FFmpeg), as players show them; no other file is opened."""
 
 from __future__ import annotations
 
@@ -21,15 +20,13 @@ CONTAINERS = (
     "mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi", "mpegts", "mpeg", "flv", "ogg", "asf", "ivf", "nut", "gif",
     "yuv4mpegpipe", "h264", "hevc", "obu", "m4v", "mpegvideo", "mjpeg", "png_pipe", "jpeg_pipe",
 )  # fmt: skip
-"""FFmpeg's readers that may be used: all of them read the one file, while those of playlists open
-others."""
+"""FFmpeg's readers that may be used: they read the one file; those of playlists open others."""
 
 _RESTRICTED = {"format_whitelist": ",".join(CONTAINERS), "protocol_whitelist": "none"}
 _RATE = Fraction(25)
 """Frames a second of a stream that states none."""
 _HD = (1280, 576)
-"""Players take frames wider or higher than this for BT.709 where nothing says so, others for
-BT.601."""
+"""Unless told, players take frames wider or higher than this for BT.709, others for BT.601."""
 
 
 @contextlib.contextmanager
@@ -130,8 +127,7 @@ def _require_size(name: str, width: int, height: int) -> None:
 
 
 def _unreadable(file: Piped, name: str, problem: str) -> InputError:
-    """The error of a file that FFmpeg gave up; one that could not be read says so, and a signal
-    goes on."""
+    """The error of a file that FFmpeg gave up: an unreadable one says so, a signal goes on."""
     if isinstance(file.error, OSError):
         return InputError(name, f"cannot be read ({file.error.strerror})", "check the disk it is on")
     file.reraise()
@@ -252,8 +248,7 @@ def _exact(seconds: float) -> Fraction:
 
 
 def turned(pixels: np.ndarray, matrix: np.ndarray | None) -> np.ndarray:
-    """A picture [H,W,3] as its display matrix says, i32[3,3], rows the images of x and y: quarter
-    turns and mirrors.
+    """A picture quarter-turned or mirrored by its display matrix i32[3,3], rows the images of x, y.
 
     Source: ISO/IEC 14496-12, the matrix of a track's header.
     """

@@ -13,11 +13,9 @@ from cffm_jax.errors import InputError
 
 
 def classes_of(config: Config) -> Classes:
-    """Names and colours of a model's classes: those of its dataset where that is still there, else
-    by their number.
+    """Names and colours of a model's classes: its dataset's if that is there, else by their number.
 
-    124 are VSPW's and 19 Cityscapes', but for one's own data (layout "folder"), which is "class 0",
-    "class 1", ...
+    124 are VSPW's, 19 Cityscapes'; one's own data (layout "folder") has "class 0", "class 1", ...
     """
     count, root, layout = config.model.num_classes, config.data.root, layout_of(config.data.layout)
     if os.path.isdir(root):
@@ -29,8 +27,7 @@ def classes_of(config: Config) -> Classes:
 def chosen_classes(wanted: Sequence[str], names: Sequence[str]) -> tuple[int, ...]:
     """Indices of the wanted classes in ascending order; all if none is named.
 
-    A class is named by its index or its name, in capitals or not, with spaces or underscores;
-    commas separate too.
+    A class is named by index or name, in any case, with spaces or underscores; commas separate too.
 
     Raises:
       InputError: there is no such class, or several.

@@ -1,5 +1,4 @@
-"""Masks of any video: frames are read, segmented as a stream and written one by one, so that memory
-does not grow."""
+"""Masks of any video: frames are read, segmented as a stream and written; memory does not grow."""
 
 from __future__ import annotations
 
@@ -33,8 +32,7 @@ if TYPE_CHECKING:
     from cffm_jax.inference.load import Weights
 
 _AHEAD = 2
-"""Frames that an accelerator has in hand while others are read and written; a CPU would only hold
-more memory."""
+"""Frames that a GPU has in hand while others are read and written; a CPU would only use memory."""
 _RATES = f"give 0.01 to {clips.FASTEST} frames a second"
 _BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_noinv_fmt}]"
 
@@ -218,8 +216,7 @@ class _Job(NamedTuple):
 
 
 class _Kept:
-    """The frames' pixels one after the other; a frame that was taken stays until it is popped
-    beside its mask."""
+    """The frames' pixels in order; a frame that was taken stays until popped beside its mask."""
 
     def __init__(self, first: Frame, rest: Iterator[Frame]):
         self._first, self._rest = first, rest
@@ -238,8 +235,7 @@ class _Kept:
 
 
 def _with_offsets(weights: Weights, source: Source, request: Request) -> Weights:
-    """The weights with references at the wanted times, else as many frames of the input back as
-    they were trained.
+    """The weights with references at the wanted times, else as many input frames back as trained.
 
     Of every so many-th frame the nearest are taken, at least one back.
     """

@@ -1,5 +1,4 @@
-"""Overlays: masks over their frames, as an H.264 video with the input's frame times, or as a
-picture."""
+"""Overlays of masks on their frames: an H.264 video with the input's frame times, or a picture."""
 
 from __future__ import annotations
 
@@ -58,8 +57,7 @@ class Painter:
         return np.concatenate([frame, picture], axis=1) if self._side_by_side else picture
 
     def _with_legend(self, picture: np.ndarray, mask: np.ndarray) -> np.ndarray:
-        """The classes by their index, so that they keep their order; the largest, where not all
-        have room."""
+        """The classes in the order of their indices; the largest, where not all have room."""
         height, width = picture.shape[:2]
         text = min(32, max(9, min(height, width) // 40))
         line, margin = round(1.5 * text), text // 2
@@ -100,8 +98,7 @@ class OverlayImage:
 
 
 class OverlayVideo:
-    """``overlay.mp4``: H.264 in 4:2:0, which browsers play; each frame is shown at its time in the
-    input.
+    """``overlay.mp4``: H.264 in 4:2:0, for browsers; each frame is shown at its time in the input.
 
     Such a video has even sides: an odd one gets a row or column more, a copy of the last.
     """

@@ -1,5 +1,4 @@
-"""Writes a stream of masks: indexed PNGs or an .npz, and the classes' shares, in a folder made
-whole."""
+"""Writes a stream of masks (indexed PNGs or an .npz) and the classes' shares in a whole folder."""
 
 from __future__ import annotations
 
@@ -29,8 +28,7 @@ _OURS = {MASKS, ARCHIVE, SHARES, ABOUT, *OVERLAYS}
 
 
 class Writer(Protocol):
-    """Takes frames with their masks; its file is complete after ``finish``, which an error leaves
-    out.
+    """Takes frames with their masks; its file is complete after ``finish``, not called on an error.
 
     ``close`` comes in any case, last, and only lets go of what is open.
     """
@@ -77,8 +75,7 @@ class OutputFolder(WholeFolder):
 
 
 class MaskImages:
-    """``masks/<frame>.png``: palette images whose indices are the classes, 255 where nothing was
-    asked for."""
+    """``masks/<frame>.png``: palette images of the class indices, 255 where none was asked for."""
 
     def __init__(self, folder: Path, colours: np.ndarray):
         """``colours`` u8[256,3]."""
@@ -99,11 +96,9 @@ class MaskImages:
 
 
 class MaskArchive:
-    """``masks.npz``: masks u8[N,H,W], numbers i64[N], times f64[N] in seconds, names [K], colours
-    u8[256,3].
+    """masks.npz: masks u8[N,H,W], numbers i64[N], times f64[N] (s), names [K], colours u8[256,3].
 
-    The array's header states N, which is known at the end: until then the masks lie compressed in a
-    file beside.
+    The header states N, known only at the end: until then masks lie compressed in a file beside.
     """
 
     def __init__(self, folder: Path, names: Sequence[str], colours: np.ndarray):

@@ -1,5 +1,4 @@
-"""Files and folders that are there whole or not at all: written beside their place, under a hidden
-name, then renamed.
+"""Files and folders whole or not at all: written beside under a hidden name, then renamed.
 
 What a killed process left under that name is replaced by the next that writes there.
 """
@@ -34,8 +33,7 @@ def require_writable(path: Path) -> None:
 
 
 def require_new_folder(folder: str | Path, of_what: str) -> None:
-    """InputError, before the work, where there is something already: anything but an empty
-    folder."""
+    """InputError, before the work, where something is already: anything but an empty folder."""
     if os.path.lexists(folder) and (not os.path.isdir(folder) or os.listdir(folder)):
         raise InputError(folder, "exists and is not empty", f"name a new folder for {of_what}")
 
@@ -55,8 +53,7 @@ def _require_possible(path: Path) -> None:
 
 @contextlib.contextmanager
 def whole_file(path: str | Path, remedy: str = _ROOM) -> Iterator[Path]:
-    """The name to write to: it becomes ``path`` when the block ends, and goes if the block fails in
-    any way.
+    """The name to write to: it becomes ``path`` when the block ends, and goes if the block fails.
 
     Raises:
       InputError: the folder cannot be written, or the disk is full; with ``remedy``.
@@ -79,8 +76,7 @@ def whole_file(path: str | Path, remedy: str = _ROOM) -> Iterator[Path]:
 
 
 def write_text(path: str | Path, text: str, remedy: str = _ROOM, errors: str = "strict") -> None:
-    """A file of UTF-8 with the line ends of the text. InputError with ``remedy`` if it cannot be
-    written."""
+    """Writes UTF-8 with the text's line ends. InputError with ``remedy`` where that cannot be."""
     with whole_file(path, remedy) as partial:
         partial.write_text(text, encoding="utf-8", errors=errors, newline="\n")
 
@@ -93,8 +89,7 @@ def write_json(path: str | Path, value: Any, remedy: str = _ROOM) -> None:
 
 
 class WholeFolder:
-    """A folder in the making: a context manager, at whose end it is there whole, and not after an
-    error.
+    """A folder in the making: a context manager; at its end it is there whole, not after an error.
 
     Attributes:
       folder: its place.
@@ -105,8 +100,7 @@ class WholeFolder:
         """
         Args:
           folder: its place, or a link to it; parents are made, and go again after an error.
-          overwrite: replace what is there, when the new one is whole; otherwise only an empty
-            folder may be there.
+          overwrite: replace what is there once the new is whole; else only an empty folder may be.
           remedy: what to do if it cannot be written.
         """
         self.folder = Path(os.path.abspath(folder))
@@ -157,8 +151,7 @@ class WholeFolder:
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[Path]:
-        """``partial``, and InputError in place of an OSError: around all that writes into it, and
-        only that."""
+        """``partial``, with InputError for OSError: around all writes into it, and only those."""
         try:
             yield self.partial
         except OSError as error:

@@ -1,5 +1,4 @@
-"""``<root>/manifest.sha256``: the checksums of a dataset's files, as `sha256sum` writes and checks
-them.
+"""``<root>/manifest.sha256``: a dataset's checksums, as `sha256sum` writes and checks them.
 
 A flipped bit in a JPEG decodes without any error: only a checksum finds it.
 """
@@ -101,8 +100,7 @@ def _line(name: str, checksum: bytes) -> str:
 
 
 def list_files(root: str) -> list[str]:
-    """Relative names of all files below the folder, sorted; without hidden ones, the manifest and
-    .bak files."""
+    """Sorted relative names of all files below, but hidden ones, the manifest and .bak files."""
     names = []
     for folder, folders, files in os.walk(root):
         folders[:] = [name for name in folders if not name.startswith(".")]

@@ -1,7 +1,6 @@
 """Several processes of one run: how they find each other, agree, and end together.
 
-With one process nothing of JAX's distributed system is started, and whatever is asked here is that
-process's own.
+One process starts nothing of JAX's distributed system; whatever is asked here is its own.
 """
 
 from __future__ import annotations
@@ -47,8 +46,7 @@ class Place(NamedTuple):
 
 
 def find_place(cluster: ClusterConfig, environ: Mapping[str, str]) -> Place | None:
-    """The place by the options, and where they leave it open by the variables of SLURM, Open MPI or
-    Kubernetes.
+    """The place by the options, or, left open, by the variables of SLURM, Open MPI or Kubernetes.
 
     None for a process on its own.
 
@@ -101,11 +99,9 @@ def _scheduled(environ: Mapping[str, str]) -> Place:
 
 
 def _devices(environ: Mapping[str, str], processes_here: int) -> list[int] | None:
-    """The GPUs of this process: all that it sees, if it is its host's only one or the scheduler has
-    shared them out.
+    """This process's GPUs: all it sees, if alone on its host or if the scheduler shared them out.
 
-    None: JAX gives each process of a host one, by its number there, which would be wrong in these
-    cases.
+    None: JAX gives each process of a host one, by its number there; wrong in the cases above.
     """
     seen = len(list(filter(None, environ.get("CUDA_VISIBLE_DEVICES", "").split(","))))
     on_node = int(environ.get("SLURM_GPUS_ON_NODE", "0") or 0)
@@ -118,9 +114,8 @@ def _devices(environ: Mapping[str, str], processes_here: int) -> list[int] | Non
 def connected(cluster: ClusterConfig) -> Iterator[None]:
     """Around a run: finds the other processes, and ends with them.
 
-    What all processes run into (``everywhere``) only the first one tells. Whatever else ends this
-    process ends it at once, without waiting for the others in the middle of their work: they notice
-    within ``heartbeat_seconds``.
+    What all processes run into (``everywhere``) only the first tells. Whatever else ends this
+    process ends it at once, without waiting: the others notice within ``heartbeat_seconds``.
 
     Raises:
       InputError: the options do not fit together.
@@ -267,8 +262,7 @@ class Votes:
         self._pending: jax.Array | None = None
 
     def result(self, step: int, wish: int, now: bool) -> int:
-        """The largest wish of any process; 0 if there is none, or it is not known yet. ``now``:
-        waits for it."""
+        """The largest wish of any process; 0 if none, or not known yet. ``now``: waits for it."""
         if not now and step % VOTE_EVERY:
             return 0
         votes = np.full(self._devices, wish, np.int32)

@@ -31,12 +31,10 @@ _OPTION = re.compile(r"--|-[A-Za-z]")
 
 
 class CommandLine(Generic[T]):
-    """The options of a command as they were given: parsed once, before the defaults that they go on
-    top of are known.
+    """A command's options as they were given: parsed once, before their defaults are known.
 
     Args:
-      cls: dataclass of the command's options; those of its section ``settings`` have no prefix:
-        --train.steps.
+      cls: dataclass of the options; those of its section ``settings`` lack a prefix: --train.steps.
       argv: the arguments without the program's name.
       description: first lines of ``--help``.
 
@@ -106,8 +104,7 @@ class CommandLine(Generic[T]):
 
 
 def parse_command(cls: type[T], argv: Sequence[str], make_default: Callable[[str], T], description: str | None) -> T:
-    """A command's options on top of the defaults that its ``--config`` gives: `CommandLine`, whose
-    arguments these are.
+    """Options on top of the defaults that ``--config`` gives: a `CommandLine` of these arguments.
 
     Args:
       make_default: from the value of ``--config`` ("" if absent) to the defaults.
@@ -196,8 +193,7 @@ def _report(error: InputError | Stopped) -> int:
 
 
 def _fault_of_output() -> OSError | None:
-    """What is wrong with standard output, which is then of no use but for no further error at the
-    exit."""
+    """What is wrong with standard output, which then is made to raise no further error at exit."""
     try:
         print(flush=True)  # What failed to be written is dropped: only another line shows it.
     except OSError as fault:

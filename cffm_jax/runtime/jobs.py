@@ -47,8 +47,7 @@ class _Ending:
         self._words.add(word)
 
     def reached(self) -> bool:
-        """Whether one stops, or all are done; for the process that asks it is so already if it is
-        the only one."""
+        """Whether one stops or all are done; without other processes either word is enough."""
         if not self._several:
             return bool(self._words)
         words = [word for _, word in _store().key_value_dir_get(self._folder)]
@@ -56,8 +55,7 @@ class _Ending:
 
 
 def run_together(jobs: Sequence[Callable[[threading.Event], T]], interruption: Interruption | None = None) -> list[T]:
-    """Runs jobs, each in a thread of its own, and gives the results of those of all processes, in
-    their order.
+    """Runs jobs, each in its own thread, and gives the results of all processes' jobs, in order.
 
     All processes have to call it. What ends one ends all, after the job's present piece of work.
 

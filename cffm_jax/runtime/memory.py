@@ -1,5 +1,4 @@
-"""Settings of a command's memory in the operating system; without effect where this is not Linux
-with glibc."""
+"""Settings of a command's memory in the operating system; no effect but on Linux with glibc."""
 
 from __future__ import annotations
 
@@ -15,8 +14,7 @@ _HUGE = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
 
 def use_huge_pages() -> None:
-    """Starts the command anew with huge pages for large arrays, where they are to be had for the
-    asking.
+    """Starts the command anew with huge pages for large arrays, where they can be asked for.
 
     XLA gets its temporary memory anew in each call, gigabytes in pages of 4 KB: on CPUs a quarter
     of a training step goes there. glibc asks for large ones only if told so before the process
@@ -41,9 +39,8 @@ def _to_be_had() -> bool:
 
 
 def share_freed_memory() -> None:
-    """Lets threads share what they free: glibc keeps that apart for each thread, so that a stream
-    would seem to grow by a few buffers for every thread that comes to compute. Before the first
-    thread."""
+    """Lets threads share what they free: glibc keeps it apart by thread, so that a stream would
+    seem to grow by a few buffers for every computing thread. Call before the first thread."""
     if sys.platform == "linux":
         mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # Others have none.
         if mallopt is not None:

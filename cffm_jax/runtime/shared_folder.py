@@ -1,5 +1,4 @@
-"""A folder that all processes of a run write into: the first makes it, and takes it away after an
-error."""
+"""A folder that all processes of a run write: the first makes it, and removes it after an error."""
 
 from __future__ import annotations
 
@@ -21,8 +20,7 @@ network file systems may be late."""
 
 
 def when_all_have_written(work: Callable[[], None]) -> None:
-    """Calls in the first process when all have written; all have to call it, and an error is raised
-    in all."""
+    """Calls in the first process once all have written; all must call, all raise its error."""
     cluster.gathered(None)
     with cluster.together():
         if cluster.first():
@@ -30,8 +28,7 @@ def when_all_have_written(work: Callable[[], None]) -> None:
 
 
 class SharedFolder:
-    """A ``WholeFolder`` of all processes. A context manager that all of them have to enter and
-    leave."""
+    """A ``WholeFolder`` of all processes: a context manager that all must enter and leave."""
 
     def __init__(self, folder: str | Path, *, keep: bool = True):
         """``keep``: whether it is there at the end; otherwise it is for the time between."""

@@ -18,8 +18,7 @@ for each garbage collection) goes no further than that."""
 
 
 class Interruption:
-    """While it is entered, which may be more than once, a signal raises ``Stopped``: at once, or at
-    the end of ``deferred``.
+    """While entered, even repeatedly, a signal raises ``Stopped``: at once, or after ``deferred``.
 
     In a run of several processes it waits in ``agreeing`` until all have agreed on the step to stop
     after. A second Ctrl-C ends the process there and then, which no checkpoint minds. Python allows
@@ -64,8 +63,7 @@ class Interruption:
 
     @contextlib.contextmanager
     def deferred(self, last: bool = False) -> Iterator[None]:
-        """Guards a block that must not be torn apart: a signal that comes in here is raised at the
-        end.
+        """Guards a block that must not be torn apart: a signal in it is raised at the end.
 
         After ``last``, around what is to be done on the way out, nothing is raised any more.
         """
@@ -81,8 +79,7 @@ class Interruption:
 
     @contextlib.contextmanager
     def agreeing(self, several: bool) -> Iterator[None]:
-        """Guards a step that ``several`` processes take: a signal that comes in here waits for
-        ``stop``."""
+        """Guards a step that ``several`` processes take: a signal in it waits for ``stop``."""
         before, self._agreeing = self._agreeing, self._agreeing or several
         try:
             yield

@@ -7,8 +7,7 @@ from pathlib import Path
 
 
 def cache_compilations() -> None:
-    """Keeps compiled programs between runs in the user's cache, unless JAX_COMPILATION_CACHE_DIR
-    says where or ""."""
+    """Caches compiled programs for the user, unless JAX_COMPILATION_CACHE_DIR says where or ""."""
     import jax
 
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
@@ -17,12 +16,10 @@ def cache_compilations() -> None:
 
 
 DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
-"""XLA's flag: no operation on a GPU whose sums come in changing order, no choice of kernels by
-measuring them."""
+"""XLA's flag: no GPU operation with sums in changing order, no choice of kernels by measuring."""
 
 
 def require_determinism() -> None:
-    """Sets the flag; before JAX asks for its devices, which is when XLA reads it. CPUs are
-    deterministic anyway."""
+    """Sets the flag; before JAX asks for devices, as XLA reads it then. CPUs are deterministic."""
     flags = [flag for flag in os.environ.get("XLA_FLAGS", "").split() if not flag.startswith(DETERMINISTIC[:-4])]
     os.environ["XLA_FLAGS"] = " ".join([*flags, DETERMINISTIC])

@@ -21,8 +21,7 @@ from cffm_jax.training.speed import CAUSES, Clock, Work, device_peak, goodput, i
 class RunLog:
     """Log of a run in its folder: ``log.jsonl`` and ``tensorboard/``; progress on the terminal.
 
-    What a killed run logged after step ``start``, from which this one goes on, is dropped: it comes
-    again.
+    What a killed run logged after ``start``, where this one goes on, is dropped: it comes again.
 
     Of several processes one writes (``writes``), the others say nothing.
 
@@ -78,8 +77,7 @@ class RunLog:
         self._waited, self._since = 0.0, (time.perf_counter(), self._bar.n if not self._bar.disable else self._since[1])
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
-        """A line of training figures; adds clips/s and the share of the time that was spent waiting
-        for data."""
+        """A line of training figures; adds clips/s and the share of time spent waiting for data."""
         then, before = self._since
         now = time.perf_counter()
         per_second = (step - before) / max(now - then, 1e-9)
@@ -114,8 +112,7 @@ class RunLog:
         self.say(f"step {step}:\n{table}")
 
     def finish(self, step: int, compilations: int) -> None:
-        """The last line about the time, with how often the training step was compiled, and the same
-        in words."""
+        """The last line of times, with how often the step was compiled, and the same in words."""
         seconds = self.clock.seconds()
         self._times(step, {**seconds, "compilations": compilations})
         self.say(in_words(seconds))
@@ -139,8 +136,7 @@ class RunLog:
 
 
 def _drop_after(step: int, path: Path) -> dict[str, float]:
-    """Keeps the whole lines up to a step. Returns the seconds that the run took up to now, as far
-    as the log tells."""
+    """Keeps whole lines up to a step; returns the run's seconds so far, as far as the log tells."""
     if not path.exists():
         return {}
     kept, times = [], []

@@ -1,5 +1,4 @@
-"""AdamW of both papers (CFFM section 4.1): two learning rates, decay masks, warm-up and poly
-schedule."""
+"""AdamW of both papers (CFFM section 4.1): two rates, decay masks, warm-up and poly schedule."""
 
 from __future__ import annotations
 

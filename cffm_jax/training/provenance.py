@@ -35,8 +35,7 @@ def write(workdir: Path, config: Config, start: int, devices: Sequence[jax.Devic
 
 
 def describe(config: Config, start: int, devices: Sequence[jax.Device]) -> dict[str, Any]:
-    """Command, config, seeds, versions, git state, devices and all variables of the environment
-    that change XLA."""
+    """Command, config, seeds, versions, git state, devices and variables that change XLA."""
     precision = jax.config.jax_default_matmul_precision  # pyrefly: ignore[missing-attribute]  # added at run time
     return {
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -62,8 +61,7 @@ def describe(config: Config, start: int, devices: Sequence[jax.Device]) -> dict[
 
 
 def versions() -> dict[str, str | None]:
-    """Versions of Python and of the packages that change a figure; None where one is not installed
-    as such."""
+    """Versions of Python and the packages that change figures; None where not installed as such."""
     numbers: dict[str, str | None] = {"python": platform.python_version()}
     for package in _PACKAGES:
         try:
@@ -74,8 +72,7 @@ def versions() -> dict[str, str | None]:
 
 
 def git_state(folder: Path) -> dict[str, Any] | None:
-    """Commit of a checkout and whether files that git follows were changed; None where it is none,
-    or without git."""
+    """Commit of a checkout, and if tracked files were changed; None without checkout or git."""
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(folder), *arguments]

@@ -18,19 +18,16 @@ from cffm_jax.models.variables import trained_parts
 
 DATA_AXIS, FSDP_AXIS = "data", "fsdp"
 SMALLEST_SPLIT = 4096
-"""Smaller arrays stay whole on every device: to collect their parts would take longer than it is
-worth."""
+"""Smaller arrays stay whole on every device: collecting their parts would not be worth the time."""
 
 
 def make_mesh(devices: int, fsdp: int = 1) -> Mesh:
     """A mesh over the first ``devices`` devices (0: all) with the batch's axis "data".
 
-    With ``fsdp`` there is a second axis of that length, "fsdp": the batch is split over both, the
-    state over this one.
+    With ``fsdp`` there is a second axis "fsdp" of that length: it splits the state, both the batch.
 
     Raises:
-      InputError: there are fewer devices, some process would have none, or ``fsdp`` does not divide
-        them.
+      InputError: too few devices, a process would have none, or ``fsdp`` does not divide them.
     """
     available = jax.devices()
     if devices > len(available):
@@ -49,8 +46,7 @@ def make_mesh(devices: int, fsdp: int = 1) -> Mesh:
 
 
 def require_shares(batch_size: int, mesh: Mesh, accumulate: int) -> None:
-    """InputError if a batch cannot be split evenly over the devices and into the parts that are
-    accumulated."""
+    """InputError if a batch does not split evenly over the devices and the accumulated parts."""
     if batch_size % (mesh.size * accumulate):
         parts = f", in {accumulate} parts each" if accumulate > 1 else ""
         problem = f"{batch_size} clips do not divide over {mesh.size} devices{parts}"
@@ -73,8 +69,7 @@ def batch_sharded(mesh: Mesh) -> NamedSharding:
 
 
 def state_sharded(mesh: Mesh, tree: Any) -> Any:
-    """A sharding for each leaf: with an axis "fsdp" large arrays are split along their longest side
-    that it divides."""
+    """Each leaf's sharding: "fsdp" splits large arrays along the longest side that it divides."""
     parts = mesh.shape.get(FSDP_AXIS, 1)
 
     def sharding(leaf: jax.Array) -> NamedSharding:

@@ -1,5 +1,4 @@
-"""Speed of a run: where its wall time goes, what its device could do, what is compiled, a trace of
-some steps."""
+"""Speed of a run: wall time by cause, the device's peak, compilations, a trace of some steps."""
 
 from __future__ import annotations
 
@@ -15,9 +14,8 @@ import jax
 # --- goodput
 
 CAUSES = ("start", "compile", "data", "evaluation", "checkpoint", "lost")
-"""Why wall time was no training: reading and placing everything before the first step, the first
-step (it compiles), waiting for data with an idle device, evaluations, waiting for checkpoints, and
-steps that a killed run did again."""
+"""Causes of time without training: reading and placing all before the first step, that step (it
+compiles), waiting for data (idle device) or checkpoints, evaluations, steps redone after a kill."""
 
 
 class Clock:
@@ -63,8 +61,7 @@ def in_words(seconds: Mapping[str, float]) -> str:
 
 
 def taken_up(last: Mapping[str, float], kept: Mapping[str, float] | None) -> dict[str, float]:
-    """Seconds so far for a run that goes on: what was productive after the last line that is kept
-    was lost."""
+    """Seconds so far of a resumed run: what was productive after the last kept line is lost."""
     again = last["productive"] - (kept or {"productive": 0.0})["productive"]
     return {**last, "productive": last["productive"] - again, "lost": last["lost"] + again}
 
@@ -95,8 +92,7 @@ Ada; figures given for sparse matrices halved."""
 
 
 class Work(NamedTuple):
-    """Floating point operations of a step on all devices, and the devices' peak in operations/s; 0:
-    not known."""
+    """Floating point operations of a step on all devices, and their peak a second; 0: unknown."""
 
     flops: float = 0.0
     peak: float = 0.0
@@ -112,8 +108,7 @@ def peak_flops(device_kind: str, dtype: str, precision: str | None = None) -> fl
 
 
 def _names(device_kind: str, name: str) -> bool:
-    """Whether a device's words begin with those of a name, after the maker's: an A40 is no A4000,
-    an L4 no L40S."""
+    """Whether a device's words, after the maker's, start with a name's: an A40 is no A4000."""
     words, wanted = device_kind.replace("-", " ").split(), name.replace("-", " ").split()
     words = words[1:] if words[:1] in (["NVIDIA"], ["Tesla"]) else words
     rest = words[len(wanted) :]
@@ -121,8 +116,7 @@ def _names(device_kind: str, name: str) -> bool:
 
 
 def device_peak() -> int | None:
-    """The most bytes that this process had in use on its first device; None where the backend does
-    not tell."""
+    """Most bytes this process used on its first device; None where the backend does not tell."""
     return (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
 
 
@@ -130,8 +124,7 @@ def device_peak() -> int | None:
 
 
 class Compilations:
-    """Counts, while it is entered, what this thread compiles (or takes from the cache of compiled
-    programs)."""
+    """Counts, while entered, what this thread compiles or takes from the compilation cache."""
 
     _EVENT = "/jax/core/compile/backend_compile_duration"
 
@@ -155,8 +148,7 @@ class Compilations:
 
 
 class Profile:
-    """A trace of some steps, from the third of this process on: the first compiles, the second
-    fills the pipeline.
+    """Traces steps from this process's third on: the first compiles, the second fills the pipeline.
 
     Args:
       folder: where it goes; None: there is none.
@@ -180,8 +172,7 @@ class Profile:
             yield
 
     def after(self, number: int, state: Any) -> None:
-        """After a step and what follows it: ends the trace when it has its steps, all of which are
-        waited for."""
+        """Ends the trace, after a step and what follows, when it has its steps; waits for all."""
         if self._running and number >= self._first + self.STEPS - 1:
             jax.block_until_ready(state)
             self._end(number)

@@ -28,8 +28,7 @@ def make_train_step(
     ema: float = 0.0,
     accumulate: int = 1,
 ) -> Step:
-    """The jitted step: (state, batch, key) -> (state, metrics). The old state's buffers are
-    donated.
+    """The jitted step (state, batch, key) -> (state, metrics); donates the old state's buffers.
 
     Where loss or gradients are not finite nothing is learnt, see ``next_state``.
 
@@ -43,8 +42,7 @@ def make_train_step(
     devices: the gradients are those of the mean loss, but BatchNorm sees a part at a time, and its
     running statistics take in A.
 
-    What the method does not train (``Method.is_trained``) has neither a backward pass nor optimiser
-    state.
+    What ``Method.is_trained`` leaves out has neither a backward pass nor optimiser state.
     """
     whole, split, fsdp = replicated(mesh), batch_sharded(mesh), FSDP_AXIS in mesh.shape
 
@@ -100,8 +98,7 @@ def _in_parts(batch: Batch, parts: int, sharding: NamedSharding) -> Batch:
 
 
 def _accumulated(gradients: Callable[..., Any], batch_stats: Any, batch: Batch, key: jax.Array) -> Any:
-    """Results of ``gradients``, loss and gradients as means over the parts; the statistics go from
-    part to part."""
+    """Results of ``gradients``: loss and gradients as means over parts, statistics carried on."""
     count = len(batch["frames"])
 
     def add(carried: Any, part: tuple[Batch, jax.Array]) -> tuple[Any, None]:
@@ -127,15 +124,12 @@ def next_state(
     bad_steps: int,
     ema: float = 0.0,
 ) -> TrainState:
-    """The state after an iteration, of which ``finite`` bool[] tells whether its update may be
-    applied.
+    """The state after an iteration; ``finite`` bool[]: whether its update may be applied.
 
-    Otherwise only the counters move on. After ``bad_steps`` such iterations in a row no update is
-    applied any more, until the host, which looks now and then, stops the run: what is learnt stays
-    that of the last good one.
+    Otherwise only the counters move on. After ``bad_steps`` of these in a row nothing is applied
+    until the host, which looks now and then, stops the run: the last good state is what stays.
 
-    The average, where the state has one, keeps the share ``ema`` of itself: ``ema * average + (1 -
-    ema) * params``.
+    The state's average, if it has one, becomes ``ema * average + (1 - ema) * params``.
     """
     average = state.ema
     if average is not None:

@@ -106,8 +106,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _checked(options: Command) -> tuple[str, ...]:
-    """The splits to check. InputError for options that cannot be followed, before the files are
-    read."""
+    """Splits to check. InputError for options that cannot be followed, before a file is read."""
     for name, least in (("num_classes", 0), ("min_frames", 1), ("rows", 0), ("threads", 1)):
         if getattr(options, name) < least:
             option = "--" + name.replace("_", "-")
@@ -167,12 +166,10 @@ def fix_splits(result: Survey) -> dict[str, tuple[str, ...]]:
     """Writes the split files anew without the videos that have a problem: all of them, or none.
 
     Returns:
-      Split -> the names that it lost; the old file is `<split>.txt.bak`. Splits that lose nothing
-      stay as they are.
+      Split -> names that it lost, its old file in `<split>.txt.bak`; splits that lose nothing stay.
 
     Raises:
-      InputError: a backup is there already, a split would lose all its videos, or a file cannot be
-        written.
+      InputError: a backup is there, a split would lose all videos, or a file cannot be written.
     """
     left_out = {}
     for split, names in result.splits.items():

@@ -111,13 +111,10 @@ def survey(
       splits: names of the splits, as for `read_split`.
       layout: as for `read_split`.
       unlabelled: splits whose videos need no masks.
-      num_classes: larger labels of a mask are a problem; 0: as many as the dataset's class file
-        names, without one those of VSPW and Cityscapes, or, in the plain layout, as many as the
-        masks hold.
-      min_frames: a shorter video is a problem, unless references go by the frames' numbers, as in
-        Cityscapes.
-      offsets: where they do, how far from its target each reference lies; one that is missing is a
-        problem.
+      num_classes: larger labels are a problem; 0: as many as the class file names, without one as
+        VSPW and Cityscapes have, or, in the plain layout, as many as the masks hold.
+      min_frames: least length of a video, unless references go by frame numbers, as in Cityscapes.
+      offsets: where they do, distances of references from their target; a missing one is a problem.
       threads: videos read at the same time; the result does not depend on it.
       progress: whether to show a progress bar.
 
@@ -212,8 +209,7 @@ def _look_at_mask(
 
 
 def _duplicates(splits: Mapping[str, tuple[str, ...]], videos: Mapping[str, VideoFound]) -> list[Problem]:
-    """Videos of one split that are in a later one too, by name or by content; the earlier split is
-    to lose them."""
+    """Videos that a later split has too, by name or content: the earlier split is to lose them."""
     homes: dict[bytes, set[str]] = collections.defaultdict(set)
     for video in videos.values():
         for content in video.contents:

@@ -5,8 +5,7 @@
     .._labelIds.png
 
 Train ids are taken where a frame has both. Files are known by their names: a mask's names the 20th
-frame of its snippet, and references are looked for by their numbers, so that it does no harm where
-other frames are not there.
+frame of its snippet, and references are found by number, so other frames may be missing.
 """
 
 from __future__ import annotations
@@ -61,8 +60,7 @@ def _cities(root: str, package: str, split: str, fault: Fault) -> list[str]:
 def _list_city(
     root: str, package: str, split: str, city: str, fault: Fault, kind: str = "leftImg8bit"
 ) -> dict[_Place, str]:
-    """Files of one kind by their places, in order; a fault if a name is none, or if there are no
-    files."""
+    """Files of a kind by their places, in order; a fault for an unknown name, or without files."""
     folder = os.path.join(root, package, split, city)
     files = {}
     for stem, path in list_files(folder, (f"_{kind}.png",)).items():

@@ -48,8 +48,7 @@ def read_classes(root: str | Path, num_classes: int, layout: str | Layout = "vsp
 
 
 def default_classes(num_classes: int, layout: Layout) -> Classes:
-    """The layout's classes if it has so many; else "class 0", "class 1", ... and the colours of
-    `palette`."""
+    """The layout's classes if it has so many; else "class 0", ... and the colours of `palette`."""
     known = len(layout.class_names) == num_classes
     names = layout.class_names if known else tuple(f"class {i}" for i in range(num_classes))
     if known and layout.class_colours:
@@ -58,8 +57,7 @@ def default_classes(num_classes: int, layout: Layout) -> Classes:
 
 
 def count_classes(root: str | Path, layout: str | Layout = "vspw") -> int:
-    """Counts the classes of a dataset: those of its class file; without one, those of its layout,
-    which may be 0.
+    """Number of a dataset's classes: of its class file; without one, of its layout, which may be 0.
 
     Raises:
       InputError: the class file cannot be used.

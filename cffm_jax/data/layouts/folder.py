@@ -5,8 +5,7 @@
     <root>/<split>.txt                   a video a line
     <root>/classes.txt or classes.json   optional: names, colours, the ignored label
 
-A mask has one byte a pixel: the class index 0..K-1, or the ignored label (255 unless
-``classes.json`` states another).
+A mask has a byte a pixel: class 0..K-1 or the ignored label, 255 or that of ``classes.json``.
 """
 
 from __future__ import annotations

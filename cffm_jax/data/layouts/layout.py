@@ -32,8 +32,7 @@ class Prepared(NamedTuple):
     """A layout's dataset as `prepare` describes it.
 
     Attributes:
-      name: of the dataset in TFDS, and so of the folder; "" where `prepare` does not take the
-        layout.
+      name: of the dataset in TFDS and of the folder; "" where `prepare` does not take the layout.
       description: in a line or two.
       homepage: an address, "" for none.
       config: a config file to train with.
@@ -50,16 +49,13 @@ class Layout(abc.ABC):
 
     Attributes:
       name: the value of ``--data.layout``.
-      class_names: of the dataset's classes, in the order of their indices; () where the layout is
-        of no one dataset.
+      class_names: of its classes, in the order of their indices; () for a layout of no one dataset.
       class_colours: RGB, one a class; () for those of `palette`.
       fixed_labels: whether the layout says what the masks' bytes mean; else a class file may state
         the ignored label, and how many classes there are says nothing of their names.
-      split_place: file or folder of a split, relative to the dataset's folder, with {} for its
-        name.
+      split_place: a split's file or folder, relative to the dataset's folder, with {} for its name.
       split_files: whether a split is a file ``<split>.txt`` with the names of its videos.
-      checksummed: whether files come with checksums that reading compares, so that a manifest has
-        nothing to add.
+      checksummed: whether reading compares checksums of its own, so that a manifest adds nothing.
       single_masks: whether a video has one mask, so that there are no two consecutive ones.
       submission_problem: why no zip of masks can be submitted, "" where it can.
       prepared: the dataset's name and description in records.
@@ -88,8 +84,7 @@ class Layout(abc.ABC):
         """
 
     def splits(self, root: str, *, empty: bool = False) -> tuple[str, ...]:
-        """Names of the splits of the folder ``root``: those of SPLITS that are there; ``empty``:
-        files of 0 bytes too.
+        """Names of those of SPLITS that the folder ``root`` has; ``empty``: files of 0 bytes too.
 
         Raises:
           InputError: there is none.
@@ -102,8 +97,7 @@ class Layout(abc.ABC):
         return tuple(there)
 
     def source(self, root: str) -> str:
-        """Name of the layout that the folder ``root`` was made of: its classes and rules are the
-        dataset's."""
+        """Name of the layout ``root`` was made of: its classes and rules are the dataset's."""
         return self.name
 
     def place(self, root: str, split: str, video: Video) -> str:
@@ -111,8 +105,7 @@ class Layout(abc.ABC):
         return relative_name(video.frames[0], root)
 
     def listing(self, root: str, splits: Sequence[str], unlabelled: Sequence[str], offsets: Sequence[int]) -> Listing:
-        """Lists the splits of the folder ``root`` with all that is missing; see
-        `read.list_dataset`."""
+        """Lists the splits of ``root`` with all that is missing; see `read.list_dataset`."""
         problems: list[Problem] = []
 
         def note(error: InputError, video: str = "") -> None:

@@ -1,5 +1,4 @@
-"""Files of a dataset and what is missing of them, as `check` lists them: no image is opened, no
-fault ends it."""
+"""Files of a dataset and what `check` finds missing: no image is opened, no fault ends it."""
 
 from __future__ import annotations
 
@@ -42,13 +41,11 @@ class Listed:
 
     Attributes:
       name: of the video.
-      place: what stands for it in messages, relative to the dataset's folder: its folder, where it
-        has one.
+      place: its folder, or what stands for it in messages, relative to the dataset's folder.
       frames: files in temporal order, by keys of any kind.
       masks: likewise; a mask has its frame's key.
       coding: what the masks' bytes mean.
-      numbered: whether references go by the frames' numbers, so that a short video may have all of
-        them.
+      numbered: whether references go by frame numbers, so that a short video may have all of them.
     """
 
     name: str

@@ -10,8 +10,7 @@ from cffm_jax.errors import InputError
 
 
 def list_files(folder: str, suffixes: Sequence[str]) -> dict[str, str]:
-    """Maps name without suffix -> path, for the folder's files with one of the suffixes; a missing
-    folder has none.
+    """Name without suffix -> path of the folder's files with these suffixes; none without a folder.
 
     Raises:
       InputError: the folder cannot be listed, or two files differ in their suffix alone.

@@ -27,8 +27,7 @@ def _named(name: str) -> Layout:
 
 
 def layout_of(layout: str | Layout) -> Layout:
-    """The layout of a name in `config.LayoutName`, whose file here has that name; a layout itself
-    is returned."""
+    """A layout by its name in `config.LayoutName`, which its file has too; or a layout itself."""
     return _named(layout) if isinstance(layout, str) else layout
 
 
@@ -38,8 +37,7 @@ def layouts_with(suits: Callable[[Layout], object]) -> tuple[str, ...]:
 
 
 def source_of(layout: str | Layout, root: str) -> Layout:
-    """The layout that the folder ``root`` was made of: of records that of what was prepared, else
-    the layout itself.
+    """The layout that ``root`` was made of: for records that of the prepared folder, else itself.
 
     Raises:
       InputError: the folder of records is damaged, or was made of a layout that is not known here.
@@ -54,8 +52,7 @@ def source_of(layout: str | Layout, root: str) -> Layout:
 
 
 def read_videos(data: DataConfig, split: str, masks: bool = True) -> tuple[Video, ...]:
-    """The videos of a split as ``data`` says: `read_split`, and that every target has its
-    references.
+    """Lists a split as ``data`` says (`read_split`); checks that every target has its references.
 
     Raises:
       InputError: as for `read_split`, or a reference of a target is missing.
@@ -80,8 +77,7 @@ def read_split(root: str, split: str, masks: bool = True, layout: str | Layout =
         and `records` say what each is, and which frames have masks.
 
     Raises:
-      InputError: a folder, a file or a mask is missing, a file has an unknown name, or a video is
-        listed twice.
+      InputError: a folder, file or mask is missing, a name is unknown, or a video is listed twice.
     """
     if not os.path.isdir(root):
         raise InputError(root, "there is no such folder", "point --data.root to the dataset's folder")
@@ -110,8 +106,7 @@ def list_dataset(
       layout: as for `read_split`.
       splits: as for `read_split`.
       unlabelled: splits whose videos need no masks.
-      offsets: how far from its target each reference lies, where references go by the frames'
-        numbers.
+      offsets: how far from its target each reference lies, where they go by the frames' numbers.
 
     Raises:
       InputError: there is no such folder, or it has another layout.
@@ -122,8 +117,7 @@ def list_dataset(
 
 
 def manifest_of(data: DataConfig) -> Manifest | None:
-    """The checksums to compare files with; None without ``data.verify``, and where files come with
-    some themselves.
+    """Checksums to compare files with; None without ``data.verify`` or where files have their own.
 
     Raises:
       InputError: there is no manifest, or it cannot be read.

@@ -1,9 +1,8 @@
-"""Datasets as records, a frame and its mask each, in a few large files that TFDS and array_record
-read.
+"""Datasets as records of a frame and its mask, in a few large files for TFDS and array_record.
 
-    <root>/<dataset>-<split>.array_record-00000-of-00012  the records: the bytes of the files, and their names
+    <root>/<dataset>-<split>.array_record-00000-of-00012  the records: bytes of the files, and names
     <root>/dataset_info.json, features.json               what TFDS knows of them
-    <root>/videos.json                                    the index: what `layouts.read_split` lists of the folder
+    <root>/videos.json                                    the index: what `read_split` lists
     <root>/classes.txt or classes.json                    where the folder has one
 
 `prepare` writes them, `builders` says how. A record is read where a file's bytes are asked for: a
@@ -32,8 +31,7 @@ INDEX = "videos.json"
 FORMAT = 1
 """Version of the index and the records; it rises when either changes its meaning."""
 FRAME, FRAME_NAME, MASKS, MASK_NAME = "frame", "frame_name", "masks", "mask_name"
-"""Features of a record: the frame's file, its name, its mask's file (or none), and that one's name
-(or "")."""
+"""Features of a record: the frame's file and name, its mask's file (or none) and name (or "")."""
 _PREPARE = "prepare the dataset again (python -m cffm_jax.data.prepare)"
 _OPENING = threading.Lock()
 _AGAIN = "copy the folder again, or prepare it again"
@@ -42,8 +40,7 @@ _AGAIN = "copy the folder again, or prepare it again"
 class RecordedFile(NamedTuple):
     """A file in a record.
 
-    Its path, for messages and for the file's name, is ``<root>/<split>[<record>]:<file>``; nothing
-    lies there.
+    Its path ``<root>/<split>[<record>]:<file>`` is for messages and the name; nothing lies there.
 
     Attributes:
       root: the folder of records.
@@ -80,8 +77,7 @@ def file_digest(path: str) -> str:
 
 
 _Row = tuple[str, list[int], list[int], int, list[int]]
-"""A row of the index: a video's name, the records of its frames, which of these have a mask, its
-coding, and its numbers."""
+"""A video in the index: name, records of its frames, which of these have masks, coding, numbers."""
 
 
 def rows(videos: Iterable[Video], record_of: Mapping[FileName, int], codings: list[Coding]) -> list[_Row]:
@@ -100,8 +96,7 @@ def read_index(root: str) -> dict[str, Any]:
     """The index of a prepared folder, after a look at all its files; no record is opened.
 
     Raises:
-      InputError: the index is missing, damaged or of another version, or a file is missing, cut off
-        or changed.
+      InputError: the index is missing, damaged or another version's, or a file missing or changed.
     """
     path = os.path.join(root, INDEX)
     try:
@@ -182,8 +177,7 @@ class Records(Layout):
         """The videos of a split, the same as of the folder that was prepared; see `Layout.videos`.
 
         Raises:
-          InputError: there is no such split, it was prepared without masks, or the folder is
-            incomplete or damaged.
+          InputError: the split is missing or has no masks, or the folder is incomplete or damaged.
         """
         index = read_index(root)
         path = os.path.join(root, INDEX)
@@ -209,13 +203,11 @@ LAYOUT = Records()
 
 
 def read_all(names: Sequence[FileName], manifest: Manifest | None = None) -> list[bytes]:
-    """The bytes of files, each on disk or in a record. Every record is read once, all of a split in
-    one call.
+    """The bytes of files, on disk or in records; a record is read once, all of a split in one call.
 
     Args:
       names: paths, or `RecordedFile`s.
-      manifest: what the bytes of files on disk must be; records carry checksums of their own, which
-        are always compared.
+      manifest: what files on disk must be; records' own checksums are always compared.
 
     Raises:
       UnreadableFile: one of them cannot be had; see `image_files.read_bytes`.
@@ -240,8 +232,7 @@ def read_one(name: FileName, manifest: Manifest | None = None) -> bytes:
 
 
 def file_size(name: FileName) -> int:
-    """Bytes of a file, on disk or in a record, which is read for it. Raises: OSError, or as
-    `read_all`."""
+    """Size of a file in bytes; a record is read for it. Raises: OSError, or as `read_all`."""
     return len(read_one(name)) if isinstance(name, RecordedFile) else os.path.getsize(name)
 
 
@@ -280,8 +271,7 @@ def _file_in(example: dict[str, Any], name: RecordedFile) -> bytes:
 
 
 def _source(root: str, split: str) -> Any:
-    """The records of a split, opened once a process, which is why they are not part of what workers
-    receive."""
+    """The records of a split, opened once a process and so no part of what workers receive."""
     # TFDS imports its parts when they are used, and threads that do so at once can wait for each
     # other for ever.
     with _OPENING:

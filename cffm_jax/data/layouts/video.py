@@ -1,5 +1,4 @@
-"""Videos of a dataset, as every layout lists them, with the masks of their frames and their
-coding."""
+"""Videos of a dataset as every layout lists them: frames, their masks and the masks' coding."""
 
 from __future__ import annotations
 
@@ -22,10 +21,8 @@ class Coding:
     """The meaning of the bytes of a dataset's masks.
 
     Attributes:
-      table: for each of the 256 bytes its class, 255 where it is ignored, `NO_CLASS` where it means
-        nothing.
-      says: the bytes of the classes in words, to be formatted with ``classes``, their number, and
-        ``last``, one less.
+      table: class of each of the 256 bytes; 255: ignored, `NO_CLASS`: the byte means nothing.
+      says: classes' bytes in words, a format of ``classes``, their number, and ``last``, one less.
     """
 
     table: bytes
@@ -46,8 +43,7 @@ class Coding:
         return max(label for label in self.table if label < NO_CLASS) + 1
 
     def byte_of(self, label: int) -> int | None:
-        """The byte that a mask holds for a class, the lowest if there are several; None if there is
-        none."""
+        """A mask's byte for a class, the lowest of several; None if there is none."""
         byte = self.table.find(bytes([label]))
         return None if byte < 0 else byte
 
@@ -74,8 +70,7 @@ class Video:
       frames: files, in temporal order: paths, or in records `records.RecordedFile`.
       masks: one for each frame, None where a frame has none; or none at all.
       coding: what the masks' bytes mean.
-      numbers: numbers of the frames where references go by them, as in Cityscapes; () where frames
-        are counted.
+      numbers: of the frames where references go by them (Cityscapes); () where frames are counted.
     """
 
     name: str
@@ -101,8 +96,7 @@ class Video:
         return mask
 
     def references(self, target: int, offsets: Sequence[int]) -> tuple[int, ...] | None:
-        """Indices of the references of a frame, oldest first; None for a first frame that has too
-        few before it.
+        """Indices of a frame's references, oldest first; None where too few frames precede it.
 
         Raises:
           InputError: references go by numbers, and one is missing both before and after the target.
@@ -112,8 +106,7 @@ class Video:
         return self._all_there(clips.numbered_references(target, self.numbers, offsets), target, offsets)
 
     def training_clip(self, rng: np.random.Generator, offsets: Sequence[int], reverse: float) -> tuple[int, ...]:
-        """Draws a clip with a target that has a mask: the references, oldest first, then the
-        target.
+        """Draws a clip whose target has a mask: the references, oldest first, then the target.
 
         Raises:
           InputError: as for `references`.

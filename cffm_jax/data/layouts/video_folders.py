@@ -1,5 +1,4 @@
-"""Layouts with a folder a video, in which frames and masks have one each, and split files that name
-the videos."""
+"""Layouts of a folder a video, with one for frames and one for masks, and split files of names."""
 
 from __future__ import annotations
 
@@ -18,8 +17,7 @@ _LEAVE_OUT = "add the frames or leave the video out"
 
 
 class VideoFolders(Layout):
-    """``<base>/<video>/<frames>/<frame>.jpg``, ``<base>/<video>/<masks>/<frame>.png``,
-    ``<split>.txt``.
+    """<base>/<video>/<frames>/<frame>.jpg, <base>/<video>/<masks>/<frame>.png, <split>.txt.
 
     Attributes:
       base: the folder of the videos, relative to the dataset's; "" for that one itself.
@@ -38,13 +36,11 @@ class VideoFolders(Layout):
     default_coding: Coding
 
     def coding(self, root: str) -> Coding:
-        """The coding of the masks below ``root``. InputError: a class file that says so cannot be
-        used."""
+        """The masks' coding below ``root``. InputError: the class file cannot be used."""
         return self.default_coding
 
     def videos(self, root: str, split: str, masks: bool, fault: Fault = stop) -> tuple[Video, ...]:
-        """The videos of a split file, see `Layout.videos`; the first fault is raised: `listing`
-        notes all of them."""
+        """A split file's videos (`Layout.videos`); raises the first fault, `listing` notes all."""
         if not os.path.isdir(os.path.join(root, self.base)):
             remedy = f"point --data.root to the folder that holds {self.base}/<video>, or name another --data.layout"
             raise InputError(root, f"has no {self.base} folder inside", remedy)

@@ -1,13 +1,11 @@
-"""TFDS builders that write a dataset as records, one a frame, with the bytes of its files as they
-are.
+"""TFDS builders that write a dataset as records, one a frame, with its files' bytes as they are.
 
     builders.Frames(layout, root, plans, data_dir=...,
     file_format="array_record").download_and_prepare()
 
-`prepare` is the command for it, `records` reads what they write; so does anybody's
-``tfds.builder_from_directory``. TensorFlow is not needed. A `ShardBasedBuilder`, since the order of
-the records is ours and the memory bounded: a `GeneratorBasedBuilder` that shall not shuffle sorts
-all of a split in memory.
+`prepare` is its command; `records` or anybody's ``tfds.builder_from_directory`` reads what they
+write. TensorFlow is not needed. A `ShardBasedBuilder` keeps our order of records in bounded memory:
+a `GeneratorBasedBuilder` without shuffling sorts a whole split in memory.
 """
 
 from __future__ import annotations
@@ -79,8 +77,7 @@ class Plan:
 
 
 def plan(root: str, split: str, layout: str | Layout, may_lack_masks: bool) -> Plan:
-    """Lists a split and measures its files; ``may_lack_masks`` says that it is written without,
-    where they are not complete.
+    """Lists a split and measures its files; with ``may_lack_masks`` incomplete masks are left out.
 
     Raises:
       InputError: as for `read_split`, or a file cannot be looked at.
@@ -116,8 +113,7 @@ def _size(path: FileName) -> int:
 
 class _Info(tfds.core.DatasetInfo):
     def initialize_from_bucket(self) -> None:
-        """Nothing: what is prepared here is in no bucket, and asking would leave an empty folder
-        behind."""
+        """Does nothing: there is no bucket, and asking would leave an empty folder behind."""
 
 
 class Frames(tfds.core.ShardBasedBuilder, skip_registration=True):

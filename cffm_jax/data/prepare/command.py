@@ -3,9 +3,8 @@
     python -m cffm_jax.data.prepare data/VSPW_480p data/records python train.py --config
     configs/b1_vspw.py --data.layout records --data.root data/records/vspw/1.0.0
 
-The records hold the bytes of the files; training reads the same batches from them, to the byte.
-What is in the images is not looked at: that is what cffm_jax.data.check is for. Needs neither a
-model nor JAX.
+The records hold the files' bytes; training reads the same batches from them, to the byte. What is
+in the images is not looked at: that is for cffm_jax.data.check. Needs neither a model nor JAX.
 """
 
 from __future__ import annotations
@@ -98,8 +97,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _checked(options: Command) -> tuple[str, ...]:
-    """The splits to write. InputError for options that cannot be followed, before anything is
-    read."""
+    """Splits to write. InputError for options that cannot be followed, before a file is read."""
     if options.threads < 1:
         raise InputError("--threads", f"is {options.threads}", "give at least 1")
     for split in options.splits:
@@ -129,8 +127,7 @@ def _require_space(folder: Path, size: int) -> None:
 
 
 def _write(make: Callable[[Path], builders.Frames], folder: Path) -> None:
-    """Lets a builder write beside the folder, then puts that in its place: there is never half of
-    it.
+    """Lets a builder write beside the folder, then replaces it: there is never half of it.
 
     What a killed run left behind goes first.
     """

@@ -1,12 +1,10 @@
-"""The built-in data: procedural videos in the VSPW_480p layout, for trying out and testing without
-a download.
+"""Built-in data: procedural videos in VSPW_480p's layout, to try out and test without a download.
 
     python -m cffm_jax.data.synthetic ROOT --videos-train 40 --videos-val 8 --frames 24 --height 96
     --width 160
 
-Every frame is damaged anew (patches that show something else, blur, flicker, noise) while its mask
-describes the undamaged scene (`scenes.World`): a single frame does not tell what a patch hides, the
-frames before it do.
+Every frame is damaged anew (patches that show something else, blur, flicker, noise); its mask is of
+the undamaged scene (`scenes.World`): only the frames before tell what a patch hides.
 """
 
 from __future__ import annotations
@@ -83,8 +81,7 @@ class SyntheticConfig:
 
 
 def video_rng(config: SyntheticConfig, split: str, index: int, *more: int) -> np.random.Generator:
-    """A generator that depends on the seed and the place alone, not on how many videos or frames
-    there are."""
+    """A generator by seed and place alone, not by how many videos or frames there are."""
     return np.random.default_rng([config.seed, SPLITS.index(split), index, *more])
 
 
@@ -100,12 +97,10 @@ def elsewhere(rng: np.random.Generator, labels: np.ndarray, row: int, column: in
 def patch(
     rng: np.random.Generator, colours: np.ndarray, labels: np.ndarray, tiles: dict[int, np.ndarray], unit: float
 ) -> tuple[tuple[slice, slice], np.ndarray, np.ndarray]:
-    """One region of a frame and what hides it there: mostly another part of the scene, so that it
-    looks like one.
+    """A region of a frame and what hides it: mostly another part of the scene, to look like one.
 
     Returns:
-      the region (rows, columns); how much it is hidden, f32[h,w] in 0..1; the colours instead,
-      f32[h,w,3].
+      region (rows, columns); how much it is hidden, f32[h,w] in 0..1; colours instead, f32[h,w,3].
     """
     radius = rng.uniform(8, 19) * unit
     height = min(round(2 * radius * rng.uniform(0.7, 1.1)), labels.shape[0])
@@ -236,12 +231,10 @@ def read_marker(root: Path) -> Any:
 
 
 def generate(root: str | Path, config: SyntheticConfig, *, overwrite: bool = False, threads: int = 2) -> bool:
-    """Writes the dataset, all or nothing: made in a folder beside the root that takes its place at
-    the end.
+    """Writes the dataset, all or nothing: in a folder beside the root that at the end replaces it.
 
     Args:
-      root: folder to make; it may exist when empty, or when it holds such a dataset and
-        ``overwrite`` is set.
+      root: folder to make; it may exist if empty, or with such a dataset if ``overwrite`` is set.
       config: the options; the same ones give the same bytes.
       overwrite: replaces a dataset that was made with other options.
       threads: videos made at the same time.

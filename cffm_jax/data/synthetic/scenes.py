@@ -1,13 +1,10 @@
-"""Worlds of the built-in data: a ground plane under a sky, with things on it, filmed by a camera on
-a tripod.
+"""Worlds of the built-in data: a ground plane under a sky, with things, filmed from a tripod.
 
-A world is drawn once per video (the backdrop as one canvas, each thing as a sprite); a frame is a
-few affine warps of it. Every position is a function of the frame's index alone, so frames can be
-rendered in any order and number.
+A world is drawn once per video: the backdrop as one canvas, each thing as a sprite. A frame is a
+few affine warps of it, placed by its index alone: frames can be rendered in any order.
 
-Lengths are in units of H/96 pixels, times in frames. ``v`` is the depth on the ground plane as seen
-in the image: 0 at the horizon, 1 at the canvas's lower edge. Canvas: Hc x Wc, larger than the frame
-by ``MARGIN`` on each side.
+Lengths are in H/96 pixels, times in frames. ``v`` is depth on the ground as seen in the image: 0 at
+the horizon, 1 at the canvas's lower edge. The canvas Hc x Wc has ``MARGIN`` more on each side.
 """
 
 from __future__ import annotations
@@ -34,9 +31,9 @@ MARGIN = 0.25
 class Thing:
     """A sprite and its path.
 
-    images: the phases of its gait, u8[h,w,4], colour premultiplied by alpha; the feet are on the lower edge.
-    label: value in the mask.  scale: frame pixels per sprite pixel at v = 1.  x: canvas pixels at time 0.
-    speed: pixels a frame at v = 1.  sway: how far it wanders in v.  hop: height of its bounces in units at v = 1.
+    images: phases of its gait, u8[h,w,4], premultiplied by alpha; the feet are on the lower edge.
+    label: mask value. scale: frame pixels per sprite pixel at v = 1. x: canvas pixel at time 0.
+    speed: pixels a frame, and hop: height in units, both at v = 1. sway: how far it wanders in v.
     """
 
     images: tuple[np.ndarray, ...]
@@ -55,8 +52,7 @@ class Thing:
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
-    """Appearance of the things of a kind in a video: how often, how many, how large (units, at v =
-    1), where, how fast."""
+    """Things of a kind: how often, how many, how large (units at v = 1), where, how fast."""
 
     draw: Callable[[np.random.Generator, np.ndarray, float], tuple[np.ndarray, ...]]
     chance: float
@@ -115,8 +111,7 @@ class World:
         self._place_things(rng)
 
     def _draw_backdrop(self, rng: np.random.Generator) -> None:
-        """Sky, mountains and the ground plane with its fields, waters and road: colours and labels
-        of the canvas."""
+        """Draws colours and labels of the canvas: sky, mountains, ground, fields, waters, road."""
         rows, columns = self.canvas
         y, x = np.mgrid[:rows, :columns].astype(np.float32)
         labels = np.full(self.canvas, self.values["grass"], np.uint8)
@@ -156,8 +151,7 @@ class World:
         self.labels = labels
 
     def _road(self, rng: np.random.Generator, across: np.ndarray, z: np.ndarray) -> np.ndarray:
-        """Region bool[Hc,Wc] of the road, along or across the view, and the dashes of its middle
-        line."""
+        """Region bool[Hc,Wc] of the road, along or across the view; sets its middle dashes."""
         if rng.random() < 0.4:
             middle, bend = rng.uniform(-0.5, 0.5), rng.uniform(-0.06, 0.06)
             offset, half, run = across - middle - bend * z**1.5, rng.uniform(0.16, 0.24), z * 2.2
@@ -208,8 +202,7 @@ class World:
         )
 
     def camera(self, time: float) -> np.ndarray:
-        """Canvas -> frame, f64[2,3]: a slow pan and tilt, zoom, roll, and a little shake; bounded
-        at all times."""
+        """Canvas -> frame, f64[2,3]: slow pan and tilt, zoom, roll, a little shake; bounded."""
         p, u = self.path, self.unit
         pan = 17 * u * math.sin(time / 26 + p[0]) + 0.35 * u * math.sin(time * 2.1 + p[1])
         tilt = 7 * u * math.sin(time / 31 + p[2]) + 0.35 * u * math.sin(time * 2.7 + p[3])
@@ -223,9 +216,7 @@ class World:
         """The frame at a time, undamaged.
 
         Returns:
-          colours u8[H,W,3] (RGB) and values u8[H,W] of the mask: k + 1, ``UNLABELLED``, or
-            ``IGNORED_LABEL`` on the
-          outlines of things.
+          RGB u8[H,W,3]; mask u8[H,W]: k + 1, ``UNLABELLED``, on things' outlines ``IGNORED_LABEL``.
         """
         view, size = self.camera(time), (self.width, self.height)
         colours = cv2.warpAffine(self.colours, view, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
@@ -279,8 +270,7 @@ def warped(
     """An image warped into a frame, cut to the part of the frame that it reaches.
 
     Returns:
-      the part as (rows, columns) or None when it misses the frame, and the image there (0 outside
-      it).
+      the part (rows, columns), None when it misses the frame, and the image there (0 outside it).
     """
     height, width = image.shape[:2]
     corners = transform @ np.array([[0, width, 0, width], [0, 0, height, height], [1, 1, 1, 1]])

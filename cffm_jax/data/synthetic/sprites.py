@@ -43,8 +43,7 @@ PATTERNS = ("blades", "spots", "stripes", "planks", "leaves", "bricks", "waves",
 
 
 def noise(rng: np.random.Generator, shape: tuple[int, int], cell: tuple[float, float], octaves: int = 3) -> np.ndarray:
-    """Smooth noise f32[h,w] in 0..1, of cells that many pixels high and wide, each octave half the
-    size and weight."""
+    """Smooth noise f32[h,w] in 0..1; cells are in pixels, each octave half the size and weight."""
     height, width = shape
     total = np.zeros(shape, np.float32)
     for octave in range(octaves):
@@ -105,8 +104,7 @@ def look_of(index: int, name: str) -> Look:
 
 
 def texture(rng: np.random.Generator, look: Look, shape: tuple[int, int], unit: float) -> np.ndarray:
-    """A tile f32[h,w,3] (RGB, 0..255) of the look, its colour varied a little, as between
-    videos."""
+    """A tile f32[h,w,3] (RGB, 0..255) of the look, its colour varied as between videos."""
     hue = (look.hue + rng.uniform(-0.025, 0.025)) % 1
     saturation = min(1.0, look.saturation * rng.uniform(0.85, 1.15))
     value = min(1.0, look.value * rng.uniform(0.88, 1.12))
@@ -117,8 +115,7 @@ def texture(rng: np.random.Generator, look: Look, shape: tuple[int, int], unit: 
 
 
 class Painter:
-    """A sprite in the making, w x h output pixels, painted at twice that for smooth edges; x and y
-    run over -1..1."""
+    """A sprite of w x h pixels, painted at twice that for smooth edges; x and y run over -1..1."""
 
     def __init__(self, height: float, width: float):
         shape = (2 * max(4, round(height)), 2 * max(4, round(width)))
@@ -137,8 +134,7 @@ class Painter:
     def fill(
         self, where: np.ndarray, colour: np.ndarray | tuple[int, int, int], shade: np.ndarray | float = 1.0
     ) -> None:
-        """Paints a region with a colour or with a tile (larger than the sprite), times the shade
-        (number or [h,w])."""
+        """Paints a region with a colour or a tile (larger than the sprite), times the shade."""
         height, width = self.alpha.shape
         if isinstance(colour, np.ndarray) and colour.ndim == 3:
             colour = cv2.resize(np.ascontiguousarray(colour[: height // 2, : width // 2]), (width, height))
@@ -147,8 +143,7 @@ class Painter:
         self.alpha |= where
 
     def image(self) -> np.ndarray:
-        """u8[h,w,4], colour premultiplied by alpha, with a transparent border for smooth edges
-        after a warp."""
+        """u8[h,w,4], premultiplied by alpha, with a transparent border for smooth warped edges."""
         rgba = np.dstack([np.where(self.alpha[..., None], self.colour, 0), self.alpha * np.float32(255)])
         half = cv2.resize(rgba, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
         half = cv2.copyMakeBorder(half, 1, 0, 1, 1, cv2.BORDER_CONSTANT, value=0)

@@ -1,5 +1,4 @@
-"""The page's figures of the whole split: of the rows beside the papers', of the classes, of what is
-taken for what."""
+"""The page's figures of the split: rows beside the papers', classes, what is taken for what."""
 
 from __future__ import annotations
 
@@ -113,8 +112,7 @@ def _notes(tree: Mapping[str, Any], about: About) -> list[str]:
 
 
 def _published(row: Row, key: str) -> str:
-    """A published figure as text: a space as wide as a digit ends it, as it has one place less than
-    those here."""
+    """A published figure with a digit-wide space after it: it has one place less than ours."""
     value = getattr(row, key, None)
     return "" if value is None else f"{value:.1f}\N{FIGURE SPACE}"
 

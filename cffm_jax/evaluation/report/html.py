@@ -12,8 +12,7 @@ NONE = "\N{EN DASH}"
 
 
 def element(tag: str, *children: ET.Element | str, **attributes: object) -> ET.Element:
-    """An element; what its texts and attributes hold is escaped when it is written. ``class_`` is
-    its class."""
+    """An element; its texts and attributes are escaped when written. ``class_`` is its class."""
     named = {name.rstrip("_"): str(value) for name, value in attributes.items()}
     named = {name if name in _CAMEL else name.replace("_", "-"): value for name, value in named.items()}
     element = ET.Element(tag, {name: value for name, value in named.items() if name != "class" or value})

@@ -1,7 +1,6 @@
 """Builds the report's page: scores and pictures -> one HTML document that loads nothing.
 
-The frame of it, with its style and its script, is ``page.html``; ``docs/metrics.md`` defines the
-figures.
+Its frame, with style and script, is ``page.html``; ``docs/metrics.md`` defines the figures.
 """
 
 from __future__ import annotations

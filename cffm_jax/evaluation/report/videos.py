@@ -1,5 +1,4 @@
-"""The page's videos: strips of the best and the worst with their pictures, and the consistency of
-all."""
+"""The page's videos: strips of the best and worst with pictures, and the consistency of all."""
 
 from __future__ import annotations
 
@@ -32,8 +31,7 @@ _LEGEND = 14
 
 
 class Shot(NamedTuple):
-    """A frame of a strip: its index, a JPEG of it, and PNGs of the masks by row, the ground truth
-    last."""
+    """A frame of a strip: its index, its JPEG, and PNGs of masks by row, the ground truth last."""
 
     time: int
     frame: bytes
@@ -79,8 +77,7 @@ def videos_section(
 
 
 def _video(tree: Mapping[str, Any], dataset: classes.Classes, strip: Strip, number: int) -> ET.Element:
-    """A video: what compares a mask with the truth, the strip whose masks it shows, and their
-    classes."""
+    """A video: a mask compared with the truth, the strip whose masks it shows, their classes."""
     legend = [element("span", chip(dataset, k), class_name(dataset, k)) for k in strip.classes[:_LEGEND]]
     if len(strip.classes) > _LEGEND:
         legend.append(element("span", f"and {len(strip.classes) - _LEGEND} more"))
@@ -108,8 +105,7 @@ def _compare() -> ET.Element:
 
 
 def _pictures(strip: Strip, number: int) -> ET.Element:
-    """A line for each row, a column for each frame; of predictions, the buttons that choose what is
-    compared."""
+    """A line a row, a column a frame; predictions are buttons that choose what is compared."""
     parts = [element("span", class_="corner")]
     parts += [element("span", f"frame {shot.time}", class_="time") for shot in strip.shots]
     first_row, middle = strip.labels[-2], len(strip.shots) // 2

@@ -51,12 +51,10 @@ Samples = Callable[[Video], Mapping[int, Mapping[str, np.ndarray]]]
 
 
 class MaskSamples:
-    """Keeps masks of a few frames of every video: which of the videos are shown is known only at
-    the end.
+    """Keeps masks of a few frames of every video: which are shown is known only at the end.
 
-    To be called with each chunk, by any process or thread, and then ``gather``ed. They are kept as
-    PNGs at the size at which they are shown, of some 5 KB: 20 MB for the four rows of VSPW's 343
-    validation videos.
+    Called with each chunk, by any process or thread, then ``gather``ed. Masks are kept as PNGs of
+    the shown size, some 5 KB each: 20 MB for the four rows of VSPW's 343 validation videos.
 
     Args:
       videos: those that will be segmented.
@@ -90,8 +88,7 @@ class MaskSamples:
 
 
 def prediction_samples(row: str, predictions: str | Path, num_classes: int, first: int) -> Samples:
-    """Samples of masks on disk, as `predictions.score_predictions` reads them, under the name
-    ``row``."""
+    """Samples, named ``row``, of masks on disk as `predictions.score_predictions` reads them."""
 
     def of(video: Video) -> dict[int, dict[str, np.ndarray]]:
         paths = dict(zip(video.targets, prediction_paths(video, Path(predictions) / video.name), strict=True))
@@ -101,8 +98,7 @@ def prediction_samples(row: str, predictions: str | Path, num_classes: int, firs
 
 
 def published_rows(class_names: Sequence[str], split: str, model: str = "") -> tuple[papers.Row, ...]:
-    """The papers' rows to set beside those of a model ("": of any); none for other data than
-    theirs."""
+    """The papers' rows to set beside a model's ("": any's); none for other data than theirs."""
     known = {(VSPW, "val"): papers.VSPW, (CITYSCAPES, "val"): papers.CITYSCAPES}
     where = known.get((tuple(class_names), split))
     return papers.published(where, model) if where else ()
@@ -145,8 +141,7 @@ def write_report(
 ) -> Path:
     """Writes ``<folder>/index.html``, the folder whole or not at all.
 
-    Its size is bounded: of the best and the worst videos, in turn, so many are shown as have room
-    for their pictures.
+    Its size is bounded: best and worst videos are shown in turn while their pictures have room.
 
     Args:
       folder: see ``require_place``.
@@ -183,8 +178,7 @@ def write_report(
 
 def _chosen(scores: Scores) -> tuple[list[str], list[str]]:
     """Names of the best videos by mIoU, best first, and of the worst, worst first; where there are
-    few all are among the best. Those without a labelled pixel come last, and are among the worst
-    never."""
+    few all are best. Those without a labelled pixel come last, never among the worst."""
     by_miou = {video.name: video.sums[CONFUSION.name].miou() for video in scores.videos}
     known = sorted((name for name, miou in by_miou.items() if not math.isnan(miou)), key=lambda name: -by_miou[name])
     if len(by_miou) <= 2 * _BEST:
@@ -234,8 +228,7 @@ def _jpeg(frame: np.ndarray) -> bytes:
 
 
 def _coloured_png(mask: np.ndarray, colours: np.ndarray) -> bytes:
-    """A PNG with a palette of the labels that occur; the ignored label lets through what lies
-    below."""
+    """A PNG with a palette of the labels that occur; the ignored label is transparent."""
     values, indices = np.unique(mask, return_inverse=True)
     image = Image.fromarray(indices.reshape(mask.shape).astype(np.uint8))
     image.putpalette(colours[values].tobytes())
