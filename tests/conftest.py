@@ -72,12 +72,12 @@ def plain(data, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def trained(data, tmp_path_factory):
-    """(folder of a finished run with a profile, what the command printed), trained by the real command; each process of
+    """(folder of a finished run, what the command printed), trained by the real command; each process of
     the suite has a copy."""
     with made_once(tmp_path_factory, "trained") as (folder, made):
         said = folder / "said.txt"
         if not made:
-            status, out, err = runs.finished("train.py", *runs.train_argv(data, folder / "run", "--profile"))
+            status, out, err = runs.finished("train.py", *runs.train_argv(data, folder / "run"))
             assert status == 0, err
             said.write_text(out)
         workdir = tmp_path_factory.mktemp("runs") / "run"

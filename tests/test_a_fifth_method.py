@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from helpers.runs import FIGURES, SIZE, finished, log_lines, train_argv
+from helpers.runs import FIGURES, SIZE, STEPS, finished, log_lines, train_argv
 
 pytestmark = pytest.mark.long
 
@@ -15,8 +15,10 @@ pytestmark = pytest.mark.long
 def run(data, tmp_path_factory):
     """Folder of a run of ST-PPM, trained by the real command."""
     workdir = tmp_path_factory.mktemp("stppm") / "run"
-    status, _, err = finished("train.py", *train_argv(data, workdir, "--model.name", "stppm_b0"))
+    status, out, err = finished("train.py", *train_argv(data, workdir, "--model.name", "stppm_b0", "--profile"))
     assert status == 0, err
+    assert f"profile of steps 3 to {STEPS}: python -m pip install xprof; xprof --logdir {workdir}/profile" in out
+    assert len(list(workdir.glob("profile/plugins/profile/*/*.trace.json.gz"))) == 1
     return workdir
 
 

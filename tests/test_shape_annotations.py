@@ -1,13 +1,15 @@
 """The annotations' shapes are checked while the tests run, and cost nothing in use."""
 
+import importlib.util
 import inspect
-import sys
 
 import jax.numpy as jnp
 import jaxtyping
 import pytest
 
+from cffm_jax.models.create import create_model
 from cffm_jax.models.kmeans import kmeans
+from cffm_jax.models.methods import stppm
 from cffm_jax.models.normalise import normalise
 
 from helpers import runs, shapes
@@ -22,9 +24,17 @@ def test_wrong_arrays_are_refused():
         normalise(frames, jnp.zeros((3, 2), jnp.int32))
 
 
+def test_methods_are_checked():
+    for name in shapes.CHECKED:
+        assert importlib.util.find_spec(name), name
+    with pytest.raises(jaxtyping.TypeCheckError, match="frames"):
+        create_model("cffm_b0", 3).apply({}, jnp.zeros((32, 32, 3)), method="encode")
+    with pytest.raises(jaxtyping.TypeCheckError, match="pyramid"):
+        stppm.pyramid(jnp.zeros((32, 32, 3)))
+
+
 def test_nothing_is_checked_in_use():
-    modules = [name for name in shapes.CHECKED if name in sys.modules]
-    assert inspect.unwrap(kmeans) is not kmeans and modules
+    assert inspect.unwrap(kmeans) is not kmeans
     program = "import inspect, sys\nfrom cffm_jax.models.kmeans import kmeans\n"
     program += "print(inspect.unwrap(kmeans) is kmeans, 'beartype' in sys.modules)"
     status, out, err = runs.finished("-c", program)

@@ -14,15 +14,14 @@ CHECKED = (
     "cffm_jax.metrics.consistency",
     "cffm_jax.metrics.scores",
     "cffm_jax.models.cffa",
-    "cffm_jax.models.cffm",
     "cffm_jax.models.cfm",
     "cffm_jax.models.decoder",
+    "cffm_jax.models.encoders.backbone",
     "cffm_jax.models.kmeans",
     "cffm_jax.models.losses",
-    "cffm_jax.models.method",
+    "cffm_jax.models.methods",
     "cffm_jax.models.normalise",
     "cffm_jax.models.resize",
-    "cffm_jax.models.stppm",
 )
 """Modules, or packages with all in them, whose annotations are checked; not `metrics.kernels`, which Numba compiles."""
 

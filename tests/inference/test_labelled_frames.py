@@ -35,6 +35,7 @@ from cffm_jax.training.sharding import init_state, make_mesh
 from cffm_jax.training.step import make_train_step
 
 from helpers.datasets import write_own, write_snippet
+from helpers.drawn import lively
 from helpers.runs import SIZE, STEPS, K, log_lines, train_argv
 
 CONFIG = Config(model=ModelConfig("cffm_b0", K), data=DataConfig(scale=SIZE[::-1], threads=2), eval=EvalConfig(chunk=8))
@@ -49,13 +50,10 @@ def thinned(video, chosen):
 @pytest.fixture(scope="module")
 def setting(data):
     """(segmenter, variables, whole videos, the same with few masks)."""
-    model = create_model("cffm_b0", K).clone(depths=(1, 1, 1, 1))
-    variables = init_variables(model, jax.random.key(3))
-    # Large logits and lively features: random weights alone predict one class everywhere.
-    params = jax.tree.map(lambda x: 5 * x if x.ndim > 1 else x, variables["params"])
+    model = create_model("cffm_b0", K, depths=(1, 1, 1, 1))
     videos = layouts.read_split(str(data), "val")
     sparse = tuple(thinned(video, chosen) for video, chosen in zip(videos, CHOSEN, strict=True))
-    return VideoSegmenter(model, CONFIG), {**variables, "params": params}, videos, sparse
+    return VideoSegmenter(model, CONFIG), lively(model), videos, sparse
 
 
 def test_targets_have_the_masks_of_the_whole_video(setting):
@@ -163,13 +161,11 @@ def test_each_target_has_the_prototypes_of_its_video(setting):
 
 def test_causal_prototypes_take_in_every_frame(setting):
     """The masks and the figures of the frames are those of their whole videos."""
-    _, variables, videos, sparse = setting
+    _, _, videos, sparse = setting
     plan = PrototypeConfig(count=4)
     config = dataclasses.replace(CONFIG, eval=EvalConfig(prototypes="causal", chunk=8), prototypes=plan)
-    model = create_model("cffmp_b0", K).clone(depths=(1, 1, 1, 1))
-    own = jax.tree.map(lambda x: 5 * x if x.ndim > 1 else x, init_variables(model, jax.random.key(4)))
-    known = {name: variables["params"].get(name, tree) for name, tree in own["params"].items()}
-    variables, segmenter = {**variables, "params": known}, VideoSegmenter(model, config)
+    model = create_model("cffmp_b0", K, depths=(1, 1, 1, 1))
+    variables, segmenter = lively(model), VideoSegmenter(model, config)
     whole = {}
     for chunk in segmenter.segment(variables, videos):
         whole |= {(chunk.video.name, chunk.start + i): mask for i, mask in enumerate(chunk.predictions)}

@@ -7,6 +7,7 @@ import itertools
 
 import cv2
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
@@ -23,6 +24,8 @@ from cffm_jax.metrics.confusion import Confusion
 from cffm_jax.models.methods.method import PER_FRAME as FRAME_ROW
 from cffm_jax.models.normalise import normalise
 from cffm_jax.models.resize import resize_bilinear
+
+from helpers.drawn import lively
 
 SIZE = (60, 90)  # resized to 64x96 for the model
 CLASSES = 5
@@ -46,13 +49,10 @@ def setting(tmp_path_factory):
     config = Config(
         model=ModelConfig("cffm_b0", CLASSES), data=DataConfig(scale=(90, 60), threads=2), eval=EvalConfig(chunk=4)
     )
-    model = create_model("cffm_b0", CLASSES).clone(depths=(1, 1, 1, 1))
-    variables = jax.jit(model.init)(jax.random.key(3), np.zeros((1, 4, 32, 32, 3), np.float32))
-    # Large logits and lively features: random weights alone predict one class everywhere.
-    params = jax.tree.map(lambda x: 5 * x if x.ndim > 1 else x, variables["params"])
+    model = create_model("cffm_b0", CLASSES, depths=(1, 1, 1, 1))
     folder = tmp_path_factory.mktemp("videos")
     videos = [write_video(folder, "long", 14), write_video(folder, "short", 2)]
-    return config, model, {**variables, "params": params}, videos
+    return config, model, lively(model), videos
 
 
 @pytest.fixture(scope="module")
@@ -182,10 +182,14 @@ def test_own_references_are_the_target_repeated(setting, chunks):
     masks = gathered(results, "long", "CFFM")
     assert (masks != gathered(chunks, "long", "CFFM")).any()
     np.testing.assert_array_equal(gathered(results, "long", FRAME_ROW), gathered(chunks, "long", FRAME_ROW))
+
+    @jax.jit
+    def full_logits(frame):
+        logits = model.apply(variables, normalise(jnp.stack([frame] * 4))[None])
+        return resize_bilinear(resize_bilinear(logits, (64, 96)), SIZE)[0]
+
     for t in (0, 3, 11):
-        frame = load_evaluation_frame(videos[0].frames[t], config.data.scale)[0]
-        logits = model.apply(variables, normalise(np.stack([frame] * 4))[None])
-        full = np.asarray(resize_bilinear(resize_bilinear(logits, (64, 96)), SIZE))[0]
+        full = np.asarray(full_logits(load_evaluation_frame(videos[0].frames[t], config.data.scale)[0]))
         assert (masks[t] == full.argmax(-1)).mean() > 0.995
 
 
@@ -221,14 +225,6 @@ def test_scores_count_every_frame_once(setting, chunks):
 )
 def test_rows_are_the_models_own_first(name, mode, rows):
     assert create_model(name, CLASSES).rows(mode) == (*rows, FRAME_ROW)
-
-
-def test_segformer_has_its_per_frame_logits_alone(setting):
-    config, _, _, videos = setting
-    model = create_model("segformer_b0", CLASSES).clone(depths=(1, 1, 1, 1))
-    variables = jax.jit(model.init)(jax.random.key(0), np.zeros((1, 4, 32, 32, 3), np.float32))
-    (chunk,) = VideoSegmenter(model, config).segment(variables, videos[1:])
-    assert list(chunk.masks) == [FRAME_ROW]
 
 
 @pytest.mark.parametrize("frame", [1, 5])

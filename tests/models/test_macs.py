@@ -167,7 +167,7 @@ def test_xla_cost_analysis():
 def test_the_work_of_training_is_about_what_its_gradient_multiplies(name):
     """Traced: the pass back of the first layer lacks its frames' gradients, resizes are products there, and depthwise
     convolutions none. The decoder merges its kernels once a call, and with a pass back three times."""
-    model, clips, size = create_model(name, K, depths=(1, 1, 1, 1)), 1, (64, 96)
+    model, clips, size = create_model(name, K), 1, (64, 96)
     clip = jax.ShapeDtypeStruct((clips, 4, *size, 3), jnp.float32)
     variables = jax.eval_shape(model.init, jax.random.key(0), clip)
     prototypes = jax.ShapeDtypeStruct((clips, 100, model.width), jnp.float32)

@@ -26,6 +26,7 @@ from cffm_jax.weights.files.write import write_safetensors
 from cffm_jax.weights.open import open_stored
 from cffm_jax.weights.start import start_from
 
+from helpers.drawn import lively
 from helpers.products import traced_products
 
 K, SIZE, LENGTH = 5, (64, 96), 7
@@ -38,16 +39,8 @@ CONFIG = Config(
 
 @pytest.fixture(scope="module")
 def network():
-    """With lively features: random weights alone predict one class everywhere."""
-    model = build_model(CONFIG.model).clone(depths=(1, 1, 1, 1))
-    rng = np.random.default_rng(0)
-
-    def draw(path, leaf):
-        if len(leaf.shape) < 2:
-            return np.full(leaf.shape, path[-1].key in ("scale", "var"), np.float32)
-        return (rng.standard_normal(leaf.shape) / np.sqrt(np.prod(leaf.shape[:-1]))).astype(np.float32)
-
-    return model, jax.tree_util.tree_map_with_path(draw, variable_shapes(model))
+    model = build_model(dataclasses.replace(CONFIG.model, depths=(1, 1, 1, 1)))
+    return model, lively(model)
 
 
 @pytest.fixture(scope="module")

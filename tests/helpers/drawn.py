@@ -1,0 +1,21 @@
+"""Variables of a model without an initialisation to compile."""
+
+import jax
+import numpy as np
+
+from cffm_jax.models.variables import variable_shapes
+
+
+def lively(model, seed=3):
+    """Random variables that predict several classes, which initial ones do not: features and logits of about 1."""
+    rng = np.random.default_rng(seed)
+
+    def draw(path, leaf):
+        if path[-1].key in ("scale", "var"):
+            return np.ones(leaf.shape, np.float32)
+        if leaf.ndim < 2:
+            return np.zeros(leaf.shape, np.float32)
+        spread = 5 if "classifier" in path[1].key else 1.5
+        return (spread / np.sqrt(np.prod(leaf.shape[:-1])) * rng.standard_normal(leaf.shape)).astype(np.float32)
+
+    return jax.tree_util.tree_map_with_path(draw, variable_shapes(model))
