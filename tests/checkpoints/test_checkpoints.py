@@ -275,6 +275,8 @@ def another(name, value):
         "projection": "normalised",
         "width": 264,
         "dtype": "bfloat16",
+        "references": "self",
+        "mining": "positions",
     }
     if name.startswith("model.") and name[6:] in of_model:
         return of_model[name[6:]]
