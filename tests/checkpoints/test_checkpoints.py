@@ -282,6 +282,8 @@ def another(name, value):
         return of_model[name[6:]]
     if isinstance(value, bool | str):
         return {bool: not value, str: "other"}[type(value)]
+    if isinstance(value, float):
+        return value / 2 or 0.5
     return tuple(1 + number for number in value) if isinstance(value, tuple) else value + 1
 
 
