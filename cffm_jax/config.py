@@ -19,6 +19,8 @@ IGNORED_LABEL = 255
 """Label of the pixels that neither the loss nor the metrics count."""
 POOLINGS = (1, 2, 3, 4, 5, 7)
 """What the papers' p may be: windows of 7 are pooled in cells of these sides."""
+NOTHING, REQUIRED = "none", "required"
+"""Instead of a file with an encoder's weights: none is to be used; one has to be named."""
 _SMALL = "{} is too small"
 _OR_PAPERS = {"least": 0, "problem": "less than 0", "remedy": "give 0 for the papers' numbers"}
 _EPSILONS = {
@@ -164,10 +166,16 @@ class OptimConfig:
 @dataclasses.dataclass(frozen=True)
 class InitConfig:
     encoder: str = ""
-    """File with ImageNet weights of the MiT encoder; the rest starts at random."""
+    """File with ImageNet weights of the encoder; the rest starts at random. none: all of it does.
+    Configs of VSPW and Cityscapes say required: one of the two has to be given."""
     model: str = setting("", set_by_study=True)
     """File (released CFFM or SegFormer state dict) or checkpoint folder with weights of the whole
     model; for CFFM++ those of its CFFM will do, and the global blocks start at random."""
+
+    @property
+    def source(self) -> str:
+        """The file or folder that is named; "" to start at random."""
+        return self.model or ("" if self.encoder in (NOTHING, REQUIRED) else self.encoder)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -57,7 +57,7 @@ class StudyOptions:
     is that of all rows (but Table 11's)."""
     rows: tuple[str, ...] = ()
     """Only the rows with these labels, see docs/tables.md."""
-    seeds: tuple[int, ...] = (0,)
+    seeds: tuple[int, ...] = setting((0,), least=0)
     """Every network is trained for each."""
     folder: str = "studies"
     """Where everything goes."""

@@ -5,8 +5,8 @@ Cost:      160k iterations of 8 clips (the papers: 4 GPUs x 2 clips)
 Expected:  mIoU 38.5, weighted IoU 60.0, mVC8 88.6, mVC16 84.1 (CFFM++ paper, Table 1)
 """
 
-from cffm_jax.config import Config
+from cffm_jax.config import REQUIRED, Config, InitConfig
 
 
 def get_config() -> Config:
-    return Config()
+    return Config(init=InitConfig(encoder=REQUIRED))

@@ -240,3 +240,23 @@ def global_macs(width: int, h: int, w: int, prototypes: int) -> dict[str, int]:
         "global_output": positions * c * c,
         "global_mlp": 2 * positions * MLP_RATIO * c * c,
     }
+
+
+def mining_elements(width: int, references: tuple[cffa.PooledSource, ...], h: int, w: int) -> int:
+    """Counts what the papers add to the products of one ``MiningBlock``, see ``macs.ELEMENTWISE``."""
+    c, sources = width, (cffa.TARGET, *references)
+    padded = cffa.padded_size(h) * cffa.padded_size(w)
+    cells = padded // cffa.WINDOW**2 * sum(source.cells**2 for source in sources)
+    norms = (len(sources) + 1) * h * w * c  # Of the target and its references; before the MLP.
+    return 2 * (padded + cells) * 3 * c + 2 * cells * c + 2 * padded * c + norms + _mlp_elements(c, h * w)
+
+
+def global_elements(width: int, h: int, w: int, prototypes: int) -> int:
+    """Counts what the papers add to the products of one ``GlobalBlock``, see ``macs.ELEMENTWISE``."""
+    c, positions = width, h * w
+    of_prototypes = (2 * 2 + 1) * prototypes * c  # Keys and values, and their norm.
+    return (2 + 2) * positions * c + 2 * positions * c + of_prototypes + _mlp_elements(c, positions)
+
+
+def _mlp_elements(c: int, positions: int) -> int:
+    return positions * c * ((2 + 1) * MLP_RATIO + 2)

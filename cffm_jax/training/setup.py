@@ -17,7 +17,7 @@ from jax.typing import ArrayLike
 from cffm_jax.checkpoints.by_path import newest_whole, open_checkpoints
 from cffm_jax.checkpoints.compatible import require_same_run
 from cffm_jax.checkpoints.state import TrainState
-from cffm_jax.config import Config, check_settings
+from cffm_jax.config import NOTHING, REQUIRED, Config, InitConfig, check_settings
 from cffm_jax.data.layouts.classes import read_classes
 from cffm_jax.data.layouts.read import manifest_of, read_videos
 from cffm_jax.data.layouts.video import Video
@@ -92,6 +92,8 @@ def prepare(config: Config) -> Iterator[Run]:
         mesh = make_mesh(plan.devices, plan.fsdp)
     start, notes = cluster.from_first(lambda: resume_step(config))
     with cluster.together():
+        if not start:
+            require_start(model, config.init)
         check(config, mesh)
         videos = read_videos(config.data, config.data.train_split)
         held_out = evaluation_videos(config)
@@ -173,6 +175,20 @@ def resume_step(config: Config) -> tuple[int, tuple[str, ...]]:
     return start, notes
 
 
+def require_start(model: Method, init: InitConfig) -> None:
+    """InputError if ``init`` names too much or too little to start a model's training from."""
+    if init.model and init.encoder not in ("", NOTHING, REQUIRED):
+        raise InputError("--init.encoder", "given together with --init.model", "give one of them")
+    if model.base and not init.model:
+        parts = " and ".join(model.fresh_parts or ())
+        problem = f"is missing: {model.public_name} trains its {parts} on top of a trained {model.base.public_name}"
+        raise InputError("--init.model", problem, "name the folder of its run, or a file with its weights")
+    if init.encoder == REQUIRED and not init.model:
+        problem = f"is missing: the config trains from ImageNet weights of {model.backbone}"
+        remedy = f"name their file, or give --init.encoder {NOTHING} to train from random weights"
+        raise InputError("--init.encoder", problem, remedy)
+
+
 def check(config: Config, mesh: Mesh) -> None:
     """InputError for settings that do not fit the machine or the dataset's folder."""
     require_shares(config.train.batch_size, mesh, config.train.accumulate)
@@ -221,21 +237,15 @@ def initial_variables(model: Method, config: Config, key: jax.Array, start: int 
     if start:
         with open_checkpoints(config.workdir) as checkpoints:
             return checkpoints.restore_variables(start, variable_shapes(model)), f"step {start} of {config.workdir}"
-    if init.encoder and init.model:
-        raise InputError("--init.encoder", "given together with --init.model", "give one of them")
-    source = init.model or init.encoder
-    if model.base and not init.model:
-        parts = " and ".join(model.fresh_parts or ())
-        problem = f"is missing: {config.model.name} trains its {parts} on top of a trained {model.base.public_name}"
-        raise InputError("--init.model", problem, "name the folder of its run, or a file with its weights")
-    if not source:
+    require_start(model, init)
+    if not init.source:
         return init_variables(model, key), "random"
-    with open_stored(source) as weights:
+    with open_stored(init.source) as weights:
         variables, report = start_from(
             weights,
             model,
             key,
-            only=(ENCODER,) if init.encoder else (),
+            only=() if init.model else (ENCODER,),
             may_be_fresh=model.fresh_parts,
         )
     return variables, str(report)

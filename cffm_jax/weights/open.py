@@ -93,7 +93,7 @@ def _of_run(checkpoints: store.Checkpoints, path: Path, raw: bool) -> StoredWeig
     def describe(name: str, leaf: jax.ShapeDtypeStruct) -> StoredArray:
         return StoredArray(leaf.shape, np.dtype(leaf.dtype), lambda: np.asarray(restored()[name]))
 
-    started = config.init.model or config.init.encoder
+    started = config.init.source
     return StoredWeights(
         source=str(path),
         origin=f"cffm_jax run, step {step}{', EMA weights' if averaged else ''}",

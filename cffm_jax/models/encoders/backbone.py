@@ -87,6 +87,7 @@ class Backbone:
       module: the encoder.
       macs: (size, height, width) -> multiply-accumulates of one frame by part, see
         ``ENCODER_PARTS``.
+      elements: the same -> what the papers' count adds to them, see ``macs.ELEMENTWISE``.
       layers: every layer, with its path within the encoder, and with its authors' key without
         "backbone.".
       block: path and key of a block, templates as those of its layers, which both begin with it.
@@ -99,6 +100,7 @@ class Backbone:
     sizes: Mapping[str, Any]
     module: type[Encoder]
     macs: Callable[[Any, int, int], dict[str, int]]
+    elements: Callable[[Any, int, int], int]
     layers: tuple[Layer, ...]
     block: tuple[str, str]
     shapes: Callable[[Any], dict[str, tuple[int, ...]]]

@@ -92,6 +92,14 @@ def macs(size: Size, height: int, width: int) -> dict[str, int]:
     }
 
 
+def elements(size: Size, height: int, width: int) -> int:
+    """Counts what the papers add to the products of one frame, see ``macs.ELEMENTWISE``."""
+    positions = [(height // stride) * (width // stride) for stride in STRIDES]
+    # Biases of the convolution, the norm, and of the two dense layers; GELU.
+    block = 2 + (2 + 1) * MLP_RATIO + 2
+    return sum((3 + depth * block) * n * c for n, c, depth in zip(positions, size.channels, size.depths, strict=True))
+
+
 _PATH, _KEY = BLOCK = "stages_{stage0}/blocks_{block}/", "stages.{stage0}.{block}."
 LAYERS = (
     # The first stage convolves before it normalises, the others after.
@@ -162,7 +170,7 @@ def shapes(size: Size) -> dict[str, tuple[int, ...]]:
 
 
 BACKBONE = Backbone(
-    SIZES, ConvNeXt, macs, LAYERS, BLOCK, shapes, (AUTHORS, HUGGING_FACE, TIMM),
+    SIZES, ConvNeXt, macs, elements, LAYERS, BLOCK, shapes, (AUTHORS, HUGGING_FACE, TIMM),
     # ImageNet's classifier reads the last map, by a norm of its own.
     afresh={"norm{stage0}.{leaf}": "norms of the encoder's stages"},
 )  # fmt: skip

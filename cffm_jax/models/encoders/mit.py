@@ -163,6 +163,21 @@ def macs(size: MiTSize, height: int, width: int) -> dict[str, int]:
     return dict(parts)
 
 
+def elements(size: MiTSize, height: int, width: int) -> int:
+    """Counts what the papers add to the products of one frame, see ``macs.ELEMENTWISE``."""
+    count = 0
+    for c, depth, ratio, stride, reduction in zip(
+        size.channels, size.depths, size.mlp_ratios, STRIDES, REDUCTIONS, strict=True
+    ):
+        queries = (height // stride) * (width // stride)
+        keys = (height // stride // reduction) * (width // stride // reduction)
+        reduced = 2 * keys * c if reduction > 1 else 0  # Bias and norm.
+        mlp = (2 + 1 + 1) * queries * ratio * c + 2 * queries * c  # Biases, depthwise bias, GELU; bias.
+        block = 2 * queries * c + (2 + 2) * queries * c + 2 * 2 * keys * c + reduced + mlp  # Norms; q, output; k and v.
+        count += 3 * queries * c + depth * block  # Bias of the embedding, its norm, the stage's.
+    return count
+
+
 _PATH, _KEY = BLOCK = "stage{stage}/block{block}/", "block{stage}.{block}."
 LAYERS = (
     Layer("stage{stage}/embed", "patch_embed{stage}.proj", CONV),
@@ -275,4 +290,6 @@ def shapes(size: MiTSize) -> dict[str, tuple[int, ...]]:
     return {**norms, "block1.0.mlp.fc1.weight": (ratio * c, c)}
 
 
-BACKBONE = Backbone(SIZES, MiT, macs, LAYERS, BLOCK, shapes, (AUTHORS, HUGGING_FACE, HUGGING_FACE_LIVE, MMSEGMENTATION))
+BACKBONE = Backbone(
+    SIZES, MiT, macs, elements, LAYERS, BLOCK, shapes, (AUTHORS, HUGGING_FACE, HUGGING_FACE_LIVE, MMSEGMENTATION)
+)

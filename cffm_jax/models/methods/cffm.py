@@ -364,6 +364,18 @@ class CFFM(Method):
         parts = {part: self.global_blocks * count for part, count in block.items()}
         return parts | {"global_classifier": h * w * self.width * self.num_classes}
 
+    def elements(self, height: int, width: int, *, prototypes: int) -> int:
+        if not self.local_blocks and not self.global_blocks:
+            return super().elements(height, width, prototypes=prototypes)
+        h, w = height // 8, width // 8
+        local = self.local_blocks * cfm.mining_elements(self.width, self.sources, h, w)
+        globals_ = self.global_blocks * cfm.global_elements(self.width, h, w, prototypes)
+        heads = bool(self.local_blocks) + bool(self.global_blocks)
+        count = self.frame_elements(height, width) + local + globals_ + heads * h * w * self.num_classes
+        return count + (
+            0 if self.local_blocks else 4 * h * w * self.num_classes
+        )  # CFFM+ adds its own to per-frame ones.
+
     def training_macs(self, height: int, width: int, *, prototypes: int) -> int:
         """Local models encode and classify all frames of a clip; with global contexts the targets
         alone are encoded, and only the global blocks have a backward pass."""

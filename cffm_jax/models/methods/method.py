@@ -28,7 +28,7 @@ from jaxtyping import Array, Bool, Float, Float32, Int32
 
 from cffm_jax.config import Config, ModelConfig
 from cffm_jax.models import layers
-from cffm_jax.models.decoder import FrameDecoder, decoder_macs
+from cffm_jax.models.decoder import FrameDecoder, decoder_elements, decoder_macs
 from cffm_jax.models.encoders import names as encoders
 from cffm_jax.models.encoders.backbone import ENCODER_PARTS
 from cffm_jax.models.encoders.names import ENCODER
@@ -354,6 +354,17 @@ class Method(nn.Module):
             size.channels, height, width, self.width, self.num_classes,
             normalised=self.projection == "normalised", merged=executed,
         )  # fmt: skip
+
+    def elements(self, height: int, width: int, *, prototypes: int) -> int:
+        """Counts what the papers add to the products of ``macs``, see ``macs.ELEMENTWISE``."""
+        return self.frame_elements(height, width) + height * width // 16 * self.num_classes
+
+    def frame_elements(self, height: int, width: int) -> int:
+        """``elements`` of encoder and decoder, without a classifier's bias."""
+        size = encoders.size_of(self.backbone, self.depths)
+        return encoders.backbone_of(self.backbone).elements(size, height, width) + decoder_elements(
+            size.channels, height, width, self.width, normalised=self.projection == "normalised"
+        )
 
     def training_macs(self, height: int, width: int, *, prototypes: int) -> int:
         """Multiply-accumulates of a training step for one clip, forward and backward, as executed;

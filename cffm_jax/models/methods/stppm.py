@@ -154,6 +154,11 @@ class TemporalPyramid(Method):
             "clip_classifier": positions * c * self.num_classes,
         }
 
+    def elements(self, height: int, width: int, *, prototypes: int) -> int:
+        positions = height * width // 64
+        normed = 3 * (sum(side**2 for side in SIDES) + positions) * self.width
+        return self.frame_elements(height, width) + normed + positions * self.num_classes
+
     def training_macs(self, height: int, width: int, *, prototypes: int) -> int:
         frame = sum(self.frame_macs(height, width, executed=True).values())
         target = sum(self.macs(height, width, prototypes=prototypes, executed=True).values())
