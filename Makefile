@@ -11,7 +11,8 @@ PYTHON := $(VENV)/bin/python
 PIP := $(PYTHON) -m pip -qq --disable-pip-version-check
 LOCKED := $(PIP) install --require-hashes --no-build-isolation --use-pep517
 TORCH := torch==2.13.0
-TEST := $(PYTHON) -m pytest -n $(JOBS) --dist loadfile --max-worker-restart 0
+# In the order of the files: the larger ones first would all wait for the one run that is trained for them.
+TEST := $(PYTHON) -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 
 .DEFAULT_GOAL := help
 .PHONY: help install install-cuda12 install-cuda13 install-video install-onnx check test test-long test-reference test-browser test-onnx demo bench-data lock clean

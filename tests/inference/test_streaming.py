@@ -90,7 +90,7 @@ def test_smaller_models(name, frames, video):
     assert share_of_others(masks, whole(model, variables, video)[:7]) < 1e-3
 
 
-@pytest.mark.parametrize("apart", [None, False])
+@pytest.mark.parametrize("apart", [None, pytest.param(False, marks=pytest.mark.long)])
 def test_streams_side_by_side_that_start_anew_at_any_time(network, frames, expected, apart):
     """Stream 0 runs on; stream 1 is two frames behind and starts again after seven steps."""
     model, variables = network

@@ -110,7 +110,7 @@ def test_frames_of_a_call(monkeypatch, backend, scale, given, expected):
     assert whole_videos.chunk_size(Config(data=DataConfig(scale=scale), eval=EvalConfig(chunk=given))) == expected
 
 
-@pytest.mark.parametrize("chunk", [1, 5, 16])
+@pytest.mark.parametrize("chunk", [1, *(pytest.param(n, marks=pytest.mark.long) for n in (5, 16))])
 def test_the_chunk_changes_nothing(setting, chunks, chunk):
     config, model, variables, videos = setting
     other = dataclasses.replace(config, eval=EvalConfig(chunk=chunk))

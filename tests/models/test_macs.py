@@ -127,11 +127,11 @@ DEPTHS = (1, 2, 1, 3)
 @pytest.mark.parametrize(
     ("name", "size"),
     [
-        ("segformer_b0", (64, 96)),
-        ("cffm_b0", (128, 224)),
-        ("cffm_b2", (96, 64)),
         ("cffmpp_b0", (64, 96)),
-        ("segformer_pvtv2_b0", (64, 96)),
+        pytest.param("segformer_b0", (64, 96), marks=pytest.mark.long),
+        pytest.param("cffm_b0", (128, 224), marks=pytest.mark.long),
+        pytest.param("cffm_b2", (96, 64), marks=pytest.mark.long),
+        pytest.param("segformer_pvtv2_b0", (64, 96), marks=pytest.mark.long),
         ("cffm_convnext_tiny", (64, 96)),
     ],
 )

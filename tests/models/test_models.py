@@ -387,6 +387,7 @@ def test_frame_logits_are_segformers_of_each_frame_alone(b0, clips, outputs):
     np.testing.assert_array_equal(whole.logits, whole.frame_logits[:, -1])
 
 
+@pytest.mark.long
 def test_bfloat16_is_close_to_float32(b0, clips, outputs):
     """Relative root mean square below 3 %, bfloat16 having 8 bits; parameters and logits stay float32."""
     _, variables, _ = b0

@@ -107,6 +107,7 @@ def test_the_order_of_references_does_not_matter(network, frames):
     assert np.abs(run(variables, clips) - run(variables, clips[:, [3, 3, 3, 3]])).max() > 1e-2
 
 
+@pytest.mark.long
 def test_a_training_step_moves_every_part(network):
     model, variables = network
     mesh, optimizer, rng = make_mesh(1), optax.sgd(0.1), np.random.default_rng(2)

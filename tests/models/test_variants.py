@@ -230,6 +230,7 @@ def run(model, variables, clips, prototypes=None) -> np.ndarray:
     return np.asarray(apply(variables, clips, prototypes=prototypes))
 
 
+@pytest.mark.long
 def test_static_contexts_are_the_target_repeated(clips):
     past = cffm_jax.create_model("cffm_b0", K)
     static, variables = cffm_jax.create_model("cffm_b0", K, references="self"), weights(past)
@@ -267,6 +268,7 @@ def pp():
     return model, weights(model)
 
 
+@pytest.mark.long
 def test_local_and_half_of_the_global_logits(pp, clips):
     model, variables = pp
     p = np.random.default_rng(4).standard_normal((1, 7, 256)).astype(np.float32)

@@ -56,6 +56,7 @@ def small():
         return variables, jax.jit(module.apply).lower(variables, frames).compile(quickly), frames
 
 
+@pytest.mark.long
 def test_initial_weights_of_convnext(small):
     variables, _, _ = small
     for path, weight in flax.traverse_util.flatten_dict(variables["params"], sep="/").items():
