@@ -11,10 +11,10 @@ def lively(model, seed=3):
     rng = np.random.default_rng(seed)
 
     def draw(path, leaf):
-        if path[-1].key in ("scale", "var"):
-            return np.ones(leaf.shape, np.float32)
         if leaf.ndim < 2:
-            return np.zeros(leaf.shape, np.float32)
+            # Norms, statistics; poolings that take the mean; biases.
+            ones = {"scale": 1, "var": 1, "gamma": 1, "weight": 1 / leaf.size}.get(path[-1].key, 0)
+            return np.full(leaf.shape, ones, np.float32)
         spread = 5 if "classifier" in path[1].key else 1.5
         return (spread / np.sqrt(np.prod(leaf.shape[:-1])) * rng.standard_normal(leaf.shape)).astype(np.float32)
 
