@@ -248,6 +248,30 @@ class TrainConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class LossConfig:
+    """The training loss of logits and labels; the papers' is the cross-entropy alone. The clip's and
+    the frames' logits (train.frame_loss_weight) have the same."""
+
+    cross_entropy: float = setting(1.0, least=0)
+    """Weight of the cross-entropy."""
+    focal: float = setting(0.0, least=0)
+    """Weight of the focal loss: the cross-entropy of a pixel times (1 - p) ** focal_gamma."""
+    focal_gamma: float = setting(2.0, least=0)
+    """Exponent of the focal loss."""
+    dice: float = setting(0.0, least=0)
+    """Weight of the dice loss, the mean over the classes that a batch's labels have."""
+    class_weights: tuple[float, ...] = setting((), least=0, goes_with=("model.num_classes",))
+    """Weight of each class in cross-entropy and focal loss; without any all are 1. python -m
+    cffm_jax.data.check ROOT --class-weights prints some for a dataset."""
+    label_smoothing: float = setting(0.0, least=0, below=1)
+    """Share of the cross-entropy that is spread over all classes."""
+    ohem_threshold: float = setting(0.0, least=0, below=1)
+    """Only hard pixels count: those whose class has a smaller probability; 0: all do (OHEM)."""
+    ohem_kept: int = setting(100_000, least=1)
+    """The hardest pixels that count in any case, of each set of logits of a batch."""
+
+
+@dataclasses.dataclass(frozen=True)
 class EvalConfig:
     chunk: int = setting(0, least=0, changes="nothing", remedy="give at least 1, or 0 for what suits the device")
     """Target frames segmented in one jitted call; 0: 8, on a CPU as many as one frame of 480p has
@@ -270,6 +294,7 @@ class Config:
     optim: OptimConfig = OptimConfig()
     init: InitConfig = InitConfig()
     prototypes: PrototypeConfig = setting(PrototypeConfig(), evaluated=True, part="method")
+    loss: LossConfig = LossConfig()
     train: TrainConfig = TrainConfig()
     eval: EvalConfig = setting(EvalConfig(), evaluated=True)
 
@@ -294,6 +319,11 @@ def check_settings(config: Config, sections: Iterable[str] = SECTIONS) -> None:
     if len(offsets) != len(receptive) or min(offsets, default=0) < 1 or list(offsets) != sorted(offsets)[::-1]:
         remedy = f"give {len(receptive)} numbers of at least 1, the largest first; as many as --model.receptive"
         raise InputError("--data.offsets", f"is {' '.join(map(str, offsets))}", remedy)
+    given, classes = config.loss.class_weights, config.model.num_classes
+    if given and len(given) != classes:
+        raise InputError("--loss.class_weights", f"has {len(given)} numbers", f"give {classes}, one for each class")
+    if not config.loss.cross_entropy and not config.loss.focal and not config.loss.dice:
+        raise InputError("--loss.cross_entropy", "no loss has a weight above 0", "give one of the three a weight")
 
 
 def check_model(settings: ModelConfig) -> None:

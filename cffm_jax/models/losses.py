@@ -6,6 +6,7 @@ the logits, K classes.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import jax
@@ -53,7 +54,10 @@ def cross_entropy(logits: Float[Array, "B h w K"], labels: Integer[Array, "B H W
 
 
 def clip_loss(
-    outputs: Logits, labels: Integer[Array, "B L H W"], frame_weight: float | Float[Array, ""] = 0.5
+    outputs: Logits,
+    labels: Integer[Array, "B L H W"],
+    frame_weight: float | Float[Array, ""] = 0.5,
+    criterion: Callable[[Array, Array], Array] | None = None,
 ) -> tuple[Float32[Array, ""], LossParts]:
     """Loss of a batch of clips.
 
@@ -62,16 +66,18 @@ def clip_loss(
       labels: of the last L frames, the target last; 0..K-1, 255 is ignored. The per-frame
         cross-entropy is the mean over these (in Cityscapes the target alone).
       frame_weight: weight of the per-frame cross-entropy.
+      criterion: the loss of one set of logits and labels; None: the papers'.
 
     Returns:
       The loss and its two parts.
     """
-    clip = cross_entropy(outputs.logits, labels[:, -1])
+    of_pair = criterion or cross_entropy
+    clip = of_pair(outputs.logits, labels[:, -1])
 
     # One frame of each clip at a time: a quarter of the memory, and the batch axis stays whole for
     # sharding.
     def frame(pair: tuple[jax.Array, jax.Array]) -> jax.Array:
-        return cross_entropy(*pair)
+        return of_pair(*pair)
 
     frame_logits = outputs.frame_logits[:, -labels.shape[1] :]
     frames = jnp.mean(jax.lax.map(frame, (jnp.moveaxis(frame_logits, 1, 0), jnp.moveaxis(labels, 1, 0))))

@@ -28,6 +28,7 @@ from cffm_jax.evaluation.sharing import chosen_devices
 from cffm_jax.inference.video_prototypes import all_prototypes, prototype_source
 from cffm_jax.inference.whole_videos import VideoSegmenter
 from cffm_jax.models.create import build_model
+from cffm_jax.models.criterion import make_criterion
 from cffm_jax.models.encoders.names import ENCODER
 from cffm_jax.models.macs import training_flops
 from cffm_jax.models.methods.method import Method
@@ -129,6 +130,7 @@ def prepare(config: Config) -> Iterator[Run]:
                 optimizer,
                 mesh,
                 frame_loss_weight=plan.frame_loss_weight,
+                criterion=make_criterion(config.loss),
                 bad_steps=plan.bad_steps,
                 ema=config.optim.ema,
                 accumulate=plan.accumulate,

@@ -11,6 +11,8 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from cffm_jax.checkpoints.state import TrainState
+from cffm_jax.models.criterion import Criterion
+from cffm_jax.models.losses import cross_entropy
 from cffm_jax.models.methods.method import Batch, Method
 from cffm_jax.models.variables import trained_parts
 from cffm_jax.training.sharding import FSDP_AXIS, batch_sharded, replicated, state_sharded
@@ -24,6 +26,7 @@ def make_train_step(
     mesh: Mesh,
     *,
     frame_loss_weight: float,
+    criterion: Criterion = cross_entropy,
     bad_steps: int = 10,
     ema: float = 0.0,
     accumulate: int = 1,
@@ -59,7 +62,7 @@ def make_train_step(
             def loss_of(trained: Any) -> tuple[jax.Array, Any]:
                 variables = {"params": {**params, **trained}, "batch_stats": batch_stats}
                 (loss, parts), updates = model.apply(
-                    variables, batch, frame_loss_weight,
+                    variables, batch, frame_loss_weight, criterion,
                     method="loss", mutable=["batch_stats"], rngs={"dropout": key},
                 )  # fmt: skip
                 return loss, (parts, updates["batch_stats"])

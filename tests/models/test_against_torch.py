@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 import cffm_jax
-from cffm_jax.config import OptimConfig
+from cffm_jax.config import LossConfig, OptimConfig
 from cffm_jax.models.create import create_model
+from cffm_jax.models.criterion import make_criterion
 from cffm_jax.models.losses import clip_loss
 from cffm_jax.models.resize import resize_bilinear
 from cffm_jax.training.optim import make_optimizer
@@ -99,6 +100,24 @@ def test_the_loss_is_torchs(torch, ignored):
     np.testing.assert_allclose(value, expected.item(), rtol=2e-6)
     np.testing.assert_allclose(gradient, theirs.grad.numpy().transpose(0, 2, 3, 1), rtol=0, atol=1e-7)
     np.testing.assert_allclose(frame_gradient, theirs_frames.grad.numpy().transpose(0, 1, 3, 4, 2), rtol=0, atol=1e-7)
+
+
+@pytest.mark.parametrize(("weighted", "smoothing"), [(True, 0.0), (False, 0.1), (True, 0.2)])
+def test_weights_and_smoothing_are_torchs(torch, weighted, smoothing):
+    rng = np.random.default_rng(0)
+    logits, labels = 3 * normal(2, 6, 8, 7), rng.integers(0, 7, (2, 6, 8))
+    labels[rng.random(labels.shape) < 0.3] = 255
+    weights = tuple(rng.random(7)) if weighted else ()
+    theirs = torch.from_numpy(logits.transpose(0, 3, 1, 2).copy()).requires_grad_()
+    expected = torch.nn.functional.cross_entropy(
+        theirs, torch.from_numpy(labels), torch.tensor(weights, dtype=torch.float32) if weighted else None,
+        ignore_index=255, reduction="none", label_smoothing=smoothing,
+    ).mean()  # fmt: skip
+    expected.backward()
+    criterion = make_criterion(LossConfig(class_weights=weights, label_smoothing=smoothing))
+    value, gradient = jax.jit(jax.value_and_grad(criterion))(logits, labels.astype(np.uint8))
+    np.testing.assert_allclose(value, expected.item(), rtol=2e-6)
+    np.testing.assert_allclose(gradient, theirs.grad.numpy().transpose(0, 2, 3, 1), rtol=0, atol=1e-7)
 
 
 # --- optimiser -----------------------------------------------------------------------------------------------------

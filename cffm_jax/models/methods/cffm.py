@@ -15,6 +15,7 @@ from jaxtyping import Array, Bool, Float, Float32, Int32
 from cffm_jax.config import Config, ModelConfig
 from cffm_jax.errors import InputError
 from cffm_jax.models import cffa, cfm, layers
+from cffm_jax.models.criterion import Criterion
 from cffm_jax.models.encoders.names import size_of
 from cffm_jax.models.foreign.names import MethodNames
 from cffm_jax.models.kmeans import RunningClusters, start_running, update_running
@@ -309,15 +310,17 @@ class CFFM(Method):
 
     # --- training
 
-    def loss(self, batch: Batch, frame_loss_weight: float) -> tuple[Float32[Array, ""], dict[str, Float32[Array, ""]]]:
+    def loss(
+        self, batch: Batch, frame_loss_weight: float, criterion: Criterion = cross_entropy
+    ) -> tuple[Float32[Array, ""], dict[str, Float32[Array, ""]]]:
         """``clip_loss`` (CFFM section 4.1); with global contexts the cross-entropy of their logits
         alone (CFFM++ section 4.2), on targets: all else as in evaluation, with no backward pass."""
         if self.global_blocks:
             targets = normalise(batch["frames"][:, -1], batch["size"])
             logits = self.train_global(targets, batch["prototypes"])
-            return cross_entropy(logits, batch["labels"][:, -1]), {}
+            return criterion(logits, batch["labels"][:, -1]), {}
         outputs = self.clip_outputs(normalise(batch["frames"], batch["size"]), train=True)
-        loss, parts = clip_loss(outputs, batch["labels"], frame_loss_weight)
+        loss, parts = clip_loss(outputs, batch["labels"], frame_loss_weight, criterion)
         return loss, {"clip_loss": parts.clip, "frame_loss": parts.frames}
 
     def train_global(

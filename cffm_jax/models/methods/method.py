@@ -28,11 +28,13 @@ from jaxtyping import Array, Bool, Float, Float32, Int32
 
 from cffm_jax.config import Config, ModelConfig
 from cffm_jax.models import layers
+from cffm_jax.models.criterion import Criterion
 from cffm_jax.models.decoder import FrameDecoder, decoder_elements, decoder_macs
 from cffm_jax.models.encoders import names as encoders
 from cffm_jax.models.encoders.backbone import ENCODER_PARTS
 from cffm_jax.models.encoders.names import ENCODER
 from cffm_jax.models.foreign.names import NO_NAMES, MethodNames
+from cffm_jax.models.losses import cross_entropy
 from cffm_jax.models.resize import resize_bilinear
 
 Tree = Any
@@ -294,8 +296,10 @@ class Method(nn.Module):
 
     # --- training
 
-    def loss(self, batch: Batch, frame_loss_weight: float) -> tuple[Float32[Array, ""], dict[str, Float32[Array, ""]]]:
-        """The training loss of a batch and its parts by name.
+    def loss(
+        self, batch: Batch, frame_loss_weight: float, criterion: Criterion = cross_entropy
+    ) -> tuple[Float32[Array, ""], dict[str, Float32[Array, ""]]]:
+        """The training loss of a batch and its parts by name; ``criterion``: that of one set of logits.
 
         Needs a "dropout" key and mutable "batch_stats".
         """

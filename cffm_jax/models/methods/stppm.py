@@ -19,7 +19,8 @@ from jaxtyping import Array, Bool, Float, Float32
 
 from cffm_jax.config import ModelConfig
 from cffm_jax.models import layers
-from cffm_jax.models.losses import clip_loss
+from cffm_jax.models.criterion import Criterion
+from cffm_jax.models.losses import clip_loss, cross_entropy
 from cffm_jax.models.methods.method import PER_FRAME, Batch, FrameFeatures, Method, Prototypes
 from cffm_jax.models.normalise import normalise
 from cffm_jax.models.resize import resize_bilinear
@@ -140,10 +141,12 @@ class TemporalPyramid(Method):
         logits = self.clip_classifier(self.clip_dropout(x, deterministic=not train)).astype(jnp.float32)
         return resize_bilinear(logits, (2 * h, 2 * w))
 
-    def loss(self, batch: Batch, frame_loss_weight: float) -> tuple[Float32[Array, ""], dict[str, Float32[Array, ""]]]:
+    def loss(
+        self, batch: Batch, frame_loss_weight: float, criterion: Criterion = cross_entropy
+    ) -> tuple[Float32[Array, ""], dict[str, Float32[Array, ""]]]:
         """``clip_loss``: TCB's auxiliary loss of every frame is that of the per-frame logits."""
         outputs = self.clip_outputs(normalise(batch["frames"], batch["size"]), train=True)
-        loss, parts = clip_loss(outputs, batch["labels"], frame_loss_weight)
+        loss, parts = clip_loss(outputs, batch["labels"], frame_loss_weight, criterion)
         return loss, {"clip_loss": parts.clip, "frame_loss": parts.frames}
 
     def macs(self, height: int, width: int, *, prototypes: int, executed: bool) -> dict[str, int]:
