@@ -1,9 +1,11 @@
 """The papers' tables: every command parses and builds its model, bases fit, and the facts agree with each other."""
 
 import itertools
+import math
 import subprocess
 import sys
 
+import jax
 import pytest
 
 from cffm_jax.checkpoints.compatible import require_same_model
@@ -11,6 +13,7 @@ from cffm_jax.commands.train import TrainOptions
 from cffm_jax.data.evaluation_frames import evaluation_size
 from cffm_jax.evaluation.options import EvalOptions
 from cffm_jax.models.create import build_model
+from cffm_jax.models.variables import variable_shapes
 from cffm_jax.rules import with_changes
 from cffm_jax.runtime.command_line import parse_command, run_command
 from cffm_jax.settings import load_config
@@ -165,3 +168,26 @@ def test_needs_no_jax():
 
 def test_options_at_fault(refused):
     refused(document.main, ["--format", "html"], "--format", "is no option")
+
+
+def counted(network, configs):
+    """Millions of parameters: the network's with what the release adds and never calls, and one global block's MLP's."""
+    config = configs[network]
+    shapes = variable_shapes(build_model(config.model))["params"]
+    sizes = {name: sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree)) for name, tree in shapes.items()}
+    # A classifier; of each global block two thirds of its qkv layer, an output layer and a table of positions.
+    blocks = sum(name.startswith("globals") for name in sizes)
+    dead = 129 * config.model.num_classes + blocks * (3 * (256 * 256 + 256) + 169 * 8)
+    mlp = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes.get("globals_0", {}).get("mlp", {})))
+    return (sum(sizes.values()) + dead) / 1e6, mlp / 1e6
+
+
+@pytest.mark.parametrize(
+    ("table", "row"), [(t, r) for t, r in ROWS if r.costs], ids=lambda each: getattr(each, "label", None)
+)
+def test_published_parameters_are_those_of_the_network(configs, table, row):
+    """Rounded as printed; SegFormer's two larger ones are rounded up there. Table 3's CFFM++ is CFFM and an MLP."""
+    count, mlp = counted(row.network, configs)
+    if table.name == "table3" and row.network.base:
+        count = counted(row.network.base, configs)[0] + mlp
+    assert -0.05 < row.costs.parameters - count < 0.1

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from cffm_jax.runtime.command_line import parse_command
 from cffm_jax.tables.networks import Command, eval_command, train_command
-from cffm_jax.tables.rows import FIGURES, TABLES, TEST_SERVER, Row, Table
+from cffm_jax.tables.rows import COSTS, FIGURES, TABLES, TEST_SERVER, Row, Table
 
 HEAD = """# The papers' tables
 
@@ -48,13 +48,15 @@ def markdown() -> str:
 
 def _section(table: Table, fresh: Sequence[Command]) -> str:
     given = {head: f for head, f in FIGURES.items() if any(getattr(row, f) is not None for row in table.rows)}
-    heads = ["row", "method", *given, "run"]
+    costs = {head: f for head, f in COSTS.items() if any(getattr(row.costs, f, None) is not None for row in table.rows)}
+    heads = ["row", "method", *costs, *given, "run"]
     lines = [f"## {table.title}", ""]
     if table.note:
         lines += [*_wrapped(table.note), ""]
     lines += ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
     for row in table.rows:
-        cells = [row.label, row.method, *(str(getattr(row, figure)) for figure in given.values())]
+        cells = [row.label, row.method, *(str(getattr(row.costs, cost)) for cost in costs.values())]
+        cells += [str(getattr(row, figure)) for figure in given.values()]
         lines.append("| " + " | ".join([*cells, f"`{row.network.run}`"]) + " |")
     if fresh:
         lines += ["", "```", *("python " + " ".join(command) for command in fresh), "```"]
