@@ -171,7 +171,7 @@ def test_options_at_fault(refused):
 
 
 def counted(network, configs):
-    """Millions of parameters: the network's with what the release adds and never calls, and one global block's MLP's."""
+    """Millions of parameters: the network's with what the release adds and never calls; one global block's MLP's."""
     config = configs[network]
     shapes = variable_shapes(build_model(config.model))["params"]
     sizes = {name: sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree)) for name, tree in shapes.items()}
