@@ -57,6 +57,9 @@ class ModelConfig:
     pooling: tuple[int, ...] = setting((7, 4, 2), goes_with=("model.receptive",), part="method")
     """p of the references: side of the patch that is pooled into one context token (1, 2, 3, 4, 5
     or 7)."""
+    pooling_rule: Literal["release", "paper"] = setting("release", part="method")
+    """How r and p are read: as the release computes them (for p other than 7 windows are resized
+    first, and regions lie off their middle), or as the papers describe them, for any r and p."""
     references: Literal["past", "self"] = setting("past", any_weights=True, part="method")
     """What a target is mined with: past frames, or itself in their place (static contexts
     alone)."""
@@ -333,6 +336,8 @@ def check_model(settings: ModelConfig) -> None:
     receptive, pooling, problem = settings.receptive, settings.pooling, ""
     if not receptive or len(receptive) != len(pooling):
         problem = f"r has {len(receptive)} numbers and p has {len(pooling)}: one of each for a reference"
+    elif settings.pooling_rule == "paper":
+        problem = "r and p must be at least 1" if min(*receptive, *pooling) < 1 else ""
     elif not set(pooling) <= set(POOLINGS) or min(receptive) < 1:
         problem = f"r must be at least 1 and p one of {list(POOLINGS)}, not {receptive} and {pooling}"
     if problem:

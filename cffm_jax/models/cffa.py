@@ -57,6 +57,29 @@ class PooledSource:
     def bias_side(self) -> int:
         return WINDOW - 1 + self.reach
 
+    @property
+    def field(self) -> tuple[float, float]:
+        """Where the region that a window reads begins and ends, from its own first position."""
+        side, before = WINDOW / self.cells, self.reach // 2
+        return -before * side, (self.reach - before) * side
+
+    def pooling_products(self, executed: bool) -> int:
+        """Products of pooling a window, a channel. Released: p * p weights for each cell; here the
+        resize is part of the product: 49 for each."""
+        return self.cells**2 * (WINDOW**2 if executed else self.pool**2)
+
+    def pooled(
+        self, x: Float[Array, "N H W C"], weight: Float[Array, " P"], bias: Float[Array, " 1"]
+    ) -> Float[Array, "N _ _ C"]:
+        """The grid of cells of a padded map."""
+        return pool(x, weight, bias, self)
+
+    def cell_index(
+        self, nh: int, nw: int
+    ) -> tuple[Int64[np.ndarray, "{nh} {nw} {self.tokens}"], Bool[np.ndarray, "{nh} {nw} {self.tokens}"]]:
+        """Flat index into the grid, and whether the cell lies outside it (index 0 then)."""
+        return cell_index(nh, nw, self)
+
 
 TARGET = PooledSource("target", cells=1, pool=7, reach=5)
 
@@ -77,12 +100,16 @@ def reference_sources(
       receptive: r for each reference, oldest first; sound, as ``config.check_model`` has it.
       pooling: p for each reference, likewise.
     """
-    names = ["far", "middle", "near"][-len(receptive) :]
-    names = [f"far_{i}" for i in range(len(receptive) - len(names), 0, -1)] + names
     return tuple(
         PooledSource(name, *WINDOW_CELLS[p], reach=2 * int(r / p / 2) + 1)
-        for name, r, p in zip(names, receptive, pooling, strict=True)
+        for name, r, p in zip(reference_names(len(receptive)), receptive, pooling, strict=True)
     )
+
+
+def reference_names(count: int) -> list[str]:
+    """Names of so many references, oldest first."""
+    names = ["far", "middle", "near"][-count:]
+    return [f"far_{i}" for i in range(count - len(names), 0, -1)] + names
 
 
 REFERENCES = reference_sources()
@@ -177,7 +204,7 @@ def context_index(nh: int, nw: int, sources: tuple[PooledSource, ...]) -> Int32[
     starts = np.cumsum([0, *sizes])
     index = [fine_index(nh, nw)]
     for source, start in zip(sources, starts[1:]):
-        cells, outside = cell_index(nh, nw, source)
+        cells, outside = source.cell_index(nh, nw)
         index.append(np.where(outside, starts[-1], cells + start))
     return np.concatenate(index, -1).astype(np.int32)
 
@@ -186,7 +213,7 @@ def context_index(nh: int, nw: int, sources: tuple[PooledSource, ...]) -> Int32[
 def context_mask(nh: int, nw: int, sources: tuple[PooledSource, ...]) -> Float32[np.ndarray, "{nh} {nw} _"]:
     """-100 where a pooled cell lies outside the map, else 0; axes as of ``context_index``."""
     fine = np.zeros((nh, nw, REGION**2), bool)
-    outside = np.concatenate([fine] + [cell_index(nh, nw, source)[1] for source in sources], -1)
+    outside = np.concatenate([fine] + [source.cell_index(nh, nw)[1] for source in sources], -1)
     return np.where(outside, MASKED, 0.0).astype(np.float32)
 
 
@@ -261,6 +288,8 @@ def assemble(
       169 + sum K * K tokens a window; cells outside the map are zero.
     """
     if form == "slices":
+        if any(type(source) is not PooledSource for source in sources):
+            raise ValueError("only the release's contexts can be cut in slices")
         pooled = [_pooled_slices(grid, source) for grid, source in zip(grids, sources, strict=True)]
         return jnp.concatenate([_fine_slices(fine), *pooled], axis=3)
     lead, height, width, d = fine.shape

@@ -56,7 +56,7 @@ class _Pool(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         area = self.source.pool**2
         weight = self.param("weight", nn.initializers.constant(1.0 / area), (area,))
-        return cffa.pool(x, weight, self.param("bias", nn.initializers.zeros, (1,)), self.source)
+        return self.source.pooled(x, weight, self.param("bias", nn.initializers.zeros, (1,)))
 
 
 class _ContextBlock(nn.Module):
@@ -218,9 +218,7 @@ def mining_macs(
     cells = windows * sum(source.cells**2 for source in sources)
     fine = cffa.REGION**2 if executed else own_tokens + cffa.RING_TOKENS
     tokens = fine + sum(source.tokens for source in sources)
-    # Released: p * p weights for each of the m * m cells; here the resize is part of the product:
-    # 49 for each.
-    pooling = sum(source.cells**2 * (own_tokens if executed else source.pool**2) for source in sources)
+    pooling = sum(source.pooling_products(executed) for source in sources)
     return {
         "cfm_qkv": (padded + cells) * 3 * c * c,
         "cfm_attention": 2 * padded * tokens * c,

@@ -34,6 +34,7 @@ def create_model(
     global_blocks: int = ModelConfig.global_blocks,
     receptive: Sequence[int] = ModelConfig.receptive,
     pooling: Sequence[int] = ModelConfig.pooling,
+    pooling_rule: Literal["release", "paper"] = ModelConfig.pooling_rule,
     references: Literal["past", "self"] = ModelConfig.references,
     mining: Literal["attention", "positions"] = ModelConfig.mining,
     norm_epsilons: Sequence[float] = ModelConfig.norm_epsilons,
@@ -56,6 +57,8 @@ def create_model(
       global_blocks: global mining blocks N_g; 0 likewise.
       receptive: the papers' r, one number a reference frame, oldest first.
       pooling: the papers' p.
+      pooling_rule: "release" computes with r and p what the release does, "paper" what the papers
+        describe.
       references: "self" has the target in place of its references (static contexts).
       mining: "positions" leaves the attention to the content out (CFFA only).
       norm_epsilons: of the encoder's norms: those of embeddings and reductions, those of blocks and
@@ -75,8 +78,9 @@ def create_model(
     """
     settings = ModelConfig(
         name, num_classes, blocks=blocks, global_blocks=global_blocks, receptive=tuple(receptive),
-        pooling=tuple(pooling), references=references, mining=mining, norm_epsilons=tuple(norm_epsilons),
-        depths=tuple(depths), projection=projection, width=width, dropout=dropout, drop_path=drop_path,
+        pooling=tuple(pooling), pooling_rule=pooling_rule, references=references, mining=mining,
+        norm_epsilons=tuple(norm_epsilons), depths=tuple(depths), projection=projection, width=width,
+        dropout=dropout, drop_path=drop_path,
         dtype=jnp.dtype(dtype).name,  # pyrefly: ignore[bad-argument-type]  # Its rule is asked next.
     )  # fmt: skip
     try:

@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float, Float32, Int32
 
 from cffm_jax.config import Config, ModelConfig
 from cffm_jax.errors import InputError
-from cffm_jax.models import cffa, cfm, layers
+from cffm_jax.models import centred_contexts, cffa, cfm, layers
 from cffm_jax.models.criterion import Criterion
 from cffm_jax.models.encoders.names import size_of
 from cffm_jax.models.foreign.names import MethodNames
@@ -44,6 +44,9 @@ LOCAL_BLOCKS = {"b0": 1, "b1": 2, "b2": 2, "b3": 2, "b4": 4, "b5": 4}
 
 GLOBAL_BLOCKS = {"b0": 1, "b1": 1, "b2": 2, "b3": 2, "b4": 2, "b5": 2}
 """Global mining blocks N_g by MiT (CFFM++ section 5.1: 1 for the small, 2 for the large ones)."""
+
+CONTEXTS = {"release": cffa.reference_sources, "paper": centred_contexts.reference_sources}
+"""Settings of ``model.pooling_rule`` -> (r, p) -> rows of the context table."""
 
 Memory = tuple[cfm.Cells, ...]
 """A reference as a target reads it: for each block its grid's keys and values [N, A, gh, gw, D]."""
@@ -98,7 +101,7 @@ class CFFM(Method):
         **Method.OPTIONS,
         "local_blocks": "--model.blocks",
         "global_blocks": "--model.global_blocks",
-        "sources": "--model.receptive, --model.pooling",
+        "sources": "--model.receptive, --model.pooling, --model.pooling_rule",
         "attention": "--model.mining",
     }
 
@@ -110,7 +113,7 @@ class CFFM(Method):
             **cls.shared(backbone, settings),
             local_blocks=(settings.blocks or LOCAL_BLOCKS[like]) if has_local else 0,
             global_blocks=(settings.global_blocks or GLOBAL_BLOCKS[like]) if has_global else 0,
-            sources=cffa.reference_sources(settings.receptive, settings.pooling),
+            sources=CONTEXTS[settings.pooling_rule](settings.receptive, settings.pooling),
             static=settings.references == "self",
             attention=settings.mining == "attention",
         )
@@ -129,8 +132,11 @@ class CFFM(Method):
 
     @property
     def settings_read(self) -> tuple[str, ...]:
-        local = ("model.receptive", "model.pooling", "model.references", "model.mining") if self.local_blocks else ()
-        return (*local, *(("prototypes.", "eval.prototypes") if self.global_blocks else ()))
+        local = ("receptive", "pooling", "pooling_rule", "references", "mining") if self.local_blocks else ()
+        return (
+            *(f"model.{name}" for name in local),
+            *(("prototypes.", "eval.prototypes") if self.global_blocks else ()),
+        )
 
     @property
     def reference_names(self) -> tuple[str, ...]:

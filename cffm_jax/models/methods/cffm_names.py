@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from cffm_jax.models.centred_contexts import CentredSource
 from cffm_jax.models.foreign.layouts import (
     BATCH_NORM,
     COPY,
@@ -101,10 +102,12 @@ def dead_arrays(live: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def without_place(model: Any) -> Sequence[str]:
-    """Nobody has normalised projections by released names, which count three references."""
+    """Nobody has normalised projections by released names, which count three references, and pool
+    them as the release does."""
     projections = ["decoder/project1/norm"] if model.projection != "linear" else []
     others = [f"{len(model.sources)} reference frames"] if model.local_blocks and len(model.sources) != 3 else []
-    return projections + others
+    centred = any(isinstance(source, CentredSource) for source in model.sources) and model.local_blocks
+    return projections + others + (["model.pooling_rule paper"] if centred else [])
 
 
 def stages_reversed(arrays: Sequence[np.ndarray]) -> np.ndarray:

@@ -1,0 +1,104 @@
+"""Contexts as the papers describe them, against a literal reading, and beside the release's."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+import cffm_jax
+from cffm_jax.config import ModelConfig
+from cffm_jax.errors import InputError
+from cffm_jax.models import cffa
+from cffm_jax.models.centred_contexts import CentredSource, reference_sources
+from cffm_jax.models.methods.cffm_names import without_place
+from cffm_jax.runtime.command_line import run_command
+from cffm_jax.tables import contexts
+from cffm_jax.tables.rows import TABLES
+
+from helpers.drawn import lively
+
+NH, NW = 2, 3
+
+
+@pytest.mark.parametrize(
+    ("r", "p"), [(20, 4), (6, 2), (6, 3), (49, 5), (35, 7), (28, 7), (6, 7), (5, 1), (9, 9), (16, 8)]
+)
+def test_tokens_are_the_sums_of_their_places(r, p):
+    """Read by index out of the grid: token (i, j) of window (a, b) is the p x p sum that begins p * (i, j) positions
+    after its region; what has its middle outside the map is no token."""
+    (source,) = reference_sources((r,), (p,))
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((1, 7 * NH, 7 * NW, 3)).astype(np.float32)
+    weight, bias = rng.standard_normal(p * p).astype(np.float32), np.float32([0.5])
+    grid = np.asarray(jax.jit(source.pooled)(x, weight, bias)).reshape(-1, 3)
+    index, outside = source.cell_index(NH, NW)
+    tokens = max(1, round(r / p))
+    assert index.shape == (NH, NW, tokens**2) and source.tokens == tokens**2
+    start = (7 - tokens * p) // 2
+    padded = np.pad(x[0].astype(np.float64), ((60, 60), (60, 60), (0, 0)))
+    for a, b, i, j in np.ndindex(NH, NW, tokens, tokens):
+        y, x_ = 7 * a + start + p * i, 7 * b + start + p * j
+        place = padded[60 + y : 60 + y + p, 60 + x_ : 60 + x_ + p]
+        is_outside = not (0 <= y + p // 2 < 7 * NH and 0 <= x_ + p // 2 < 7 * NW)
+        assert outside[a, b, i * tokens + j] == is_outside
+        if not is_outside:
+            expected = np.einsum("uv,uvc->c", weight.reshape(p, p), place) + 0.5
+            np.testing.assert_allclose(grid[index[a, b, i * tokens + j]], expected, atol=1e-4)
+
+
+def test_the_release_is_a_special_case():
+    """Where p is the window's side and r an odd number of windows: the same row, so the same bits."""
+    for r in (7, 21, 35, 49):
+        assert reference_sources((r,), (7,)) == cffa.reference_sources((r,), (7,))
+    assert isinstance(reference_sources((28,), (7,))[0], CentredSource)
+
+
+def test_regions_of_the_papers_tables():
+    """Tables 6 and 7: kernels are p, regions r where p divides it and else the nearest multiple, in the middle of the
+    window to half a position."""
+    rows = [row.network.changes for table in TABLES if table.name in ("table6", "table7") for row in table.rows]
+    settings = [dict(changes) for changes in rows if changes]
+    assert len(settings) == 9 and all(each["model.pooling_rule"] == "paper" for each in settings)
+    for each in [*settings, {"model.receptive": (49, 20, 6), "model.pooling": (7, 4, 2)}]:
+        receptive, pooling = each["model.receptive"], each["model.pooling"]
+        for source, r, p in zip(reference_sources(receptive, pooling), receptive, pooling, strict=True):
+            first, end = source.field
+            assert end - first == source.reach * p and abs(end - first - r) <= p / 2
+            assert abs((first + end - 7) / 2) <= 0.5
+
+
+def test_the_command_says_what_is_read(capsys):
+    argv = ["--receptive", "49", "20", "6", "--pooling", "5", "3", "3"]
+    assert run_command(contexts.main, argv) == 0
+    # The release has kernels of 7, 3.5 and 3.5 positions in place of 5, 3 and 3.
+    assert [line.split("|")[5].strip() for line in capsys.readouterr().out.splitlines()[2:]] == ["7", "3.5", "3.5"]
+    assert run_command(contexts.main, [*argv, "--pooling_rule", "paper"]) == 0
+    assert [line.split("|")[5].strip() for line in capsys.readouterr().out.splitlines()[2:]] == ["5", "3", "3"]
+    assert run_command(contexts.main, ["--receptive", "0", "20", "6", "--pooling_rule", "paper"]) == 2
+    assert "r and p must be at least 1" in capsys.readouterr().err
+
+
+@pytest.mark.long
+def test_a_model_reads_them():
+    """Every reference matters, as far as its region reaches; nobody else has a place for such weights."""
+    settings = {"receptive": (30, 12, 4), "pooling": (5, 3, 2), "pooling_rule": "paper"}
+    model = cffm_jax.create_model("cffm_b0", 4, depths=(1, 1, 1, 1), **settings)
+    variables, rng = lively(model), np.random.default_rng(1)
+    clips = rng.standard_normal((1, 4, 64, 96, 3)).astype(np.float32)
+    run = jax.jit(model.apply)
+    before = run(variables, clips)
+    assert before.shape == (1, 16, 24, 4) and np.isfinite(before).all()
+    for frame in range(3):
+        changed = clips.copy()
+        changed[0, frame] = rng.standard_normal((64, 96, 3))
+        assert np.abs(run(variables, changed) - before).max() > 1e-3
+    assert without_place(model) == ["model.pooling_rule paper"]
+    assert not without_place(cffm_jax.create_model("cffm_b0", 4))
+
+
+def test_rules_that_are_none():
+    with pytest.raises(ValueError, match="^receptive, pooling: r and p must be at least 1"):
+        cffm_jax.create_model("cffm_b0", 4, receptive=(49, 20, 6), pooling=(7, 0, 2), pooling_rule="paper")
+    with pytest.raises(InputError, match="--model.pooling_rule"):
+        cffm_jax.models.create.build_model(dataclasses.replace(ModelConfig(), pooling_rule="mine"))
