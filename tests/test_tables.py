@@ -186,8 +186,9 @@ def counted(network, configs):
     ("table", "row"), [(t, r) for t, r in ROWS if r.costs], ids=lambda each: getattr(each, "label", None)
 )
 def test_published_parameters_are_those_of_the_network(configs, table, row):
-    """Rounded as printed; SegFormer's two larger ones are rounded up there. Table 3's CFFM++ is CFFM and an MLP."""
+    """Rounded as printed, but SegFormer's larger ones, which are rounded up. Table 3's CFFM++ is CFFM and an MLP."""
     count, mlp = counted(row.network, configs)
     if table.name == "table3" and row.network.base:
         count = counted(row.network.base, configs)[0] + mlp
-    assert -0.05 < row.costs.parameters - count < 0.1
+    rounded_up = 0.12 if row.network.family == "segformer" else 0.05
+    assert -0.05 < row.costs.parameters - count < rounded_up

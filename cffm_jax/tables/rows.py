@@ -223,8 +223,8 @@ TABLE7 = Table(
         Row("7-7-7", "p = 7, 7, 7", _context("p777", (49, 20, 6), (7, 7, 7)), 38.3, 88.3, 83.8),
     ),
     "p of the references; the target's own stays 1. Where p does not divide r = {49, 20, 6}, a window reads the "
-    "nearest whole number of tokens (`python -m cffm_jax.tables.contexts`). {7, 5, 3} has the published figures of the main setting, which section 5.1 says is "
-    "{7, 4, 2}; here they are two networks.",
+    "nearest whole number of tokens (`python -m cffm_jax.tables.contexts`). {7, 5, 3} has the published figures of the "
+    "main setting, which section 5.1 says is {7, 4, 2}; here they are two networks.",
 )
 TABLE8 = Table(
     "table8",
