@@ -53,6 +53,7 @@ from helpers.runs import (
     SIZE,
     STEPS,
     TINY,
+    WIDTH,
     K,
     Refusal,
     files,
@@ -105,7 +106,7 @@ def test_training_leaves_checkpoints_log_and_config(trained, data):
     assert (
         stored.workdir.endswith("shared_trained/run") and stored.data.root == str(data) and stored.train.steps == STEPS
     )
-    assert stored.model == dataclasses.replace(default.model, depths=DEPTHS)
+    assert stored.model == dataclasses.replace(default.model, depths=DEPTHS, width=WIDTH)
     assert stored.eval == dataclasses.replace(default.eval, devices=1)
     lines = log_lines(workdir, "train")
     assert [line["step"] for line in lines] == [1, 2, 3, 4]
@@ -635,8 +636,8 @@ def test_checkpoint_of_another_model(trained, data, plain, tmp_path, refused, op
 def test_weights_of_another_model(trained, exported, data, tmp_path, refused):
     path = tmp_path / "model.safetensors"
     safetensors.numpy.save_file(exported[2], path)
-    for source, depths in ((path, (2, 2, 2, 2)), (trained[0], DEPTHS)):
-        more = ("--model.depths", *depths, "--init.model", source)
+    for source, depths, width in ((path, (2, 2, 2, 2), 256), (trained[0], DEPTHS, WIDTH)):
+        more = ("--model.depths", *depths, "--model.width", width, "--init.model", source)
         argv = train_argv(data, tmp_path / "run", *more, "--model.name", "cffm_b1")
         refused(train_command, argv, source, "holds cffm_b0, which does not fit cffm_b1", "its encoder is b0")
         argv = train_argv(data, tmp_path / "run", *more, "--model.blocks", 2)

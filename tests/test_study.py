@@ -252,7 +252,7 @@ def test_built_in_videos_are_written_where_there_are_none(trained_names, tmp_pat
         (["table8", "--seeds", "1", "1"], ["--seeds", "is 1 1"]),
         (["table8", "--seeds"], ["--seeds", "is empty"]),
         (["table8", "--steps", "3"], ["--steps", "is no option"]),
-        (["table8", "--model.receptive", "49"], ["--data.offsets", "give 1 numbers"]),
+        (["table8", "--model.receptive", "49"], ["--model.receptive, --model.pooling", "one of each for a reference"]),
         (["table8", "--model.name", "cffmpp_b0"], ["--model.name", "second stage"]),
         (["table8", "--model.name", "cffm_b9"], ["--model.name", "unknown model"]),
         (["table8", "--workdir", "here"], ["--workdir", "has no use here"]),

@@ -34,7 +34,7 @@ from cffm_jax.training import optim, setup
 from cffm_jax.training.sharding import batch_sharded, init_state, make_mesh, replicated
 from cffm_jax.training.step import make_train_step
 
-from helpers.runs import DEPTHS, FRAMES, STEPS, files, final_variables, leaves, log_lines, train_argv
+from helpers.runs import DEPTHS, FRAMES, STEPS, WIDTH, files, final_variables, leaves, log_lines, train_argv
 
 pytestmark = pytest.mark.long
 
@@ -119,21 +119,21 @@ def test_the_loader_reads_targets_alone(second, trained, data):
     config = dataclasses.replace(config, init=dataclasses.replace(config.init, model=str(trained[0])))
     with setup.prepare(config) as run:
         batch = next(run.clips)
-    assert batch["frames"].shape == (2, 1, 64, 64, 3) and batch["prototypes"].shape == (2, P, 256)
+    assert batch["frames"].shape == (2, 1, 64, 64, 3) and batch["prototypes"].shape == (2, P, WIDTH)
     shutil.rmtree(config.workdir)
 
 
 def test_the_step_is_cheaper_than_the_first_stages(second, trained):
     """Operations as XLA counts them: a fourth of the frames, and no backward pass but the global blocks' (which for B0
     make up two thirds of what is left)."""
-    model, variables = final_variables(second)
-    base, mesh = model.clone(global_blocks=0), make_mesh(1)
+    model = final_variables(second)[0].clone(depths=())
+    base, mesh, variables = model.clone(global_blocks=0), make_mesh(1), models_variables.variable_shapes(model)
     config = load_config(str(Path(__file__).parents[2] / "configs/synthetic.py"))
     optimizer = optim.make_optimizer(config.optim, STEPS, model)
     flops = []
     for m, t in ((base, 4), (model, 1)):
         state = jax.eval_shape(lambda v, m=m: init_state(m, v, optimizer, mesh), variables)
-        batch = {"frames": (2, t, 64, 64, 3), "labels": (2, t, 64, 64), "size": (2, 2), "prototypes": (2, P, 256)}
+        batch = {"frames": (2, t, 64, 64, 3), "labels": (2, t, 64, 64), "size": (2, 2), "prototypes": (2, P, WIDTH)}
         kinds = {"frames": jnp.uint8, "labels": jnp.uint8, "size": jnp.int32, "prototypes": jnp.float32}
         batch = {k: jax.ShapeDtypeStruct(shape, kinds[k], sharding=batch_sharded(mesh)) for k, shape in batch.items()}
         step = make_train_step(m, optimizer, mesh, frame_loss_weight=0.5)
@@ -156,7 +156,9 @@ def test_a_released_state_dict_starts_it_too(trained, data, second, tmp_path):
         argv = [str(source), str(file), "--to", "safetensors", "--raw"]
         assert run_command(convert_command, argv) == 0
     config = load_config(str(Path(__file__).parents[2] / "configs/synthetic.py"))
-    config = dataclasses.replace(config, model=dataclasses.replace(config.model, name="cffmpp_b0", depths=DEPTHS))
+    config = dataclasses.replace(
+        config, model=dataclasses.replace(config.model, name="cffmpp_b0", depths=DEPTHS, width=WIDTH)
+    )
     whole = create.build_model(config.model)
 
     def start(source):
@@ -180,7 +182,7 @@ def network(second):
     model, variables = final_variables(second)
     with open_checkpoints(second) as checkpoints:
         config = checkpoints.config(STEPS)
-    encode = jax.jit(lambda v, frame: model.apply(v, normalise(frame[None]), method="encode").coarse.reshape(-1, 256))
+    encode = jax.jit(lambda v, frame: model.apply(v, normalise(frame[None]), method="encode").coarse.reshape(-1, WIDTH))
 
     def features(paths):
         frames = [evaluation_frames.load_evaluation_frame(path, config.data.scale)[0] for path in paths]
@@ -208,7 +210,7 @@ def test_a_short_video_is_clustered_from_what_there_is(network, data):
         found, tokens = source.of(short), features(short.frames)
         nearest = np.square(tokens[:, None] - found).sum(-1).min(1).sum()
         clusters = cluster(jax.random.key(1), tokens, P)
-        assert found.shape == (P, 256) and nearest < 1.2 * clusters.inertia
+        assert found.shape == (P, WIDTH) and nearest < 1.2 * clusters.inertia
 
 
 def test_prototypes_are_stored_and_not_computed_again(second, network, data, monkeypatch):
@@ -218,9 +220,9 @@ def test_prototypes_are_stored_and_not_computed_again(second, network, data, mon
     source = video_prototypes.Prototyper(model, variables, config, store)
     computed = []
     monkeypatch.setattr(
-        video_prototypes.Prototyper, "_compute", lambda self, video: computed.append(video.name) or np.zeros((P, 256))
+        video_prototypes.Prototyper, "_compute", lambda self, video: computed.append(video.name) or np.zeros((P, WIDTH))
     )
-    assert video_prototypes.all_prototypes(source, videos, "val").shape == (2, P, 256) and not computed
+    assert video_prototypes.all_prototypes(source, videos, "val").shape == (2, P, WIDTH) and not computed
     # Of other weights or settings they are not: of a video's own classifier they do not depend.
     other = jax.tree.map(lambda x: x, variables)
     other["params"]["global_classifier"]["bias"] = other["params"]["global_classifier"]["bias"] + 1
@@ -297,7 +299,7 @@ def segmented(network, data):
 
 
 def some_prototypes() -> np.ndarray:
-    return np.random.default_rng(1).standard_normal((P, 256)).astype(np.float32)
+    return np.random.default_rng(1).standard_normal((P, WIDTH)).astype(np.float32)
 
 
 def test_masks_equal_the_clip_by_clip_definition(network, data, segmented):
@@ -460,15 +462,15 @@ def imported(data, tmp_path):
     folder = tmp_path / "cluster_centers"
     rng = np.random.default_rng(0)
     for i, video in enumerate(layouts.read_split(str(data), "val")):
-        centres = rng.standard_normal((P, 256)).astype(np.float32)
+        centres = rng.standard_normal((P, WIDTH)).astype(np.float32)
         write_centres(folder / video.name / "centers.pt", centres[None] if i else centres)
     return folder
 
 
 def test_the_authors_prototypes(second, data, imported, tmp_path):
-    source = video_prototypes.ImportedPrototypes(str(imported), 256)
+    source = video_prototypes.ImportedPrototypes(str(imported), WIDTH)
     found = video_prototypes.all_prototypes(source, layouts.read_split(str(data), "val"), "val")
-    expected = np.random.default_rng(0).standard_normal((2, P, 256)).astype(np.float32)
+    expected = np.random.default_rng(0).standard_normal((2, P, WIDTH)).astype(np.float32)
     np.testing.assert_array_equal(found, expected)
     argv = ["--checkpoint", str(second), "--prototypes.imported", str(imported), "--output", str(tmp_path / "out.json")]
     assert run_command(eval_command, argv) == 0
@@ -480,8 +482,8 @@ def test_the_authors_prototypes_at_fault(second, data, imported, refused):
     refused(eval_command, [*argv, imported / "none"], imported / "none", "no such folder or file")
     path = imported / names[0] / "centers.pt"
     write_centres(path, np.zeros((P, 128), np.float32))
-    assert_refused([*argv, imported], path, names[0], f"is [{P}, 128], not [prototypes, 256]")
-    write_centres(path, np.full((P, 256), np.nan, np.float32))
+    assert_refused([*argv, imported], path, names[0], f"is [{P}, 128], not [prototypes, {WIDTH}]")
+    write_centres(path, np.full((P, WIDTH), np.nan, np.float32))
     assert_refused([*argv, imported], path, "not finite")
     path.write_bytes(b"nothing")
     assert_refused([*argv, imported], path)

@@ -28,7 +28,7 @@ from cffm_jax.weights.open import open_stored
 from cffm_jax.weights.start import start_from
 
 from helpers import golden_values
-from helpers.runs import CONFIG, DEPTHS, ROOT, TINY, finished, leaves
+from helpers.runs import CONFIG, DEPTHS, ROOT, TINY, WIDTH, finished, leaves
 from helpers.weight_files import Call, Global, TorchFile, torch_file
 
 CLIP = np.zeros((1, 4, 32, 32, 3), np.float32)
@@ -219,12 +219,12 @@ def test_training_starts_from_other_classes(trained, tmp_path):
     config = dataclasses.replace(
         config,
         workdir=str(tmp_path / "run"),
-        model=dataclasses.replace(config.model, num_classes=7, depths=DEPTHS),
+        model=dataclasses.replace(config.model, num_classes=7, depths=DEPTHS, width=WIDTH),
         init=InitConfig(model=str(trained[0])),
     )
     variables, said = initial_variables(build_model(config.model), config, jax.random.key(0))
     assert "random: frame classifier (8 classes there, 7 here), clip classifier (8 classes there, 7 here)" in said
-    assert variables["params"]["frame_classifier"]["kernel"].shape == (256, 7)
+    assert variables["params"]["frame_classifier"]["kernel"].shape == (WIDTH, 7)
 
 
 # --- the commands
