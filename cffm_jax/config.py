@@ -284,6 +284,9 @@ class EvalConfig:
     (CFFM++)."""
     devices: int = setting(0, least=0, changes="nothing")
     """Devices that share the videos, of each process; 0 uses all."""
+    short_videos: Literal["auto", "left_out", "counted"] = setting("auto", changes="figures")
+    """Whether videos of at most 16 labelled frames are left out of mIoU, the best checkpoint and so
+    on, as the released script has it for VSPW; auto: left out in VSPW's layout, counted in others."""
     max_videos: int = setting(0, least=0, changes="figures", remedy="give at least 1, or 0 for all")
     """Evaluate the first so many videos of the split only; 0 evaluates all."""
 

@@ -132,6 +132,7 @@ def plan(network: Network, options: StudyOptions, seed: int) -> Run:
 
 def _digest(config: Config, needs: Sequence[str]) -> str:
     """Digests all that a network's figures depend on but the seed."""
+    from cffm_jax.evaluation.options import cutoff_of
     from cffm_jax.models.create import build_model
 
     model = build_model(config.model)
@@ -147,6 +148,8 @@ def _digest(config: Config, needs: Sequence[str]) -> str:
     }
     if not config.optim.clip_norm:
         del kept["optim.clip_norm"]
+    if cutoff_of(config):  # As before there was a choice.
+        del kept["eval.short_videos"]
     return hashlib.sha256(json.dumps([kept, needs], sort_keys=True).encode()).hexdigest()[:8]
 
 

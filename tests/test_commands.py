@@ -694,7 +694,7 @@ def test_evaluation_data_at_fault(trained, broken, tmp_path, refused):
     refused(eval_command, argv, "00000013", "48x96", progress=True)
     path.write_bytes(whole)
     Image.new("L", (60, 64), 1).save(broken / "data" / "val_0001" / "mask" / "00000011.png")
-    refused(eval_command, argv, "mask/00000011.png", "give the mask its frame's size", progress=True)
+    refused(eval_command, argv, "mask/00000011.png", "give it the size of", progress=True)
     (broken / "classes.json").write_text('["one"]')
     refused(eval_command, argv, broken / "classes.json", "names 1 classes")
     (broken / "val.txt").write_text("val_0000\nelsewhere\n")

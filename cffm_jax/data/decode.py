@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-import cv2
-import numpy as np
+from collections.abc import Mapping
 
-from cffm_jax.config import IGNORED_LABEL
-from cffm_jax.data.image_files import FileName, UnreadableFile, open_image
+import numpy as np
+from PIL import ImageFile
+
+from cffm_jax.data import mask_files, pictures
+from cffm_jax.data.image_files import DATASET_READERS, FileName, UnreadableFile, open_image
 from cffm_jax.data.layouts.records import read_all, read_one
 from cffm_jax.data.layouts.video import NO_CLASS, VSPW, Coding
 from cffm_jax.errors import InputError
 from cffm_jax.runtime.checksums import Manifest
 
 _PNG_END = b"IEND\xaeB`\x82"
-
-_READ_COLOURS = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+_SAY_HOW_IT_LIES = (
+    "if the mask fits the stored pixels, take the turn off the frame (exiftool -Orientation= FILE); "
+    "if it fits the upright frame, turn the frame's pixels (mogrify -auto-orient FILE)"
+)
 
 
 def read_frame(path: FileName, manifest: Manifest | None = None) -> np.ndarray:
-    """Reads an image as u8[H,W,3] RGB, as stored: no EXIF orientation is applied (masks have none).
+    """Reads an image as u8[H,W,3] RGB, as viewers show it, see `pictures.decode_picture`.
 
     Args:
       path: a JPEG or PNG.
@@ -30,55 +34,69 @@ def read_frame(path: FileName, manifest: Manifest | None = None) -> np.ndarray:
     return decode_frame(path, read_one(path, manifest))
 
 
-def decode_frame(path: FileName, data: bytes) -> np.ndarray:
-    """`read_frame` of a file whose bytes are there already."""
+def decode_frame(
+    path: FileName,
+    data: bytes,
+    readers: Mapping[bytes, type[ImageFile.ImageFile]] = DATASET_READERS,
+    several: list[FileName] | None = None,
+) -> np.ndarray:
+    """`read_frame` of a file whose bytes are there already.
+
+    Args:
+      path: of the file.
+      data: its bytes.
+      readers: of the kinds of files that may be read, as for `image_files.open_image`.
+      several: the path is added to it, if the file holds further images: an animation, or pages.
+    """
+    return _decode(path, data, readers, several)[0]
+
+
+def _decode(
+    path: FileName,
+    data: bytes,
+    readers: Mapping[bytes, type[ImageFile.ImageFile]] = DATASET_READERS,
+    several: list[FileName] | None = None,
+) -> tuple[np.ndarray, int | None]:
+    """`decode_frame`, and how the frame is turned (`pictures.orientation`)."""
     # OpenCV before 5 decodes what there is of a truncated JPEG with no more than a warning on
     # stderr. In the coded image no marker can occur by chance, so a whole file has an end of image
     # after its last start of scan.
     if data.startswith(b"\xff\xd8") and data.rfind(b"\xff\xd9") <= data.rfind(b"\xff\xda"):
         raise UnreadableFile(path, "is truncated: the JPEG's end is missing", "copy or download the file again")
-    open_image(path, data)  # Refuses a size that OpenCV would believe.
-    if data.startswith(b"\x89PNG") and _PNG_END not in data:
+    image = open_image(path, data, readers)  # Refuses a size that OpenCV would believe.
+    if pictures.is_png(data) and data.rfind(_PNG_END) < 0:
         raise UnreadableFile(path, "is truncated: the PNG's end is missing", "copy or download the file again")
-    try:
-        frame = cv2.imdecode(np.frombuffer(data, np.uint8), _READ_COLOURS)
-    except cv2.error:
-        frame = None
-    if frame is None:
-        raise UnreadableFile(path, "is damaged or no image", "copy or download the file again")
-    return frame
+    if several is not None and getattr(image, "is_animated", False):
+        several.append(path)
+    return pictures.decode_picture(path, data, image), pictures.orientation(image, data)
 
 
 def read_mask(path: FileName, num_classes: int, coding: Coding = VSPW, manifest: Manifest | None = None) -> np.ndarray:
     """Reads a mask as u8[H,W] with labels 0..num_classes-1 and 255 for ignored pixels.
 
-    The file holds one byte a pixel, grey or palette (the index counts, not the colour), coded as
-    ``coding`` says; VSPW's: 0 and 255 ignored pixels, 1..num_classes the classes from 0 on.
+    The file holds one byte a pixel, grey or palette, coded as ``coding`` says; VSPW's: 0 and 255
+    ignored pixels, 1..num_classes the classes from 0 on. Grey of fewer bits is read as stored. Of a
+    palette the index counts, not the colour, unless ``coding`` states the classes' colours and the
+    palette has them in another order. An orientation of the mask's own turns it; how it lies beside
+    a frame that is turned, `read_pair` and `read_label` ask.
 
     Raises:
       UnreadableFile: it is unreadable, cut off, no image, too large or not as the manifest says.
-      InputError: it has other pixels than one byte, or holds a label above num_classes.
+      InputError: it has other pixels, holds a label above num_classes, or a colour that none has.
     """
     return decode_mask(path, read_one(path, manifest), num_classes, coding)
 
 
 def decode_mask(path: FileName, data: bytes, num_classes: int, coding: Coding = VSPW) -> np.ndarray:
     """`read_mask` of a file whose bytes are there already."""
-    image = open_image(path, data)
-    try:
-        mode = image.mode
-        raw = np.asarray(image)
-    except (OSError, SyntaxError, ValueError) as error:
-        problem = "cannot be read (truncated, damaged or no image)"
-        raise UnreadableFile(path, problem, "copy or download the file again") from error
-    if mode not in ("L", "P"):
-        problem = f"has pixels of mode {mode}"
-        raise InputError(path, problem, "save masks with one byte a pixel, grey (L) or palette (P)")
-    table = np.frombuffer(coding.table, np.uint8)
-    table = np.where((table >= num_classes) & (table != IGNORED_LABEL), np.uint8(NO_CLASS), table)
-    labels = cv2.LUT(raw, table)
+    return labels_of(path, mask_files.read_values(path, data), num_classes, coding)
+
+
+def labels_of(path: FileName, mask: mask_files.MaskFile, num_classes: int, coding: Coding) -> np.ndarray:
+    """The labels of a mask's values, as of `read_mask`."""
+    labels = mask_files.to_labels(mask.values, mask_files.classes_of_values(path, mask, coding), num_classes)
     if (labels == NO_CLASS).any():
-        value = int(raw[labels == NO_CLASS].max())
+        value = int(mask.values[labels == NO_CLASS].max())
         problem = f"holds label {value} but the model has {num_classes} classes ({coding.words(num_classes)})"
         raise InputError(path, problem, "check the mask; --model.num_classes may be wrong")
     return labels
@@ -90,7 +108,8 @@ def read_pair(
     """Reads a frame u8[H,W,3] and its mask u8[H,W]; see `read_frame` and `read_mask`.
 
     Raises:
-      InputError: one of the two cannot be used, or their sizes differ.
+      InputError: one of the two cannot be used, their sizes differ, or the frame is turned and the
+        mask leaves open which way it lies.
     """
     frame_data, mask_data = read_all([frame, mask], manifest)
     return decode_pair(frame, mask, frame_data, mask_data, num_classes, coding)
@@ -100,9 +119,57 @@ def decode_pair(
     frame: FileName, mask: FileName, frame_data: bytes, mask_data: bytes, num_classes: int, coding: Coding = VSPW
 ) -> tuple[np.ndarray, np.ndarray]:
     """`read_pair` of files whose bytes are there already."""
-    image = decode_frame(frame, frame_data)
-    labels = decode_mask(mask, mask_data, num_classes, coding)
-    if image.shape[:2] != labels.shape:
-        problem = f"is {labels.shape[1]}x{labels.shape[0]} but its frame is {image.shape[1]}x{image.shape[0]}"
-        raise InputError(mask, problem, f"give it the size of {frame}")
+    image, turn = _decode(frame, frame_data)
+    values = mask_files.read_values(mask, mask_data)
+    labels = labels_of(mask, values, num_classes, coding)
+    require_one_way(frame, mask, image.shape[:2], labels.shape, turn, values.turn)
     return image, labels
+
+
+def read_label(frame: FileName, mask: FileName, num_classes: int, coding: Coding = VSPW) -> np.ndarray:
+    """Reads a frame's mask alone, as `read_pair`; of the frame only the header is looked at."""
+    frame_data, mask_data = read_all([frame, mask])
+    values = mask_files.read_values(mask, mask_data)
+    labels = labels_of(mask, values, num_classes, coding)
+    image = open_image(frame, frame_data)
+    turn, (width, height) = pictures.orientation(image, frame_data), image.size
+    size = (width, height) if (turn or 1) >= 5 else (height, width)
+    require_one_way(frame, mask, size, labels.shape, turn, values.turn)
+    return labels
+
+
+def turn_of(path: FileName, data: bytes) -> int | None:
+    """`pictures.orientation` of a file."""
+    return pictures.orientation(open_image(path, data), data)
+
+
+def require_one_way(
+    frame: FileName,
+    mask: FileName,
+    size: tuple[int, int],
+    mask_size: tuple[int, ...],
+    frame_turn: int | None,
+    mask_turn: int | None,
+) -> None:
+    """InputError unless a mask lies on its frame, both upright.
+
+    Masks are made with programs that follow EXIF, and with programs that do not. Where a mask says
+    nothing of its own, its size tells which by a quarter turn, and nothing does by a half turn.
+
+    Args:
+      frame, mask: the files.
+      size, mask_size: height and width of both, upright.
+      frame_turn, mask_turn: what they say, see `pictures.orientation`.
+    """
+    (height, width), (h, w) = size, mask_size
+    turned = (frame_turn or 1) != 1 and mask_turn is None
+    quarter = turned and (frame_turn or 1) >= 5
+    if size != mask_size:
+        problem, remedy = f"is {w}x{h} but its frame is {width}x{height}", f"give it the size of {frame}"
+        if quarter and size == mask_size[::-1]:
+            problem = f"is {w}x{h}, as the frame is stored, but EXIF turns that upright to {width}x{height}"
+            remedy = _SAY_HOW_IT_LIES
+        raise InputError(mask, problem, remedy)
+    if turned and (not quarter or height == width):
+        problem = f"does not say whether it is turned, as its frame is by EXIF (orientation {frame_turn})"
+        raise InputError(mask, problem, _SAY_HOW_IT_LIES)

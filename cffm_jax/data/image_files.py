@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import struct
-from collections.abc import Mapping
+import threading
+import warnings
+from collections.abc import Iterator, Mapping
 
 from PIL import Image, ImageFile, JpegImagePlugin, PngImagePlugin
 
@@ -21,12 +24,27 @@ MAX_PIXELS = 2**26
 
 _AGAIN = "copy or download the file again"
 _SMALLER = "it is damaged or hostile; remove it or save it smaller"
-DATASET_READERS = {b"\xff\xd8": JpegImagePlugin.JpegImageFile, b"\x89PNG\r\n\x1a\n": PngImagePlugin.PngImageFile}
+_JPEG = b"\xff\xd8"
+_TAGS = 2**16
+"""Bytes at a JPEG's start that EXIF lies in."""
+DATASET_READERS = {_JPEG: JpegImagePlugin.JpegImageFile, b"\x89PNG\r\n\x1a\n": PngImagePlugin.PngImageFile}
 """First bytes -> reader of such a file, which reads only the header until pixels are asked for."""
+
+
+_WARNINGS = threading.Lock()
 
 
 class UnreadableFile(InputError):
     """A file whose pixels cannot be had; training may skip it (`DataConfig.max_unreadable`)."""
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Nothing is warned of within: of damaged tags, for one, as the picture counts. Python's filters
+    are all threads', so that one at a time changes them."""
+    with _WARNINGS, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def read_bytes(path: FileName, manifest: Manifest | None = None) -> bytes:
@@ -68,7 +86,9 @@ def open_image(
     try:
         if reader is None:
             raise SyntaxError("unknown first bytes")
-        image = reader(io.BytesIO(data))
+        # The resolution of a JPEG may stand in its EXIF alone, which Pillow then reads.
+        with quiet() if data.startswith(_JPEG) and b"Exif" in data[:_TAGS] else contextlib.nullcontext():
+            image = reader(io.BytesIO(data))
     # What Pillow raises for a header cut off or damaged anywhere: all of these occur.
     except (OSError, SyntaxError, ValueError, TypeError, LookupError, struct.error) as error:
         *kinds, last = sorted({kind.format or kind.__name__ for kind in readers.values()})

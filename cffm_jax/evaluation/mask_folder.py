@@ -12,6 +12,7 @@ from PIL import Image
 
 from cffm_jax.data.image_files import FileName, read_bytes
 from cffm_jax.data.layouts.video import Video
+from cffm_jax.data.mask_files import as_stored
 from cffm_jax.errors import InputError
 from cffm_jax.runtime import cluster
 from cffm_jax.runtime.atomic import require_new_folder
@@ -29,7 +30,7 @@ def frame_file(frame: FileName) -> str:
 
 
 def read_prediction(path: str | os.PathLike, num_classes: int) -> np.ndarray:
-    """Class indices u8[H,W] of an indexed (or grey) 8-bit PNG; InputError on any other file."""
+    """Class indices u8[H,W] of an indexed (or grey) PNG of at most 8 bits; else InputError."""
     data = read_bytes(path)
     remedy = f"write one 8-bit channel or a palette with the class index (0..{num_classes - 1}) of each pixel"
     try:
@@ -37,8 +38,9 @@ def read_prediction(path: str | os.PathLike, num_classes: int) -> np.ndarray:
             mode, classes = image.mode, np.asarray(image)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise InputError(path, "cannot be read as a PNG", "write it again") from error
-    if mode not in ("P", "L"):
+    if mode not in ("P", "L", "1"):
         raise InputError(path, f"is a PNG of mode {mode}, not of class indices", remedy)
+    classes = as_stored(classes, data)
     if classes.size and classes.max() >= num_classes:
         raise InputError(path, f"holds the value {classes.max()}", remedy)
     return classes

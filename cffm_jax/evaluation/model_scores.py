@@ -16,6 +16,7 @@ import jax
 from tqdm import tqdm
 
 from cffm_jax.data.layouts.video import Video
+from cffm_jax.evaluation.options import cutoff_of
 from cffm_jax.evaluation.sharing import shares
 from cffm_jax.inference.labelled_frames import segment_targets
 from cffm_jax.inference.whole_videos import Chunk, VideoSegmenter, placing
@@ -79,8 +80,12 @@ def evaluate(
             if share
         ]
         parts = run_together(jobs, interruption)
-    empty = Scores.empty(segmenter.config.model.num_classes)
+    empty = _empty(segmenter)
     return {row: functools.reduce(Scores.merge, (part[row] for part in parts), empty) for row in segmenter.rows}
+
+
+def _empty(segmenter: VideoSegmenter) -> Scores:
+    return Scores.empty(segmenter.config.model.num_classes, cutoff_of(segmenter.config))
 
 
 def _score(
@@ -92,7 +97,7 @@ def _score(
 ) -> dict[str, Scores]:
     """One device's share of ``evaluate``; what there is so far when it is to ``stop``."""
     num_classes = segmenter.config.model.num_classes
-    rows = {row: Scores.empty(num_classes) for row in segmenter.rows}
+    rows = {row: _empty(segmenter) for row in segmenter.rows}
     tallies: dict[str, VideoTally] = {}
     with (
         _on_device_of(variables),

@@ -7,9 +7,10 @@ import os
 from typing import Literal
 
 from cffm_jax.config import ClusterConfig, Config
-from cffm_jax.data.layouts.read import read_videos
+from cffm_jax.data.layouts.read import read_videos, source_of
 from cffm_jax.data.layouts.video import Video
 from cffm_jax.errors import InputError
+from cffm_jax.metrics.scores import RELEASE_LONGER_THAN
 from cffm_jax.rules import about, setting
 from cffm_jax.settings import Settings
 
@@ -81,6 +82,17 @@ def require_apart(options: EvalOptions) -> None:
             if os.path.commonpath([path, place]) in (path, place):
                 inner, outer = (name, other) if len(path) > len(place) else (other, name)
                 raise InputError(inner, f"lies inside of {outer}", "name places that do not hold each other")
+
+
+def cutoff_of(config: Config) -> int:
+    """Frames up to which a video is left out of the figures, by ``eval.short_videos``; 0: none is.
+
+    Raises:
+      InputError: the data are records that cannot be read.
+    """
+    rule, data = config.eval.short_videos, config.data
+    left_out = source_of(data.layout, data.root).short_videos_left_out if rule == "auto" else rule == "left_out"
+    return RELEASE_LONGER_THAN if left_out else 0
 
 
 def evaluation_videos(config: Config, masks: bool = True) -> tuple[Video, ...]:

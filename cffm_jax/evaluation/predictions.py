@@ -7,19 +7,21 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 from tqdm import tqdm
 
 from cffm_jax.config import EVALUATED, check_settings
 from cffm_jax.data import decode
 from cffm_jax.data.layouts.classes import read_classes
+from cffm_jax.data.layouts.records import RecordedFile
 from cffm_jax.data.layouts.video import Video
 from cffm_jax.errors import InputError
 from cffm_jax.evaluation import score_tables
 from cffm_jax.evaluation.mask_folder import prediction_paths, read_prediction
-from cffm_jax.evaluation.options import EvalOptions, evaluation_videos
+from cffm_jax.evaluation.options import EvalOptions, cutoff_of, evaluation_videos
 from cffm_jax.evaluation.report import write
 from cffm_jax.evaluation.submission import print_written, require_submission, submit_predictions
-from cffm_jax.metrics.scores import Scores, VideoScore, score_video
+from cffm_jax.metrics.scores import RELEASE_LONGER_THAN, Scores, VideoScore, score_video
 from cffm_jax.runtime.atomic import require_writable
 from cffm_jax.runtime.signals import Interruption
 
@@ -29,6 +31,7 @@ def score_predictions(
     predictions_dir: str | os.PathLike,
     num_classes: int,
     class_names: Sequence[str],
+    cutoff: int = RELEASE_LONGER_THAN,
 ) -> Scores:
     """Scores the masks <predictions_dir>/<video>/<frame stem>.png that any program wrote.
 
@@ -37,6 +40,7 @@ def score_predictions(
       predictions_dir: folder of 8-bit indexed PNGs of the masks' size, with values 0..K-1.
       num_classes: K.
       class_names: K names, checked here so that the tables cannot fail after the work.
+      cutoff: as of `Scores`.
 
     Raises:
       InputError: a prediction is missing, unreadable, of a wrong size, or holds what is no class.
@@ -49,7 +53,7 @@ def score_predictions(
     # All files are looked for before the first is read: a gap shows at once, not after an hour.
     jobs = [(video, prediction_paths(video, root / video.name)) for video in videos]
 
-    scores = Scores.empty(num_classes)
+    scores = Scores.empty(num_classes, cutoff)
     total = sum(len(paths) for _, paths in jobs)
     with tqdm(total=total, desc="score", unit="frame", dynamic_ncols=True) as bar:
 
@@ -58,7 +62,7 @@ def score_predictions(
 
             def frames():
                 for i, path in zip(video.targets, paths, strict=True):
-                    label = decode.read_mask(video.mask(i), num_classes, video.coding)
+                    label = _read_label(video, i, num_classes)
                     prediction = read_prediction(path, num_classes)
                     if label.shape != prediction.shape:
                         (h, w), (height, width) = prediction.shape, label.shape
@@ -75,6 +79,14 @@ def score_predictions(
         finally:
             pool.shutdown(cancel_futures=True)
     return scores
+
+
+def _read_label(video: Video, i: int, num_classes: int) -> np.ndarray:
+    """Labels of a frame; where its file is not there to turn it, of the mask alone."""
+    frame, mask = video.frames[i], video.mask(i)
+    if isinstance(frame, RecordedFile) or os.path.exists(frame):
+        return decode.read_label(frame, mask, num_classes, video.coding)
+    return decode.read_mask(mask, num_classes, video.coding)
 
 
 def evaluate_predictions(options: EvalOptions, interruption: Interruption) -> None:
@@ -97,7 +109,7 @@ def evaluate_predictions(options: EvalOptions, interruption: Interruption) -> No
     require_writable(output)
     if options.report:
         write.require_place(options.report)
-    scores = score_predictions(videos, options.predictions, config.model.num_classes, names)
+    scores = score_predictions(videos, options.predictions, config.model.num_classes, names, cutoff_of(config))
     rows = {"predictions": scores}
     score_tables.write_and_print(output, {"predictions": options.predictions}, rows, names)
     if options.report:

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from cffm_jax.metrics import all_metrics
-from cffm_jax.metrics.scores import RELEASE_LONGER_THAN, Scores
+from cffm_jax.metrics.metric import Metric
+from cffm_jax.metrics.scores import Scores
 from cffm_jax.runtime.atomic import write_json
 
 
@@ -29,7 +30,7 @@ def _aligned(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     )
 
 
-def main_table(rows: Mapping[str, Scores], longer_than: int = RELEASE_LONGER_THAN) -> str:
+def main_table(rows: Mapping[str, Scores], longer_than: int | None = None) -> str:
     """The published figures, a line for each row, and what they count."""
     metrics = [metric for metric in all_metrics.METRICS if metric.in_papers]
     figures = {name: scores.figures(longer_than) for name, scores in rows.items()}
@@ -40,21 +41,36 @@ def main_table(rows: Mapping[str, Scores], longer_than: int = RELEASE_LONGER_THA
     table = _aligned(["%", *(metric.title for metric in metrics), "videos", "frames"], lines)
     left_out = max((f["left_out"] for f in figures.values()), default=0)
     if left_out:
-        table += f"\nVideos of at most {longer_than} frames ({left_out} here) count in Eq. 9 and CC alone."
-    return table
+        table += (
+            f"\nVideos of at most {_cutoff(rows, longer_than)} frames ({left_out} here) count in Eq. 9 and CC alone."
+        )
+    return table + _measured(rows, metrics, longer_than)
 
 
-def beyond_table(rows: Mapping[str, Scores], longer_than: int = RELEASE_LONGER_THAN) -> str:
+def _cutoff(rows: Mapping[str, Scores], longer_than: int | None) -> int:
+    """Frames up to which videos are left out."""
+    return next((scores.cutoff for scores in rows.values()), 0) if longer_than is None else longer_than
+
+
+def _measured(rows: Mapping[str, Scores], metrics: Sequence[Metric], longer_than: int | None) -> str:
+    """A line: in how many videos the metrics of whole videos could be measured, the same in all rows."""
+    counts = next((scores.measured(longer_than) for scores in rows.values()), {})
+    told = ", ".join(f"{metric.title} {counts[metric.key]}" for metric in metrics if metric.key in counts)
+    return f"\nVideos that could be measured: {told}." if told else ""
+
+
+def beyond_table(rows: Mapping[str, Scores], longer_than: int | None = None) -> str:
     """Table of the metrics that the papers do not report, a line for each row."""
     metrics = [metric for metric in all_metrics.METRICS if not metric.in_papers]
     figures = {name: scores.figures(longer_than) for name, scores in rows.items()}
     lines = [[name, *(metric.text(f[metric.key]) for metric in metrics)] for name, f in figures.items()]
-    return _aligned(["% (docs/metrics.md)", *(metric.title for metric in metrics)], lines)
+    table = _aligned(["% (docs/metrics.md)", *(metric.title for metric in metrics)], lines)
+    return table + _measured(rows, metrics, longer_than)
 
 
-def class_table(rows: Mapping[str, Scores], class_names: Sequence[str], longer_than: int = RELEASE_LONGER_THAN) -> str:
+def class_table(rows: Mapping[str, Scores], class_names: Sequence[str], longer_than: int | None = None) -> str:
     """Each class that occurs: share of labelled pixels, then every row's IoU and accuracy, in %."""
-    counted = {name: scores.longer_than(longer_than).confusion() for name, scores in rows.items()}
+    counted = {name: scores.counted(longer_than).confusion() for name, scores in rows.items()}
     heads, columns = ["class"], []
     for i, (name, confusion) in enumerate(counted.items()):
         pixels = confusion.pixels()
@@ -86,14 +102,14 @@ def video_table(rows: Mapping[str, Scores]) -> str:
     return _aligned(heads, lines)
 
 
-def report(rows: Mapping[str, Scores], class_names: Sequence[str], longer_than: int = RELEASE_LONGER_THAN) -> str:
+def report(rows: Mapping[str, Scores], class_names: Sequence[str], longer_than: int | None = None) -> str:
     """All tables, one below the other."""
     totals = main_table(rows, longer_than), beyond_table(rows, longer_than)
     tables = *totals, class_table(rows, class_names, longer_than), video_table(rows)
     return "\n\n".join(tables) + "\n"
 
 
-def to_json(rows: Mapping[str, Scores], class_names: Sequence[str], longer_than: int = RELEASE_LONGER_THAN) -> dict:
+def to_json(rows: Mapping[str, Scores], class_names: Sequence[str], longer_than: int | None = None) -> dict:
     """All of ``report`` for ``json.dump``: shares of 1; None where nothing was to be measured."""
     # Those of the videos' table come first.
     of_videos = sorted(
@@ -103,8 +119,9 @@ def to_json(rows: Mapping[str, Scores], class_names: Sequence[str], longer_than:
     return {
         name: {
             **{key: number(figure) for key, figure in scores.figures(longer_than).items()},
-            "videos_longer_than": longer_than,
-            "per_class": _per_class(scores.longer_than(longer_than), class_names),
+            "videos_longer_than": scores.cutoff if longer_than is None else longer_than,
+            "measured_videos": scores.measured(longer_than),
+            "per_class": _per_class(scores.counted(longer_than), class_names),
             "per_video": [
                 {
                     "name": video.name,

@@ -75,15 +75,8 @@ def read_frame(index: int, *, video: Video, config: Config, label: bool) -> Read
         return image, None, size
     mask = video.mask(index)
     stored, stored_mask = read_all([frame, mask])
-    image, size = evaluation_frames.load_evaluation_frame(frame, scale, stored)
-    labels = decode.decode_mask(mask, stored_mask, config.model.num_classes, video.coding)
-    if labels.shape != size:
-        raise InputError(
-            mask,
-            f"is {labels.shape[0]}x{labels.shape[1]}, its frame {size[0]}x{size[1]}",
-            "give the mask its frame's size",
-        )
-    return image, labels, size
+    image, labels = decode.decode_pair(frame, mask, stored, stored_mask, config.model.num_classes, video.coding)
+    return evaluation_frames.fit_frame(image, scale), labels, labels.shape
 
 
 def _stack(read: list[Read], video: Video, start: int) -> Loaded:

@@ -1,18 +1,18 @@
-"""Images as viewers show them: upright, grey and palettes as RGB, 16 bits as 8, opaque on black."""
+"""Images as viewers show them, see `data.pictures`."""
 
 from __future__ import annotations
 
 import os
-import struct
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 
 import numpy as np
-from PIL import BmpImagePlugin, Image, ImageOps, TiffImagePlugin, WebPImagePlugin
+from PIL import BmpImagePlugin, TiffImagePlugin, WebPImagePlugin
 
-from cffm_jax.data.image_files import DATASET_READERS, UnreadableFile, open_image, read_bytes
+from cffm_jax.data import decode
+from cffm_jax.data.image_files import DATASET_READERS, FileName, UnreadableFile, read_bytes
 from cffm_jax.data.layouts.names import numeric_order
 from cffm_jax.errors import InputError
 from cffm_jax.media.frame import Frame, Selection, Source
@@ -104,7 +104,7 @@ def open_images(paths: Sequence[str], name: str, selection: Selection, rate: flo
 
 
 def _frames(paths: Sequence[str], numbers: Sequence[int], step: Fraction, remarks: list[str]) -> Iterator[Frame]:
-    several: list[str] = []
+    several: list[FileName] = []
     stems = [os.path.splitext(os.path.basename(path))[0] for path in paths]
     doubled = max(Counter(stems).values()) > 1
     size = None
@@ -120,7 +120,7 @@ def _frames(paths: Sequence[str], numbers: Sequence[int], step: Fraction, remark
         remarks.append(f"{several[0]}{others} holds more pictures than the first, which alone was taken")
 
 
-def read_image(path: str, several: list[str] | None = None) -> np.ndarray:
+def read_image(path: str, several: list[FileName] | None = None) -> np.ndarray:
     """Reads a JPEG, PNG, BMP, TIFF or WebP file (the first image in it) as a viewer shows it.
 
     Args:
@@ -136,34 +136,4 @@ def read_image(path: str, several: list[str] | None = None) -> np.ndarray:
     _require_ordinary(path)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Of tags that are damaged: the picture counts.
-        image = open_image(path, read_bytes(path), READERS)
-        if several is not None and getattr(image, "is_animated", False):
-            several.append(path)
-        try:
-            return _upright_rgb(path, image)
-        # What Pillow raises for a damaged image: all of these occur.
-        except (OSError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, struct.error) as error:
-            problem = "cannot be read (truncated, damaged or of an unknown kind)"
-            raise UnreadableFile(path, problem, "copy or download the file again, or save it as PNG") from error
-
-
-def _upright_rgb(path: str, image: Image.Image) -> np.ndarray:
-    image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I"):
-        return _of_sixteen_bits(path, np.asarray(image))
-    if image.mode == "F":
-        raise _no_range(path, "floats")
-    if image.has_transparency_data:
-        pixels = np.asarray(image.convert("RGBA")).astype(np.uint16)
-        return ((pixels[..., :3] * pixels[..., 3:] + 127) // 255).astype(np.uint8)
-    return np.array(image.convert("RGB"))
-
-
-def _of_sixteen_bits(path: str, grey: np.ndarray) -> np.ndarray:
-    if grey.size and (grey.min() < 0 or grey.max() > 65535):
-        raise _no_range(path, "32 bits")
-    return np.repeat(((grey.astype(np.uint32) + 128) // 257).astype(np.uint8)[..., None], 3, axis=-1)
-
-
-def _no_range(path: str, samples: str) -> UnreadableFile:
-    return UnreadableFile(path, f"holds {samples}, of which no range is known", "save it with 8 or 16 bits")
+        return decode.decode_frame(path, read_bytes(path), READERS, several)

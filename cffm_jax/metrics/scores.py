@@ -17,7 +17,8 @@ from cffm_jax.metrics.confusion import CONFUSION, Confusion
 from cffm_jax.metrics.metric import Metric, Statistic, mean
 
 RELEASE_LONGER_THAN = 16
-"""The released script leaves videos with at most so many frames out of every figure."""
+"""The released script leaves videos with at most so many frames out of every figure: a rule of VSPW's
+benchmark."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -128,31 +129,37 @@ class Scores:
     Attributes:
       num_classes: K.
       videos: the scores by video, ordered by name.
+      cutoff: frames up to which a video is left out of the figures (not of those that count short
+        ones too); 0: none is.
     """
 
     num_classes: int
     videos: tuple[VideoScore, ...] = ()
+    cutoff: int = RELEASE_LONGER_THAN
 
     @classmethod
-    def empty(cls, num_classes: int) -> Scores:
-        return cls(num_classes)
+    def empty(cls, num_classes: int, cutoff: int = RELEASE_LONGER_THAN) -> Scores:
+        return cls(num_classes, cutoff=cutoff)
 
     def update(self, video: VideoScore) -> Scores:
-        return self.merge(Scores(self.num_classes, (video,)))
+        return self.merge(dataclasses.replace(self, videos=(video,)))
 
     def merge(self, other: Scores) -> Scores:
-        """The videos of both. ValueError for other classes, or for a video that both have."""
+        """The videos of both. ValueError for other classes or another cutoff, or for a video that both
+        have."""
         if other.num_classes != self.num_classes:
             raise ValueError(f"scores of {self.num_classes} and of {other.num_classes} classes do not merge")
+        if other.cutoff != self.cutoff:
+            raise ValueError(f"scores of videos of over {self.cutoff} and over {other.cutoff} frames do not merge")
         twice = {v.name for v in self.videos} & {v.name for v in other.videos}
         if twice:
             raise ValueError(f"video scored twice: {', '.join(sorted(twice))}")
-        return Scores(self.num_classes, tuple(sorted(self.videos + other.videos, key=lambda v: v.name)))
+        return dataclasses.replace(self, videos=tuple(sorted(self.videos + other.videos, key=lambda v: v.name)))
 
     def longer_than(self, frames: int) -> Scores:
         """Only the videos with more than so many frames, and those labelled in some frames only:
         the released script's rule is for videos labelled throughout."""
-        return Scores(self.num_classes, tuple(v for v in self.videos if v.frames > frames or v.sparse))
+        return dataclasses.replace(self, videos=tuple(v for v in self.videos if v.frames > frames or v.sparse))
 
     def total(self, statistic: Statistic) -> Any:
         """The sums of all videos that have these."""
@@ -163,15 +170,30 @@ class Scores:
         """One confusion matrix over all videos."""
         return self.total(CONFUSION)
 
-    def figures(self, longer_than: int = RELEASE_LONGER_THAN) -> dict[str, float]:
+    def counted(self, longer_than: int | None = None) -> Scores:
+        """Only the videos with more than ``longer_than`` frames; None: than the cutoff."""
+        return self.longer_than(self.cutoff if longer_than is None else longer_than)
+
+    def measured(self, longer_than: int | None = None) -> dict[str, int]:
+        """In how many of the videos that count each metric of whole videos could be measured."""
+        counted = self.counted(longer_than)
+        return {
+            metric.key: sum(
+                not math.isnan(video.figure(metric)) for video in (self if metric.short_videos else counted).videos
+            )
+            for metric in all_metrics.METRICS
+            if metric.statistic.whole_videos
+        }
+
+    def figures(self, longer_than: int | None = None) -> dict[str, float]:
         """All figures of the videos with more than ``longer_than`` frames (some metrics count
-        shorter ones too); 0 counts every video.
+        shorter ones too); 0 counts every video, None those over the cutoff.
 
         Returns:
           How many ``videos`` and ``frames`` were counted, how many videos were too short
           (``left_out``), and every metric by its key, nan where nothing was there to measure.
         """
-        counted = self.longer_than(longer_than)
+        counted = self.counted(longer_than)
         figures: dict[str, float] = {
             "videos": len(counted.videos),
             "frames": sum(v.frames for v in counted.videos),

@@ -18,8 +18,10 @@ from cffm_jax.checkpoints.by_path import newest_whole, open_checkpoints
 from cffm_jax.checkpoints.compatible import require_same_run
 from cffm_jax.checkpoints.state import TrainState
 from cffm_jax.config import NOTHING, REQUIRED, Config, InitConfig, check_settings
+from cffm_jax.data.label_sample import sample_notes
 from cffm_jax.data.layouts.classes import read_classes
-from cffm_jax.data.layouts.read import manifest_of, read_videos
+from cffm_jax.data.layouts.names import passed_over_in_words
+from cffm_jax.data.layouts.read import manifest_of, read_videos, source_of
 from cffm_jax.data.layouts.video import Video
 from cffm_jax.data.pipeline import training_batches
 from cffm_jax.errors import InputError
@@ -50,7 +52,7 @@ class Run(NamedTuple):
 
     Attributes:
       start: iterations done already.
-      notes: lines about the checkpoints that were found.
+      notes: lines about the checkpoints that were found, and about the dataset.
       state: before the first step; where ``start`` is not 0, only a pattern for what is restored.
       step: the jitted step.
       rate: the encoder's learning rate by iteration.
@@ -98,6 +100,8 @@ def prepare(config: Config) -> Iterator[Run]:
         check(config, mesh)
         videos = read_videos(config.data, config.data.train_split)
         held_out = evaluation_videos(config)
+    if start < plan.steps:
+        notes += cluster.from_first(lambda: dataset_notes(config, videos, held_out))
     optimizer = make_optimizer(config.optim, plan.steps, model)
     key = jax.random.key(plan.seed)
     prototypes, data = None, dataclasses.replace(config.data, offsets=model.training_offsets(config.data.offsets))
@@ -197,6 +201,20 @@ def check(config: Config, mesh: Mesh) -> None:
     chosen_devices(config.eval.devices, mesh.local_devices)
     manifest_of(config.data)
     read_classes(config.data.root, config.model.num_classes, config.data.layout)
+
+
+def dataset_notes(config: Config, videos: Sequence[Video], held_out: Sequence[Video]) -> tuple[str, ...]:
+    """Lines about what is left out of the dataset's folders, and missing in its labels.
+
+    Raises:
+      InputError: a mask that was looked at cannot be used.
+    """
+    data, num_classes = config.data, config.model.num_classes
+    others = list(dict.fromkeys(path for video in (*videos, *held_out) for path in video.passed_over))
+    names = read_classes(data.root, num_classes, data.layout).names
+    fixed = source_of(data.layout, data.root).fixed_labels
+    left_out = [f"data: {passed_over_in_words(others)}"] if others else []
+    return (*left_out, *sample_notes(videos, num_classes, names, fixed, held_out))
 
 
 def on_device(

@@ -36,9 +36,9 @@ def write_mask(path, mask):
 
 
 def write_video(root, name, length=LENGTH):
-    """Frames of noise; masks with a quarter ignored, a quarter of class 0, and half of class 1."""
+    """Frames of noise; masks with a quarter ignored, and a quarter, a third and a sixth of the classes."""
     rng = np.random.default_rng(list(name.encode()))
-    mask = np.repeat([[0, 1, 2, 2]], 16, 0).repeat(6, 1)
+    mask = np.repeat([[0, 0, 0, 1, 1, 1, 2, 2, 2, 2, 3, 3]], 16, 0).repeat(2, 1)
     for i in range(length):
         write_frame(root / "data" / name / "origin" / f"{i:08d}.jpg", rng)
         write_mask(root / "data" / name / "mask" / f"{i:08d}.png", mask)
@@ -81,12 +81,13 @@ def test_a_whole_dataset(root, capfd):
     assert report["frames"] == 60 and report["masks"] == 40 and report["unlisted_videos"] == 0
     assert report["lengths"] == {"min": 10, "median": 10, "max": 10} and report["sizes"] == {"24x16": 60}
     shares = [(each["name"], each["pixel_share"], each["frame_share"]) for each in report["classes"]]
-    assert shares == [("sky", 0.25, 1.0), ("road", 0.5, 1.0), ("car", 0.0, 0.0)] and report["ignored_share"] == 0.25
+    assert shares == [("sky", 0.25, 1.0), ("road", 1 / 3, 1.0), ("car", 1 / 6, 1.0)]
+    assert report["ignored_share"] == 0.25 and report["passed_over"] == {}
     status, text = run(capfd, root)
     assert status == 0 and "no problem found" in text and "train: 3 videos, 30 frames" in text
     bars = {line.split()[1]: line.count("#") for line in text.splitlines() if "#" in line}
-    assert bars == {"road": 30, "sky": 15}
-    assert "without a pixel: car" in text
+    assert bars == {"road": 30, "sky": 22, "car": 15}
+    assert "without a pixel" not in text and "left out" not in text
 
 
 def test_the_number_of_threads_changes_nothing(root, capfd):
@@ -128,8 +129,8 @@ def spoil(root):
         ("data/a/origin/00000002.jpg", "truncated"),
         ("data/b/mask/00000009.png", "truncated"),
         ("data/b/origin/00000005.jpg", "is 20x16, most frames of the video 24x16"),
-        ("data/b/mask/00000005.png", "is 24x16, its frame 20x16"),
-        ("data/b/mask/00000006.png", "is 24x8, its frame 24x16"),
+        ("data/b/mask/00000005.png", "is 24x16 but its frame is 20x16"),
+        ("data/b/mask/00000006.png", "is 24x8 but its frame is 24x16"),
         ("data/b/mask/00000007.png", "holds label 7, but there are 3 classes (labels 1..3)"),
         ("data/b/mask/00000008.png", "mode RGB"),
         ("data/a", "has 9 frames, fewer than 10"),
@@ -328,6 +329,10 @@ def cities(tmp_path):
     for city, split in (("aachen", "train"), ("bonn", "val")):
         for first in (0, 30):
             datasets.write_snippet(tmp_path, split, city, 1 + (city == "bonn"), first)
+    for path in tmp_path.glob("gtFine/*/*/*.png"):
+        mask = np.array(Image.open(path))
+        mask[9, :19] = range(19)  # Every class has a pixel.
+        datasets.write_png(path, mask)
     return tmp_path
 
 

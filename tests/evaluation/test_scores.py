@@ -6,12 +6,22 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cffm_jax.config import Config, DataConfig, EvalConfig
+from cffm_jax.data.layouts.classes import Classes
 from cffm_jax.data.layouts.video import Video
+from cffm_jax.data.prepare import command as prepare
+from cffm_jax.drawing.palette import palette
 from cffm_jax.errors import InputError
 from cffm_jax.evaluation import predictions as evaluation_predictions
 from cffm_jax.evaluation import score_tables
+from cffm_jax.evaluation.options import cutoff_of
+from cffm_jax.evaluation.report.figures import About
+from cffm_jax.evaluation.report.page import page
 from cffm_jax.metrics.all_metrics import METRICS
 from cffm_jax.metrics.scores import Scores, score_video
+from cffm_jax.runtime.command_line import run_command
+
+from helpers.datasets import write_png
 
 K = 4
 NAMES = ("sky", "road", "person", "cat")
@@ -72,6 +82,45 @@ def test_score_predictions(split, rows, capfd):
         assert video.sums["steadiness"] == expected.sums["steadiness"]
     progress = capfd.readouterr().err
     assert "29/29" in progress and "frame/s" in progress
+
+
+def test_short_videos_are_left_out_for_vspw_alone(split, tmp_path):
+    """Of 9 frames; a setting overrules it, and records have the rule of what they were made of."""
+    videos, folder, _ = split
+    for name in FRAMES:
+        for mask in (tmp_path / "data" / name / "mask").iterdir():
+            write_png(tmp_path / "data" / name / "origin" / f"{mask.stem}.jpg", np.zeros((6, 8, 3), np.uint8))
+    (tmp_path / "val.txt").write_text("\n".join(FRAMES))
+    assert run_command(prepare.main, [str(tmp_path), str(tmp_path / "records"), "--splits", "val"]) == 0
+    records = tmp_path / "records" / "vspw" / "1.0.0"
+    for layout, root, left_out in (
+        ("vspw", tmp_path, 1),
+        ("folder", tmp_path, 0),
+        ("cityscapes", tmp_path, 0),
+        ("records", records, 1),
+    ):
+        for rule, expected in (("auto", left_out), ("left_out", 1), ("counted", 0)):
+            config = Config(data=DataConfig(root=str(root), layout=layout), eval=EvalConfig(short_videos=rule))
+            cutoff = cutoff_of(config)
+            found = evaluation_predictions.score_predictions(videos, folder, K, NAMES, cutoff)
+            figures, tree = found.figures(), score_tables.to_json({"x": found}, NAMES)["x"]
+            assert figures["left_out"] == expected and figures["videos"] == 2 - expected
+            assert tree["videos_longer_than"] == cutoff and tree["miou"] == figures["miou"]
+            assert ("count in Eq. 9 and CC alone" in score_tables.main_table({"x": found})) == bool(expected)
+            assert sum(entry["pixels"] for entry in tree["per_class"]) == figures["frames"] * 5 * 8
+            report = page({"x": found}, About("", {}), Classes(NAMES, palette(K)), [], [])
+            assert "Videos that could be measured: VC8 " in report
+
+
+def test_a_mask_that_does_not_say_how_it_lies_is_refused(split, tmp_path):
+    videos, folder, _ = split
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    path = tmp_path / "data" / "long" / "origin" / "00000004.jpg"
+    path.parent.mkdir(parents=True)
+    Image.new("RGB", (8, 6)).save(path, exif=exif)
+    with pytest.raises(InputError, match=r"mask/00000004\.png: does not say whether it is turned"):
+        evaluation_predictions.score_predictions(videos, folder, K, NAMES)
 
 
 def test_grey_predictions_count_as_well(split):
@@ -164,9 +213,13 @@ def test_main_table(rows):
     assert lines[2].startswith("CFFM ") and lines[3].startswith("per-frame (SegFormer) ")
     expected = [f"{100 * figures[field]:.2f}" for field in COLUMNS.values()]
     assert lines[2].split() == ["CFFM", *expected, "1", "20"]
-    assert lines[4:] == ["Videos of at most 16 frames (1 here) count in Eq. 9 and CC alone."]
+    assert lines[4:] == [
+        "Videos of at most 16 frames (1 here) count in Eq. 9 and CC alone.",
+        "Videos that could be measured: VC8 1, VC16 1, VC8 Eq. 9 2, VC16 Eq. 9 1.",
+    ]
     every = score_tables.main_table({"a": rows["CFFM"]}, longer_than=0).splitlines()
-    assert len(every) == 3 and every[2].split()[-2:] == ["2", "29"]
+    assert every[2].split()[-2:] == ["2", "29"]
+    assert every[3:] == ["Videos that could be measured: VC8 2, VC16 1, VC8 Eq. 9 2, VC16 Eq. 9 1."]
 
 
 def test_class_table(rows):
@@ -225,6 +278,8 @@ def test_json(rows):
         assert cffm[field] == figures[field]
     assert all(cffm[field] == figures[field] for field in BEYOND.values())
     assert (cffm["videos"], cffm["frames"], cffm["left_out"], cffm["videos_longer_than"]) == (1, 20, 1, 16)
+    counts = cffm["measured_videos"]
+    assert counts == {"vc8": 1, "vc16": 1, "vc8_paper": 2, "vc16_paper": 1, "cc8": 2, "cc16": 1, "flicker": 1}
     assert [entry["name"] for entry in cffm["per_class"]] == list(NAMES)
     assert sum(entry["pixels"] for entry in cffm["per_class"]) == 20 * 5 * 8
     long, short = cffm["per_video"]

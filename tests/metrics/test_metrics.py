@@ -1,5 +1,6 @@
 """The metrics: values by hand and by their definitions, and laws of their sums."""
 
+import dataclasses
 import math
 import pickle
 from concurrent.futures import ThreadPoolExecutor
@@ -336,6 +337,32 @@ def test_figures_equal_the_definition(many):
         assert released == pytest.approx(mean(pooled), rel=1e-12)
         means = [mean(ratios(direct_windows(*video, length))) for video in many.values()]
         assert paper == pytest.approx(mean([x for x in means if not math.isnan(x)]), rel=1e-12)
+
+
+def test_short_videos_count_where_no_benchmark_leaves_them_out(many):
+    scores = Scores.empty(K, cutoff=0)
+    for name, video in many.items():
+        scores = scores.update(score(name, *video))
+    found = scores.figures()
+    assert found["miou"] == Confusion(sum(direct_confusion(*video) for video in many.values())).miou()
+    assert (found["videos"], found["left_out"], found["frames"]) == (8, 0, sum(range(5, 41, 5)))
+    released = dataclasses.replace(scores, cutoff=16)
+    assert released.figures() == scores.figures(longer_than=16) and released.figures(longer_than=0) == found
+    with pytest.raises(ValueError, match="over 0 and over 16 frames do not merge"):
+        scores.merge(Scores.empty(K))
+
+
+@pytest.mark.parametrize("cutoff", [0, 16])
+def test_in_how_many_videos_consistency_could_be_measured(many, cutoff):
+    scores = Scores.empty(K, cutoff)
+    for name, video in many.items():
+        scores = scores.update(score(name, *video))
+    measured = scores.measured()
+    for length in (8, 16):
+        windows = {len(video[0]): ratios(direct_windows(*video, length)[:-1]) for video in many.values()}
+        assert measured[f"vc{length}"] == sum(bool(of) for frames, of in windows.items() if frames > cutoff)
+        every = [ratios(direct_windows(*video, length)) for video in many.values()]
+        assert measured[f"vc{length}_paper"] == sum(map(bool, every)) > 0
 
 
 def test_merging_is_exact_in_any_order(many):

@@ -27,10 +27,12 @@ import tyro
 from cffm_jax.config import IGNORED_LABEL, DataConfig, LayoutName
 from cffm_jax.data.check.survey import Survey, VideoFound, survey
 from cffm_jax.data.layouts.listing import MANIFEST, Problem
+from cffm_jax.data.layouts.names import count_by_suffix, passed_over_in_words
 from cffm_jax.data.layouts.read import find_splits, layout_of
 from cffm_jax.errors import InputError
 from cffm_jax.runtime import checksums
 from cffm_jax.runtime.atomic import write_text
+from cffm_jax.runtime.checksums import relative_name
 from cffm_jax.runtime.command_line import parse_command
 
 _BAR = 30
@@ -241,6 +243,7 @@ def to_json(result: Survey, left_out: Mapping[str, Sequence[str]]) -> dict[str, 
         "classes": classes,
         "ignored_share": int(pixels[IGNORED_LABEL]) / every,
         "problems": [each._asdict() for each in result.problems],
+        "passed_over": count_by_suffix(path for video in videos for path in video.passed_over),
         "left_out": {split: list(names) for split, names in left_out.items()},
     }
 
@@ -269,6 +272,8 @@ def _text(result: Survey, report: Mapping[str, Any], rows: int) -> str:
         lengths = report["lengths"]
         lines.append(f"frames a video: {lengths['min']} to {lengths['max']}, median {lengths['median']:g}")
     lines.append("sizes: " + ", ".join(f"{size} ({count})" for size, count in report["sizes"].items()))
+    others = [relative_name(path, result.root) for video in result.videos.values() for path in video.passed_over]
+    lines += [passed_over_in_words(others)] if others else []
     lines += ["", *_class_lines(report)] if report["masks"] else []
     count = len(result.problems)
     lines += ["", f"{count} problem{'s' * (count != 1)}" if count else "no problem found"]
@@ -278,7 +283,7 @@ def _text(result: Survey, report: Mapping[str, Any], rows: int) -> str:
 def _class_lines(report: Mapping[str, Any]) -> list[str]:
     """The classes by their share of the pixels, each with a bar."""
     there = sorted((each for each in report["classes"] if each["pixels"]), key=lambda each: -each["pixels"])
-    wide = max(len(each["name"]) for each in report["classes"])
+    wide = max((len(each["name"]) for each in report["classes"]), default=len("(ignored)"))
     lines = [f"{'class':{wide + 4}}  pixels  frames"]
     for each in there:
         bar = "#" * max(1, round(_BAR * each["pixel_share"] / there[0]["pixel_share"]))

@@ -12,58 +12,17 @@ import numpy as np
 import tqdm
 
 from cffm_jax.config import IGNORED_LABEL, DataConfig
-from cffm_jax.data import decode
-from cffm_jax.data.image_files import FileName, UnreadableFile
+from cffm_jax.data.check.labels import label_problems
+from cffm_jax.data.check.video_files import VideoFound, look_at_video
 from cffm_jax.data.layouts.classes import class_names, count_classes
 from cffm_jax.data.layouts.layout import Layout
-from cffm_jax.data.layouts.listing import (
-    DATASET,
-    DUPLICATES,
-    GROUPS,
-    MASKS,
-    SHORT,
-    SIZES,
-    UNREADABLE,
-    Listed,
-    Problem,
-)
+from cffm_jax.data.layouts.listing import DATASET, DUPLICATES, GROUPS, SHORT, Listed, Problem
 from cffm_jax.data.layouts.read import list_dataset, source_of
-from cffm_jax.data.layouts.records import read_all
-from cffm_jax.data.layouts.video import Coding
 from cffm_jax.errors import InputError
-from cffm_jax.runtime.checksums import digest, relative_name
+from cffm_jax.runtime.checksums import relative_name
 
 _SAME = 0.5
 """Two videos are the same where this share of the shorter one's frames are the same files."""
-
-
-@dataclasses.dataclass
-class VideoFound:
-    """Contents of one video's files.
-
-    Attributes:
-      name: of the video.
-      place: its name in messages, relative to the dataset's folder.
-      length: number of frames, readable or not.
-      sizes: (width, height) -> frames of that size.
-      masks: masks that could be read.
-      pixels: i64[256], pixels of each class (255: ignored).
-      frames: i64[256], masks that hold the class.
-      digests: relative name -> sha256 of the files that could be read.
-      contents: sha256 of its frames.
-      problems: what is wrong with it.
-    """
-
-    name: str
-    place: str
-    length: int = 0
-    sizes: collections.Counter[tuple[int, int]] = dataclasses.field(default_factory=collections.Counter)
-    masks: int = 0
-    pixels: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(256, np.int64))
-    frames: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(256, np.int64))
-    digests: dict[str, bytes] = dataclasses.field(default_factory=dict)
-    contents: set[bytes] = dataclasses.field(default_factory=set)
-    problems: list[Problem] = dataclasses.field(default_factory=list)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,65 +106,11 @@ def survey(
         pool.shutdown(cancel_futures=True)
     problems += itertools.chain.from_iterable(video.problems for video in videos.values())
     problems += _duplicates(listing.splits, videos)
-    order = sorted(problems, key=lambda each: GROUPS.index(each.group))
     largest = max((int(np.flatnonzero(v.pixels[:IGNORED_LABEL]).max(initial=-1)) for v in videos.values()), default=-1)
     names = names or tuple(f"class {i}" for i in range(num_classes or largest + 1))
+    problems += label_problems(listing.splits, videos, names, fixed_labels=source.fixed_labels)
+    order = sorted(problems, key=lambda each: GROUPS.index(each.group))
     return Survey(root, listing.splits, videos, listing.unlisted, names, tuple(order))
-
-
-def look_at_video(root: str, listed: Listed, num_classes: int) -> VideoFound:
-    """Reads all files of a video."""
-    result = VideoFound(listed.name, listed.place, len(listed.frames))
-
-    def add(group: str, file: FileName, problem: str, remedy: str) -> None:
-        result.problems.append(Problem(group, relative_name(file, root), problem, remedy, listed.name))
-
-    shapes: dict[str, tuple[int, int]] = {}
-    for stem, path in listed.frames.items():
-        try:
-            (data,) = read_all([path])
-            shapes[stem] = decode.decode_frame(path, data).shape[1::-1]
-        except InputError as error:
-            add(UNREADABLE, error.where, error.problem, error.remedy)
-        else:
-            result.digests[relative_name(path, root)] = digest(data)
-            result.contents.add(digest(data))
-    result.sizes.update(shapes.values())
-    if len(result.sizes) > 1:
-        (width, height), _ = result.sizes.most_common(1)[0]
-        for stem, (w, h) in shapes.items():
-            if (w, h) != (width, height):
-                problem = f"is {w}x{h}, most frames of the video {width}x{height}"
-                add(SIZES, listed.frames[stem], problem, "give all frames of a video one size")
-    for stem, path in listed.masks.items():
-        _look_at_mask(result, path, listed.coding, shapes.get(stem), root, num_classes, add)
-    return result
-
-
-def _look_at_mask(
-    result: VideoFound, path: FileName, coding: Coding, size: tuple[int, int] | None, root: str, num_classes: int, add
-) -> None:
-    """Counts a mask's labels; ``size`` is its frame's (width, height)."""
-    # Read with all the classes that there can be, so that all labels are counted.
-    try:
-        (data,) = read_all([path])
-        labels = decode.decode_mask(path, data, coding.num_classes, coding)
-    except InputError as error:
-        add(UNREADABLE if isinstance(error, UnreadableFile) else MASKS, error.where, error.problem, error.remedy)
-        return
-    result.digests[relative_name(path, root)] = digest(data)
-    result.masks += 1
-    counts = np.bincount(labels.reshape(-1), minlength=256)
-    result.pixels += counts
-    result.frames += counts > 0
-    other = np.flatnonzero(counts[num_classes:IGNORED_LABEL])
-    if len(other):
-        byte = coding.byte_of(num_classes + int(other[-1]))
-        problem = f"holds label {byte}, but there are {num_classes} classes ({coding.words(num_classes)})"
-        add(MASKS, path, problem, "correct the mask, or give --num-classes")
-    if size is not None and labels.shape[::-1] != size:
-        problem = f"is {labels.shape[1]}x{labels.shape[0]}, its frame {size[0]}x{size[1]}"
-        add(SIZES, path, problem, "give the mask its frame's size")
 
 
 def _duplicates(splits: Mapping[str, tuple[str, ...]], videos: Mapping[str, VideoFound]) -> list[Problem]:

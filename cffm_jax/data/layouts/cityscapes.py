@@ -21,11 +21,15 @@ from cffm_jax.data.layouts.names import list_files, list_folders
 from cffm_jax.data.layouts.video import Coding, Video
 from cffm_jax.errors import InputError
 
-SEQUENCES, MASKS = "leftImg8bit_sequence", "gtFine"
+SEQUENCES, MASKS, STILLS = "leftImg8bit_sequence", "gtFine", "leftImg8bit"
 BEFORE, LENGTH = 19, 30
 """Frames of a snippet before the labelled one, and of the whole snippet."""
 _PACKAGES = {SEQUENCES: "leftImg8bit_sequence_trainvaltest", MASKS: "gtFine_trainvaltest"}
 _LABEL_IDS = 34
+_OF_PACKAGE = re.compile(
+    r"_gtFine_(color|instanceIds|instanceTrainIds|labelIds|labelTrainIds)\.png$|_gtFine_polygons\.json$", re.IGNORECASE
+)
+"""What the package of masks holds: none of it is told of as left out."""
 
 TRAIN_IDS = Coding.of(range(len(CITYSCAPES_LABEL_IDS)), (IGNORED_LABEL,), "train ids 0..18, ignored: 255")
 LABEL_IDS = Coding.of(
@@ -44,7 +48,7 @@ def _cities(root: str, package: str, split: str, fault: Fault) -> list[str]:
     """Names of the cities of a split; a fault if the package or the split is missing or empty."""
     if not os.path.isdir(os.path.join(root, package)):
         problem = f"holds no {package}"
-        if package == SEQUENCES and os.path.isdir(os.path.join(root, "leftImg8bit")):
+        if package == SEQUENCES and os.path.isdir(os.path.join(root, STILLS)):
             problem = "holds leftImg8bit alone, which has only the labelled frames"
         fault(InputError(root, problem, f"add the package {_PACKAGES[package]}.zip, or correct --data.root"))
         return []
@@ -58,12 +62,18 @@ def _cities(root: str, package: str, split: str, fault: Fault) -> list[str]:
 
 
 def _list_city(
-    root: str, package: str, split: str, city: str, fault: Fault, kind: str = "leftImg8bit"
+    root: str, package: str, split: str, city: str, fault: Fault, others: list[str], kind: str = "leftImg8bit"
 ) -> dict[_Place, str]:
-    """Files of a kind by their places, in order; a fault for an unknown name, or without files."""
+    """Files of a kind by their places, in order; a fault for an unknown name, or without files.
+
+    ``others`` gets what is none of the package's files, once.
+    """
     folder = os.path.join(root, package, split, city)
-    files = {}
-    for stem, path in list_files(folder, (f"_{kind}.png",)).items():
+    files, beside = {}, []
+    listed = list_files(folder, (f"_{kind}.png",), beside)
+    known = set(others)  # The masks' folder is listed for each kind of masks.
+    others += (path for path in beside if path not in known and not _OF_PACKAGE.search(path))
+    for stem, path in listed.items():
         match = re.fullmatch(re.escape(city) + r"_(\d+)_(\d+)", stem)
         if not match:
             fault(InputError(path, "has an unknown name", f"name it {city}_<sequence>_<frame>_{kind}.png"))
@@ -74,10 +84,10 @@ def _list_city(
     return dict(sorted(files.items()))
 
 
-def _list_masks(root: str, split: str, city: str, fault: Fault) -> dict[_Place, tuple[str, Coding]]:
+def _list_masks(root: str, split: str, city: str, fault: Fault, others: list[str]) -> dict[_Place, tuple[str, Coding]]:
     files = {}
     for kind, coding in reversed(_CODINGS.items()):
-        masks = _list_city(root, MASKS, split, city, fault, f"gtFine_{kind}")
+        masks = _list_city(root, MASKS, split, city, fault, others, f"gtFine_{kind}")
         files |= {place: (path, coding) for place, path in masks.items()}
     if not files:
         folder = os.path.join(root, MASKS, split, city)
@@ -88,12 +98,13 @@ def _list_masks(root: str, split: str, city: str, fault: Fault) -> dict[_Place, 
 
 def _snippets(root: str, split: str, city: str, fault: Fault) -> Iterator[Video]:
     """A video for each mask of a city: the frames of its snippet that are there."""
-    frames = _list_city(root, SEQUENCES, split, city, fault)
-    masks = _list_masks(root, split, city, fault)
+    others: list[str] = []
+    frames = _list_city(root, SEQUENCES, split, city, fault, others)
+    masks = _list_masks(root, split, city, fault, others)
     rest = dict(frames)
     for (sequence, number), (mask, coding) in masks.items():
         if (sequence, number) not in frames:
-            width = len(mask.removesuffix(".png").split("_")[-3])
+            width = len(os.path.basename(mask).split("_")[-3])
             name = f"{city}_{sequence}_{number:0{width}}_leftImg8bit.png"
             path = os.path.join(root, SEQUENCES, split, city, name)
             fault(InputError(path, f"is missing, though {mask} labels it", "add the frame or remove the mask"))
@@ -103,7 +114,8 @@ def _snippets(root: str, split: str, city: str, fault: Fault) -> Iterator[Video]
         for place in places:
             rest.pop(place, None)
         labels = tuple(mask if place == (sequence, number) else None for place in places)
-        yield _video(frames, places, labels, coding, (sequence, number))
+        yield _video(frames, places, labels, coding, (sequence, number), others)
+        others = []
     for run in _consecutive(rest):
         if len(run) >= LENGTH:
             name = os.path.basename(frames[run[BEFORE]]).replace("_leftImg8bit", "_gtFine_labelTrainIds")
@@ -111,20 +123,29 @@ def _snippets(root: str, split: str, city: str, fault: Fault) -> Iterator[Video]
             fault(InputError(frames[run[0]], problem, f"add {MASKS}/{split}/{city}/{name}, or remove the frames"))
 
 
-def _runs(city: str, frames: dict[_Place, str]) -> Iterator[Video]:
-    """Consecutive frames, cut after 30, as videos without masks."""
+def _runs(root: str, split: str, city: str, fault: Fault) -> Iterator[Video]:
+    """Consecutive frames of a city, cut after 30, as videos without masks."""
+    others: list[str] = []
+    frames = _list_city(root, SEQUENCES, split, city, fault, others)
     for run in _consecutive(frames):
         for start in range(0, len(run), LENGTH):
             places = run[start : start + LENGTH]
-            yield _video(frames, places, (), TRAIN_IDS, places[min(BEFORE, len(places) - 1)])
+            yield _video(frames, places, (), TRAIN_IDS, places[min(BEFORE, len(places) - 1)], others)
+            others = []
 
 
 def _video(
-    frames: dict[_Place, str], places: list[_Place], masks: tuple[str | None, ...], coding: Coding, named: _Place
+    frames: dict[_Place, str],
+    places: list[_Place],
+    masks: tuple[str | None, ...],
+    coding: Coding,
+    named: _Place,
+    others: list[str],
 ) -> Video:
     """The video of some places, named after the one that is (or would be) labelled."""
-    name = os.path.basename(frames[named]).removesuffix("_leftImg8bit.png")
-    return Video(name, tuple(frames[p] for p in places), masks, coding, tuple(number for _, number in places))
+    name = os.path.basename(frames[named])[: -len("_leftImg8bit.png")]
+    numbers = tuple(number for _, number in places)
+    return Video(name, tuple(frames[p] for p in places), masks, coding, numbers, tuple(others))
 
 
 def _consecutive(places: Iterable[_Place]) -> Iterator[list[_Place]]:
@@ -154,6 +175,12 @@ class Cityscapes(Layout):
         "configs/b1_cityscapes.py",
     )
 
+    def splits(self, root: str, *, empty: bool = False) -> tuple[str, ...]:
+        """As `Layout.splits`; InputError names the package that is missing, where another is there."""
+        if os.path.isdir(os.path.join(root, STILLS)) and not os.path.isdir(os.path.join(root, SEQUENCES)):
+            _cities(root, SEQUENCES, SPLITS[0], stop)
+        return super().splits(root, empty=empty)
+
     def videos(self, root: str, split: str, masks: bool, fault: Fault = stop) -> tuple[Video, ...]:
         """The snippets of a split, see `Layout.videos`: with ``masks`` those around the masks;
         without, the frames in runs of at most 30.
@@ -168,8 +195,7 @@ class Cityscapes(Layout):
             raise InputError(os.path.join(root, MASKS, split), problem, "name train or val")
         cities = _cities(root, SEQUENCES, split, fault)
         if not masks:
-            listed = {city: _list_city(root, SEQUENCES, split, city, fault) for city in cities}
-            return tuple(video for city, frames in listed.items() for video in _runs(city, frames))
+            return tuple(video for city in cities for video in _runs(root, split, city, fault))
         labelled = _cities(root, MASKS, split, fault)
         if not cities or not labelled:
             return ()

@@ -1,7 +1,7 @@
 """A dataset's class file: ``classes.txt``, a name a line, or ``classes.json``.
 
-The latter holds a list of names or ``{"names": [...], "colours": [[r, g, b], ...], "ignored":
-255}``, of which the last two may be left out.
+The latter holds a list of names or ``{"names": [...], "colours": [[r, g, b], ...], "ignored": 255,
+"ignored_colour": [r, g, b]}``, of which all but the names may be left out.
 """
 
 from __future__ import annotations
@@ -24,12 +24,14 @@ class ClassFile(NamedTuple):
       names: of the classes, in the order of their indices.
       colours: u8[K,3], RGB; None: not stated.
       ignored: label of the pixels that do not count; None: not stated.
+      ignored_colour: u8[3], their colour in palettes; None: not stated.
     """
 
     path: Path
     names: tuple[str, ...]
     colours: np.ndarray | None = None
     ignored: int | None = None
+    ignored_colour: np.ndarray | None = None
 
 
 def ignored_label(root: str | Path) -> int:
@@ -65,15 +67,17 @@ def read_class_file(root: str | Path) -> ClassFile | None:
         raise InputError(path, f"cannot be read ({reason})", remedy) from error
     if not isinstance(tree, dict):
         return ClassFile(path, _names(path, tree))
-    unknown = sorted(set(tree) - {"names", "colours", "ignored"})
+    unknown = sorted(set(tree) - {"names", "colours", "ignored", "ignored_colour"})
     if unknown or "names" not in tree:
         problem = f"has a key {unknown[0]!r}" if unknown else 'has no "names"'
-        raise InputError(path, problem, 'give "names" and, if you like, "colours" and "ignored"')
+        remedy = 'give "names" and, if you like, "colours", "ignored" and "ignored_colour"'
+        raise InputError(path, problem, remedy)
     names = _names(path, tree["names"])
     colours, ignored = tree.get("colours"), tree.get("ignored")
     if ignored is not None and not _is_byte(ignored):
         raise InputError(path, f'"ignored" is {ignored!r}', "give a label in 0..255")
-    return ClassFile(path, names, None if colours is None else _colours(path, colours, len(names)), ignored)
+    colours = None if colours is None else _colours(path, colours, len(names))
+    return ClassFile(path, names, colours, ignored, _ignored_colour(path, tree.get("ignored_colour"), colours))
 
 
 def _names(path: Path, names: Any) -> tuple[str, ...]:
@@ -91,6 +95,20 @@ def _colours(path: Path, colours: Any, count: int) -> np.ndarray:
         problem = f'"colours" is not a list of {count} times three numbers in 0..255'
         raise InputError(path, problem, "give each class a colour [r, g, b]")
     return np.array(rows, np.uint8)
+
+
+def _ignored_colour(path: Path, colour: Any, colours: np.ndarray | None) -> np.ndarray | None:
+    """u8[3], no class's."""
+    if colour is None:
+        return None
+    remedy = "give a colour [r, g, b] that no class has"
+    if not (isinstance(colour, list) and len(colour) == 3 and all(map(_is_byte, colour))):
+        raise InputError(path, '"ignored_colour" is not three numbers in 0..255', remedy)
+    if colours is None:
+        raise InputError(path, 'states "ignored_colour" without "colours"', 'give each class a colour in "colours"')
+    if (colours == colour).all(1).any():
+        raise InputError(path, f'"ignored_colour" {colour} is a class\'s too', remedy)
+    return np.array(colour, np.uint8)
 
 
 def _is_byte(value: Any) -> bool:

@@ -10,10 +10,12 @@ A mask has a byte a pixel: class 0..K-1 or the ignored label, 255 or that of ``c
 
 from __future__ import annotations
 
+import dataclasses
 import os
 
 from cffm_jax.data.layouts.class_file import ignored_label
 from cffm_jax.data.layouts.layout import Fault, Prepared, stop
+from cffm_jax.data.layouts.names import beside
 from cffm_jax.data.layouts.video import Coding, Video, plain_coding
 from cffm_jax.data.layouts.video_folders import VideoFolders
 from cffm_jax.errors import InputError
@@ -42,10 +44,15 @@ class Folder(VideoFolders):
         _require_known_class_file(root)
         videos = super().videos(root, split, masks, fault)
         if masks:
-            videos = tuple(video for video in videos if video.targets)
-            if not videos:
-                path = os.path.join(root, f"{split}.txt")
-                raise InputError(path, "lists no video with a mask", "add masks as <video>/masks/<frame>.png")
+            labelled = [video for video in videos if video.targets]
+            others = tuple(path for video in videos if not video.targets for path in video.passed_over)
+            if not labelled:
+                problem = "lists no video with a mask" + beside(others)
+                remedy = "add masks as <video>/masks/<frame>.png"
+                raise InputError(os.path.join(root, f"{split}.txt"), problem, remedy)
+            # What videos without masks hold instead of them is not forgotten with these.
+            first = dataclasses.replace(labelled[0], passed_over=(*labelled[0].passed_over, *others))
+            return (first, *labelled[1:])
         return videos
 
 

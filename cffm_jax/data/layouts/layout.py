@@ -57,6 +57,7 @@ class Layout(abc.ABC):
       split_files: whether a split is a file ``<split>.txt`` with the names of its videos.
       checksummed: whether reading compares checksums of its own, so that a manifest adds nothing.
       single_masks: whether a video has one mask, so that there are no two consecutive ones.
+      short_videos_left_out: whether the benchmark's figures leave out videos of at most 16 frames.
       submission_problem: why no zip of masks can be submitted, "" where it can.
       prepared: the dataset's name and description in records.
     """
@@ -69,6 +70,7 @@ class Layout(abc.ABC):
     split_files: bool = True
     checksummed: bool = False
     single_masks: bool = False
+    short_videos_left_out: bool = False
     submission_problem: str = ""
     prepared: Prepared = Prepared()
 
@@ -120,10 +122,11 @@ class Layout(abc.ABC):
                 frames = {str(i): frame for i, frame in enumerate(video.frames)}
                 masks = {key: mask for key, mask in zip(frames, video.masks) if mask is not None}
                 place = self.place(root, split, video)
-                listed[video.name] = Listed(video.name, place, frames, masks, video.coding, bool(video.numbers))
+                about = video.coding, bool(video.numbers), video.passed_over
+                listed[video.name] = Listed(video.name, place, frames, masks, *about)
                 for target in video.targets if video.masks else ():
                     try:
                         video.references(target, offsets)
                     except InputError as error:
                         note(error, video.name)
-        return Listing(names, listed, 0, tuple(problems))
+        return Listing(names, listed, 0, tuple(dict.fromkeys(problems)))  # A fault of several splits is one.

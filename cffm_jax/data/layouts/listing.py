@@ -46,6 +46,7 @@ class Listed:
       masks: likewise; a mask has its frame's key.
       coding: what the masks' bytes mean.
       numbered: whether references go by frame numbers, so that a short video may have all of them.
+      passed_over: what else lies in its folders, neither frames nor masks.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Listed:
     masks: Mapping[str, FileName]
     coding: Coding
     numbered: bool = False
+    passed_over: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 
 from cffm_jax.errors import InputError
 
 
-def list_files(folder: str, suffixes: Sequence[str]) -> dict[str, str]:
+def list_files(folder: str, suffixes: Sequence[str], others: list[str] | None = None) -> dict[str, str]:
     """Name without suffix -> path of the folder's files with these suffixes; none without a folder.
+
+    A suffix counts in capitals too. What has another one is added to ``others``, a folder with a /.
 
     Raises:
       InputError: the folder cannot be listed, or two files differ in their suffix alone.
@@ -18,21 +21,47 @@ def list_files(folder: str, suffixes: Sequence[str]) -> dict[str, str]:
     try:
         with os.scandir(folder) as entries:
             # Hidden files: some systems leave "._" companions of every image behind.
-            names = sorted(entry.name for entry in entries if not entry.name.startswith("."))
+            found = sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name)
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except OSError as error:
         raise InputError(folder, f"cannot be listed ({error.strerror})", "check the folder's permissions") from error
     files: dict[str, str] = {}
-    for name in names:
-        suffix = next((suffix for suffix in suffixes if name.endswith(suffix)), None)
+    for entry in found:
+        name = entry.name
+        lower = name.lower()
+        suffix = next((suffix for suffix in suffixes if lower.endswith(suffix.lower())), None)
+        path = os.path.join(folder, name)
         if suffix is None:
+            if others is not None:
+                others.append(os.path.join(path, "") if entry.is_dir() else path)
             continue
-        path, stem = os.path.join(folder, name), name.removesuffix(suffix)
+        stem = name[: -len(suffix)]
         if stem in files:
             raise InputError(path, f"is there beside {os.path.basename(files[stem])}", "remove one of the two")
         files[stem] = path
     return files
+
+
+def count_by_suffix(paths: Iterable[str]) -> dict[str, int]:
+    """How many paths have each suffix, as it is written, the most frequent first; "folder" of a path
+    that ends with a /, "no suffix" of those without."""
+    kinds = ("folder" if path.endswith(os.sep) else os.path.splitext(path)[1] or "no suffix" for path in paths)
+    return dict(Counter(kinds).most_common())
+
+
+def beside(paths: Sequence[str]) -> str:
+    """Says in brackets what else a folder holds, where files are missing; "" for nothing."""
+    return f" ({_in_words(paths)})" if paths else ""
+
+
+def passed_over_in_words(paths: Sequence[str]) -> str:
+    """Says how many files of which suffix were left out, with the first for an example."""
+    return f"left out, as neither frames nor masks: {_in_words(paths)}, such as {paths[0]}"
+
+
+def _in_words(paths: Iterable[str]) -> str:
+    return ", ".join(f"{count} {suffix}" for suffix, count in count_by_suffix(paths).items())
 
 
 def list_folders(folder: str) -> list[str]:

@@ -5,6 +5,7 @@ Every fault of a dataset that shows itself here becomes an `InputError` that nam
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import importlib
 import os
@@ -12,9 +13,10 @@ from collections.abc import Callable, Sequence
 from typing import get_args
 
 from cffm_jax.config import DataConfig, LayoutName
+from cffm_jax.data.layouts.class_file import read_class_file
 from cffm_jax.data.layouts.layout import Layout
 from cffm_jax.data.layouts.listing import Listing
-from cffm_jax.data.layouts.video import Video
+from cffm_jax.data.layouts.video import Coding, Video
 from cffm_jax.errors import InputError
 from cffm_jax.runtime.checksums import Manifest, read_manifest
 
@@ -74,14 +76,28 @@ def read_split(root: str, split: str, masks: bool = True, layout: str | Layout =
         Cityscapes' layout the name of a folder, in records of one of theirs.
       masks: whether to look for masks; without, `Video.masks` is empty.
       layout: a name in `config.LayoutName`, or a layout. The files `vspw`, `cityscapes`, `folder`
-        and `records` say what each is, and which frames have masks.
+        and `records` say what each is, and which frames have masks. The colours that the folder's
+        class file states go into `Video.coding`.
 
     Raises:
-      InputError: a folder, file or mask is missing, a name is unknown, or a video is listed twice.
+      InputError: a folder, file or mask is missing, a name is unknown, a video is listed twice, or
+        the class file cannot be used.
     """
     if not os.path.isdir(root):
         raise InputError(root, "there is no such folder", "point --data.root to the dataset's folder")
-    return layout_of(layout).videos(root, split, masks)
+    coloured = _stated_colours(root)
+    videos = layout_of(layout).videos(root, split, masks)
+    return tuple(dataclasses.replace(video, coding=coloured(video.coding)) for video in videos)
+
+
+def _stated_colours(root: str) -> Callable[[Coding], Coding]:
+    """Adds the colours of the folder's class file to codings. InputError: it cannot be used."""
+    stated = read_class_file(root)
+    if stated is None or stated.colours is None:
+        return lambda coding: coding
+    colours = stated.colours.tobytes()
+    ignored = b"" if stated.ignored_colour is None else stated.ignored_colour.tobytes()
+    return functools.cache(lambda coding: dataclasses.replace(coding, colours=colours, ignored_colour=ignored))
 
 
 def find_splits(root: str, layout: str | Layout, *, empty: bool = False) -> tuple[str, ...]:
@@ -113,7 +129,15 @@ def list_dataset(
     """
     if not os.path.isdir(root):
         raise InputError(root, "there is no such folder", "name a dataset's folder")
-    return layout_of(layout).listing(root, splits, unlabelled, offsets)
+    listing = layout_of(layout).listing(root, splits, unlabelled, offsets)
+    try:
+        coloured = _stated_colours(root)
+    except InputError:
+        return listing  # What is wrong with the class file is said when its names are read.
+    videos = {
+        name: dataclasses.replace(listed, coding=coloured(listed.coding)) for name, listed in listing.videos.items()
+    }
+    return dataclasses.replace(listing, videos=videos)
 
 
 def manifest_of(data: DataConfig) -> Manifest | None:

@@ -23,10 +23,15 @@ class Coding:
     Attributes:
       table: class of each of the 256 bytes; 255: ignored, `NO_CLASS`: the byte means nothing.
       says: classes' bytes in words, a format of ``classes``, their number, and ``last``, one less.
+      colours: of the classes, three bytes each, where the dataset states them: palettes out of that
+        order are read by colour; else the bytes alone count, whatever the palette.
+      ignored_colour: three bytes, that of ignored pixels, where it is stated.
     """
 
     table: bytes
     says: str
+    colours: bytes = b""
+    ignored_colour: bytes = b""
 
     @classmethod
     def of(cls, classes: Iterable[int], ignored: Iterable[int], says: str) -> Coding:
@@ -71,6 +76,7 @@ class Video:
       masks: one for each frame, None where a frame has none; or none at all.
       coding: what the masks' bytes mean.
       numbers: of the frames where references go by them (Cityscapes); () where frames are counted.
+      passed_over: what else lies in its folders, neither frames nor masks.
     """
 
     name: str
@@ -78,6 +84,7 @@ class Video:
     masks: tuple[FileName | None, ...]
     coding: Coding = VSPW
     numbers: tuple[int, ...] = ()
+    passed_over: tuple[str, ...] = dataclasses.field(default=(), compare=False)
 
     @property
     def sparse(self) -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from cffm_jax.data.layouts.layout import Fault, Layout, stop
 from cffm_jax.data.layouts.listing import DATASET, MISSING, UNREADABLE, Listed, Listing, Problem
-from cffm_jax.data.layouts.names import list_files, list_folders, numeric_order, read_names
+from cffm_jax.data.layouts.names import beside, list_files, list_folders, numeric_order, read_names
 from cffm_jax.data.layouts.video import Coding, Video
 from cffm_jax.errors import InputError
 from cffm_jax.runtime.checksums import relative_name
@@ -51,14 +51,16 @@ class VideoFolders(Layout):
     def _video(self, root: str, name: str, masks: bool, coding: Coding) -> Video:
         """Lists one video's frames and masks: two directory listings, no file is opened."""
         folder = os.path.join(root, self.base, name)
-        frames = list_files(os.path.join(folder, self.frames), self.suffixes)
+        others: list[str] = []
+        frames = list_files(os.path.join(folder, self.frames), self.suffixes, others)
         if not frames:
             if not os.path.isdir(folder):
                 problem = "the split lists this video but it is missing"
                 raise InputError(folder, problem, "add it or correct the split file")
             remedy = "add the frames or remove the video from the split"
-            raise InputError(os.path.join(folder, self.frames), self._without_frames(), remedy)
-        labels = list_files(os.path.join(folder, self.masks), (".png",)) if masks else {}
+            problem = self._without_frames() + beside(others)
+            raise InputError(os.path.join(folder, self.frames), problem, remedy)
+        labels = list_files(os.path.join(folder, self.masks), (".png",), others) if masks else {}
         stems = sorted(frames, key=numeric_order)
         if masks and self.every_frame:
             for stem in stems:
@@ -71,7 +73,7 @@ class VideoFolders(Layout):
                     problem = f"there is no frame {stem} in {name}/{self.frames}"
                     raise InputError(mask, problem, "add the frame or remove the mask")
         files = tuple(labels.get(stem) for stem in stems) if masks else ()
-        return Video(name, tuple(frames[stem] for stem in stems), files, coding)
+        return Video(name, tuple(frames[stem] for stem in stems), files, coding, (), tuple(others))
 
     def _without_frames(self) -> str:
         return f"holds no {' or '.join(self.suffixes)} frame"
@@ -134,14 +136,16 @@ class VideoFolders(Layout):
         def add(group: str, file: str, problem: str, remedy: str) -> None:
             problems.append(Problem(group, relative_name(file, root), problem, remedy, name))
 
+        others: list[str] = []
         try:
-            frames = _in_order(list_files(os.path.join(path, self.frames), self.suffixes))
-            masks = _in_order(list_files(os.path.join(path, self.masks), (".png",)))
+            frames = _in_order(list_files(os.path.join(path, self.frames), self.suffixes, others))
+            without = self._without_frames() + beside(others)
+            masks = _in_order(list_files(os.path.join(path, self.masks), (".png",), others))
         except InputError as error:
             add(UNREADABLE, error.where, error.problem, error.remedy)
             return Listed(name, place, {}, {}, coding)
         if not frames:
-            add(MISSING, os.path.join(path, self.frames), self._without_frames(), _LEAVE_OUT)
+            add(MISSING, os.path.join(path, self.frames), without, _LEAVE_OUT)
         if labelled and self.every_frame and frames and not masks:
             add(MISSING, os.path.join(path, self.masks), "holds no .png mask", "add the masks or leave the video out")
         elif masks and self.every_frame:
@@ -150,7 +154,7 @@ class VideoFolders(Layout):
         suffix = self.suffixes[0] if len(self.suffixes) == 1 else ""
         for stem in (stem for stem in masks if stem not in frames):
             add(MISSING, masks[stem], f"has no frame {self.frames}/{stem}{suffix}", "add the frame or remove the mask")
-        return Listed(name, place, frames, masks, coding)
+        return Listed(name, place, frames, masks, coding, passed_over=tuple(others))
 
 
 def _in_order(files: Mapping[str, str]) -> dict[str, str]:

@@ -15,6 +15,7 @@ class Vspw(VideoFolders):
     base, frames, suffixes, masks, every_frame = "data", "origin", (".jpg",), "mask", True
     default_coding = video.VSPW
     class_names = VSPW
+    short_videos_left_out = True
     prepared = Prepared(
         "vspw",
         "VSPW, video scene parsing in the wild: frames and masks (1..124 are the classes, 0 and 255 ignored).",

@@ -24,6 +24,7 @@ import tqdm
 import tyro
 
 from cffm_jax.config import LayoutName
+from cffm_jax.data.layouts.names import passed_over_in_words
 from cffm_jax.data.layouts.read import find_splits, layout_of, layouts_with
 from cffm_jax.data.layouts.records import INDEX
 from cffm_jax.errors import InputError
@@ -78,6 +79,9 @@ def main(argv: Sequence[str]) -> None:
         manifest.require(file for frame in frames for file in (frame.frame, frame.mask) if file)
     for split, each in plans.items():
         print(f"{split}: {_counts(each)}" + (f", without masks ({each.unlabelled})" if each.unlabelled else ""))
+        others = dict.fromkeys(path for video in (*(each.labelled or ()), *each.every) for path in video.passed_over)
+        if others:
+            print(f"{split}: {passed_over_in_words([*others])}")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         _require_space(folder.parent, sum(each.size for each in plans.values()))

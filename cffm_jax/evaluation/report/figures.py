@@ -101,6 +101,10 @@ def _notes(tree: Mapping[str, Any], about: About) -> list[str]:
         notes.append(f"{left} count in Eq. 9 and CC alone, as the released script has it.")
     if figures["vc8_paper"] is None:
         notes.append(NO_CONSISTENCY)
+    else:
+        counts = figures["measured_videos"]
+        told = ", ".join(f"{m.title} {counts[m.key]}" for m in all_metrics.METRICS if m.key in counts)
+        notes.append(f"Videos that could be measured: {told}.")
     if about.published:
         notes.append(
             "Published: CFFM (CVPR 2022) and CFFM++ (TPAMI 2024), each figure of a network that was trained by itself."

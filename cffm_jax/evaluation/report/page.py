@@ -16,7 +16,7 @@ from cffm_jax.evaluation.report.figures import About, classes_section, confusion
 from cffm_jax.evaluation.report.html import data_uri, element, frame_class
 from cffm_jax.evaluation.report.videos import Strip, consistency_section, videos_section
 from cffm_jax.evaluation.score_tables import to_json
-from cffm_jax.metrics.scores import RELEASE_LONGER_THAN, Scores
+from cffm_jax.metrics.scores import Scores
 
 
 def page(
@@ -33,7 +33,7 @@ def page(
     tree = to_json(rows, dataset.names)
     first_row = next(iter(rows))
     strips = [*best, *worst]
-    confusion = rows[first_row].longer_than(RELEASE_LONGER_THAN).confusion()
+    confusion = rows[first_row].counted().confusion()
     sections = {
         "figures": ("Figures", figures_section(tree, about)),
         "videos": (
