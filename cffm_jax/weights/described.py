@@ -26,7 +26,7 @@ from cffm_jax.weights.files.read import WeightFile, file_digest
 from cffm_jax.weights.files.stored_array import StoredArray
 from cffm_jax.weights.naming.match import as_float32, export_state_dict, load_leaves, match, without_counterpart
 from cffm_jax.weights.naming.origins import ENCODER
-from cffm_jax.weights.naming.recognise import Foreign, recognise
+from cffm_jax.weights.naming.recognise import Chosen, Named, choose
 
 FORMAT = "cffm_jax"
 WHOLE = "all"
@@ -45,7 +45,8 @@ class StoredWeights:
       leaves: by "<collection>/<path>".
       fresh: leaves that such files lack and that start afresh (ConvNeXt's stage norms).
       dead: keys that carry nothing which the model computes with.
-      ignored: other contents of the file: an optimiser's state, notes.
+      ignored: other contents of the file: an optimiser's state, notes, other weights.
+      taken: which of the file's weights these are, in words; "" where it holds no others.
       licence: what is known about their use.
       sources: leaf -> the file's keys that it is made of.
       problems: why the file cannot be the model's weights.
@@ -61,6 +62,7 @@ class StoredWeights:
     fresh: tuple[str, ...] = ()
     dead: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()
+    taken: str = ""
     licence: str = ""
     sources: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
     problems: tuple[str, ...] = ()
@@ -98,10 +100,17 @@ def stored_weights(file: WeightFile) -> StoredWeights:
     """
     if file.metadata.get("format") == FORMAT:
         return _ours(file)
-    return _foreign(file, recognise(file.arrays, file.path))
+    named = [Named(choice.name, choice.known, choice.shapes) for choice in file.choices]
+    chosen = choose(named or [Named("", True, file.arrays)], file.path)
+    for choice in file.choices[1:]:  # The first is described already.
+        if choice.name == chosen.name:
+            file = dataclasses.replace(choice.take(), path=file.path, choices=file.choices)
+    return _foreign(file, chosen)
 
 
-def _foreign(file: WeightFile, foreign: Foreign) -> StoredWeights:
+def _foreign(file: WeightFile, chosen: Chosen) -> StoredWeights:
+    described = {key: file.arrays[name] for key, name in chosen.foreign.names.items()}
+    foreign = dataclasses.replace(chosen.foreign, arrays=described)
     description = _own_description(file)
     settings = {**foreign.settings(file.path), **description["model"]}
     config = Config(model=dataclasses.replace(ModelConfig(), **settings))
@@ -116,7 +125,8 @@ def _foreign(file: WeightFile, foreign: Foreign) -> StoredWeights:
         leaves=matched.leaves,
         fresh=matched.fresh,
         dead=matched.dead,
-        ignored=file.ignored,
+        ignored=(*foreign.beside, *file.ignored),
+        taken=chosen.taken,
         licence=description["licence"] or foreign.naming.origin.licence,
         sources=matched.sources,
         problems=tuple(matched.problems()),
@@ -198,6 +208,7 @@ def provenance(weights: StoredWeights) -> dict[str, Any]:
         "written_by": f"{FORMAT} {metadata.version('cffm-jax')}",
         "dead": list(weights.dead),
         "ignored": list(weights.ignored),
+        "taken": weights.taken,
         "fresh": list(weights.fresh),
         "keys": {path: list(keys) for path, keys in weights.sources.items()},
     }

@@ -20,7 +20,8 @@ def description(weights: StoredWeights) -> str:
     model, file = weights.model, weights.file
     contents = f"an encoder alone ({model.backbone})" if weights.part == ENCODER else model.public_name
     rows = [("format", "checkpoint of a run (Orbax)" if file is None else f"{file.format}, {_size(file)}")]
-    rows += [("origin", weights.origin), ("model", contents), ("backbone", model.backbone)]
+    rows += [("origin", weights.origin)] + [("taken", weights.taken)] * bool(weights.taken)
+    rows += [("model", contents), ("backbone", model.backbone)]
     if weights.part != ENCODER:
         rows.append(("classes", str(model.num_classes)))
     rows.append(("parameters", f"{weights.parameters:,} of the model, {_types(weights)}"))
