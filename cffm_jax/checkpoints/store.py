@@ -22,6 +22,7 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
+from cffm_jax.checkpoints import unchecked
 from cffm_jax.checkpoints.state import TrainState
 from cffm_jax.config import Config
 from cffm_jax.errors import InputError
@@ -143,10 +144,11 @@ class Checkpoints:
         write_json(self.directory / _EVALUATIONS, evaluations)
 
     def damage(self, step: int) -> str:
-        """What is wrong with a checkpoint's files; "" if they are as saved, or ``unchecked``."""
+        """What is wrong with a checkpoint's files; "" if they are as saved, or, of ``unchecked``
+        ones, if they can be read."""
         folder = self.directory / str(step)
         if self.unchecked(step):
-            return ""
+            return unchecked.fault_of(folder)
         try:
             manifest = checksums.read_manifest(str(folder))
             differ = checksums.compare(manifest, checksums.measure(str(folder), {}, _THREADS, progress=False))
