@@ -14,7 +14,7 @@ import logging
 import math
 import re
 import shutil
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -38,8 +38,7 @@ DAMAGED = ".damaged"
 _UNSEALED, _DELETED = ".unsealed", ".deleted"
 _LEFT_OVER = re.compile(rf"\d+(({_UNSEALED})?\.orbax-checkpoint-tmp.*|{_UNSEALED}|{_DELETED})")
 _EVALUATIONS = "miou.json"
-_COUNTERS = "counters"
-_AVERAGE = "ema"
+_COUNTERS, _AVERAGE, _ABOUT = "counters", "ema", "about"
 _THREADS = 4
 """Threads that compute checksums."""
 _LOG = logging.getLogger("absl")
@@ -181,8 +180,9 @@ class Checkpoints:
 
     # --- saving
 
-    def save(self, state: TrainState, config: Config) -> None:
+    def save(self, state: TrainState, config: Config, about: Mapping[str, Any] | None = None) -> None:
         """Saves in the background, after the save before it; ``wait`` tells what went wrong.
+        ``about``: what else to know of the weights, as JSON can hold it.
 
         Raises:
           InputError: the save before it failed, or there is not enough space.
@@ -196,6 +196,7 @@ class Checkpoints:
             counters=ocp.args.StandardSave(state.counters),
             config=ocp.args.JsonSave(dataclasses.asdict(config)),
             **({_AVERAGE: ocp.args.StandardSave(state.ema)} if state.ema else {}),
+            **({_ABOUT: ocp.args.JsonSave(dict(about))} if about else {}),
         )
         with self._saving(step):
             self._checkpointer.save(self.directory / f"{step}{_UNSEALED}", args=items, force=True)
@@ -236,6 +237,11 @@ class Checkpoints:
         """The config that the checkpoint was trained with."""
         stored = self._restore(step, config=ocp.args.JsonRestore())["config"]
         return config_from_dict(stored, self.directory / str(step))
+
+    def about(self, step: int) -> dict[str, Any]:
+        """What else was saved about the weights; {} of versions that saved nothing."""
+        there = (self.directory / str(step) / _ABOUT).is_dir()
+        return self._restore(step, about=ocp.args.JsonRestore())[_ABOUT] if there else {}
 
     def has_average(self, step: int) -> bool:
         """Whether it holds a moving average (EMA) of the parameters beside them."""

@@ -35,7 +35,7 @@ def fault_of(folder: Path) -> str:
 def _read_arrays(folder: Path) -> None:
     """ValueError: one cannot be read, or there are none."""
     files: dict[str, Any] = {"driver": "file", "path": f"{folder}/"}
-    place = {"driver": "ocdbt", "base": files} if (folder / "manifest.ocdbt").exists() else files
+    place: dict[str, Any] = {"driver": "ocdbt", "base": files} if (folder / "manifest.ocdbt").exists() else files
     keys = [key.decode() for key in tensorstore.KvStore.open(place).result().list().result()]
     found = 0
     for key in keys:

@@ -75,16 +75,14 @@ def _export(options: ConvertOptions) -> None:
     from cffm_jax.export.stablehlo import export_stream
     from cffm_jax.inference.load import load
     from cffm_jax.models.methods.method import Method
-    from cffm_jax.predict.class_choice import classes_of
 
     if options.to == "onnx":
         require_jax2onnx("--to onnx")
     weights = load(options.file, raw=options.raw)
     if not isinstance(weights.model, Method):
         raise InputError(options.file, "holds an encoder alone", "give the weights of a whole model")
-    classes = classes_of(weights.config)
     write = export_onnx if options.to == "onnx" else export_stream
-    write(weights, options.output, options.size, streams=options.streams, classes=classes)
+    write(weights, options.output, options.size, streams=options.streams)
     frames = f"{options.streams} x {options.size[0]}x{options.size[1]}"
     print(f"{options.output}: written ({weights.config.model.name}, {frames})")
 

@@ -28,6 +28,8 @@ class Weights:
       config: its settings; those of the data are the run's, else the defaults.
       origin: whose weights they are.
       licence: what is known about their use.
+      names: of the classes, "class 0" and so on where the weights state none; () of an encoder.
+      colours: u8[256,3] of the classes, RGB, black beyond them: ``colours[mask]`` is a picture.
     """
 
     model: nn.Module
@@ -35,6 +37,8 @@ class Weights:
     config: Config
     origin: str
     licence: str
+    names: tuple[str, ...] = ()
+    colours: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros((256, 3), np.uint8))
 
     def stream(
         self,
@@ -93,4 +97,6 @@ def load(path: str | Path, *, raw: bool = False) -> Weights:
         if weights.part == ENCODER:
             model = make_encoder(model.backbone, model.norm_epsilons, model.drop_path, model.dtype, model.depths)
             variables = {"params": variables["params"][ENCODER]}
-        return Weights(model, variables, weights.config, weights.origin, weights.licence)
+            return Weights(model, variables, weights.config, weights.origin, weights.licence)
+        classes = weights.classes.classes(weights.config.model.num_classes)
+        return Weights(model, variables, weights.config, weights.origin, weights.licence, *classes)

@@ -22,6 +22,7 @@ from cffm_jax.models import variables
 from cffm_jax.models.create import build_model
 from cffm_jax.models.methods.method import Method
 from cffm_jax.settings import config_from_dict
+from cffm_jax.weights.class_names import ClassNames, of_layout, of_metadata, of_stored
 from cffm_jax.weights.files.read import WeightFile, file_digest
 from cffm_jax.weights.files.stored_array import StoredArray
 from cffm_jax.weights.naming.match import as_float32, export_state_dict, load_leaves, match, without_counterpart
@@ -30,6 +31,8 @@ from cffm_jax.weights.naming.recognise import Chosen, Named, choose
 
 FORMAT = "cffm_jax"
 WHOLE = "all"
+OF_A_RUN = "cffm_jax run"
+"""How the origin of a run's weights begins."""
 _MODEL_FIELDS = {field.name for field in dataclasses.fields(ModelConfig)}
 
 
@@ -52,6 +55,7 @@ class StoredWeights:
       problems: why the file cannot be the model's weights.
       file: where they lie, if it is one.
       step: of the run that left them.
+      classes: names and colours of the classes, as far as they are stated.
     """
 
     source: str
@@ -68,6 +72,7 @@ class StoredWeights:
     problems: tuple[str, ...] = ()
     file: WeightFile | None = None
     step: int | None = None
+    classes: ClassNames = ClassNames()
 
     @functools.cached_property
     def model(self) -> Method:
@@ -131,18 +136,28 @@ def _foreign(file: WeightFile, chosen: Chosen) -> StoredWeights:
         sources=matched.sources,
         problems=tuple(matched.problems()),
         file=file,
+        classes=_stated_classes(file, description["classes"], config, part),
     )
 
 
+def _stated_classes(file: WeightFile, stored: Any, config: Config, part: str) -> ClassNames:
+    if part == ENCODER:
+        return ClassNames()
+    if FORMAT in file.metadata:
+        return of_stored(stored, config.model.num_classes, "the file")
+    return of_metadata(file.metadata, config.model.num_classes)
+
+
 def _own_description(file: WeightFile) -> dict[str, Any]:
-    """Model settings, origin, licence in our file of the released layout; empty ones without."""
-    description: dict[str, Any] = {"model": {}, "origin": "", "licence": ""}
+    """Model settings, origin, licence, classes in our file of the released layout; else empty."""
+    description: dict[str, Any] = {"model": {}, "origin": "", "licence": "", "classes": None}
     stored = file.metadata.get(FORMAT)
     if stored is None:
         return description
     try:
         stored = json.loads(stored) if isinstance(stored, str) else stored
         model, history = stored["model"], stored["provenance"]
+        description["classes"] = stored.get("classes")
         description["model"] = {
             k: tuple(v) if isinstance(v, list) else v for k, v in model.items() if k in _MODEL_FIELDS
         }
@@ -156,6 +171,7 @@ def _ours(file: WeightFile) -> StoredWeights:
         config = config_from_dict(json.loads(file.metadata["config"]), file.path)
         part, history = file.metadata["part"], json.loads(file.metadata["provenance"])
         origin, licence, sources = history["origin"], history["licence"], history["keys"]
+        named = json.loads(file.metadata["classes"]) if "classes" in file.metadata else None
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(file.path, "its description of itself is damaged", "convert the original again") from error
     expected = variables.flatten(variables.variable_shapes(_described_model(file, config)))
@@ -184,7 +200,15 @@ def _ours(file: WeightFile) -> StoredWeights:
         sources=sources,
         problems=tuple(problems),
         file=file,
+        classes=_own_classes(file, named, config, origin, part),
     )
+
+
+def _own_classes(file: WeightFile, stored: Any, config: Config, origin: str, part: str) -> ClassNames:
+    """What our file states; one of a run that is older than that says what it was trained on."""
+    if part != ENCODER and "classes" not in file.metadata and origin.startswith(OF_A_RUN):
+        return of_layout(config)
+    return of_stored(stored, config.model.num_classes, "the file")
 
 
 def _described_model(file: WeightFile, config: Config) -> Method:
@@ -221,6 +245,7 @@ def own_metadata(weights: StoredWeights, history: Mapping[str, Any]) -> dict[str
         "part": weights.part,
         "config": json.dumps(dataclasses.asdict(weights.config)),
         "provenance": json.dumps(history),
+        "classes": json.dumps(weights.classes.stored()),
     }
 
 
@@ -237,4 +262,8 @@ def released_arrays(weights: StoredWeights) -> dict[str, np.ndarray]:
 def released_description(weights: StoredWeights, history: Mapping[str, Any]) -> dict[str, Any]:
     """Metadata of a file in the released layout: it is read here as it was written."""
     history_without_keys = {name: value for name, value in history.items() if name != "keys"}
-    return {"model": dataclasses.asdict(weights.config.model), "provenance": history_without_keys}
+    return {
+        "model": dataclasses.asdict(weights.config.model),
+        "provenance": history_without_keys,
+        "classes": weights.classes.stored(),
+    }
