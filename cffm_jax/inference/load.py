@@ -74,7 +74,7 @@ class Weights:
         return streaming.stream(model, self.variables, config, frames, ahead=ahead)
 
 
-def load(path: str | Path, *, raw: bool = False) -> Weights:
+def load(path: str | Path, *, raw: bool = False, take: str = "") -> Weights:
     """Loads weights of any kind.
 
     Args:
@@ -83,6 +83,8 @@ def load(path: str | Path, *, raw: bool = False) -> Weights:
         PVTv2, ConvNeXt. Position tables and pooling weights do not depend on the size of the
         frames: none is ever resized.
       raw: of a run with a moving average (``optim.ema``), the last weights, not the average.
+      take: of a file with several sets of weights, the name of one as ``convert.py --inspect`` has
+        it: "ema_model.*".
 
     Raises:
       InputError: it is none of these, damaged, or of no model that is known.
@@ -92,7 +94,7 @@ def load(path: str | Path, *, raw: bool = False) -> Weights:
       >>> logits = weights.model.apply(weights.variables, clips)  # doctest: +SKIP
       >>> for mask in weights.stream(frames): ...  # doctest: +SKIP
     """
-    with open_stored(path, raw=raw) as weights:
+    with open_stored(path, raw=raw, take=take) as weights:
         model, variables = weights.model, complete(weights)
         if weights.part == ENCODER:
             model = make_encoder(model.backbone, model.norm_epsilons, model.drop_path, model.dtype, model.depths)

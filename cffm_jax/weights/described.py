@@ -97,16 +97,18 @@ class StoredWeights:
         return variables.unflatten(load_leaves(self.leaves, self.source))
 
 
-def stored_weights(file: WeightFile) -> StoredWeights:
-    """Describes the weights of a file, ours or anybody's.
+def stored_weights(file: WeightFile, take: str = "") -> StoredWeights:
+    """Describes the weights of a file, ours or anybody's; ``take``: see `choose`.
 
     Raises:
       InputError: it is of no origin or size that is known, or its own description is damaged.
     """
     if file.metadata.get("format") == FORMAT:
+        if take:
+            raise InputError(file.path, f"holds no weights {take!r}, but one set alone", "leave out --take")
         return _ours(file)
     named = [Named(choice.name, choice.known, choice.shapes) for choice in file.choices]
-    chosen = choose(named or [Named("", True, file.arrays)], file.path)
+    chosen = choose(named or [Named("", True, file.arrays)], file.path, take)
     for choice in file.choices[1:]:  # The first is described already.
         if choice.name == chosen.name:
             file = dataclasses.replace(choice.take(), path=file.path, choices=file.choices)

@@ -51,14 +51,17 @@ def random_leaves(model: Method, key: jax.Array, paths: Sequence[str]) -> dict[s
 
 
 @contextlib.contextmanager
-def open_stored(path: str | Path, *, raw: bool = False) -> Iterator[StoredWeights]:
-    """Describes the weights of a run's folder or a file, to load while open; ``raw``: see ``load``.
+def open_stored(path: str | Path, *, raw: bool = False, take: str = "") -> Iterator[StoredWeights]:
+    """Describes the weights of a run's folder or a file, to load while open; ``raw`` and ``take``:
+    see ``load``.
 
     Raises:
       InputError: there are none, or they are of no model that is known.
     """
     path = Path(path)
     if is_run(path):
+        if take:
+            raise InputError(path, f"is a run, which holds no weights {take!r}", "leave out --take; see --raw")
         with by_path.open_checkpoints(path) as checkpoints:
             yield _of_run(checkpoints, path, raw)
         return
@@ -68,7 +71,7 @@ def open_stored(path: str | Path, *, raw: bool = False) -> Iterator[StoredWeight
         remedy = f"name a run's folder, as --workdir of train.py, or one that holds {' or '.join(FOLDER_FILES)}"
         raise InputError(path, "holds neither checkpoints nor weights", remedy)
     with open_weights(path) as file:
-        yield stored_weights(file)
+        yield stored_weights(file, take)
 
 
 def is_run(path: Path) -> bool:

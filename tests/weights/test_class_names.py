@@ -125,6 +125,17 @@ def test_a_number_of_classes_names_none(tmp_path, monkeypatch, count):
 # --- what is written, and read again
 
 
+def test_our_own_file_beside_a_foreign_config(nineteen, tmp_path):
+    """``model.safetensors`` is a usual name: what the file itself says comes first."""
+    folder = pretrained(tmp_path / "model", nineteen, id2label={str(k): name for k, name in enumerate(OWN)})
+    ours = tmp_path / "ours" / "model.safetensors"
+    ours.parent.mkdir()
+    assert run_command(convert_command, [str(folder), str(ours)]) == 0
+    (ours.parent / "config.json").write_text(json.dumps({"id2label": {str(k): f"other {k}" for k in range(19)}}))
+    for path in (ours, ours.parent):
+        assert cffm_jax.load(path).names == OWN
+
+
 @pytest.mark.parametrize("to", ["cffm_jax", "torch", "safetensors"])
 def test_conversions_keep_them(nineteen, tmp_path, to):
     path = torch_file(tmp_path / "a.pth", nineteen, lambda w: {"meta": META["mmengine"], "state_dict": w})

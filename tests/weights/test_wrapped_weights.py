@@ -7,9 +7,12 @@ import pytest
 import safetensors.numpy
 
 import cffm_jax
+from cffm_jax.commands.convert import convert_command
 from cffm_jax.errors import InputError
 from cffm_jax.models.variables import flatten
+from cffm_jax.runtime.command_line import run_command
 from cffm_jax.weights import summary
+from cffm_jax.weights.convert import convert
 from cffm_jax.weights.naming.match import key_map
 from cffm_jax.weights.naming.recognise import RULE
 from cffm_jax.weights.open import open_stored
@@ -157,13 +160,27 @@ def test_plain_names_come_before_a_prefix(tmp_path):
 
 def test_two_sets_that_the_rule_does_not_tell_apart_are_refused(tmp_path):
     path = written(tmp_path / "a.safetensors", under("left.", 1) | under("right.", 2))
-    with pytest.raises(
-        InputError, match=r"holds several sets of weights: left\.\* and right\.\*; give a file with one"
-    ):
+    with pytest.raises(InputError, match=r"holds several sets of weights: left\.\* and right\.\*; name one with"):
         with open_stored(path):
             pass
     path = torch_file(tmp_path / "a.pth", released(), lambda tensors: {"left": tensors, "right": {**tensors}})
     with pytest.raises(InputError, match="holds several sets of weights: left and right"), open_stored(path):
+        pass
+
+
+def test_one_of_several_by_name(tmp_path):
+    path = torch_file(tmp_path / "a.pt", under("online_model.", 1) | under("ema_model.", 2) | under("left.", 3))
+    for name, value in (("ema_model.*", 2), ("left.*", 3)):
+        with open_stored(path, take=name) as weights:
+            assert value_of(weights) == value and weights.taken.startswith(f"{name}, not ")
+            assert weights.taken.endswith("(as asked)")
+    said = "holds no weights 'none'; name one of left"
+    with pytest.raises(InputError, match=said), open_stored(path, take="none"):
+        pass
+    assert run_command(convert_command, [str(path), str(tmp_path / "ours"), "--take", "ema_model.*"]) == 0
+    variables = cffm_jax.load(tmp_path / "ours").variables
+    assert all((leaf == 2).all() for leaf in flatten(variables).values())
+    with pytest.raises(InputError, match="leave out --take"), open_stored(tmp_path / "ours", take="ema_model.*"):
         pass
 
 
@@ -178,8 +195,6 @@ def test_what_is_beside_is_left_over_where_nothing_can_tell_it():
 
 
 def test_a_chosen_entry_is_what_a_conversion_writes(tmp_path):
-    from cffm_jax.weights.convert import convert
-
     path = torch_file(tmp_path / "a.pth", under("net."), lambda tensors: {"epoch": 1, "weights": tensors})
     said = convert(path, tmp_path / "ours.safetensors", "cffm_jax")
     assert "weights: net." in said or "under net." in said

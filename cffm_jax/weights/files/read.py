@@ -190,7 +190,7 @@ def _describe(path: Path, stack: contextlib.ExitStack) -> WeightFile:
         raise InputError(path, "holds no state dict", REMEDY)
     _check_arrays(contents.arrays, path)
     return WeightFile(
-        path, (path,), contents.format, contents.arrays, contents.metadata | _beside(path), contents.ignored
+        path, (path,), contents.format, contents.arrays, _beside(path) | contents.metadata, contents.ignored
     )
 
 
@@ -203,7 +203,7 @@ def _unwrapped(contents: TorchFile, path: Path) -> WeightFile:
     def take(state_dict: unwrap.StateDict) -> WeightFile:
         arrays = state_dict.arrays(contents, path)
         _check_arrays(arrays, path)
-        metadata = state_dict.metadata | _beside(path)
+        metadata = _beside(path) | state_dict.metadata
         return WeightFile(path, (path,), contents.format, arrays, metadata, state_dict.ignored)
 
     def choice(state_dict: unwrap.StateDict) -> Choice:
@@ -267,7 +267,7 @@ def _sharded(path: Path, stack: contextlib.ExitStack) -> WeightFile:
         (path, *(path.with_name(name) for name in names)),
         f"{format}, {len(names)} shard{'s' * (len(names) > 1)}",
         arrays,
-        shards[names[0]].metadata | _beside(path),
+        _beside(path) | shards[names[0]].metadata,
         tuple(
             key for name in names for key in (*shards[name].arrays, *shards[name].ignored) if places.get(key) != name
         ),

@@ -56,17 +56,20 @@ class Chosen(NamedTuple):
       name: of the entry that holds them.
       foreign: what they are.
       others: what other sets of weights there are.
+      asked: whether they were asked for by name.
     """
 
     name: str
     foreign: Foreign
     others: tuple[str, ...]
+    asked: bool = False
 
     @property
     def taken(self) -> str:
         """Which weights were taken, in words; "" where there were no others and no prefix."""
         if self.others:
-            return f"{label(self.name, self.foreign)}, not {', '.join(self.others)} ({RULE})"
+            why = "as asked" if self.asked else RULE
+            return f"{label(self.name, self.foreign)}, not {', '.join(self.others)} ({why})"
         return f"what is under {self.foreign.under}" if self.foreign.under else ""
 
 
@@ -81,11 +84,16 @@ def recognise(arrays: Mapping[str, StoredArray], source: object) -> Foreign:
     return choose([Named("", True, arrays)], source).foreign
 
 
-def choose(state_dicts: Sequence[Named], source: object) -> Chosen:
+def choose(state_dicts: Sequence[Named], source: object, take: str = "") -> Chosen:
     """The weights of a known model in a file, chosen by ``RULE`` where there are several.
 
+    Args:
+      state_dicts: all of the file.
+      source: what to name in errors.
+      take: the name of one set, as messages print it; default: by the rule.
+
     Raises:
-      InputError: there are none, or several that the rule does not tell apart.
+      InputError: there are none, or several that the rule does not tell apart, or not those.
     """
     found = [(i, each, foreign) for i, each in enumerate(state_dicts) for foreign in _sets(each.arrays)]
     if not found:
@@ -103,14 +111,19 @@ def choose(state_dicts: Sequence[Named], source: object) -> Chosen:
         return averaged, i if each.known else len(state_dicts), bool(_WRAPPER.sub("", foreign.under))
 
     first, *rest = sorted(fitting, key=rank)
-    if rest and rank(rest[0]) == rank(first):
-        sets = " and ".join(label(each.name, foreign) for _, each, foreign in fitting)
-        remedy = f"give a file with one of them ({RULE})"
+    sets = " and ".join(label(each.name, foreign) for _, each, foreign in fitting)
+    if take:
+        wanted = [entry for entry in fitting if label(entry[1].name, entry[2]) == take]
+        if not wanted:
+            raise InputError(source, f"holds no weights {take!r}", f"name one of {sets}, or leave out --take")
+        first, rest = wanted[0], [entry for entry in fitting if entry is not wanted[0]]
+    elif rest and rank(rest[0]) == rank(first):
+        remedy = f"name one with convert.py --take ({RULE})"
         raise InputError(source, f"holds several sets of weights: {sets}", remedy)
     others = [label(each.name, foreign) for _, each, foreign in rest]
     hooked = [key for key in first[2].beside if key.startswith(first[2].under + _HOOK)]
     others += [f"{first[2].under}{_HOOK}*"] * (len(hooked) >= _FEWEST)
-    return Chosen(first[1].name, first[2], tuple(others))
+    return Chosen(first[1].name, first[2], tuple(others), bool(take))
 
 
 def _sets(arrays: Mapping[str, StoredArray]) -> list[Foreign]:
