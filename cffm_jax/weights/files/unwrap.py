@@ -51,7 +51,7 @@ class StateDict(NamedTuple):
     def arrays(self, file: TorchFile, where: object) -> dict[str, StoredArray]:
         """Its tensors as arrays. InputError: one is of a kind that is not read."""
         for key, item in self.value.named().items():
-            if isinstance(item, Inert) and "tensor" in item.kind:
+            if _is_other_tensor(item):
                 problem = f"{printable(key)} is no plain tensor ({printable(item.kind)})"
                 raise InputError(where, problem, "save dense tensors of floating point")
         return {key: file.array(tensor) for key, tensor in self.tensors.items()}
@@ -70,6 +70,11 @@ def state_dicts(file: TorchFile, where: object) -> list[StateDict]:
     if module and not found:
         raise InputError(where, f"holds no state dict, but a whole object: {printable(module.kind)}", SAVE_WEIGHTS)
     return sorted(found, key=lambda each: (not each.known, 0 if each.known else -len(each.tensors)))
+
+
+def _is_other_tensor(item: Any) -> bool:
+    """Whether it is a tensor of a kind that is not read."""
+    return isinstance(item, Inert) and "tensor" in item.kind
 
 
 def _find(
@@ -96,6 +101,7 @@ def _find(
     yield from below([key for key in WRAPPERS if key in dictionaries], known)
     rest = tuple(printable(key) for key, item in value.items if not isinstance(item, Tensor))
     itself = StateDict(name, known, value, (*around, *rest), meta)
-    if len(itself.tensors) >= (1 if known else FEWEST):
+    count = sum(isinstance(item, Tensor) or _is_other_tensor(item) for item in named.values())
+    if count >= (1 if known else FEWEST):
         yield itself
     yield from below([key for key in dictionaries if key not in WRAPPERS], False)
