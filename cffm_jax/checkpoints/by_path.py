@@ -70,7 +70,9 @@ def newest_whole(workdir: str | Path) -> tuple[int, tuple[str, ...]]:
             damage = checkpoints.damage(step)
             if not damage:
                 if checkpoints.unchecked(step):
-                    notes.append(f"{folder} has no checksums (an earlier version saved it): it goes unchecked")
+                    notes.append(
+                        f"{folder} has no checksums (an earlier version saved it): it can be read, nothing tells more"
+                    )
                 return step, tuple(notes)
             notes.append(f"{folder} is damaged ({damage}): set aside as {step}{DAMAGED}, the one before is used")
         if notes:

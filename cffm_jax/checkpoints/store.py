@@ -14,7 +14,7 @@ import logging
 import math
 import re
 import shutil
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
+from cffm_jax.checkpoints import unchecked
 from cffm_jax.checkpoints.state import TrainState
 from cffm_jax.config import Config
 from cffm_jax.errors import InputError
@@ -37,8 +38,7 @@ DAMAGED = ".damaged"
 _UNSEALED, _DELETED = ".unsealed", ".deleted"
 _LEFT_OVER = re.compile(rf"\d+(({_UNSEALED})?\.orbax-checkpoint-tmp.*|{_UNSEALED}|{_DELETED})")
 _EVALUATIONS = "miou.json"
-_COUNTERS = "counters"
-_AVERAGE = "ema"
+_COUNTERS, _AVERAGE, _ABOUT = "counters", "ema", "about"
 _THREADS = 4
 """Threads that compute checksums."""
 _LOG = logging.getLogger("absl")
@@ -143,10 +143,11 @@ class Checkpoints:
         write_json(self.directory / _EVALUATIONS, evaluations)
 
     def damage(self, step: int) -> str:
-        """What is wrong with a checkpoint's files; "" if they are as saved, or ``unchecked``."""
+        """What is wrong with a checkpoint's files; "" if they are as saved, or, of ``unchecked``
+        ones, if they can be read."""
         folder = self.directory / str(step)
         if self.unchecked(step):
-            return ""
+            return unchecked.fault_of(folder)
         try:
             manifest = checksums.read_manifest(str(folder))
             differ = checksums.compare(manifest, checksums.measure(str(folder), {}, _THREADS, progress=False))
@@ -179,8 +180,9 @@ class Checkpoints:
 
     # --- saving
 
-    def save(self, state: TrainState, config: Config) -> None:
+    def save(self, state: TrainState, config: Config, about: Mapping[str, Any] | None = None) -> None:
         """Saves in the background, after the save before it; ``wait`` tells what went wrong.
+        ``about``: what else to know of the weights, as JSON can hold it.
 
         Raises:
           InputError: the save before it failed, or there is not enough space.
@@ -194,6 +196,7 @@ class Checkpoints:
             counters=ocp.args.StandardSave(state.counters),
             config=ocp.args.JsonSave(dataclasses.asdict(config)),
             **({_AVERAGE: ocp.args.StandardSave(state.ema)} if state.ema else {}),
+            **({_ABOUT: ocp.args.JsonSave(dict(about))} if about else {}),
         )
         with self._saving(step):
             self._checkpointer.save(self.directory / f"{step}{_UNSEALED}", args=items, force=True)
@@ -234,6 +237,11 @@ class Checkpoints:
         """The config that the checkpoint was trained with."""
         stored = self._restore(step, config=ocp.args.JsonRestore())["config"]
         return config_from_dict(stored, self.directory / str(step))
+
+    def about(self, step: int) -> dict[str, Any]:
+        """What else was saved about the weights; {} of versions that saved nothing."""
+        there = (self.directory / str(step) / _ABOUT).is_dir()
+        return self._restore(step, about=ocp.args.JsonRestore())[_ABOUT] if there else {}
 
     def has_average(self, step: int) -> bool:
         """Whether it holds a moving average (EMA) of the parameters beside them."""

@@ -34,6 +34,9 @@ class ConvertOptions:
     """Say what the file holds, and write nothing."""
     raw: bool = False
     """Of a run with --optim.ema, the last weights and not their average."""
+    take: str = ""
+    """Of a file with several sets of weights, the one of this name, as --inspect has it:
+    "ema_model.*"."""
 
 
 def convert_command(argv: Sequence[str]) -> None:
@@ -58,14 +61,14 @@ def convert_command(argv: Sequence[str]) -> None:
         write_safetensors(output, [(video, a.shape, a.dtype, a.load) for video, a in centres.items()])
         print(f"{output}: written (prototypes of {len(centres)} videos, for --prototypes.imported)")
     elif options.inspect:
-        with open_stored(options.file, raw=options.raw) as weights:
+        with open_stored(options.file, raw=options.raw, take=options.take) as weights:
             print(summary.description(weights))
     else:
         _require_new(Path(options.output))
         if options.to in ("jax-export", "onnx"):
             _export(options)
         else:
-            print(convert(options.file, Path(options.output), options.to, raw=options.raw))
+            print(convert(options.file, Path(options.output), options.to, raw=options.raw, take=options.take))
 
 
 def _export(options: ConvertOptions) -> None:
@@ -75,16 +78,14 @@ def _export(options: ConvertOptions) -> None:
     from cffm_jax.export.stablehlo import export_stream
     from cffm_jax.inference.load import load
     from cffm_jax.models.methods.method import Method
-    from cffm_jax.predict.class_choice import classes_of
 
     if options.to == "onnx":
         require_jax2onnx("--to onnx")
-    weights = load(options.file, raw=options.raw)
+    weights = load(options.file, raw=options.raw, take=options.take)
     if not isinstance(weights.model, Method):
         raise InputError(options.file, "holds an encoder alone", "give the weights of a whole model")
-    classes = classes_of(weights.config)
     write = export_onnx if options.to == "onnx" else export_stream
-    write(weights, options.output, options.size, streams=options.streams, classes=classes)
+    write(weights, options.output, options.size, streams=options.streams)
     frames = f"{options.streams} x {options.size[0]}x{options.size[1]}"
     print(f"{options.output}: written ({weights.config.model.name}, {frames})")
 

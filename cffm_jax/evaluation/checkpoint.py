@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -12,7 +13,7 @@ import jax
 
 from cffm_jax.checkpoints.compatible import as_option, changed_settings, require_same_model
 from cffm_jax.config import EVALUATED, ClusterConfig, Config, check_settings
-from cffm_jax.data.layouts.classes import Classes, read_classes
+from cffm_jax.data.layouts.classes import Classes, stated_classes
 from cffm_jax.data.layouts.video import Video
 from cffm_jax.errors import InputError
 from cffm_jax.evaluation import score_tables
@@ -31,7 +32,7 @@ from cffm_jax.models.methods.method import Method
 from cffm_jax.runtime import cluster
 from cffm_jax.runtime.atomic import require_new_folder, require_writable
 from cffm_jax.runtime.signals import Interruption
-from cffm_jax.weights.described import WHOLE
+from cffm_jax.weights.described import WHOLE, StoredWeights
 from cffm_jax.weights.open import beside, complete, open_stored
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ class _Prepared(NamedTuple):
       origin, step: of the weights.
       changed: settings that are not those stored with them.
       copies: the weights on each device that is used.
+      note: how the weights' classes differ from the dataset's.
     """
 
     options: EvalOptions
@@ -58,6 +60,7 @@ class _Prepared(NamedTuple):
     output: Path
     source: PrototypeSource | None
     copies: list[dict[str, Any]]
+    note: str = ""
 
 
 def evaluate_checkpoint(
@@ -126,7 +129,7 @@ def _prepare(options: EvalOptions, with_config: Callable[[Config], EvalOptions])
         model = build_model(config.model)
         devices = chosen_devices(config.eval.devices, jax.local_devices())
         videos = evaluation_videos(config, masks=not options.submission)
-        dataset = read_classes(config.data.root, config.model.num_classes, config.data.layout)
+        classes, note = _classes(config, weights)
         output = Path(options.output or beside(options.checkpoint, "eval.json"))
         if cluster.first():
             _require_places(options, output, videos)
@@ -139,7 +142,16 @@ def _prepare(options: EvalOptions, with_config: Callable[[Config], EvalOptions])
         folder = beside(options.checkpoint, video_prototypes.FOLDER)
         source = video_prototypes.prototype_source(config, model, copies[0], config.data.eval_split, folder)
     changed = changed_settings(weights.config, config)
-    return _Prepared(options, model, weights.origin, weights.step, changed, videos, dataset, output, source, copies)
+    return _Prepared(
+        options, model, weights.origin, weights.step, changed, videos, classes, output, source, copies, note
+    )
+
+
+def _classes(config: Config, weights: StoredWeights) -> tuple[Classes, str]:
+    """The dataset's own classes, else those that the weights state; and how the two differ."""
+    count = config.model.num_classes
+    own = stated_classes(config.data.root, count, config.data.layout)
+    return own or weights.classes.classes(count), weights.classes.contradiction(own.names) if own else ""
 
 
 def _require_places(options: EvalOptions, output: Path, videos: Sequence[Video]) -> None:
@@ -176,6 +188,8 @@ def _write_and_print(prepared: _Prepared, rows: dict[str, Scores], samples: writ
     data = f"{config.data.root} {config.data.eval_split}"
     changed = " ".join(as_option(name, value) for name, value in prepared.changed.items())
     with_ = f", with {changed}" if changed else ""
+    if prepared.note:
+        print(f"warning: {prepared.note}", file=sys.stderr)
     print(f"{config.model.name}, {prepared.origin}, {options.checkpoint}, {data}{with_}\n")
     if options.submission:
         print_written(options.submission, videos)
@@ -185,5 +199,6 @@ def _write_and_print(prepared: _Prepared, rows: dict[str, Scores], samples: writ
     if samples:
         facts = {"checkpoint": options.checkpoint, "weights": prepared.origin}
         facts |= {"other settings than the checkpoint's": changed} if changed else {}
+        facts |= {"names of the classes": prepared.note} if prepared.note else {}
         about = write.about(config, dataset, facts, config.model.name)
         print(f"report written to {write.write_report(options.report, rows, about, dataset, videos, samples.of)}")

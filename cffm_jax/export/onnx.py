@@ -73,7 +73,7 @@ def export_onnx(
       path: a new file.
       size: (H0, W0) of the frames.
       streams: S, frames of a step, of one stream each.
-      classes: for the description.
+      classes: for the description; default: those of the weights.
 
     Raises:
       InputError: the file is there already or cannot be written, jax2onnx or onnxruntime is not

@@ -60,7 +60,7 @@ def export_stream(
       folder: a new one.
       size: (H0, W0) of the frames.
       streams: S, frames of a step, of one stream each.
-      classes: for the description.
+      classes: for the description; default: those of the weights.
       platforms: where it shall run, "cpu", "cuda", "rocm" or "tpu"; none of them needs to be here.
 
     Raises:
@@ -106,16 +106,16 @@ def step(
 
 
 def description(weights: Weights, segmenter: StreamSegmenter, classes: Classes | None) -> dict[str, Any]:
-    """Metadata of an export."""
-    config = segmenter.config
+    """Metadata of an export; the classes are those that the weights state where none are given."""
+    config, classes = segmenter.config, classes or Classes(weights.names, weights.colours)
     return {
         "model": dataclasses.asdict(config.model),
         "origin": weights.origin,
         "licence": weights.licence,
         "frames": {"streams": segmenter.streams, "height": segmenter.size[0], "width": segmenter.size[1]},
         "offsets": list(config.data.offsets),
-        "classes": list(classes.names) if classes else [],
-        "colours": classes.colours[: len(classes.names)].tolist() if classes else [],
+        "classes": list(classes.names),
+        "colours": classes.colours[: len(classes.names)].tolist(),
         "jax": jax.__version__,
         "written_by": f"cffm_jax {metadata.version('cffm-jax')}",
     }

@@ -28,6 +28,8 @@ class Weights:
       config: its settings; those of the data are the run's, else the defaults.
       origin: whose weights they are.
       licence: what is known about their use.
+      names: of the classes, "class 0" and so on where the weights state none; () of an encoder.
+      colours: u8[256,3] of the classes, RGB, black beyond them: ``colours[mask]`` is a picture.
     """
 
     model: nn.Module
@@ -35,6 +37,8 @@ class Weights:
     config: Config
     origin: str
     licence: str
+    names: tuple[str, ...] = ()
+    colours: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros((256, 3), np.uint8))
 
     def stream(
         self,
@@ -70,7 +74,7 @@ class Weights:
         return streaming.stream(model, self.variables, config, frames, ahead=ahead)
 
 
-def load(path: str | Path, *, raw: bool = False) -> Weights:
+def load(path: str | Path, *, raw: bool = False, take: str = "") -> Weights:
     """Loads weights of any kind.
 
     Args:
@@ -79,6 +83,8 @@ def load(path: str | Path, *, raw: bool = False) -> Weights:
         PVTv2, ConvNeXt. Position tables and pooling weights do not depend on the size of the
         frames: none is ever resized.
       raw: of a run with a moving average (``optim.ema``), the last weights, not the average.
+      take: of a file with several sets of weights, the name of one as ``convert.py --inspect`` has
+        it: "ema_model.*".
 
     Raises:
       InputError: it is none of these, damaged, or of no model that is known.
@@ -88,9 +94,11 @@ def load(path: str | Path, *, raw: bool = False) -> Weights:
       >>> logits = weights.model.apply(weights.variables, clips)  # doctest: +SKIP
       >>> for mask in weights.stream(frames): ...  # doctest: +SKIP
     """
-    with open_stored(path, raw=raw) as weights:
+    with open_stored(path, raw=raw, take=take) as weights:
         model, variables = weights.model, complete(weights)
         if weights.part == ENCODER:
             model = make_encoder(model.backbone, model.norm_epsilons, model.drop_path, model.dtype, model.depths)
             variables = {"params": variables["params"][ENCODER]}
-        return Weights(model, variables, weights.config, weights.origin, weights.licence)
+            return Weights(model, variables, weights.config, weights.origin, weights.licence)
+        classes = weights.classes.classes(weights.config.model.num_classes)
+        return Weights(model, variables, weights.config, weights.origin, weights.licence, *classes)

@@ -1,27 +1,11 @@
-"""The classes that ``predict.py`` names and is asked for."""
+"""The classes that ``predict.py`` is asked for."""
 
 from __future__ import annotations
 
 import difflib
-import os
 from collections.abc import Sequence
 
-from cffm_jax.config import Config
-from cffm_jax.data.layouts.classes import Classes, default_classes, read_classes
-from cffm_jax.data.layouts.read import layout_of, layouts_with
 from cffm_jax.errors import InputError
-
-
-def classes_of(config: Config) -> Classes:
-    """Names and colours of a model's classes: its dataset's if that is there, else by their number.
-
-    124 are VSPW's, 19 Cityscapes'; one's own data (layout "folder") has "class 0", "class 1", ...
-    """
-    count, root, layout = config.model.num_classes, config.data.root, layout_of(config.data.layout)
-    if os.path.isdir(root):
-        return read_classes(root, count, layout)
-    same = layouts_with(lambda each: layout.fixed_labels and len(each.class_names) == count)
-    return default_classes(count, layout_of(same[0]) if same else layout)
 
 
 def chosen_classes(wanted: Sequence[str], names: Sequence[str]) -> tuple[int, ...]:

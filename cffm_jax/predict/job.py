@@ -23,7 +23,7 @@ from cffm_jax.media.frame import Frame, Selection, Source
 from cffm_jax.media.pyav import require_av
 from cffm_jax.media.source import STDIN, has_magic, open_source
 from cffm_jax.predict import overlays
-from cffm_jax.predict.class_choice import chosen_classes, classes_of
+from cffm_jax.predict.class_choice import chosen_classes
 from cffm_jax.predict.writers import ClassShares, MaskArchive, MaskImages, OutputFolder, Writer
 from cffm_jax.rules import require_values, setting
 from cffm_jax.runtime.signals import Interruption
@@ -122,8 +122,8 @@ def predict(request: Request) -> str:
             from cffm_jax.inference.load import load
 
         weights = _with_offsets(load(request.checkpoint), source, request)
-        names, colours = classes_of(weights.config)
-        job = _Job(request, source, folder, names, colours, chosen_classes(request.classes, names))
+        chosen = chosen_classes(request.classes, weights.names)
+        job = _Job(request, source, folder, weights.names, weights.colours, chosen)
         frames = _Kept(first, source.frames)
         masks = weights.stream(frames, ahead=0 if source.live or jax.default_backend() == "cpu" else _AHEAD)
         count, took = job.write(interruption, frames, masks)

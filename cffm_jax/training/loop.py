@@ -222,7 +222,7 @@ class _Training:
         self.write_log()
         if self.step > self._saved:
             with self._log.clock.spent("checkpoint"):
-                self._checkpoints.save(self.state, self._config)
+                self._checkpoints.save(self.state, self._config, self._run.about)
             self._saved = self.step
 
     def _save_the_last_good(self, step: int, skipped: int, bad: int) -> None:

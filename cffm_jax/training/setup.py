@@ -6,7 +6,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -19,7 +20,7 @@ from cffm_jax.checkpoints.compatible import require_same_run
 from cffm_jax.checkpoints.state import TrainState
 from cffm_jax.config import NOTHING, REQUIRED, Config, InitConfig, check_settings
 from cffm_jax.data.label_sample import sample_notes
-from cffm_jax.data.layouts.classes import read_classes
+from cffm_jax.data.layouts.classes import numbered_classes, stated_classes
 from cffm_jax.data.layouts.names import passed_over_in_words
 from cffm_jax.data.layouts.read import manifest_of, read_videos, source_of
 from cffm_jax.data.layouts.video import Video
@@ -40,7 +41,8 @@ from cffm_jax.training.optim import learning_rate, make_optimizer
 from cffm_jax.training.sharding import batch_sharded, init_state, make_mesh, replicated, require_shares
 from cffm_jax.training.speed import Work, peak_flops
 from cffm_jax.training.step import Step, make_train_step
-from cffm_jax.weights.open import open_stored
+from cffm_jax.weights.class_names import of_dataset
+from cffm_jax.weights.open import RANDOM, inherited, licence_of_run, open_stored
 from cffm_jax.weights.start import start_from
 
 _AHEAD = 2
@@ -64,6 +66,7 @@ class Run(NamedTuple):
       devices: those of the mesh.
       work: floating point operations of a step, and the devices' peak.
       colours: u8[256,3] of the classes, for pictures; None: there are none.
+      about: what is saved with each checkpoint: "licence" and "classes".
     """
 
     start: int
@@ -79,6 +82,7 @@ class Run(NamedTuple):
     devices: Sequence[jax.Device] = ()
     work: Work = Work()
     colours: np.ndarray | None = None
+    about: Mapping[str, Any] = MappingProxyType({})
 
 
 @contextlib.contextmanager
@@ -106,8 +110,8 @@ def prepare(config: Config) -> Iterator[Run]:
     key = jax.random.key(plan.seed)
     prototypes, data = None, dataclasses.replace(config.data, offsets=model.training_offsets(config.data.offsets))
     with cluster.together():
-        colours = read_classes(config.data.root, config.model.num_classes, config.data.layout)[1]
-        variables, origin = initial_variables(model, config, jax.random.fold_in(key, 0), start)
+        classes = stated_classes(config.data.root, config.model.num_classes, config.data.layout)
+        variables, origin, licence = initial_weights(model, config, jax.random.fold_in(key, 0), start)
         splits = (data.eval_split, *((data.train_split,) if start < plan.steps else ()))
         read = splits if model.reads_prototypes else ()
         sources = {split: prototype_source(config, model, variables, split) for split in read}
@@ -148,7 +152,8 @@ def prepare(config: Config) -> Iterator[Run]:
             summary=f"{config.model.name}: {len(videos)} training videos, {_machines(mesh)}, weights: {origin}",
             devices=tuple(mesh.devices.flat),
             work=work_of_a_step(config, model, mesh),
-            colours=colours,
+            colours=(classes or numbered_classes(config.model.num_classes)).colours,
+            about={"licence": licence, "classes": of_dataset(classes).stored()},
         )
 
 
@@ -200,7 +205,7 @@ def check(config: Config, mesh: Mesh) -> None:
     require_shares(config.train.batch_size, mesh, config.train.accumulate)
     chosen_devices(config.eval.devices, mesh.local_devices)
     manifest_of(config.data)
-    read_classes(config.data.root, config.model.num_classes, config.data.layout)
+    stated_classes(config.data.root, config.model.num_classes, config.data.layout)
 
 
 def dataset_notes(config: Config, videos: Sequence[Video], held_out: Sequence[Video]) -> tuple[str, ...]:
@@ -211,7 +216,7 @@ def dataset_notes(config: Config, videos: Sequence[Video], held_out: Sequence[Vi
     """
     data, num_classes = config.data, config.model.num_classes
     others = list(dict.fromkeys(path for video in (*videos, *held_out) for path in video.passed_over))
-    names = read_classes(data.root, num_classes, data.layout).names
+    names = (stated_classes(data.root, num_classes, data.layout) or numbered_classes(num_classes)).names
     fixed = source_of(data.layout, data.root).fixed_labels
     left_out = [f"data: {passed_over_in_words(others)}"] if others else []
     return (*left_out, *sample_notes(videos, num_classes, names, fixed, held_out))
@@ -246,8 +251,14 @@ def on_device(
 
 
 def initial_variables(model: Method, config: Config, key: jax.Array, start: int = 0) -> tuple[dict[str, Any], str]:
-    """The variables that training starts from, and in words what they are: random ones, those that
-    ``init`` names, or of a run that goes on those of its last checkpoint.
+    """The variables that training starts from, and in words what they are, as `initial_weights`."""
+    return initial_weights(model, config, key, start)[:2]
+
+
+def initial_weights(model: Method, config: Config, key: jax.Array, start: int = 0) -> tuple[dict[str, Any], str, str]:
+    """The variables that training starts from, in words what they are, and the notice about their
+    use: random ones, those that ``init`` names, or of a run that goes on those of its last
+    checkpoint.
 
     Raises:
       InputError: what ``init`` names does not fit the model, or names nothing for a model with
@@ -256,10 +267,12 @@ def initial_variables(model: Method, config: Config, key: jax.Array, start: int 
     init = config.init
     if start:
         with open_checkpoints(config.workdir) as checkpoints:
-            return checkpoints.restore_variables(start, variable_shapes(model)), f"step {start} of {config.workdir}"
+            variables = checkpoints.restore_variables(start, variable_shapes(model))
+            licence = licence_of_run(checkpoints.about(start), checkpoints.config(start))
+            return variables, f"step {start} of {config.workdir}", licence
     require_start(model, init)
     if not init.source:
-        return init_variables(model, key), "random"
+        return init_variables(model, key), "random", RANDOM
     with open_stored(init.source) as weights:
         variables, report = start_from(
             weights,
@@ -268,4 +281,4 @@ def initial_variables(model: Method, config: Config, key: jax.Array, start: int 
             only=() if init.model else (ENCODER,),
             may_be_fresh=model.fresh_parts,
         )
-    return variables, str(report)
+    return variables, str(report), inherited(init.source, report.licence)

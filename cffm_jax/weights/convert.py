@@ -19,14 +19,14 @@ from cffm_jax.weights.naming.match import load_leaves
 from cffm_jax.weights.open import open_stored
 
 
-def convert(path: str | Path, output: Path, to: str, *, raw: bool = False) -> str:
+def convert(path: str | Path, output: Path, to: str, *, raw: bool = False, take: str = "") -> str:
     """``convert.py``: writes weights of any kind to a new file, whole or not at all.
 
     Args:
       path: as for ``load``.
       output: the file to write.
       to: "cffm_jax": our .safetensors; "torch", "safetensors": released layout, dead ones zero.
-      raw: as for ``load``.
+      raw, take: as for ``load``.
 
     Returns:
       Lines for the user: what was written, and what is known about its use.
@@ -34,7 +34,7 @@ def convert(path: str | Path, output: Path, to: str, *, raw: bool = False) -> st
     Raises:
       InputError: weights are unusable or without place in the release, or the file unwritable.
     """
-    with open_stored(path, raw=raw) as weights:
+    with open_stored(path, raw=raw, take=take) as weights:
         weights.require_sound()
         history = provenance(weights)
         if to == "cffm_jax":

@@ -22,14 +22,17 @@ from cffm_jax.models import variables
 from cffm_jax.models.create import build_model
 from cffm_jax.models.methods.method import Method
 from cffm_jax.settings import config_from_dict
+from cffm_jax.weights.class_names import ClassNames, of_layout, of_metadata, of_stored
 from cffm_jax.weights.files.read import WeightFile, file_digest
 from cffm_jax.weights.files.stored_array import StoredArray
 from cffm_jax.weights.naming.match import as_float32, export_state_dict, load_leaves, match, without_counterpart
 from cffm_jax.weights.naming.origins import ENCODER
-from cffm_jax.weights.naming.recognise import Foreign, recognise
+from cffm_jax.weights.naming.recognise import Chosen, Named, choose
 
 FORMAT = "cffm_jax"
 WHOLE = "all"
+OF_A_RUN = "cffm_jax run"
+"""How the origin of a run's weights begins."""
 _MODEL_FIELDS = {field.name for field in dataclasses.fields(ModelConfig)}
 
 
@@ -45,12 +48,14 @@ class StoredWeights:
       leaves: by "<collection>/<path>".
       fresh: leaves that such files lack and that start afresh (ConvNeXt's stage norms).
       dead: keys that carry nothing which the model computes with.
-      ignored: other contents of the file: an optimiser's state, notes.
+      ignored: other contents of the file: an optimiser's state, notes, other weights.
+      taken: which of the file's weights these are, in words; "" where it holds no others.
       licence: what is known about their use.
       sources: leaf -> the file's keys that it is made of.
       problems: why the file cannot be the model's weights.
       file: where they lie, if it is one.
       step: of the run that left them.
+      classes: names and colours of the classes, as far as they are stated.
     """
 
     source: str
@@ -61,11 +66,13 @@ class StoredWeights:
     fresh: tuple[str, ...] = ()
     dead: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()
+    taken: str = ""
     licence: str = ""
     sources: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
     problems: tuple[str, ...] = ()
     file: WeightFile | None = None
     step: int | None = None
+    classes: ClassNames = ClassNames()
 
     @functools.cached_property
     def model(self) -> Method:
@@ -90,18 +97,27 @@ class StoredWeights:
         return variables.unflatten(load_leaves(self.leaves, self.source))
 
 
-def stored_weights(file: WeightFile) -> StoredWeights:
-    """Describes the weights of a file, ours or anybody's.
+def stored_weights(file: WeightFile, take: str = "") -> StoredWeights:
+    """Describes the weights of a file, ours or anybody's; ``take``: see `choose`.
 
     Raises:
       InputError: it is of no origin or size that is known, or its own description is damaged.
     """
     if file.metadata.get("format") == FORMAT:
+        if take:
+            raise InputError(file.path, f"holds no weights {take!r}, but one set alone", "leave out --take")
         return _ours(file)
-    return _foreign(file, recognise(file.arrays, file.path))
+    named = [Named(choice.name, choice.known, choice.shapes) for choice in file.choices]
+    chosen = choose(named or [Named("", True, file.arrays)], file.path, take)
+    for choice in file.choices[1:]:  # The first is described already.
+        if choice.name == chosen.name:
+            file = dataclasses.replace(choice.take(), path=file.path, choices=file.choices)
+    return _foreign(file, chosen)
 
 
-def _foreign(file: WeightFile, foreign: Foreign) -> StoredWeights:
+def _foreign(file: WeightFile, chosen: Chosen) -> StoredWeights:
+    described = {key: file.arrays[name] for key, name in chosen.foreign.names.items()}
+    foreign = dataclasses.replace(chosen.foreign, arrays=described)
     description = _own_description(file)
     settings = {**foreign.settings(file.path), **description["model"]}
     config = Config(model=dataclasses.replace(ModelConfig(), **settings))
@@ -116,23 +132,34 @@ def _foreign(file: WeightFile, foreign: Foreign) -> StoredWeights:
         leaves=matched.leaves,
         fresh=matched.fresh,
         dead=matched.dead,
-        ignored=file.ignored,
+        ignored=(*foreign.beside, *file.ignored),
+        taken=chosen.taken,
         licence=description["licence"] or foreign.naming.origin.licence,
         sources=matched.sources,
         problems=tuple(matched.problems()),
         file=file,
+        classes=_stated_classes(file, description["classes"], config, part),
     )
 
 
+def _stated_classes(file: WeightFile, stored: Any, config: Config, part: str) -> ClassNames:
+    if part == ENCODER:
+        return ClassNames()
+    if FORMAT in file.metadata:
+        return of_stored(stored, config.model.num_classes, "the file")
+    return of_metadata(file.metadata, config.model.num_classes)
+
+
 def _own_description(file: WeightFile) -> dict[str, Any]:
-    """Model settings, origin, licence in our file of the released layout; empty ones without."""
-    description: dict[str, Any] = {"model": {}, "origin": "", "licence": ""}
+    """Model settings, origin, licence, classes in our file of the released layout; else empty."""
+    description: dict[str, Any] = {"model": {}, "origin": "", "licence": "", "classes": None}
     stored = file.metadata.get(FORMAT)
     if stored is None:
         return description
     try:
         stored = json.loads(stored) if isinstance(stored, str) else stored
         model, history = stored["model"], stored["provenance"]
+        description["classes"] = stored.get("classes")
         description["model"] = {
             k: tuple(v) if isinstance(v, list) else v for k, v in model.items() if k in _MODEL_FIELDS
         }
@@ -146,6 +173,7 @@ def _ours(file: WeightFile) -> StoredWeights:
         config = config_from_dict(json.loads(file.metadata["config"]), file.path)
         part, history = file.metadata["part"], json.loads(file.metadata["provenance"])
         origin, licence, sources = history["origin"], history["licence"], history["keys"]
+        named = json.loads(file.metadata["classes"]) if "classes" in file.metadata else None
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(file.path, "its description of itself is damaged", "convert the original again") from error
     expected = variables.flatten(variables.variable_shapes(_described_model(file, config)))
@@ -174,7 +202,15 @@ def _ours(file: WeightFile) -> StoredWeights:
         sources=sources,
         problems=tuple(problems),
         file=file,
+        classes=_own_classes(file, named, config, origin, part),
     )
+
+
+def _own_classes(file: WeightFile, stored: Any, config: Config, origin: str, part: str) -> ClassNames:
+    """What our file states; one of a run that is older than that says what it was trained on."""
+    if part != ENCODER and "classes" not in file.metadata and origin.startswith(OF_A_RUN):
+        return of_layout(config)
+    return of_stored(stored, config.model.num_classes, "the file")
 
 
 def _described_model(file: WeightFile, config: Config) -> Method:
@@ -198,6 +234,7 @@ def provenance(weights: StoredWeights) -> dict[str, Any]:
         "written_by": f"{FORMAT} {metadata.version('cffm-jax')}",
         "dead": list(weights.dead),
         "ignored": list(weights.ignored),
+        "taken": weights.taken,
         "fresh": list(weights.fresh),
         "keys": {path: list(keys) for path, keys in weights.sources.items()},
     }
@@ -210,6 +247,7 @@ def own_metadata(weights: StoredWeights, history: Mapping[str, Any]) -> dict[str
         "part": weights.part,
         "config": json.dumps(dataclasses.asdict(weights.config)),
         "provenance": json.dumps(history),
+        "classes": json.dumps(weights.classes.stored()),
     }
 
 
@@ -226,4 +264,8 @@ def released_arrays(weights: StoredWeights) -> dict[str, np.ndarray]:
 def released_description(weights: StoredWeights, history: Mapping[str, Any]) -> dict[str, Any]:
     """Metadata of a file in the released layout: it is read here as it was written."""
     history_without_keys = {name: value for name, value in history.items() if name != "keys"}
-    return {"model": dataclasses.asdict(weights.config.model), "provenance": history_without_keys}
+    return {
+        "model": dataclasses.asdict(weights.config.model),
+        "provenance": history_without_keys,
+        "classes": weights.classes.stored(),
+    }

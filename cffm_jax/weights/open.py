@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +12,22 @@ import jax
 import numpy as np
 
 from cffm_jax.checkpoints import by_path, store
+from cffm_jax.config import Config
 from cffm_jax.errors import InputError
 from cffm_jax.models.create import build_model
 from cffm_jax.models.methods.method import Method
 from cffm_jax.models.variables import draw_variables, flatten, trained_parts, unflatten, variable_shapes
+from cffm_jax.weights.class_names import of_layout, of_stored
 from cffm_jax.weights.described import (
+    OF_A_RUN,
     WHOLE,
     StoredWeights,
     stored_weights,
 )
 from cffm_jax.weights.files.read import FOLDER_FILES, open_weights
 from cffm_jax.weights.files.stored_array import StoredArray
+
+RANDOM = "yours: trained from random weights"
 
 
 def complete(weights: StoredWeights) -> dict[str, Any]:
@@ -46,14 +51,17 @@ def random_leaves(model: Method, key: jax.Array, paths: Sequence[str]) -> dict[s
 
 
 @contextlib.contextmanager
-def open_stored(path: str | Path, *, raw: bool = False) -> Iterator[StoredWeights]:
-    """Describes the weights of a run's folder or a file, to load while open; ``raw``: see ``load``.
+def open_stored(path: str | Path, *, raw: bool = False, take: str = "") -> Iterator[StoredWeights]:
+    """Describes the weights of a run's folder or a file, to load while open; ``raw`` and ``take``:
+    see ``load``.
 
     Raises:
       InputError: there are none, or they are of no model that is known.
     """
     path = Path(path)
     if is_run(path):
+        if take:
+            raise InputError(path, f"is a run, which holds no weights {take!r}", "leave out --take; see --raw")
         with by_path.open_checkpoints(path) as checkpoints:
             yield _of_run(checkpoints, path, raw)
         return
@@ -63,7 +71,7 @@ def open_stored(path: str | Path, *, raw: bool = False) -> Iterator[StoredWeight
         remedy = f"name a run's folder, as --workdir of train.py, or one that holds {' or '.join(FOLDER_FILES)}"
         raise InputError(path, "holds neither checkpoints nor weights", remedy)
     with open_weights(path) as file:
-        yield stored_weights(file)
+        yield stored_weights(file, take)
 
 
 def is_run(path: Path) -> bool:
@@ -93,13 +101,27 @@ def _of_run(checkpoints: store.Checkpoints, path: Path, raw: bool) -> StoredWeig
     def describe(name: str, leaf: jax.ShapeDtypeStruct) -> StoredArray:
         return StoredArray(leaf.shape, np.dtype(leaf.dtype), lambda: np.asarray(restored()[name]))
 
-    started = config.init.source
+    about = checkpoints.about(step)
+    stated = of_stored(about["classes"], config.model.num_classes, "the run") if "classes" in about else None
     return StoredWeights(
         source=str(path),
-        origin=f"cffm_jax run, step {step}{', EMA weights' if averaged else ''}",
+        origin=f"{OF_A_RUN}, step {step}{', EMA weights' if averaged else ''}",
         step=step,
         part=WHOLE,
         config=config,
         leaves={name: describe(name, leaf) for name, leaf in flatten(shapes).items()},
-        licence=f"that of {started}, from which it was trained" if started else "yours: trained from random weights",
+        licence=licence_of_run(about, config),
+        classes=of_layout(config) if stated is None else stated,
     )
+
+
+def licence_of_run(about: Mapping[str, Any], config: Config) -> str:
+    """The notice that a checkpoint holds; early ones hold none, but say what they started from."""
+    started = config.init.source
+    early = f"that of {started}, from which it was trained" if started else RANDOM
+    return str(about.get("licence") or early)
+
+
+def inherited(source: str, licence: str) -> str:
+    """The notice of what is trained from weights with a notice: it names all that came before."""
+    return f"inherited from {source}: {licence or 'not known'}"

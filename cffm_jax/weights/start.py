@@ -27,6 +27,7 @@ class Report(NamedTuple):
       dead: keys that no model computes with.
       ignored: parts that the model does not have, and what else the file holds.
       licence: what is known about their use.
+      taken: which weights of a file with several were taken.
     """
 
     source: str
@@ -37,9 +38,11 @@ class Report(NamedTuple):
     dead: tuple[str, ...]
     ignored: tuple[str, ...]
     licence: str
+    taken: str = ""
 
     def __str__(self) -> str:
         line = f"{', '.join(self.loaded)} ({self.parameters:,} parameters) from {self.source} ({self.origin})"
+        line += f"; taken: {self.taken}" if self.taken else ""
         if self.fresh:
             line += "; random: " + ", ".join(f"{part} ({why})" for part, why in self.fresh.items())
         for kind, names in (("dead", self.dead), ("ignored", self.ignored)):
@@ -103,6 +106,7 @@ def start_from(
         dead=weights.dead,
         ignored=(*(f"the {part}" for part in sorted(unused)), *weights.ignored),
         licence=weights.licence,
+        taken=weights.taken,
     )
     return variables.unflatten(arrays), report
 

@@ -20,9 +20,10 @@ def description(weights: StoredWeights) -> str:
     model, file = weights.model, weights.file
     contents = f"an encoder alone ({model.backbone})" if weights.part == ENCODER else model.public_name
     rows = [("format", "checkpoint of a run (Orbax)" if file is None else f"{file.format}, {_size(file)}")]
-    rows += [("origin", weights.origin), ("model", contents), ("backbone", model.backbone)]
+    rows += [("origin", weights.origin)] + [("taken", weights.taken)] * bool(weights.taken)
+    rows += [("model", contents), ("backbone", model.backbone)]
     if weights.part != ENCODER:
-        rows.append(("classes", str(model.num_classes)))
+        rows += [("classes", str(model.num_classes)), ("class names", _class_names(weights))]
     rows.append(("parameters", f"{weights.parameters:,} of the model, {_types(weights)}"))
     rows.append(
         ("fits", "all that the model needs is there" if not weights.problems else "NO: " + _some(weights.problems))
@@ -33,6 +34,12 @@ def description(weights: StoredWeights) -> str:
     rows.append(("ignored", _some(weights.ignored)))
     rows.append(("licence", weights.licence or "not known"))
     return "\n".join([weights.source, *(f"  {name:<14}{value}" for name, value in rows)])
+
+
+def _class_names(weights: StoredWeights) -> str:
+    classes = weights.classes
+    source = f" ({classes.source})" if classes.source else ""
+    return (_some(classes.names) if classes.names else "none: called by their numbers") + source
 
 
 def _types(weights: StoredWeights) -> str:

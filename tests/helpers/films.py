@@ -8,6 +8,7 @@ import av
 import numpy as np
 
 from cffm_jax.config import Config, DataConfig, ModelConfig
+from cffm_jax.drawing.palette import palette
 
 RED, BLUE, GREEN = (200, 30, 30), (30, 30, 200), (30, 160, 30)
 NAMES = ("class 0", "class 1", "class 2")
@@ -89,6 +90,8 @@ class Network:
 
     config: Config = Config(model=ModelConfig("cffm_b0", len(NAMES)), data=DataConfig(root="none", layout="folder"))
     asked: list = dataclasses.field(default_factory=list)
+    names: tuple = NAMES
+    colours: np.ndarray = dataclasses.field(default_factory=lambda: palette(len(NAMES)))
 
     def stream(self, frames, *, rate=0.0, reference_seconds=(), ahead=0):
         self.asked.append(self.config.data.offsets)

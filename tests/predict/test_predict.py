@@ -24,7 +24,7 @@ from PIL import Image
 
 import cffm_jax
 from cffm_jax.commands.predict import predict_command
-from cffm_jax.data.class_names import CITYSCAPES, VSPW
+from cffm_jax.data.class_names import CITYSCAPES
 from cffm_jax.drawing.masks import overlay
 from cffm_jax.drawing.palette import palette
 from cffm_jax.errors import InputError
@@ -199,20 +199,25 @@ def test_overwriting_replaces_only_what_is_ours(shared, tmp_path, refused):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "photos"]
 
 
-def test_names_of_classes(tmp_path):
-    def names(count, layout, root="none"):
-        config = Network().config
-        model, data = config.model, config.data
-        data = dataclasses.replace(data, layout=layout, root=root)
-        model = dataclasses.replace(model, num_classes=count)
-        return class_choice.classes_of(dataclasses.replace(config, model=model, data=data)).names
+def test_the_names_are_those_of_the_weights(shared, tmp_path, monkeypatch):
+    """What lies below the folder where the command was started is not looked at."""
+    names = ("sky", "a road", "sea")
+    colours = palette(3)[[2, 0, 1, *range(3, 256)]]
+    data = dataclasses.replace(Network().config.data, root="data/own")
+    config = dataclasses.replace(Network().config, data=data)
+    named = Network(config, names=names, colours=colours)
+    monkeypatch.setattr("cffm_jax.inference.load.load", lambda path: named)
+    (tmp_path / "data" / "own").mkdir(parents=True)
+    (tmp_path / "data" / "own" / "classes.txt").write_text("cat\ndog\nhen\n")
+    monkeypatch.chdir(tmp_path)
+    ran(shared / "a.mp4", "--output", "out", "--no-overlay", "--end", "0.2", "--classes", "a_road,sky")
+    about = json.loads((tmp_path / "out" / "prediction.json").read_text())
+    assert about["classes"] == {"0": "sky", "1": "a road"}
+    assert about["colours"] == {"0": colours[0].tolist(), "1": colours[1].tolist()}
+    assert list(rows_in(tmp_path / "out")[0]) == ["frame", "seconds", "sky", "a road"]
 
-    for layout in ("vspw", "records"):
-        assert names(len(VSPW), layout) == VSPW
-    assert names(len(CITYSCAPES), "vspw") == names(len(CITYSCAPES), "cityscapes") == CITYSCAPES
-    assert names(2, "vspw") == ("class 0", "class 1") and names(len(CITYSCAPES), "folder")[0] == "class 0"
-    (tmp_path / "classes.txt").write_text("cat\ndog\n")
-    assert names(2, "folder", str(tmp_path)) == ("cat", "dog")
+
+def test_names_of_classes():
     assert class_choice.chosen_classes(["traffic_LIGHT", "0,car"], CITYSCAPES) == (0, 6, 13)
     assert class_choice.chosen_classes(["Cat", "cat", "0"], ("cat", "CAT", "Cat")) == (0, 2)
     with pytest.raises(InputError, match="'cAt' names 3 classes; give an index: 0, 1, 2"):

@@ -15,6 +15,7 @@ import cffm_jax
 from cffm_jax.commands.convert import convert_command
 from cffm_jax.commands.evaluate import eval_command
 from cffm_jax.config import Config, InitConfig, ModelConfig
+from cffm_jax.data.class_names import synthetic_names
 from cffm_jax.data.layouts.video import Video
 from cffm_jax.errors import InputError
 from cffm_jax.inference.video_prototypes import ImportedPrototypes
@@ -91,7 +92,8 @@ def test_load_of_an_encoder(released):
 def test_load_of_a_run(trained):
     weights = cffm_jax.load(trained[0])
     assert weights.config.model.name == "cffm_b0" and weights.config.model.num_classes == 8
-    assert weights.origin == "cffm_jax run, step 4"
+    assert weights.origin == "cffm_jax run, step 4" and weights.licence == "yours: trained from random weights"
+    assert weights.names == synthetic_names(8)  # Of its dataset's classes.json, stored with the checkpoint.
     assert_same(weights.variables, cffm_jax.load(trained[0] / "checkpoints").variables)
 
 
@@ -100,6 +102,7 @@ def test_our_file_is_the_run_to_the_bit(trained, tmp_path):
     again, run = cffm_jax.load(path), cffm_jax.load(trained[0])
     assert_same(again.variables, run.variables)
     assert again.config == run.config and again.origin == run.origin and again.model == run.model
+    assert again.names == run.names and again.licence == run.licence
 
 
 @pytest.mark.parametrize("to", ["torch", "safetensors"])
@@ -109,6 +112,7 @@ def test_the_released_layout_and_back_is_the_same_to_the_bit(trained, tmp_path, 
     again = cffm_jax.load(path)
     assert_same(again.variables, run.variables)
     assert again.config.model == run.config.model and again.model == run.model and again.origin == run.origin
+    assert again.names == run.names and again.licence == run.licence
     with open_weights(path) as file:
         assert {"decode_head.conv_seg.weight", "decode_head.linear_fuse.bn.num_batches_tracked"} <= set(file.arrays)
 

@@ -29,7 +29,17 @@ class Classes(NamedTuple):
 def read_classes(root: str | Path, num_classes: int, layout: str | Layout = "vspw") -> Classes:
     """Names and colours of a dataset's classes, in the order of their indices.
 
-    Those that its folder states; else `default_classes`. Records have those of what was prepared.
+    Those of `stated_classes`; where there are none, `numbered_classes`.
+
+    Raises:
+      InputError: the class file cannot be used, or has not ``num_classes`` names.
+    """
+    return stated_classes(root, num_classes, layout) or numbered_classes(num_classes)
+
+
+def stated_classes(root: str | Path, num_classes: int, layout: str | Layout = "vspw") -> Classes | None:
+    """The classes that a dataset's folder states, or that its layout has; None where nothing names
+    them. Records have those of what was prepared.
 
     Raises:
       InputError: the class file cannot be used, or has not ``num_classes`` names.
@@ -37,7 +47,7 @@ def read_classes(root: str | Path, num_classes: int, layout: str | Layout = "vsp
     layout = source_of(layout, str(root))
     stated = read_class_file(root)
     if stated is None:
-        return default_classes(num_classes, layout)
+        return layout_classes(num_classes, layout)
     if len(stated.names) != num_classes:
         problem = f"names {len(stated.names)} classes, not {num_classes}"
         raise InputError(stated.path, problem, "set model.num_classes to that, or correct the file")
@@ -47,13 +57,18 @@ def read_classes(root: str | Path, num_classes: int, layout: str | Layout = "vsp
     return Classes(stated.names, palette(num_classes) if stated.colours is None else colour_table(stated.colours))
 
 
-def default_classes(num_classes: int, layout: Layout) -> Classes:
-    """The layout's classes if it has so many; else "class 0", ... and the colours of `palette`."""
-    known = len(layout.class_names) == num_classes
-    names = layout.class_names if known else tuple(f"class {i}" for i in range(num_classes))
-    if known and layout.class_colours:
-        return Classes(names, colour_table(np.array(layout.class_colours, np.uint8)))
-    return Classes(names, palette(num_classes))
+def layout_classes(num_classes: int, layout: Layout) -> Classes | None:
+    """The classes of a layout that has so many."""
+    if len(layout.class_names) != num_classes:
+        return None
+    if layout.class_colours:
+        return Classes(layout.class_names, colour_table(np.array(layout.class_colours, np.uint8)))
+    return Classes(layout.class_names, palette(num_classes))
+
+
+def numbered_classes(num_classes: int) -> Classes:
+    """Classes that nothing names: "class 0", ... in the colours of `palette`."""
+    return Classes(tuple(f"class {i}" for i in range(num_classes)), palette(num_classes))
 
 
 def count_classes(root: str | Path, layout: str | Layout = "vspw") -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 import math
 import warnings
 import zipfile
@@ -14,10 +15,17 @@ import ml_dtypes
 import numpy as np
 import safetensors
 
-from cffm_jax.weights.files.stored_array import BinaryFile, StoredArray, check_shape, from_bytes, printable, reading
-
-MAX_HEADER = 16 << 20
-"""Bytes of a safetensors header; 10,000 tensors take 1 MB."""
+from cffm_jax.weights.files.detect import MAX_HEADER
+from cffm_jax.weights.files.stored_array import (
+    MAX_BYTES,
+    BinaryFile,
+    CutOff,
+    StoredArray,
+    check_shape,
+    from_bytes,
+    printable,
+    reading,
+)
 
 SAFETENSORS_TYPES = {
     "BOOL": np.bool_,
@@ -58,11 +66,15 @@ def read_safetensors(file: BinaryFile, size: int, path: Path) -> ArrayFile:
     meanwhile ends the process.
 
     Raises:
+      CutOff: its arrays end beyond it.
       SafetensorError, ValueError: it is damaged.
     """
     start = 8 + int.from_bytes(file.read(8), "little")
     if start > MAX_HEADER:
         raise ValueError(f"its header is larger than {MAX_HEADER} bytes")
+    whole = start + _end(file.read(start - 8))
+    if size < whole <= start + MAX_BYTES:
+        raise CutOff(size, f"{whole:,} should be")
     arrays = {}
     with safetensors.safe_open(path, framework="np") as described:
         metadata = dict(sorted((described.metadata() or {}).items()))  # The library draws their order.
@@ -77,6 +89,16 @@ def read_safetensors(file: BinaryFile, size: int, path: Path) -> ArrayFile:
     if start != size:
         raise ValueError("its arrays do not fill it")
     return ArrayFile("safetensors", arrays, metadata)
+
+
+def _end(header: bytes) -> int:
+    """Where the last array ends, from the header's end on, before anything else is checked; 0 where
+    that is not said, which the library tells."""
+    try:
+        entries = json.loads(header).values()
+        return int(max((entry["data_offsets"][1] for entry in entries if "data_offsets" in entry), default=0))
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):
+        return 0
 
 
 def _load(file: BinaryFile, start: int, shape: tuple[int, ...], dtype: np.dtype, where: object) -> np.ndarray:

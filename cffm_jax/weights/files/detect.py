@@ -5,11 +5,17 @@ from __future__ import annotations
 from typing import BinaryIO
 
 from cffm_jax.errors import InputError
-from cffm_jax.weights.files.stored_array import REMEDY
+from cffm_jax.weights.files.stored_array import REMEDY, CutOff
 
 HEAD = 512
+MAX_HEADER = 16 << 20
+"""Bytes of a safetensors header; 10,000 tensors take 1 MB."""
+_TELLING = 16
+"""Bytes by which every format can be told."""
 _TORCH_MAGIC = b"l\xfc\x9cF\xf9 j\xa8P\x19"
 """The bytes of torch's magic number in any protocol of pickle."""
+
+_STARTS = (b"PK\x03\x04", b"\x80\x02\x8a\n" + _TORCH_MAGIC)
 
 _UNPACK = "unpack it and give the file of weights in it"
 _FETCH = "fetch the file itself"
@@ -35,6 +41,7 @@ def recognise(file: BinaryIO, size: int, where: object) -> str:
 
     Raises:
       InputError: it is none of them; what it is instead is said if it is known.
+      CutOff: it ends before its format's description does.
     """
     head = file.read(HEAD)
     file.seek(0)
@@ -44,8 +51,13 @@ def recognise(file: BinaryIO, size: int, where: object) -> str:
         return "zip"
     if _TORCH_MAGIC in head[:64] and head[:1] == b"\x80":
         return "torch (legacy)"
-    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= size - 8:
+    header = int.from_bytes(head[:8], "little")
+    if head[8:9] == b"{" and header <= size - 8:
         return "safetensors"
+    if head[8:9] in (b"{", b"") and 1 < header <= MAX_HEADER and size >= 8:
+        raise CutOff(size, f"its header alone takes {8 + header:,}")
+    if any(start.startswith(head) for start in _STARTS):
+        raise CutOff(size, "the start of a file of torch or of a zip")
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n")
     if text.lower().startswith(_PAGES):
         raise InputError(where, "is a web page, not weights", f"{_FETCH}: its address needs a login, or shows a page")
@@ -56,6 +68,7 @@ def recognise(file: BinaryIO, size: int, where: object) -> str:
             raise InputError(where, problem, remedy)
     if head[257:262] == b"ustar":
         raise InputError(where, "is a tar archive", _UNPACK)
+    few = f" (or is cut off: {size} bytes are there)" if size < _TELLING else ""
     if not set(head) & (set(range(32)) - set(b"\t\n\f\r\x1b")):
-        raise InputError(where, "is a text file, not weights", REMEDY)
-    raise InputError(where, "is no file of weights that is known here", REMEDY)
+        raise InputError(where, f"is a text file, not weights{few}", REMEDY)
+    raise InputError(where, f"is no file of weights that is known here{few}", REMEDY)

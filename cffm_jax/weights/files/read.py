@@ -8,27 +8,29 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from cffm_jax.errors import InputError
-from cffm_jax.weights.files import array_files, detect, torch_files, zip_guard
+from cffm_jax.weights.files import array_files, detect, torch_files, unwrap, zip_guard
 from cffm_jax.weights.files.stored_array import (
     MAX_BYTES,
     REMEDY,
     BinaryFile,
+    CutOff,
     StoredArray,
     is_numeric,
     printable,
     reading,
 )
-from cffm_jax.weights.files.torch_files import SAVE_WEIGHTS, Tensor, TorchFile
-from cffm_jax.weights.files.unpickle import Inert, Pairs, plain
+from cffm_jax.weights.files.torch_files import Tensor, TorchFile
+from cffm_jax.weights.files.unpickle import Pairs
 
 __all__ = ["StoredArray", "WeightFile", "file_digest", "open_weights", "read_array", "read_state_dict"]
 
@@ -36,11 +38,6 @@ FOLDER_FILES = (
     "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json",
 )  # fmt: skip
 """Files that Hugging Face's ``save_pretrained`` writes, in the order in which it is looked for."""
-
-WRAPPERS = (
-    "state_dict", "model", "model_state_dict", "network", "net", "module", "state_dict_ema", "model_ema", "ema",
-)  # fmt: skip
-"""Names under which a checkpoint keeps its weights; averaged ones only if there are no others."""
 
 MAX_SHARDS = 256
 """All are kept open, and a process may usually open 1,024 files."""
@@ -50,6 +47,23 @@ MAX_JSON = 16 << 20
 
 MAX_KEY = 512
 """Characters of a key; the longest of this family has some eighty."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """One of the state dicts of a file.
+
+    Attributes:
+      name: of the entry that holds it, "ema_state_dict"; "" for the whole file.
+      known: whether that is a usual name for weights, of which the first is taken.
+      shapes: its arrays, which only describe.
+      take: the file with it.
+    """
+
+    name: str
+    known: bool
+    shapes: Mapping[str, StoredArray]
+    take: Callable[[], WeightFile]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,6 +81,8 @@ class WeightFile:
     """Plain values: safetensors' own metadata, a checkpoint's ``meta``, config.json as "config"."""
     ignored: tuple[str, ...]
     """Other contents by name: "optimizer", "meta", keys of the state dict that are no arrays."""
+    choices: tuple[Choice, ...] = ()
+    """All state dicts that it holds, the one above first; () where its format holds one."""
 
 
 @contextlib.contextmanager
@@ -163,20 +179,41 @@ def _describe(path: Path, stack: contextlib.ExitStack) -> WeightFile:
             raise InputError(path, problem, "name the file with the weights")
         with reading(file):
             described = _describe(file, stack)
-        metadata = described.metadata | _configuration(path / "config.json")
-        return dataclasses.replace(described, path=path, metadata=metadata)
+        return dataclasses.replace(described, path=path)
     file, size = _open(path, stack), path.stat().st_size
     if detect.recognise(file, size, path) == "json":
         return _sharded(path, stack)
     contents = _contents(file, size, path)
     if isinstance(contents, TorchFile):
-        arrays, metadata, ignored = _unwrap(contents, path)
-    else:
-        arrays, metadata, ignored = contents.arrays, contents.metadata, contents.ignored
-    if not arrays:
+        return _unwrapped(contents, path)
+    if not contents.arrays:
         raise InputError(path, "holds no state dict", REMEDY)
-    _check_arrays(arrays, path)
-    return WeightFile(path, (path,), contents.format, arrays, metadata, tuple(ignored))
+    _check_arrays(contents.arrays, path)
+    return WeightFile(
+        path, (path,), contents.format, contents.arrays, _beside(path) | contents.metadata, contents.ignored
+    )
+
+
+def _unwrapped(contents: TorchFile, path: Path) -> WeightFile:
+    """The state dict that is taken, where nothing tells more, and all that may be taken."""
+    found = unwrap.state_dicts(contents, path)
+    if not found:
+        raise InputError(path, "holds no state dict", REMEDY)
+
+    def take(state_dict: unwrap.StateDict) -> WeightFile:
+        arrays = state_dict.arrays(contents, path)
+        _check_arrays(arrays, path)
+        metadata = _beside(path) | state_dict.metadata
+        return WeightFile(path, (path,), contents.format, arrays, metadata, state_dict.ignored)
+
+    def choice(state_dict: unwrap.StateDict) -> Choice:
+        def load() -> np.ndarray:
+            raise AssertionError("only described")
+
+        shapes = {key: StoredArray(each.shape, each.dtype, load) for key, each in state_dict.tensors.items()}
+        return Choice(state_dict.name, state_dict.known, shapes, functools.partial(take, state_dict))
+
+    return dataclasses.replace(take(found[0]), choices=tuple(map(choice, found)))
 
 
 def _open(path: Path, stack: contextlib.ExitStack) -> BinaryFile:
@@ -230,7 +267,7 @@ def _sharded(path: Path, stack: contextlib.ExitStack) -> WeightFile:
         (path, *(path.with_name(name) for name in names)),
         f"{format}, {len(names)} shard{'s' * (len(names) > 1)}",
         arrays,
-        shards[names[0]].metadata,
+        _beside(path) | shards[names[0]].metadata,
         tuple(
             key for name in names for key in (*shards[name].arrays, *shards[name].ignored) if places.get(key) != name
         ),
@@ -252,60 +289,24 @@ def _json(path: Path) -> Any:
         text = file.read(MAX_JSON + 1)
     if len(text) > MAX_JSON:
         raise ValueError(f"JSON of more than {MAX_JSON} bytes")
-    return json.loads(text)
-
-
-def _configuration(path: Path) -> dict[str, Any]:
-    """{"config": ...} of a model's config.json; as it is not needed, {} without a readable one."""
     try:
-        config = _json(path)
-    except (OSError, ValueError, RecursionError):
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        if text.rstrip().endswith((b"}", b"]")):
+            raise
+        raise CutOff(len(text), "which end within its JSON") from error
+
+
+def _beside(path: Path) -> dict[str, Any]:
+    """{"config": ...} of the config.json that ``save_pretrained`` writes beside its files; as it is
+    not needed, {} without a readable one."""
+    if path.name not in FOLDER_FILES:
+        return {}
+    try:
+        config = _json(path.with_name("config.json"))
+    except (OSError, ValueError, RecursionError, CutOff):
         return {}
     return {"config": config} if isinstance(config, dict) else {}
-
-
-# --- what a checkpoint wraps ----------------------------------------------------------------------------------------
-
-
-def _unwrap(file: TorchFile, path: Path) -> tuple[dict[str, StoredArray], dict[str, Any], list[str]]:
-    """(arrays, metadata, names that are ignored) of the outermost state dict."""
-    value, metadata, ignored = file.value, {}, []
-    for _ in WRAPPERS:  # Wrappers in wrappers, but a dictionary may hold itself.
-        if not isinstance(value, Pairs):
-            break
-        named = value.named()
-        wrapper = next((name for name in WRAPPERS if _holds_tensors(named.get(name))), None)
-        if wrapper is None:
-            break
-        ignored += [printable(name) for name in named if name != wrapper]
-        metadata = metadata or plain(named.get("meta"))
-        value = named[wrapper]
-    module = value if isinstance(value, Inert) else None
-    if isinstance(value, Pairs) and not _holds_tensors(value):
-        module = next((item for key, item in value.items if key in WRAPPERS and isinstance(item, Inert)), None)
-    if module:
-        raise InputError(path, f"holds no state dict, but a whole object: {printable(module.kind)}", SAVE_WEIGHTS)
-    if not isinstance(value, Pairs):
-        return {}, {}, []
-    arrays = {}
-    for key, item in value.named().items():
-        if isinstance(item, Inert) and "tensor" in item.kind:
-            problem = f"{printable(key)} is no plain tensor ({printable(item.kind)})"
-            raise InputError(path, problem, "save dense tensors of floating point")
-        if isinstance(item, Tensor):
-            arrays[key] = file.array(item)
-    ignored += [printable(key) for key, item in value.items if not isinstance(item, Tensor)]
-    return arrays, metadata, ignored
-
-
-def _holds_tensors(value: Any, depth: int = 3) -> bool:
-    """Whether a dictionary holds tensors, or is a wrapper of one that does."""
-    if not isinstance(value, Pairs) or not depth:
-        return False
-    if any(isinstance(item, Tensor) for _, item in value.items):
-        return True
-    named = value.named()
-    return any(_holds_tensors(named.get(name), depth - 1) for name in WRAPPERS)
 
 
 def _check_arrays(arrays: dict[str, StoredArray], where: object) -> None:

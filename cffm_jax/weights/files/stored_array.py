@@ -14,6 +14,7 @@ from cffm_jax.errors import InputError
 
 BinaryFile = io.BufferedReader | io.BytesIO
 REMEDY = "give a .pth of torch, a .safetensors or an .npz with the weights"
+FETCH = "fetch it again, whole: its end is missing"
 MAX_DIMENSIONS = 32
 """numpy's own limit before version 2."""
 
@@ -29,6 +30,13 @@ _FLOATS = {
     for kind in (ml_dtypes.bfloat16, ml_dtypes.float8_e4m3fn, ml_dtypes.float8_e4m3fnuz, ml_dtypes.float8_e5m2,
                  ml_dtypes.float8_e5m2fnuz, ml_dtypes.float8_e8m0fnu)
 }  # fmt: skip
+
+
+class CutOff(Exception):
+    """A file of a known format ends too early: so many bytes are there; how many should be."""
+
+    def __init__(self, size: int, whole: str):
+        super().__init__(f"it is cut off: {size:,} bytes are there, {whole}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,6 +89,8 @@ def reading(where: object) -> Iterator[None]:
         yield
     except InputError:
         raise
+    except CutOff as error:
+        raise InputError(where, f"cannot be read ({error})", FETCH) from error
     except MemoryError as error:
         raise InputError(where, "cannot be read (it asks for more memory than there is)", REMEDY) from error
     except Exception as error:  # A damaged file makes the readers fail in more ways than can be listed.

@@ -16,7 +16,15 @@ import numpy as np
 
 from cffm_jax.errors import InputError
 from cffm_jax.weights.files import unpickle
-from cffm_jax.weights.files.stored_array import FLOOR_BYTES, BinaryFile, StoredArray, check_shape, from_bytes, reading
+from cffm_jax.weights.files.stored_array import (
+    FLOOR_BYTES,
+    BinaryFile,
+    CutOff,
+    StoredArray,
+    check_shape,
+    from_bytes,
+    reading,
+)
 from cffm_jax.weights.files.unpickle import Inert, Name, Pairs
 
 SAVE_WEIGHTS = "save model.state_dict() with torch.save and give that"
@@ -166,12 +174,18 @@ def read_legacy(file: BinaryFile, size: int, where: object) -> TorchFile:
 
     Raises:
       InputError: its bytes are in an order that is not read here.
+      CutOff: its end is missing.
       UnpicklingError, ValueError: it is damaged.
     """
     storages: dict[str, Storage] = {}
 
     def load(**functions: Any) -> Any:
-        return unpickle.interpret(file, size - file.tell(), **functions)
+        try:
+            return unpickle.interpret(file, size - file.tell(), **functions)
+        except (UnpicklingError, ValueError, EOFError) as error:
+            if file.tell() < size:
+                raise
+            raise CutOff(size, "which end within the description of its arrays") from error
 
     def reference(pid: Any) -> Any:
         storage = _storage(pid)
@@ -212,12 +226,15 @@ def _places(file: BinaryFile, size: int, keys: Any, storages: dict[str, Storage]
     places: dict[str, int] = {}
     if type(keys) is not list or not all(type(key) is str for key in keys) or set(keys) != set(storages):
         raise UnpicklingError("its list of storages is damaged")
+    whole = file.tell() + sum(8 + storages[key].nbytes for key in keys)
+    if size < whole:
+        raise CutOff(size, f"{whole:,} should be")
     for key in keys:
         count = int.from_bytes(file.read(8), "little")
         places[key] = file.tell()
         end = places[key] + storages[key].nbytes
         if end > size or count != storages[key].count:
-            raise UnpicklingError(f"it is cut off, or its storage {key} has another size")
+            raise UnpicklingError(f"its storage {key} has another size")
         file.seek(end)
     if len(places) != len(keys):
         raise UnpicklingError("its list of storages is damaged")

@@ -6,7 +6,7 @@ import re
 import zipfile
 from typing import BinaryIO
 
-from cffm_jax.weights.files.stored_array import FLOOR_BYTES, MAX_BYTES
+from cffm_jax.weights.files.stored_array import FLOOR_BYTES, MAX_BYTES, CutOff
 
 MAX_MEMBERS = 100_000
 """Torch writes one a storage: 10,000 tensors with their optimizer's state make 40,000."""
@@ -19,6 +19,8 @@ MAX_RATIO = 200
 
 _UNSAFE = re.compile(r"(^|/)\.\.?(/|$)|^/|^[A-Za-z]:|[\\\x00-\x1f\x7f]|//")
 _ENCRYPTED = 0x1 | 0x20 | 0x40
+_END, _COMMENT, _END_MARK = 22, 0xFFFF, b"PK\x05\x06"
+"""Of the record at a zip's end: its bytes, those of a comment at most, and how it begins."""
 _HEADER = 30
 """Bytes of a member's own header before its name."""
 
@@ -48,9 +50,11 @@ def open_zip(file: BinaryIO, size: int) -> zipfile.ZipFile:
     """The archive in an open file of ``size`` bytes, once its list of members has been checked.
 
     Raises:
+      CutOff: its end is not there.
       BadZipFile: it is damaged, beyond a limit above, encrypted, or has names that lead elsewhere,
         members of one name or members that overlap.
     """
+    _require_end(file, size)
     guarded = _Guarded(file, MAX_DIRECTORY)
     archive = zipfile.ZipFile(guarded)
     guarded.limit = 0
@@ -74,6 +78,19 @@ def open_zip(file: BinaryIO, size: int) -> zipfile.ZipFile:
     _check_sizes(members, size)
     _check_overlaps(members, archive.start_dir)
     return archive
+
+
+def _require_end(file: BinaryIO, size: int) -> None:
+    """CutOff unless the record at a zip's end is there, with the comment that it announces."""
+    start = max(0, size - _END - _COMMENT)
+    file.seek(start)
+    tail = file.read(_END + _COMMENT)
+    place = tail.rfind(_END_MARK)
+    if place < 0:
+        raise CutOff(size, "and the list of its members, which stands at its end, is not")
+    whole = start + place + _END + int.from_bytes(tail[place + _END - 2 : place + _END], "little")
+    if size < whole:
+        raise CutOff(size, f"{whole:,} should be")
 
 
 def _check_sizes(members: list[zipfile.ZipInfo], size: int) -> None:

@@ -18,8 +18,9 @@ from cffm_jax.models.foreign.names import fields_of, layer_at
 from cffm_jax.models.methods.method import Method
 from cffm_jax.models.variables import flatten, unflatten, variable_shapes
 from cffm_jax.weights.files.stored_array import StoredArray
+from cffm_jax.weights.naming.foreign import Foreign, combined_shape
 from cffm_jax.weights.naming.origins import BACKBONE, ENCODER, Naming
-from cffm_jax.weights.naming.recognise import Foreign, combined_shape, recognise
+from cffm_jax.weights.naming.recognise import recognise
 
 
 def released_key(model: Method, collection: str, path: str) -> tuple[str, Layout] | None:
@@ -168,7 +169,7 @@ def convert_state_dict(
     Args:
       state_dict: arrays by key, of any origin in ``Backbone.origins``: the authors' CFFM and
         CFFM++, MiT and SegFormer of NVlabs (with or without dead classifier), Hugging Face,
-        MMSegmentation, ...
+        MMSegmentation, ...; under any prefix, if nothing is beside them.
       model: the module that the weights are for.
       part: "all", or "encoder" for the encoder's parameters alone.
       source: what to name in errors, usually the file.
@@ -180,8 +181,10 @@ def convert_state_dict(
       InputError: keys are missing, left over or have another shape (all are listed with their
         nearest names), or values are not finite.
     """
-    matched = match(recognise(describe(state_dict), source), model, part)
+    foreign = recognise(describe(state_dict), source)
+    matched = match(foreign, model, part)
     problems = matched.problems() + [f"{path} is not there" for path in matched.fresh]
+    problems += [f"left over {key}" for key in foreign.beside]
     if problems:
         raise InputError(
             source,

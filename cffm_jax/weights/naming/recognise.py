@@ -1,163 +1,183 @@
-"""Recognises a state dict: its origin, and the model that its names and shapes make."""
+"""Finds the weights of a known model in a file, under any prefix, and chooses one of several sets.
+
+Wrappers put names before those of a model (``module.``, ``_orig_mod.``, the attribute of a Lightning
+module), or among them where a part alone is wrapped; averages lie beside what they are averages of.
+"""
 
 from __future__ import annotations
 
-import dataclasses
-import functools
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
-
-import numpy as np
+from typing import NamedTuple
 
 from cffm_jax.errors import InputError
-from cffm_jax.models.create import FOREIGN_NAMES, create_model
+from cffm_jax.models.create import FOREIGN_NAMES
 from cffm_jax.models.encoders import names as encoders
-from cffm_jax.models.encoders.backbone import STRIDES, Backbone
-from cffm_jax.models.foreign.layouts import Combine
-from cffm_jax.models.foreign.names import MethodNames, Origin, Sources, block_parts
-from cffm_jax.weights.files.stored_array import StoredArray
-from cffm_jax.weights.naming.origins import BACKBONE, ENCODER, Naming, known_names
+from cffm_jax.models.foreign.names import MethodNames, Origin
+from cffm_jax.weights.files.stored_array import StoredArray, printable
+from cffm_jax.weights.naming.foreign import Foreign
+from cffm_jax.weights.naming.origins import Naming, known_names
 
-_WRAPPERS = ("module.", "model.")
-"""Prefixes of all keys that wrappers for several devices leave behind."""
-_MOST_BLOCKS = 64
+RULE = "one without ema, swa, average or teacher in its name comes first, a plain name before a prefix"
+"""How one of several sets is chosen; where it leaves two, the file is refused."""
+
+_WRAPPERS = r"(?<![^.])(?:_orig_mod|module|_fsdp_wrapped_module|_checkpoint_wrapped_module)\."
+"""Names of no layer, but of the wrappers of torch, anywhere in a key."""
+_WRAPPER, _WRAPPERS_AT_END = re.compile(_WRAPPERS), re.compile(rf"(?:{_WRAPPERS})+$")
+_AVERAGE = re.compile(r"(?:^|[._])(?:ema|swa|avg|averaged?|averaging|shadow|teacher)(?:[._]|$)", re.IGNORECASE)
+_HOOK = "ema_"
+"""Before the names of mmcv's averages, in which underscores stand for the dots."""
+
+_FEWEST = 16
+"""Keys with the marks of an origin below a prefix that is looked at; a whole encoder has fifty."""
+_PREFIXES = 16
+"""How many prefixes are looked at, those with the most such keys."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Foreign:
-    """A state dict of a known origin.
+class Named(NamedTuple):
+    """A state dict of a file by its place there.
 
     Attributes:
-      naming: its origin, and the method whose keys it has; without one it is an encoder alone.
-      arrays: by the keys of the origin with their prefix.
-      names: those keys -> the file's, which errors name.
-      added: prefix that the file does without.
+      name: of the entry that holds it; "" for the whole file.
+      known: whether that is a usual name for weights: the first such comes first.
+      arrays: by the file's keys.
     """
 
-    naming: Naming
+    name: str
+    known: bool
     arrays: Mapping[str, StoredArray]
-    names: Mapping[str, str]
-    added: str = ""
-
-    def name_of(self, key: str) -> str:
-        """The file's name of a key, also of one that it lacks."""
-        return self.names.get(key) or key.removeprefix(self.added)
-
-    def is_encoder_key(self, key: str) -> bool:
-        return key.startswith(self.naming.origin.prefix)
-
-    def find(self, released: str) -> Sources | None:
-        """Sources as of ``Naming.sources``, if the file has at least one of the keys."""
-        sources = self.naming.sources(released)
-        return sources if sources and any(key in self.arrays for key in sources[0]) else None
-
-    def shape(self, released: str) -> tuple[int, ...] | None:
-        """The released array's shape; None if it is not there, whole and fit to be combined."""
-        sources = self.find(released)
-        if not sources or any(key not in self.arrays for key in sources[0]):
-            return None
-        return combined_shape(sources[1], [self.arrays[key].shape for key in sources[0]])
-
-    @functools.cached_property
-    def counts(self) -> dict[str, int]:
-        """Setting -> the number of the method's blocks that it stands for; of those there only."""
-        method = self.naming.method
-        if method is None:
-            return {}
-        blocks = method.blocks.items()
-        counts = {setting: self._count(key, block_parts(method.layers, key)) for setting, key in blocks}
-        return {setting: count for setting, count in counts.items() if count}
-
-    @functools.cached_property
-    def family(self) -> str:
-        """``ENCODER``, or the family of the model that the keys make."""
-        if self.naming.method is None:
-            return ENCODER
-        return next(name for name, has in self.naming.method.families.items() if has == tuple(self.counts))
-
-    def _count(self, block: str, parts: Sequence[str], **stage: int) -> int:
-        """Counts the blocks: one more than the largest number any part of which is there."""
-        present = [
-            n for n in range(_MOST_BLOCKS) if any(self.find(block.format(block=n, **stage) + part) for part in parts)
-        ]
-        return max(present, default=-1) + 1
-
-    def _depths(self, backbone: Backbone) -> list[int]:
-        """Blocks of the stages, if they are those of this family."""
-        block = backbone.block[1]
-        parts = block_parts(backbone.layers, block)
-        return [self._count(BACKBONE + block, parts, stage=i + 1, stage0=i) for i in range(len(STRIDES))]
-
-    @functools.cached_property
-    def backbone(self) -> str | None:
-        """The encoder of nearest sizes, to compare a damaged file with; None if none is near."""
-        nearest, least = None, None
-        for family in self._families():
-            depths = self._depths(family)
-            for name, size in family.sizes.items():
-                shapes = family.shapes(size)
-                others = sum(self.shape(BACKBONE + key) != shape for key, shape in shapes.items())
-                distance = others, sum(abs(a - b) for a, b in zip(depths, size.depths, strict=True))
-                if others < len(shapes) and (least is None or distance < least):
-                    nearest, least = name, distance
-        return nearest
-
-    def _families(self) -> list[Backbone]:
-        return [family for family in encoders.BACKBONES if self.naming.origin in family.origins]
-
-    def settings(self, source: object) -> dict[str, Any]:
-        """The model's (an encoder: its SegFormer's) fields of ``ModelConfig`` that are no defaults.
-
-        Raises:
-          InputError: no backbone is near.
-        """
-        if self.backbone is None:
-            depths = ", ".join(map(str, self._depths(self._families()[0])))
-            problem = f"holds {self.naming.name(self.family)} of no size that is known (blocks a stage: {depths})"
-            raise InputError(source, problem, f"known are {', '.join(encoders.names())}: give a whole file of one")
-        name = f"{'segformer' if self.family == ENCODER else self.family}_{self.backbone}"
-        settings: dict[str, Any] = {"name": name, **self.naming.settings}
-        method = self.naming.method
-        for field, key in method.lengths.items() if method else ():
-            if shape := self.shape(key):
-                settings[field] = shape[0]
-        usual = create_model(name, 1).settings_resolved
-        return settings | {field: count for field, count in self.counts.items() if count != usual[field]}
 
 
-def combined_shape(combine: Combine, shapes: list[tuple[int, ...]]) -> tuple[int, ...] | None:
-    """The shape of a combination of arrays of these shapes, without arrays; None if it is none."""
-    try:
-        return combine([np.broadcast_to(np.False_, shape) for shape in shapes]).shape
-    except (ValueError, IndexError):
-        return None
+class Chosen(NamedTuple):
+    """The weights of a file.
+
+    Attributes:
+      name: of the entry that holds them.
+      foreign: what they are.
+      others: what other sets of weights there are.
+      asked: whether they were asked for by name.
+    """
+
+    name: str
+    foreign: Foreign
+    others: tuple[str, ...]
+    asked: bool = False
+
+    @property
+    def taken(self) -> str:
+        """Which weights were taken, in words; "" where there were no others and no prefix."""
+        if self.others:
+            why = "as asked" if self.asked else RULE
+            return f"{label(self.name, self.foreign)}, not {', '.join(self.others)} ({why})"
+        return f"what is under {self.foreign.under}" if self.foreign.under else ""
+
+
+def label(name: str, foreign: Foreign) -> str:
+    """A set of weights in words."""
+    parts = [name] * bool(name) + [f"{foreign.under}*"] * bool(foreign.under)
+    return ": ".join(parts) or "the plain names"
 
 
 def recognise(arrays: Mapping[str, StoredArray], source: object) -> Foreign:
-    """The origin of a state dict.
+    """The weights of a known model in one state dict, as `choose`."""
+    return choose([Named("", True, arrays)], source).foreign
+
+
+def choose(state_dicts: Sequence[Named], source: object, take: str = "") -> Chosen:
+    """The weights of a known model in a file, chosen by ``RULE`` where there are several.
+
+    Args:
+      state_dicts: all of the file.
+      source: what to name in errors.
+      take: the name of one set, as messages print it; default: by the rule.
 
     Raises:
-      InputError: it is of none that is known.
+      InputError: there are none, or several that the rule does not tell apart, or not those.
     """
-    best, most = None, 0
-    for wrapper in ("", *_WRAPPERS):
-        if not all(key.startswith(wrapper) for key in arrays):
-            continue
-        for origin in encoders.origins():
-            marks = re.compile(re.escape(origin.prefix) + f"(?:{origin.marks})")
-            for prefix in ("", origin.prefix):
-                names = {prefix + key.removeprefix(wrapper): key for key in arrays}
-                marked = sum(bool(marks.fullmatch(key)) for key in names)
-                if marked > most:
-                    best, most = (origin, names, prefix), marked
-    if best:
-        origin, names, prefix = best
-        described = {key: arrays[name] for key, name in names.items()}
-        return Foreign(Naming(origin, _method_of(origin, names)), described, names, prefix)
-    some = ", ".join(list(arrays)[:3]) or "nothing"
-    problem = f"holds no weights of a model that is known here ({some}, ...)"
-    raise InputError(source, problem, f"known are {', '.join(known_names())}")
+    found = [(i, each, foreign) for i, each in enumerate(state_dicts) for foreign in _sets(each.arrays)]
+    if not found:
+        some = ", ".join(printable(key) for each in state_dicts for key in list(each.arrays)[:3]) or "nothing"
+        problem = f"holds no weights of a model that is known here ({printable(some)}, ...)"
+        raise InputError(source, problem, f"known are {', '.join(known_names())}")
+    fitting = [(i, each, foreign) for i, each, foreign in found if foreign.fits]
+    if not fitting:  # Damaged, or of an unknown size: the most complete one is compared.
+        _, each, foreign = max(found, key=lambda entry: len(entry[2].arrays))
+        return Chosen(each.name, foreign, ())
+
+    def rank(entry: tuple[int, Named, Foreign]) -> tuple[bool, int, bool]:
+        i, each, foreign = entry
+        averaged = bool(_AVERAGE.search(each.name) or _AVERAGE.search(foreign.under))
+        return averaged, i if each.known else len(state_dicts), bool(_WRAPPER.sub("", foreign.under))
+
+    first, *rest = sorted(fitting, key=rank)
+    sets = " and ".join(label(each.name, foreign) for _, each, foreign in fitting)
+    if take:
+        wanted = [entry for entry in fitting if label(entry[1].name, entry[2]) == take]
+        if not wanted:
+            raise InputError(source, f"holds no weights {take!r}", f"name one of {sets}, or leave out --take")
+        first, rest = wanted[0], [entry for entry in fitting if entry is not wanted[0]]
+    elif rest and rank(rest[0]) == rank(first):
+        remedy = f"name one with convert.py --take ({RULE})"
+        raise InputError(source, f"holds several sets of weights: {sets}", remedy)
+    others = [label(each.name, foreign) for _, each, foreign in rest]
+    hooked = [key for key in first[2].beside if key.startswith(first[2].under + _HOOK)]
+    others += [f"{first[2].under}{_HOOK}*"] * (len(hooked) >= _FEWEST)
+    return Chosen(first[1].name, first[2], tuple(others), bool(take))
+
+
+def _sets(arrays: Mapping[str, StoredArray]) -> list[Foreign]:
+    """The weights below each prefix that has any; of those that fit none takes keys of another."""
+    found, claimed = [], set()
+    marked = _marked(arrays)
+    for under in sorted(marked, key=len, reverse=True):
+        origin, added = marked[under]
+        below = [key for key in arrays if key.startswith(under) and key not in claimed]
+        names: dict[str, str] = {}
+        for key in below:
+            names.setdefault(added + _WRAPPER.sub("", key.removeprefix(under)), key)
+        averages = {_HOOK + name.removeprefix(added).replace(".", "_") for name in names}
+        names = {name: key for name, key in names.items() if name.removeprefix(added) not in averages}
+        inside = set(names.values())
+        described = {name: arrays[key] for name, key in names.items()}
+        beside = tuple(key for key in arrays if key not in inside)
+        foreign = Foreign(Naming(origin, _method_of(origin, names)), described, names, added, under, beside)
+        if foreign.fits:
+            claimed |= inside
+        if foreign.fits or not _WRAPPER.sub("", under) or foreign.backbone:
+            found.append(foreign)
+    return found[::-1]
+
+
+def _marked(keys: Iterable[str]) -> dict[str, tuple[Origin, str]]:
+    """Prefix -> the origin whose marks most keys below it have, and its own prefix if they lack it."""
+    origins = encoders.origins()
+    marks = re.compile("|".join(f"(?:{origin.marks})" for origin in origins))
+    counts: Counter[tuple[str, int, str]] = Counter()
+    for key in keys:
+        for start in (0, *(dot.end() for dot in re.finditer(r"\.", key))):
+            if _WRAPPER.match(key, start):
+                continue
+            rest = _WRAPPER.sub("", key[start:])
+            if not marks.fullmatch(rest):
+                continue
+            for i, origin in enumerate(origins):
+                if re.fullmatch(origin.marks, rest):
+                    under, added = _split(key[:start], origin.prefix)
+                    counts[under, i, added] += 1
+    best: dict[str, tuple[Origin, str]] = {}
+    for place, ((under, i, added), count) in enumerate(counts.most_common()):
+        if under not in best and (count >= _FEWEST or not place) and len(best) < _PREFIXES:
+            best[under] = origins[i], added
+    return best
+
+
+def _split(before: str, prefix: str) -> tuple[str, str]:
+    """(what a wrapper put before a model's own keys, the origin's prefix if they lack it)."""
+    own = _WRAPPERS_AT_END.sub("", before)
+    if own == prefix or own.endswith(f".{prefix}"):
+        return own.removesuffix(prefix), ""
+    return before, prefix
 
 
 def _method_of(origin: Origin, keys: Iterable[str]) -> MethodNames | None:
