@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 _AHEAD = 2
 """Frames that a GPU has in hand while others are read and written; a CPU would only use memory."""
 _RATES = f"give 0.01 to {clips.FASTEST} frames a second"
+_ADDRESSES = "download it, or pipe it: ffmpeg -i ADDRESS -f matroska - | python predict.py - --output FOLDER"
 _BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_noinv_fmt}]"
 
 
@@ -41,13 +42,13 @@ _BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_noinv_fm
 class Request:
     """Options of ``predict.py``."""
 
-    inputs: tyro.conf.Positional[tuple[str, ...]] = ()
+    inputs: tyro.conf.Positional[tuple[str, ...]] = setting((), path=True, remedy=_ADDRESSES)
     """A video, an image, several images, a folder of images or a pattern in quotes (one video in
     the order of their numbers), a camera's index, or - for a video on standard input."""
-    checkpoint: str = ""
+    checkpoint: str = setting("", path=True)
     """Folder of a run, or a file of weights of any kind, see convert.py. CFFM++ has prototypes of
     the frames so far."""
-    output: str = ""
+    output: str = setting("", path=True)
     """Folder to write into; default: <input>_prediction, beside the input."""
     masks: Literal["png", "npz", "none"] = "png"
     """Masks at the input's size: masks/<frame>.png with the classes' colours, or all of them in

@@ -27,6 +27,7 @@ from cffm_jax.config import LayoutName
 from cffm_jax.data.layouts.read import find_splits, layout_of, layouts_with
 from cffm_jax.data.layouts.records import INDEX
 from cffm_jax.errors import InputError
+from cffm_jax.rules import required
 from cffm_jax.runtime.atomic import swap
 from cffm_jax.runtime.checksums import read_manifest
 from cffm_jax.runtime.command_line import parse_command
@@ -41,9 +42,9 @@ else:
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    root: tyro.conf.Positional[str]
+    root: tyro.conf.Positional[str] = required(path=True)
     """Dataset folder."""
-    output: tyro.conf.Positional[str]
+    output: tyro.conf.Positional[str] = required(path=True)
     """Folder of prepared datasets; this one goes to <output>/<dataset>/<version>, as TFDS has
     it."""
     layout: _Suited = "vspw"

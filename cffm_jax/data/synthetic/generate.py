@@ -29,6 +29,7 @@ from cffm_jax.data.class_names import synthetic_names
 from cffm_jax.data.synthetic.scenes import World
 from cffm_jax.data.synthetic.sprites import noise
 from cffm_jax.errors import InputError
+from cffm_jax.rules import required
 from cffm_jax.runtime.atomic import swap
 from cffm_jax.runtime.command_line import parse_command
 
@@ -275,7 +276,7 @@ def generate(root: str | Path, config: SyntheticConfig, *, overwrite: bool = Fal
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    root: tyro.conf.Positional[str]
+    root: tyro.conf.Positional[str] = required(path=True)
     """Folder to make."""
     settings: tyro.conf.OmitArgPrefixes[SyntheticConfig] = SyntheticConfig()
     overwrite: bool = False
