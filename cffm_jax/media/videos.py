@@ -145,14 +145,15 @@ class _Reader:
         self._av, self._file, self._container, self._stream = av, file, container, stream
         self._source, self._selection = source, selection
         self._reformatter = VideoReformatter()
-        self._damaged = self._dropped = 0
+        self._dropped = 0
+        self._flagged: set[int | None] = set()
 
     def frames(self, announced: _Announced) -> Iterator[Frame]:
         """The selected frames; afterwards ``source.warnings`` say what was missing."""
         selection, source = self._selection, self._source
         start, end = _exact(selection.start), None if selection.end is None else _exact(selection.end)
         number, taken, size, first, time, since = -1, 0, None, Fraction(0), Fraction(0), Fraction(0)
-        for number, frame in enumerate(self._decoded()):
+        for number, (frame, damaged) in enumerate(self._decoded()):
             time = time + 1 / source.rate if frame.pts is None else frame.pts * frame.time_base
             first = first if number else time
             since = time - first
@@ -168,7 +169,7 @@ class _Reader:
             if pixels.shape != size:
                 problem = f"frame {number} is {pixels.shape[1]}x{pixels.shape[0]}, the first {size[1]}x{size[0]}"
                 raise InputError(source.name, problem, "convert it to one size, or cut it there with --end")
-            yield Frame(pixels, number, since, f"{number:06}")
+            yield Frame(pixels, number, since, f"{number:06}", damaged)
         if number < 0:
             raise _unreadable(self._file, source.name, "holds no frame that can be decoded")
         start = _start(self._stream)
@@ -176,17 +177,22 @@ class _Reader:
 
     def _warn(self, came: int, seconds: float, announced: _Announced) -> None:
         notes = []
-        if self._damaged:
-            notes.append(f"{self._damaged} damaged packets could not be decoded")
+        if self._source.lost:
+            notes.append(f"{self._source.lost} damaged packets could not be decoded")
         if came + self._dropped < announced.frames:
             notes.append(f"{came} frames came of the {announced.frames} that were announced; it may be cut off")
         elif seconds < announced.seconds - announced.within:
             notes.append(f"ends after {seconds:.2f} s, {announced.seconds:.2f} were announced; it may be cut off")
         self._source.warnings += [f"{self._source.name}: {each}" for each in notes]
 
-    def _decoded(self) -> Iterator[Any]:
-        """Frames in order; packets that cannot be decoded are passed over, as players do."""
-        packets = self._container.demux(self._stream)
+    def _decoded(self) -> Iterator[tuple[Any, bool]]:
+        """Frames in order, each with whether it is damaged; packets that cannot be decoded are passed
+        over, as players do.
+
+        FFmpeg tells of the frames whose gaps it fills (``is_corrupt``), and not of those that build
+        on them: all may until the next key frame.
+        """
+        packets, damaged = self._container.demux(self._stream), False
         while True:
             try:
                 packet = next(packets, None)
@@ -199,15 +205,25 @@ class _Reader:
             if packet is None:
                 return
             self._dropped += packet.is_discard
+            if packet.is_corrupt:
+                self._flagged.add(packet.pts)
             try:
                 frames = packet.decode()
             except self._av.FFmpegError:
-                self._damaged += 1
+                self._source.lost += 1
+                damaged = True
                 continue
             for frame in frames:
+                damaged = self._is_flagged(frame) or (damaged and not frame.key_frame)
                 if frame.pts is None and frame.time_base is None:
                     frame.time_base = self._source.tick
-                yield frame
+                yield frame, damaged
+
+    def _is_flagged(self, frame: Any) -> bool:
+        """Whether the decoder, or the container of its packet, says that it is damaged."""
+        flagged = frame.pts in self._flagged
+        self._flagged.discard(frame.pts)
+        return flagged or frame.is_corrupt
 
     def _pixels(self, frame: Any) -> np.ndarray:
         """u8[H,W,3]: the frame in RGB, upright, transparency over black."""

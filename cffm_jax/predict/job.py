@@ -19,7 +19,7 @@ from cffm_jax.config import IGNORED_LABEL, Config
 from cffm_jax.data import clips
 from cffm_jax.drawing.masks import ALPHA
 from cffm_jax.errors import InputError, Stopped
-from cffm_jax.media.frame import Frame, Selection, Source
+from cffm_jax.media.frame import Damage, Frame, Selection, Source
 from cffm_jax.media.pyav import require_av
 from cffm_jax.media.source import STDIN, has_magic, open_source
 from cffm_jax.predict import overlays
@@ -35,7 +35,7 @@ _AHEAD = 2
 """Frames that a GPU has in hand while others are read and written; a CPU would only use memory."""
 _RATES = f"give 0.01 to {clips.FASTEST} frames a second"
 _ADDRESSES = "download it, or pipe it: ffmpeg -i ADDRESS -f matroska - | python predict.py - --output FOLDER"
-_BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_noinv_fmt}]"
+_BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_noinv_fmt}{postfix}]"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,6 +79,9 @@ class Request:
     """How many seconds before the target the references lie, oldest first; without numbers the
     papers' 9/15, 6/15 and 3/15. The nearest frames are taken, at the input's rate. Default: as many
     frames back as in training."""
+    refuse_damaged: bool = False
+    """Refuse a video with a damaged frame, or one that cannot be decoded; without this they are
+    counted, with those that may build on them."""
     overwrite: bool = False
     """Replace the folder of an earlier prediction."""
 
@@ -110,6 +113,8 @@ def predict(request: Request) -> str:
     with contextlib.ExitStack() as stack:
         interruption = stack.enter_context(Interruption())
         source = stack.enter_context(open_source(request.inputs, selection, request.rate))
+        if request.refuse_damaged:
+            source.frames = _whole_frames(source, source.frames)
         # Faults of the input, and what is not installed, show here, before the weights are loaded.
         first = next(source.frames, None)
         if first is None:
@@ -127,9 +132,12 @@ def predict(request: Request) -> str:
         job = _Job(request, source, folder, names, colours, chosen_classes(request.classes, names))
         frames = _Kept(first, source.frames)
         masks = weights.stream(frames, ahead=0 if source.live or jax.default_backend() == "cpu" else _AHEAD)
-        count, took = job.write(interruption, frames, masks)
+        damage = Damage()
+        count, took = job.write(interruption, frames, masks, damage)
         with folder.writing():
-            folder.describe(job.about(weights.config, count, first.pixels.shape))
+            folder.describe(job.about(weights.config, count, first.pixels.shape, damage))
+    if damage.count:
+        source.warnings.append(f"{source.name}: {damage.in_words}")
     for warning in source.warnings:
         print(f"warning: {shown(warning)}", file=sys.stderr)
     written = ", ".join(sorted(os.listdir(folder.folder)))
@@ -146,8 +154,11 @@ class _Job(NamedTuple):
     colours: np.ndarray
     chosen: Sequence[int]
 
-    def write(self, interruption: Interruption, frames: _Kept, masks: Iterator[np.ndarray]) -> tuple[int, float]:
-        """All frames through all writers: how many there were, and how many seconds it took."""
+    def write(
+        self, interruption: Interruption, frames: _Kept, masks: Iterator[np.ndarray], damage: Damage
+    ) -> tuple[int, float]:
+        """All frames through all writers: how many there were, and how many seconds it took. Notes
+        the damaged ones."""
         keep = np.full(IGNORED_LABEL + 1, IGNORED_LABEL, np.uint8)
         keep[list(self.chosen)] = self.chosen
         count, began = 0, time.perf_counter()
@@ -164,6 +175,9 @@ class _Job(NamedTuple):
                             for writer in writers:
                                 writer.write(frame, mask)
                         count += 1
+                        damage.note(frame)
+                        if frame.damaged:
+                            bar.set_postfix_str(f"{damage.count} damaged", refresh=False)
                         bar.update()
             except Stopped:
                 if not self.source.live or not count:
@@ -196,7 +210,7 @@ class _Job(NamedTuple):
                 add(overlays.OverlayVideo(folder, painter, self.source.rate / request.every, self.source.tick))
         return writers
 
-    def about(self, config: Config, count: int, shape: tuple[int, ...]) -> dict[str, Any]:
+    def about(self, config: Config, count: int, shape: tuple[int, ...], damage: Damage) -> dict[str, Any]:
         """Contents of ``prediction.json``."""
         request = self.request
         return {
@@ -204,6 +218,8 @@ class _Job(NamedTuple):
             "checkpoint": request.checkpoint,
             "model": config.model.name,
             "frames": count,
+            "damaged_frames": damage.count,
+            "damaged_ranges": damage.ranges,
             "size": [shape[1], shape[0]],
             "rate": float(self.source.rate),
             "start": request.start,
@@ -214,6 +230,18 @@ class _Job(NamedTuple):
             "colours": {k: self.colours[k].tolist() for k in self.chosen},
             "ignored": IGNORED_LABEL,
         }
+
+
+def _whole_frames(source: Source, frames: Iterator[Frame]) -> Iterator[Frame]:
+    """The frames up to the first that is damaged, or missing: InputError."""
+    remedy = "copy it again, or leave out --refuse-damaged"
+    for frame in frames:
+        if frame.damaged or source.lost:
+            what = "is damaged, or follows one that is" if frame.damaged else "follows one that cannot be decoded"
+            raise InputError(source.name, f"frame {frame.number}, at {float(frame.time):.2f} s, {what}", remedy)
+        yield frame
+    if source.lost:
+        raise InputError(source.name, "its last frames cannot be decoded", remedy)
 
 
 class _Kept:

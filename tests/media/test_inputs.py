@@ -9,11 +9,11 @@ from PIL import Image
 
 from cffm_jax.errors import InputError
 from cffm_jax.media import images, videos
-from cffm_jax.media.frame import Selection
+from cffm_jax.media.frame import Damage, Frame, Selection
 from cffm_jax.media.pyav import Seekable
 from cffm_jax.media.source import open_source
 
-from helpers.films import BLUE, MATRICES, RED, film, picture, turn
+from helpers.films import BLUE, MATRICES, RED, drifting, film, picture, spoilt_at, turn
 
 
 def read(*inputs, rate=15, **selection):
@@ -151,6 +151,36 @@ def test_a_cut_video_says_how_much_came(tmp_path):
     path.write_bytes(path.read_bytes()[: path.stat().st_size * 3 // 4])
     frames, source = read(path)
     assert 5 < len(frames) < 20 and f"{len(frames)} frames came of the 20 that" in source.warnings[-1]
+
+
+@pytest.mark.parametrize("codec", ["mpeg4", "mpeg2video"])
+@pytest.mark.parametrize("number", [0, 5, 13, 29])
+def test_damage_that_the_decoder_conceals_is_known(tmp_path, codec, number):
+    """From the frame on whose bytes were changed up to the next key frame, of which each twelfth is one."""
+    path = film(tmp_path / "a.mkv", 30, codec=codec, pictures=drifting(30))
+    clean, frames = read(path)[0], read(spoilt_at(path, number))[0]
+    assert not any(frame.damaged for frame in clean) and len(frames) == len(clean) == 30
+    differ = [i for i, frame in enumerate(frames) if np.abs(frame.pixels.astype(int) - clean[i].pixels).max() > 8]
+    assert differ and set(differ) <= set(range(number, min(30, number // 12 * 12 + 12)))
+    assert [frame.number for frame in frames if frame.damaged] == list(range(number, min(30, number // 12 * 12 + 12)))
+    # What came before a selection counts for what is selected.
+    later = read(tmp_path / "spoilt.mkv", start=(number + 1) / 15)[0] if number < 29 else []
+    assert [frame.damaged for frame in later] == [frame.damaged for frame in frames[number + 1 :]]
+
+
+@pytest.mark.parametrize(("name", "codec"), [("a.mp4", "libx264"), ("a.webm", "libvpx-vp9"), ("a.ts", "libx264")])
+def test_whole_videos_have_no_damage(tmp_path, name, codec):
+    """With frames between others too, and whose packets are cut up."""
+    frames, source = read(film(tmp_path / name, 40, codec=codec, pictures=noise(40)))
+    assert len(frames) == 40 and not any(frame.damaged for frame in frames) and not source.lost
+
+
+def test_damage_is_told_by_ranges():
+    damage, pixels = Damage(), np.zeros((1, 1, 3), np.uint8)
+    for number in range(0, 20, 2):
+        damage.note(Frame(pixels, number, Fraction(number, 10), "", damaged=number in (4, 6, 8, 14)))
+    assert damage.count == 4 and damage.ranges == [[4, 8], [14, 14]]
+    assert "4 frames" in damage.in_words and "from frame 4, at 0.40 s" in damage.in_words
 
 
 @pytest.mark.parametrize(
