@@ -14,6 +14,7 @@ import numpy as np
 from cffm_jax.data.image_files import MAX_PIXELS
 from cffm_jax.errors import InputError
 from cffm_jax.media.frame import Frame, Selection, Source
+from cffm_jax.media.images import INSTALL_HEIF
 from cffm_jax.media.pyav import Piped, Seekable, require_av
 
 CONTAINERS = (
@@ -68,6 +69,7 @@ def _open(file: Piped, name: str, selection: Selection, live: bool) -> Iterator[
             raise _unreadable(file, name, "is no video or image that can be read") from error
         if stream is None or stream.disposition & av.stream.Disposition.attached_pic:
             raise InputError(name, "holds no video", "name a file with a video in it")
+        taken_of = _several(av, name, container, stream)
         codec = stream.codec_context
         if codec is None:
             raise InputError(name, "is in a codec that FFmpeg cannot decode here", "convert it to H.264")
@@ -76,13 +78,25 @@ def _open(file: Piped, name: str, selection: Selection, live: bool) -> Iterator[
         codec.options = {"max_pixels": str(MAX_PIXELS)}
         rate = stream.average_rate or stream.guessed_rate or _RATE
         announced = _announced(container, stream)
-        source = Source(name, iter(()), rate, stream.time_base or 1 / rate, live=live)
+        source = Source(name, iter(()), rate, stream.time_base or 1 / rate, live=live, warnings=taken_of)
         count = announced.frames or announced.seconds * rate
         if count and not live:
             last = count if selection.end is None else min(count, selection.end * rate)
             source.count = selection.thinned(float(last - selection.start * rate))
         source.frames = _Reader(av, file, container, stream, source, selection).frames(announced)
         yield source
+
+
+def _several(av: Any, name: str, container: Any, stream: Any) -> list[str]:
+    """A remark if the stream is one of several videos. InputError if it is but a tile of a picture."""
+    kinds = av.stream.Disposition
+    videos = [each for each in container.streams.video if not each.disposition & kinds.attached_pic]
+    if len(videos) < 2:
+        return []
+    if stream.disposition & kinds.dependent:
+        problem = f"is a picture in {len(videos)} parts, of which FFmpeg gives each by itself"
+        raise InputError(name, problem, f"{INSTALL_HEIF}, which puts them together, or save it as PNG")
+    return [f"{name}: holds {len(videos)} videos, of which stream {stream.index} alone was taken"]
 
 
 class _Announced(NamedTuple):
