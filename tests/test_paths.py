@@ -79,7 +79,7 @@ def test_no_option_takes_an_address_for_a_place(command, name, refused, tmp_path
 
 
 @pytest.mark.parametrize(
-    "address", ["gs://b/run", "s3://b", "https://x.org/a.mp4", "rtsp://10.0.0.1:554/1", "file:///a", "hdfs:/a", "gs:/b"]
+    "address", ["gs://b/run", "s3://b", "https://x.org/a.mp4", "rtsp://10.0.0.1:554/1", "smb://nas", "hdfs:/a", "gs:/b"]
 )
 def test_addresses_are_told_from_paths(address):
     with pytest.raises(InputError, match="only files and folders of this machine"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from typing import NamedTuple
 
@@ -110,6 +110,7 @@ class Source:
       count: how many frames will come, by what the input announces; None: not known.
       live: whether the input ends when its user ends it.
       single: whether it is one image.
+      passing: called with the time of each frame before the first that is selected.
       lost: packets so far of which nothing could be decoded.
       warnings: for the user; they grow until the last frame was read.
     """
@@ -121,5 +122,6 @@ class Source:
     count: int | None = None
     live: bool = False
     single: bool = False
+    passing: Callable[[float], object] | None = None
     lost: int = 0
     warnings: list[str] = dataclasses.field(default_factory=list)

@@ -174,6 +174,8 @@ class _Reader:
             if end is not None and since >= end:
                 return
             if since < start:
+                if source.passing:
+                    source.passing(float(since))
                 continue
             taken += 1
             if (taken - 1) % selection.every:

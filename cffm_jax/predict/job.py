@@ -7,7 +7,6 @@ import dataclasses
 import os
 import sys
 import time
-from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -19,11 +18,12 @@ from cffm_jax.config import IGNORED_LABEL, Config
 from cffm_jax.data import clips
 from cffm_jax.drawing.masks import ALPHA
 from cffm_jax.errors import InputError, Stopped
-from cffm_jax.media.frame import Damage, Frame, Selection, Source
+from cffm_jax.media.frame import Damage, Selection, Source
 from cffm_jax.media.pyav import require_av
 from cffm_jax.media.source import STDIN, has_magic, open_source
 from cffm_jax.predict import overlays
 from cffm_jax.predict.class_choice import chosen_classes, classes_of
+from cffm_jax.predict.input_frames import KeptFrames, passing_over, whole_frames
 from cffm_jax.predict.writers import ClassShares, MaskArchive, MaskImages, OutputFolder, Writer
 from cffm_jax.rules import require_values, setting
 from cffm_jax.runtime.signals import Interruption
@@ -114,9 +114,10 @@ def predict(request: Request) -> str:
         interruption = stack.enter_context(Interruption())
         source = stack.enter_context(open_source(request.inputs, selection, request.rate))
         if request.refuse_damaged:
-            source.frames = _whole_frames(source, source.frames)
+            source.frames = whole_frames(source, source.frames)
         # Faults of the input, and what is not installed, show here, before the weights are loaded.
-        first = next(source.frames, None)
+        with passing_over(source, selection.start):
+            first = next(source.frames, None)
         if first is None:
             raise selection.none_left(source.name)
         if request.overlay and not source.single:
@@ -130,7 +131,7 @@ def predict(request: Request) -> str:
         weights = _with_offsets(load(request.checkpoint), source, request)
         names, colours = classes_of(weights.config)
         job = _Job(request, source, folder, names, colours, chosen_classes(request.classes, names))
-        frames = _Kept(first, source.frames)
+        frames = KeptFrames(first, source.frames)
         masks = weights.stream(frames, ahead=0 if source.live or jax.default_backend() == "cpu" else _AHEAD)
         damage = Damage()
         count, took = job.write(interruption, frames, masks, damage)
@@ -155,7 +156,7 @@ class _Job(NamedTuple):
     chosen: Sequence[int]
 
     def write(
-        self, interruption: Interruption, frames: _Kept, masks: Iterator[np.ndarray], damage: Damage
+        self, interruption: Interruption, frames: KeptFrames, masks: Iterator[np.ndarray], damage: Damage
     ) -> tuple[int, float]:
         """All frames through all writers: how many there were, and how many seconds it took. Notes
         the damaged ones."""
@@ -230,37 +231,6 @@ class _Job(NamedTuple):
             "colours": {k: self.colours[k].tolist() for k in self.chosen},
             "ignored": IGNORED_LABEL,
         }
-
-
-def _whole_frames(source: Source, frames: Iterator[Frame]) -> Iterator[Frame]:
-    """The frames up to the first that is damaged, or missing: InputError."""
-    remedy = "copy it again, or leave out --refuse-damaged"
-    for frame in frames:
-        if frame.damaged or source.lost:
-            what = "is damaged, or follows one that is" if frame.damaged else "follows one that cannot be decoded"
-            raise InputError(source.name, f"frame {frame.number}, at {float(frame.time):.2f} s, {what}", remedy)
-        yield frame
-    if source.lost:
-        raise InputError(source.name, "its last frames cannot be decoded", remedy)
-
-
-class _Kept:
-    """The frames' pixels in order; a frame that was taken stays until popped beside its mask."""
-
-    def __init__(self, first: Frame, rest: Iterator[Frame]):
-        self._first, self._rest = first, rest
-        self._waiting: deque[Frame] = deque()
-
-    def __iter__(self) -> Iterator[np.ndarray]:
-        self._waiting.append(self._first)
-        yield self._first.pixels
-        for frame in self._rest:
-            self._waiting.append(frame)
-            yield frame.pixels
-
-    def pop(self) -> Frame:
-        """The earliest of the frames whose masks did not come before."""
-        return self._waiting.popleft()
 
 
 def _with_offsets(weights: Weights, source: Source, request: Request) -> Weights:

@@ -167,7 +167,7 @@ def test_damage_that_the_decoder_conceals_is_known(tmp_path, codec, number):
     assert differ and set(differ) <= set(range(number, min(30, number // 12 * 12 + 12)))
     assert [frame.number for frame in frames if frame.damaged] == list(range(number, min(30, number // 12 * 12 + 12)))
     # What came before a selection counts for what is selected.
-    later = read(tmp_path / "spoilt.mkv", start=(number + 1) / 15)[0] if number < 29 else []
+    later = read(tmp_path / "spoilt.mkv", start=(number + 0.5) / 15)[0] if number < 29 else []
     assert [frame.damaged for frame in later] == [frame.damaged for frame in frames[number + 1 :]]
 
 
@@ -176,6 +176,14 @@ def test_whole_videos_have_no_damage(tmp_path, name, codec):
     """With frames between others too, and whose packets are cut up."""
     frames, source = read(film(tmp_path / name, 40, codec=codec, pictures=noise(40)))
     assert len(frames) == 40 and not any(frame.damaged for frame in frames) and not source.lost
+
+
+def test_the_way_to_a_late_start_is_told(tmp_path):
+    path, seen = film(tmp_path / "a.mkv", 30), []
+    with open_source([str(path)], Selection(start=1.0), 15) as source:
+        source.passing = seen.append
+        assert next(source.frames).number == 15
+    assert len(seen) == 15 and seen == sorted(seen) and seen[-1] < 1
 
 
 def test_damage_is_told_by_ranges():

@@ -389,8 +389,8 @@ REFUSED = {
     "long path": (lambda f: "/".join([str(f), *["y" * 200] * 30]), "too long"),
     "two lines": (lambda f: f / "a\n\x1b[1mb.mp4", r"a\n\x1b[1mb.mp4: "),
     "nothing": (lambda f: "", "names no input"),
-    "an address": (lambda f: "http://localhost:1/a.mp4", "No such file"),
-    "a protocol": (lambda f: f"concat:{f}/a.mp4", "No such file"),
+    "an address": (lambda f: "http://localhost:1/a.mp4", "only files and folders of this machine"),
+    "a protocol": (lambda f: f"concat:{f}/a.mp4", "only files and folders of this machine"),
 }
 
 

@@ -85,7 +85,10 @@ def test_every_command_names_the_device_that_is_not_there(platform, data, weight
         assert ended.split()[1:] == ["2", "[]"], ended
 
 
-@pytest.mark.parametrize("platform", ["cuda", "gpu", "rocm", "nonsense", "cpu,rocm"])
+@pytest.mark.parametrize(
+    "platform",
+    ["cuda", *(pytest.param(name, marks=pytest.mark.long) for name in ("gpu", "rocm", "nonsense", "cpu,rocm"))],
+)
 def test_what_jax_says_of_a_device_that_is_not_there_is_one_line(platform):
     status, _, err = finished("-c", ASK, env={**os.environ, "JAX_PLATFORMS": platform})
     Refusal.check(status, err, f"JAX_PLATFORMS: asks for {platform}, and there is cpu alone", "unset JAX_PLATFORMS")
