@@ -42,6 +42,7 @@ from cffm_jax.data.pipeline import training_batches
 from cffm_jax.data.prepare import command as prepare
 from cffm_jax.data.synthetic.generate import SyntheticConfig, video_rng
 from cffm_jax.data.synthetic.scenes import World
+from cffm_jax.rules import setting
 
 CLASSES = 124
 MISSING = "not installed: the bench extra, see make bench-data"
@@ -49,7 +50,7 @@ MISSING = "not installed: the bench extra, see make bench-data"
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    root: str = ""
+    root: str = setting("", path=True)
     """A dataset in VSPW's layout to read; without, synthetic videos in a temporary folder."""
     split: str = "train"
     """Its split."""

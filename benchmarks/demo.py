@@ -23,6 +23,7 @@ from cffm_jax.data import decode
 from cffm_jax.data.layouts.read import read_split
 from cffm_jax.metrics.confusion import Confusion
 from cffm_jax.metrics.scores import Scores, score_video
+from cffm_jax.rules import setting
 from cffm_jax.settings import load_config
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -35,7 +36,7 @@ FIGURES = {
 
 @dataclasses.dataclass(frozen=True)
 class DemoOptions:
-    folder: str = "demo"
+    folder: str = setting("demo", path=True)
     """Where everything goes."""
     seeds: tuple[int, ...] = (0,)
     """A network is trained for each."""

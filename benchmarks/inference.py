@@ -39,6 +39,7 @@ from cffm_jax.media.pyav import require_av
 from cffm_jax.models.create import build_model
 from cffm_jax.models.encoders.mit import SIZES
 from cffm_jax.predict.writers import MaskImages
+from cffm_jax.rules import setting
 from cffm_jax.runtime.command_line import parse_command, run_command
 from cffm_jax.runtime.memory import use_huge_pages
 from train import Failed, finished
@@ -85,7 +86,7 @@ class Options:
     """Let streams read a video (H.264) too."""
     minutes: float = 10.0
     """A row that takes longer is given up."""
-    json: str = ""
+    json: str = setting("", path=True)
     """Write everything to this file too."""
 
 

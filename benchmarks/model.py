@@ -42,6 +42,7 @@ from cffm_jax.models.methods.cffm import CFFM, GLOBAL_WEIGHT
 from cffm_jax.models.methods.method import INPUT_MULTIPLE
 from cffm_jax.models.normalise import normalise
 from cffm_jax.models.variables import init_variables
+from cffm_jax.rules import setting
 from cffm_jax.runtime.command_line import parse_command, run_command
 from cffm_jax.runtime.memory import use_huge_pages
 from cffm_jax.tables.rows import TABLE1
@@ -83,7 +84,7 @@ class Options:
     """Height and width of a training clip, multiples of 32."""
     train_batch: int = 2
     """Clips in a training step (4 frames each; for CFFM++ target frames alone)."""
-    json: str = ""
+    json: str = setting("", path=True)
     """Write everything to this file too."""
 
 

@@ -25,6 +25,7 @@ import tyro
 
 from cffm_jax.checkpoints.by_path import newest_whole
 from cffm_jax.checkpoints.store import Checkpoints
+from cffm_jax.rules import setting
 
 ROOT = Path(__file__).resolve().parents[1]
 SETTINGS = (
@@ -41,7 +42,7 @@ DURING_SAVE = re.compile(r"\d+\.unsealed.*")
 
 @dataclasses.dataclass(frozen=True)
 class SoakOptions:
-    folder: str = "soak"
+    folder: str = setting("soak", path=True)
     """New folder where everything goes."""
     kills: int = 30
     """SIGKILLs at least; every other one is aimed at a save."""

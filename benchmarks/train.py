@@ -27,6 +27,7 @@ from model import environment, fixed, header, line
 
 from cffm_jax.errors import InputError
 from cffm_jax.models.encoders.mit import SIZES
+from cffm_jax.rules import setting
 from cffm_jax.runtime.command_line import parse_command, run_command
 from cffm_jax.runtime.memory import use_huge_pages
 
@@ -57,7 +58,7 @@ class Options:
     """Loader processes."""
     minutes: float = 20.0
     """A row that takes longer is given up."""
-    json: str = ""
+    json: str = setting("", path=True)
     """Write everything to this file too."""
 
 

@@ -89,7 +89,7 @@ class ModelConfig:
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
-    root: str = setting("data/VSPW_480p", changes="figures")
+    root: str = setting("data/VSPW_480p", changes="figures", path=True)
     """Dataset folder."""
     layout: LayoutName = "vspw"
     """How it is laid out: VSPW_480p (data/<video>/origin/*.jpg, data/<video>/mask/*.png,
@@ -168,10 +168,10 @@ class OptimConfig:
 
 @dataclasses.dataclass(frozen=True)
 class InitConfig:
-    encoder: str = ""
+    encoder: str = setting("", path=True)
     """File with ImageNet weights of the encoder; the rest starts at random. none: all of it does.
     Configs of VSPW and Cityscapes say required: one of the two has to be given."""
-    model: str = setting("", set_by_study=True)
+    model: str = setting("", set_by_study=True, path=True)
     """File (released CFFM or SegFormer state dict) or checkpoint folder with weights of the whole
     model; for CFFM++ those of its CFFM will do, and the global blocks start at random."""
 
@@ -195,13 +195,13 @@ class PrototypeConfig:
     """Iterations of k-means at most."""
     seed: int = setting(0, least=0)
     """Seed of the start."""
-    checkpoint: str = setting("", set_by_study=True)
+    checkpoint: str = setting("", set_by_study=True, path=True)
     """Run whose network computes the features that are clustered; default: the weights of the model
     itself."""
-    imported: str = ""
+    imported: str = setting("", path=True)
     """Prototypes that the authors' code computed, to be used instead of computing any: their folder
     with <video>/centers.pt, a zip of it, or a .safetensors with a key for each video."""
-    folder: str = setting("", changes="figures", set_by_study=True)
+    folder: str = setting("", changes="figures", set_by_study=True, path=True)
     """Where computed prototypes are kept, to be used again; default: <workdir>/prototypes."""
     memory: float = setting(10.0, above=0, changes="figures")
     """Causal prototypes: frames' worth of tokens that a centre remembers: as many as the paper
@@ -293,7 +293,7 @@ class EvalConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    workdir: str = setting("runs/cffm_b1_vspw", changes="figures", set_by_study=True)
+    workdir: str = setting("runs/cffm_b1_vspw", changes="figures", set_by_study=True, path=True)
     """Folder of the run: checkpoints, logs, results."""
     model: ModelConfig = setting(ModelConfig(), evaluated=True)
     data: DataConfig = setting(DataConfig(), evaluated=True)

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
+import re
 import typing
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from cffm_jax.errors import InputError
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Options = TypeVar("Options", bound="DataclassInstance")
 _KEY = "cffm_jax"
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
+"""How gs://bucket/run begins, and what pathlib makes of it: gs:/bucket/run."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +50,7 @@ class About:
       only_with, not_with: another option of the command, without which, or with which, this one has
         no use.
       not_with_because: what is said then: the problem and the remedy.
+      path: it names a file or a folder, or each of a tuple does, see `with_paths`.
       place: it names what is written, where nothing else may lie.
     """
 
@@ -67,6 +72,7 @@ class About:
     only_with: str = ""
     not_with: str = ""
     not_with_because: tuple[str, str] = ("", "")
+    path: bool = False
     place: bool = False
 
     @property
@@ -110,6 +116,11 @@ def setting(default: T, **about: Any) -> T:
     return dataclasses.field(default=default, metadata={_KEY: About(**about)})  # pyrefly: ignore[bad-return]  # A Field, as the stubs of `field` hide.
 
 
+def required(**about: Any) -> Any:
+    """A dataclass field without a default; ``about`` as for `setting`."""
+    return dataclasses.field(metadata={_KEY: About(**about)})
+
+
 def about(cls: type) -> dict[str, About]:
     """All options of a dataclass and its sections, by dotted name; a section's ``part`` and
     ``evaluated`` are those of its fields."""
@@ -144,6 +155,36 @@ def with_changes(section: Options, changes: Iterable[tuple[str, object]]) -> Opt
             value = with_changes(getattr(section, field), [(below, value)])
         section = dataclasses.replace(section, **{field: value})
     return section
+
+
+def with_paths(options: Options, shown: Callable[[str], str] = "--{}".format) -> Options:
+    """The options with ``~`` expanded in all that name files and folders (`About.path`, ``place``).
+
+    Args:
+      shown: from an option's dotted name to what messages call it.
+
+    Raises:
+      InputError: one names an address, such as gs://bucket/run, of which a folder of that name would
+        be made here; or the home of a user that there is not.
+    """
+    rules, changes = about(type(options)), []
+    for name, value in values(options).items():
+        if (rules[name].path or rules[name].place) and isinstance(value, str | tuple):
+            each = (value,) if isinstance(value, str) else value
+            paths = tuple(local_path(shown(name), path, rules[name].remedy) for path in each)
+            changes.append((name, paths[0] if isinstance(value, str) else paths))
+    return with_changes(options, changes)
+
+
+def local_path(option: str, value: str, remedy: str = "") -> str:
+    """The path that an option names, as of `with_paths`."""
+    if _ADDRESS.match(value):
+        remedy = remedy or "name a place on this machine, copied or mounted (./ before a local name that looks so)"
+        raise InputError(option, f"is {value}, and only files and folders of this machine can be used", remedy)
+    expanded = os.path.expanduser(value)
+    if expanded.startswith("~") and not os.path.lexists(expanded):
+        raise InputError(option, f"is {value}, and there is no such user", f"give ./{value} for a name that begins so")
+    return expanded
 
 
 def require_value(name: str, value: Any, rule: About) -> None:

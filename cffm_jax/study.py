@@ -26,7 +26,7 @@ from cffm_jax.config import SETTINGS, Config
 from cffm_jax.data.synthetic import generate
 from cffm_jax.errors import InputError
 from cffm_jax.metrics.all_metrics import METRICS
-from cffm_jax.rules import require_values, setting, values, with_changes
+from cffm_jax.rules import require_values, setting, values, with_changes, with_paths
 from cffm_jax.runtime.atomic import write_json
 from cffm_jax.runtime.command_line import parse_command, run_command
 from cffm_jax.runtime.xla import cache_compilations
@@ -52,14 +52,14 @@ _OR_PAPERS = {"least": 0, "problem": "less than 0", "remedy": "give 0 for the pa
 class StudyOptions:
     tables: tyro.conf.Positional[tuple[str, ...]] = ()
     """table4 .. table11, cffa; without any: table8 table10 table4."""
-    config: str = DEFAULT_CONFIG
+    config: str = setting(DEFAULT_CONFIG, path=True)
     """Config file; the options below override its fields, and a row's settings those. Its backbone
     is that of all rows (but Table 11's)."""
     rows: tuple[str, ...] = ()
     """Only the rows with these labels, see docs/tables.md."""
     seeds: tuple[int, ...] = setting((0,), least=0)
     """Every network is trained for each."""
-    folder: str = "studies"
+    folder: str = setting("studies", path=True)
     """Where everything goes."""
     second_steps: int = setting(0, **_OR_PAPERS)
     """Iterations of the global blocks; 0: a quarter of the others', as in the paper."""
@@ -258,7 +258,7 @@ def prepare(options: StudyOptions) -> list[Study]:
     """All there is to do. InputError for options that do not fit, before anything is written."""
     if not options.seeds or len(set(options.seeds)) < len(options.seeds):
         raise InputError("--seeds", f"is {' '.join(map(str, options.seeds)) or 'empty'}", "give different numbers")
-    asked, given = values(options.settings), values(load_config(options.config))
+    asked, given = values(options.settings), values(with_paths(load_config(options.config)))
     for name, about in SETTINGS.items():
         if about.set_by_study and asked[name] != given[name]:
             raise InputError(f"--{name}", "has no use here: a study sets it for each run", "give --folder, --seeds")

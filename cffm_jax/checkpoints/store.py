@@ -28,6 +28,7 @@ from cffm_jax.config import Config
 from cffm_jax.errors import InputError
 from cffm_jax.runtime import checksums, cluster
 from cffm_jax.runtime.atomic import write_json
+from cffm_jax.runtime.devices import device_fault
 from cffm_jax.settings import config_from_dict
 
 FOLDER = "checkpoints"
@@ -214,6 +215,8 @@ class Checkpoints:
         try:
             yield
         except (OSError, ValueError, RuntimeError) as error:
+            if device_fault(error):  # Of the steps before, which nobody has waited for.
+                raise
             remedy = "see whether the folder can be written and has space; the checkpoints before it stay"
             raise InputError(self.directory / str(step), f"cannot be saved ({_reason(error)})", remedy) from error
 

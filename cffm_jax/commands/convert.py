@@ -11,16 +11,17 @@ from typing import Literal, NoReturn
 import tyro
 
 from cffm_jax.errors import InputError
+from cffm_jax.rules import setting
 from cffm_jax.runtime.atomic import require_writable
 from cffm_jax.runtime.command_line import parse_command, run_command
 
 
 @dataclasses.dataclass(frozen=True)
 class ConvertOptions:
-    file: tyro.conf.Positional[str] = ""
+    file: tyro.conf.Positional[str] = setting("", path=True)
     """A file of weights, a folder of save_pretrained, the folder of a run, or the authors'
     cluster_centers."""
-    output: tyro.conf.Positional[str] = ""
+    output: tyro.conf.Positional[str] = setting("", path=True)
     """The file to write."""
     to: Literal["cffm_jax", "torch", "safetensors", "jax-export", "onnx"] = "cffm_jax"
     """What to write: our .safetensors; the released layout as torch's .pth or as .safetensors; a

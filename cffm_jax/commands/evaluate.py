@@ -30,8 +30,7 @@ def eval_command(argv: Sequence[str]) -> None:
             config = with_changes(config, [("data.eval_split", _SUBMITTED)])
         return line.over(EvalOptions(settings=config))
 
-    named = line.given.get("config", "")
-    options = with_config(load_config(named) if named else Config())
+    options = with_config(load_config(line.config) if line.config else Config())
     if bool(options.checkpoint) == bool(options.predictions):
         raise InputError("--checkpoint", "give either this or --predictions", "name a run's folder or a folder of PNGs")
     with Interruption() as interruption:

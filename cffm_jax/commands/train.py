@@ -9,6 +9,7 @@ from typing import NoReturn
 
 from cffm_jax.config import ClusterConfig, Config
 from cffm_jax.errors import InputError
+from cffm_jax.rules import setting
 from cffm_jax.runtime.command_line import parse_command, run_command
 from cffm_jax.runtime.memory import use_huge_pages
 from cffm_jax.runtime.signals import Interruption
@@ -18,7 +19,7 @@ from cffm_jax.settings import Settings, load_config
 
 @dataclasses.dataclass(frozen=True)
 class TrainOptions:
-    config: str = ""
+    config: str = setting("", path=True)
     """Config file, or the name of one of configs/, such as b1_vspw; the options below override its
     fields."""
     settings: Settings = Config()

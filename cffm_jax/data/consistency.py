@@ -30,6 +30,7 @@ from cffm_jax.data import decode
 from cffm_jax.data.layouts.read import layouts_with, read_split
 from cffm_jax.data.layouts.video import Video
 from cffm_jax.errors import InputError
+from cffm_jax.rules import required
 from cffm_jax.runtime.command_line import parse_command, run_command
 
 if TYPE_CHECKING:
@@ -132,7 +133,7 @@ def split_consistency(videos: Sequence[Video], progress: bool = True) -> Consist
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    root: tyro.conf.Positional[str]
+    root: tyro.conf.Positional[str] = required(path=True)
     """Dataset folder."""
     layout: _Suited = "vspw"
     """How it is laid out; Cityscapes labels single frames of its videos, which have no

@@ -66,7 +66,8 @@ def _decode(
     image = open_image(path, data, readers)  # Refuses a size that OpenCV would believe.
     if pictures.is_png(data) and data.rfind(_PNG_END) < 0:
         raise UnreadableFile(path, "is truncated: the PNG's end is missing", "copy or download the file again")
-    if several is not None and getattr(image, "is_animated", False):
+    # The second: a JPEG with another behind it.
+    if several is not None and (getattr(image, "is_animated", False) or "mp" in image.info):
         several.append(path)
     return pictures.decode_picture(path, data, image), pictures.orientation(image, data)
 

@@ -90,7 +90,7 @@ def open_image(
         with quiet() if data.startswith(_JPEG) and b"Exif" in data[:_TAGS] else contextlib.nullcontext():
             image = reader(io.BytesIO(data))
     # What Pillow raises for a header cut off or damaged anywhere: all of these occur.
-    except (OSError, SyntaxError, ValueError, TypeError, LookupError, struct.error) as error:
+    except (OSError, SyntaxError, ValueError, TypeError, LookupError, RuntimeError, struct.error) as error:
         *kinds, last = sorted({kind.format or kind.__name__ for kind in readers.values()})
         problem = f"is damaged or no image (no {', '.join(kinds)} or {last})"
         raise UnreadableFile(path, problem, _AGAIN) from error

@@ -21,7 +21,7 @@ _GREY = 0
 _MAY_TURN = {"exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"}
 """Keys of an image's `info` under which Pillow looks for the orientation."""
 _AGAIN = "copy or download the file again"
-_DAMAGED = OSError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, struct.error
+_DAMAGED = OSError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, RuntimeError, struct.error
 """What Pillow raises for a damaged image: all of these occur."""
 
 

@@ -25,7 +25,8 @@ from cffm_jax.data.pipeline import training_batches
 from cffm_jax.drawing.masks import INPUT, TRUTH, views
 from cffm_jax.drawing.sheets import CELL, Strip, contact_sheet, spread, write_png
 from cffm_jax.errors import InputError
-from cffm_jax.runtime.atomic import require_new_folder, unwritable
+from cffm_jax.rules import setting
+from cffm_jax.runtime.atomic import WholeFolder, require_new_folder
 from cffm_jax.runtime.command_line import parse_command, run_command
 from cffm_jax.settings import Settings, load_config
 
@@ -36,9 +37,9 @@ _STEPS = 5
 
 @dataclasses.dataclass(frozen=True)
 class ShowOptions:
-    output: str = ""
+    output: str = setting("", path=True)
     """New folder for the pictures."""
-    config: str = ""
+    config: str = setting("", path=True)
     """Config file, or the name of one of configs/, such as b1_vspw; the options below override its
     fields."""
     clips: int = 6
@@ -124,12 +125,10 @@ def main(argv: Sequence[str]) -> None:
         "clips.png": contact_sheet(clip_strips(config, videos, options.clips, options.seed, colours), names, colours),
         "video.png": contact_sheet([video_strip(video, len(names), colours)], names, colours),
     }
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise unwritable(folder, error) from error
+    with WholeFolder(folder) as made, made.writing() as partial:
+        for name, sheet in sheets.items():
+            write_png(partial / name, sheet)
     for name, sheet in sheets.items():
-        write_png(folder / name, sheet)
         print(f"{folder / name}: {sheet.shape[1]}x{sheet.shape[0]}")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import multiprocessing.process
 import queue
@@ -45,7 +46,8 @@ class Watchdog:
         """The next batch.
 
         Raises:
-          InputError: a loader process was killed, or no batch came in time.
+          InputError: a loader process was killed, shared memory is too small, or no batch came in
+            time.
           Exception: whatever the loader raised.
         """
         self._asked.put(True)
@@ -61,6 +63,11 @@ class Watchdog:
                     raise self._stalled() from None
         if error is None:
             return value
+        # The loader itself writes nowhere else; and SIGBUS is how memory that is not there shows itself.
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            raise _too_small(str(error.strerror)) from error
+        if any(process.exitcode == -signal.SIGBUS for process in self._processes):
+            raise _too_small("a loader process was ended by SIGBUS") from error
         killed = [f"{p.pid} ({_ending(p.exitcode)})" for p in self._processes if p.exitcode]
         if killed:
             problem = f"loader process {', '.join(killed)} ended before its time"
@@ -92,6 +99,12 @@ def _serve(batches: Iterator[Any], asked: queue.SimpleQueue, answers: queue.Simp
             answers.put((next(batches), None))
         except BaseException as error:  # Handed over to whoever waits for it.
             answers.put((None, error))
+
+
+def _too_small(reason: str) -> InputError:
+    """The error for shared memory without the room for batches and locks."""
+    remedy = "make it larger (docker run --shm-size 8g), or give --data.workers 0 or a smaller --data.prefetch"
+    return InputError("/dev/shm", f"is too small for the loader processes' batches ({reason})", remedy)
 
 
 def _ending(status: int) -> str:

@@ -33,17 +33,17 @@ _OF_FIGURES = {
 
 @dataclasses.dataclass(frozen=True)
 class EvalOptions:
-    config: str = ""
+    config: str = setting("", path=True)
     """Config file, or the name of one of configs/; without one, the config stored with the
     checkpoint."""
-    checkpoint: str = ""
+    checkpoint: str = setting("", path=True)
     """Folder of a run, whose latest checkpoint is evaluated (RUN/checkpoints/best,
     RUN/checkpoints/STEP: another), or a file of weights of any kind, see convert.py."""
     raw: bool = setting(False, **_OF_A_NETWORK)
     """Of a run with --optim.ema, evaluate the last weights and not their average."""
-    predictions: str = ""
+    predictions: str = setting("", path=True)
     """Score PNGs (0..K-1) in DIR/<video>/<frame>.png that any program wrote, without a model."""
-    output: str = setting("", **_OF_FIGURES)
+    output: str = setting("", path=True, **_OF_FIGURES)
     """Write all figures to this JSON file; default: <checkpoint>/eval.json, or next to the
     predictions."""
     save_predictions: str = setting("", place=True, **_OF_A_NETWORK)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from typing import NamedTuple
 
@@ -21,12 +21,15 @@ class Frame(NamedTuple):
       number: which frame of the input it is, from 0.
       time: seconds since the input's first frame.
       name: what its mask is called.
+      damaged: whether the decoder had to fill gaps, in it or in a frame since the last key frame, on
+        which it may build.
     """
 
     pixels: np.ndarray
     number: int
     time: Fraction
     name: str
+    damaged: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +64,41 @@ class Selection:
 
 
 @dataclasses.dataclass
+class Damage:
+    """Which frames were damaged.
+
+    Attributes:
+      count: how many.
+      ranges: first and last number of those that came one after the other.
+      since: when the first came, in seconds.
+    """
+
+    count: int = 0
+    ranges: list[list[int]] = dataclasses.field(default_factory=list)
+    since: float = 0.0
+    _before: int = -1
+
+    def note(self, frame: Frame) -> None:
+        """Counts a frame, of all in order, if it is damaged."""
+        before, self._before = self._before, frame.number
+        if not frame.damaged:
+            return
+        self.count += 1
+        if self.ranges and self.ranges[-1][1] == before:
+            self.ranges[-1][1] = frame.number
+            return
+        self.since = self.since if self.ranges else float(frame.time)
+        self.ranges.append([frame.number, frame.number])
+
+    @property
+    def in_words(self) -> str:
+        """One line about it."""
+        some = "frame is" if self.count == 1 else "frames are"
+        where = f"from frame {self.ranges[0][0]}, at {self.since:.2f} s, on"
+        return f"{self.count} {some} damaged, or follow a damaged one before the next key frame ({where})"
+
+
+@dataclasses.dataclass
 class Source:
     """An open input.
 
@@ -72,6 +110,8 @@ class Source:
       count: how many frames will come, by what the input announces; None: not known.
       live: whether the input ends when its user ends it.
       single: whether it is one image.
+      passing: called with the time of each frame before the first that is selected.
+      lost: packets so far of which nothing could be decoded.
       warnings: for the user; they grow until the last frame was read.
     """
 
@@ -82,4 +122,6 @@ class Source:
     count: int | None = None
     live: bool = False
     single: bool = False
+    passing: Callable[[float], object] | None = None
+    lost: int = 0
     warnings: list[str] = dataclasses.field(default_factory=list)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
 
 import numpy as np
-from PIL import BmpImagePlugin, TiffImagePlugin, WebPImagePlugin
+from PIL import AvifImagePlugin, BmpImagePlugin, ImageFile, TiffImagePlugin, WebPImagePlugin, features
 
 from cffm_jax.data import decode
 from cffm_jax.data.image_files import DATASET_READERS, FileName, UnreadableFile, read_bytes
@@ -27,8 +28,13 @@ READERS = {
     b"RIFF": WebPImagePlugin.WebPImageFile,
 }
 """First bytes -> what reads such a file; a RIFF may also be an .avi, see `is_image`."""
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".avif")
 """Files of a folder that are taken for its images, in capitals or not."""
+INSTALL_HEIF = "install pillow-heif (make install-heif, or pip install pillow-heif)"
+_STILL = {b"avif", b"heic", b"heix", b"heim", b"heis", b"mif1", b"mif2"}
+"""Kinds of files that are built like an .mp4 and hold pictures, by the name after ``ftyp``."""
+_START = 256
+"""Bytes that tell what a file is."""
 
 
 def is_image(path: str) -> bool:
@@ -40,12 +46,25 @@ def is_image(path: str) -> bool:
     _require_ordinary(path)
     try:
         with open(path, "rb") as file:
-            start = file.read(12)
+            start = file.read(_START)
     except OSError as error:
         raise InputError(path, f"cannot be read ({error.strerror})", "check the path and its permissions") from error
     if start.startswith(b"RIFF"):
-        return start.endswith(b"WEBP")
-    return any(start.startswith(first) for first in READERS)
+        return start[8:12] == b"WEBP"
+    return any(start.startswith(first) for first in _readers(start))
+
+
+def _readers(start: bytes) -> Mapping[bytes, type[ImageFile.ImageFile]]:
+    """Readers of a file by first bytes: AVIF is Pillow's, HEIC that of pillow-heif if it is
+    installed. Both put the tiles of a picture together, which as streams of a video stay apart."""
+    if start[4:8] != b"ftyp" or start[8:12] not in _STILL:
+        return READERS
+    if b"avif" in start[8 : int.from_bytes(start[:4])]:
+        return {start[:12]: AvifImagePlugin.AvifImageFile} if features.check("avif") else {}
+    try:
+        return {start[:12]: importlib.import_module("pillow_heif").HeifImageFile}
+    except ImportError:
+        return {}
 
 
 def _require_ordinary(path: str) -> None:
@@ -121,7 +140,8 @@ def _frames(paths: Sequence[str], numbers: Sequence[int], step: Fraction, remark
 
 
 def read_image(path: str, several: list[FileName] | None = None) -> np.ndarray:
-    """Reads a JPEG, PNG, BMP, TIFF or WebP file (the first image in it) as a viewer shows it.
+    """Reads a JPEG, PNG, BMP, TIFF, WebP, AVIF or HEIC file (the first image in it) as a viewer
+    shows it.
 
     Args:
       path: the file.
@@ -136,4 +156,5 @@ def read_image(path: str, several: list[FileName] | None = None) -> np.ndarray:
     _require_ordinary(path)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Of tags that are damaged: the picture counts.
-        return decode.decode_frame(path, read_bytes(path), READERS, several)
+        data = read_bytes(path)
+        return decode.decode_frame(path, data, _readers(data[:_START]) or READERS, several)

@@ -43,7 +43,8 @@ def open_source(inputs: Sequence[str], selection: Selection, rate: float) -> Ite
                 source = images.open_images(paths, shown, selection, rate)
             elif len(paths) > 1:
                 problem = "is no image, and of several files each is a frame"
-                raise InputError(paths[0], problem, "name one video alone, or images alone")
+                remedy = f"name one video alone, or images alone (of HEIC: {images.INSTALL_HEIF})"
+                raise InputError(paths[0], problem, remedy)
             else:
                 source = stack.enter_context(videos.open_video(paths[0], selection))
         yield source

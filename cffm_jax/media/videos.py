@@ -14,6 +14,7 @@ import numpy as np
 from cffm_jax.data.image_files import MAX_PIXELS
 from cffm_jax.errors import InputError
 from cffm_jax.media.frame import Frame, Selection, Source
+from cffm_jax.media.images import INSTALL_HEIF
 from cffm_jax.media.pyav import Piped, Seekable, require_av
 
 CONTAINERS = (
@@ -68,6 +69,7 @@ def _open(file: Piped, name: str, selection: Selection, live: bool) -> Iterator[
             raise _unreadable(file, name, "is no video or image that can be read") from error
         if stream is None or stream.disposition & av.stream.Disposition.attached_pic:
             raise InputError(name, "holds no video", "name a file with a video in it")
+        taken_of = _several(av, name, container, stream)
         codec = stream.codec_context
         if codec is None:
             raise InputError(name, "is in a codec that FFmpeg cannot decode here", "convert it to H.264")
@@ -76,13 +78,25 @@ def _open(file: Piped, name: str, selection: Selection, live: bool) -> Iterator[
         codec.options = {"max_pixels": str(MAX_PIXELS)}
         rate = stream.average_rate or stream.guessed_rate or _RATE
         announced = _announced(container, stream)
-        source = Source(name, iter(()), rate, stream.time_base or 1 / rate, live=live)
+        source = Source(name, iter(()), rate, stream.time_base or 1 / rate, live=live, warnings=taken_of)
         count = announced.frames or announced.seconds * rate
         if count and not live:
             last = count if selection.end is None else min(count, selection.end * rate)
             source.count = selection.thinned(float(last - selection.start * rate))
         source.frames = _Reader(av, file, container, stream, source, selection).frames(announced)
         yield source
+
+
+def _several(av: Any, name: str, container: Any, stream: Any) -> list[str]:
+    """A remark if the stream is one of several videos. InputError if it is but a tile of a picture."""
+    kinds = av.stream.Disposition
+    videos = [each for each in container.streams.video if not each.disposition & kinds.attached_pic]
+    if len(videos) < 2:
+        return []
+    if stream.disposition & kinds.dependent:
+        problem = f"is a picture in {len(videos)} parts, of which FFmpeg gives each by itself"
+        raise InputError(name, problem, f"{INSTALL_HEIF}, which puts them together, or save it as PNG")
+    return [f"{name}: holds {len(videos)} videos, of which stream {stream.index} alone was taken"]
 
 
 class _Announced(NamedTuple):
@@ -145,20 +159,23 @@ class _Reader:
         self._av, self._file, self._container, self._stream = av, file, container, stream
         self._source, self._selection = source, selection
         self._reformatter = VideoReformatter()
-        self._damaged = self._dropped = 0
+        self._dropped = 0
+        self._flagged: set[int | None] = set()
 
     def frames(self, announced: _Announced) -> Iterator[Frame]:
         """The selected frames; afterwards ``source.warnings`` say what was missing."""
         selection, source = self._selection, self._source
         start, end = _exact(selection.start), None if selection.end is None else _exact(selection.end)
         number, taken, size, first, time, since = -1, 0, None, Fraction(0), Fraction(0), Fraction(0)
-        for number, frame in enumerate(self._decoded()):
+        for number, (frame, damaged) in enumerate(self._decoded()):
             time = time + 1 / source.rate if frame.pts is None else frame.pts * frame.time_base
             first = first if number else time
             since = time - first
             if end is not None and since >= end:
                 return
             if since < start:
+                if source.passing:
+                    source.passing(float(since))
                 continue
             taken += 1
             if (taken - 1) % selection.every:
@@ -168,7 +185,7 @@ class _Reader:
             if pixels.shape != size:
                 problem = f"frame {number} is {pixels.shape[1]}x{pixels.shape[0]}, the first {size[1]}x{size[0]}"
                 raise InputError(source.name, problem, "convert it to one size, or cut it there with --end")
-            yield Frame(pixels, number, since, f"{number:06}")
+            yield Frame(pixels, number, since, f"{number:06}", damaged)
         if number < 0:
             raise _unreadable(self._file, source.name, "holds no frame that can be decoded")
         start = _start(self._stream)
@@ -176,17 +193,22 @@ class _Reader:
 
     def _warn(self, came: int, seconds: float, announced: _Announced) -> None:
         notes = []
-        if self._damaged:
-            notes.append(f"{self._damaged} damaged packets could not be decoded")
+        if self._source.lost:
+            notes.append(f"{self._source.lost} damaged packets could not be decoded")
         if came + self._dropped < announced.frames:
             notes.append(f"{came} frames came of the {announced.frames} that were announced; it may be cut off")
         elif seconds < announced.seconds - announced.within:
             notes.append(f"ends after {seconds:.2f} s, {announced.seconds:.2f} were announced; it may be cut off")
         self._source.warnings += [f"{self._source.name}: {each}" for each in notes]
 
-    def _decoded(self) -> Iterator[Any]:
-        """Frames in order; packets that cannot be decoded are passed over, as players do."""
-        packets = self._container.demux(self._stream)
+    def _decoded(self) -> Iterator[tuple[Any, bool]]:
+        """Frames in order, each with whether it is damaged; packets that cannot be decoded are passed
+        over, as players do.
+
+        FFmpeg tells of the frames whose gaps it fills (``is_corrupt``), and not of those that build
+        on them: all may until the next key frame.
+        """
+        packets, damaged = self._container.demux(self._stream), False
         while True:
             try:
                 packet = next(packets, None)
@@ -199,15 +221,25 @@ class _Reader:
             if packet is None:
                 return
             self._dropped += packet.is_discard
+            if packet.is_corrupt:
+                self._flagged.add(packet.pts)
             try:
                 frames = packet.decode()
             except self._av.FFmpegError:
-                self._damaged += 1
+                self._source.lost += 1
+                damaged = True
                 continue
             for frame in frames:
+                damaged = self._is_flagged(frame) or (damaged and not frame.key_frame)
                 if frame.pts is None and frame.time_base is None:
                     frame.time_base = self._source.tick
-                yield frame
+                yield frame, damaged
+
+    def _is_flagged(self, frame: Any) -> bool:
+        """Whether the decoder, or the container of its packet, says that it is damaged."""
+        flagged = frame.pts in self._flagged
+        self._flagged.discard(frame.pts)
+        return flagged or frame.is_corrupt
 
     def _pixels(self, frame: Any) -> np.ndarray:
         """u8[H,W,3]: the frame in RGB, upright, transparency over black."""

@@ -7,7 +7,6 @@ import dataclasses
 import os
 import sys
 import time
-from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -19,11 +18,12 @@ from cffm_jax.config import IGNORED_LABEL, Config
 from cffm_jax.data import clips
 from cffm_jax.drawing.masks import ALPHA
 from cffm_jax.errors import InputError, Stopped
-from cffm_jax.media.frame import Frame, Selection, Source
+from cffm_jax.media.frame import Damage, Selection, Source
 from cffm_jax.media.pyav import require_av
 from cffm_jax.media.source import STDIN, has_magic, open_source
 from cffm_jax.predict import overlays
 from cffm_jax.predict.class_choice import chosen_classes
+from cffm_jax.predict.input_frames import KeptFrames, passing_over, whole_frames
 from cffm_jax.predict.writers import ClassShares, MaskArchive, MaskImages, OutputFolder, Writer
 from cffm_jax.rules import require_values, setting
 from cffm_jax.runtime.signals import Interruption
@@ -34,20 +34,21 @@ if TYPE_CHECKING:
 _AHEAD = 2
 """Frames that a GPU has in hand while others are read and written; a CPU would only use memory."""
 _RATES = f"give 0.01 to {clips.FASTEST} frames a second"
-_BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_noinv_fmt}]"
+_ADDRESSES = "download it, or pipe it: ffmpeg -i ADDRESS -f matroska - | python predict.py - --output FOLDER"
+_BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_noinv_fmt}{postfix}]"
 
 
 @dataclasses.dataclass(frozen=True)
 class Request:
     """Options of ``predict.py``."""
 
-    inputs: tyro.conf.Positional[tuple[str, ...]] = ()
+    inputs: tyro.conf.Positional[tuple[str, ...]] = setting((), path=True, remedy=_ADDRESSES)
     """A video, an image, several images, a folder of images or a pattern in quotes (one video in
     the order of their numbers), a camera's index, or - for a video on standard input."""
-    checkpoint: str = ""
+    checkpoint: str = setting("", path=True)
     """Folder of a run, or a file of weights of any kind, see convert.py. CFFM++ has prototypes of
     the frames so far."""
-    output: str = ""
+    output: str = setting("", path=True)
     """Folder to write into; default: <input>_prediction, beside the input."""
     masks: Literal["png", "npz", "none"] = "png"
     """Masks at the input's size: masks/<frame>.png with the classes' colours, or all of them in
@@ -78,6 +79,9 @@ class Request:
     """How many seconds before the target the references lie, oldest first; without numbers the
     papers' 9/15, 6/15 and 3/15. The nearest frames are taken, at the input's rate. Default: as many
     frames back as in training."""
+    refuse_damaged: bool = False
+    """Refuse a video with a damaged frame, or one that cannot be decoded; without this they are
+    counted, with those that may build on them."""
     overwrite: bool = False
     """Replace the folder of an earlier prediction."""
 
@@ -109,8 +113,11 @@ def predict(request: Request) -> str:
     with contextlib.ExitStack() as stack:
         interruption = stack.enter_context(Interruption())
         source = stack.enter_context(open_source(request.inputs, selection, request.rate))
+        if request.refuse_damaged:
+            source.frames = whole_frames(source, source.frames)
         # Faults of the input, and what is not installed, show here, before the weights are loaded.
-        first = next(source.frames, None)
+        with passing_over(source, selection.start):
+            first = next(source.frames, None)
         if first is None:
             raise selection.none_left(source.name)
         if request.overlay and not source.single:
@@ -124,11 +131,14 @@ def predict(request: Request) -> str:
         weights = _with_offsets(load(request.checkpoint), source, request)
         chosen = chosen_classes(request.classes, weights.names)
         job = _Job(request, source, folder, weights.names, weights.colours, chosen)
-        frames = _Kept(first, source.frames)
+        frames = KeptFrames(first, source.frames)
         masks = weights.stream(frames, ahead=0 if source.live or jax.default_backend() == "cpu" else _AHEAD)
-        count, took = job.write(interruption, frames, masks)
+        damage = Damage()
+        count, took = job.write(interruption, frames, masks, damage)
         with folder.writing():
-            folder.describe(job.about(weights.config, count, first.pixels.shape))
+            folder.describe(job.about(weights.config, count, first.pixels.shape, damage))
+    if damage.count:
+        source.warnings.append(f"{source.name}: {damage.in_words}")
     for warning in source.warnings:
         print(f"warning: {shown(warning)}", file=sys.stderr)
     written = ", ".join(sorted(os.listdir(folder.folder)))
@@ -145,8 +155,11 @@ class _Job(NamedTuple):
     colours: np.ndarray
     chosen: Sequence[int]
 
-    def write(self, interruption: Interruption, frames: _Kept, masks: Iterator[np.ndarray]) -> tuple[int, float]:
-        """All frames through all writers: how many there were, and how many seconds it took."""
+    def write(
+        self, interruption: Interruption, frames: KeptFrames, masks: Iterator[np.ndarray], damage: Damage
+    ) -> tuple[int, float]:
+        """All frames through all writers: how many there were, and how many seconds it took. Notes
+        the damaged ones."""
         keep = np.full(IGNORED_LABEL + 1, IGNORED_LABEL, np.uint8)
         keep[list(self.chosen)] = self.chosen
         count, began = 0, time.perf_counter()
@@ -163,6 +176,9 @@ class _Job(NamedTuple):
                             for writer in writers:
                                 writer.write(frame, mask)
                         count += 1
+                        damage.note(frame)
+                        if frame.damaged:
+                            bar.set_postfix_str(f"{damage.count} damaged", refresh=False)
                         bar.update()
             except Stopped:
                 if not self.source.live or not count:
@@ -195,7 +211,7 @@ class _Job(NamedTuple):
                 add(overlays.OverlayVideo(folder, painter, self.source.rate / request.every, self.source.tick))
         return writers
 
-    def about(self, config: Config, count: int, shape: tuple[int, ...]) -> dict[str, Any]:
+    def about(self, config: Config, count: int, shape: tuple[int, ...], damage: Damage) -> dict[str, Any]:
         """Contents of ``prediction.json``."""
         request = self.request
         return {
@@ -203,6 +219,8 @@ class _Job(NamedTuple):
             "checkpoint": request.checkpoint,
             "model": config.model.name,
             "frames": count,
+            "damaged_frames": damage.count,
+            "damaged_ranges": damage.ranges,
             "size": [shape[1], shape[0]],
             "rate": float(self.source.rate),
             "start": request.start,
@@ -213,25 +231,6 @@ class _Job(NamedTuple):
             "colours": {k: self.colours[k].tolist() for k in self.chosen},
             "ignored": IGNORED_LABEL,
         }
-
-
-class _Kept:
-    """The frames' pixels in order; a frame that was taken stays until popped beside its mask."""
-
-    def __init__(self, first: Frame, rest: Iterator[Frame]):
-        self._first, self._rest = first, rest
-        self._waiting: deque[Frame] = deque()
-
-    def __iter__(self) -> Iterator[np.ndarray]:
-        self._waiting.append(self._first)
-        yield self._first.pixels
-        for frame in self._rest:
-            self._waiting.append(frame)
-            yield frame.pixels
-
-    def pop(self) -> Frame:
-        """The earliest of the frames whose masks did not come before."""
-        return self._waiting.popleft()
 
 
 def _with_offsets(weights: Weights, source: Source, request: Request) -> Weights:

@@ -1,6 +1,7 @@
 """Files and folders whole or not at all: written beside under a hidden name, then renamed.
 
-What a killed process left under that name is replaced by the next that writes there.
+What a killed process left under that name is replaced by the next that writes there; one that is at
+work is not interfered with: a lock beside tells it.
 """
 
 from __future__ import annotations
@@ -15,8 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from cffm_jax.errors import InputError
+from cffm_jax.runtime.lock import Lock
 
 _ROOM = "free some space, or name another place"
+_PATIENCE = 10.0
+"""Seconds to wait for another process that writes the same file: most are short."""
 
 
 def unwritable(path: str | Path, error: OSError | str, remedy: str = _ROOM) -> InputError:
@@ -38,11 +42,16 @@ def require_new_folder(folder: str | Path, of_what: str) -> None:
         raise InputError(folder, "exists and is not empty", f"name a new folder for {of_what}")
 
 
-def _beside(path: Path) -> Path:
+def lock_on(path: Path, patience: float = 0.0) -> Lock:
+    """The lock of those who write a file or folder: beside it, under a hidden name."""
+    return Lock(_beside(path, "lock"), path, patience)
+
+
+def _beside(path: Path, suffix: str = "partial") -> Path:
     name = path.name
     if len(name) > 48:  # Maybe as long as the file system allows. Two names that begin alike are written side by side.
         name = f"{name[:40]}-{zlib.crc32(os.fsencode(name)):08x}"
-    return path.parent / f".{name}.partial"
+    return path.parent / f".{name}.{suffix}"
 
 
 def _require_possible(path: Path) -> None:
@@ -56,23 +65,25 @@ def whole_file(path: str | Path, remedy: str = _ROOM) -> Iterator[Path]:
     """The name to write to: it becomes ``path`` when the block ends, and goes if the block fails.
 
     Raises:
-      InputError: the folder cannot be written, or the disk is full; with ``remedy``.
+      InputError: the folder cannot be written, the disk is full, with ``remedy``, or another process
+        is writing the file.
     """
     path = Path(path)
     partial = _beside(path)
     try:
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError):  # Writing says it.
-            partial.unlink()
-        _require_possible(path)
-        yield partial
-        with partial.open("r+b") as file:
-            os.fsync(file.fileno())
-        os.replace(partial, path)
+        with lock_on(path, _PATIENCE):
+            try:
+                partial.unlink(missing_ok=True)
+                _require_possible(path)
+                yield partial
+                with partial.open("r+b") as file:
+                    os.fsync(file.fileno())
+                os.replace(partial, path)
+            finally:
+                with contextlib.suppress(OSError):  # Nothing is there if it is a file now.
+                    partial.unlink()
     except OSError as error:
         raise unwritable(path, error, remedy) from error
-    finally:
-        with contextlib.suppress(OSError):  # Nothing is there if it is a file now, or if there is no folder.
-            partial.unlink()
 
 
 def write_text(path: str | Path, text: str, remedy: str = _ROOM, errors: str = "strict") -> None:
@@ -83,8 +94,9 @@ def write_text(path: str | Path, text: str, remedy: str = _ROOM, errors: str = "
 
 def write_json(path: str | Path, value: Any, remedy: str = _ROOM) -> None:
     """Writes JSON as ``write_text`` does text; the folder is made if it is not there."""
+    with contextlib.suppress(OSError):  # Writing says it.
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
     with whole_file(path, remedy) as partial:
-        partial.parent.mkdir(parents=True, exist_ok=True)
         partial.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
@@ -108,23 +120,30 @@ class WholeFolder:
             self.folder = Path(os.path.realpath(self.folder))
         self.partial = _beside(self.folder)
         self._overwrite, self._remedy = overwrite, remedy
+        self._lock = lock_on(self.folder)
         self._made: list[Path] = []
 
     def __enter__(self) -> WholeFolder:
         try:
-            if self.partial.exists():  # Of a run that was killed.
-                shutil.rmtree(self.partial)
             missing = [parent for parent in self.partial.parents if not parent.exists()]
             for parent in reversed(missing):
                 parent.mkdir(exist_ok=True)
                 self._made.append(parent)
+            self._lock.acquire()
+            if self.partial.exists():  # Of a run that was killed.
+                shutil.rmtree(self.partial)
             _require_possible(self.folder)
+            if not self._overwrite:  # Another process may have made it since that was asked for.
+                require_new_folder(self.folder, "what is made now")
             if os.path.ismount(self.folder):
                 raise unwritable(self.folder, "a disk is mounted there", "name a new folder in it")
             self.partial.mkdir()
         except OSError as error:
             self.remove()
             raise unwritable(self.folder, error, self._remedy) from error
+        except InputError:
+            self.remove()
+            raise
         return self
 
     def __exit__(self, kind: type | None, *_: object) -> None:
@@ -144,7 +163,9 @@ class WholeFolder:
 
     def remove(self) -> None:
         """Takes away what was written and made so far."""
-        shutil.rmtree(self.partial, ignore_errors=True)
+        if self._lock.held:
+            shutil.rmtree(self.partial, ignore_errors=True)
+        self._lock.release()
         for parent in reversed(self._made):
             with contextlib.suppress(OSError):
                 parent.rmdir()
@@ -164,6 +185,7 @@ def swap(made: Path, root: Path) -> None:
         os.replace(made, root)
         return
     old = made.with_name(made.name + ".old")
+    shutil.rmtree(old, ignore_errors=True)  # Of one that was killed: the root is whole.
     os.replace(root, old)
     try:
         os.replace(made, root)

@@ -25,6 +25,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from cffm_jax.config import ClusterConfig
 from cffm_jax.errors import InputError, Stopped
 from cffm_jax.rules import require_values
+from cffm_jax.runtime.devices import device_fault
 
 T = TypeVar("T")
 _SLURM = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")
@@ -125,9 +126,9 @@ def connected(cluster: ClusterConfig) -> Iterator[None]:
         yield
         return
     _initialize(place, cluster)
-    process = f"process {jax.process_index()} of {jax.process_count()}"
-    leads = first()
+    process = f"process {place.process}"
     try:
+        process = f"process {jax.process_index()} of {jax.process_count()}"
         yield
     except (InputError, Stopped, KeyboardInterrupt) as error:
         status = getattr(error, "status", 130)
@@ -135,11 +136,13 @@ def connected(cluster: ClusterConfig) -> Iterator[None]:
             kind = "error: " if isinstance(error, InputError) else ""
             _leave(f"{kind}{error or 'stopped'} ({process})", status)
         jax.distributed.shutdown()
-        if leads:
+        if first():
             raise
         raise SystemExit(status) from None
-    except BaseException:
-        _leave(f"{traceback.format_exc()}({process})", 1)
+    except BaseException as error:
+        fault = device_fault(error, alone=False)
+        said, status = (f"error: {fault} ", fault.status) if fault else (traceback.format_exc(), 1)
+        _leave(f"{said}({process})", status)
     jax.distributed.shutdown()
 
 

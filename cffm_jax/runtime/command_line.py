@@ -20,7 +20,8 @@ import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 from cffm_jax.errors import InputError, Stopped
-from cffm_jax.rules import values, with_changes
+from cffm_jax.rules import local_path, values, with_changes, with_paths
+from cffm_jax.runtime.devices import device_fault
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 T = TypeVar("T", bound="DataclassInstance")
 _HELP = {"-h", "--help"}
 _OPTION = re.compile(r"--|-[A-Za-z]")
+_POSITIONAL = typing.get_args(tyro.conf.Positional[str])[1]
 
 
 class CommandLine(Generic[T]):
@@ -43,6 +45,7 @@ class CommandLine(Generic[T]):
 
     Attributes:
       given: the values that were given, by dotted name.
+      config: the file that ``--config`` names, "" without one.
     """
 
     def __init__(self, cls: type[T], argv: Sequence[str], description: str | None):
@@ -67,12 +70,16 @@ class CommandLine(Generic[T]):
         if unknown and not self._help:
             raise self._unknown(unknown[0])
 
+    @property
+    def config(self) -> str:
+        return local_path("--config", self.given.get("config", ""))
+
     def over(self, default: T) -> T:
-        """The options: those that were given on top of a default. Prints the help, with these
-        defaults, and exits if it was asked for.
+        """The options: those that were given on top of a default, with ``~`` expanded in paths.
+        Prints the help, with these defaults, and exits if it was asked for.
 
         Raises:
-          InputError: one that the default leaves open is missing.
+          InputError: one that the default leaves open is missing, or a path is an address.
         """
         if self._help:
             tyro.cli(self._cls, args=["--help"], default=default, description=self._description)
@@ -81,7 +88,12 @@ class CommandLine(Generic[T]):
         for name, value in values(options).items():
             if value is tyro.MISSING:
                 raise InputError("command line", f"{name.upper()} is missing", "see --help")
-        return options
+        return with_paths(options, self._called)
+
+    def _called(self, path: str) -> str:
+        """What messages call the option at a dotted path."""
+        name = _shown(path)
+        return name.upper() if _POSITIONAL in getattr(self._kinds[name], "__metadata__", ()) else f"--{name}"
 
     def _lacks_values(self, argv: Sequence[str]) -> InputError:
         """What tyro has refused: it does not say which option it was."""
@@ -113,7 +125,7 @@ def parse_command(cls: type[T], argv: Sequence[str], make_default: Callable[[str
       InputError: an option is unknown, missing, or cannot be read.
     """
     line = CommandLine(cls, argv, description)
-    return line.over(make_default(line.given.get("config", "")))
+    return line.over(make_default(line.config))
 
 
 def _shown(path: str) -> str:
@@ -160,10 +172,11 @@ def _read(name: str, spec: PrimitiveConstructorSpec, words: list[str]) -> Any:
 def run_command(main: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None = None) -> int:
     """Runs a command, which may return its exit status.
 
-    An ``InputError`` becomes one line on standard error and 2, as does a standard output that
-    cannot be written; a signal becomes one and 128 + its number, which is SIGPIPE when the reader
-    of standard output, such as ``head``, has left. What standard output cannot encode, such as the
-    name of a video, is escaped, as it is on standard error.
+    An ``InputError`` becomes one line on standard error and 2, as do a standard output that cannot
+    be written, devices that are not there and memory that is too small (`device_fault`); a signal
+    becomes one and 128 + its number, which is SIGPIPE when the reader of standard output, such as
+    ``head``, has left. What standard output cannot encode, such as the name of a video, is escaped,
+    as it is on standard error.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
@@ -183,6 +196,11 @@ def run_command(main: Callable[[Sequence[str]], int | None], argv: Sequence[str]
         if isinstance(fault, BrokenPipeError):
             return _report(Stopped(signal.SIGPIPE))
         return _report(InputError("standard output", f"cannot be written ({fault.strerror})", "lead it elsewhere"))
+    except (RuntimeError, AssertionError, MemoryError) as error:
+        refused = device_fault(error)
+        if refused is None:
+            raise
+        return _report(refused)
 
 
 def _report(error: InputError | Stopped) -> int:

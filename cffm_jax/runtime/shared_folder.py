@@ -32,7 +32,7 @@ class SharedFolder:
 
     def __init__(self, folder: str | Path, *, keep: bool = True):
         """``keep``: whether it is there at the end; otherwise it is for the time between."""
-        self._made = WholeFolder(folder)
+        self._made = WholeFolder(folder, overwrite=not keep)
         self._keep = keep
 
     def __enter__(self) -> SharedFolder:

@@ -25,6 +25,7 @@ from cffm_jax.runtime.atomic import write_json
 from cffm_jax.runtime.signals import Interruption
 from cffm_jax.training import provenance
 from cffm_jax.training.log import RunLog
+from cffm_jax.training.run_lock import RunLock
 from cffm_jax.training.setup import Run, prepare
 from cffm_jax.training.sharding import on_each_device
 from cffm_jax.training.speed import Compilations, Profile
@@ -38,8 +39,9 @@ def train(config: Config, interruption: Interruption | None = None, *, profile: 
     few steps goes to ``<workdir>/profile``.
 
     Raises:
-      InputError: the config, the data, the initial weights or the checkpoints cannot be used, or
-        loss or gradients were not finite too often in a row; the last good step is kept.
+      InputError: the config, the data, the initial weights or the checkpoints cannot be used,
+        another run is under way in ``workdir``, or loss or gradients were not finite too often in a
+        row; the last good step is kept.
       Stopped: by SIGTERM or Ctrl-C; the step that was under way is done and saved.
     """
     plan, workdir = config.train, Path(config.workdir)
@@ -47,12 +49,14 @@ def train(config: Config, interruption: Interruption | None = None, *, profile: 
     with (
         interruption or Interruption() as interruption,
         Compilations() as compilations,
+        RunLock(workdir) as lock,
         prepare(config) as run,
     ):
         with cluster.together():
             if run.start < plan.steps:
                 require_space(workdir, run.state)
             make_workdir(workdir)
+        lock.take()
         log_of = functools.partial(RunLog, writes=cluster.first(), began=began, work=run.work)
         with (
             Checkpoints(workdir, plan.keep, create=True) as checkpoints,

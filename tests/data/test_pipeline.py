@@ -1,6 +1,7 @@
 """Batches follow from (seed, step) alone, whoever loads them; faults arrive as one line."""
 
 import dataclasses
+import errno
 import itertools
 import multiprocessing
 import os
@@ -18,6 +19,7 @@ from cffm_jax.config import DataConfig
 from cffm_jax.data import decode, evaluation_frames, pipeline
 from cffm_jax.data.layouts import read as layouts
 from cffm_jax.data.layouts import video as layouts_video
+from cffm_jax.data.watchdog import Watchdog
 from cffm_jax.errors import InputError
 from cffm_jax.runtime import checksums
 
@@ -306,6 +308,7 @@ def workers_of(batches):
     ("sent", "said"),
     [
         (signal.SIGKILL, r"^--data.workers: loader process {pid} \(SIGKILL\) ended"),
+        (signal.SIGBUS, r"^/dev/shm: is too small .* \(a loader process was ended by SIGBUS\)"),
         (signal.SIGSTOP, r"^--data.stall_seconds: no batch within 1 s from loader processes {pid} \(stopped\)"),
     ],
 )
@@ -322,6 +325,19 @@ def test_a_worker_that_ends_or_stands_still_is_named_and_does_not_hang_the_run(v
         assert time.monotonic() - began < 15
     worker.join(5)
     assert not worker.is_alive()
+
+
+def test_shared_memory_without_room_is_one_line():
+    """What Python raises where not even a lock fits."""
+
+    def batches():
+        raise OSError(errno.ENOSPC, "No space left on device")
+        yield
+
+    watchdog = Watchdog(batches(), 20)
+    with pytest.raises(InputError, match=r"^/dev/shm: is too small .*\(No space left on device\); make it larger"):
+        watchdog.next()
+    watchdog.close()
 
 
 def test_a_thread_that_stands_still_is_noticed(videos, tmp_path):

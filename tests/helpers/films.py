@@ -24,6 +24,13 @@ def picture(size=(48, 64), corner=RED, number=0):
     return result
 
 
+def drifting(count, size=(48, 64)):
+    """Pictures that move: every one can be built on the one before, and on no other's bytes."""
+    coarse = np.random.default_rng(0).integers(0, 256, (size[0] // 4, size[1] // 4, 3), np.uint8)
+    base = coarse.repeat(4, 0).repeat(4, 1)
+    return [np.roll(base, 3 * i, 1) for i in range(count)]
+
+
 def film(
     path, count=6, *, size=(48, 64), codec="libx264", pixels="yuv420p", rate=15, times=None, pictures=None, **more
 ):
@@ -52,6 +59,18 @@ def sound(path):
         container.mux(stream.encode(frame))
         container.mux(stream.encode())
     return path
+
+
+def spoilt_at(path, number, bytes_=8):
+    """A copy of a video beside it, with some bytes of a frame's changed; ``number`` counts as frames are shown."""
+    with av.open(str(path)) as container:
+        packets = [packet for packet in container.demux(container.streams.video[0]) if packet.size]
+    packet = sorted(packets, key=lambda packet: packet.pts)[number]
+    data, middle = bytearray(path.read_bytes()), packet.pos + packet.size // 2
+    data[middle : middle + bytes_] = bytes(byte ^ 0x5A for byte in data[middle : middle + bytes_])
+    copy = path.with_name(f"spoilt{path.suffix}")
+    copy.write_bytes(data)
+    return copy
 
 
 MATRICES = {

@@ -1,7 +1,9 @@
 """Inputs as a player or a viewer shows them: every container, turned, of odd sizes, grey, with alpha, of 16 bits."""
 
+import sys
 from fractions import Fraction
 
+import av
 import cv2
 import numpy as np
 import pytest
@@ -9,11 +11,12 @@ from PIL import Image
 
 from cffm_jax.errors import InputError
 from cffm_jax.media import images, videos
-from cffm_jax.media.frame import Selection
+from cffm_jax.media.frame import Damage, Frame, Selection
 from cffm_jax.media.pyav import Seekable
 from cffm_jax.media.source import open_source
 
-from helpers.films import BLUE, MATRICES, RED, film, picture, turn
+from helpers import tiles
+from helpers.films import BLUE, MATRICES, RED, drifting, film, picture, spoilt_at, turn
 
 
 def read(*inputs, rate=15, **selection):
@@ -151,6 +154,44 @@ def test_a_cut_video_says_how_much_came(tmp_path):
     path.write_bytes(path.read_bytes()[: path.stat().st_size * 3 // 4])
     frames, source = read(path)
     assert 5 < len(frames) < 20 and f"{len(frames)} frames came of the 20 that" in source.warnings[-1]
+
+
+@pytest.mark.parametrize("codec", ["mpeg4", "mpeg2video"])
+@pytest.mark.parametrize("number", [0, 5, 13, 29])
+def test_damage_that_the_decoder_conceals_is_known(tmp_path, codec, number):
+    """From the frame on whose bytes were changed up to the next key frame, of which each twelfth is one."""
+    path = film(tmp_path / "a.mkv", 30, codec=codec, pictures=drifting(30))
+    clean, frames = read(path)[0], read(spoilt_at(path, number))[0]
+    assert not any(frame.damaged for frame in clean) and len(frames) == len(clean) == 30
+    differ = [i for i, frame in enumerate(frames) if np.abs(frame.pixels.astype(int) - clean[i].pixels).max() > 8]
+    assert differ and set(differ) <= set(range(number, min(30, number // 12 * 12 + 12)))
+    assert [frame.number for frame in frames if frame.damaged] == list(range(number, min(30, number // 12 * 12 + 12)))
+    # What came before a selection counts for what is selected.
+    later = read(tmp_path / "spoilt.mkv", start=(number + 0.5) / 15)[0] if number < 29 else []
+    assert [frame.damaged for frame in later] == [frame.damaged for frame in frames[number + 1 :]]
+
+
+@pytest.mark.parametrize(("name", "codec"), [("a.mp4", "libx264"), ("a.webm", "libvpx-vp9"), ("a.ts", "libx264")])
+def test_whole_videos_have_no_damage(tmp_path, name, codec):
+    """With frames between others too, and whose packets are cut up."""
+    frames, source = read(film(tmp_path / name, 40, codec=codec, pictures=noise(40)))
+    assert len(frames) == 40 and not any(frame.damaged for frame in frames) and not source.lost
+
+
+def test_the_way_to_a_late_start_is_told(tmp_path):
+    path, seen = film(tmp_path / "a.mkv", 30), []
+    with open_source([str(path)], Selection(start=1.0), 15) as source:
+        source.passing = seen.append
+        assert next(source.frames).number == 15
+    assert len(seen) == 15 and seen == sorted(seen) and seen[-1] < 1
+
+
+def test_damage_is_told_by_ranges():
+    damage, pixels = Damage(), np.zeros((1, 1, 3), np.uint8)
+    for number in range(0, 20, 2):
+        damage.note(Frame(pixels, number, Fraction(number, 10), "", damaged=number in (4, 6, 8, 14)))
+    assert damage.count == 4 and damage.ranges == [[4, 8], [14, 14]]
+    assert "4 frames" in damage.in_words and "from frame 4, at 0.40 s" in damage.in_words
 
 
 @pytest.mark.parametrize(
@@ -335,3 +376,61 @@ def test_brackets_in_a_name_are_no_pattern(tmp_path):
     Image.fromarray(picture(corner=BLUE)).save(tmp_path / "a[1].png")
     Image.fromarray(picture(corner=RED)).save(tmp_path / "a1.png")
     assert read(tmp_path / "a[1].png")[0][0].pixels[0, 0, 2] == BLUE[2]
+
+
+# --- one of several
+
+TILED = np.array([[(40, 30, 200), (40, 100, 200), (40, 170, 200)], [(120, 30, 140), (120, 100, 140), (120, 170, 140)]])
+TILED = TILED.astype(np.uint8).repeat(tiles.SIDE, 0).repeat(tiles.SIDE, 1)
+
+
+@pytest.mark.parametrize("name", ["a.avif", "a.heic"])
+def test_tiles_of_a_picture_are_put_together(tmp_path, name):
+    if name == "a.heic":
+        pytest.importorskip("pillow_heif")
+    [frame], source = read(tiles.tiled(tmp_path / name, TILED, 2, 3))
+    assert near(frame.pixels, TILED) and frame.name == "a" and source.single and not source.warnings
+
+
+def test_tiles_are_not_taken_for_the_picture_without_the_library_for_them(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    path = tiles.tiled(tmp_path / "a.heic", TILED, 2, 3)
+    with pytest.raises(InputError, match="a picture in 6 parts.*install pillow-heif"):
+        read(path)
+    with pytest.raises(InputError, match="of HEIC: install pillow-heif"):
+        read(path, path)
+    monkeypatch.setattr(images.features, "check", lambda name: False)
+    with pytest.raises(InputError, match="a picture in 6 parts.*or save it as PNG"):
+        read(tiles.tiled(tmp_path / "a.avif", TILED, 2, 3))
+
+
+@pytest.mark.parametrize("name", ["a.avif", "a.heic"])
+@pytest.mark.parametrize("cut", [0.1, 0.5, 0.95])
+def test_tiles_that_were_cut_off_are_one_line(tmp_path, name, cut):
+    if name == "a.heic":
+        pytest.importorskip("pillow_heif")
+    path = tiles.tiled(tmp_path / name, TILED, 2, 3)
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * cut)])
+    with pytest.raises(InputError, match="a.(avif|heic)"):
+        read(path)
+
+
+def test_one_of_several_videos_is_said(tmp_path):
+    path = tmp_path / "two.mkv"
+    with av.open(str(path), "w") as container:
+        streams = [container.add_stream("mpeg4", rate=15) for _ in range(2)]
+        for stream in streams:
+            stream.height, stream.width, stream.pix_fmt = 48, 64, "yuv420p"
+        for stream in streams:
+            for i in range(5):
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(picture(number=i), "rgb24")))
+            container.mux(stream.encode())
+    frames, source = read(path)
+    assert len(frames) == 5 and source.warnings == [f"{path}: holds 2 videos, of which stream 0 alone was taken"]
+
+
+def test_a_jpeg_with_another_picture_behind_it_says_so(tmp_path):
+    path = tmp_path / "a.jpg"
+    Image.fromarray(picture()).save(path, "MPO", save_all=True, append_images=[Image.fromarray(picture(number=9))])
+    [_], source = read(path)
+    assert "holds more pictures than the first" in source.warnings[0]

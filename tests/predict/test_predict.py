@@ -32,7 +32,7 @@ from cffm_jax.predict import class_choice, job
 from cffm_jax.predict.overlays import Painter
 from cffm_jax.runtime.command_line import run_command
 
-from helpers.films import NAMES, Network, film, frames_of, picture, sound
+from helpers.films import NAMES, Network, drifting, film, frames_of, picture, sound, spoilt_at
 from helpers.runs import ROOT, Refusal, files, finished
 
 COLOURS = palette(len(NAMES))
@@ -99,6 +99,29 @@ def test_everything_of_a_video(shared, tmp_path, capfd):
     about = json.loads((out / "prediction.json").read_text())
     assert about["frames"] == 20 and about["size"] == [64, 48] and about["offsets"] == [9, 6, 3]
     assert about["classes"] == {"0": "class 0", "1": "class 1", "2": "class 2"}
+
+
+def test_damaged_frames_are_counted_and_told_or_refused(tmp_path, capfd, refused):
+    whole = film(tmp_path / "a.mkv", 30, codec="mpeg4", pictures=drifting(30))
+    path, plain = spoilt_at(whole, 5), ("--masks", "none", "--no-overlay")
+    ran(whole, "--output", tmp_path / "whole", "--refuse-damaged", *plain)
+    assert json.loads((tmp_path / "whole" / "prediction.json").read_text())["damaged_frames"] == 0
+    assert "damaged" not in capfd.readouterr().err
+    ran(path, "--output", tmp_path / "out", *plain)
+    about = json.loads((tmp_path / "out" / "prediction.json").read_text())
+    assert about["frames"] == 30 and about["damaged_frames"] == 7 and about["damaged_ranges"] == [[5, 11]]
+    err = capfd.readouterr().err
+    assert f"warning: {path}: 7 frames are damaged" in err and "from frame 5, at 0.33 s" in err
+    assert "7 damaged]" in err  # The bar's last state.
+    argv = [path, "--checkpoint", "none", "--output", tmp_path / "refused", "--refuse-damaged"]
+    refused(predict_command, argv, f"{path}: frame 5, at 0.33 s, is damaged", "--refuse-damaged", progress=True)
+
+
+def test_frames_that_cannot_be_decoded_are_refused_with_the_damaged(tmp_path, refused):
+    path = film(tmp_path / "a.avi", 80, codec="png", pixels="rgb24", pictures=drifting(80))
+    for number, said in ((40, "frame 40, at 2.73 s, follows one that"), (79, "its last frames cannot be decoded")):
+        argv = [spoilt_at(path, number, 50), "--checkpoint", "none", "--refuse-damaged"]
+        refused(predict_command, argv, said, progress=True)
 
 
 def test_an_archive_of_masks_in_one_file(shared, tmp_path):
@@ -371,8 +394,8 @@ REFUSED = {
     "long path": (lambda f: "/".join([str(f), *["y" * 200] * 30]), "too long"),
     "two lines": (lambda f: f / "a\n\x1b[1mb.mp4", r"a\n\x1b[1mb.mp4: "),
     "nothing": (lambda f: "", "names no input"),
-    "an address": (lambda f: "http://localhost:1/a.mp4", "No such file"),
-    "a protocol": (lambda f: f"concat:{f}/a.mp4", "No such file"),
+    "an address": (lambda f: "http://localhost:1/a.mp4", "only files and folders of this machine"),
+    "a protocol": (lambda f: f"concat:{f}/a.mp4", "only files and folders of this machine"),
 }
 
 

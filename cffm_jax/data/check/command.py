@@ -30,6 +30,7 @@ from cffm_jax.data.layouts.listing import MANIFEST, Problem
 from cffm_jax.data.layouts.names import count_by_suffix, passed_over_in_words
 from cffm_jax.data.layouts.read import find_splits, layout_of
 from cffm_jax.errors import InputError
+from cffm_jax.rules import required, setting
 from cffm_jax.runtime import checksums
 from cffm_jax.runtime.atomic import write_text
 from cffm_jax.runtime.checksums import relative_name
@@ -40,7 +41,7 @@ _BAR = 30
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    root: tyro.conf.Positional[str]
+    root: tyro.conf.Positional[str] = required(path=True)
     """Dataset folder."""
     layout: LayoutName = DataConfig.layout
     """How it is laid out; see the README."""
@@ -60,7 +61,7 @@ class Command:
     problem."""
     rows: int = 50
     """Rows printed of each group of problems; 0: all. The JSON holds all."""
-    json: str = ""
+    json: str = setting("", path=True)
     """Write everything to this file; -: to standard output, in place of the table."""
     fix_splits: bool = False
     """Write the split files anew without the videos that have a problem, and keep the old ones as

@@ -28,7 +28,8 @@ from cffm_jax.data.layouts.names import passed_over_in_words
 from cffm_jax.data.layouts.read import find_splits, layout_of, layouts_with
 from cffm_jax.data.layouts.records import INDEX
 from cffm_jax.errors import InputError
-from cffm_jax.runtime.atomic import swap
+from cffm_jax.rules import required
+from cffm_jax.runtime.atomic import lock_on, swap
 from cffm_jax.runtime.checksums import read_manifest
 from cffm_jax.runtime.command_line import parse_command
 
@@ -42,9 +43,9 @@ else:
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    root: tyro.conf.Positional[str]
+    root: tyro.conf.Positional[str] = required(path=True)
     """Dataset folder."""
-    output: tyro.conf.Positional[str]
+    output: tyro.conf.Positional[str] = required(path=True)
     """Folder of prepared datasets; this one goes to <output>/<dataset>/<version>, as TFDS has
     it."""
     layout: _Suited = "vspw"
@@ -85,7 +86,8 @@ def main(argv: Sequence[str]) -> None:
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         _require_space(folder.parent, sum(each.size for each in plans.values()))
-        with _bar(plans) as bar:
+        with lock_on(folder), _bar(plans) as bar:
+            _require_free(folder, options.overwrite)  # As it is now: another process may have made it.
             more = {"written": bar.update, "manifest": manifest, "threads": options.threads}
             make = functools.partial(builders.Frames, layout, options.root, plans, file_format="array_record", **more)
             _write(lambda made: make(data_dir=made), folder)

@@ -29,7 +29,8 @@ from cffm_jax.data.class_names import synthetic_names
 from cffm_jax.data.synthetic.scenes import World
 from cffm_jax.data.synthetic.sprites import noise
 from cffm_jax.errors import InputError
-from cffm_jax.runtime.atomic import swap
+from cffm_jax.rules import required
+from cffm_jax.runtime.atomic import lock_on, swap
 from cffm_jax.runtime.command_line import parse_command
 
 SPLITS = ("train", "val", "test")
@@ -250,32 +251,44 @@ def generate(root: str | Path, config: SyntheticConfig, *, overwrite: bool = Fal
         raise InputError("--threads", f"{threads} is out of range", "give a number in 1..256")
     root = Path(os.path.realpath(root))
     try:
-        if root.exists() and (not root.is_dir() or any(root.iterdir())):
-            present = read_marker(root) if root.is_dir() else None
-            if present == marker(config) and not overwrite:
-                return False
-            if present is None:
-                raise InputError(root, "exists and was not made by this command", "choose another folder or remove it")
-            if not overwrite:
-                raise InputError(root, "holds a dataset made with other options", "choose another or add --overwrite")
+        if _is_there(root, config, overwrite):
+            return False
         root.parent.mkdir(parents=True, exist_ok=True)
-        made = root.with_name(f".{root.name}.{os.getpid()}")
-        made.mkdir()
-        try:
-            write_dataset(made, config, threads)
-            swap(made, root)
-        finally:
-            with contextlib.suppress(FileNotFoundError):
-                shutil.rmtree(made)
+        with lock_on(root):
+            if _is_there(root, config, overwrite):  # Made by another process meanwhile.
+                return False
+            made = root.with_name(f".{root.name}.{os.getpid()}")
+            made.mkdir()
+            try:
+                write_dataset(made, config, threads)
+                swap(made, root)
+            finally:
+                with contextlib.suppress(FileNotFoundError):
+                    shutil.rmtree(made)
     except OSError as error:
         reason = error.strerror or type(error).__name__
         raise InputError(root, f"cannot be written ({reason})", "choose a folder that can be written") from error
     return True
 
 
+def _is_there(root: Path, config: SyntheticConfig, overwrite: bool) -> bool:
+    """Whether the root holds this very dataset, and is to stay. InputError if it holds something
+    else that may not be replaced."""
+    if not root.exists() or (root.is_dir() and not any(root.iterdir())):
+        return False
+    present = read_marker(root) if root.is_dir() else None
+    if present == marker(config) and not overwrite:
+        return True
+    if present is None:
+        raise InputError(root, "exists and was not made by this command", "choose another folder or remove it")
+    if not overwrite:
+        raise InputError(root, "holds a dataset made with other options", "choose another or add --overwrite")
+    return False
+
+
 @dataclasses.dataclass(frozen=True)
 class Command:
-    root: tyro.conf.Positional[str]
+    root: tyro.conf.Positional[str] = required(path=True)
     """Folder to make."""
     settings: tyro.conf.OmitArgPrefixes[SyntheticConfig] = SyntheticConfig()
     overwrite: bool = False

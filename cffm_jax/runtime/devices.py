@@ -1,0 +1,84 @@
+"""What JAX raises where a device is not there or memory is too small, as the one line of an
+InputError."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import sys
+
+from cffm_jax.errors import InputError
+
+_NO_BACKEND = re.compile(r"Unable to initialize backend '(?P<name>[^']*)': (?P<reason>.*)")
+_NO_PLATFORM = re.compile(r"Unknown backend:? '?(?P<name>\w+)")
+_UNKNOWN = re.compile(r"Backend '.*' is not in the list of known backends.*|\s*\((set JAX_PLATFORMS|you may need).*")
+_ASKING = ("JAX_PLATFORMS", "JAX_PLATFORM_NAME")
+_FULL = re.compile(r"RESOURCE_EXHAUSTED|out of memory|ALLOC_FAILED|failed to allocate", re.IGNORECASE)
+_GPUS = "a GPU needs its driver (see nvidia-smi) and JAX for it (make install-cuda12 or install-cuda13)"
+_LESS = (
+    "compute less at once: a smaller --train.batch_size, --data.crop or --eval.chunk, a larger --train.accumulate, "
+    "--train.remat blocks, or smaller frames"
+)
+
+
+def device_fault(error: BaseException, alone: bool = True) -> InputError | None:
+    """The error in words, if it says that JAX has not the devices that were asked for, or that
+    there is too little memory; None for any other.
+
+    Args:
+      error: what ended a command.
+      alone: whether JAX may be asked what there is, which of several processes waits for the
+        others.
+    """
+    text = " ".join(str(error).split())
+    if isinstance(error, MemoryError):
+        reason = f" ({text})" if text else ""
+        return InputError("memory", f"of the machine is too small{reason}", _LESS)
+    if isinstance(error, AssertionError) and not text and _has_no_device():  # Which JAX says in no word.
+        return _not_there("", "", alone)
+    if not isinstance(error, RuntimeError):
+        return None
+    if missing := _NO_BACKEND.match(text) or _NO_PLATFORM.match(text):
+        return _not_there(missing["name"], _UNKNOWN.sub("", missing.groupdict().get("reason") or ""), alone)
+    # RuntimeErrors of others than XLA are no faults of the devices.
+    if type(error).__name__ in ("JaxRuntimeError", "XlaRuntimeError") and _FULL.search(text):
+        return InputError("device memory", f"is too small ({text.removeprefix('RESOURCE_EXHAUSTED: ')[:200]})", _LESS)
+    return None
+
+
+def _not_there(name: str, reason: str, alone: bool) -> InputError:
+    """The error for a platform that is not there; ``name``: of JAX's message."""
+    said = {variable: os.environ[variable] for variable in _ASKING if os.environ.get(variable)}
+    by_name = {variable: asked for variable, asked in said.items() if name in asked.split(",")}
+    variable, asked = next(iter((by_name or said).items()), ("JAX", name))
+    problem = f"{'asks for' if said else 'cannot use'} {asked}, and there is {_there() if alone else 'cpu'} alone"
+    remedy = f"unset {variable}, or set it to cpu" if said else "mend its driver, or set JAX_PLATFORMS=cpu"
+    gpus = {"gpu", "cuda"} & {word.strip().lower() for word in f"{asked},{name}".split(",")}
+    return InputError(variable, problem + (f" ({reason})" if reason else ""), f"{remedy}; {_GPUS}" if gpus else remedy)
+
+
+def _has_no_device() -> bool:
+    """Whether JAX is in use, and finds no device under the name that was asked for."""
+    jax = sys.modules.get("jax")
+    try:
+        return jax is not None and not jax.devices()
+    except (AssertionError, RuntimeError):
+        return True
+
+
+def _there() -> str:
+    """The kind of devices that JAX finds if nothing is asked for."""
+    import jax
+
+    asked = {name.lower(): os.environ.get(name, "") for name in _ASKING}
+    try:
+        for platforms in ("", "cpu"):
+            with contextlib.suppress(AssertionError, RuntimeError):  # A plugin may fail, a CPU does not.
+                for name, value in zip(asked, (platforms, "")):
+                    jax.config.update(name, value)
+                return jax.devices()[0].platform
+    finally:
+        for name, value in asked.items():
+            jax.config.update(name, value)
+    return "no device"
