@@ -265,7 +265,7 @@ class LossConfig:
     """Weight of the dice loss, the mean over the classes that a batch's labels have."""
     class_weights: tuple[float, ...] = setting((), least=0, goes_with=("model.num_classes",))
     """Weight of each class in cross-entropy and focal loss; without any all are 1. python -m
-    cffm_jax.data.check ROOT --class-weights prints some for a dataset."""
+    cffm_jax.data.check ROOT --class-weights log prints some for a dataset."""
     label_smoothing: float = setting(0.0, least=0, below=1)
     """Share of the cross-entropy that is spread over all classes."""
     ohem_threshold: float = setting(0.0, least=0, below=1)

@@ -19,12 +19,13 @@ import shutil
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import tyro
 
 from cffm_jax.config import IGNORED_LABEL, DataConfig, LayoutName
+from cffm_jax.data.check.class_weights import class_weights
 from cffm_jax.data.check.survey import Survey, VideoFound, survey
 from cffm_jax.data.layouts.listing import MANIFEST, Problem
 from cffm_jax.data.layouts.names import count_by_suffix, passed_over_in_words
@@ -63,6 +64,9 @@ class Command:
     """Rows printed of each group of problems; 0: all. The JSON holds all."""
     json: str = setting("", path=True)
     """Write everything to this file; -: to standard output, in place of the table."""
+    class_weights: Literal["none", "median", "log"] = "none"
+    """Print --loss.class_weights for train.py by how often the classes occur: the median of their
+    shares over a class's own, or 1 / ln(1.02 + share)."""
     fix_splits: bool = False
     """Write the split files anew without the videos that have a problem, and keep the old ones as
     <split>.txt.bak."""
@@ -100,6 +104,9 @@ def main(argv: Sequence[str]) -> int:
         print(json.dumps(report, indent=1))
     else:
         print(_text(result, report, options.rows))
+        if options.class_weights != "none":
+            weights = class_weights([each["pixels"] for each in report["classes"]], options.class_weights)
+            print("--loss.class_weights", *(f"{weight:.4g}" for weight in weights))
         if options.json:
             write_text(options.json, json.dumps(report, indent=1) + "\n", "name a file that can be written")
     if options.manifest:
