@@ -1,4 +1,4 @@
-"""Steps without checksums: whole ones of early versions load, all else is damaged and does not end a run."""
+"""Steps without checksums: whole ones of early versions load, all else is set aside."""
 
 import dataclasses
 import shutil
