@@ -1,4 +1,4 @@
-"""State dicts of torch's own wrappers, around a module with the released names of a SegFormer-B0."""
+"""State dicts of torch's own wrappers, around a module with the released names of SegFormer-B0."""
 
 import numpy as np
 import pytest
