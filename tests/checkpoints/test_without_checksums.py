@@ -1,4 +1,4 @@
-"""Steps without checksums: whole ones of early versions load, all else is damaged and does not end a run."""
+"""Steps without checksums: whole ones of early versions load, all else is set aside."""
 
 import dataclasses
 import shutil
@@ -91,7 +91,7 @@ def test_a_damaged_newest_step_is_set_aside(run, tmp_path, damage):
 
 
 def files_of(folder):
-    """Those that hold what is restored: beside them there are notes, and what was merged already."""
+    """Those that hold what is restored; beside them are notes, and what was merged already."""
     trees = [folder / name for name in ("variables", "optimizer")]
     found = [path for tree in trees for path in (*tree.glob("d/*"), tree / "manifest.ocdbt", tree / "_METADATA")]
     return [*found, folder / "config" / "metadata"]

@@ -106,9 +106,10 @@ def test_colours_that_do_not_fit_are_said():
         assert classes.names == OWN and not classes.colours and classes.source == "CLASSES, whose colours do not fit"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("count", [19, 124])
 def test_a_number_of_classes_names_none(tmp_path, monkeypatch, count):
-    """Neither Cityscapes nor VSPW, nor what lies in a folder ``data`` where the command was started."""
+    """Neither Cityscapes nor VSPW, nor what lies in ``data`` where the command was started."""
     safetensors.numpy.save_file(released(count), tmp_path / "a.safetensors")
     root = tmp_path / Config().data.root
     root.mkdir(parents=True)

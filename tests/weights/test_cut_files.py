@@ -1,5 +1,5 @@
-"""Files whose end is missing, as of a download that stopped: called that, with their size now and, where the format
-says it, the size that they should have."""
+"""Files whose end is missing, as of a download that stopped: called that, with their size now and,
+where the format says it, the size that they should have."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""Weights in wrappers of any kind: under whatever prefix a known model's names fit, and beside other weights."""
+"""Weights in wrappers of any kind: under any prefix, and beside other weights."""
 
 import dataclasses
 
@@ -129,7 +129,7 @@ def test_the_two_of_ema_pytorch(tmp_path):
 
 
 def test_the_hook_of_mmcv(tmp_path):
-    """Its names have underscores in place of the dots; the plain ones are what mmcv itself would load."""
+    """Its names have underscores for the dots; the plain ones are what mmcv itself would load."""
     averages = {f"ema_{key.replace('.', '_')}": array for key, array in released(2).items()}
     for prefix in ("", "module."):
         arrays = {prefix + key: array for key, array in (released(1) | averages).items()}
@@ -168,6 +168,7 @@ def test_two_sets_that_the_rule_does_not_tell_apart_are_refused(tmp_path):
         pass
 
 
+@pytest.mark.long
 def test_one_of_several_by_name(tmp_path):
     path = torch_file(tmp_path / "a.pt", under("online_model.", 1) | under("ema_model.", 2) | under("left.", 3))
     for name, value in (("ema_model.*", 2), ("left.*", 3)):

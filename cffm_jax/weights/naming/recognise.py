@@ -1,7 +1,7 @@
 """Finds the weights of a known model in a file, under any prefix, and chooses one of several sets.
 
-Wrappers put names before those of a model (``module.``, ``_orig_mod.``, the attribute of a Lightning
-module), or among them where a part alone is wrapped; averages lie beside what they are averages of.
+Wrappers put names before those of a model (``module.``, ``_orig_mod.``, the attribute of a
+Lightning module), or among them where a part alone is wrapped; averages lie beside the weights.
 """
 
 from __future__ import annotations
@@ -150,7 +150,7 @@ def _sets(arrays: Mapping[str, StoredArray]) -> list[Foreign]:
 
 
 def _marked(keys: Iterable[str]) -> dict[str, tuple[Origin, str]]:
-    """Prefix -> the origin whose marks most keys below it have, and its own prefix if they lack it."""
+    """Prefix -> the origin whose marks most keys below have, and its own prefix if they lack it."""
     origins = encoders.origins()
     marks = re.compile("|".join(f"(?:{origin.marks})" for origin in origins))
     counts: Counter[tuple[str, int, str]] = Counter()
