@@ -87,7 +87,7 @@ def open_image(
         if reader is None:
             raise SyntaxError("unknown first bytes")
         # The resolution of a JPEG may stand in its EXIF alone, which Pillow then reads.
-        with quiet() if data.startswith(_JPEG) and b"Exif" in data[:_TAGS] else contextlib.nullcontext():
+        with quiet() if data.startswith(_JPEG) and data.find(b"Exif", 0, _TAGS) >= 0 else contextlib.nullcontext():
             image = reader(io.BytesIO(data))
     # What Pillow raises for a header cut off or damaged anywhere: all of these occur.
     except (OSError, SyntaxError, ValueError, TypeError, LookupError, RuntimeError, struct.error) as error:
