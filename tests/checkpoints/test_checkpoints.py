@@ -276,6 +276,7 @@ def another(name, value):
         "width": 264,
         "dtype": "bfloat16",
         "references": "self",
+        "pooling_rule": "paper",
         "mining": "positions",
     }
     if name.startswith("model.") and name[6:] in of_model:
