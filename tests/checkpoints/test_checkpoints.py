@@ -285,7 +285,7 @@ def another(name, value):
         return {bool: not value, str: "other"}[type(value)]
     if isinstance(value, float):
         return value / 2 or 0.5
-    return tuple(1 + number for number in value) if isinstance(value, tuple) else value + 1
+    return tuple(1 + number for number in value) or (1.0,) if isinstance(value, tuple) else value + 1
 
 
 def is_refused(require, *configs):
