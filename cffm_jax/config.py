@@ -255,7 +255,7 @@ class LossConfig:
     """The training loss of logits and labels; the papers' is the cross-entropy alone. The clip's and
     the frames' logits (train.frame_loss_weight) have the same."""
 
-    cross_entropy: float = setting(1.0, least=0)
+    cross_entropy: float = setting(1.0, least=0, goes_with=("loss.focal", "loss.dice"))
     """Weight of the cross-entropy."""
     focal: float = setting(0.0, least=0)
     """Weight of the focal loss: the cross-entropy of a pixel times (1 - p) ** focal_gamma."""

@@ -69,7 +69,8 @@ def test_config_files_load(path):
     if path.stem.endswith("_vspw") and model.family == "cffm":
         assert config.model.name == f"cffm_{path.stem.removesuffix('_vspw')}"
         assert config.workdir == f"runs/cffm_{path.stem}"
-        others = dataclasses.replace(config, workdir=Config().workdir, model=Config().model)
+        assert config.init.encoder == "required"
+        others = dataclasses.replace(config, workdir=Config().workdir, model=Config().model, init=Config().init)
         assert others == Config(), "the sizes differ in the backbone alone"
 
 

@@ -259,7 +259,7 @@ def test_faults_of_the_layouts_are_one_line(refused, tmp_path):
     root = tmp_path / "cityscapes"
     write_snippet(root, "train", "ulm", 0)
     argv = ["--data.root", root, "--workdir", tmp_path / "run", "--data.scale", 128, 64, "--data.crop", 64, 64]
-    city = ["--config", "configs/b0_cityscapes.py", *argv]
+    city = ["--config", "configs/b0_cityscapes.py", *argv, "--init.encoder", "none"]
     refused(train_command, city, root / "leftImg8bit_sequence" / "val", "is missing", "_trainvaltest.zip")
     refused(train_command, [*city, "--data.layout", "folder"], root / "train.txt", "cannot be read")
     refused(train_command, [*city, "--data.layout", "vspw"], root, "no data folder", "--data.layout")
