@@ -17,7 +17,7 @@ from cffm_jax.runtime import atomic, lock
 from cffm_jax.runtime.lock import Lock
 from cffm_jax.training.run_lock import RunLock
 
-from helpers.runs import started, train_argv
+from helpers.runs import address, ended, started, train_argv
 
 HOLD = """
 import sys, time
@@ -220,3 +220,38 @@ def test_two_processes_make_no_dataset_together(tmp_path, refused, data, monkeyp
     with atomic.lock_on(folder):
         said = f"{folder}: is in use by process {os.getpid()}"
         refused(prepare.main, [data, tmp_path / "records", "--splits", "val"], said, progress=True)
+
+
+# Two processes of one run lock its folder.
+SHARE = """
+import sys
+from pathlib import Path
+from cffm_jax.config import ClusterConfig
+from cffm_jax.runtime.cluster import connected, gathered
+from cffm_jax.runtime.command_line import run_command
+from cffm_jax.training.run_lock import RunLock
+
+def main(argv):
+    with connected(ClusterConfig(argv[0], 2, int(argv[1]), connect_seconds=60, heartbeat_seconds=10)):
+        with RunLock(Path(argv[2])) as lock:
+            lock.take()
+            print((Path(argv[2]) / ".lock").exists(), gathered(lock._lock.held))
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))
+"""
+
+
+@pytest.mark.long
+def test_the_processes_of_one_run_share_its_lock(tmp_path):
+    def both():
+        where = address()
+        return ended([started("-c", SHARE, where, process, tmp_path) for process in range(2)])
+
+    # Gloo says before it that it is connected.
+    assert [(status, out.splitlines()[-1]) for status, out, _ in both()] == [(0, "True [True, False]")] * 2
+    assert list(tmp_path.iterdir()) == []
+    with RunLock(tmp_path):
+        said = both()
+    assert [status for status, *_ in said] == [2, 2]
+    assert "is in use by process" in said[0][2] and "is in use" not in said[1][2]
