@@ -690,7 +690,7 @@ def test_evaluation_data_at_fault(trained, broken, tmp_path, refused):
     path.write_bytes(whole[:-200])
     refused(eval_command, argv, path, "is truncated", progress=True)
     assert cv2.imwrite(str(path), np.zeros((48, 96, 3), np.uint8))
-    refused(eval_command, argv, "00000013", "48x96", progress=True)
+    refused(eval_command, argv, "00000013", "96x48", progress=True)
     path.write_bytes(whole)
     Image.new("L", (60, 64), 1).save(broken / "data" / "val_0001" / "mask" / "00000011.png")
     refused(eval_command, argv, "mask/00000011.png", "give it the size of", progress=True)
