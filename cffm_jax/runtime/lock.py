@@ -29,6 +29,8 @@ _SILENT = 300.0
 file systems may show a sign a minute late."""
 _LOOK = 0.05
 """Seconds between two looks of one that waits."""
+_GUARDED = 30.0
+"""Seconds after which one that takes a left file away, a matter of milliseconds, is taken to be gone."""
 
 
 class Lock:
@@ -75,7 +77,7 @@ class Lock:
         mine, self._mine = self._mine, b""
         if mine and self._read()[0] == mine:
             with contextlib.suppress(OSError):
-                self._file.unlink()
+                self._file.unlink(missing_ok=True)
 
     def __enter__(self) -> Lock:
         self.acquire()
@@ -127,22 +129,30 @@ class Lock:
                 remedy += f" (if it is gone: it counts as that after {_SILENT / 60:g} minutes, or remove {self._file})"
             problem = f"is in use by {who}{since}, of which the last sign came {silent:.0f} s ago"
             return InputError(self._place, problem, remedy)
-        if not looked_for:
+        if self._take_away(found) and not looked_for:
             said = f"{self._place}: was in use by {who}, which gave no sign for {silent / 60:.0f} minutes: taken over"
             print(said, file=sys.stderr)
-        self._take_away(found)
         return None
 
-    def _take_away(self, found: bytes) -> None:
-        """Removes the file of a process that is gone, unless another one has done so and has put its
-        own there."""
-        aside = self._file.with_name(f"{self._file.name}.{secrets.token_hex(4)}")
-        with contextlib.suppress(FileNotFoundError):
-            os.rename(self._file, aside)
-            if aside.read_bytes() != found:
-                with contextlib.suppress(FileExistsError):
-                    os.link(aside, self._file)
-            aside.unlink()
+    def _take_away(self, found: bytes) -> bool:
+        """Removes the file of a process that is gone, and says whether it did: one process at a time,
+        so that none removes what another has put there since."""
+        guard = self._file.with_name(f"{self._file.name}.guard")
+        try:
+            os.close(os.open(guard, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644))
+        except FileExistsError:
+            with contextlib.suppress(FileNotFoundError):
+                if self._now() - guard.stat().st_mtime > _GUARDED:  # Its process was killed meanwhile.
+                    guard.unlink()
+            time.sleep(_LOOK)
+            return False
+        try:
+            is_same = self._read()[0] == found
+            if is_same:
+                self._file.unlink(missing_ok=True)
+        finally:
+            guard.unlink(missing_ok=True)
+        return is_same
 
     def _now(self) -> float:
         """The time by the clock of the folder's file system, which may be another host's."""
