@@ -320,7 +320,7 @@ def check_settings(config: Config, sections: Iterable[str] = SECTIONS) -> None:
     """
     for section in sections:
         require_values(getattr(config, section), f"{section}.")
-    check_model(config.model)
+    _require_contexts(config.model)
     offsets, receptive = config.data.offsets, config.model.receptive
     if len(offsets) != len(receptive) or min(offsets, default=0) < 1 or list(offsets) != sorted(offsets)[::-1]:
         remedy = f"give {len(receptive)} numbers of at least 1, the largest first; as many as --model.receptive"
@@ -336,6 +336,10 @@ def check_model(settings: ModelConfig) -> None:
     """InputError for the first setting of a model that breaks its rule, or for those that do not
     fit together."""
     require_values(settings, "model.")
+    _require_contexts(settings)
+
+
+def _require_contexts(settings: ModelConfig) -> None:
     receptive, pooling, problem = settings.receptive, settings.pooling, ""
     if not receptive or len(receptive) != len(pooling):
         problem = f"r has {len(receptive)} numbers and p has {len(pooling)}: one of each for a reference"

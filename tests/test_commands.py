@@ -280,7 +280,7 @@ def assert_same(found, expected):
 def started_from(network, **init):
     config = load_config(CONFIG)
     config = dataclasses.replace(config, init=dataclasses.replace(config.init, **{k: str(v) for k, v in init.items()}))
-    return setup.initial_variables(network, config, jax.random.key(5))
+    return setup.initial_weights(network, config, jax.random.key(5))[:2]
 
 
 def test_init_encoder(exported, tmp_path):

@@ -218,7 +218,9 @@ class Checkpoints:
             if device_fault(error):  # Of the steps before, which nobody has waited for.
                 raise
             remedy = "see whether the folder can be written and has space; the checkpoints before it stay"
-            raise InputError(self.directory / str(step), f"cannot be saved ({_reason(error)})", remedy) from error
+            raise InputError(
+                self.directory / str(step), f"cannot be saved ({unchecked.reason_of(error)})", remedy
+            ) from error
 
     def _seal(self, step: int) -> None:
         """When Orbax is done: checksums, then the name of a whole step; then old ones go."""
@@ -285,11 +287,7 @@ class Checkpoints:
             return self._reader.restore(folder, args=ocp.args.Composite(**items))
         except (OSError, ValueError, KeyError, TypeError) as error:
             remedy = "delete this folder to use the checkpoint before it, or name another run"
-            raise InputError(folder, f"cannot be restored ({_reason(error)})", remedy) from error
-
-
-def _reason(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise InputError(folder, f"cannot be restored ({unchecked.reason_of(error)})", remedy) from error
 
 
 def _abstract(tree: Any) -> Any:

@@ -27,9 +27,13 @@ def fault_of(folder: Path) -> str:
             json.loads((folder / name / "_METADATA").read_text())
             _read_arrays(folder / name)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        return f"it has no checksums and cannot be read ({reason[:200]})"
+        return f"it has no checksums and cannot be read ({reason_of(error)[:200]})"
     return ""
+
+
+def reason_of(error: Exception) -> str:
+    """The first line of what an error says; without any, its kind."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _read_arrays(folder: Path) -> None:

@@ -36,14 +36,14 @@ def evaluate(
     copies: Sequence[dict[str, Any]] = (),
     interruption: Interruption | None = None,
 ) -> dict[str, Scores]:
-    """Scores by row of ``offline.row_names``: the model's own, then those of its parts down to the
+    """Scores by row of ``Method.rows``: the model's own, then those of its parts down to the
     per-frame logits.
 
     Of videos of which only some frames have masks only these are segmented, each with its
     references; they have no video consistency, which needs the labels of all frames. Videos without
     any masks are segmented and not scored.
 
-    The devices, and the processes, share the videos (``devices.shares``), and all processes get the
+    The devices, and the processes, share the videos (``sharing.shares``), and all processes get the
     scores of all of them: the same as one device's.
 
     Args:
@@ -54,10 +54,10 @@ def evaluate(
         order from one thread, with those of several videos from several.
       progress: whether to show a progress bar with frames/s and time left, of this process's share.
       copies: the weights on further devices, which are used too.
-      interruption: of the command, see ``devices.run_together``.
+      interruption: of the command, see ``jobs.run_together``.
 
     Raises:
-      InputError, Stopped: as of ``VideoSegmenter.segment`` and ``devices.run_together``, in all
+      InputError, Stopped: as of ``VideoSegmenter.segment`` and ``jobs.run_together``, in all
         processes.
     """
     placed = (variables, *copies)

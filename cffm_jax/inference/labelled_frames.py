@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cffm_jax.data import decode
 from cffm_jax.data.layouts.video import Video
 from cffm_jax.errors import InputError
 from cffm_jax.inference.engine import Engine, jitted_step
@@ -59,13 +60,14 @@ def segment_targets(segmenter: VideoSegmenter, variables: dict[str, Any], videos
 
 
 def _of_whole_videos(segmenter: VideoSegmenter, variables: dict[str, Any], videos: Sequence[Video]) -> Iterator[Chunk]:
-    """The same for a method whose state takes in every frame: all up to the last one with a mask are segmented."""
+    """The same for a method whose state takes in every frame: all up to the last one with a mask are
+    segmented."""
     for video in videos:
         for chunk in segmenter.segment(variables, [_up_to_last_target(video)], labels=False):
             for i, masks in enumerate(zip(*chunk.masks.values(), strict=True), chunk.start):
                 if video.masks[i] is not None:
-                    labels = read_frame(i, video=video, config=segmenter.config, label=True)[1]
-                    assert labels is not None
+                    num_classes = segmenter.config.model.num_classes
+                    labels = decode.read_label(video.frames[i], video.mask(i), num_classes, video.coding)
                     yield Chunk(video, i, labels[None], {row: mask[None] for row, mask in zip(chunk.masks, masks)})
 
 

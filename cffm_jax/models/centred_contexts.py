@@ -23,8 +23,7 @@ from cffm_jax.models.cffa import WINDOW, PooledSource
 
 @dataclasses.dataclass(frozen=True)
 class CentredSource(PooledSource):
-    """A row of the context table: ``reach`` = t, ``pool`` = p, ``cells`` the tokens' different places
-    in a window, a side.
+    """A row of the context table: ``reach`` = t, ``pool`` = p, ``cells`` the number of ``places``.
 
     Attributes:
       start: first position of the region, from the window's first.
@@ -36,6 +35,11 @@ class CentredSource(PooledSource):
     def middles(self) -> np.ndarray:
         """Middle positions of the t tokens, from the window's first: where a token lies."""
         return self.start + self.pool // 2 + self.pool * np.arange(self.reach)
+
+    @property
+    def places(self) -> np.ndarray:
+        """The different places of the middles in their windows, ascending."""
+        return np.unique(self.middles % WINDOW)
 
     @property
     def field(self) -> tuple[float, float]:
@@ -55,25 +59,19 @@ class CentredSource(PooledSource):
         x = jnp.pad(x, ((0, 0), (before, p - 1 - before), (before, p - 1 - before), (0, 0)))
         sums = sum(x[:, i : i + height, j : j + width] * kernel[i, j] for i in range(p) for j in range(p))
         sums = jnp.asarray(sums + bias.astype(x.dtype)).reshape(n, height // WINDOW, WINDOW, width // WINDOW, WINDOW, c)
-        places = np.unique(self.middles % WINDOW)
-        sums = sums[:, :, places][:, :, :, :, places]
+        sums = sums[:, :, self.places][:, :, :, :, self.places]
         return sums.reshape(n, height // WINDOW * self.cells, width // WINDOW * self.cells, c)
 
     def cell_index(
         self, nh: int, nw: int
     ) -> tuple[Int64[np.ndarray, "{nh} {nw} {self.tokens}"], Bool[np.ndarray, "{nh} {nw} {self.tokens}"]]:
-        (rows, above), (columns, beside) = self._along(nh), self._along(nw)
-        outside = above[:, None, :, None] | beside[None, :, None, :]
-        index = rows[:, None, :, None] * (self.cells * nw) + columns[None, :, None, :]
-        return np.where(outside, 0, index).reshape(nh, nw, -1), outside.reshape(nh, nw, -1)
+        return cffa.flat_index(self._along(nh), self._along(nw), self.cells)
 
-    def _along(self, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """For each of the windows of an axis the tokens' places in the grid [n, t], and whether they
-        lie outside."""
+    def _along(self, count: int) -> np.ndarray:
+        """The tokens' places in the grid, [n, t], for the windows of an axis; outside of it where they
+        lie outside the map."""
         middles = WINDOW * np.arange(count)[:, None] + self.middles
-        places = np.unique(self.middles % WINDOW)
-        grid = middles // WINDOW * self.cells + np.searchsorted(places, middles % WINDOW)
-        return grid, (middles < 0) | (middles >= WINDOW * count)
+        return middles // WINDOW * self.cells + np.searchsorted(self.places, middles % WINDOW)
 
 
 def reference_sources(receptive: Sequence[int], pooling: Sequence[int]) -> tuple[PooledSource, ...]:
@@ -91,6 +89,5 @@ def reference_sources(receptive: Sequence[int], pooling: Sequence[int]) -> tuple
 def _source(name: str, tokens: int, pool: int) -> PooledSource:
     if pool == WINDOW and tokens % 2:
         return PooledSource(name, cells=1, pool=WINDOW, reach=tokens)
-    start = (WINDOW - tokens * pool) // 2
-    middles = start + pool // 2 + pool * np.arange(tokens)
-    return CentredSource(name, cells=len(np.unique(middles % WINDOW)), pool=pool, reach=tokens, start=start)
+    source = CentredSource(name, cells=0, pool=pool, reach=tokens, start=(WINDOW - tokens * pool) // 2)
+    return dataclasses.replace(source, cells=len(source.places))

@@ -178,14 +178,17 @@ def cell_index(
 ) -> tuple[Int64[np.ndarray, "{nh} {nw} {source.reach}**2"], Bool[np.ndarray, "{nh} {nw} {source.reach}**2"]]:
     """Flat index into the source's grid, and whether the cell lies outside it (index 0 then)."""
     m, reach = source.cells, np.arange(source.reach) - source.reach // 2
-    rows = m * np.arange(nh)[:, None] + reach  # [nh, K]
-    columns = m * np.arange(nw)[:, None] + reach
-    outside = ((rows < 0) | (rows >= m * nh))[:, None, :, None] | ((columns < 0) | (columns >= m * nw))[
-        None, :, None, :
-    ]
-    index = rows[:, None, :, None] * (m * nw) + columns[None, :, None, :]
+    return flat_index(m * np.arange(nh)[:, None] + reach, m * np.arange(nw)[:, None] + reach, m)
+
+
+def flat_index(rows: np.ndarray, columns: np.ndarray, cells: int) -> tuple[np.ndarray, np.ndarray]:
+    """``cell_index`` of the rows [nh, K] and columns [nw, K] of a grid of so many cells a window."""
+    height, width = cells * len(rows), cells * len(columns)
+    above, beside = (rows < 0) | (rows >= height), (columns < 0) | (columns >= width)
+    outside = above[:, None, :, None] | beside[None, :, None, :]
+    index = rows[:, None, :, None] * width + columns[None, :, None, :]
     index = np.where(outside, 0, index)
-    return index.reshape(nh, nw, -1), outside.reshape(nh, nw, -1)
+    return index.reshape(len(rows), len(columns), -1), outside.reshape(len(rows), len(columns), -1)
 
 
 def fine_index(nh: int, nw: int) -> Int64[np.ndarray, "{nh} {nw} 169"]:

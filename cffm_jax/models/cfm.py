@@ -241,7 +241,7 @@ def global_macs(width: int, h: int, w: int, prototypes: int) -> dict[str, int]:
 
 
 def mining_elements(width: int, references: tuple[cffa.PooledSource, ...], h: int, w: int) -> int:
-    """Counts what the papers add to the products of one ``MiningBlock``, see ``macs.ELEMENTWISE``."""
+    """Counts what the papers add to a ``MiningBlock``'s products, see ``macs.ELEMENTWISE``."""
     c, sources = width, (cffa.TARGET, *references)
     padded = cffa.padded_size(h) * cffa.padded_size(w)
     cells = padded // cffa.WINDOW**2 * sum(source.cells**2 for source in sources)
@@ -250,7 +250,7 @@ def mining_elements(width: int, references: tuple[cffa.PooledSource, ...], h: in
 
 
 def global_elements(width: int, h: int, w: int, prototypes: int) -> int:
-    """Counts what the papers add to the products of one ``GlobalBlock``, see ``macs.ELEMENTWISE``."""
+    """Counts what the papers add to a ``GlobalBlock``'s products, see ``macs.ELEMENTWISE``."""
     c, positions = width, h * w
     of_prototypes = (2 * 2 + 1) * prototypes * c  # Keys and values, and their norm.
     return (2 + 2) * positions * c + 2 * positions * c + of_prototypes + _mlp_elements(c, positions)

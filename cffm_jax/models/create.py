@@ -90,7 +90,7 @@ def create_model(
 
 
 def build_model(settings: ModelConfig) -> Method:
-    """The model of a run's settings. InputError: its name is unknown, or a setting breaks its rule."""
+    """The model of a run's settings. InputError: an unknown name, or a setting against its rule."""
     check_model(settings)
     family, _, backbone = settings.name.partition("_")
     if family not in METHODS or backbone not in names():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 
+from cffm_jax.data.layouts.classes import plain_name
 from cffm_jax.errors import InputError
 
 
@@ -17,13 +18,13 @@ def chosen_classes(wanted: Sequence[str], names: Sequence[str]) -> tuple[int, ..
       InputError: there is no such class, or several.
     """
     indices = [str(k) for k in range(len(names))]
-    plain = [_plain(name) for name in names]
+    plain = [plain_name(name) for name in names]
     chosen = set()
     for name in (part.strip() for each in wanted for part in each.split(",")):
         # First as it is written: names may differ in capitals alone.
-        named = _places(name, indices) or _places(name, names) or _places(_plain(name), plain)
+        named = _places(name, indices) or _places(name, names) or _places(plain_name(name), plain)
         if not named:
-            close = difflib.get_close_matches(_plain(name), plain, n=1, cutoff=0.6)
+            close = difflib.get_close_matches(plain_name(name), plain, n=1, cutoff=0.6)
             hint = f"did you mean {names[plain.index(close[0])]}?" if close else f"name some of {_some(names)}"
             raise InputError("--classes", f"{name!r} is no class of this model", hint)
         if len(named) > 1:
@@ -39,7 +40,3 @@ def _places(name: str, among: Sequence[str]) -> list[int]:
 
 def _some(names: Sequence[str]) -> str:
     return ", ".join([*names[:20], *(["..."] if len(names) > 20 else [])])
-
-
-def _plain(name: str) -> str:
-    return " ".join(name.lower().replace("_", " ").split())

@@ -30,7 +30,7 @@ file systems may show a sign a minute late."""
 _LOOK = 0.05
 """Seconds between two looks of one that waits."""
 _GUARDED = 30.0
-"""Seconds after which one that takes a left file away, a matter of milliseconds, is taken to be gone."""
+"""Seconds after which one that takes a left file away, which is done at once, counts as gone."""
 
 
 class Lock:
@@ -136,7 +136,7 @@ class Lock:
 
     def _take_away(self, found: bytes) -> bool:
         """Removes the file of a process that is gone, and says whether it did: one process at a time,
-        so that none removes what another has put there since."""
+        so that none removes what another put there since."""
         guard = self._file.with_name(f"{self._file.name}.guard")
         try:
             os.close(os.open(guard, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644))

@@ -20,7 +20,7 @@ from cffm_jax.checkpoints.compatible import require_same_run
 from cffm_jax.checkpoints.state import TrainState
 from cffm_jax.config import NOTHING, REQUIRED, Config, InitConfig, check_settings
 from cffm_jax.data.label_sample import sample_notes
-from cffm_jax.data.layouts.classes import numbered_classes, stated_classes
+from cffm_jax.data.layouts.classes import Classes, numbered_classes, stated_classes
 from cffm_jax.data.layouts.names import passed_over_in_words
 from cffm_jax.data.layouts.read import manifest_of, read_videos, source_of
 from cffm_jax.data.layouts.video import Video
@@ -101,16 +101,15 @@ def prepare(config: Config) -> Iterator[Run]:
     with cluster.together():
         if not start:
             require_start(model, config.init)
-        check(config, mesh)
+        classes = check(config, mesh)
         videos = read_videos(config.data, config.data.train_split)
         held_out = evaluation_videos(config)
     if start < plan.steps:
-        notes += cluster.from_first(lambda: dataset_notes(config, videos, held_out))
+        notes += cluster.from_first(lambda: dataset_notes(config, classes, videos, held_out))
     optimizer = make_optimizer(config.optim, plan.steps, model)
     key = jax.random.key(plan.seed)
     prototypes, data = None, dataclasses.replace(config.data, offsets=model.training_offsets(config.data.offsets))
     with cluster.together():
-        classes = stated_classes(config.data.root, config.model.num_classes, config.data.layout)
         variables, origin, licence = initial_weights(model, config, jax.random.fold_in(key, 0), start)
         splits = (data.eval_split, *((data.train_split,) if start < plan.steps else ()))
         read = splits if model.reads_prototypes else ()
@@ -158,7 +157,7 @@ def prepare(config: Config) -> Iterator[Run]:
 
 
 def work_of_a_step(config: Config, model: Method, mesh: Mesh) -> Work:
-    """Counted by hand (``counts.training_flops``); the devices' peak where it is known or given."""
+    """Counted by hand (``macs.training_flops``); the devices' peak where it is known or given."""
     plan, kind = config.train, mesh.devices.flat[0].device_kind
     peak = 1e12 * plan.peak_tflops
     precision = jax.config.jax_default_matmul_precision  # pyrefly: ignore[missing-attribute]  # added at run time
@@ -200,15 +199,18 @@ def require_start(model: Method, init: InitConfig) -> None:
         raise InputError("--init.encoder", problem, remedy)
 
 
-def check(config: Config, mesh: Mesh) -> None:
-    """InputError for settings that do not fit the machine or the dataset's folder."""
+def check(config: Config, mesh: Mesh) -> Classes | None:
+    """The classes that the dataset states, None without any. InputError for settings that do not fit
+    the machine or the dataset's folder."""
     require_shares(config.train.batch_size, mesh, config.train.accumulate)
     chosen_devices(config.eval.devices, mesh.local_devices)
     manifest_of(config.data)
-    stated_classes(config.data.root, config.model.num_classes, config.data.layout)
+    return stated_classes(config.data.root, config.model.num_classes, config.data.layout)
 
 
-def dataset_notes(config: Config, videos: Sequence[Video], held_out: Sequence[Video]) -> tuple[str, ...]:
+def dataset_notes(
+    config: Config, classes: Classes | None, videos: Sequence[Video], held_out: Sequence[Video]
+) -> tuple[str, ...]:
     """Lines about what is left out of the dataset's folders, and missing in its labels.
 
     Raises:
@@ -216,7 +218,7 @@ def dataset_notes(config: Config, videos: Sequence[Video], held_out: Sequence[Vi
     """
     data, num_classes = config.data, config.model.num_classes
     others = list(dict.fromkeys(path for video in (*videos, *held_out) for path in video.passed_over))
-    names = (stated_classes(data.root, num_classes, data.layout) or numbered_classes(num_classes)).names
+    names = (classes or numbered_classes(num_classes)).names
     fixed = source_of(data.layout, data.root).fixed_labels
     left_out = [f"data: {passed_over_in_words(others)}"] if others else []
     return (*left_out, *sample_notes(videos, num_classes, names, fixed, held_out))
@@ -248,11 +250,6 @@ def on_device(
         yield from ahead
 
     return rest()
-
-
-def initial_variables(model: Method, config: Config, key: jax.Array, start: int = 0) -> tuple[dict[str, Any], str]:
-    """The variables that training starts from, and in words what they are, as `initial_weights`."""
-    return initial_weights(model, config, key, start)[:2]
 
 
 def initial_weights(model: Method, config: Config, key: jax.Array, start: int = 0) -> tuple[dict[str, Any], str, str]:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cffm_jax.config import Config
-from cffm_jax.data.layouts.classes import Classes, layout_classes, numbered_classes
+from cffm_jax.data.layouts.classes import Classes, layout_classes, numbered_classes, plain_name
 from cffm_jax.data.layouts.read import layout_of
 from cffm_jax.drawing.palette import colour_table
 from cffm_jax.weights.files.stored_array import printable
@@ -46,7 +46,7 @@ class ClassNames(NamedTuple):
 
     def contradiction(self, names: Sequence[str]) -> str:
         """How the names of a dataset with as many classes differ, in words; "" if they do not."""
-        differ = [k for k, (a, b) in enumerate(zip(self.names, names)) if _plain(a) != _plain(b)]
+        differ = [k for k, (a, b) in enumerate(zip(self.names, names)) if plain_name(a) != plain_name(b)]
         pairs = ", ".join(f"class {k} {self.names[k]!r} and {names[k]!r}" for k in differ[:_SHOWN])
         more = f" and {len(differ) - _SHOWN} more" if len(differ) > _SHOWN else ""
         return f"the weights and the dataset call {pairs}{more}: the dataset's names are used" if differ else ""
@@ -114,7 +114,3 @@ def _checked(names: Any, colours: Any, count: int, source: str) -> ClassNames:
 def _is_colour(row: Any) -> bool:
     three = isinstance(row, list | tuple) and len(row) == 3
     return three and all(type(value) is int and 0 <= value <= 255 for value in row)
-
-
-def _plain(name: str) -> str:
-    return " ".join(name.lower().replace("_", " ").split())

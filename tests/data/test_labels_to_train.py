@@ -10,6 +10,7 @@ from PIL import Image
 from cffm_jax.config import Config, DataConfig, ModelConfig
 from cffm_jax.data import label_sample
 from cffm_jax.data.check import command as check
+from cffm_jax.data.layouts.classes import stated_classes
 from cffm_jax.data.layouts.names import list_files
 from cffm_jax.data.layouts.read import read_split
 from cffm_jax.errors import InputError
@@ -151,11 +152,12 @@ def test_the_notes_of_a_training_are_of_both_splits_files_and_of_the_training_ma
     (root / "b" / "frames" / "x.gif").write_text("")
     config = Config(model=ModelConfig(num_classes=2), data=DataConfig(root=str(root), layout="folder"))
     splits = [read_split(str(root), split, layout="folder") for split in ("train", "val")]
+    classes = stated_classes(root, 2, "folder")
     with pytest.raises(InputError, match=r"holds label 2"):
-        dataset_notes(config, *splits)
+        dataset_notes(config, classes, *splits)
     for mask in (root / "b" / "masks").iterdir():
         write_png(mask, np.zeros(SIZE, np.uint8))
-    said = dataset_notes(config, *splits)
+    said = dataset_notes(config, classes, *splits)
     assert [line.split(":")[0] for line in said] == ["data", "labels", "labels"]
     assert "1 .gif" in said[0] and "sky, and ignored pixels" in said[1] and "1 of 2 classes: road" in said[2]
 

@@ -163,7 +163,7 @@ def test_a_released_state_dict_starts_it_too(trained, data, second, tmp_path):
 
     def start(source):
         named = dataclasses.replace(config, init=dataclasses.replace(config.init, model=str(source)))
-        return setup.initial_variables(whole, named, jax.random.key(5))
+        return setup.initial_weights(whole, named, jax.random.key(5))[:2]
 
     (a, said), (b, _) = start(path), start(trained[0])
     assert "random: global blocks (not there), global classifier (not there)" in said and str(path) in said

@@ -23,7 +23,7 @@ from cffm_jax.models.create import build_model
 from cffm_jax.models.variables import variable_shapes
 from cffm_jax.runtime.command_line import run_command
 from cffm_jax.settings import load_config
-from cffm_jax.training.setup import initial_variables
+from cffm_jax.training.setup import initial_weights
 from cffm_jax.weights.files.read import open_weights
 from cffm_jax.weights.open import open_stored
 from cffm_jax.weights.start import start_from
@@ -226,7 +226,7 @@ def test_training_starts_from_other_classes(trained, tmp_path):
         model=dataclasses.replace(config.model, num_classes=7, depths=DEPTHS, width=WIDTH),
         init=InitConfig(model=str(trained[0])),
     )
-    variables, said = initial_variables(build_model(config.model), config, jax.random.key(0))
+    variables, said, _ = initial_weights(build_model(config.model), config, jax.random.key(0))
     assert "random: frame classifier (8 classes there, 7 here), clip classifier (8 classes there, 7 here)" in said
     assert variables["params"]["frame_classifier"]["kernel"].shape == (WIDTH, 7)
 

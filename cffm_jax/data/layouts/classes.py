@@ -84,3 +84,8 @@ def count_classes(root: str | Path, layout: str | Layout = "vspw") -> int:
 def class_names(root: str | Path, num_classes: int, layout: str | Layout = "vspw") -> tuple[str, ...]:
     """The names alone; see `read_classes`."""
     return read_classes(root, num_classes, layout).names
+
+
+def plain_name(name: str) -> str:
+    """A class's name for comparisons: capitals, underscores and spaces make no difference."""
+    return " ".join(name.lower().replace("_", " ").split())
