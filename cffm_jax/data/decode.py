@@ -7,7 +7,8 @@ from collections.abc import Mapping
 import numpy as np
 from PIL import ImageFile
 
-from cffm_jax.data import mask_files, pictures
+from cffm_jax.channels import COLOURS, Channels
+from cffm_jax.data import channel_files, mask_files, pictures
 from cffm_jax.data.image_files import DATASET_READERS, FileName, UnreadableFile, open_image
 from cffm_jax.data.layouts.records import read_all, read_one
 from cffm_jax.data.layouts.video import NO_CLASS, VSPW, Coding
@@ -21,17 +22,23 @@ _SAY_HOW_IT_LIES = (
 )
 
 
-def read_frame(path: FileName, manifest: Manifest | None = None) -> np.ndarray:
+def read_frame(path: FileName, manifest: Manifest | None = None, channels: Channels = COLOURS) -> np.ndarray:
     """Reads an image as u8[H,W,3] RGB, as viewers show it, see `pictures.decode_picture`.
 
     Args:
-      path: a JPEG or PNG.
+      path: a JPEG, PNG, TIFF or .npy.
       manifest: what the file's bytes must be.
+      channels: that it has; other than RGB they are f32[H,W,K], see `channel_files.decode`.
 
     Raises:
       UnreadableFile: it is unreadable, cut off, no image, too large or not as the manifest says.
     """
-    return decode_frame(path, read_one(path, manifest))
+    return decode_frame(path, read_one(path, manifest), channels=channels)
+
+
+def read_picture(path: FileName, channels: Channels) -> np.ndarray:
+    """A frame as a picture u8[H,W,3] to look at, see `channel_files.picture`."""
+    return channel_files.picture(read_frame(path, channels=channels), channels)
 
 
 def decode_frame(
@@ -39,6 +46,7 @@ def decode_frame(
     data: bytes,
     readers: Mapping[bytes, type[ImageFile.ImageFile]] = DATASET_READERS,
     several: list[FileName] | None = None,
+    channels: Channels = COLOURS,
 ) -> np.ndarray:
     """`read_frame` of a file whose bytes are there already.
 
@@ -47,8 +55,9 @@ def decode_frame(
       data: its bytes.
       readers: of the kinds of files that may be read, as for `image_files.open_image`.
       several: the path is added to it, if the file holds further images: an animation, or pages.
+      channels: that it has.
     """
-    return _decode(path, data, readers, several)[0]
+    return _decode(path, data, readers, several, channels)[0]
 
 
 def _decode(
@@ -56,6 +65,7 @@ def _decode(
     data: bytes,
     readers: Mapping[bytes, type[ImageFile.ImageFile]] = DATASET_READERS,
     several: list[FileName] | None = None,
+    channels: Channels = COLOURS,
 ) -> tuple[np.ndarray, int | None]:
     """`decode_frame`, and how the frame is turned (`pictures.orientation`)."""
     # OpenCV before 5 decodes what there is of a truncated JPEG with no more than a warning on
@@ -63,9 +73,14 @@ def _decode(
     # after its last start of scan.
     if data.startswith(b"\xff\xd8") and data.rfind(b"\xff\xd9") <= data.rfind(b"\xff\xda"):
         raise UnreadableFile(path, "is truncated: the JPEG's end is missing", "copy or download the file again")
-    image = open_image(path, data, readers)  # Refuses a size that OpenCV would believe.
+    stored = channel_files.is_array(data) or (channel_files.is_stored(data) and readers is DATASET_READERS)
+    image = (
+        None if stored or not channels.coloured else open_image(path, data, readers)
+    )  # Refuses a size that OpenCV would believe.
     if pictures.is_png(data) and data.rfind(_PNG_END) < 0:
         raise UnreadableFile(path, "is truncated: the PNG's end is missing", "copy or download the file again")
+    if image is None:
+        return channel_files.decode(path, data, channels), None
     # The second: a JPEG with another behind it.
     if several is not None and (getattr(image, "is_animated", False) or "mp" in image.info):
         several.append(path)
@@ -104,7 +119,12 @@ def labels_of(path: FileName, mask: mask_files.MaskFile, num_classes: int, codin
 
 
 def read_pair(
-    frame: FileName, mask: FileName, num_classes: int, coding: Coding = VSPW, manifest: Manifest | None = None
+    frame: FileName,
+    mask: FileName,
+    num_classes: int,
+    coding: Coding = VSPW,
+    manifest: Manifest | None = None,
+    channels: Channels = COLOURS,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Reads a frame u8[H,W,3] and its mask u8[H,W]; see `read_frame` and `read_mask`.
 
@@ -113,14 +133,20 @@ def read_pair(
         mask leaves open which way it lies.
     """
     frame_data, mask_data = read_all([frame, mask], manifest)
-    return decode_pair(frame, mask, frame_data, mask_data, num_classes, coding)
+    return decode_pair(frame, mask, frame_data, mask_data, num_classes, coding, channels)
 
 
 def decode_pair(
-    frame: FileName, mask: FileName, frame_data: bytes, mask_data: bytes, num_classes: int, coding: Coding = VSPW
+    frame: FileName,
+    mask: FileName,
+    frame_data: bytes,
+    mask_data: bytes,
+    num_classes: int,
+    coding: Coding = VSPW,
+    channels: Channels = COLOURS,
 ) -> tuple[np.ndarray, np.ndarray]:
     """`read_pair` of files whose bytes are there already."""
-    image, turn = _decode(frame, frame_data)
+    image, turn = _decode(frame, frame_data, channels=channels)
     values = mask_files.read_values(mask, mask_data)
     labels = labels_of(mask, values, num_classes, coding)
     require_one_way(frame, mask, image.shape[:2], labels.shape, turn, values.turn)
@@ -132,15 +158,20 @@ def read_label(frame: FileName, mask: FileName, num_classes: int, coding: Coding
     frame_data, mask_data = read_all([frame, mask])
     values = mask_files.read_values(mask, mask_data)
     labels = labels_of(mask, values, num_classes, coding)
-    image = open_image(frame, frame_data)
-    turn, (width, height) = pictures.orientation(image, frame_data), image.size
+    if channel_files.is_stored(frame_data):
+        (height, width), turn = channel_files.size(frame, frame_data), None
+    else:
+        image = open_image(frame, frame_data)
+        turn, (width, height) = pictures.orientation(image, frame_data), image.size
     size = (width, height) if (turn or 1) >= 5 else (height, width)
     require_one_way(frame, mask, size, labels.shape, turn, values.turn)
     return labels
 
 
 def turn_of(path: FileName, data: bytes) -> int | None:
-    """`pictures.orientation` of a file."""
+    """`pictures.orientation` of a file; TIFF and arrays are not turned."""
+    if channel_files.is_stored(data):
+        return None
     return pictures.orientation(open_image(path, data), data)
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from cffm_jax.channels import COLOURS, Channels
 from cffm_jax.data import decode
 from cffm_jax.data.layouts.video import Video
 from cffm_jax.drawing.masks import TRUTH, views
@@ -43,19 +44,27 @@ class FrameStrips:
       pictures: video and frame -> u8[H,W,3], those that came by so far.
     """
 
-    def __init__(self, videos: Sequence[Video], colours: np.ndarray, *, count: int = 3, first: int = 9):
-        """``videos`` to be segmented, ``count`` of them drawn; ``colours``, ``first`` as below."""
+    def __init__(
+        self,
+        videos: Sequence[Video],
+        colours: np.ndarray,
+        *,
+        count: int = 3,
+        first: int = 9,
+        channels: Channels = COLOURS,
+    ):
+        """``videos`` to be segmented, ``count`` of them drawn; ``colours``, ``first``, ``channels`` as below."""
         chosen = [videos[i] for i in spread(count, len(videos))] if videos else []
         # Of two times the later one: the first frames of a video have no references.
         self._times = {video.name: shown_times(video, 2, first)[-1] for video in chosen}
-        self._colours = colours
+        self._colours, self._channels = colours, channels
         self.pictures: dict[str, np.ndarray] = {}
 
     def __call__(self, chunk: Chunk) -> None:
         i = self._times.get(chunk.video.name, -1) - chunk.start
         if 0 <= i < len(chunk.predictions):
             name = f"{chunk.video.name}/{chunk.start + i}"
-            frame = decode.read_frame(chunk.video.frames[chunk.start + i])
+            frame = decode.read_picture(chunk.video.frames[chunk.start + i], self._channels)
             self.pictures[name] = side_by_side(views(frame, _masks(chunk, i), self._colours, CELL))
 
 
@@ -83,6 +92,7 @@ class PictureCollector:
       first: earliest frame on the sheet: before the largest offset a clip is not complete.
       fps: frames per second of the .mp4.
       colours: u8[256,3] of the classes; default: those of `classes.palette`.
+      channels: of the frames.
       check: called for each frame that is drawn; what it raises ends the drawing.
     """
 
@@ -97,6 +107,7 @@ class PictureCollector:
         first: int = 9,
         fps: float = 15,
         colours: np.ndarray | None = None,
+        channels: Channels = COLOURS,
         check: Callable[[], None] = lambda: None,
     ):
         self.folder = Path(folder)
@@ -105,7 +116,7 @@ class PictureCollector:
         self._times = {video.name: shown_times(video, steps, first) for video in chosen}
         self._names = tuple(class_names)
         self._colours = palette(len(class_names)) if colours is None else colours
-        self._fps, self._check = fps, check
+        self._fps, self._check, self._channels = fps, check, channels
         self._kept = SharedFolder(self.folder / "masks", keep=False)
 
     def __call__(self, chunk: Chunk) -> None:
@@ -144,7 +155,7 @@ class PictureCollector:
                 for path in sorted(folder.glob(f"{number}_*.npz")):
                     self._check()
                     time = int(path.stem.partition("_")[2])
-                    frame = decode.read_frame(of.frames[time])
+                    frame = decode.read_picture(of.frames[time], self._channels)
                     with np.load(path) as kept:
                         masks = dict(kept)
                     video.write(side_by_side(views(frame, masks, self._colours, _PANEL)))

@@ -9,7 +9,8 @@ a stream sees at time t is in place t mod L; it is written before it is read, si
 be the target itself.
 
 Dimension key: S streams, n frames of a step, m targets of a step (n, or 1: the last), R references,
-L places of the ring, H W the model's input, H0 W0 the original frames, P prototypes, C channels.
+L places of the ring, H W the model's input, H0 W0 the original frames, P prototypes, C channels,
+K channels of a frame (3; then frames are bytes).
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int32, UInt8
+from jaxtyping import Array, Float, Int32, Shaped, UInt8
 
 from cffm_jax.config import Config
 from cffm_jax.data import clips
@@ -94,7 +95,7 @@ class Engine:
         self,
         variables: dict[str, Any],
         state: State,
-        frames: UInt8[Array, "S n H W 3"],
+        frames: Shaped[Array, "S n H W K"],
         prototypes: Float[Array, "S P C"] | None = None,
         *,
         size: tuple[int, int],
@@ -114,7 +115,7 @@ class Engine:
 
         def encoded(frames: jax.Array) -> tuple[Tree, tuple[Tree, ...]]:
             bound = self.model.bind(variables)
-            features = bound.encode(normalise(frames))
+            features = bound.encode(normalise(frames, channels=self.model.channels))
             return features, bound.remember(features) if self.model.reference_names else ()
 
         def masked(
@@ -168,7 +169,7 @@ def jitted_step(
     engine: Engine,
     variables: dict[str, Any],
     state: State,
-    frames: UInt8[Array, "S n H W 3"],
+    frames: Shaped[Array, "S n H W K"],
     prototypes: Float[Array, "S P C"] | None = None,
     *,
     size: tuple[int, int],
@@ -189,7 +190,7 @@ def _remembered(model: Method, size: tuple[int, int]) -> tuple[Tree, ...]:
         key = jax.random.key(0)
         return small.init_with_output(key, frame, method=lambda model, x: model.remember(model.encode(x)))[0]
 
-    return jax.eval_shape(remember, jax.ShapeDtypeStruct((1, *size, 3), jnp.float32))
+    return jax.eval_shape(remember, jax.ShapeDtypeStruct((1, *size, len(model.channels)), jnp.float32))
 
 
 def how_far_back(offsets: Sequence[int]) -> Int32[np.ndarray, "_ {len(offsets)}"]:

@@ -77,11 +77,15 @@ class StreamSegmenter:
         return self._engine.start(self.input_size, self.streams)
 
     def function(self, variables: dict[str, Any], state: State, frames: jax.Array) -> tuple[State, jax.Array]:
-        """The next state and masks u8[S, H0, W0]; ValueError unless frames are u8[S, H, W, 3]."""
-        expected = (len(state.ages), *self.input_size, 3)
-        if frames.shape != expected or frames.dtype != jnp.uint8:
+        """The next state and masks u8[S, H0, W0]; ValueError unless frames are u8[S, H, W, 3], or
+        f32[S, H, W, K] of other channels."""
+        channels = self.model.channels
+        expected = (len(state.ages), *self.input_size, len(channels))
+        if frames.shape != expected or frames.dtype != channels.dtype:
             given = f"{frames.dtype}{list(frames.shape)}"
-            raise ValueError(f"frames are {given}, not uint8{list(expected)}, as pipeline.fit_frame makes them")
+            raise ValueError(
+                f"frames are {given}, not {channels.dtype}{list(expected)}, as pipeline.fit_frame makes them"
+            )
         state, masks = self._engine.step(variables, state, frames[:, None], size=self.size)
         (mask,) = masks.values()
         return state, mask[:, 0]
@@ -117,7 +121,7 @@ def offsets_at(rate: float, references: int, seconds: Sequence[float] = ()) -> t
 def stream(
     model: Method, variables: dict[str, Any], config: Config, frames: Iterable[np.ndarray], *, ahead: int = 0
 ) -> Iterator[np.ndarray]:
-    """Masks u8[H0,W0] of frames u8[H0,W0,3] in RGB, one for each, in order.
+    """Masks u8[H0,W0] of frames u8[H0,W0,3] in RGB (f32[H0,W0,K] of other channels), one for each, in order.
 
     Args:
       model: the module; with global contexts its prototypes are causal.
@@ -128,16 +132,17 @@ def stream(
         at once; 1 or 2 let reading, computing and what the caller does overlap.
 
     Raises:
-      InputError: a frame is no u8[H,W,3] or differs in size from the first.
+      InputError: a frame is no such array or differs in size from the first.
     """
-    segmenter = state = None
+    segmenter, state, channels = None, None, model.channels
+    wanted = "u8[H,W,3] in RGB" if channels.coloured else f"f32[H,W,{len(channels)}] of {', '.join(channels.names)}"
     waiting: deque[jax.Array] = deque()
     variables = jax.device_put(variables)
     for number, frame in enumerate(frames):
         frame = np.asarray(frame)
-        if frame.ndim != 3 or frame.shape[-1] != 3 or frame.dtype != np.uint8 or not frame.size:
+        if frame.ndim != 3 or frame.shape[-1] != len(channels) or frame.dtype != channels.dtype or not frame.size:
             problem = f"is {frame.dtype}{list(frame.shape)}"
-            raise InputError(f"frame {number}", problem, "give frames u8[H,W,3] in RGB")
+            raise InputError(f"frame {number}", problem, f"give frames {wanted}")
         if segmenter is None:
             segmenter = _segmenter(model, config, frame.shape[:2])
             state = segmenter.start()

@@ -108,7 +108,9 @@ class Prototyper:
 
     def _compute(self, video: Video) -> np.ndarray:
         plan = self.config.prototypes
-        read = functools.partial(evaluation_frames.load_evaluation_frame, scale=self.config.data.scale)
+        read = functools.partial(
+            evaluation_frames.load_evaluation_frame, scale=self.config.data.scale, channels=self._model.channels
+        )
         with ThreadPoolExecutor(max(1, self.config.data.threads)) as pool:
             frames = [frame for frame, _ in pool.map(read, self._frames(video))]
         if any(frame.shape != frames[0].shape for frame in frames):
@@ -131,11 +133,11 @@ class Prototyper:
 def _cluster(
     model: Method, plan: PrototypeConfig, variables: dict[str, Any], frames: jax.Array, valid: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """u8[f, H, W, 3], valid bool[f] -> centres f32[P, C], inertia f32[]; some frames at a time, so
+    """u8[f, H, W, 3] or f32[f, H, W, K], valid bool[f] -> centres f32[P, C], inertia f32[]; some frames at a time, so
     that memory does not grow with f."""
 
     def encode(frame: jax.Array) -> jax.Array:
-        return model.apply(variables, normalise(frame[None]), method="prototype_tokens")[0]
+        return model.apply(variables, normalise(frame[None], channels=model.channels), method="prototype_tokens")[0]
 
     features = jax.lax.map(encode, frames, batch_size=min(len(frames), 5))
     _, h, w, c = features.shape

@@ -7,6 +7,7 @@ from typing import Literal
 
 import jax.numpy as jnp
 
+from cffm_jax.channels import COLOURS, Channels
 from cffm_jax.config import ModelConfig, check_model
 from cffm_jax.errors import InputError
 from cffm_jax.models.encoders.names import names
@@ -89,11 +90,15 @@ def create_model(
         raise ValueError(str(error).replace("--model.", "")) from error
 
 
-def build_model(settings: ModelConfig) -> Method:
-    """The model of a run's settings. InputError: an unknown name, or a setting against its rule."""
+def build_model(settings: ModelConfig, channels: Channels = COLOURS) -> Method:
+    """The model of a run's settings, for frames of these channels.
+
+    Raises:
+      InputError: an unknown name, or a setting against its rule.
+    """
     check_model(settings)
     family, _, backbone = settings.name.partition("_")
     if family not in METHODS or backbone not in names():
         known = f"{', '.join(METHODS)}, each followed by _ and one of {', '.join(names())}"
         raise InputError("--model.name", f"unknown model {settings.name!r}; known: {known}", "name one of these")
-    return METHODS[family].create(family, backbone, settings)
+    return METHODS[family].create(family, backbone, settings).clone(channels=channels)

@@ -67,7 +67,7 @@ class Encoder(nn.Module):
         raise NotImplementedError
 
     @nn.compact
-    def __call__(self, frames: Float[Array, "N H W 3"], train: bool = False) -> tuple[Float[Array, "N _ _ _"], ...]:
+    def __call__(self, frames: Float[Array, "N H W K"], train: bool = False) -> tuple[Float[Array, "N _ _ _"], ...]:
         """Four maps [N, H/s, W/s, C_s], s in ``STRIDES``, of normalised frames; H and W are multiples
         of 32."""
         rates = np.linspace(0, self.drop_path, sum(self.size.depths)).tolist()
