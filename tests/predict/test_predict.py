@@ -561,7 +561,7 @@ def wait_for(path, process):
         time.sleep(0.02)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.long)])
 def test_a_signal_leaves_nothing_of_a_file(number, shared, tmp_path):
     process = slow(0.3, shared / "a.mp4", "--output", tmp_path / "out")
     wait_for(tmp_path / ".out.partial" / "masks" / "000001.png", process)
