@@ -17,15 +17,15 @@ from cffm_jax.data.layouts.class_file import ignored_label
 from cffm_jax.data.layouts.layout import Fault, Prepared, stop
 from cffm_jax.data.layouts.names import beside
 from cffm_jax.data.layouts.video import Coding, Video, plain_coding
-from cffm_jax.data.layouts.video_folders import VideoFolders
+from cffm_jax.data.layouts.video_folders import PLAIN, VideoFolders
 from cffm_jax.errors import InputError
 
 
 class Folder(VideoFolders):
     """One's own videos."""
 
-    name = "folder"
-    base, frames, suffixes, masks, every_frame = "", "frames", (".jpg", ".jpeg", ".png"), "masks", False
+    name, frames = PLAIN
+    base, suffixes, masks, every_frame = "", (".jpg", ".jpeg", ".png"), "masks", False
     default_coding = plain_coding()
     fixed_labels = False
     prepared = Prepared("video_folder", "Videos, and masks of some of their frames (the classes' indices).")
