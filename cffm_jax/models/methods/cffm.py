@@ -78,7 +78,8 @@ class CFFM(Method):
       local_blocks: mining blocks N in sequence.
       global_blocks: global mining blocks N_g in sequence.
       sources: the context table, one row a reference frame, oldest first.
-      static: the target stands in for its references (static contexts alone).
+      static: the target stands in for its references (static contexts alone): no past frame is
+        read, in training neither.
       attention: False leaves the mining out ("CFFA only"), see ``cfm.PositionBlock``.
     """
 
@@ -144,7 +145,7 @@ class CFFM(Method):
 
     @property
     def clip_frames(self) -> int:
-        return len(self.sources) + 1
+        return 1 if self.static else len(self.sources) + 1
 
     def contexts(self, prototypes: Prototypes = "video") -> tuple[Literal["video", "causal"], ...]:
         both = ("video", "causal")
@@ -342,7 +343,7 @@ class CFFM(Method):
         return not self.global_blocks or name.startswith(GLOBAL_PREFIX)
 
     def training_offsets(self, offsets: Sequence[int]) -> tuple[int, ...]:
-        return () if self.global_blocks else tuple(offsets)
+        return () if self.global_blocks or self.static else tuple(offsets)
 
     @property
     def base(self) -> CFFM | None:
