@@ -13,7 +13,7 @@ import cffm_jax
 from cffm_jax.models import layers
 from cffm_jax.models.encoders.mit import SIZES
 from cffm_jax.models.losses import clip_loss
-from cffm_jax.models.methods.cffm import FAMILIES, GLOBAL_BLOCKS, GLOBAL_WEIGHT, LOCAL_BLOCKS, ClipOutputs
+from cffm_jax.models.methods.cffm import FAMILIES, GLOBAL_BLOCKS, LOCAL_BLOCKS, ClipOutputs
 from cffm_jax.models.variables import variable_shapes
 from cffm_jax.weights.naming.match import convert_state_dict, export_state_dict
 
@@ -83,7 +83,7 @@ def test_cffmpp_gives_the_released_values():
     logits, eighth = jax.jit(functools.partial(model.apply, method=run))(variables, clips, prototypes)
     np.testing.assert_allclose(logits, nhwc(stored["logits"]), rtol=0, atol=2e-5)
     np.testing.assert_allclose(eighth, nhwc(stored["global_logits_eighth"]), rtol=0, atol=2e-5)
-    assert entry["global_depth"] == model.global_blocks and entry["lambda_"] == GLOBAL_WEIGHT
+    assert entry["global_depth"] == model.global_blocks and entry["lambda_"] == model.global_weight
 
 
 @pytest.fixture(scope="module")
