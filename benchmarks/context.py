@@ -20,7 +20,8 @@ import jax
 import jax.numpy as jnp
 import tyro
 
-from cffm_jax.models import cffa, cfm
+from cffm_jax.models import cffa, cfm, windows
+from cffm_jax.models.assemble import assemble
 
 SOURCES = (cffa.TARGET, *cffa.REFERENCES)
 
@@ -53,26 +54,24 @@ def median_ms(function: Callable, arguments: tuple, seconds: float) -> float:
 
 def main() -> None:
     options = tyro.cli(Options, description=__doc__)
-    side = [cffa.padded_size(length // 8) for length in (options.height, options.width)]
+    side = [windows.padded_size(length // 8) for length in (options.height, options.width)]
     lead, d = options.clips * cfm.HEADS, 32
     key = jax.random.key(0)
     fine = jax.random.normal(key, (lead, *side, d), options.dtype)
-    shapes = [(lead, *(n // cffa.WINDOW * source.cells for n in side), d) for source in SOURCES]
+    shapes = [(lead, *(n // windows.WINDOW * source.cells for n in side), d) for source in SOURCES]
     grids = tuple(jax.random.normal(jax.random.fold_in(key, i), shape, options.dtype) for i, shape in enumerate(shapes))
-    weight = jax.random.normal(
-        key, jax.eval_shape(lambda *x: cffa.assemble(*x, SOURCES), fine, grids).shape, options.dtype
-    )
+    weight = jax.random.normal(key, jax.eval_shape(lambda *x: assemble(*x, SOURCES), fine, grids).shape, options.dtype)
     print(f"{jax.devices()[0].device_kind}, jax {jax.__version__}, {datetime.date.today()}, {options}\n")
     print("| form | forward, ms | backward, ms |\n|---|---|---|")
     for form in ("take", "slices"):
-        assemble = functools.partial(cffa.assemble, sources=SOURCES, form=form)
+        gather = functools.partial(assemble, sources=SOURCES, form=form)
 
         def loss(
-            fine: jax.Array, grids: tuple[jax.Array, ...], weight: jax.Array, assemble: Callable = assemble
+            fine: jax.Array, grids: tuple[jax.Array, ...], weight: jax.Array, gather: Callable = gather
         ) -> jax.Array:
-            return jnp.sum(assemble(fine, grids) * weight)
+            return jnp.sum(gather(fine, grids) * weight)
 
-        forward = median_ms(assemble, (fine, grids), options.seconds)
+        forward = median_ms(gather, (fine, grids), options.seconds)
         backward = median_ms(jax.grad(loss, argnums=(0, 1)), (fine, grids, weight), options.seconds)
         print(f"| {form} | {forward:.1f} | {backward:.1f} |")
 

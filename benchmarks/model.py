@@ -38,7 +38,7 @@ from cffm_jax.inference.argmax import segmentation_masks
 from cffm_jax.inference.whole_videos import VideoSegmenter
 from cffm_jax.models.create import build_model
 from cffm_jax.models.macs import macs
-from cffm_jax.models.methods.cffm import CFFM, GLOBAL_WEIGHT
+from cffm_jax.models.methods.cffm import CFFM
 from cffm_jax.models.methods.method import INPUT_MULTIPLE
 from cffm_jax.models.normalise import normalise
 from cffm_jax.models.variables import init_variables
@@ -179,7 +179,7 @@ def whole(
     else:
         logits = bound.classify_clip(encoded.coarse, bound.mine_local(encoded.coarse, references))
     if prototypes is not None:
-        logits += GLOBAL_WEIGHT * bound.classify_global(bound.mine_global(encoded.coarse, prototypes))
+        logits += model.global_weight * bound.classify_global(bound.mine_global(encoded.coarse, prototypes))
     return segmentation_masks(logits, pixels.shape[1:3], output)
 
 

@@ -61,12 +61,26 @@ class ModelConfig:
     pooling_rule: Literal["release", "paper"] = setting("release", part="method")
     """How r and p are read: as the release computes them (for p other than 7 windows are resized
     first, and regions lie off their middle), or as the papers describe them, for any r and p."""
+    pooling_form: Literal["position", "full"] = setting("position", part="method")
+    """What pools a patch: a weight a position that all channels share, as released, or a dense layer
+    of all its positions and channels (Eq. 2). Either starts as the mean."""
+    target_receptive: int = setting(35, least=1, part="method")
+    """r' of the target's own pooled tokens."""
+    target_pooling: int = setting(7, least=1, part="method")
+    """p' of the target's own pooled tokens: 7 in the release, 5 in the papers."""
+    window: int = setting(7, least=1, goes_with=("model.halo", "model.pooling_rule"), part="method")
+    """s, side of the windows of the target; with pooling_rule release 7 alone."""
+    halo: int = setting(3, least=0, goes_with=("model.window",), part="method")
+    """Positions around a window that it reads of the target, unpooled, at most half a window: 3 in
+    the release, 0 in the papers, whose r_t is s."""
     references: Literal["past", "self"] = setting("past", any_weights=True, part="method")
     """What a target is mined with: past frames, or itself in their place (static contexts
     alone)."""
     mining: Literal["attention", "positions"] = setting("attention", part="method")
     """How context tokens are weighed: by attention, or by a learned weight of their position (CFFA
     without CFM)."""
+    global_weight: float = setting(0.5, least=0, changes="figures", any_weights=True, part="method")
+    """Lambda, weight of the global logits beside the local ones; training does not read it."""
     norm_epsilons: tuple[float, ...] = setting((), **_EPSILONS)
     """Epsilons of the encoder's layer norms: those of its embeddings and reductions, those of its
     blocks and stages; without any the backbone's own. Weights from elsewhere may need theirs."""
@@ -375,6 +389,15 @@ def _require_contexts(settings: ModelConfig) -> None:
         problem = f"r must be at least 1 and p one of {list(POOLINGS)}, not {receptive} and {pooling}"
     if problem:
         raise InputError("--model.receptive, --model.pooling", problem, "see Tables 6 and 7 of the papers")
+    if 2 * settings.halo > settings.window:
+        half = settings.window // 2
+        raise InputError("--model.halo", f"{settings.halo} is more than half a window", f"give at most {half}")
+    if settings.pooling_rule == "release":
+        paper = "give --model.pooling_rule paper"
+        if settings.window != 7:
+            raise InputError("--model.window", f"{settings.window}: the release has windows of 7 alone", paper)
+        if settings.target_pooling not in POOLINGS:
+            raise InputError("--model.target_pooling", f"{settings.target_pooling} is none of {list(POOLINGS)}", paper)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -331,6 +331,7 @@ def test_evaluation_repeats_the_figures_of_training(trained, evaluated):
     assert "mIoU" in out and "grass" in out and "val_0001" in out
 
 
+@pytest.mark.long
 def test_evaluation_of_records_with_a_config_file(trained, evaluated, data, tmp_path, capfd):
     assert run_command(prepare.main, [str(data), str(tmp_path / "records"), "--splits", "val"]) == 0
     argv = ["--checkpoint", str(trained[0]), "--config", CONFIG, *TINY, "--data.layout", "records"]

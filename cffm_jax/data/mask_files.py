@@ -50,7 +50,7 @@ def read_values(path: FileName, data: bytes) -> MaskFile:
         problem = f"has pixels of mode {image.mode}"
         raise InputError(path, problem, "save masks with one byte a pixel, grey (L) or palette (P)")
     turn = orientation(image, data)
-    palette = _palette(image) if image.mode == "P" else None
+    palette = palette_of(image) if image.mode == "P" else None
     return MaskFile(upright(as_stored(values, data), turn), palette, turn)
 
 
@@ -63,7 +63,8 @@ def as_stored(values: np.ndarray, data: bytes) -> np.ndarray:
     return values.astype(np.uint8) if bits == 1 else values
 
 
-def _palette(image: Image.Image) -> np.ndarray:
+def palette_of(image: Image.Image) -> np.ndarray:
+    """Colours u8[n,3] of an image with a palette."""
     colours = image.getpalette() or []
     return np.array(colours, np.uint8).reshape(-1, 3)
 

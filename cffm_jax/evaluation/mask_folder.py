@@ -12,7 +12,7 @@ from PIL import Image
 
 from cffm_jax.data.image_files import FileName, read_bytes
 from cffm_jax.data.layouts.video import Video
-from cffm_jax.data.mask_files import as_stored
+from cffm_jax.data.mask_files import as_stored, palette_of, values_in_use
 from cffm_jax.errors import InputError
 from cffm_jax.runtime import cluster
 from cffm_jax.runtime.atomic import require_new_folder
@@ -29,21 +29,46 @@ def frame_file(frame: FileName) -> str:
     return f"{os.path.splitext(os.path.basename(frame))[0]}.png"
 
 
-def read_prediction(path: str | os.PathLike, num_classes: int) -> np.ndarray:
-    """Class indices u8[H,W] of an indexed (or grey) PNG of at most 8 bits; else InputError."""
+def read_prediction(path: str | os.PathLike, num_classes: int, stated: bytes = b"") -> np.ndarray:
+    """Class indices u8[H,W] of an indexed (or grey) PNG of at most 8 bits; else InputError.
+
+    ``stated``: the classes' colours, of ``Coding.colours``. Programs that make PNGs smaller order
+    palettes anew: where all colours in use are stated ones, they decide, else the indices do.
+    """
     data = read_bytes(path)
     remedy = f"write one 8-bit channel or a palette with the class index (0..{num_classes - 1}) of each pixel"
     try:
         with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
             mode, classes = image.mode, np.asarray(image)
+            palette = palette_of(image) if mode == "P" else None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise InputError(path, "cannot be read as a PNG", "write it again") from error
     if mode not in ("P", "L", "1"):
         raise InputError(path, f"is a PNG of mode {mode}, not of class indices", remedy)
     classes = as_stored(classes, data)
+    if palette is not None and stated:
+        classes = _by_colour(path, classes, palette, np.frombuffer(stated, np.uint8).reshape(-1, 3))
     if classes.size and classes.max() >= num_classes:
         raise InputError(path, f"holds the value {classes.max()}", remedy)
     return classes
+
+
+def _by_colour(path: FileName, values: np.ndarray, palette: np.ndarray, stated: np.ndarray) -> np.ndarray:
+    """Class indices of a mask whose palette is made of the ``stated`` colours; else the values."""
+    table, used = np.arange(256, dtype=np.uint8), [v for v in values_in_use(values) if v < len(palette)]
+    if all(v < len(stated) and (palette[v] == stated[v]).all() for v in used):
+        return values
+    for value in used:
+        classes = np.flatnonzero((stated == palette[value]).all(-1))
+        if not len(classes):
+            return values
+        if len(classes) > 1:
+            problem = (
+                f"has a palette out of the stated order, in which the classes {classes[0]} and {classes[1]} are alike"
+            )
+            raise InputError(path, problem, "write the classes' indices with the stated colours, or in grey")
+        table[value] = classes[0]
+    return table[values]
 
 
 def prediction_paths(video: Video, folder: Path) -> list[Path]:

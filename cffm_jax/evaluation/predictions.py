@@ -37,7 +37,8 @@ def score_predictions(
 
     Args:
       videos: the split; frames that have no mask need no prediction.
-      predictions_dir: folder of 8-bit indexed PNGs of the masks' size, with values 0..K-1.
+      predictions_dir: folder of 8-bit indexed PNGs of the masks' size, with values 0..K-1;
+        see `mask_folder.read_prediction` for palettes in another order.
       num_classes: K.
       class_names: K names, checked here so that the tables cannot fail after the work.
       cutoff: as of `Scores`.
@@ -63,7 +64,7 @@ def score_predictions(
             def frames():
                 for i, path in zip(video.targets, paths, strict=True):
                     label = _read_label(video, i, num_classes)
-                    prediction = read_prediction(path, num_classes)
+                    prediction = read_prediction(path, num_classes, video.coding.colours)
                     if label.shape != prediction.shape:
                         (h, w), (height, width) = prediction.shape, label.shape
                         raise InputError(path, f"is {w}x{h}, its mask {width}x{height}", "write it at the mask's size")

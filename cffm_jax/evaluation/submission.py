@@ -123,7 +123,10 @@ def submit_predictions(
 
     def encoded(pair: tuple[str, Path]) -> tuple[str, bytes]:
         frame, mask_path = pair
-        mask, size = read_prediction(mask_path, num_classes), open_image(frame, read_one(frame)).size
+        mask, size = (
+            read_prediction(mask_path, num_classes, videos[0].coding.colours),
+            open_image(frame, read_one(frame)).size,
+        )
         if mask.shape != size[::-1]:
             problem = f"is {mask.shape[1]}x{mask.shape[0]}, its frame {size[0]}x{size[1]}"
             raise InputError(mask_path, problem, "write it at the frame's size")

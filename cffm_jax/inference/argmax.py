@@ -1,4 +1,4 @@
-"""From logits to masks without the full-size logits."""
+"""From logits to masks, and to their probabilities, without the full-size logits."""
 
 from __future__ import annotations
 
@@ -49,6 +49,27 @@ def segmentation_masks(logits: jax.Array, input_size: tuple[int, int], output_si
     start = (jnp.zeros((), jnp.int32), jnp.full(full, -jnp.inf, logits.dtype), jnp.zeros(full, jnp.uint8))
     count = possible.sum(dtype=jnp.int32)
     return jax.lax.while_loop(lambda best: best[0] < count, compare, start)[2]
+
+
+def winner_scores(logits: jax.Array, input_size: tuple[int, int], output_size: tuple[int, int]) -> jax.Array:
+    """The softmax probability of every pixel's class in `segmentation_masks`, f32[N, H0, W0].
+
+    One class at a time too, but all of them: with the maximum m so far goes the sum of
+    exp(logit - m), and the winner's probability is 1 over the last sum. The arguments are those of
+    `segmentation_masks`.
+    """
+    planes = jnp.moveaxis(logits.astype(jnp.float32), -1, 0)
+
+    def add(i: jax.Array, so_far: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        largest, total = so_far
+        plane = jax.lax.dynamic_index_in_dim(planes, i, keepdims=False)
+        plane = resize_bilinear(resize_bilinear(plane, input_size), output_size)
+        new = jnp.maximum(largest, plane)
+        return new, total * jnp.exp(largest - new) + jnp.exp(plane - new)
+
+    full = (logits.shape[0], *output_size)
+    start = jnp.full(full, -jnp.inf, jnp.float32), jnp.zeros(full, jnp.float32)
+    return 1 / jax.lax.fori_loop(0, logits.shape[-1], add, start)[1]
 
 
 def _possible(logits: jax.Array, input_size: tuple[int, int], output_size: tuple[int, int]) -> jax.Array:

@@ -23,11 +23,11 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int32, Shaped, UInt8
+from jaxtyping import Array, Float, Float32, Int32, Shaped, UInt8
 
 from cffm_jax.config import Config
 from cffm_jax.data import clips
-from cffm_jax.inference.argmax import segmentation_masks
+from cffm_jax.inference.argmax import segmentation_masks, winner_scores
 from cffm_jax.models.methods.method import Method, Tree
 from cffm_jax.models.normalise import normalise
 
@@ -49,6 +49,20 @@ class State(NamedTuple):
     recurrent: Tree
 
 
+class Segmented(NamedTuple):
+    """What a step gives of its targets.
+
+    Attributes:
+      masks: by row.
+      scores: probability of each pixel's class in the first row's mask, see ``winner_scores``.
+      logits: those of the first row, at their own stride.
+    """
+
+    masks: dict[str, UInt8[Array, "S m H0 W0"]]
+    scores: Float32[Array, "S m H0 W0"] | None = None
+    logits: Float32[Array, "S m h w K"] | None = None
+
+
 @dataclasses.dataclass(frozen=True)
 class Engine:
     """A step's program, but for the sizes of its frames: engines that are equal share what is
@@ -64,6 +78,8 @@ class Engine:
       memory: frames before the step that references may lie in.
       causal: whether the recurrent state is kept, and its contexts are used.
       apart: compute the streams of a step one after another, not as a batch.
+      scores: whether ``segment`` gives the first row's scores.
+      logits: whether it gives its logits.
     """
 
     model: Method
@@ -75,6 +91,8 @@ class Engine:
     memory: int = 0
     causal: bool = False
     apart: bool = False
+    scores: bool = False
+    logits: bool = False
 
     def start(self, size: tuple[int, int], streams: int = 1) -> State:
         """The state of streams that have seen nothing, all zeros, for inputs of size (H, W).
@@ -100,7 +118,20 @@ class Engine:
         *,
         size: tuple[int, int],
     ) -> tuple[State, dict[str, UInt8[Array, "S _ {size[0]} {size[1]}"]]]:
-        """The next state and the masks u8[S, m, H0, W0] of each row.
+        """The next state and the masks u8[S, m, H0, W0] of each row; see ``segment``."""
+        state, segmented = self.segment(variables, state, frames, prototypes, size=size)
+        return state, segmented.masks
+
+    def segment(
+        self,
+        variables: dict[str, Any],
+        state: State,
+        frames: UInt8[Array, "S n H W 3"],
+        prototypes: Float[Array, "S P C"] | None = None,
+        *,
+        size: tuple[int, int],
+    ) -> tuple[State, Segmented]:
+        """The next state and what the frames give.
 
         Args:
           variables: the model's weights.
@@ -118,11 +149,14 @@ class Engine:
             features = bound.encode(normalise(frames, channels=self.model.channels))
             return features, bound.remember(features) if self.model.reference_names else ()
 
-        def masked(
-            features: Tree, memory: Any, referring: jax.Array, contexts: dict[str, Tree]
-        ) -> dict[str, jax.Array]:
+        def masked(features: Tree, memory: Any, referring: jax.Array, contexts: dict[str, Tree]) -> Segmented:
             logits = self.model.bind(variables).segment(features, memory, referring, contexts)
-            return {row: segmentation_masks(logits[row], (shape[0], shape[1]), size) for row in self.rows}
+            first, sizes = logits[self.rows[0]], ((shape[0], shape[1]), size)
+            return Segmented(
+                {row: segmentation_masks(logits[row], *sizes) for row in self.rows},
+                winner_scores(first, *sizes) if self.scores else None,
+                first if self.logits else None,
+            )
 
         features, remembered = each(encoded, streams, frames.reshape(streams * n, *shape))
         table = how_far_back(self.offsets if self.model.reference_names else ())
@@ -144,9 +178,9 @@ class Engine:
             lambda x: x.reshape(streams, n, *x.shape[1:])[:, first:].reshape(-1, *x.shape[1:]), features
         )
         referring = (back.max(-1, initial=0) > 0).reshape(-1)
-        masks = each(masked, streams, targets, memory, referring, contexts)
-        masks = {row: mask.reshape(streams, n - first, *size) for row, mask in masks.items()}
-        return State(state.clock + n, state.ages + n, ring, recurrent), masks
+        segmented = each(masked, streams, targets, memory, referring, contexts)
+        segmented = jax.tree.map(lambda x: x.reshape(streams, n - first, *x.shape[1:]), segmented)
+        return State(state.clock + n, state.ages + n, ring, recurrent), segmented
 
     def _advanced(
         self, variables: dict[str, Any], recurrent: Tree, features: Tree, ages: jax.Array, n: int

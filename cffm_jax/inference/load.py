@@ -13,6 +13,7 @@ import numpy as np
 from cffm_jax.config import Config
 from cffm_jax.data.clips import FASTEST
 from cffm_jax.errors import InputError
+from cffm_jax.inference.prediction import Prediction
 from cffm_jax.models.encoders.names import ENCODER, make_encoder
 from cffm_jax.models.methods.method import Method
 from cffm_jax.weights.open import complete, open_stored
@@ -49,9 +50,26 @@ class Weights:
         ahead: int = 0,
     ) -> Iterator[np.ndarray]:
         """Masks u8[H,W] of frames u8[H,W,3] in RGB, one for each, in order; memory does not grow.
+        The arguments are those of ``predictions``."""
+        options = {"rate": rate, "reference_seconds": reference_seconds, "ahead": ahead}
+        return (each.mask for each in self.predictions(frames, scores=False, **options))
+
+    def predictions(
+        self,
+        frames: Iterable[np.ndarray],
+        *,
+        scores: bool = True,
+        logits: bool = False,
+        rate: float = 0.0,
+        reference_seconds: Sequence[float] = (),
+        ahead: int = 0,
+    ) -> Iterator[Prediction]:
+        """Masks as of ``stream``, with the probability of each pixel's class, and the logits.
 
         Args:
           frames: of one size; any iterable, for example a camera's.
+          scores: whether the probabilities are wanted.
+          logits: whether the logits are.
           rate: frames a second, at most 1000; 0: references lie ``data.offsets`` frames back.
           reference_seconds: how long before the target the references lie, oldest first; with a
             rate and without these the papers' 9/15, 6/15 and 3/15 s. The nearest frames are taken.
@@ -71,7 +89,8 @@ class Weights:
         if rate:
             offsets = streaming.offsets_at(rate, len(model.sources), reference_seconds)
             config = dataclasses.replace(config, data=dataclasses.replace(config.data, offsets=offsets))
-        return streaming.stream(model, self.variables, config, frames, ahead=ahead)
+        wanted = {"scores": scores, "logits": logits}
+        return streaming.predictions(model, self.variables, config, frames, ahead=ahead, **wanted)
 
 
 def load(path: str | Path, *, raw: bool = False, take: str = "") -> Weights:

@@ -20,7 +20,8 @@ import numpy as np
 from cffm_jax.config import Config, DataConfig
 from cffm_jax.data import clips, evaluation_frames
 from cffm_jax.errors import InputError
-from cffm_jax.inference.engine import Engine, State
+from cffm_jax.inference.engine import Engine, Segmented, State
+from cffm_jax.inference.prediction import Prediction
 from cffm_jax.models.methods.method import Method
 
 _SECOND = 15
@@ -33,11 +34,20 @@ class StreamSegmenter:
     ``state, masks = segmenter.step(variables, state, frames)`` takes frames u8[S, H, W, 3] as
     ``pipeline.fit_frame`` makes them and gives masks u8[S, H0, W0]. It consumes the state given:
     its memory becomes the next one's, so keep a copy (``jax.device_get``) of one to be used again.
-    ``segmenter.function`` is the same, not jitted, pure, and leaves it.
+    ``segmenter.function`` is the same, not jitted, pure, and leaves it. ``segmenter.segment`` takes
+    the same and gives, beside the next state, a ``Segmented`` of the scores and logits asked for.
     """
 
     def __init__(
-        self, model: Method, config: Config, size: tuple[int, int], streams: int = 1, *, apart: bool | None = None
+        self,
+        model: Method,
+        config: Config,
+        size: tuple[int, int],
+        streams: int = 1,
+        *,
+        apart: bool | None = None,
+        scores: bool = False,
+        logits: bool = False,
     ):
         """A step of so many streams.
 
@@ -48,6 +58,8 @@ class StreamSegmenter:
           streams: S.
           apart: compute the streams one after another, not as a batch. The default on CPUs, where
             the maps of two frames of 480p do not fit into the cache and a batch takes longer.
+          scores: whether ``segment`` gives the probabilities of the masks' classes.
+          logits: whether it gives the logits.
 
         Raises:
           InputError: the offsets are more or fewer than the model's references, or the frames are
@@ -68,9 +80,12 @@ class StreamSegmenter:
             memory=max(offsets, default=0),
             causal="causal" in model.contexts("causal"),
             apart=jax.default_backend() == "cpu" if apart is None else apart,
+            scores=scores,
+            logits=logits,
         )
         jax.eval_shape(self.start)  # Its faults show here, before the first frame; nothing is allocated.
         self.step = jax.jit(self.function, donate_argnums=1)
+        self.segment = jax.jit(self._segment, donate_argnums=1)
 
     def start(self) -> State:
         """Nothing seen so far."""
@@ -79,16 +94,18 @@ class StreamSegmenter:
     def function(self, variables: dict[str, Any], state: State, frames: jax.Array) -> tuple[State, jax.Array]:
         """The next state and masks u8[S, H0, W0]; ValueError unless frames are u8[S, H, W, 3], or
         f32[S, H, W, K] of other channels."""
+        state, segmented = self._segment(variables, state, frames)
+        (mask,) = segmented.masks.values()
+        return state, mask
+
+    def _segment(self, variables: dict[str, Any], state: State, frames: jax.Array) -> tuple[State, Segmented]:
         channels = self.model.channels
         expected = (len(state.ages), *self.input_size, len(channels))
         if frames.shape != expected or frames.dtype != channels.dtype:
-            given = f"{frames.dtype}{list(frames.shape)}"
-            raise ValueError(
-                f"frames are {given}, not {channels.dtype}{list(expected)}, as pipeline.fit_frame makes them"
-            )
-        state, masks = self._engine.step(variables, state, frames[:, None], size=self.size)
-        (mask,) = masks.values()
-        return state, mask[:, 0]
+            given, wanted = f"{frames.dtype}{list(frames.shape)}", f"{channels.dtype}{list(expected)}"
+            raise ValueError(f"frames are {given}, not {wanted}, as pipeline.fit_frame makes them")
+        state, segmented = self._engine.segment(variables, state, frames[:, None], size=self.size)
+        return state, jax.tree.map(lambda x: x[:, 0], segmented)
 
 
 def reset(state: State, streams: Sequence[int]) -> State:
@@ -121,7 +138,24 @@ def offsets_at(rate: float, references: int, seconds: Sequence[float] = ()) -> t
 def stream(
     model: Method, variables: dict[str, Any], config: Config, frames: Iterable[np.ndarray], *, ahead: int = 0
 ) -> Iterator[np.ndarray]:
-    """Masks u8[H0,W0] of frames u8[H0,W0,3] in RGB (f32[H0,W0,K] of other channels), one for each, in order.
+    """Masks u8[H0,W0] of frames u8[H0,W0,3] in RGB, or f32[H0,W0,K] of other channels, one for
+    each, in order; see ``predictions``."""
+    for prediction in predictions(model, variables, config, frames, ahead=ahead):
+        yield prediction.mask
+
+
+def predictions(
+    model: Method,
+    variables: dict[str, Any],
+    config: Config,
+    frames: Iterable[np.ndarray],
+    *,
+    ahead: int = 0,
+    scores: bool = False,
+    logits: bool = False,
+) -> Iterator[Prediction]:
+    """What the network says of frames u8[H0,W0,3] in RGB, or f32[H0,W0,K] of other
+    channels, one for each, in order.
 
     Args:
       model: the module; with global contexts its prototypes are causal.
@@ -130,13 +164,15 @@ def stream(
       frames: of one size.
       ahead: frames that are taken before the mask of a frame is waited for. 0 answers every frame
         at once; 1 or 2 let reading, computing and what the caller does overlap.
+      scores: whether the probabilities are wanted.
+      logits: whether the logits are.
 
     Raises:
       InputError: a frame is no such array or differs in size from the first.
     """
     segmenter, state, channels = None, None, model.channels
     wanted = "u8[H,W,3] in RGB" if channels.coloured else f"f32[H,W,{len(channels)}] of {', '.join(channels.names)}"
-    waiting: deque[jax.Array] = deque()
+    waiting: deque[Segmented] = deque()
     variables = jax.device_put(variables)
     for number, frame in enumerate(frames):
         frame = np.asarray(frame)
@@ -144,20 +180,30 @@ def stream(
             problem = f"is {frame.dtype}{list(frame.shape)}"
             raise InputError(f"frame {number}", problem, f"give frames {wanted}")
         if segmenter is None:
-            segmenter = _segmenter(model, config, frame.shape[:2])
+            segmenter = _segmenter(model, config, frame.shape[:2], scores, logits)
             state = segmenter.start()
         elif frame.shape[:2] != segmenter.size:
             problem = f"is {frame.shape[1]}x{frame.shape[0]}, the first {segmenter.size[1]}x{segmenter.size[0]}"
             raise InputError(f"frame {number}", problem, "give a stream one size, or start another")
-        state, masks = segmenter.step(variables, state, evaluation_frames.fit_frame(frame, config.data.scale)[None])
-        waiting.append(masks)
+        fitted = evaluation_frames.fit_frame(frame, config.data.scale)[None]
+        state, segmented = segmenter.segment(variables, state, fitted)
+        waiting.append(segmented)
         if len(waiting) > ahead:
-            yield np.asarray(waiting.popleft())[0]
+            yield _on_host(waiting.popleft())
     while waiting:
-        yield np.asarray(waiting.popleft())[0]
+        yield _on_host(waiting.popleft())
+
+
+def _on_host(segmented: Segmented) -> Prediction:
+    """Of the first and only stream."""
+    (masks,), scores, logits = segmented.masks.values(), segmented.scores, segmented.logits
+    first = [None if x is None else np.asarray(x)[0] for x in (scores, logits)]
+    return Prediction(np.asarray(masks)[0], *first)
 
 
 @functools.lru_cache(maxsize=8)
-def _segmenter(model: Method, config: Config, size: tuple[int, int]) -> StreamSegmenter:
+def _segmenter(
+    model: Method, config: Config, size: tuple[int, int], scores: bool = False, logits: bool = False
+) -> StreamSegmenter:
     """One for all streams of a kind: the second finds the step compiled."""
-    return StreamSegmenter(model, config, size)
+    return StreamSegmenter(model, config, size, scores=scores, logits=logits)

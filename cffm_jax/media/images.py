@@ -14,7 +14,7 @@ from PIL import AvifImagePlugin, BmpImagePlugin, ImageFile, TiffImagePlugin, Web
 
 from cffm_jax.data import decode
 from cffm_jax.data.image_files import DATASET_READERS, FileName, UnreadableFile, read_bytes
-from cffm_jax.data.layouts.names import numeric_order
+from cffm_jax.data.layouts.names import numeric_order, passed_over_in_words
 from cffm_jax.errors import InputError
 from cffm_jax.media.frame import Frame, Selection, Source
 
@@ -92,6 +92,14 @@ def list_images(folder: str) -> list[str]:
     if not paths:
         raise InputError(folder, f"holds no image ({', '.join(SUFFIXES)})", "name another folder, or a video in it")
     return paths
+
+
+def left_out(folder: str, images: Sequence[str]) -> list[str]:
+    """A remark on the files of a folder, but for hidden ones, that are none of its ``images``."""
+    names = sorted(name for name in os.listdir(folder) if not name.startswith("."))
+    paths, taken = [os.path.join(folder, name) for name in names], set(images)
+    others = [path for path in paths if path not in taken and os.path.isfile(path)]
+    return [f"{folder}: {passed_over_in_words(others)}"] if others else []
 
 
 def open_images(paths: Sequence[str], name: str, selection: Selection, rate: float) -> Source:

@@ -41,6 +41,8 @@ def open_source(inputs: Sequence[str], selection: Selection, rate: float) -> Ite
             shown = name if len(inputs) == 1 else f"{name} and {len(inputs) - 1} more"
             if os.path.isdir(name) or images.is_image(paths[0]):
                 source = images.open_images(paths, shown, selection, rate)
+                if os.path.isdir(name):
+                    source.warnings.extend(images.left_out(name, paths))
             elif len(paths) > 1:
                 problem = "is no image, and of several files each is a frame"
                 remedy = f"name one video alone, or images alone (of HEIC: {images.INSTALL_HEIF})"

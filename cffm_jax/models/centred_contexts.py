@@ -11,14 +11,15 @@ Dimension key: as in ``cffa``; t = tokens a side, the nearest whole number to r 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int64
 
-from cffm_jax.models import cffa
-from cffm_jax.models.cffa import WINDOW, PooledSource
+from cffm_jax.config import ModelConfig
+from cffm_jax.models import cffa, layers
+from cffm_jax.models.cffa import PooledSource
+from cffm_jax.models.windows import WINDOW
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,28 +40,38 @@ class CentredSource(PooledSource):
     @property
     def places(self) -> np.ndarray:
         """The different places of the middles in their windows, ascending."""
-        return np.unique(self.middles % WINDOW)
+        return np.unique(self.middles % self.window)
 
     @property
     def field(self) -> tuple[float, float]:
         return self.start, self.start + self.pool * self.reach
 
-    def pooling_products(self, executed: bool) -> int:
-        """Executed at every position."""
-        return (WINDOW**2 if executed else self.cells**2) * self.pool**2
+    def pooling_products(self, channels: int, executed: bool) -> int:
+        """A weight a position is executed at every position, a dense layer where tokens lie."""
+        if self.full:
+            return (self.cells * self.pool * channels) ** 2
+        return channels * (self.window**2 if executed else self.cells**2) * self.pool**2
 
     def pooled(
-        self, x: Float[Array, "N H W C"], weight: Float[Array, " P"], bias: Float[Array, " 1"]
+        self, x: Float[Array, "N H W C"], weight: Float[Array, ...], bias: Float[Array, " _"]
     ) -> Float[Array, "N _ _ C"]:
         """The p x p sums around each place that is read; beyond the map there are zeros."""
-        n, height, width, c = x.shape
+        _, height, width, _ = x.shape
         p, before = self.pool, self.pool // 2
-        kernel = weight.reshape(p, p).astype(x.dtype)
         x = jnp.pad(x, ((0, 0), (before, p - 1 - before), (before, p - 1 - before), (0, 0)))
-        sums = sum(x[:, i : i + height, j : j + width] * kernel[i, j] for i in range(p) for j in range(p))
-        sums = jnp.asarray(sums + bias.astype(x.dtype)).reshape(n, height // WINDOW, WINDOW, width // WINDOW, WINDOW, c)
-        sums = sums[:, :, self.places][:, :, :, :, self.places]
-        return sums.reshape(n, height // WINDOW * self.cells, width // WINDOW * self.cells, c)
+        parts = [x[:, i : i + height, j : j + width] for i in range(p) for j in range(p)]
+        if self.full:
+            patches = jnp.concatenate([self._at_places(part) for part in parts], -1)
+            return layers.matmul(patches, weight.reshape(patches.shape[-1], -1), x.dtype) + bias.astype(x.dtype)
+        sums = sum(part * each for part, each in zip(parts, weight.astype(x.dtype), strict=True))
+        return self._at_places(jnp.asarray(sums + bias.astype(x.dtype)))
+
+    def _at_places(self, x: Float[Array, "N H W C"]) -> Float[Array, "N _ _ C"]:
+        """The positions of a map that tokens lie at, as the grid."""
+        n, height, width, c = x.shape
+        nh, nw, side = height // self.window, width // self.window, self.window
+        x = x.reshape(n, nh, side, nw, side, c)[:, :, self.places][:, :, :, :, self.places]
+        return x.reshape(n, nh * self.cells, nw * self.cells, c)
 
     def cell_index(
         self, nh: int, nw: int
@@ -70,24 +81,32 @@ class CentredSource(PooledSource):
     def _along(self, count: int) -> np.ndarray:
         """The tokens' places in the grid, [n, t], for the windows of an axis; outside of it where they
         lie outside the map."""
-        middles = WINDOW * np.arange(count)[:, None] + self.middles
-        return middles // WINDOW * self.cells + np.searchsorted(self.places, middles % WINDOW)
+        middles = self.window * np.arange(count)[:, None] + self.middles
+        return middles // self.window * self.cells + np.searchsorted(self.places, middles % self.window)
 
 
-def reference_sources(receptive: Sequence[int], pooling: Sequence[int]) -> tuple[PooledSource, ...]:
-    """The references' rows of the context table, oldest first.
+def source(name: str, r: int, p: int, window: int = WINDOW, full: bool = False) -> PooledSource:
+    """A row of the context table from r and p, as the papers describe it.
 
-    Where the region cannot lie in the middle of the window, its side being even, it lies half a
-    position up and left of it.
+    Where the region cannot lie in the middle of the window, the one's side being even and the
+    other's odd, it lies half a position up and left of it: the papers leave it open.
     """
-    return tuple(
-        _source(name, max(1, round(r / p)), p)
-        for name, r, p in zip(cffa.reference_names(len(receptive)), receptive, pooling, strict=True)
-    )
+    tokens = max(1, round(r / p))
+    if p == window and tokens % 2:
+        return PooledSource(name, 1, window, tokens, window, full)
+    row = CentredSource(name, 0, p, tokens, window, full, start=(window - tokens * p) // 2)
+    return dataclasses.replace(row, cells=len(row.places))
 
 
-def _source(name: str, tokens: int, pool: int) -> PooledSource:
-    if pool == WINDOW and tokens % 2:
-        return PooledSource(name, cells=1, pool=WINDOW, reach=tokens)
-    source = CentredSource(name, cells=0, pool=pool, reach=tokens, start=(WINDOW - tokens * pool) // 2)
-    return dataclasses.replace(source, cells=len(source.places))
+RULES = {"release": cffa.source, "paper": source}
+"""Settings of ``model.pooling_rule`` -> a row of the context table from r and p."""
+
+
+def context_table(settings: ModelConfig) -> tuple[PooledSource, ...]:
+    """The pooled rows that a window reads: the target's own, then the references', oldest first.
+    ``settings`` are sound."""
+    row, full = RULES[settings.pooling_rule], settings.pooling_form == "full"
+    names = ("target", *cffa.reference_names(len(settings.receptive)))
+    receptive = (settings.target_receptive, *settings.receptive)
+    pooling = (settings.target_pooling, *settings.pooling)
+    return tuple(row(*each, settings.window, full) for each in zip(names, receptive, pooling, strict=True))

@@ -14,7 +14,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Float32
 
-from cffm_jax.models import cffa, layers
+from cffm_jax.models import cffa, layers, windows
+from cffm_jax.models.assemble import assemble
 
 HEADS = 8
 MLP_RATIO = 4
@@ -48,13 +49,17 @@ class MLP(nn.Module):
 
 
 class _Pool(nn.Module):
-    """Learned pooling of one source: a weight a position, shared by all channels, and one bias."""
+    """Learned pooling of one source: a weight a position, shared by all channels, and one bias; or a
+    dense layer of all positions and channels. Either starts as the mean."""
 
     source: cffa.PooledSource
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        area = self.source.pool**2
+        area, c = self.source.pool**2, x.shape[-1]
+        if self.source.full:
+            kernel = self.param("kernel", lambda _, shape: jnp.broadcast_to(jnp.eye(c) / area, shape), (area, c, c))
+            return self.source.pooled(x, kernel, self.param("bias", nn.initializers.zeros, (c,)))
         weight = self.param("weight", nn.initializers.constant(1.0 / area), (area,))
         return self.source.pooled(x, weight, self.param("bias", nn.initializers.zeros, (1,)))
 
@@ -69,11 +74,15 @@ class _ContextBlock(nn.Module):
       references: the context table's rows of the references.
       width: C.
       dtype: compute type.
+      own: the table's row of the target.
+      halo: positions around a window that it reads of the target, unpooled.
     """
 
     references: tuple[cffa.PooledSource, ...] = cffa.REFERENCES
     width: int = 256
     dtype: jnp.dtype = jnp.float32
+    own: cffa.PooledSource = cffa.TARGET
+    halo: int = windows.HALO
 
     def setup(self) -> None:
         self.norm1 = layers.layer_norm(EPSILON, self.dtype)
@@ -81,29 +90,38 @@ class _ContextBlock(nn.Module):
         self.norm2 = layers.layer_norm(EPSILON, self.dtype)
         self.mlp = MLP(self.dtype)
         self.pools = {source.name: _Pool(source) for source in self.sources}
-        self.bias_own = self.param("bias_own", nn.initializers.zeros, (HEADS, cffa.REGION, cffa.REGION))
-        self.bias_ring = self.param("bias_ring", layers.truncated_init, (HEADS, cffa.WINDOW**2, cffa.RING_TOKENS))
+        s = self.window
+        self.bias_own = self.param("bias_own", nn.initializers.zeros, (HEADS, 2 * s - 1, 2 * s - 1))
+        ring = (HEADS, s**2, windows.ring_tokens(s, self.halo))
+        self.bias_ring = self.param("bias_ring", layers.truncated_init, ring) if self.halo else None
         self.biases = {
-            s.name: self.param(f"bias_{s.name}", layers.truncated_init, (HEADS, s.bias_side, s.bias_side))
-            for s in self.sources
+            row.name: self.param(f"bias_{row.name}", layers.truncated_init, (HEADS, row.bias_side, row.bias_side))
+            for row in self.sources
         }
 
     @property
     def sources(self) -> tuple[cffa.PooledSource, ...]:
-        return (cffa.TARGET, *self.references)
+        return (self.own, *self.references)
+
+    @property
+    def window(self) -> int:
+        return self.own.window
 
     def reference_cells(self, references: Float[Array, "N R h w C"]) -> tuple[Cells, ...]:
         """What the block reads of the pooled grids of R references, oldest first."""
         normed = [self.norm1(references[:, i]) for i in range(references.shape[1])]
         return tuple(
-            self._cells(self.pools[source.name](cffa.pad_to_windows(x)))
+            self._cells(self.pools[source.name](windows.pad_to_windows(x, self.window)))
             for source, x in zip(self.references, normed, strict=True)
         )
 
-    def position_bias(self) -> Float32[Array, "A 49 _"]:
+    def position_bias(self) -> Float32[Array, "A {self.window}**2 _"]:
         """Biases of the fine region, then those of the pooled sources: 277 tokens."""
-        pooled = [self.biases[s.name].reshape(HEADS, -1)[:, cffa.relative_index(s.reach)] for s in self.sources]
-        return jnp.concatenate([cffa.fine_bias(self.bias_own, self.bias_ring), *pooled], -1)
+        pooled = [
+            self.biases[s.name].reshape(HEADS, -1)[:, windows.relative_index(s.reach, s.window)] for s in self.sources
+        ]
+        fine = windows.fine_bias(self.bias_own, self.bias_ring, self.window, self.halo)
+        return jnp.concatenate([fine, *pooled], -1)
 
     def _cells(self, grid: jax.Array) -> Cells:
         """Keys and values of a pooled grid [N, H, W, C]."""
@@ -120,14 +138,14 @@ class _ContextBlock(nn.Module):
         n, h, w, c = target.shape
         weights = jax.nn.softmax(logits, axis=-1).astype(self.dtype)
         y = jnp.einsum("zabqk,zabkd->zabqd", weights.reshape(n * HEADS, *weights.shape[2:]), values)
-        y = cffa.join_windows(y)[:, :h, :w]
+        y = windows.join_windows(y, self.window)[:, :h, :w]
         y = y.reshape(n, HEADS, h, w, -1).transpose(0, 2, 3, 1, 4).reshape(n, h, w, c)
         target = target + self.proj(y)
         return target + self.mlp(self.norm2(target))
 
     def _mask(self, values: jax.Array) -> jax.Array:
         """``cffa.context_mask`` as f32[nh, nw, 1, 277] for values [N * A, nh, nw, 277, D]."""
-        return jnp.asarray(cffa.context_mask(*values.shape[1:3], self.sources))[:, :, None]
+        return jnp.asarray(cffa.context_mask(*values.shape[1:3], self.sources, self.halo))[:, :, None]
 
 
 class MiningBlock(_ContextBlock):
@@ -140,14 +158,14 @@ class MiningBlock(_ContextBlock):
     def __call__(self, target: Float[Array, "N h w C"], cells: tuple[Cells, ...]) -> Float[Array, "N h w C"]:
         """The target after mining ``cells``, which are ``reference_cells`` of this block."""
         n, _, _, c = target.shape
-        x = cffa.pad_to_windows(self.norm1(target))
+        x = windows.pad_to_windows(self.norm1(target), self.window)
         queries, keys, values = _split_heads(self.qkv(x), 3)
-        grids = (self._cells(self.pools[cffa.TARGET.name](x)), *cells)
-        keys = cffa.assemble(keys, [grid.mined_keys for grid in grids], self.sources)
-        values = cffa.assemble(values, [grid.values for grid in grids], self.sources)
+        grids = (self._cells(self.pools[self.own.name](x)), *cells)
+        keys = assemble(keys, [grid.mined_keys for grid in grids], self.sources, halo=self.halo)
+        values = assemble(values, [grid.values for grid in grids], self.sources, halo=self.halo)
         bias = self.position_bias()[:, None, None]
         mask = self._mask(values)
-        queries = cffa.split_windows(queries) * (c // HEADS) ** -0.5
+        queries = windows.split_windows(queries, self.window) * (c // HEADS) ** -0.5
         logits = jnp.einsum("zabqd,zabkd->zabqk", queries, keys, preferred_element_type=jnp.float32)
         return self._weigh(logits.reshape(n, HEADS, *logits.shape[1:]) + bias + mask, values, target)
 
@@ -166,10 +184,10 @@ class PositionBlock(_ContextBlock):
 
     def __call__(self, target: Float[Array, "N h w C"], cells: tuple[Cells, ...]) -> Float[Array, "N h w C"]:
         """Mines as ``MiningBlock`` does."""
-        x = cffa.pad_to_windows(self.norm1(target))
+        x = windows.pad_to_windows(self.norm1(target), self.window)
         (values,) = _split_heads(self.value(x), 1)
-        grids = (self._cells(self.pools[cffa.TARGET.name](x)), *cells)
-        values = cffa.assemble(values, [grid.values for grid in grids], self.sources)
+        grids = (self._cells(self.pools[self.own.name](x)), *cells)
+        values = assemble(values, [grid.values for grid in grids], self.sources, halo=self.halo)
         bias, mask = self.position_bias()[:, None, None], self._mask(values)
         logits = jnp.broadcast_to(bias + mask, (len(target), HEADS, *mask.shape[:2], *bias.shape[-2:]))
         return self._weigh(logits, values, target)
@@ -208,23 +226,23 @@ class GlobalBlock(nn.Module):
 
 
 def mining_macs(
-    width: int, references: tuple[cffa.PooledSource, ...], h: int, w: int, *, executed: bool
+    width: int, sources: tuple[cffa.PooledSource, ...], halo: int, h: int, w: int, *, executed: bool
 ) -> dict[str, int]:
-    """Multiply-accumulates of one ``MiningBlock`` on a map of h x w; ``executed``: see ``macs``."""
-    c, sources = width, (cffa.TARGET, *references)
-    padded = cffa.padded_size(h) * cffa.padded_size(w)
-    own_tokens = cffa.WINDOW**2
-    windows = padded // own_tokens
-    cells = windows * sum(source.cells**2 for source in sources)
-    fine = cffa.REGION**2 if executed else own_tokens + cffa.RING_TOKENS
+    """Multiply-accumulates of one ``MiningBlock`` on a map of h x w; ``sources``: the target's row
+    first; ``executed``: see ``macs``."""
+    c, side = width, sources[0].window
+    padded = windows.padded_size(h, side) * windows.padded_size(w, side)
+    count = padded // side**2
+    cells = count * sum(source.cells**2 for source in sources)
+    fine = (side + 2 * halo) ** 2 if executed else side**2 + windows.ring_tokens(side, halo)
     tokens = fine + sum(source.tokens for source in sources)
-    pooling = sum(source.pooling_products(executed) for source in sources)
+    pooling = sum(source.pooling_products(c, executed) for source in sources)
     return {
         "cfm_qkv": (padded + cells) * 3 * c * c,
         "cfm_attention": 2 * padded * tokens * c,
         "cfm_output": (h * w if executed else padded) * c * c,
         "cfm_mlp": 2 * h * w * MLP_RATIO * c * c,
-        "cfm_pooling": windows * pooling * c,
+        "cfm_pooling": count * pooling,
     }
 
 
@@ -240,11 +258,11 @@ def global_macs(width: int, h: int, w: int, prototypes: int) -> dict[str, int]:
     }
 
 
-def mining_elements(width: int, references: tuple[cffa.PooledSource, ...], h: int, w: int) -> int:
+def mining_elements(width: int, sources: tuple[cffa.PooledSource, ...], h: int, w: int) -> int:
     """Counts what the papers add to a ``MiningBlock``'s products, see ``macs.ELEMENTWISE``."""
-    c, sources = width, (cffa.TARGET, *references)
-    padded = cffa.padded_size(h) * cffa.padded_size(w)
-    cells = padded // cffa.WINDOW**2 * sum(source.cells**2 for source in sources)
+    c, side = width, sources[0].window
+    padded = windows.padded_size(h, side) * windows.padded_size(w, side)
+    cells = padded // side**2 * sum(source.cells**2 for source in sources)
     norms = (len(sources) + 1) * h * w * c  # Of the target and its references; before the MLP.
     return 2 * (padded + cells) * 3 * c + 2 * cells * c + 2 * padded * c + norms + _mlp_elements(c, h * w)
 

@@ -36,6 +36,12 @@ def create_model(
     receptive: Sequence[int] = ModelConfig.receptive,
     pooling: Sequence[int] = ModelConfig.pooling,
     pooling_rule: Literal["release", "paper"] = ModelConfig.pooling_rule,
+    pooling_form: Literal["position", "full"] = ModelConfig.pooling_form,
+    target_receptive: int = ModelConfig.target_receptive,
+    target_pooling: int = ModelConfig.target_pooling,
+    window: int = ModelConfig.window,
+    halo: int = ModelConfig.halo,
+    global_weight: float = ModelConfig.global_weight,
     references: Literal["past", "self"] = ModelConfig.references,
     mining: Literal["attention", "positions"] = ModelConfig.mining,
     norm_epsilons: Sequence[float] = ModelConfig.norm_epsilons,
@@ -60,6 +66,12 @@ def create_model(
       pooling: the papers' p.
       pooling_rule: "release" computes with r and p what the release does, "paper" what the papers
         describe.
+      pooling_form: "position" pools by a weight a position, "full" by a dense layer (Eq. 2).
+      target_receptive: the papers' r' of the target's own pooled tokens.
+      target_pooling: their p'.
+      window: s, side of the target's windows.
+      halo: positions around a window that it reads of the target, unpooled; the papers have 0.
+      global_weight: lambda, the weight of the global logits.
       references: "self" has the target in place of its references (static contexts).
       mining: "positions" leaves the attention to the content out (CFFA only).
       norm_epsilons: of the encoder's norms: those of embeddings and reductions, those of blocks and
@@ -79,7 +91,9 @@ def create_model(
     """
     settings = ModelConfig(
         name, num_classes, blocks=blocks, global_blocks=global_blocks, receptive=tuple(receptive),
-        pooling=tuple(pooling), pooling_rule=pooling_rule, references=references, mining=mining,
+        pooling=tuple(pooling), pooling_rule=pooling_rule, pooling_form=pooling_form,
+        target_receptive=target_receptive, target_pooling=target_pooling, window=window, halo=halo,
+        global_weight=global_weight, references=references, mining=mining,
         norm_epsilons=tuple(norm_epsilons), depths=tuple(depths), projection=projection, width=width,
         dropout=dropout, drop_path=drop_path,
         dtype=jnp.dtype(dtype).name,  # pyrefly: ignore[bad-argument-type]  # Its rule is asked next.

@@ -24,12 +24,21 @@ from cffm_jax.media.source import STDIN, has_magic, open_source
 from cffm_jax.predict import overlays
 from cffm_jax.predict.class_choice import chosen_classes
 from cffm_jax.predict.input_frames import KeptFrames, passing_over, whole_frames
-from cffm_jax.predict.writers import ClassShares, MaskArchive, MaskImages, OutputFolder, Writer
+from cffm_jax.predict.writers import (
+    ClassShares,
+    LogitArchives,
+    MaskArchive,
+    MaskImages,
+    OutputFolder,
+    ScoreImages,
+    Writer,
+)
 from cffm_jax.rules import require_values, setting
 from cffm_jax.runtime.signals import Interruption
 
 if TYPE_CHECKING:
     from cffm_jax.inference.load import Weights
+    from cffm_jax.inference.prediction import Prediction
 
 _AHEAD = 2
 """Frames that a GPU has in hand while others are read and written; a CPU would only use memory."""
@@ -53,6 +62,12 @@ class Request:
     masks: Literal["png", "npz", "none"] = "png"
     """Masks at the input's size: masks/<frame>.png with the classes' colours, or all of them in
     masks.npz; the index is the class, 255 what --classes leaves out."""
+    scores: bool = False
+    """Write scores/<frame>.png: the probability that the network gives each pixel's class, of all
+    classes, in 16 bits: 65535 is 1."""
+    logits: bool = False
+    """Write logits/<frame>.npz: the logits of all classes as the network gives them, at a quarter of
+    its input's size, 5 MB for a frame of 480p and 124 classes."""
     overlay: bool = True
     """Write overlay.mp4 (H.264, each frame at its time in the input), of a single image
     overlay.png."""
@@ -91,7 +106,7 @@ class Request:
             raise InputError("command line", "names no input", "give a video, images, a folder, - or a camera's index")
         if not self.checkpoint:
             raise InputError("--checkpoint", "is missing", "name a run's folder, or a file of weights")
-        if self.masks == "none" and not self.overlay and not self.csv:
+        if self.masks == "none" and not any((self.scores, self.logits, self.overlay, self.csv)):
             raise InputError("command line", "leaves nothing to write", "give --masks png, --overlay or --csv")
         require_values(self)
         clips.require_seconds(self.reference_seconds or ())
@@ -130,11 +145,13 @@ def predict(request: Request) -> str:
 
         weights = _with_offsets(load(request.checkpoint), source, request)
         chosen = chosen_classes(request.classes, weights.names)
-        job = _Job(request, source, folder, weights.names, weights.colours, chosen)
+        scale = weights.config.data.scale
+        job = _Job(request, source, folder, weights.names, weights.colours, chosen, scale)
         frames = KeptFrames(first, source.frames)
-        masks = weights.stream(frames, ahead=0 if source.live or jax.default_backend() == "cpu" else _AHEAD)
+        ahead = 0 if source.live or jax.default_backend() == "cpu" else _AHEAD
+        predictions = weights.predictions(frames, scores=request.scores, logits=request.logits, ahead=ahead)
         damage = Damage()
-        count, took = job.write(interruption, frames, masks, damage)
+        count, took = job.write(interruption, frames, predictions, damage)
         with folder.writing():
             folder.describe(job.about(weights.config, count, first.pixels.shape, damage))
     if damage.count:
@@ -154,9 +171,10 @@ class _Job(NamedTuple):
     names: Sequence[str]
     colours: np.ndarray
     chosen: Sequence[int]
+    scale: tuple[int, int]
 
     def write(
-        self, interruption: Interruption, frames: KeptFrames, masks: Iterator[np.ndarray], damage: Damage
+        self, interruption: Interruption, frames: KeptFrames, predictions: Iterator[Prediction], damage: Damage
     ) -> tuple[int, float]:
         """All frames through all writers: how many there were, and how many seconds it took. Notes
         the damaged ones."""
@@ -169,12 +187,12 @@ class _Job(NamedTuple):
             with self.folder.writing():
                 writers = self._writers(stack)
             try:
-                for mask in masks:
+                for prediction in predictions:
                     with interruption.deferred():
-                        frame, mask = frames.pop(), keep[mask]
+                        frame, prediction = frames.pop(), prediction._replace(mask=keep[prediction.mask])
                         with self.folder.writing():
                             for writer in writers:
-                                writer.write(frame, mask)
+                                writer.write(frame, prediction)
                         count += 1
                         damage.note(frame)
                         if frame.damaged:
@@ -200,6 +218,10 @@ class _Job(NamedTuple):
             add(MaskImages(folder, self.colours))
         if request.masks == "npz":
             add(MaskArchive(folder, self.names, self.colours))
+        if request.scores:
+            add(ScoreImages(folder))
+        if request.logits:
+            add(LogitArchives(folder, self.names, self.scale))
         if request.csv:
             add(ClassShares(folder, self.names, self.chosen))
         if request.overlay:

@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 from cffm_jax.config import IGNORED_LABEL
 from cffm_jax.drawing.masks import ALPHA, overlay
 from cffm_jax.errors import InputError
+from cffm_jax.inference.prediction import Prediction
 from cffm_jax.media.frame import Frame
 from cffm_jax.media.pyav import Seekable, require_av
 from cffm_jax.predict.writers import OVERLAYS
@@ -87,8 +88,8 @@ class OverlayImage:
     def __init__(self, folder: Path, painter: Painter):
         self._path, self._painter = folder / OVERLAYS[1], painter
 
-    def write(self, frame: Frame, mask: np.ndarray) -> None:
-        Image.fromarray(self._painter.paint(frame.pixels, mask)).save(self._path)
+    def write(self, frame: Frame, prediction: Prediction) -> None:
+        Image.fromarray(self._painter.paint(frame.pixels, prediction.mask)).save(self._path)
 
     def finish(self) -> None:
         pass
@@ -119,8 +120,8 @@ class OverlayVideo:
         self._first = Fraction(0)
         self._last = -1
 
-    def write(self, frame: Frame, mask: np.ndarray) -> None:
-        picture = self._painter.paint(frame.pixels, mask)
+    def write(self, frame: Frame, prediction: Prediction) -> None:
+        picture = self._painter.paint(frame.pixels, prediction.mask)
         odd = [(0, side % 2) for side in picture.shape[:2]]
         picture = np.pad(picture, (*odd, (0, 0)), "edge")
         with self._errors():

@@ -18,22 +18,27 @@ import numpy as np
 from PIL import Image
 
 from cffm_jax.config import IGNORED_LABEL
+from cffm_jax.data.evaluation_frames import evaluation_size
 from cffm_jax.errors import InputError
+from cffm_jax.inference.prediction import Prediction
 from cffm_jax.media.frame import Frame
 from cffm_jax.runtime.atomic import WholeFolder
 
 MASKS, ARCHIVE, SHARES, ABOUT = "masks", "masks.npz", "shares.csv", "prediction.json"
+SCORES, LOGITS = "scores", "logits"
+_FOLDERS = {MASKS: ".png", SCORES: ".png", LOGITS: ".npz"}
+"""Folders of a file a frame, and what their names end with."""
 OVERLAYS = ("overlay.mp4", "overlay.png")
-_OURS = {MASKS, ARCHIVE, SHARES, ABOUT, *OVERLAYS}
+_OURS = {ARCHIVE, SHARES, ABOUT, *OVERLAYS, *_FOLDERS}
 
 
 class Writer(Protocol):
-    """Takes frames with their masks; its file is complete after ``finish``, not called on an error.
+    """Takes frames with what the network says of them; its file is complete after ``finish``, not called on an error.
 
     ``close`` comes in any case, last, and only lets go of what is open.
     """
 
-    def write(self, frame: Frame, mask: np.ndarray) -> None: ...
+    def write(self, frame: Frame, prediction: Prediction) -> None: ...
 
     def finish(self) -> None: ...
 
@@ -62,9 +67,9 @@ class OutputFolder(WholeFolder):
         if names and not overwrite:
             raise InputError(self.folder, "is there already", "give --overwrite, or name another with --output")
         foreign = sorted(names - _OURS) if ABOUT in names else sorted(names)
-        if MASKS in names and not foreign:
-            masks = os.scandir(self.folder / MASKS)
-            foreign = [f"{MASKS}/{entry.name}" for entry in masks if not entry.name.endswith(".png")]
+        for folder in () if foreign else names & _FOLDERS.keys():
+            files = os.listdir(self.folder / folder)
+            foreign += [f"{folder}/{name}" for name in files if not name.endswith(_FOLDERS[folder])]
         if foreign:
             problem = f"holds {foreign[0]}, which is not of predict.py"
             raise InputError(self.folder, problem, "it is not replaced: name another with --output")
@@ -83,10 +88,51 @@ class MaskImages:
         self._folder.mkdir()
         self._palette = colours.tobytes()
 
-    def write(self, frame: Frame, mask: np.ndarray) -> None:
-        image = Image.fromarray(mask)
+    def write(self, frame: Frame, prediction: Prediction) -> None:
+        image = Image.fromarray(prediction.mask)
         image.putpalette(self._palette)
         image.save(self._folder / f"{frame.name}.png")
+
+    def finish(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+class ScoreImages:
+    """``scores/<frame>.png``: 16-bit grey images of the masks' probabilities, 65535 for 1."""
+
+    def __init__(self, folder: Path):
+        self._folder = folder / SCORES
+        self._folder.mkdir()
+
+    def write(self, frame: Frame, prediction: Prediction) -> None:
+        values = np.round(np.asarray(prediction.scores, np.float64) * 65535).astype(np.uint16)
+        Image.fromarray(values).save(self._folder / f"{frame.name}.png")
+
+    def finish(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+class LogitArchives:
+    """``logits/<frame>.npz``: logits f32[h,w,K] as the network gives them, names [K], and the sizes
+    that they are resized to, one after the other: input_size (H, W) and size (H0, W0)."""
+
+    def __init__(self, folder: Path, names: Sequence[str], scale: tuple[int, int]):
+        """``scale``: what frames are resized to fit."""
+        self._folder, self._names, self._scale = folder / LOGITS, np.array(names), scale
+        self._folder.mkdir()
+
+    def write(self, frame: Frame, prediction: Prediction) -> None:
+        size = prediction.mask.shape
+        sizes = {"input_size": evaluation_size(size[0], size[1], self._scale), "size": size}
+        assert prediction.logits is not None
+        arrays = {"logits": prediction.logits, "names": self._names, **sizes}
+        np.savez(self._folder / f"{frame.name}.npz", **arrays)
 
     def finish(self) -> None:
         pass
@@ -108,9 +154,9 @@ class MaskArchive:
         self._size = (0, 0)
         self._file = gzip.open(self._spool, "wb", compresslevel=1)
 
-    def write(self, frame: Frame, mask: np.ndarray) -> None:
-        self._file.write(np.ascontiguousarray(mask).data)
-        self._size = mask.shape
+    def write(self, frame: Frame, prediction: Prediction) -> None:
+        self._file.write(np.ascontiguousarray(prediction.mask).data)
+        self._size = prediction.mask.shape
         self._numbers.append(frame.number)
         self._times.append(float(frame.time))
 
@@ -143,7 +189,8 @@ class ClassShares:
         self._rows = csv.writer(self._file, lineterminator="\n")
         self._rows.writerow(["frame", "seconds", *(names[k] for k in classes)])
 
-    def write(self, frame: Frame, mask: np.ndarray) -> None:
+    def write(self, frame: Frame, prediction: Prediction) -> None:
+        mask = prediction.mask
         shares = np.bincount(mask.reshape(-1), minlength=IGNORED_LABEL + 1)[self._classes] / mask.size
         self._rows.writerow([frame.name, f"{float(frame.time):.6f}", *(f"{share:.6f}" for share in shares)])
 

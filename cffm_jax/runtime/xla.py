@@ -20,6 +20,6 @@ DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
 
 
 def require_determinism() -> None:
-    """Sets the flag; before JAX asks for devices, as XLA reads it then. CPUs are deterministic."""
+    """Sets the flag; before JAX asks for devices, as XLA reads it then. Of CPUs it says nothing."""
     flags = [flag for flag in os.environ.get("XLA_FLAGS", "").split() if not flag.startswith(DETERMINISTIC[:-4])]
     os.environ["XLA_FLAGS"] = " ".join([*flags, DETERMINISTIC])

@@ -1,4 +1,4 @@
-"""What a target's window reads of each reference, by the settings.
+"""What a target's window reads of the target and each reference, by the settings.
 
 python -m cffm_jax.tables.contexts --receptive 49 20 6 --pooling 7 4 2 --pooling_rule paper
 """
@@ -11,8 +11,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from cffm_jax.config import ModelConfig, check_model
-from cffm_jax.models.cffa import WINDOW
-from cffm_jax.models.methods.cffm import CONTEXTS
+from cffm_jax.models.centred_contexts import context_table
 from cffm_jax.runtime.command_line import parse_command, run_command
 
 
@@ -24,25 +23,38 @@ class Options:
     """p of the references."""
     pooling_rule: Literal["release", "paper"] = ModelConfig.pooling_rule
     """See --model.pooling_rule of train.py."""
+    target_receptive: int = ModelConfig.target_receptive
+    """r' of the target's own pooled tokens."""
+    target_pooling: int = ModelConfig.target_pooling
+    """p' of the target's own pooled tokens."""
+    window: int = ModelConfig.window
+    """s, side of the target's windows."""
+    halo: int = ModelConfig.halo
+    """Positions around a window that it reads of the target, unpooled."""
 
 
 def markdown(options: Options) -> str:
-    """A row for each reference, in positions of the stride-8 map. InputError: r or p cannot be."""
+    """A row for the target's own region, its pooled tokens and each reference, in positions of the
+    stride-8 map. InputError: the settings cannot be."""
     settings = dataclasses.replace(ModelConfig(), **dataclasses.asdict(options))
     check_model(settings)
-    heads = ["reference", "r", "p", "tokens", "kernel", "region", "from", "to", "off the middle"]
+    heads = ["tokens of", "r", "p", "tokens", "kernel", "region", "from", "to", "off the middle"]
     lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
-    sources = CONTEXTS[options.pooling_rule](options.receptive, options.pooling)
-    for source, r, p in zip(sources, options.receptive, options.pooling, strict=True):
-        first, end = source.field
-        side, off = end - first, (first + end - WINDOW) / 2
-        cells = (source.name, r, p, f"{source.reach}x{source.reach}", f"{side / source.reach:g}", f"{side:g}")
-        lines.append("| " + " | ".join(map(str, (*cells, f"{first:g}", f"{end:g}", f"{off:g}"))) + " |")
+    own = settings.window + 2 * settings.halo
+    field = float(-settings.halo), float(settings.window + settings.halo)
+    rows = [("target, unpooled", own, 1, own, *field)]
+    receptive, pooling = (settings.target_receptive, *settings.receptive), (settings.target_pooling, *settings.pooling)
+    for source, r, p in zip(context_table(settings), receptive, pooling, strict=True):
+        rows.append((source.name, r, p, source.reach, *source.field))
+    for name, r, p, reach, first, end in rows:
+        side, off = end - first, (first + end - settings.window) / 2
+        cells = (name, r, p, f"{reach}x{reach}", f"{side / reach:g}", f"{side:g}", f"{first:g}", f"{end:g}", f"{off:g}")
+        lines.append("| " + " | ".join(map(str, cells)) + " |")
     return "\n".join(lines)
 
 
 def main(argv: Sequence[str]) -> None:
-    """Prints what a target's 7x7 window reads of each reference: tokens, the side of a token's
+    """Prints what a target's window reads of the target and of each reference: tokens, the side of a token's
     kernel, the side of the region, where it begins and ends from the window's first position, and
     how far its middle lies from the window's."""
     print(markdown(parse_command(Options, argv, lambda _: Options(), main.__doc__)))

@@ -210,7 +210,8 @@ TABLE6 = Table(
         Row("49-25-15", "r = 49, 25, 15", _context("r49_25", (49, 25, 15), (7, 5, 3)), 39.2, 88.6, 84.1),
         Row("49-35-21", "r = 49, 35, 21", _context("r49_35", (49, 35, 21), (7, 5, 3)), 38.8, 88.6, 84.1),
     ),
-    "r of the references; the target's own stays 7. The paper says that the other parameters are unchanged, but the "
+    "r of the references; the target's own is 7 in the paper, and here the release's 13x13 (`--model.halo 0` makes it "
+    "7x7). The paper says that the other parameters are unchanged, but the "
     "main setting's p = {7, 4, 2} divides only r = {49, 20, 6}. Chosen here: p = {7, 5, 3} for the others, which "
     "divides them all.",
 )
@@ -237,7 +238,8 @@ TABLE8 = Table(
         Row("E", "B + global", with_global(_STATIC), 39.2, 85.5, 80.8),
         Row("F", "C + global (CFFM++)", _CFFMPP, 39.9, 89.1, 84.9),
     ),
-    "B and E have the target in place of all its references, in training as in evaluation.",
+    "B and E have the target in place of all its references, in training as in evaluation: they read no past frame, "
+    "and the per-frame loss is that of the target alone.",
 )
 TABLE9 = Table(
     "table9",

@@ -64,6 +64,19 @@ def test_grey_is_read_as_it_is_stored(tmp_path, bits):
     np.testing.assert_array_equal(read_prediction(tmp_path / "p.png", 16), values % 16)
 
 
+def test_predictions_with_their_palette_in_another_order(tmp_path):
+    """As of one palette of three colours; another palette says nothing of classes."""
+    stated = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255]], np.uint8)
+    values = np.random.default_rng(0).integers(0, 3, (5, 13))
+    path, order = tmp_path / "p.png", np.array([2, 0, 1])
+    for palette, expected in ((stated, values), (stated[order], order[values]), (stated[order] // 2, values)):
+        path.write_bytes(palette_png(values, palette))
+        np.testing.assert_array_equal(read_prediction(path, 3, stated.tobytes()), expected)
+    path.write_bytes(palette_png(values, stated[[1, 0, 0]]))
+    said = fails("", read_prediction, path, 3, stated[[0, 1, 0]].tobytes())
+    assert said.startswith(str(path)) and "the classes 0 and 2 are alike" in said
+
+
 def test_a_jpeg_is_no_mask():
     file = io.BytesIO()
     Image.fromarray(np.zeros((8, 8), np.uint8)).save(file, "JPEG")

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cffm_jax.inference.argmax import _possible, segmentation_masks
+from cffm_jax.inference.argmax import _possible, segmentation_masks, winner_scores
 from cffm_jax.models.resize import resize_bilinear
 
 from helpers.resizes import naive_resize
@@ -48,6 +48,16 @@ def test_masks_equal_those_of_the_full_size_logits(input_size, output_size):
     agree = np.asarray(masks_of(logits, input_size, output_size)) == np.asarray(full.argmax(-1))
     first, second = np.sort(full, -1)[..., -1], np.sort(full, -1)[..., -2]
     assert np.all(agree | (first - second < 1e-6))
+
+
+@pytest.mark.parametrize(("input_size", "output_size"), SIZES)
+def test_scores_are_the_softmax_of_the_full_size_logits(input_size, output_size):
+    logits = 3 * logits_of(4)
+    full = naive_resize(naive_resize(logits, input_size), output_size).astype(np.float64)
+    expected = np.exp(full).max(-1) / np.exp(full).sum(-1)
+    scores = jax.jit(winner_scores, static_argnums=(1, 2))(logits, input_size, output_size)
+    np.testing.assert_allclose(scores, expected, atol=1e-5)
+    np.testing.assert_allclose(winner_scores(logits + 500, input_size, output_size), expected, atol=1e-4)
 
 
 def test_the_two_resizes_are_not_one():

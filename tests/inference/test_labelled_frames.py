@@ -135,6 +135,7 @@ class Prototypes:
         return 3 * rng.normal(size=(100, 256)).astype(np.float32)
 
 
+@pytest.mark.long
 def test_each_target_has_the_prototypes_of_its_video(setting):
     _, variables, _, sparse = setting
     model = create_model("cffmpp_b0", K).clone(depths=(1, 1, 1, 1))
@@ -159,6 +160,7 @@ def test_each_target_has_the_prototypes_of_its_video(setting):
         assert (local[chunk.video.name, chunk.start] != chunk.predictions[0]).mean() < 2e-3
 
 
+@pytest.mark.long
 def test_causal_prototypes_take_in_every_frame(setting):
     """The masks and the figures of the frames are those of their whole videos."""
     _, _, videos, sparse = setting

@@ -6,18 +6,20 @@ import dataclasses
 
 import cv2
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from cffm_jax import create_model
 from cffm_jax.config import PrototypeConfig
 from cffm_jax.data import clips
-from cffm_jax.data.evaluation_frames import fit_frame
+from cffm_jax.data.evaluation_frames import evaluation_size, fit_frame
 from cffm_jax.data.layouts.video import Video
 from cffm_jax.errors import InputError
 from cffm_jax.inference import engine, streaming
 from cffm_jax.inference.load import Weights
 from cffm_jax.inference.whole_videos import VideoSegmenter
+from cffm_jax.models.resize import resize_bilinear
 
 from helpers.streams import CLASSES, CONFIG, LENGTH, SIZE, made
 
@@ -82,7 +84,7 @@ def test_every_frame_is_answered_before_the_next_is_taken(network, frames, expec
         assert share_of_others(masks, expected[:6]) < 1e-3
 
 
-@pytest.mark.parametrize("name", ["segformer_b0", "cffm_b0"])
+@pytest.mark.parametrize("name", ["segformer_b0", pytest.param("cffm_b0", marks=pytest.mark.long)])
 def test_smaller_models(name, frames, video):
     model, variables = made(name)
     model = model.clone(static=name == "cffm_b0")
@@ -113,9 +115,16 @@ def test_streams_side_by_side_that_start_anew_at_any_time(network, frames, expec
 
 
 def test_loaded_weights_stream_at_any_rate(network, frames, expected):
-    weights = Weights(*network, CONFIG, "", "")
-    masks = list(weights.stream(frames[:7], rate=15, reference_seconds=[n / 15 for n in CONFIG.data.offsets]))
-    assert share_of_others(masks, expected[:7]) < 1e-3
+    """And tell how sure they are: the masks are the arg-max of the logits, the scores its softmax."""
+    weights, seconds = Weights(*network, CONFIG, "", ""), [n / 15 for n in CONFIG.data.offsets]
+    found = list(weights.predictions(frames[:7], logits=True, rate=15, reference_seconds=seconds))
+    assert share_of_others([each.mask for each in found], expected[:7]) < 1e-3
+    for mask, scores, logits in found:
+        fitted = resize_bilinear(jnp.asarray(logits)[None], evaluation_size(*SIZE, CONFIG.data.scale))
+        full = np.asarray(jax.nn.softmax(resize_bilinear(fitted, SIZE)))[0]
+        np.testing.assert_allclose(scores, full.max(-1), atol=1e-5)
+        assert (mask != full.argmax(-1)).mean() < 1e-3
+    assert 1 / CLASSES < min(each.scores.min() for each in found) < 0.9
 
 
 @pytest.mark.parametrize(
@@ -153,8 +162,8 @@ def test_the_papers_times_are_for_as_many_references():
 def test_streams_of_a_kind_are_compiled_once(network, frames):
     one, other = (streaming.stream(*network, CONFIG, frames) for _ in range(2))
     next(one), next(other)
-    found = streaming._segmenter(network[0], CONFIG, SIZE)
-    assert found.step._cache_size() == 1 and streaming._segmenter.cache_info().hits >= 2
+    found = streaming._segmenter(network[0], CONFIG, SIZE, False, False)
+    assert found.segment._cache_size() == 1 and streaming._segmenter.cache_info().hits >= 2
 
 
 def test_offsets_for_other_references(network):
@@ -188,13 +197,13 @@ def test_references_are_those_of_whole_videos_from_the_first_frame_on(offsets):
 def test_no_place_of_the_ring_is_read_before_it_is_written(network, frames, expected):
     """Not for targets 3 and 4 either, which are their own nearest reference."""
     model, variables = network
-    segmenter = streaming._segmenter(model, CONFIG, SIZE)
+    segmenter = streaming._segmenter(model, CONFIG, SIZE, False, False)
     state = segmenter.start()
     state = state._replace(ring=jax.tree.map(lambda places: np.full_like(places, np.nan), state.ring))
     masks = []
     for frame in frames[:6]:
-        state, mask = segmenter.step(variables, state, fit_frame(frame, CONFIG.data.scale)[None])
-        masks.append(mask[0])
+        state, segmented = segmenter.segment(variables, state, fit_frame(frame, CONFIG.data.scale)[None])
+        masks.append(next(iter(segmented.masks.values()))[0])
     assert share_of_others(masks, expected[:6]) < 1e-3
 
 

@@ -176,6 +176,7 @@ def test_targets_are_waited_for_when_the_next_are_dispatched(setting, monkeypatc
     assert said == in_flight(3)
 
 
+@pytest.mark.long
 def test_own_references_are_the_target_repeated(setting, chunks):
     config, model, variables, videos = setting
     results = list(VideoSegmenter(model.clone(static=True), config).segment(variables, videos[:1]))

@@ -355,11 +355,13 @@ def test_folders_patterns_and_lists_are_one_video_in_order(tmp_path):
     (tmp_path / "notes.txt").write_text("x")
     (tmp_path / "._f1.png").write_text("x")
     names = ["f0", "f1", "f2", "f10"]
-    for inputs in ([tmp_path], [tmp_path / "f*.PNG"]):
+    left_out = [f"{tmp_path}: left out, as neither frames nor masks: 1 .txt, such as {tmp_path / 'notes.txt'}"]
+    for inputs, remarks in (([tmp_path], left_out), ([tmp_path / "f*.PNG"], [])):
         frames, source = read(*inputs, rate=30)
         assert [frame.name for frame in frames] == names and source.count == 4 and source.rate == 30
         assert [frame.time for frame in frames] == [Fraction(i, 30) for i in range(4)]
         np.testing.assert_array_equal(frames[3].pixels, picture(number=10))
+        assert source.warnings == remarks
     listed = [tmp_path / f"{name}.PNG" for name in reversed(names)]
     assert [frame.name for frame in read(*listed)[0]] == names[::-1]
     assert [frame.name for frame in read(tmp_path, start=1, end=4, every=2)[0]] == ["f1", "f10"]

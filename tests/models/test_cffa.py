@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cffm_jax.models import cffa
+from cffm_jax.models import cffa, windows
+from cffm_jax.models.assemble import assemble
 from cffm_jax.models.cfm import HEADS, MiningBlock
 
 from helpers.resizes import naive_matrix
@@ -33,7 +34,7 @@ def test_the_table_is_the_specifications():
         "near": (3, 2, 3, 9, 9),
     }
     assert 49 + 132 + sum(s.tokens for s in SOURCES) == 289
-    assert cffa.REGION**2 + sum(s.tokens for s in SOURCES) == 277 == 289 - 12
+    assert windows.REGION**2 + sum(s.tokens for s in SOURCES) == 277 == 289 - 12
 
 
 # --- windows -------------------------------------------------------------------------------------------------------
@@ -41,9 +42,9 @@ def test_the_table_is_the_specifications():
 
 @pytest.mark.parametrize(("size", "padded"), [(1, 7), (6, 7), (7, 7), (8, 14), (60, 63), (108, 112)])
 def test_padding_to_whole_windows(size, padded):
-    assert cffa.padded_size(size) == padded
+    assert windows.padded_size(size) == padded
     x = normal(1, size, 3, 2)
-    y = cffa.pad_to_windows(jnp.asarray(x))
+    y = windows.pad_to_windows(jnp.asarray(x))
     assert y.shape == (1, padded, 7, 2)
     np.testing.assert_array_equal(y[:, :size, :3], x)
     assert not np.any(y[:, size:]) and not np.any(y[:, :, 3:])
@@ -52,12 +53,12 @@ def test_padding_to_whole_windows(size, padded):
 @each_size
 def test_splitting_and_joining_windows(nh, nw):
     x = normal(2, 3, 7 * nh, 7 * nw, 2)
-    windows = cffa.split_windows(jnp.asarray(x))
-    assert windows.shape == (2, 3, nh, nw, 49, 2)
+    cut = windows.split_windows(jnp.asarray(x))
+    assert cut.shape == (2, 3, nh, nw, 49, 2)
     for a, b in np.ndindex(nh, nw):
         window = x[:, :, 7 * a : 7 * a + 7, 7 * b : 7 * b + 7]
-        np.testing.assert_array_equal(windows[:, :, a, b], window.reshape(2, 3, 49, 2))
-    np.testing.assert_array_equal(cffa.join_windows(windows), x)
+        np.testing.assert_array_equal(cut[:, :, a, b], window.reshape(2, 3, 49, 2))
+    np.testing.assert_array_equal(windows.join_windows(cut), x)
 
 
 # --- pooling -------------------------------------------------------------------------------------------------------
@@ -119,7 +120,7 @@ def maps_of(nh: int, nw: int) -> tuple[np.ndarray, list[np.ndarray]]:
 def test_assembling_is_the_static_gather_of_each_source(form, nh, nw):
     """Forwards the tokens that the index tables name, zeros outside; backwards each token's sum over its readers."""
     fine, grids = maps_of(nh, nw)
-    tables = [(fine_index := cffa.fine_index(nh, nw), np.zeros(fine_index.shape, bool))]
+    tables = [(fine_index := windows.fine_index(nh, nw), np.zeros(fine_index.shape, bool))]
     tables += [cffa.cell_index(nh, nw, s) for s in SOURCES]
     expected, sums = [], []
     cotangent = normal(2, nh, nw, 277, 3, seed=9)
@@ -135,7 +136,7 @@ def test_assembling_is_the_static_gather_of_each_source(form, nh, nw):
 
     @jax.jit
     def both(fine, grids, cotangent):
-        tokens, pull = jax.vjp(lambda fine, grids: cffa.assemble(fine, grids, SOURCES, form), fine, grids)
+        tokens, pull = jax.vjp(lambda fine, grids: assemble(fine, grids, SOURCES, form), fine, grids)
         return tokens, pull(cotangent)
 
     tokens, (by_fine, by_grids) = both(fine, grids, cotangent)
@@ -146,7 +147,7 @@ def test_assembling_is_the_static_gather_of_each_source(form, nh, nw):
 
 @each_size
 def test_fine_index_wraps_around(nh, nw):
-    index = cffa.fine_index(nh, nw).reshape(nh, nw, 13, 13)
+    index = windows.fine_index(nh, nw).reshape(nh, nw, 13, 13)
     height, width = 7 * nh, 7 * nw
     for a, b in {(0, 0), (nh - 1, nw - 1), (nh // 2, nw // 2)}:
         for y, x in np.ndindex(13, 13):
@@ -195,11 +196,11 @@ def ring_places() -> list[tuple[int, int]]:
 
 
 def test_ring_index_lists_every_entry_once():
-    table = cffa.ring_index()
+    table = windows.ring_index()
     assert table.shape == (169, 2)
-    entries = table[table != cffa.RING_TOKENS]
+    entries = table[table != windows.RING_TOKENS]
     assert sorted(entries) == list(range(132))
-    readers = (table != cffa.RING_TOKENS).sum(1).reshape(13, 13)
+    readers = (table != windows.RING_TOKENS).sum(1).reshape(13, 13)
     assert not readers[3:10, 3:10].any(), "the window itself is no part of the ring"
     assert collections.Counter(readers.ravel().tolist()) == {0: 49, 1: 108, 2: 12}
     for entry, (y, x) in enumerate(ring_places()):
@@ -208,7 +209,7 @@ def test_ring_index_lists_every_entry_once():
 
 @pytest.mark.parametrize("reach", [3, 5, 7])
 def test_relative_index_is_the_specifications(reach):
-    index = cffa.relative_index(reach)
+    index = windows.relative_index(reach)
     for q, k in np.ndindex(49, reach**2):
         row, column = q // 7 - k // reach + reach - 1, q % 7 - k % reach + reach - 1
         assert index[q, k] == row * (6 + reach) + column

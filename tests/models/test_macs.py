@@ -146,8 +146,19 @@ def test_normalised_projections_in_the_traced_products():
     assert image == plain, "in the order of the definition they are the same products"
 
 
-def check_products(name: str, size: tuple[int, int], projection: str) -> None:
-    model = create_model(name, K, projection=projection, depths=DEPTHS)
+@pytest.mark.parametrize("rule", ["release", pytest.param("paper", marks=pytest.mark.long)])
+def test_dense_poolings_in_the_traced_products(rule):
+    check_products("cffm_b0", (64, 96), "linear", pooling_form="full", pooling_rule=rule)
+
+
+@pytest.mark.long
+def test_contexts_of_the_papers_in_the_traced_products():
+    paper = {"pooling_rule": "paper", "target_pooling": 5, "halo": 0, "window": 6, "pooling_form": "full"}
+    check_products("cffm_b0", (64, 96), "linear", **paper)
+
+
+def check_products(name: str, size: tuple[int, int], projection: str, **settings) -> None:
+    model = create_model(name, K, projection=projection, depths=DEPTHS, **settings)
     counts = []
     for frames in (1, 2):
         run, arguments = program(model, *size, frames)

@@ -13,7 +13,7 @@ import cffm_jax
 from cffm_jax.models import layers
 from cffm_jax.models.encoders.mit import SIZES
 from cffm_jax.models.losses import clip_loss
-from cffm_jax.models.methods.cffm import FAMILIES, GLOBAL_BLOCKS, GLOBAL_WEIGHT, LOCAL_BLOCKS, ClipOutputs
+from cffm_jax.models.methods.cffm import FAMILIES, GLOBAL_BLOCKS, LOCAL_BLOCKS, ClipOutputs
 from cffm_jax.models.variables import variable_shapes
 from cffm_jax.weights.naming.match import convert_state_dict, export_state_dict
 
@@ -45,7 +45,7 @@ def shapes_of(name: str) -> dict:
 # --- the released implementation -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("size", ["b0", "b1"])
+@pytest.mark.parametrize("size", ["b0", pytest.param("b1", marks=pytest.mark.long)])
 def test_the_encoder_gives_the_released_values(size):
     entry, stored = golden_values.manifest()[f"mit_{size}"], golden_values.arrays(f"mit_{size}")
     model = cffm_jax.create_model(f"cffm_{size}", 124)
@@ -56,7 +56,7 @@ def test_the_encoder_gives_the_released_values(size):
         np.testing.assert_allclose(x, nhwc(stored[f"c{number}"]), rtol=0, atol=1e-5, err_msg=f"stage {number}")
 
 
-@pytest.mark.parametrize("case", ["cffm_b0_96x160", "cffm_b1_160x224"])
+@pytest.mark.parametrize("case", ["cffm_b0_96x160", pytest.param("cffm_b1_160x224", marks=pytest.mark.long)])
 def test_a_clip_gives_the_released_values(case):
     entry, stored = golden_values.manifest()[case], golden_values.arrays(case)
     model = cffm_jax.create_model(f"cffm_{entry['variant']}", 124)
@@ -83,7 +83,7 @@ def test_cffmpp_gives_the_released_values():
     logits, eighth = jax.jit(functools.partial(model.apply, method=run))(variables, clips, prototypes)
     np.testing.assert_allclose(logits, nhwc(stored["logits"]), rtol=0, atol=2e-5)
     np.testing.assert_allclose(eighth, nhwc(stored["global_logits_eighth"]), rtol=0, atol=2e-5)
-    assert entry["global_depth"] == model.global_blocks and entry["lambda_"] == GLOBAL_WEIGHT
+    assert entry["global_depth"] == model.global_blocks and entry["lambda_"] == model.global_weight
 
 
 @pytest.fixture(scope="module")
@@ -111,6 +111,7 @@ def training_step():
     return entry, stored, float(loss), export_state_dict({"params": gradients}, model), after
 
 
+@pytest.mark.long
 def test_the_training_loss_is_the_released_one(training_step):
     entry, _, loss, _, _ = training_step
     assert abs(loss - entry["loss"]) < 1e-6 * entry["loss"]
@@ -121,6 +122,7 @@ def cancelled(key: str) -> bool:
     return key == "backbone.norm4.bias" or (".linear_c" in key and key.endswith("proj.bias"))
 
 
+@pytest.mark.long
 def test_every_gradients_norm_is_the_released_one(training_step):
     entry, _, _, gradients, _ = training_step
     assert set(entry["grad_norms"]) == set(gradients)
@@ -134,6 +136,7 @@ def test_every_gradients_norm_is_the_released_one(training_step):
             assert norm > 1e-6 and abs(ours - norm) < 1e-4 * norm, (key, ours, norm)
 
 
+@pytest.mark.long
 def test_whole_gradients_are_the_released_ones(training_step):
     _, stored, _, gradients, _ = training_step
     keys = [name.removeprefix("grad/") for name in stored if name.startswith("grad/")]
@@ -144,6 +147,7 @@ def test_whole_gradients_are_the_released_ones(training_step):
         np.testing.assert_allclose(gradients[key], expected, rtol=0, atol=2e-5 * scale, err_msg=key)
 
 
+@pytest.mark.long
 def test_running_statistics_are_the_released_ones(training_step):
     _, stored, _, _, after = training_step
     for name in ("running_mean", "running_var"):
@@ -484,6 +488,7 @@ def train_outputs(model, variables, clips, key):
     return model.apply(variables, clips, train=True, method="clip_outputs", **changes)
 
 
+@pytest.mark.long
 def test_dropouts_follow_their_key(b0, clips):
     _, variables, _ = b0
     model = cffm_jax.create_model("cffm_b0", 124, dropout=0.5, drop_path=0.5)

@@ -75,15 +75,24 @@ def rows_in(folder):
 
 
 def test_everything_of_a_video(shared, tmp_path, capfd):
-    ran(shared / "a.mp4", "--output", tmp_path / "out", "--alpha", "0.5")
-    out = tmp_path / "out"
+    ran(shared / "a.mp4", "--output", tmp_path / "out", "--alpha", "0.5", "--scores", "--logits")
+    out, written = tmp_path / "out", ["logits", "masks", "overlay.mp4", "prediction.json", "scores", "shares.csv"]
     assert f"{out}: 20 frames" in capfd.readouterr().out
-    assert sorted(path.name for path in out.iterdir()) == ["masks", "overlay.mp4", "prediction.json", "shares.csv"]
+    assert sorted(path.name for path in out.iterdir()) == written
     frames, times, _ = frames_of(shared / "a.mp4")
     masks = masks_in(out)
     assert list(masks) == [f"{i:06}" for i in range(20)]
     for i, (mask, frame) in enumerate(zip(masks.values(), frames)):
         assert mask.shape == (48, 64) and (mask == Network.mask(frame)).mean() > 0.95, i
+        values = frame[..., ::-1].astype(np.float64) / 64
+        scores = np.asarray(Image.open(out / "scores" / f"{i:06}.png"))
+        assert scores.dtype == np.uint16
+        sure = np.exp(values).max(-1) / np.exp(values).sum(-1)
+        np.testing.assert_allclose(scores / 65535, sure, atol=1e-5)
+        stored = np.load(out / "logits" / f"{i:06}.npz")
+        np.testing.assert_allclose(stored["logits"], values[::4, ::4], atol=1e-6)
+        assert tuple(stored["names"]) == NAMES and stored["size"].tolist() == [48, 64]
+        assert stored["input_size"].tolist() == [480, 640]
     drawn, drawn_times, kind = frames_of(out / "overlay.mp4")
     assert kind == ("h264", "yuv420p", 15) and len(drawn) == 20
     np.testing.assert_allclose(drawn_times, times, atol=1e-3)
@@ -561,7 +570,7 @@ def wait_for(path, process):
         time.sleep(0.02)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.long)])
 def test_a_signal_leaves_nothing_of_a_file(number, shared, tmp_path):
     process = slow(0.3, shared / "a.mp4", "--output", tmp_path / "out")
     wait_for(tmp_path / ".out.partial" / "masks" / "000001.png", process)

@@ -134,8 +134,10 @@ def test_the_hook_of_mmcv(tmp_path):
     for prefix in ("", "module."):
         arrays = {prefix + key: array for key, array in (released(1) | averages).items()}
         with open_stored(torch_file(tmp_path / "a.pth", arrays, lambda x: {"state_dict": x, "meta": {}})) as weights:
-            assert value_of(weights) == 1 and f"not {prefix}ema_*" in weights.taken
+            assert value_of(weights) == 1 and f"not state_dict: {prefix}ema_*" in weights.taken
             assert set(averages) <= {key.removeprefix(prefix) for key in weights.ignored}
+        with open_stored(tmp_path / "a.pth", take=f"state_dict: {prefix}ema_*") as weights:
+            assert value_of(weights) == 2
 
 
 def test_the_hook_of_mmengine(tmp_path):

@@ -17,7 +17,7 @@ from cffm_jax.data.layouts.class_file import ignored_label
 from cffm_jax.data.layouts.layout import Fault, Prepared, stop
 from cffm_jax.data.layouts.names import beside
 from cffm_jax.data.layouts.video import Coding, Video, plain_coding
-from cffm_jax.data.layouts.video_folders import VideoFolders
+from cffm_jax.data.layouts.video_folders import PLAIN, VideoFolders
 from cffm_jax.errors import InputError
 
 _FRAMES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".npy")
@@ -26,8 +26,8 @@ _FRAMES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".npy")
 class Folder(VideoFolders):
     """One's own videos."""
 
-    name = "folder"
-    base, frames, suffixes, masks, every_frame = "", "frames", _FRAMES, "masks", False
+    name, frames = PLAIN
+    base, suffixes, masks, every_frame = "", _FRAMES, "masks", False
     default_coding = plain_coding()
     fixed_labels = False
     prepared = Prepared("video_folder", "Videos, and masks of some of their frames (the classes' indices).")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from cffm_jax.data.layouts.layout import Fault, Layout, stop
 from cffm_jax.data.layouts.listing import DATASET, MISSING, UNREADABLE, Listed, Listing, Problem
@@ -13,6 +14,8 @@ from cffm_jax.data.layouts.video import Coding, Video
 from cffm_jax.errors import InputError
 from cffm_jax.runtime.checksums import relative_name
 
+PLAIN = "folder", "frames"
+"""Name of the plain layout, and its folder of a video's frames: who has it is told so."""
 _LEAVE_OUT = "add the frames or leave the video out"
 
 
@@ -42,11 +45,17 @@ class VideoFolders(Layout):
     def videos(self, root: str, split: str, masks: bool, fault: Fault = stop) -> tuple[Video, ...]:
         """A split file's videos (`Layout.videos`); raises the first fault, `listing` notes all."""
         if not os.path.isdir(os.path.join(root, self.base)):
-            remedy = f"point --data.root to the folder that holds {self.base}/<video>, or name another --data.layout"
-            raise InputError(root, f"has no {self.base} folder inside", remedy)
+            raise self._without_base(root, "point --data.root to", "--data.layout")
         coding = self.coding(root)
         names = read_names(os.path.join(root, f"{split}.txt"))
         return tuple(self._video(root, name, masks, coding) for name in names)
+
+    def _without_base(self, root: str, give: str, option: str) -> InputError:
+        remedy = f"{give} the folder that holds {self.base}/<video>, or give another {option}"
+        name, frames = PLAIN
+        if next(Path(root).glob(f"*/{frames}/"), None):
+            remedy = f"its <video>/{frames} are of the plain layout: give {option} {name}"
+        return InputError(root, f"has no {self.base} folder inside", remedy)
 
     def _video(self, root: str, name: str, masks: bool, coding: Coding) -> Video:
         """Lists one video's frames and masks: two directory listings, no file is opened."""
@@ -82,8 +91,7 @@ class VideoFolders(Layout):
         """Lists the splits with all that is missing; see `read.list_dataset`."""
         base = os.path.join(root, self.base)
         if not os.path.isdir(base):
-            remedy = f"name the folder that holds {self.base}/<video>, or give another --layout"
-            raise InputError(root, f"has no {self.base} folder inside", remedy)
+            raise self._without_base(root, "name", "--layout")
         problems: list[Problem] = []
         listed = {split: self._names(root, split, problems) for split in splits}
         try:

@@ -94,7 +94,8 @@ def prediction_samples(row: str, predictions: str | Path, num_classes: int, firs
 
     def of(video: Video) -> dict[int, dict[str, np.ndarray]]:
         paths = dict(zip(video.targets, prediction_paths(video, Path(predictions) / video.name), strict=True))
-        return {time: {row: read_prediction(paths[time], num_classes)} for time in shown_times(video, _STEPS, first)}
+        times, stated = shown_times(video, _STEPS, first), video.coding.colours
+        return {time: {row: read_prediction(paths[time], num_classes, stated)} for time in times}
 
     return of
 

@@ -14,7 +14,8 @@ from jaxtyping import Array, Bool, Float, Float32, Int32
 
 from cffm_jax.config import Config, ModelConfig
 from cffm_jax.errors import InputError
-from cffm_jax.models import centred_contexts, cffa, cfm, layers
+from cffm_jax.models import cffa, cfm, layers, windows
+from cffm_jax.models.centred_contexts import context_table
 from cffm_jax.models.criterion import Criterion
 from cffm_jax.models.encoders.names import size_of
 from cffm_jax.models.foreign.names import MethodNames
@@ -24,9 +25,6 @@ from cffm_jax.models.methods import cffm_names
 from cffm_jax.models.methods.method import PER_FRAME, Batch, FrameFeatures, Method, Prototypes
 from cffm_jax.models.normalise import normalise
 from cffm_jax.models.resize import resize_bilinear
-
-GLOBAL_WEIGHT = 0.5
-"""Lambda, the weight of the global logits beside the local ones (CFFM++ section 4.2)."""
 
 GLOBAL_PREFIX = "global"
 """Start of the names of the parameters that the second stage trains."""
@@ -45,8 +43,11 @@ LOCAL_BLOCKS = {"b0": 1, "b1": 2, "b2": 2, "b3": 2, "b4": 4, "b5": 4}
 GLOBAL_BLOCKS = {"b0": 1, "b1": 1, "b2": 2, "b3": 2, "b4": 2, "b5": 2}
 """Global mining blocks N_g by MiT (CFFM++ section 5.1: 1 for the small, 2 for the large ones)."""
 
-CONTEXTS = {"release": cffa.reference_sources, "paper": centred_contexts.reference_sources}
-"""Settings of ``model.pooling_rule`` -> (r, p) -> rows of the context table."""
+LOCAL_SETTINGS = (
+    "receptive", "pooling", "target_receptive", "target_pooling", "window", "halo", "pooling_rule", "pooling_form",
+    "references", "mining",
+)  # fmt: skip
+"""Fields of ``ModelConfig`` that networks with local blocks alone read."""
 
 Memory = tuple[cfm.Cells, ...]
 """A reference as a target reads it: for each block its grid's keys and values [N, A, gh, gw, D]."""
@@ -78,7 +79,11 @@ class CFFM(Method):
       local_blocks: mining blocks N in sequence.
       global_blocks: global mining blocks N_g in sequence.
       sources: the context table, one row a reference frame, oldest first.
-      static: the target stands in for its references (static contexts alone).
+      static: the target stands in for its references (static contexts alone): no past frame is
+        read, in training neither.
+      own: the context table's row of the target.
+      halo: positions around a window that it reads of the target, unpooled.
+      global_weight: lambda, the weight of the global logits (CFFM++ section 4.2).
       attention: False leaves the mining out ("CFFA only"), see ``cfm.PositionBlock``.
     """
 
@@ -86,6 +91,9 @@ class CFFM(Method):
     global_blocks: int = 0
     sources: tuple[cffa.PooledSource, ...] = cffa.REFERENCES
     static: bool = False
+    own: cffa.PooledSource = cffa.TARGET
+    halo: int = windows.HALO
+    global_weight: float = ModelConfig.global_weight
     attention: bool = True
 
     PARTS: ClassVar[Mapping[str, str]] = {
@@ -101,7 +109,9 @@ class CFFM(Method):
         **Method.OPTIONS,
         "local_blocks": "--model.blocks",
         "global_blocks": "--model.global_blocks",
-        "sources": "--model.receptive, --model.pooling, --model.pooling_rule",
+        "sources": "--model.receptive, --model.pooling, --model.pooling_rule, --model.pooling_form, --model.window",
+        "own": "--model.target_receptive, --model.target_pooling",
+        "halo": "--model.halo",
         "attention": "--model.mining",
     }
 
@@ -109,11 +119,15 @@ class CFFM(Method):
     def create(cls, family: str, backbone: str, settings: ModelConfig) -> CFFM:
         has_local, has_global = FAMILIES[family]
         like = size_of(backbone).like
+        own, *references = context_table(settings)
         return cls(
             **cls.shared(backbone, settings),
             local_blocks=(settings.blocks or LOCAL_BLOCKS[like]) if has_local else 0,
             global_blocks=(settings.global_blocks or GLOBAL_BLOCKS[like]) if has_global else 0,
-            sources=CONTEXTS[settings.pooling_rule](settings.receptive, settings.pooling),
+            sources=tuple(references),
+            own=own,
+            halo=settings.halo,
+            global_weight=settings.global_weight,
             static=settings.references == "self",
             attention=settings.mining == "attention",
         )
@@ -132,10 +146,10 @@ class CFFM(Method):
 
     @property
     def settings_read(self) -> tuple[str, ...]:
-        local = ("receptive", "pooling", "pooling_rule", "references", "mining") if self.local_blocks else ()
+        local = LOCAL_SETTINGS if self.local_blocks else ()
         return (
             *(f"model.{name}" for name in local),
-            *(("prototypes.", "eval.prototypes") if self.global_blocks else ()),
+            *(("model.global_weight", "prototypes.", "eval.prototypes") if self.global_blocks else ()),
         )
 
     @property
@@ -144,7 +158,7 @@ class CFFM(Method):
 
     @property
     def clip_frames(self) -> int:
-        return len(self.sources) + 1
+        return 1 if self.static else len(self.sources) + 1
 
     def contexts(self, prototypes: Prototypes = "video") -> tuple[Literal["video", "causal"], ...]:
         both = ("video", "causal")
@@ -165,7 +179,9 @@ class CFFM(Method):
         if self.local_blocks:
             kind = cfm.MiningBlock if self.attention else cfm.PositionBlock
             block = layers.rematerialised(kind, self.remat, methods=("reference_cells", "__call__"))
-            self.local = [block(self.sources, self.width, self.dtype) for _ in range(self.local_blocks)]
+            self.local = [
+                block(self.sources, self.width, self.dtype, self.own, self.halo) for _ in range(self.local_blocks)
+            ]
             self.clip_dropout = layers.channel_dropout(self.dropout)
             self.clip_classifier = layers.Dense(self.num_classes, self.dtype)
         if self.global_blocks:
@@ -233,7 +249,7 @@ class CFFM(Method):
             local = logits["CFFM"] = jnp.where(referring[:, None, None, None], mined_logits, local)
         for kind, prototypes in contexts.items():
             added = self.classify_global(self.mine_global(features.coarse, prototypes))
-            logits[self._global_row(kind)] = local + GLOBAL_WEIGHT * added
+            logits[self._global_row(kind)] = local + self.global_weight * added
         return logits
 
     # --- clips
@@ -247,7 +263,7 @@ class CFFM(Method):
     def clip_outputs(
         self, clips: Float[Array, "B T H W K"], train: bool = False, prototypes: Float[Array, "B P C"] | None = None
     ) -> ClipOutputs:
-        """Segments each clip's last frame; with global contexts by local + 0.5 * global logits.
+        """Segments each clip's last frame; with global contexts by local + lambda * global logits.
 
         Args:
           clips: normalised, oldest first, the target last; sides multiples of 32.
@@ -270,7 +286,7 @@ class CFFM(Method):
             if prototypes is None:
                 prototypes = jnp.zeros((b, 1, self.width))
             global_logits = self.classify_global(self.mine_global(target, prototypes), train)
-            logits = logits + GLOBAL_WEIGHT * global_logits
+            logits = logits + self.global_weight * global_logits
         return ClipOutputs(logits, frame_logits, mined, global_logits)
 
     def mine_local(
@@ -342,7 +358,7 @@ class CFFM(Method):
         return not self.global_blocks or name.startswith(GLOBAL_PREFIX)
 
     def training_offsets(self, offsets: Sequence[int]) -> tuple[int, ...]:
-        return () if self.global_blocks else tuple(offsets)
+        return () if self.global_blocks or self.static else tuple(offsets)
 
     @property
     def base(self) -> CFFM | None:
@@ -364,7 +380,7 @@ class CFFM(Method):
         return parts | (self._global_macs(h, w, prototypes) if self.global_blocks else {})
 
     def _local_macs(self, h: int, w: int, *, executed: bool) -> dict[str, int]:
-        block = cfm.mining_macs(self.width, self.sources, h, w, executed=executed)
+        block = cfm.mining_macs(self.width, (self.own, *self.sources), self.halo, h, w, executed=executed)
         parts = {part: self.local_blocks * count for part, count in block.items()}
         return parts | {"clip_classifier": h * w * 2 * self.width * self.num_classes}
 
@@ -377,7 +393,7 @@ class CFFM(Method):
         if not self.local_blocks and not self.global_blocks:
             return super().elements(height, width, prototypes=prototypes)
         h, w = height // 8, width // 8
-        local = self.local_blocks * cfm.mining_elements(self.width, self.sources, h, w)
+        local = self.local_blocks * cfm.mining_elements(self.width, (self.own, *self.sources), h, w)
         globals_ = self.global_blocks * cfm.global_elements(self.width, h, w, prototypes)
         heads = bool(self.local_blocks) + bool(self.global_blocks)
         count = self.frame_elements(height, width) + local + globals_ + heads * h * w * self.num_classes

@@ -23,6 +23,7 @@ from cffm_jax.models.foreign.layouts import (
     weighted,
 )  # fmt: skip
 from cffm_jax.models.foreign.names import AS_RELEASED, RELEASED, HeadOrigin, Layer, MethodNames, rules
+from cffm_jax.models.windows import HALO, WINDOW
 
 
 def _square(x: np.ndarray) -> np.ndarray:
@@ -103,11 +104,17 @@ def dead_arrays(live: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 def without_place(model: Any) -> Sequence[str]:
     """Nobody has normalised projections by released names, which count three references, and pool
-    them as the release does."""
+    and cut them as the release does."""
     projections = ["decoder/project1/norm"] if model.projection != "linear" else []
     others = [f"{len(model.sources)} reference frames"] if model.local_blocks and len(model.sources) != 3 else []
-    centred = any(isinstance(source, CentredSource) for source in model.sources) and model.local_blocks
-    return projections + others + (["model.pooling_rule paper"] if centred else [])
+    rows = (model.own, *model.sources) if model.local_blocks else ()
+    unknown = {
+        "model.pooling_rule paper": any(isinstance(row, CentredSource) for row in rows),
+        "model.pooling_form full": any(row.full for row in rows),
+        f"model.window {model.own.window}": any(row.window != WINDOW for row in rows),
+        f"model.halo {model.halo}": rows and model.halo != HALO,
+    }
+    return projections + others + [setting for setting, there in unknown.items() if there]
 
 
 def stages_reversed(arrays: Sequence[np.ndarray]) -> np.ndarray:

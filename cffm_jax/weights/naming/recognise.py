@@ -120,10 +120,8 @@ def choose(state_dicts: Sequence[Named], source: object, take: str = "") -> Chos
     elif rest and rank(rest[0]) == rank(first):
         remedy = f"name one with convert.py --take ({RULE})"
         raise InputError(source, f"holds several sets of weights: {sets}", remedy)
-    others = [label(each.name, foreign) for _, each, foreign in rest]
-    hooked = [key for key in first[2].beside if key.startswith(first[2].under + _HOOK)]
-    others += [f"{first[2].under}{_HOOK}*"] * (len(hooked) >= _FEWEST)
-    return Chosen(first[1].name, first[2], tuple(others), bool(take))
+    others = tuple(label(each.name, foreign) for _, each, foreign in rest)
+    return Chosen(first[1].name, first[2], others, bool(take))
 
 
 def _sets(arrays: Mapping[str, StoredArray]) -> list[Foreign]:
@@ -136,16 +134,19 @@ def _sets(arrays: Mapping[str, StoredArray]) -> list[Foreign]:
         names: dict[str, str] = {}
         for key in below:
             names.setdefault(added + _WRAPPER.sub("", key.removeprefix(under)), key)
-        averages = {_HOOK + name.removeprefix(added).replace(".", "_") for name in names}
-        names = {name: key for name, key in names.items() if name.removeprefix(added) not in averages}
-        inside = set(names.values())
-        described = {name: arrays[key] for name, key in names.items()}
-        beside = tuple(key for key in arrays if key not in inside)
-        foreign = Foreign(Naming(origin, _method_of(origin, names)), described, names, added, under, beside)
-        if foreign.fits:
-            claimed |= inside
-        if foreign.fits or not _WRAPPER.sub("", under) or foreign.backbone:
-            found.append(foreign)
+        hooked = {name: added + _HOOK + name.removeprefix(added).replace(".", "_") for name in names}
+        averages = {name: names[flat] for name, flat in hooked.items() if flat in names}
+        names = {name: key for name, key in names.items() if name not in {hooked[each] for each in averages}}
+        for prefix, its_names in ((under + _HOOK, averages), (under, names)):
+            inside = set(its_names.values())
+            described = {name: arrays[key] for name, key in its_names.items()}
+            beside = tuple(key for key in arrays if key not in inside)
+            naming = Naming(origin, _method_of(origin, its_names))
+            foreign = Foreign(naming, described, its_names, added, prefix, beside)
+            if foreign.fits:
+                claimed |= inside
+            if foreign.fits or prefix == under and (not _WRAPPER.sub("", under) or foreign.backbone):
+                found.append(foreign)
     return found[::-1]
 
 

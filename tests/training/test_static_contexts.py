@@ -1,0 +1,66 @@
+"""Rows B and E of Table 8: training with static contexts alone reads no past frame in any part."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+import cffm_jax
+from cffm_jax.models.losses import cross_entropy
+from cffm_jax.models.normalise import normalise
+from cffm_jax.rules import with_changes
+from cffm_jax.settings import load_config
+from cffm_jax.training import setup
+
+from helpers.drawn import lively
+from helpers.runs import CONFIG, DEPTHS, SIZE, WIDTH
+
+TINY = {"depths": DEPTHS, "width": WIDTH, "references": "self", "dropout": 0.0, "drop_path": 0.0}
+
+
+@pytest.mark.parametrize("name", ["cffm_b0", "cffmpp_b0"])
+def test_a_clip_is_its_target(name):
+    model = cffm_jax.create_model(name, 4, references="self")
+    assert model.clip_frames == 1 and model.training_offsets((9, 6, 3)) == () and not model.reference_names
+
+
+@pytest.mark.long
+def test_the_loss_is_that_of_the_target():
+    """Of the target's clip logits and of its own per-frame logits, nothing else; and the work is one frame's."""
+    model = cffm_jax.create_model("cffm_b0", 4, **TINY)
+    variables, rng = lively(model), np.random.default_rng(0)
+    frames = rng.integers(0, 256, (2, 1, 64, 64, 3)).astype(np.uint8)
+    labels = rng.integers(0, 4, (2, 1, 64, 64)).astype(np.uint8)
+    batch = {"frames": frames, "labels": labels, "size": np.full((2, 2), 64, np.int32)}
+    # BatchNorm's batch statistics are those of the targets: the encoder sees no other frame.
+    apply = jax.jit(model.apply, static_argnames=("method", "mutable", "train", "frame_loss_weight"))
+    rngs = {"dropout": jax.random.key(0)}
+    (loss, parts), _ = apply(variables, batch, frame_loss_weight=0.5, method="loss", mutable="batch_stats", rngs=rngs)
+    outputs, _ = apply(
+        variables, normalise(frames, batch["size"]), train=True, method="clip_outputs", mutable="batch_stats",
+        rngs=rngs,
+    )  # fmt: skip
+    assert outputs.frame_logits.shape[1] == 1
+    clip = cross_entropy(outputs.logits, labels[:, 0])
+    frame = cross_entropy(outputs.frame_logits[:, 0], labels[:, 0])
+    np.testing.assert_allclose(loss, clip + 0.5 * frame, rtol=1e-5)
+    np.testing.assert_allclose(parts["frame_loss"], frame, rtol=1e-5)
+    past = cffm_jax.create_model("cffm_b0", 4, depths=DEPTHS, width=WIDTH)
+    once, four = (m.training_macs(64, 64, prototypes=100) for m in (model, past))
+    assert four - once == 3 * 3 * sum(model.frame_macs(64, 64, executed=True).values())
+
+
+@pytest.mark.long
+def test_the_loader_reads_one_frame_a_clip(data, tmp_path):
+    """Of a prepared training run; a run with past frames reads four."""
+    config = load_config(CONFIG)
+    config = dataclasses.replace(config, workdir=str(tmp_path / "run"))
+    config = with_changes(config, [
+        ("data.root", str(data)), ("data.scale", SIZE[::-1]), ("data.crop", (64, 64)), ("train.batch_size", 2),
+        ("train.devices", 1), ("eval.devices", 1), ("model.depths", DEPTHS), ("model.width", WIDTH),
+    ])  # fmt: skip
+    for references, frames in (("self", 1), ("past", 4)):
+        with setup.prepare(with_changes(config, [("model.references", references)])) as run:
+            batch = next(iter(run.clips))
+        assert batch["frames"].shape == (2, frames, 64, 64, 3) and batch["labels"].shape == (2, frames, 64, 64)
