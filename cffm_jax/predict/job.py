@@ -241,6 +241,8 @@ class _Job(NamedTuple):
             "checkpoint": request.checkpoint,
             "model": config.model.name,
             "frames": count,
+            "scores": request.scores,
+            "logits": request.logits,
             "damaged_frames": damage.count,
             "damaged_ranges": damage.ranges,
             "size": [shape[1], shape[0]],
