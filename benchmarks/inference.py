@@ -34,6 +34,7 @@ from cffm_jax.config import DataConfig, ModelConfig
 from cffm_jax.data.evaluation_frames import evaluation_size
 from cffm_jax.drawing.palette import palette
 from cffm_jax.errors import InputError
+from cffm_jax.inference.prediction import Prediction
 from cffm_jax.media.frame import Frame
 from cffm_jax.media.pyav import require_av
 from cffm_jax.models.create import build_model
@@ -236,7 +237,7 @@ def rate(found: Iterator[engines.Masks], folder: Path, seconds: float) -> float:
     began, count = time.perf_counter(), 0
     while not count or time.perf_counter() - began < seconds:
         for number, mask in next(found):
-            writer.write(Frame(np.empty(0), number, Fraction(0), f"{count:06}"), mask)
+            writer.write(Frame(np.empty(0), number, Fraction(0), f"{count:06}"), Prediction(mask))
             count += 1
     return count / (time.perf_counter() - began)
 

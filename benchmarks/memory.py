@@ -77,8 +77,8 @@ def measure(name: str, count: int, options: dict) -> dict[int, float]:
     readings: dict[int, float] = {}
 
     class Watched(weights.Weights):
-        def stream(self, frames, **more):
-            yield from super().stream(watched(frames, max(1, count // 10), readings), **more)
+        def predictions(self, frames, **more):
+            yield from super().predictions(watched(frames, max(1, count // 10), readings), **more)
 
     load, weights.load = weights.load, lambda path: Watched(model, variables, config, "random", "")
     try:

@@ -58,6 +58,10 @@ def winner_scores(logits: jax.Array, input_size: tuple[int, int], output_size: t
     exp(logit - m), and the winner's probability is 1 over the last sum. The arguments are those of
     `segmentation_masks`.
     """
+    if input_size[0] == output_size[0] and input_size[1] != output_size[1]:
+        # As above: faster where only the width is gathered.
+        turned = winner_scores(jnp.swapaxes(logits, 1, 2), input_size[::-1], output_size[::-1])
+        return jnp.swapaxes(turned, 1, 2)
     planes = jnp.moveaxis(logits.astype(jnp.float32), -1, 0)
 
     def add(i: jax.Array, so_far: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:

@@ -109,24 +109,11 @@ class Engine:
         recurrent = jax.tree.map(lambda x: jnp.zeros((streams, *x.shape), x.dtype), recurrent)
         return State(jnp.zeros((), jnp.int32), jnp.zeros(streams, jnp.int32), ring, recurrent)
 
-    def step(
-        self,
-        variables: dict[str, Any],
-        state: State,
-        frames: Shaped[Array, "S n H W K"],
-        prototypes: Float[Array, "S P C"] | None = None,
-        *,
-        size: tuple[int, int],
-    ) -> tuple[State, dict[str, UInt8[Array, "S _ {size[0]} {size[1]}"]]]:
-        """The next state and the masks u8[S, m, H0, W0] of each row; see ``segment``."""
-        state, segmented = self.segment(variables, state, frames, prototypes, size=size)
-        return state, segmented.masks
-
     def segment(
         self,
         variables: dict[str, Any],
         state: State,
-        frames: UInt8[Array, "S n H W 3"],
+        frames: Shaped[Array, "S n H W K"],
         prototypes: Float[Array, "S P C"] | None = None,
         *,
         size: tuple[int, int],
@@ -208,8 +195,10 @@ def jitted_step(
     *,
     size: tuple[int, int],
 ) -> tuple[State, dict[str, UInt8[Array, "S _ {size[0]} {size[1]}"]]]:
-    """``Engine.step``, compiled; the state that is given is consumed: its memory becomes the next state's."""
-    return engine.step(variables, state, frames, prototypes, size=size)
+    """The next state and the masks u8[S, m, H0, W0] of each row: ``Engine.segment``, compiled. The
+    state that is given is consumed: its memory becomes the next state's."""
+    state, segmented = engine.segment(variables, state, frames, prototypes, size=size)
+    return state, segmented.masks
 
 
 @functools.lru_cache(maxsize=64)

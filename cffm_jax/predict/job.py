@@ -67,7 +67,7 @@ class Request:
     classes, in 16 bits: 65535 is 1."""
     logits: bool = False
     """Write logits/<frame>.npz: the logits of all classes as the network gives them, at a quarter of
-    its input's size, 5 MB for a frame of 480p and 124 classes."""
+    its input's size, 13 MB for a frame of 480p and 124 classes."""
     overlay: bool = True
     """Write overlay.mp4 (H.264, each frame at its time in the input), of a single image
     overlay.png."""
@@ -145,15 +145,14 @@ def predict(request: Request) -> str:
 
         weights = _with_offsets(load(request.checkpoint), source, request)
         chosen = chosen_classes(request.classes, weights.names)
-        scale = weights.config.data.scale
-        job = _Job(request, source, folder, weights.names, weights.colours, chosen, scale)
+        job = _Job(request, source, folder, weights.config, weights.names, weights.colours, chosen)
         frames = KeptFrames(first, source.frames)
         ahead = 0 if source.live or jax.default_backend() == "cpu" else _AHEAD
         predictions = weights.predictions(frames, scores=request.scores, logits=request.logits, ahead=ahead)
         damage = Damage()
         count, took = job.write(interruption, frames, predictions, damage)
         with folder.writing():
-            folder.describe(job.about(weights.config, count, first.pixels.shape, damage))
+            folder.describe(job.about(count, first.pixels.shape, damage))
     if damage.count:
         source.warnings.append(f"{source.name}: {damage.in_words}")
     for warning in source.warnings:
@@ -168,10 +167,10 @@ class _Job(NamedTuple):
     request: Request
     source: Source
     folder: OutputFolder
+    config: Config
     names: Sequence[str]
     colours: np.ndarray
     chosen: Sequence[int]
-    scale: tuple[int, int]
 
     def write(
         self, interruption: Interruption, frames: KeptFrames, predictions: Iterator[Prediction], damage: Damage
@@ -221,7 +220,7 @@ class _Job(NamedTuple):
         if request.scores:
             add(ScoreImages(folder))
         if request.logits:
-            add(LogitArchives(folder, self.names, self.scale))
+            add(LogitArchives(folder, self.names, self.config.data.scale))
         if request.csv:
             add(ClassShares(folder, self.names, self.chosen))
         if request.overlay:
@@ -233,14 +232,16 @@ class _Job(NamedTuple):
                 add(overlays.OverlayVideo(folder, painter, self.source.rate / request.every, self.source.tick))
         return writers
 
-    def about(self, config: Config, count: int, shape: tuple[int, ...], damage: Damage) -> dict[str, Any]:
+    def about(self, count: int, shape: tuple[int, ...], damage: Damage) -> dict[str, Any]:
         """Contents of ``prediction.json``."""
         request = self.request
         return {
             "input": self.source.name,
             "checkpoint": request.checkpoint,
-            "model": config.model.name,
+            "model": self.config.model.name,
             "frames": count,
+            "scores": request.scores,
+            "logits": request.logits,
             "damaged_frames": damage.count,
             "damaged_ranges": damage.ranges,
             "size": [shape[1], shape[0]],
@@ -248,7 +249,7 @@ class _Job(NamedTuple):
             "start": request.start,
             "end": request.end,
             "every": request.every,
-            "offsets": list(config.data.offsets),
+            "offsets": list(self.config.data.offsets),
             "classes": {k: self.names[k] for k in self.chosen},
             "colours": {k: self.colours[k].tolist() for k in self.chosen},
             "ignored": IGNORED_LABEL,

@@ -33,7 +33,8 @@ _OURS = {ARCHIVE, SHARES, ABOUT, *OVERLAYS, *_FOLDERS}
 
 
 class Writer(Protocol):
-    """Takes frames with what the network says of them; its file is complete after ``finish``, not called on an error.
+    """Takes frames with what the network says of them; its file is complete after ``finish``, which
+    is not called on an error.
 
     ``close`` comes in any case, last, and only lets go of what is open.
     """
@@ -79,66 +80,68 @@ class OutputFolder(WholeFolder):
         (self.partial / ABOUT).write_text(json.dumps(about, indent=2) + "\n")
 
 
-class MaskImages:
+class FrameFiles:
+    """A folder with a file for each frame, which is whole once it is written."""
+
+    kind: str
+
+    def __init__(self, folder: Path):
+        self._folder = folder / self.kind
+        self._folder.mkdir()
+
+    def path(self, frame: Frame) -> Path:
+        return self._folder / f"{frame.name}{_FOLDERS[self.kind]}"
+
+    def finish(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+class MaskImages(FrameFiles):
     """``masks/<frame>.png``: palette images of the class indices, 255 where none was asked for."""
+
+    kind = MASKS
 
     def __init__(self, folder: Path, colours: np.ndarray):
         """``colours`` u8[256,3]."""
-        self._folder = folder / MASKS
-        self._folder.mkdir()
+        super().__init__(folder)
         self._palette = colours.tobytes()
 
     def write(self, frame: Frame, prediction: Prediction) -> None:
         image = Image.fromarray(prediction.mask)
         image.putpalette(self._palette)
-        image.save(self._folder / f"{frame.name}.png")
-
-    def finish(self) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
+        image.save(self.path(frame))
 
 
-class ScoreImages:
+class ScoreImages(FrameFiles):
     """``scores/<frame>.png``: 16-bit grey images of the masks' probabilities, 65535 for 1."""
 
-    def __init__(self, folder: Path):
-        self._folder = folder / SCORES
-        self._folder.mkdir()
+    kind = SCORES
 
     def write(self, frame: Frame, prediction: Prediction) -> None:
         values = np.round(np.asarray(prediction.scores, np.float64) * 65535).astype(np.uint16)
-        Image.fromarray(values).save(self._folder / f"{frame.name}.png")
-
-    def finish(self) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
+        Image.fromarray(values).save(self.path(frame))
 
 
-class LogitArchives:
+class LogitArchives(FrameFiles):
     """``logits/<frame>.npz``: logits f32[h,w,K] as the network gives them, names [K], and the sizes
     that they are resized to, one after the other: input_size (H, W) and size (H0, W0)."""
 
+    kind = LOGITS
+
     def __init__(self, folder: Path, names: Sequence[str], scale: tuple[int, int]):
         """``scale``: what frames are resized to fit."""
-        self._folder, self._names, self._scale = folder / LOGITS, np.array(names), scale
-        self._folder.mkdir()
+        super().__init__(folder)
+        self._names, self._scale = np.array(names), scale
 
     def write(self, frame: Frame, prediction: Prediction) -> None:
         size = prediction.mask.shape
         sizes = {"input_size": evaluation_size(size[0], size[1], self._scale), "size": size}
         assert prediction.logits is not None
         arrays = {"logits": prediction.logits, "names": self._names, **sizes}
-        np.savez(self._folder / f"{frame.name}.npz", **arrays)
-
-    def finish(self) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
+        np.savez(self.path(frame), **arrays)
 
 
 class MaskArchive:

@@ -54,9 +54,9 @@ def markdown(options: Options) -> str:
 
 
 def main(argv: Sequence[str]) -> None:
-    """Prints what a target's window reads of the target and of each reference: tokens, the side of a token's
-    kernel, the side of the region, where it begins and ends from the window's first position, and
-    how far its middle lies from the window's."""
+    """Prints what a target's window reads of the target and of each reference: tokens, the side of
+    a token's kernel, the side of the region, where it begins and ends from the window's first
+    position, and how far its middle lies from the window's."""
     print(markdown(parse_command(Options, argv, lambda _: Options(), main.__doc__)))
 
 

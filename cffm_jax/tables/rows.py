@@ -211,9 +211,8 @@ TABLE6 = Table(
         Row("49-35-21", "r = 49, 35, 21", _context("r49_35", (49, 35, 21), (7, 5, 3)), 38.8, 88.6, 84.1),
     ),
     "r of the references; the target's own is 7 in the paper, and here the release's 13x13 (`--model.halo 0` makes it "
-    "7x7). The paper says that the other parameters are unchanged, but the "
-    "main setting's p = {7, 4, 2} divides only r = {49, 20, 6}. Chosen here: p = {7, 5, 3} for the others, which "
-    "divides them all.",
+    "7x7). The paper says that the other parameters are unchanged, but the main setting's p = {7, 4, 2} divides "
+    "only r = {49, 20, 6}. Chosen here: p = {7, 5, 3} for the others, which divides them all.",
 )
 TABLE7 = Table(
     "table7",

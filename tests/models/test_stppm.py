@@ -88,7 +88,8 @@ def test_streams_and_chunks_give_the_masks_of_clips(network, frames, expected):
     stream = list(streaming.stream(model, variables, CONFIG, frames))
     assert (np.stack(stream) != expected).mean() < 1e-3
     engine = Engine(model, CONFIG, model.rows(), (5, 3, 1), frames=LENGTH, memory=5)
-    _, masks = jax.jit(engine.step, static_argnames="size")(variables, engine.start(SIZE), frames[None], size=SIZE)
+    step = jax.jit(engine.segment, static_argnames="size")
+    masks = step(variables, engine.start(SIZE), frames[None], size=SIZE)[1].masks
     assert (masks["ST-PPM"][0] != expected).mean() < 1e-3
     assert list(masks) == ["ST-PPM", "per-frame (SegFormer)"]
 

@@ -106,7 +106,13 @@ def test_everything_of_a_video(shared, tmp_path, capfd):
         )
         assert float(row["seconds"]) == pytest.approx(time_, abs=1e-4)
     about = json.loads((out / "prediction.json").read_text())
-    assert about["frames"] == 20 and about["size"] == [64, 48] and about["offsets"] == [9, 6, 3]
+    assert (
+        about["scores"]
+        and about["logits"]
+        and about["frames"] == 20
+        and about["size"] == [64, 48]
+        and about["offsets"] == [9, 6, 3]
+    )
     assert about["classes"] == {"0": "class 0", "1": "class 1", "2": "class 2"}
 
 

@@ -136,8 +136,10 @@ def _sets(arrays: Mapping[str, StoredArray]) -> list[Foreign]:
             names.setdefault(added + _WRAPPER.sub("", key.removeprefix(under)), key)
         hooked = {name: added + _HOOK + name.removeprefix(added).replace(".", "_") for name in names}
         averages = {name: names[flat] for name, flat in hooked.items() if flat in names}
-        names = {name: key for name, key in names.items() if name not in {hooked[each] for each in averages}}
-        for prefix, its_names in ((under + _HOOK, averages), (under, names)):
+        flat_names = {hooked[name] for name in averages}
+        names = {name: key for name, key in names.items() if name not in flat_names}
+        sets = [(under + _HOOK, averages)] if averages else []
+        for prefix, its_names in (*sets, (under, names)):
             inside = set(its_names.values())
             described = {name: arrays[key] for name, key in its_names.items()}
             beside = tuple(key for key in arrays if key not in inside)
