@@ -111,13 +111,13 @@ class DataConfig:
     <split>.txt), Cityscapes (leftImg8bit_sequence, gtFine), plain (<video>/frames, <video>/masks,
     <split>.txt, classes.txt), or any of these as python -m cffm_jax.data.prepare wrote it; see the
     README."""
-    channels: tuple[str, ...] = RGB
+    channels: tuple[str, ...] = setting(RGB, of_weights=True)
     """Names of the frames' channels, in the order of the files. Other than red green blue (thermal,
     depth, near-infrared) they keep the files' values, as float32, and need data.mean and data.std."""
-    mean: tuple[float, ...] = setting((), goes_with=("data.channels",))
+    mean: tuple[float, ...] = setting((), goes_with=("data.channels",), of_weights=True)
     """Mean of each channel, in the files' units; without any ImageNet's, of red green blue alone.
-    python -m cffm_jax.data.check ROOT --statistics CHANNEL ... prints a dataset's."""
-    std: tuple[float, ...] = setting((), goes_with=("data.channels",))
+    python -m cffm_jax.data.check ROOT --channels NAME ... --statistics prints a dataset's."""
+    std: tuple[float, ...] = setting((), goes_with=("data.channels",), of_weights=True)
     """Standard deviation of each channel, as data.mean."""
     train_split: str = "train"
     """Split file (without .txt; in Cityscapes a folder's name) to train on."""
@@ -175,7 +175,9 @@ class DataConfig:
         for option, values in (("--data.mean", mean), ("--data.std", std)):
             if len(values) != len(names) and (values or not known):
                 problem = f"has {len(values)} numbers, --data.channels {len(names)} names"
-                command = f"python -m cffm_jax.data.check ROOT --layout folder --statistics {' '.join(names)}"
+                command = (
+                    f"python -m cffm_jax.data.check ROOT --layout folder --channels {' '.join(names)} --statistics"
+                )
                 raise InputError(option, problem, f"give those that this prints: {command}")
         if min(std, default=1) <= 0:
             raise InputError("--data.std", f"is {' '.join(map(str, std))}", "give numbers above 0")

@@ -1,25 +1,35 @@
 """Frames of any channels: values as they are stored, and a picture of them to look at.
 
-PNG and JPEG hold 1, 3 or 4 samples a pixel, TIFF 1 or 3, of 8 or 16 bits or floats; a NumPy array (.npy)
-[H,W] or [H,W,K] any number, of integers or floats.
+PNG and JPEG hold 1, 3 or 4 samples a pixel, TIFF any number, of integers or floats, and so does a
+NumPy array (.npy) [H,W] or [H,W,K].
 """
 
 from __future__ import annotations
 
+import importlib
 import io
+import lzma
+import math
+import zlib
+from typing import Any
 
 import cv2
 import numpy as np
 
 from cffm_jax.channels import RGB, Channels
-from cffm_jax.data.image_files import MAX_PIXELS, FileName, UnreadableFile, open_image
+from cffm_jax.data.image_files import MAX_PIXELS, TIFF, FileName, UnreadableFile, open_image
+from cffm_jax.data.pictures import DAMAGED, orientation, upright
 
 _ARRAY = b"\x93NUMPY"
-_TIFF = b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"
 _ORDERS = {3: [2, 1, 0], 4: [2, 1, 0, 3]}
 """OpenCV has blue first."""
 _AGAIN = "copy or download the file again"
 _AS_ARRAY = "save it as .npy [H,W,K]"
+_MAX_VALUES = 4 * MAX_PIXELS
+_TURN = 274
+"""The tag of a TIFF's orientation; the values are those of EXIF."""
+_REDUCED = 1
+"""The bit of a TIFF page's type that marks a smaller copy of another page."""
 _SPREAD = 2.0
 """Standard deviations from the mean that a picture shows as black and white."""
 
@@ -28,19 +38,14 @@ def is_array(data: bytes) -> bool:
     return data.startswith(_ARRAY)
 
 
-def is_stored(data: bytes) -> bool:
-    """Whether a file's bytes are none of a dataset's usual pictures, but an array or a TIFF."""
-    return is_array(data) or data.startswith(_TIFF)
+def as_stored(data: bytes, channels: Channels) -> bool:
+    """Whether a file's values are read as they are stored, and not as a picture in RGB."""
+    return is_array(data) or not channels.coloured
 
 
-def size(path: FileName, data: bytes) -> tuple[int, int]:
-    """Height and width. UnreadableFile: see `read_values`."""
-    height, width = read_values(path, data).shape[:2]
-    return height, width
-
-
-def decode(path: FileName, data: bytes, channels: Channels) -> np.ndarray:
-    """A frame f32[H,W,K] from the bytes of its file; u8[H,W,3] of RGB.
+def decode(path: FileName, data: bytes, channels: Channels) -> tuple[np.ndarray, int | None]:
+    """A frame f32[H,W,K] from the bytes of its file, upright, and its `pictures.orientation`. In RGB
+    it is u8[H,W,3].
 
     What is not finite, as where a depth is not known, is read as the channel's mean: 0 when it is
     normalised, as padding. Without a mean it stays.
@@ -48,32 +53,33 @@ def decode(path: FileName, data: bytes, channels: Channels) -> np.ndarray:
     Raises:
       UnreadableFile: it cannot be read, or has another number of channels.
     """
-    values = read_values(path, data)
+    values, turn = read_values(path, data)
     if values.shape[2] != len(channels):
-        problem = f"has {values.shape[2]} channels, --data.channels {len(channels)} ({', '.join(channels.names)})"
-        raise UnreadableFile(path, problem, "correct --data.channels, or the file")
+        problem = f"has {values.shape[2]} channels, not {len(channels)} ({', '.join(channels.names)})"
+        raise UnreadableFile(path, problem, "correct the names of the channels, or the file")
     if channels.coloured:
         if values.dtype != np.uint8:
             raise UnreadableFile(path, f"holds {values.dtype}, RGB has bytes", "save it with 8 bits")
-        return np.ascontiguousarray(values)
+        return np.ascontiguousarray(values), turn
     values = values.astype(np.float32)
     finite = np.isfinite(values)
     if channels.mean and not finite.all():
         values = np.where(finite, values, np.array(channels.mean, np.float32))
-    return np.ascontiguousarray(values)
+    return np.ascontiguousarray(values), turn
 
 
-def read_values(path: FileName, data: bytes) -> np.ndarray:
-    """The values [H,W,K] of a file's bytes, as stored; palettes as RGB, and nothing is turned.
+def read_values(path: FileName, data: bytes) -> tuple[np.ndarray, int | None]:
+    """The values [H,W,K] of a file's bytes, upright, and its `pictures.orientation`; palettes as RGB.
 
     Raises:
       UnreadableFile: it is cut off, damaged, too large, or of a kind that is not read.
     """
-    values = _array(path, data) if is_array(data) else _image(path, data)
-    return values if values.ndim == 3 else values[..., None]
+    read = _array if is_array(data) else _tiff if data.startswith(TIFF) else _picture
+    values, turn = read(path, data)
+    return upright(values if values.ndim == 3 else values[..., None], turn), turn
 
 
-def _array(path: FileName, data: bytes) -> np.ndarray:
+def _array(path: FileName, data: bytes) -> tuple[np.ndarray, None]:
     file = io.BytesIO(data)
     try:
         version = np.lib.format.read_magic(file)
@@ -83,29 +89,62 @@ def _array(path: FileName, data: bytes) -> np.ndarray:
         raise UnreadableFile(path, "is no array that NumPy reads", _AGAIN) from error
     if len(shape) not in (2, 3) or not all(shape) or dtype.kind not in "uif":
         raise UnreadableFile(path, f"holds {dtype} of shape {list(shape)}", "save integers or floats [H,W] or [H,W,K]")
-    if shape[0] * shape[1] > MAX_PIXELS:
-        raise UnreadableFile(path, f"has more than the {MAX_PIXELS} pixels allowed", "save it smaller")
+    _require_room(path, shape)
     stored = data[file.tell() :]
-    # Python's integers, which do not overflow: a header may claim anything.
-    if len(stored) != dtype.itemsize * shape[0] * shape[1] * (shape[2] if len(shape) == 3 else 1):
+    if len(stored) != dtype.itemsize * math.prod(shape):
         raise UnreadableFile(path, "is truncated, or longer than it says", _AGAIN)
-    return np.frombuffer(stored, dtype).reshape(shape, order="F" if by_columns else "C")
+    return np.frombuffer(stored, dtype).reshape(shape, order="F" if by_columns else "C"), None
 
 
-def _image(path: FileName, data: bytes) -> np.ndarray:
-    if not data.startswith(_TIFF):
-        open_image(path, data)  # Refuses a size that OpenCV would believe, and what is no picture.
+def _tiff(path: FileName, data: bytes) -> tuple[np.ndarray, int | None]:
+    try:
+        tifffile = importlib.import_module("tifffile")
+    except ImportError as error:
+        remedy = f"install tifffile (make install-tiff, or pip install tifffile), or {_AS_ARRAY}"
+        raise UnreadableFile(path, "is a TIFF, which tifffile reads, and that is not installed", remedy) from error
+    try:
+        with tifffile.TiffFile(io.BytesIO(data)) as file:
+            pages = [page for page in file.pages if not page.subfiletype & _REDUCED]
+            first = pages[0]
+            # Several pictures of one sample each are channels too: nothing else can be meant by them.
+            if len(pages) > 1 and any(page.samplesperpixel > 1 or page.shape != first.shape for page in pages):
+                raise UnreadableFile(path, f"holds {len(pages)} pictures", f"give each a file, or {_AS_ARRAY}")
+            if first.colormap is not None:
+                raise UnreadableFile(path, "is a TIFF with a palette", f"save it without, or {_AS_ARRAY}")
+            _require_room(path, (first.imagelength, first.imagewidth, first.samplesperpixel * len(pages)))
+            tag = first.tags.get(_TURN)
+            turn = int(tag.value) if tag is not None and tag.value in range(1, 9) else None
+            values = np.stack([page.asarray() for page in pages], -1) if len(pages) > 1 else first.asarray()
+            values = np.moveaxis(values, 0, -1) if first.axes.startswith("S") else values
+    except UnreadableFile:
+        raise
+    # Of damaged files; that of a codec says which package has it.
+    except (*DAMAGED, zlib.error, lzma.LZMAError) as error:
+        why = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UnreadableFile(path, f"cannot be read ({why})", f"{_AGAIN}, or {_AS_ARRAY}") from error
+    if values.ndim not in (2, 3) or values.dtype.kind not in "uif":
+        problem = f"holds {values.dtype} of shape {list(values.shape)}"
+        raise UnreadableFile(path, problem, "save integers or floats [H,W] or [H,W,K]")
+    return values, turn
+
+
+def _picture(path: FileName, data: bytes) -> tuple[np.ndarray, int | None]:
+    image: Any = open_image(path, data)  # Refuses a size that OpenCV would believe, and what is no picture.
     try:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION)
     except cv2.error:
         pixels = None
     if pixels is None:
         raise UnreadableFile(path, "is damaged, or of a kind that is not read", f"{_AGAIN}, or {_AS_ARRAY}")
-    if data.startswith(_TIFF) and pixels.ndim == 3 and pixels.shape[2] == 4:  # OpenCV multiplies three by the fourth.
-        raise UnreadableFile(path, "is a TIFF of 4 samples, which are not read as stored", _AS_ARRAY)
-    if pixels.shape[0] * pixels.shape[1] > MAX_PIXELS:
-        raise UnreadableFile(path, f"has more than the {MAX_PIXELS} pixels allowed", "save it smaller")
-    return pixels[..., _ORDERS[pixels.shape[2]]] if pixels.ndim == 3 and pixels.shape[2] in _ORDERS else pixels
+    pixels = pixels[..., _ORDERS[pixels.shape[2]]] if pixels.ndim == 3 and pixels.shape[2] in _ORDERS else pixels
+    return pixels, orientation(image, data)
+
+
+def _require_room(path: FileName, shape: tuple[int, ...]) -> None:
+    """UnreadableFile for a size that the memory would not hold; Python's integers do not overflow."""
+    if shape[0] * shape[1] > MAX_PIXELS or math.prod(shape) > _MAX_VALUES:
+        problem = f"claims {'x'.join(map(str, shape))} values, {MAX_PIXELS} pixels and {_MAX_VALUES} values are allowed"
+        raise UnreadableFile(path, problem, "save it smaller")
 
 
 def picture(frame: np.ndarray, channels: Channels) -> np.ndarray:

@@ -9,7 +9,7 @@ from PIL import ImageFile
 
 from cffm_jax.channels import COLOURS, Channels
 from cffm_jax.data import channel_files, mask_files, pictures
-from cffm_jax.data.image_files import DATASET_READERS, FileName, UnreadableFile, open_image
+from cffm_jax.data.image_files import FRAME_READERS, TIFF, FileName, UnreadableFile, open_image
 from cffm_jax.data.layouts.records import read_all, read_one
 from cffm_jax.data.layouts.video import NO_CLASS, VSPW, Coding
 from cffm_jax.errors import InputError
@@ -44,7 +44,7 @@ def read_picture(path: FileName, channels: Channels) -> np.ndarray:
 def decode_frame(
     path: FileName,
     data: bytes,
-    readers: Mapping[bytes, type[ImageFile.ImageFile]] = DATASET_READERS,
+    readers: Mapping[bytes, type[ImageFile.ImageFile]] = FRAME_READERS,
     several: list[FileName] | None = None,
     channels: Channels = COLOURS,
 ) -> np.ndarray:
@@ -57,13 +57,13 @@ def decode_frame(
       several: the path is added to it, if the file holds further images: an animation, or pages.
       channels: that it has.
     """
-    return _decode(path, data, readers, several, channels)[0]
+    return decode_upright(path, data, readers, several, channels)[0]
 
 
-def _decode(
+def decode_upright(
     path: FileName,
     data: bytes,
-    readers: Mapping[bytes, type[ImageFile.ImageFile]] = DATASET_READERS,
+    readers: Mapping[bytes, type[ImageFile.ImageFile]] = FRAME_READERS,
     several: list[FileName] | None = None,
     channels: Channels = COLOURS,
 ) -> tuple[np.ndarray, int | None]:
@@ -73,18 +73,17 @@ def _decode(
     # after its last start of scan.
     if data.startswith(b"\xff\xd8") and data.rfind(b"\xff\xd9") <= data.rfind(b"\xff\xda"):
         raise UnreadableFile(path, "is truncated: the JPEG's end is missing", "copy or download the file again")
-    stored = channel_files.is_array(data) or (channel_files.is_stored(data) and readers is DATASET_READERS)
-    image = (
-        None if stored or not channels.coloured else open_image(path, data, readers)
-    )  # Refuses a size that OpenCV would believe.
+    stored = channel_files.as_stored(data, channels)
+    image = None if stored else open_image(path, data, readers)  # Refuses a size that OpenCV would believe.
     if pictures.is_png(data) and data.rfind(_PNG_END) < 0:
         raise UnreadableFile(path, "is truncated: the PNG's end is missing", "copy or download the file again")
     if image is None:
-        return channel_files.decode(path, data, channels), None
+        return channel_files.decode(path, data, channels)
     # The second: a JPEG with another behind it.
     if several is not None and (getattr(image, "is_animated", False) or "mp" in image.info):
         several.append(path)
-    return pictures.decode_picture(path, data, image), pictures.orientation(image, data)
+    turn = pictures.orientation(image, data)  # Before the pixels: a TIFF is turned with them, and says so no more.
+    return pictures.decode_picture(path, data, image), turn
 
 
 def read_mask(path: FileName, num_classes: int, coding: Coding = VSPW, manifest: Manifest | None = None) -> np.ndarray:
@@ -146,7 +145,7 @@ def decode_pair(
     channels: Channels = COLOURS,
 ) -> tuple[np.ndarray, np.ndarray]:
     """`read_pair` of files whose bytes are there already."""
-    image, turn = _decode(frame, frame_data, channels=channels)
+    image, turn = decode_upright(frame, frame_data, channels=channels)
     values = mask_files.read_values(mask, mask_data)
     labels = labels_of(mask, values, num_classes, coding)
     require_one_way(frame, mask, image.shape[:2], labels.shape, turn, values.turn)
@@ -158,21 +157,25 @@ def read_label(frame: FileName, mask: FileName, num_classes: int, coding: Coding
     frame_data, mask_data = read_all([frame, mask])
     values = mask_files.read_values(mask, mask_data)
     labels = labels_of(mask, values, num_classes, coding)
-    if channel_files.is_stored(frame_data):
-        (height, width), turn = channel_files.size(frame, frame_data), None
-    else:
-        image = open_image(frame, frame_data)
-        turn, (width, height) = pictures.orientation(image, frame_data), image.size
-    size = (width, height) if (turn or 1) >= 5 else (height, width)
+    size, turn = _upright_size(frame, frame_data)
     require_one_way(frame, mask, size, labels.shape, turn, values.turn)
     return labels
 
 
-def turn_of(path: FileName, data: bytes) -> int | None:
-    """`pictures.orientation` of a file; TIFF and arrays are not turned."""
-    if channel_files.is_stored(data):
-        return None
-    return pictures.orientation(open_image(path, data), data)
+def _upright_size(path: FileName, data: bytes) -> tuple[tuple[int, int], int | None]:
+    """Height and width of a frame as it is shown, and its `pictures.orientation`."""
+    if not channel_files.is_array(data):
+        try:
+            image = open_image(path, data, FRAME_READERS)
+        except UnreadableFile:
+            if not data.startswith(TIFF):  # Of which Pillow does not open all.
+                raise
+        else:
+            turn, (width, height) = pictures.orientation(image, data), image.size
+            # Pillow gives the size of a TIFF as it is shown, that of others as it is stored.
+            return (width, height) if (turn or 1) >= 5 and image.format != "TIFF" else (height, width), turn
+    values, turn = channel_files.read_values(path, data)
+    return values.shape[:2], turn
 
 
 def require_one_way(

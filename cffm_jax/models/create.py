@@ -48,6 +48,7 @@ def create_model(
     depths: Sequence[int] = ModelConfig.depths,
     projection: Literal["linear", "normalised"] = ModelConfig.projection,
     width: int = ModelConfig.width,
+    channels: Channels = COLOURS,
 ) -> Method:
     """A model by its public name. The defaults are those of ``config.ModelConfig``.
 
@@ -80,6 +81,7 @@ def create_model(
       projection: of the encoder's stages: "linear" as SegFormer's, "normalised" as
         MMSegmentation's.
       width: channels of the frame features, a multiple of 8, the mining's heads.
+      channels: of the frames; the default is RGB.
 
     Raises:
       ValueError: the name is unknown, or a setting breaks its rule (``ModelConfig``).
@@ -99,7 +101,7 @@ def create_model(
         dtype=jnp.dtype(dtype).name,  # pyrefly: ignore[bad-argument-type]  # Its rule is asked next.
     )  # fmt: skip
     try:
-        return build_model(settings)
+        return build_model(settings, channels)
     except InputError as error:
         raise ValueError(str(error).replace("--model.", "")) from error
 

@@ -18,7 +18,13 @@ def normalise(
       frames: u8 in RGB, f32 of other channels.
       size: height and width of each clip that are no padding; None if there is none.
       channels: of the frames.
+
+    Raises:
+      ValueError: they are of another type, or have other channels.
     """
+    if frames.dtype != channels.dtype or frames.shape[-1] != len(channels):
+        wanted = f"{channels.dtype}[..., {len(channels)}]"
+        raise ValueError(f"frames are {frames.dtype}{list(frames.shape)}, not {wanted} ({', '.join(channels.names)})")
     x = (frames.astype(jnp.float32) - np.array(channels.mean, np.float32)) / np.array(channels.std, np.float32)
     if size is None:
         return x

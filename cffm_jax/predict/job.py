@@ -18,7 +18,7 @@ from cffm_jax.config import IGNORED_LABEL, Config
 from cffm_jax.data import clips
 from cffm_jax.drawing.masks import ALPHA
 from cffm_jax.errors import InputError, Stopped
-from cffm_jax.media.frame import Damage, Selection, Source
+from cffm_jax.media.frame import Damage, Frame, Selection, Source
 from cffm_jax.media.pyav import require_av
 from cffm_jax.media.source import STDIN, has_magic, open_source
 from cffm_jax.predict import overlays
@@ -130,20 +130,19 @@ def predict(request: Request) -> str:
         source = stack.enter_context(open_source(request.inputs, selection, request.rate))
         if request.refuse_damaged:
             source.frames = whole_frames(source, source.frames)
-        # Faults of the input, and what is not installed, show here, before the weights are loaded.
-        with passing_over(source, selection.start):
-            first = next(source.frames, None)
-        if first is None:
-            raise selection.none_left(source.name)
+        # Of a video its first frame's faults, and of all what is not installed, show before the weights are loaded.
         if request.overlay and not source.single:
             require_av("--overlay", "give --no-overlay")
-        stack.enter_context(folder)
+        first = None if source.files else _first(source, selection)
         with interruption.deferred():  # What is raised within an extension that is being loaded may end in an abort.
             import jax
 
             from cffm_jax.inference.load import load
 
         weights = _with_offsets(load(request.checkpoint), source, request)
+        source.read_as(weights.config.data.frame_channels)
+        first = first or _first(source, selection)
+        stack.enter_context(folder)
         chosen = chosen_classes(request.classes, weights.names)
         job = _Job(request, source, folder, weights.config, weights.names, weights.colours, chosen)
         frames = KeptFrames(first, source.frames)
@@ -225,7 +224,7 @@ class _Job(NamedTuple):
             add(ClassShares(folder, self.names, self.chosen))
         if request.overlay:
             look = {"alpha": request.alpha, "legend": request.legend, "side_by_side": request.side_by_side}
-            painter = overlays.Painter(self.names, self.colours, **look)
+            painter = overlays.Painter(self.names, self.colours, channels=self.source.channels, **look)
             if self.source.single:
                 add(overlays.OverlayImage(folder, painter))
             else:
@@ -245,6 +244,7 @@ class _Job(NamedTuple):
             "damaged_frames": damage.count,
             "damaged_ranges": damage.ranges,
             "size": [shape[1], shape[0]],
+            "channels": self.source.channels.names,
             "rate": float(self.source.rate),
             "start": request.start,
             "end": request.end,
@@ -254,6 +254,15 @@ class _Job(NamedTuple):
             "colours": {k: self.colours[k].tolist() for k in self.chosen},
             "ignored": IGNORED_LABEL,
         }
+
+
+def _first(source: Source, selection: Selection) -> Frame:
+    """The first of the frames that were selected. InputError: there is none, or it cannot be read."""
+    with passing_over(source, selection.start):
+        first = next(source.frames, None)
+    if first is None:
+        raise selection.none_left(source.name)
+    return first
 
 
 def _with_offsets(weights: Weights, source: Source, request: Request) -> Weights:

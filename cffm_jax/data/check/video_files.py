@@ -66,11 +66,10 @@ def look_at_video(root: str, listed: Listed, num_classes: int, channels: Channel
     for stem, path in listed.frames.items():
         try:
             (data,) = read_all([path])
-            frame = decode.decode_frame(path, data, channels=channels)
+            frame, turns[stem] = decode.decode_upright(path, data, channels=channels)
             shapes[stem] = frame.shape[1::-1]
             if not channels.mean:
                 result.moments = result.moments + _moments(frame)
-            turns[stem] = decode.turn_of(path, data)
         except InputError as error:
             add(UNREADABLE, error.where, error.problem, error.remedy)
         else:

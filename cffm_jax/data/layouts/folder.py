@@ -1,6 +1,6 @@
 """The plain layout, for one's own videos.
 
-    <root>/<video>/frames/<frame>.jpg or .png; .tif or .npy of other channels
+    <root>/<video>/frames/<frame>.jpg, .png, .tif or .npy
     <root>/<video>/masks/<frame>.png     of as many frames as one likes
     <root>/<split>.txt                   a video a line
     <root>/classes.txt or classes.json   optional: names, colours, the ignored label

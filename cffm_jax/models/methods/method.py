@@ -357,7 +357,7 @@ class Method(nn.Module):
     def frame_macs(self, height: int, width: int, *, executed: bool) -> dict[str, int]:
         """Multiply-accumulates of encoding a frame, and of its per-frame logits."""
         size = encoders.size_of(self.backbone, self.depths)
-        counts = encoders.backbone_of(self.backbone).macs(size, height, width)
+        counts = encoders.backbone_of(self.backbone).macs(size, height, width, len(self.channels))
         return dict.fromkeys(ENCODER_PARTS, 0) | counts | decoder_macs(
             size.channels, height, width, self.width, self.num_classes,
             normalised=self.projection == "normalised", merged=executed,
