@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable
-from typing import Literal
+from typing import Any, Literal
 
 from cffm_jax.channels import MEAN, RGB, STD, Channels
 from cffm_jax.errors import InputError
-from cffm_jax.rules import about, require_values, setting
+from cffm_jax.rules import about, require_value, require_values, setting
 
 IGNORED_LABEL = 255
 """Label of the pixels that neither the loss nor the metrics count."""
@@ -36,6 +36,14 @@ _DEPTHS = {
     "problem": "is {numbers}",
     "remedy": "give four numbers of at least 1, or none for the backbone's own",
 }
+TILE: dict[str, Any] = {
+    "lengths": (0, 2),
+    "least": 64,
+    "multiple_of": 32,
+    "problem": "is {numbers}",
+    "remedy": "give a width and a height of at least 64, multiples of 32, or none for whole frames",
+}
+"""The rule for a tile's size, wherever one is asked for."""
 LayoutName = Literal["vspw", "cityscapes", "folder", "records"]
 """The layouts of datasets: each is a file of that name in ``data/layouts``."""
 
@@ -125,8 +133,9 @@ class DataConfig:
     """Split file (without .txt; in Cityscapes a folder's name) to evaluate on."""
     offsets: tuple[int, ...] = setting((9, 6, 3), goes_with=("model.receptive",))
     """How many frames before the target the references lie, oldest first."""
-    scale: tuple[int, int] = setting((853, 480), least=1)
-    """Width and height that frames are resized to fit, aspect kept."""
+    scale: tuple[int, int] = setting((853, 480), goes_with=("data.ratio",))
+    """Width and height that frames are resized to fit, aspect kept; 0 0: their own size, which
+    training does not take."""
     ratio: tuple[float, float] = setting((0.5, 2.0), above=0, ascending=True)
     """Range of the training resize, relative to the scale."""
     crop: tuple[int, int] = setting((480, 480), least=32, multiple_of=32, remedy="give multiples of 32")
@@ -330,6 +339,12 @@ class EvalConfig:
     on, as the released script has it for VSPW; auto: left out in VSPW's layout, counted in others."""
     max_videos: int = setting(0, least=0, changes="figures", remedy="give at least 1, or 0 for all")
     """Evaluate the first so many videos of the split only; 0 evaluates all."""
+    tile: tuple[int, ...] = setting((), changes="figures", **TILE)
+    """Width and height of the tiles that frames, resized as data.scale says, are segmented in, one
+    after another: less memory for large ones. Without any they are segmented whole."""
+    overlap: int = setting(-1, goes_with=("eval.tile",), changes="figures")
+    """Pixels that neighbouring tiles share at least, where their logits are blended; -1: a quarter of
+    a tile's shorter side."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -362,6 +377,8 @@ def check_settings(config: Config, sections: Iterable[str] = SECTIONS) -> None:
     for section in sections:
         require_values(getattr(config, section), f"{section}.")
     _require_contexts(config.model)
+    require_scale(config.data.scale, "data.", own="train" not in sections)
+    require_tiles(config.eval.tile, config.eval.overlap, "eval.")
     offsets, receptive = config.data.offsets, config.model.receptive
     if len(offsets) != len(receptive) or min(offsets, default=0) < 1 or list(offsets) != sorted(offsets)[::-1]:
         remedy = f"give {len(receptive)} numbers of at least 1, the largest first; as many as --model.receptive"
@@ -379,6 +396,27 @@ def check_model(settings: ModelConfig) -> None:
     fit together."""
     require_values(settings, "model.")
     _require_contexts(settings)
+
+
+def require_scale(scale: tuple[int, ...], prefix: str = "", *, own: bool = True) -> None:
+    """InputError unless these are a width and a height that frames can be resized to fit, or, where
+    that is allowed, 0 0 for their ``own``; ``prefix``: of the setting's section."""
+    if len(scale) != 2 or (min(scale) < 1 and not (own and scale == (0, 0))):
+        or_own = ", or 0 0 for the frames' own size" if own else ""
+        raise InputError(f"--{prefix}scale", f"is {scale}", f"give at least 1{or_own}")
+
+
+def require_tiles(tile: tuple[int, ...], overlap: int, prefix: str = "") -> None:
+    """InputError if these cannot be a tile's width and height, and the pixels that tiles share;
+    ``prefix``: of the settings' section, "eval."."""
+    require_value(f"{prefix}tile", tile, SETTINGS["eval.tile"])
+    if overlap == -1:
+        return
+    if not tile:
+        raise InputError(f"--{prefix}overlap", f"has no use without --{prefix}tile", f"give --{prefix}tile too")
+    if overlap not in range(0, min(tile), 32):
+        remedy = f"give a multiple of 32 below {min(tile)}, the tile's shorter side, or -1 for a quarter of it"
+        raise InputError(f"--{prefix}overlap", f"is {overlap}", remedy)
 
 
 def _require_contexts(settings: ModelConfig) -> None:

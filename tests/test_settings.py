@@ -18,7 +18,7 @@ import tyro
 
 from cffm_jax.commands.evaluate import eval_command
 from cffm_jax.commands.train import TrainOptions, train_command
-from cffm_jax.config import POOLINGS, SETTINGS, Config, DataConfig, ModelConfig, check_settings
+from cffm_jax.config import EVALUATED, POOLINGS, SETTINGS, Config, DataConfig, ModelConfig, check_settings
 from cffm_jax.errors import InputError
 from cffm_jax.evaluation.options import EvalOptions
 from cffm_jax.models import cffa, cfm
@@ -466,6 +466,9 @@ def test_rules_hold_at_their_bounds(name):
         ({"data.offsets": (9, 3, 6)}, "--data.offsets: is 9 3 6; give 3 numbers"),
         ({"data.offsets": (9, 6, 0)}, "--data.offsets: is 9 6 0; give 3 numbers"),
         ({"data.scale": (853, 0)}, "--data.scale: is (853, 0); give at least 1"),
+        ({"data.scale": (0, 0)}, "--data.scale: is (0, 0); give at least 1"),
+        ({"eval.tile": (512,)}, "--eval.tile: is 512; give a width and a height"),
+        ({"eval.tile": (64, 96), "eval.overlap": 64}, "--eval.overlap: is 64; give a multiple of 32 below 64"),
         ({"data.crop": (480, 70)}, "--data.crop: is (480, 70); give multiples of 32"),
         ({"data.ratio": (2.0, 0.5)}, "--data.ratio: is (2.0, 0.5); give more than 0, the smaller number first"),
         ({"data.contrast": (1.5, 0.5)}, "--data.contrast: is (1.5, 0.5); give at least 0, the smaller number first"),
@@ -479,6 +482,11 @@ def test_rules_hold_at_their_bounds(name):
 )
 def test_what_is_said_of_a_broken_rule(changes, told):
     assert fault_of(check_settings, with_changes(Config(), changes.items())).startswith(told)
+
+
+def test_frames_of_their_own_size_are_evaluated():
+    """And not trained on."""
+    check_settings(with_changes(Config(), [("data.scale", (0, 0))]), EVALUATED)
 
 
 def test_options_that_belong_to_others():

@@ -42,8 +42,11 @@ def augment(
 def fitted_size(height: int, width: int, box: tuple[int, int]) -> tuple[int, int]:
     """Height and width of the largest image of the same aspect that fits the box, turned or not.
 
-    The long side is at most max(box), the short min(box); both rounded to pixels, at least 1.
+    The long side is at most max(box), the short min(box); both rounded to pixels, at least 1. In a
+    box (0, 0) it keeps its size.
     """
+    if not any(box):
+        return height, width
     factor = min(max(box) / max(height, width), min(box) / min(height, width))
     return max(1, int(height * factor + 0.5)), max(1, int(width * factor + 0.5))
 

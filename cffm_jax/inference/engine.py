@@ -10,7 +10,7 @@ be the target itself.
 
 Dimension key: S streams, n frames of a step, m targets of a step (n, or 1: the last), R references,
 L places of the ring, H W the model's input, H0 W0 the original frames, P prototypes, C channels,
-K channels of a frame (3; then frames are bytes).
+T tiles of a frame, K channels of a frame (3; then frames are bytes).
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from jaxtyping import Array, Float, Float32, Int32, Shaped, UInt8
 from cffm_jax.config import Config
 from cffm_jax.data import clips
 from cffm_jax.inference.argmax import segmentation_masks, winner_scores
+from cffm_jax.inference.tiles import Tiles, Tiling, tiles_of
 from cffm_jax.models.methods.method import Method, Tree
 from cffm_jax.models.normalise import normalise
 
@@ -41,6 +42,8 @@ class State(NamedTuple):
       ages: frames of each stream since its start or its last reset.
       ring: for each reference (or once, for all) the arrays of ``Method.remember`` [L, S, ...]; () without references.
       recurrent: the arrays of ``Method.start`` [S, ...]; () for a method without any.
+
+    Of frames in tiles ring and recurrent have T * S streams, those of the first tile first.
     """
 
     clock: Int32[Array, ""]
@@ -80,6 +83,10 @@ class Engine:
       apart: compute the streams of a step one after another, not as a batch.
       scores: whether ``segment`` gives the first row's scores.
       logits: whether it gives its logits.
+      tiles: how frames are cut. Each tile is a stream with a memory of its own, which sees one place
+        of the frames; they are computed one after another, so that what is computed in between
+        takes the memory of one. Frames of one tile are segmented whole, by the same program as
+        without.
     """
 
     model: Method
@@ -93,20 +100,21 @@ class Engine:
     apart: bool = False
     scores: bool = False
     logits: bool = False
+    tiles: Tiling | None = None
 
     def start(self, size: tuple[int, int], streams: int = 1) -> State:
         """The state of streams that have seen nothing, all zeros, for inputs of size (H, W).
 
         Raises:
-          InputError: frames of that size are too small for the method.
+          InputError: frames, or tiles, of that size are too small for the method.
         """
+        tiles = tiles_of(self.tiles, size)
+        size, parts = tiles.size, tiles.count * streams
         places = -(-(self.memory + self.frames) // self.frames) * self.frames
         # No two are one buffer, as they are donated.
-        ring = jax.tree.map(
-            lambda x: jnp.zeros((places, streams, *x.shape[1:]), x.dtype), _remembered(self.model, size)
-        )
+        ring = jax.tree.map(lambda x: jnp.zeros((places, parts, *x.shape[1:]), x.dtype), _remembered(self.model, size))
         recurrent = self.model.start(size, self.config) if self.causal else ()
-        recurrent = jax.tree.map(lambda x: jnp.zeros((streams, *x.shape), x.dtype), recurrent)
+        recurrent = jax.tree.map(lambda x: jnp.zeros((parts, *x.shape), x.dtype), recurrent)
         return State(jnp.zeros((), jnp.int32), jnp.zeros(streams, jnp.int32), ring, recurrent)
 
     def segment(
@@ -127,8 +135,68 @@ class Engine:
           prototypes: of each stream's whole video; None where they are not given.
           size: (H0, W0).
         """
+        streams, _, *shape = frames.shape
+        input_size = (shape[0], shape[1])
+        tiles = tiles_of(self.tiles, input_size)
+
+        def whole(logits: dict[str, jax.Array]) -> Segmented:
+            first, sizes = logits[self.rows[0]], (input_size, size)
+            return Segmented(
+                {row: segmentation_masks(logits[row], *sizes) for row in self.rows},
+                winner_scores(first, *sizes) if self.scores else None,
+                first if self.logits else None,
+            )
+
+        if tiles.count == 1:
+            return self._step(variables, state, frames, prototypes, whole)
+        state, logits = self._in_tiles(tiles, variables, state, frames, prototypes)
+        targets = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), logits)
+        segmented = self._each(streams)(whole, streams, targets)
+        return state, jax.tree.map(lambda x: x.reshape(streams, -1, *x.shape[1:]), segmented)
+
+    def _in_tiles(
+        self, tiles: Tiles, variables: dict[str, Any], state: State, frames: jax.Array, prototypes: jax.Array | None
+    ) -> tuple[State, dict[str, jax.Array]]:
+        """The next state and the logits f32[S, m, H/4, W/4, K] of each row, blended of the tiles'."""
+        streams, n, h, w = frames.shape[:4]
+
+        def segment(so_far: tuple[Any, Any, dict[str, jax.Array]], number: jax.Array) -> tuple[Any, None]:
+            ring, recurrent, blends = so_far
+            at = number * streams
+            its = State(
+                state.clock,
+                state.ages,
+                jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, at, streams, 1), ring),
+                jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, at, streams), recurrent),
+            )
+            its, logits = self._step(variables, its, tiles.cut(frames, number), prototypes, lambda logits: logits)
+            put = jax.lax.dynamic_update_slice_in_dim
+            ring = jax.tree.map(lambda x, new: put(x, new, at, 1), ring, its.ring)
+            recurrent = jax.tree.map(lambda x, new: put(x, new, at, 0), recurrent, its.recurrent)
+            return (ring, recurrent, {row: tiles.add(blends[row], logits[row], number) for row in self.rows}), None
+
+        # Blended as they come: there is never more than one tile's logits beside the frame's.
+        shape = (streams, 1 if self.targets == "last" else n, h // 4, w // 4, self.model.num_classes)
+        blends = {row: jnp.zeros(shape, jnp.float32) for row in self.rows}
+        start = (state.ring, state.recurrent, blends)
+        (ring, recurrent, blends), _ = jax.lax.scan(segment, start, jnp.arange(tiles.count, dtype=jnp.int32))
+        return State(state.clock + n, state.ages + n, ring, recurrent), blends
+
+    def _each(self, streams: int) -> Callable[..., Any]:
+        return _one_after_another if self.apart and streams > 1 else _together
+
+    def _step(
+        self,
+        variables: dict[str, Any],
+        state: State,
+        frames: jax.Array,
+        prototypes: jax.Array | None,
+        finish: Callable[[dict[str, jax.Array]], Any],
+    ) -> tuple[State, Any]:
+        """The next state, and what ``finish`` makes of targets' logits [N, ...]: its arrays [S, m,
+        ...]. The arguments are those of ``segment``."""
         streams, n, *shape = frames.shape
-        each = _one_after_another if self.apart and streams > 1 else _together
+        each = self._each(streams)
         first = n - 1 if self.targets == "last" else 0
 
         def encoded(frames: jax.Array) -> tuple[Tree, tuple[Tree, ...]]:
@@ -136,14 +204,8 @@ class Engine:
             features = bound.encode(normalise(frames, channels=self.model.channels))
             return features, bound.remember(features) if self.model.reference_names else ()
 
-        def masked(features: Tree, memory: Any, referring: jax.Array, contexts: dict[str, Tree]) -> Segmented:
-            logits = self.model.bind(variables).segment(features, memory, referring, contexts)
-            first, sizes = logits[self.rows[0]], ((shape[0], shape[1]), size)
-            return Segmented(
-                {row: segmentation_masks(logits[row], *sizes) for row in self.rows},
-                winner_scores(first, *sizes) if self.scores else None,
-                first if self.logits else None,
-            )
+        def segmented(features: Tree, memory: Any, referring: jax.Array, contexts: dict[str, Tree]) -> Any:
+            return finish(self.model.bind(variables).segment(features, memory, referring, contexts))
 
         features, remembered = each(encoded, streams, frames.reshape(streams * n, *shape))
         table = how_far_back(self.offsets if self.model.reference_names else ())
@@ -165,9 +227,9 @@ class Engine:
             lambda x: x.reshape(streams, n, *x.shape[1:])[:, first:].reshape(-1, *x.shape[1:]), features
         )
         referring = (back.max(-1, initial=0) > 0).reshape(-1)
-        segmented = each(masked, streams, targets, memory, referring, contexts)
-        segmented = jax.tree.map(lambda x: x.reshape(streams, n - first, *x.shape[1:]), segmented)
-        return State(state.clock + n, state.ages + n, ring, recurrent), segmented
+        found = each(segmented, streams, targets, memory, referring, contexts)
+        found = jax.tree.map(lambda x: x.reshape(streams, n - first, *x.shape[1:]), found)
+        return State(state.clock + n, state.ages + n, ring, recurrent), found
 
     def _advanced(
         self, variables: dict[str, Any], recurrent: Tree, features: Tree, ages: jax.Array, n: int

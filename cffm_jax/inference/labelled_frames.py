@@ -93,6 +93,7 @@ def _dispatched(
         tuple(range(references, 0, -1)),
         frames=1 + references,
         targets="last",
+        tiles=segmenter.tiles,
     )
     for clips in _groups(_load(pool, segmenter, videos, ahead=2 * count), count):
         filled = clips + clips[-1:] * (count - len(clips))

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import flax.linen as nn
 import numpy as np
 
-from cffm_jax.config import Config
+from cffm_jax.config import Config, require_scale
 from cffm_jax.data.clips import FASTEST
 from cffm_jax.errors import InputError
 from cffm_jax.inference.prediction import Prediction
 from cffm_jax.models.encoders.names import ENCODER, make_encoder
 from cffm_jax.models.methods.method import Method
 from cffm_jax.weights.open import complete, open_stored
+
+if TYPE_CHECKING:
+    from cffm_jax.inference.streaming import Footprint
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,11 +51,15 @@ class Weights:
         rate: float = 0.0,
         reference_seconds: Sequence[float] = (),
         ahead: int = 0,
+        scale: tuple[int, int] | None = None,
+        tile: tuple[int, ...] = (),
+        overlap: int = -1,
     ) -> Iterator[np.ndarray]:
         """Masks u8[H,W] of frames u8[H,W,3] in RGB, one for each, in order; memory does not grow.
         The arguments are those of ``predictions``."""
-        options = {"rate": rate, "reference_seconds": reference_seconds, "ahead": ahead}
-        return (each.mask for each in self.predictions(frames, scores=False, **options))
+        times = {"rate": rate, "reference_seconds": reference_seconds, "ahead": ahead}
+        sizes = {"scale": scale, "tile": tile, "overlap": overlap}
+        return (each.mask for each in self.predictions(frames, scores=False, **times, **sizes))
 
     def predictions(
         self,
@@ -63,6 +70,10 @@ class Weights:
         rate: float = 0.0,
         reference_seconds: Sequence[float] = (),
         ahead: int = 0,
+        scale: tuple[int, int] | None = None,
+        tile: tuple[int, ...] = (),
+        overlap: int = -1,
+        told: Callable[[Footprint], None] | None = None,
     ) -> Iterator[Prediction]:
         """Masks as of ``stream``, with the probability of each pixel's class, and the logits.
 
@@ -74,12 +85,20 @@ class Weights:
           reference_seconds: how long before the target the references lie, oldest first; with a
             rate and without these the papers' 9/15, 6/15 and 3/15 s. The nearest frames are taken.
           ahead: see ``inference.streaming.stream``; more than 0 is faster where answers can wait.
+          scale: width and height that frames are resized to fit; (0, 0): their own size; None:
+            ``data.scale``.
+          tile: width and height of the tiles that they are then segmented in; none: whole.
+          overlap: pixels that tiles share at least, where their logits are blended; -1: a quarter of
+            a tile's shorter side.
+          told: called with the ``inference.streaming.Footprint`` before the first frame is
+            segmented.
 
         Raises:
           InputError: these are the weights of an encoder alone, the numbers do not fit, or a frame
             is no u8[H,W,3] or differs in size.
         """
         from cffm_jax.inference import streaming
+        from cffm_jax.inference.tiles import Tiling
 
         config, model = self.config, self.model
         if not isinstance(model, Method):
@@ -89,7 +108,10 @@ class Weights:
         if rate:
             offsets = streaming.offsets_at(rate, len(model.sources), reference_seconds)
             config = dataclasses.replace(config, data=dataclasses.replace(config.data, offsets=offsets))
-        wanted = {"scores": scores, "logits": logits}
+        if scale is not None:
+            require_scale(scale)
+            config = dataclasses.replace(config, data=dataclasses.replace(config.data, scale=scale))
+        wanted = {"scores": scores, "logits": logits, "tiles": Tiling.of(tile, overlap), "told": told}
         return streaming.predictions(model, self.variables, config, frames, ahead=ahead, **wanted)
 
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import functools
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,10 +22,35 @@ from cffm_jax.data import clips, evaluation_frames
 from cffm_jax.errors import InputError
 from cffm_jax.inference.engine import Engine, Segmented, State
 from cffm_jax.inference.prediction import Prediction
+from cffm_jax.inference.tiles import Tiling, tiles_of
 from cffm_jax.models.methods.method import Method
 
 _SECOND = 15
 """Frames of a second of VSPW: the papers' offsets 9, 6, 3 are 9/15, 6/15 and 3/15 s."""
+
+
+class Footprint(NamedTuple):
+    """What a step computes, and what memory that takes.
+
+    Attributes:
+      input_size: (H, W) of the frames, resized for the network.
+      tile: (h, w) that it sees at a time.
+      tiles: of a frame.
+      overlap: pixels that tiles share at least; 0 without any.
+      memory: bytes, as the compiler plans them: weights, state, frames, results, and all that is
+        computed in between; None where it does not tell.
+    """
+
+    input_size: tuple[int, int]
+    tile: tuple[int, int]
+    tiles: int
+    overlap: int
+    memory: int | None
+
+    def __str__(self) -> str:
+        (height, width), count = self.tile, f"{self.tiles} tiles" if self.tiles > 1 else "whole frames"
+        memory = "not known" if self.memory is None else f"{self.memory / 1e9:.2f} GB"
+        return f"memory: {memory} for {count} of {width}x{height}"
 
 
 class StreamSegmenter:
@@ -48,6 +73,7 @@ class StreamSegmenter:
         apart: bool | None = None,
         scores: bool = False,
         logits: bool = False,
+        tiles: Tiling | None = None,
     ):
         """A step of so many streams.
 
@@ -60,11 +86,12 @@ class StreamSegmenter:
             the maps of two frames of 480p do not fit into the cache and a batch takes longer.
           scores: whether ``segment`` gives the probabilities of the masks' classes.
           logits: whether it gives the logits.
+          tiles: how frames, once resized, are cut; None: not at all.
 
         Raises:
-          InputError: the offsets are more or fewer than the model's references, or the frames are
-            too small for the method's state: they have fewer tokens than prototypes, which are
-            those of the frames so far.
+          InputError: the offsets are more or fewer than the model's references, or the frames or
+            tiles are too small for the method's state: they have fewer tokens than prototypes,
+            which are those of the frames so far.
         """
         offsets, references = config.data.offsets, model.reference_names
         if references and len(offsets) != len(references):
@@ -82,14 +109,32 @@ class StreamSegmenter:
             apart=jax.default_backend() == "cpu" if apart is None else apart,
             scores=scores,
             logits=logits,
+            tiles=tiles,
         )
-        jax.eval_shape(self.start)  # Its faults show here, before the first frame; nothing is allocated.
+        try:
+            jax.eval_shape(self.start)  # Its faults show here, before the first frame; nothing is allocated.
+        except InputError as error:
+            if tiles_of(tiles, self.input_size).count == 1:
+                raise
+            raise InputError("--tile", error.problem, "give a larger one") from error
         self.step = jax.jit(self.function, donate_argnums=1)
         self.segment = jax.jit(self._segment, donate_argnums=1)
 
     def start(self) -> State:
         """Nothing seen so far."""
         return self._engine.start(self.input_size, self.streams)
+
+    def footprint(self, variables: dict[str, Any]) -> Footprint:
+        """What ``segment`` takes. Compiles it; its first call then does not."""
+        frames = jax.ShapeDtypeStruct((self.streams, *self.input_size, 3), jnp.uint8)
+        plan = self.segment.lower(variables, jax.eval_shape(self.start), frames).compile().memory_analysis()
+        memory = None
+        if plan:  # What is donated counts among arguments and results.
+            kept = plan.argument_size_in_bytes + plan.output_size_in_bytes - plan.alias_size_in_bytes
+            memory = kept + plan.temp_size_in_bytes
+        tiling, tiles = self._engine.tiles, tiles_of(self._engine.tiles, self.input_size)
+        overlap = tiling.overlap if tiling and tiles.count > 1 else 0
+        return Footprint(self.input_size, tiles.size, tiles.count, overlap, memory)
 
     def function(self, variables: dict[str, Any], state: State, frames: jax.Array) -> tuple[State, jax.Array]:
         """The next state and masks u8[S, H0, W0]; ValueError unless frames are u8[S, H, W, 3], or
@@ -153,6 +198,8 @@ def predictions(
     ahead: int = 0,
     scores: bool = False,
     logits: bool = False,
+    tiles: Tiling | None = None,
+    told: Callable[[Footprint], None] | None = None,
 ) -> Iterator[Prediction]:
     """What the network says of frames u8[H0,W0,3] in RGB, or f32[H0,W0,K] of other
     channels, one for each, in order.
@@ -166,6 +213,8 @@ def predictions(
         at once; 1 or 2 let reading, computing and what the caller does overlap.
       scores: whether the probabilities are wanted.
       logits: whether the logits are.
+      tiles: how frames are cut, once resized; None: not at all.
+      told: called before the first frame is segmented, with what that takes.
 
     Raises:
       InputError: a frame is no such array or differs in size from the first.
@@ -180,7 +229,9 @@ def predictions(
             problem = f"is {frame.dtype}{list(frame.shape)}"
             raise InputError(f"frame {number}", problem, f"give frames {wanted}")
         if segmenter is None:
-            segmenter = _segmenter(model, config, frame.shape[:2], scores, logits)
+            segmenter = _segmenter(model, config, frame.shape[:2], scores, logits, tiles)
+            if told:
+                told(segmenter.footprint(variables))
             state = segmenter.start()
         elif frame.shape[:2] != segmenter.size:
             problem = f"is {frame.shape[1]}x{frame.shape[0]}, the first {segmenter.size[1]}x{segmenter.size[0]}"
@@ -203,7 +254,7 @@ def _on_host(segmented: Segmented) -> Prediction:
 
 @functools.lru_cache(maxsize=8)
 def _segmenter(
-    model: Method, config: Config, size: tuple[int, int], scores: bool = False, logits: bool = False
+    model: Method, config: Config, size: tuple[int, int], scores: bool, logits: bool, tiles: Tiling | None
 ) -> StreamSegmenter:
     """One for all streams of a kind: the second finds the step compiled."""
-    return StreamSegmenter(model, config, size, scores=scores, logits=logits)
+    return StreamSegmenter(model, config, size, scores=scores, logits=logits, tiles=tiles)

@@ -29,6 +29,7 @@ from cffm_jax.data.layouts.records import file_size
 from cffm_jax.data.layouts.video import Video
 from cffm_jax.errors import InputError
 from cffm_jax.inference.prototype_store import PrototypeStore
+from cffm_jax.inference.tiles import Tiling, tiles_of
 from cffm_jax.models.kmeans import cluster as cluster_tokens
 from cffm_jax.models.methods.method import Method
 from cffm_jax.models.normalise import normalise
@@ -67,6 +68,7 @@ class Prototyper:
         """``model`` and ``variables``: the network to cluster; its width is the prototypes'."""
         self.config = config
         self._model, self._store = model, store
+        self._tiles = Tiling.of(config.eval.tile, config.eval.overlap, "eval.")
         self._variables = {c: {k: v for k, v in tree.items() if k in _ENCODING} for c, tree in variables.items()}
         self._key = self._digest()
 
@@ -75,7 +77,8 @@ class Prototyper:
         plan = dataclasses.asdict(self.config.prototypes)
         used = {name: plan[name] for name in ("count", "frames", "rule", "start", "iterations", "seed")}
         settings = [used, self.config.model.dtype, self.config.data.scale]
-        text = json.dumps([fingerprint(self._variables), *settings])
+        settings += [self._tiles] if self._tiles else []
+        text = json.dumps([fingerprint(self._variables), *settings], default=dataclasses.asdict)
         return hashlib.sha256(text.encode()).hexdigest()
 
     def _key_of(self, video: Video) -> str:
@@ -122,24 +125,41 @@ class Prototyper:
             raise InputError(video.frames[0], problem, "give fewer with --prototypes.count, or a longer video")
         valid = np.arange(plan.frames) < len(frames)
         frames = np.stack(frames + frames[-1:] * (plan.frames - len(frames)))
-        centres, inertia = jax.device_get(_cluster(self._model, self.config.prototypes, self._variables, frames, valid))
+        found = _cluster(self._model, plan, self._tiles, self._variables, frames, valid)
+        centres, inertia = jax.device_get(found)
         if not np.isfinite(inertia):
             raise InputError(video.frames[0], "its features are not finite", "check the weights: they may be damaged")
         return centres
 
 
 # Not a function of each Prototyper: training has two, for both splits, and one compiled program.
-@functools.partial(jax.jit, static_argnums=(0, 1))
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _cluster(
-    model: Method, plan: PrototypeConfig, variables: dict[str, Any], frames: jax.Array, valid: jax.Array
+    model: Method,
+    plan: PrototypeConfig,
+    tiling: Tiling | None,
+    variables: dict[str, Any],
+    frames: jax.Array,
+    valid: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
-    """u8[f, H, W, 3] or f32[f, H, W, K], valid bool[f] -> centres f32[P, C], inertia f32[]; some frames at a time, so
-    that memory does not grow with f."""
+    """u8[f, H, W, 3] or f32[f, H, W, K], valid bool[f] -> centres f32[P, C], inertia f32[]; some frames
+    at a time, so that memory does not grow with f, or of each frame in tiles one."""
+    h, w = frames.shape[1:3]
+    tiles = tiles_of(tiling, (h, w))
 
     def encode(frame: jax.Array) -> jax.Array:
         return model.apply(variables, normalise(frame[None], channels=model.channels), method="prototype_tokens")[0]
 
-    features = jax.lax.map(encode, frames, batch_size=min(len(frames), 5))
+    def encode_in_tiles(frame: jax.Array) -> jax.Array:
+        blank = jnp.zeros((h // 8, w // 8, model.width))
+        return jax.lax.fori_loop(
+            0, tiles.count, lambda i, blend: tiles.add(blend, encode(tiles.cut(frame, i)), i), blank
+        )
+
+    if tiles.count == 1:
+        features = jax.lax.map(encode, frames, batch_size=min(len(frames), 5))
+    else:
+        features = jax.lax.map(encode_in_tiles, frames)
     _, h, w, c = features.shape
     tokens = features.reshape(-1, c).astype(jnp.float32)
     clusters = cluster_tokens(

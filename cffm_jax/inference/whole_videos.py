@@ -3,6 +3,7 @@ with computing."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple, Protocol, TypeVar
@@ -17,6 +18,7 @@ from cffm_jax.data.layouts.video import Video
 from cffm_jax.errors import InputError
 from cffm_jax.inference.engine import Engine, jitted_step
 from cffm_jax.inference.read_frames import Loaded, load_chunks
+from cffm_jax.inference.tiles import Tiling
 from cffm_jax.models.methods.method import Method
 
 T = TypeVar("T")
@@ -60,8 +62,8 @@ def chunk_size(config: Config) -> int:
     On CPUs the maps of two frames of 480p no longer fit into the cache, and each frame takes longer
     than alone.
     """
-    width, height = config.data.scale
-    on_cpu = max(1, min(_CHUNK, _CPU_PIXELS // (width * height)))
+    pixels = math.prod(config.data.scale)  # 0 of frames of their own size, which is not known here.
+    on_cpu = max(1, min(_CHUNK, _CPU_PIXELS // pixels)) if pixels else 1
     return config.eval.chunk or (on_cpu if jax.default_backend() == "cpu" else _CHUNK)
 
 
@@ -82,6 +84,7 @@ class VideoSegmenter:
         contexts = model.contexts(config.eval.prototypes)
         self.prototypes = prototypes if "video" in contexts else None
         self.causal = "causal" in contexts
+        self.tiles = Tiling.of(config.eval.tile, config.eval.overlap, "eval.")
         self.engine = Engine(
             model,
             config,
@@ -90,6 +93,7 @@ class VideoSegmenter:
             frames=self.chunk,
             memory=max(config.data.offsets, default=0),
             causal=self.causal,
+            tiles=self.tiles,
         )
 
     def lower(self, variables: dict[str, Any], size: tuple[int, int]) -> jax.stages.Lowered:
@@ -143,8 +147,9 @@ class VideoSegmenter:
     def _start(self, video: Video, loaded: Loaded) -> Any:
         try:
             return self.engine.start(loaded.frames.shape[1:3])
-        except InputError as error:  # The video is what is too small.
-            raise InputError(video.frames[0], error.problem, f"{error.remedy} with {error.where}") from error
+        except InputError as error:  # The video is what is too small, or a tile.
+            remedy = f"{error.remedy} with {error.where}{', or larger ones with --eval.tile' if self.tiles else ''}"
+            raise InputError(video.frames[0], error.problem, remedy) from error
 
     def _fill(self, frames: np.ndarray) -> np.ndarray:
         """Repeats the last frame up to a whole chunk."""

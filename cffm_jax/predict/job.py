@@ -14,16 +14,17 @@ import numpy as np
 import tyro
 from tqdm import tqdm
 
-from cffm_jax.config import IGNORED_LABEL, Config
+from cffm_jax.config import IGNORED_LABEL, TILE, Config, require_scale, require_tiles
 from cffm_jax.data import clips
 from cffm_jax.drawing.masks import ALPHA
 from cffm_jax.errors import InputError, Stopped
-from cffm_jax.media.frame import Damage, Frame, Selection, Source
+from cffm_jax.media.frame import Damage, Selection, Source
 from cffm_jax.media.pyav import require_av
-from cffm_jax.media.source import STDIN, has_magic, open_source
+from cffm_jax.media.source import open_source
 from cffm_jax.predict import overlays
 from cffm_jax.predict.class_choice import chosen_classes
-from cffm_jax.predict.input_frames import KeptFrames, passing_over, whole_frames
+from cffm_jax.predict.input_frames import KeptFrames, first_frame, whole_frames
+from cffm_jax.predict.input_settings import settings_for
 from cffm_jax.predict.writers import (
     ClassShares,
     LogitArchives,
@@ -32,13 +33,14 @@ from cffm_jax.predict.writers import (
     OutputFolder,
     ScoreImages,
     Writer,
+    default_output,
 )
 from cffm_jax.rules import require_values, setting
 from cffm_jax.runtime.signals import Interruption
 
 if TYPE_CHECKING:
-    from cffm_jax.inference.load import Weights
     from cffm_jax.inference.prediction import Prediction
+    from cffm_jax.inference.streaming import Footprint
 
 _AHEAD = 2
 """Frames that a GPU has in hand while others are read and written; a CPU would only use memory."""
@@ -94,6 +96,15 @@ class Request:
     """How many seconds before the target the references lie, oldest first; without numbers the
     papers' 9/15, 6/15 and 3/15. The nearest frames are taken, at the input's rate. Default: as many
     frames back as in training."""
+    scale: tuple[int, ...] = setting((), lengths=(0, 2), problem="is {numbers}", remedy="give a width and a height")
+    """Width and height that frames are resized to fit for the network, aspect kept; 0 0: their own
+    size. Default: as the checkpoint was evaluated, 853 480 for VSPW."""
+    tile: tuple[int, ...] = setting((), **TILE)
+    """Width and height of tiles that frames, resized, are segmented in, one after another, for those
+    too large for memory. Default: whole frames."""
+    overlap: int = -1
+    """Pixels that neighbouring tiles share at least, where their logits are blended: a multiple of
+    32; -1: a quarter of the tile's shorter side."""
     refuse_damaged: bool = False
     """Refuse a video with a damaged frame, or one that cannot be decoded; without this they are
     counted, with those that may build on them."""
@@ -109,6 +120,9 @@ class Request:
         if self.masks == "none" and not any((self.scores, self.logits, self.overlay, self.csv)):
             raise InputError("command line", "leaves nothing to write", "give --masks png, --overlay or --csv")
         require_values(self)
+        if self.scale:
+            require_scale(self.scale)
+        require_tiles(self.tile, self.overlap)
         clips.require_seconds(self.reference_seconds or ())
 
 
@@ -133,21 +147,31 @@ def predict(request: Request) -> str:
         # Of a video its first frame's faults, and of all what is not installed, show before the weights are loaded.
         if request.overlay and not source.single:
             require_av("--overlay", "give --no-overlay")
-        first = None if source.files else _first(source, selection)
+        first = None if source.files else first_frame(source, selection)
         with interruption.deferred():  # What is raised within an extension that is being loaded may end in an abort.
             import jax
 
             from cffm_jax.inference.load import load
 
-        weights = _with_offsets(load(request.checkpoint), source, request)
+        weights = load(request.checkpoint)
+        asked = {"every": request.every, "seconds": request.reference_seconds, "scale": request.scale}
+        weights = dataclasses.replace(weights, config=settings_for(weights.config, source, **asked))
         source.read_as(weights.config.data.frame_channels)
-        first = first or _first(source, selection)
+        first = first or first_frame(source, selection)
         stack.enter_context(folder)
         chosen = chosen_classes(request.classes, weights.names)
-        job = _Job(request, source, folder, weights.config, weights.names, weights.colours, chosen)
+        job = _Job(request, source, folder, weights.config, weights.names, weights.colours, chosen, [])
         frames = KeptFrames(first, source.frames)
         ahead = 0 if source.live or jax.default_backend() == "cpu" else _AHEAD
-        predictions = weights.predictions(frames, scores=request.scores, logits=request.logits, ahead=ahead)
+        predictions = weights.predictions(
+            frames,
+            scores=request.scores,
+            logits=request.logits,
+            ahead=ahead,
+            tile=request.tile,
+            overlap=request.overlap,
+            told=job.tell,
+        )
         damage = Damage()
         count, took = job.write(interruption, frames, predictions, damage)
         with folder.writing():
@@ -161,7 +185,8 @@ def predict(request: Request) -> str:
 
 
 class _Job(NamedTuple):
-    """A prediction: its frames, its segmenter, its outputs and their place."""
+    """A prediction: its frames, its segmenter, its outputs and their place; ``footprints``: of a step
+    of the segmenter, once it is known."""
 
     request: Request
     source: Source
@@ -170,6 +195,13 @@ class _Job(NamedTuple):
     names: Sequence[str]
     colours: np.ndarray
     chosen: Sequence[int]
+    footprints: list[Footprint]
+
+    def tell(self, footprint: Footprint) -> None:
+        """Notes what a step takes, and says it of frames of another size, or in tiles."""
+        self.footprints.append(footprint)
+        if self.request.scale or self.request.tile:
+            tqdm.write(str(footprint), file=sys.stderr)
 
     def write(
         self, interruption: Interruption, frames: KeptFrames, predictions: Iterator[Prediction], damage: Damage
@@ -233,7 +265,7 @@ class _Job(NamedTuple):
 
     def about(self, count: int, shape: tuple[int, ...], damage: Damage) -> dict[str, Any]:
         """Contents of ``prediction.json``."""
-        request = self.request
+        request, (footprint,) = self.request, self.footprints
         return {
             "input": self.source.name,
             "checkpoint": request.checkpoint,
@@ -245,6 +277,11 @@ class _Job(NamedTuple):
             "damaged_ranges": damage.ranges,
             "size": [shape[1], shape[0]],
             "channels": self.source.channels.names,
+            "input_size": list(footprint.input_size[::-1]),
+            "tile": list(footprint.tile[::-1]),
+            "tiles": footprint.tiles,
+            "overlap": footprint.overlap,
+            "memory": footprint.memory,
             "rate": float(self.source.rate),
             "start": request.start,
             "end": request.end,
@@ -254,49 +291,6 @@ class _Job(NamedTuple):
             "colours": {k: self.colours[k].tolist() for k in self.chosen},
             "ignored": IGNORED_LABEL,
         }
-
-
-def _first(source: Source, selection: Selection) -> Frame:
-    """The first of the frames that were selected. InputError: there is none, or it cannot be read."""
-    with passing_over(source, selection.start):
-        first = next(source.frames, None)
-    if first is None:
-        raise selection.none_left(source.name)
-    return first
-
-
-def _with_offsets(weights: Weights, source: Source, request: Request) -> Weights:
-    """The weights with references at the wanted times, else as many input frames back as trained.
-
-    Of every so many-th frame the nearest are taken, at least one back.
-    """
-    from cffm_jax.inference.streaming import offsets_at
-
-    data, seconds = weights.config.data, request.reference_seconds
-    if seconds is None:
-        offsets = tuple(max(1, round(offset / request.every)) for offset in data.offsets)
-    elif source.rate > clips.FASTEST:
-        problem = f"claims {float(source.rate):g} frames a second"
-        raise InputError(source.name, problem, "leave out --reference-seconds, or convert it to its true rate")
-    else:
-        offsets = offsets_at(float(source.rate / request.every), len(data.offsets), seconds)
-    config = dataclasses.replace(weights.config, data=dataclasses.replace(data, offsets=offsets))
-    return dataclasses.replace(weights, config=config)
-
-
-def default_output(inputs: Sequence[str]) -> str:
-    """``<input>_prediction`` beside the input; of what is no file in the current folder."""
-    name = inputs[0]
-    if name == STDIN:
-        return "stdin_prediction"
-    if not os.path.lexists(name):  # A camera's index, or a pattern, whose folder is named.
-        folder = os.path.dirname(name) if has_magic(name) else f"camera{name}"
-        folder = folder or "images"
-        return "images_prediction" if has_magic(folder) else f"{folder}_prediction"
-    name = os.path.abspath(name)
-    if len(inputs) > 1:
-        return f"{os.path.dirname(name)}_prediction"
-    return f"{name if os.path.isdir(name) else os.path.splitext(name)[0]}_prediction"
 
 
 def shown(path: object) -> str:

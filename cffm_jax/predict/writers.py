@@ -22,6 +22,7 @@ from cffm_jax.data.evaluation_frames import evaluation_size
 from cffm_jax.errors import InputError
 from cffm_jax.inference.prediction import Prediction
 from cffm_jax.media.frame import Frame
+from cffm_jax.media.source import STDIN, has_magic
 from cffm_jax.runtime.atomic import WholeFolder
 
 MASKS, ARCHIVE, SHARES, ABOUT = "masks", "masks.npz", "shares.csv", "prediction.json"
@@ -78,6 +79,21 @@ class OutputFolder(WholeFolder):
     def describe(self, about: dict[str, Any]) -> None:
         """Writes what the folder holds, and marks it as one that may be replaced."""
         (self.partial / ABOUT).write_text(json.dumps(about, indent=2) + "\n")
+
+
+def default_output(inputs: Sequence[str]) -> str:
+    """``<input>_prediction`` beside the input; of what is no file in the current folder."""
+    name = inputs[0]
+    if name == STDIN:
+        return "stdin_prediction"
+    if not os.path.lexists(name):  # A camera's index, or a pattern, whose folder is named.
+        folder = os.path.dirname(name) if has_magic(name) else f"camera{name}"
+        folder = folder or "images"
+        return "images_prediction" if has_magic(folder) else f"{folder}_prediction"
+    name = os.path.abspath(name)
+    if len(inputs) > 1:
+        return f"{os.path.dirname(name)}_prediction"
+    return f"{name if os.path.isdir(name) else os.path.splitext(name)[0]}_prediction"
 
 
 class FrameFiles:

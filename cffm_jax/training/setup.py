@@ -36,6 +36,7 @@ from cffm_jax.models.encoders.names import ENCODER
 from cffm_jax.models.macs import training_flops
 from cffm_jax.models.methods.method import Method
 from cffm_jax.models.variables import init_variables, variable_shapes
+from cffm_jax.rules import with_changes
 from cffm_jax.runtime import cluster
 from cffm_jax.training.optim import learning_rate, make_optimizer
 from cffm_jax.training.sharding import batch_sharded, init_state, make_mesh, replicated, require_shares
@@ -113,7 +114,10 @@ def prepare(config: Config) -> Iterator[Run]:
         variables, origin, licence = initial_weights(model, config, jax.random.fold_in(key, 0), start)
         splits = (data.eval_split, *((data.train_split,) if start < plan.steps else ()))
         read = splits if model.reads_prototypes else ()
-        sources = {split: prototype_source(config, model, variables, split) for split in read}
+        # What is trained on is of whole frames: tiles change figures, and no training.
+        configs = {data.train_split: with_changes(config, [("eval.tile", ()), ("eval.overlap", -1)])}
+        configs[data.eval_split] = config
+        sources = {split: prototype_source(configs[split], model, variables, split) for split in read}
     if sources and start < plan.steps:
         prototypes = all_prototypes(sources[data.train_split], videos, data.train_split)
     with training_batches(

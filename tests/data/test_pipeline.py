@@ -386,6 +386,7 @@ def test_numbers_that_do_not_fit(videos, option, data, settings):
         ((240, 320), (853, 480), (480, 640)),
         ((1024, 2048), (1024, 512), (512, 1024)),
         ((10, 1000), (853, 480), (32, 864)),
+        ((1080, 1920), (0, 0), (1088, 1920)),
     ],
 )
 def test_evaluation_size(size, scale, expected):

@@ -10,6 +10,7 @@ import numpy as np
 from cffm_jax.config import Config, DataConfig, ModelConfig
 from cffm_jax.drawing.palette import palette
 from cffm_jax.inference.prediction import Prediction
+from cffm_jax.inference.streaming import Footprint
 
 RED, BLUE, GREEN = (200, 30, 30), (30, 30, 200), (30, 160, 30)
 NAMES = ("class 0", "class 1", "class 2")
@@ -113,9 +114,11 @@ class Network:
     names: tuple = NAMES
     colours: np.ndarray = dataclasses.field(default_factory=lambda: palette(len(NAMES)))
 
-    def predictions(self, frames, *, scores, logits, rate=0.0, reference_seconds=(), ahead=0):
+    def predictions(self, frames, *, scores, logits, ahead, tile, overlap, told):
         self.asked.append(self.config.data.offsets)
-        for frame in frames:
+        for number, frame in enumerate(frames):
+            if not number:
+                told(Footprint(frame.shape[:2], frame.shape[:2], 1, 0, 1))
             values = frame[..., ::-1] / np.float32(64)
             sure = np.exp(values.max(-1)) / np.exp(values).sum(-1)
             yield Prediction(self.mask(frame), sure if scores else None, values[::4, ::4] if logits else None)

@@ -162,7 +162,7 @@ def test_the_papers_times_are_for_as_many_references():
 def test_streams_of_a_kind_are_compiled_once(network, frames):
     one, other = (streaming.stream(*network, CONFIG, frames) for _ in range(2))
     next(one), next(other)
-    found = streaming._segmenter(network[0], CONFIG, SIZE, False, False)
+    found = streaming._segmenter(network[0], CONFIG, SIZE, False, False, None)
     assert found.segment._cache_size() == 1 and streaming._segmenter.cache_info().hits >= 2
 
 
@@ -197,7 +197,7 @@ def test_references_are_those_of_whole_videos_from_the_first_frame_on(offsets):
 def test_no_place_of_the_ring_is_read_before_it_is_written(network, frames, expected):
     """Not for targets 3 and 4 either, which are their own nearest reference."""
     model, variables = network
-    segmenter = streaming._segmenter(model, CONFIG, SIZE, False, False)
+    segmenter = streaming._segmenter(model, CONFIG, SIZE, False, False, None)
     state = segmenter.start()
     state = state._replace(ring=jax.tree.map(lambda places: np.full_like(places, np.nan), state.ring))
     masks = []

@@ -28,7 +28,7 @@ from cffm_jax.data.class_names import CITYSCAPES
 from cffm_jax.drawing.masks import overlay
 from cffm_jax.drawing.palette import palette
 from cffm_jax.errors import InputError
-from cffm_jax.predict import class_choice, job
+from cffm_jax.predict import class_choice, writers
 from cffm_jax.predict.overlays import Painter
 from cffm_jax.runtime.command_line import run_command
 
@@ -114,6 +114,7 @@ def test_everything_of_a_video(shared, tmp_path, capfd):
         and about["offsets"] == [9, 6, 3]
     )
     assert about["classes"] == {"0": "class 0", "1": "class 1", "2": "class 2"}
+    assert about["tiles"] == 1 and about["overlap"] == 0
 
 
 def test_damaged_frames_are_counted_and_told_or_refused(tmp_path, capfd, refused):
@@ -276,7 +277,7 @@ def test_names_of_classes():
     ],
 )
 def test_default_output(name, folder):
-    assert job.default_output([name]) == folder
+    assert writers.default_output([name]) == folder
 
 
 # --- inputs that are odd, damaged or hostile
@@ -467,6 +468,11 @@ def test_a_cut_video_is_told_of(tmp_path, capfd):
         (["A", "--reference-seconds", "0.2", "0.4", "0.6"], "is 0.2 0.4 0.6; give the longest first"),
         (["A", "--reference-seconds", "1", "2", "inf"], "inf is given"),
         (["A", "--masks", "none", "--no-overlay", "--no-csv"], "leaves nothing to write"),
+        (["A", "--scale", "853", "0"], "--scale: is (853, 0); give at least 1, or 0 0 for the frames' own size"),
+        (["A", "--scale", "853"], "--scale: is 853; give a width and a height"),
+        (["A", "--tile", "100", "64"], "--tile: is 100 64; give a width and a height of at least 64, multiples of 32"),
+        (["A", "--tile", "96", "64", "--overlap", "64"], "--overlap: is 64; give a multiple of 32 below 64"),
+        (["A", "--overlap", "32"], "--overlap: has no use without --tile"),
         (["A", "--masks", "jpg"], "--masks"),
         (["A", "--overwrit"], "--overwrite"),
         (["A", "A"], "is no image, and of several files each is a frame"),
@@ -623,6 +629,28 @@ def test_standard_input(tmp_path, monkeypatch, refused):
             refused(predict_command, argv, "standard input: ", "no video")
     monkeypatch.setattr(sys, "stdin", None)
     refused(predict_command, argv, "standard input: ", "nothing to read")
+
+
+@pytest.mark.long
+def test_the_real_command_in_tiles(trained, tmp_path, monkeypatch):
+    """Of a film larger than a tile, at its own size."""
+    monkeypatch.undo()
+    path = film(tmp_path / "a.mkv", 4, size=(90, 160), codec="ffv1", pixels="bgr0", pictures=drifting(4, (90, 160)))
+    argv = [path, "--checkpoint", trained[0], "--output", tmp_path / "out", "--logits", "--scale", "0", "0"]
+    status, _, err = finished("predict.py", *argv, "--tile", "96", "96", "--overlap", "32")
+    assert status == 0 and "GB for 2 tiles of 96x96\n" in err, err
+    about = json.loads((tmp_path / "out" / "prediction.json").read_text())
+    assert about["size"] == [160, 90] and about["input_size"] == [160, 96] and about["memory"] > 1e6
+    assert about["tile"] == [96, 96] and about["tiles"] == 2 and about["overlap"] == 32
+    frames = frames_of(path)[0]
+    expected = list(cffm_jax.load(trained[0]).predictions(frames, logits=True, scale=(0, 0), tile=(96, 96), overlap=32))
+    masks = [np.asarray(Image.open(path)) for path in sorted((tmp_path / "out" / "masks").iterdir())]
+    assert len(masks) == 4
+    for i, (mask, prediction) in enumerate(zip(masks, expected, strict=True)):
+        stored = np.load(tmp_path / "out" / "logits" / f"{i:06}.npz")
+        assert mask.shape == (90, 160) and (mask == prediction.mask).mean() > 0.999
+        assert stored["input_size"].tolist() == [96, 160]
+        np.testing.assert_allclose(stored["logits"], prediction.logits, atol=1e-4)
 
 
 @pytest.mark.long
