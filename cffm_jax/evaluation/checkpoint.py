@@ -174,6 +174,7 @@ def _watchers(prepared: _Prepared, check: Callable[[], None]) -> list[contextlib
     if options.pictures:
         first = max(config.data.offsets)
         drawn = {"first": first, "colours": colours, "channels": config.data.frame_channels, "check": check}
+        drawn["beside"] = options.beside
         watchers.append(PictureCollector(options.pictures, videos, names, **drawn))
     if options.submission:
         watchers.append(
