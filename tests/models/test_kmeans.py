@@ -13,6 +13,7 @@ from cffm_jax.data.synthetic.generate import SyntheticConfig, frames
 from cffm_jax.models import kmeans as prototypes
 from cffm_jax.models.create import create_model
 from cffm_jax.models.kmeans import RunningClusters, cluster, kmeans, start_running, update_running
+from cffm_jax.models.kmeans_starts import STARTS
 from cffm_jax.models.normalise import normalise
 
 # Few sizes, so that few programs are compiled: N and K centres, and a set larger than the sample of k-means++.
@@ -268,7 +269,7 @@ def test_a_start_is_of_different_tokens(start, size):
 def test_a_random_start_draws_all_tokens_alike():
     tokens = np.arange(10, dtype=np.float32)[:, None]
     keys = jax.random.split(jax.random.key(0), 2000)
-    drawn = jax.vmap(lambda key: prototypes._random(key, jnp.asarray(tokens), None, 3))(keys)
+    drawn = jax.vmap(lambda key: STARTS["random"](key, jnp.asarray(tokens), None, 3))(keys)
     counts = np.bincount(np.round(drawn).astype(int).ravel(), minlength=10)
     assert np.all(np.abs(counts - 600) < 5 * np.sqrt(2000 * 0.3 * 0.7))
 
