@@ -318,7 +318,7 @@ class LossConfig:
     label_smoothing: float = setting(0.0, least=0, below=1)
     """Share of the cross-entropy that is spread over all classes."""
     ohem_threshold: float = setting(0.0, least=0, below=1)
-    """Only hard pixels count: those whose class has a smaller probability; 0: all do (OHEM)."""
+    """Only hard pixels count: those whose class has at most this probability; 0: all do (OHEM)."""
     ohem_kept: int = setting(100_000, least=1)
     """The hardest pixels that count in any case, of each set of logits of a batch."""
 
@@ -326,8 +326,8 @@ class LossConfig:
 @dataclasses.dataclass(frozen=True)
 class EvalConfig:
     chunk: int = setting(0, least=0, changes="nothing", remedy="give at least 1, or 0 for what suits the device")
-    """Target frames segmented in one jitted call; 0: 8, on a CPU as many as one frame of 480p has
-    pixels."""
+    """Target frames segmented in one jitted call; 0: 8, on a CPU as many as have together no more pixels
+    than one frame of 480p, and at least 1."""
     prototypes: Literal["video", "causal", "both"] = setting("video", changes="figures", part="method")
     """Prototypes of the whole video, of the frames seen so far, or a row of figures for each
     (CFFM++)."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from cffm_jax.config import POOLINGS, SECTIONS, SETTINGS, Config, ModelConfig
 from cffm_jax.errors import InputError
@@ -20,16 +20,20 @@ def check_settings(config: Config, sections: Iterable[str] = SECTIONS) -> None:
     _require_contexts(config.model)
     require_scale(config.data.scale, "data.", own="train" not in sections)
     require_tiles(config.eval.tile, config.eval.overlap, "eval.")
-    offsets, receptive = config.data.offsets, config.model.receptive
-    if len(offsets) != len(receptive) or min(offsets, default=0) < 1 or list(offsets) != sorted(offsets)[::-1]:
-        remedy = f"give {len(receptive)} numbers of at least 1, the largest first; as many as --model.receptive"
-        raise InputError("--data.offsets", f"is {' '.join(map(str, offsets))}", remedy)
+    require_offsets(config.data.offsets, len(config.model.receptive))
     _ = config.data.frame_channels  # Raises what does not fit.
     given, classes = config.loss.class_weights, config.model.num_classes
     if given and len(given) != classes:
         raise InputError("--loss.class_weights", f"has {len(given)} numbers", f"give {classes}, one for each class")
     if not config.loss.cross_entropy and not config.loss.focal and not config.loss.dice:
         raise InputError("--loss.cross_entropy", "no loss has a weight above 0", "give one of the three a weight")
+
+
+def require_offsets(offsets: Sequence[int], references: int) -> None:
+    """InputError unless these can be how many frames before the target that many references lie."""
+    if len(offsets) != references or min(offsets, default=0) < 1 or list(offsets) != sorted(offsets)[::-1]:
+        remedy = f"give {references} numbers of at least 1, the largest first; as many as --model.receptive"
+        raise InputError("--data.offsets", f"is {' '.join(map(str, offsets))}", remedy)
 
 
 def check_model(settings: ModelConfig) -> None:

@@ -24,7 +24,7 @@ def overlay(frame: np.ndarray, mask: np.ndarray, colours: np.ndarray, alpha: flo
     Args:
       frame: u8[H,W,3].
       mask: u8[H,W]; pixels of 255 show the frame as it is.
-      colours: u8[256,3], as of `classes.palette`.
+      colours: u8[256,3], as of `drawing.palette`.
       alpha: 0 shows the frame alone, 1 the classes' colours alone.
 
     Returns:

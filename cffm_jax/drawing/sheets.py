@@ -50,7 +50,7 @@ class Strip(NamedTuple):
 def contact_sheet(strips: Sequence[Strip], class_names: Sequence[str], colours: np.ndarray | None = None) -> np.ndarray:
     """The strips one below the other, time left to right, with labels and a legend of the classes.
 
-    ``colours`` u8[256,3] are the classes', by default those of `classes.palette`.
+    ``colours`` u8[256,3] are the classes', by default those of `drawing.palette`.
 
     Returns:
       u8[H,W,3].
@@ -136,7 +136,7 @@ def timeline(shares: np.ndarray, colours: np.ndarray, size: tuple[int, int]) -> 
 
     Args:
       shares: f[T,K], of each frame's pixels.
-      colours: u8[256,3], as of `classes.palette`.
+      colours: u8[256,3], as of `drawing.palette`.
       size: height and width of the band.
 
     Returns:

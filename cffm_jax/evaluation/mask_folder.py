@@ -91,7 +91,7 @@ class PredictionWriter:
     """
 
     def __init__(self, folder: str | Path, colours: np.ndarray):
-        """``colours`` u8[256,3], as of ``classes.palette``."""
+        """``colours`` u8[256,3], as of ``drawing.palette``."""
         if cluster.first():
             require_new_folder(folder, CONTENTS)
         self._made = SharedFolder(folder)

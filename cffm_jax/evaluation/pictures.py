@@ -95,7 +95,7 @@ class PictureCollector:
       steps: time steps of each video on the sheet.
       first: earliest frame on the sheet: before the largest offset a clip is not complete.
       fps: frames per second of the .mp4.
-      colours: u8[256,3] of the classes; default: those of `classes.palette`.
+      colours: u8[256,3] of the classes; default: those of `drawing.palette`.
       channels: of the frames.
       beside: folders of other networks' masks, <folder>/<video>/<frame>.png: a row each, above the
         model's own, named as the folder.

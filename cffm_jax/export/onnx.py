@@ -69,7 +69,7 @@ def export_onnx(
     """Writes a stream's step for frames of one size, whole or not at all, once it computes as ours.
 
     Args:
-      weights: of ``weights.load``, of a model without global contexts.
+      weights: as of ``cffm_jax.load``, of a model without global contexts.
       path: a new file.
       size: (H0, W0) of the frames.
       streams: S, frames of a step, of one stream each.

@@ -56,7 +56,7 @@ def export_stream(
     """Writes a stream's step for frames of one size, whole or not at all.
 
     Args:
-      weights: of ``weights.load``; with global contexts the prototypes are causal.
+      weights: as of ``cffm_jax.load``; with global contexts the prototypes are causal.
       folder: a new one.
       size: (H0, W0) of the frames.
       streams: S, frames of a step, of one stream each.

@@ -68,12 +68,12 @@ class Segmented(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Engine:
-    """A step's program, but for the sizes of its frames: engines that are equal share what is
-    compiled.
+    """What a step computes. Engines that are equal, called with frames of equal sizes, share one
+    compiled program.
 
     Attributes:
       model: the method.
-      config: its settings; of the data those of ``offsets`` are not read.
+      config: its settings; ``offsets`` below takes the place of ``data.offsets``.
       rows: of ``Method.rows``, the logits whose masks are wanted.
       offsets: how many frames before the target the references lie, oldest first.
       frames: n.

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cffm_jax.config import Config, DataConfig
+from cffm_jax.config_checks import require_offsets
 from cffm_jax.data import clips, evaluation_frames
 from cffm_jax.errors import InputError
 from cffm_jax.inference.engine import Engine, Segmented, State
@@ -89,14 +90,13 @@ class StreamSegmenter:
           tiles: how frames, once resized, are cut; None: not at all.
 
         Raises:
-          InputError: the offsets are more or fewer than the model's references, or the frames or
+          InputError: the offsets are no such numbers, or not as many as the references, or the frames or
             tiles are too small for the method's state: they have fewer tokens than prototypes,
             which are those of the frames so far.
         """
-        offsets, references = config.data.offsets, model.reference_names
-        if references and len(offsets) != len(references):
-            problem = f"has {len(offsets)} numbers, the model {len(references)} references"
-            raise InputError("--data.offsets", problem, "give one for each, the largest first")
+        offsets = config.data.offsets
+        if model.reference_names:
+            require_offsets(offsets, len(model.reference_names))
         self.model, self.config, self.size, self.streams = model, config, size, streams
         self.input_size = evaluation_frames.evaluation_size(*size, config.data.scale)
         self._engine = Engine(

@@ -12,4 +12,4 @@ METRICS: tuple[Metric, ...] = (
     *consistency.CORRECT_CONSISTENCY,
     consistency.FLICKER,
 )
-"""A new metric is an object here: its JSON keys, columns and part of the report follow from it."""
+"""In the order of the tables. JSON keys, columns and parts of the report follow from this list."""

@@ -168,7 +168,7 @@ def _initialize(place: Place, cluster: ClusterConfig) -> None:
     timer = threading.Timer(seconds, _leave, (f"{message} process 0 runs there and that its port is open", 2))
     timer.daemon = True
     timer.start()
-    # SIGTERM is ours: see ``training.interruption`` and ``Votes``.
+    # SIGTERM is ours: see ``runtime.signals`` and ``Votes``.
     jax.config.update("jax_enable_preemption_service", False)
     try:
         jax.distributed.initialize(

@@ -1,6 +1,6 @@
 """Videos of which only some frames have masks: their masks are those of the whole video, and the commands take them.
 
-The sizes are those of tests/runs.py, so that the programs are compiled once for all.
+The sizes are those of tests/helpers/runs.py, so that the programs are compiled once for all.
 """
 
 import dataclasses

@@ -168,7 +168,7 @@ def test_streams_of_a_kind_are_compiled_once(network, frames):
 
 def test_offsets_for_other_references(network):
     config = dataclasses.replace(CONFIG, data=dataclasses.replace(CONFIG.data, offsets=(9, 6, 3, 1)))
-    with pytest.raises(InputError, match="--data.offsets: has 4 numbers, the model 3 references"):
+    with pytest.raises(InputError, match="--data.offsets: is 9 6 3 1; give 3 numbers"):
         streaming.StreamSegmenter(network[0], config, SIZE)
 
 

@@ -92,7 +92,7 @@ def source(name: str, r: int, p: int, window: int = WINDOW, full: bool = False) 
     Where the region cannot lie in the middle of the window, the one's side being even and the
     other's odd, it lies half a position up and left of it: the papers leave it open.
     """
-    tokens = max(1, round(r / p))
+    tokens = max(1, (2 * r + p) // (2 * p))  # Half a token counts as one.
     if p == window and tokens % 2:
         return PooledSource(name, 1, window, tokens, window, full)
     row = CentredSource(name, 0, p, tokens, window, full, start=(window - tokens * p) // 2)

@@ -1,6 +1,7 @@
 """Contexts as the papers describe them, against a literal reading, and beside the release's."""
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
@@ -39,7 +40,7 @@ def test_tokens_are_the_sums_of_their_places(r, p):
     weight, bias = rng.standard_normal(p * p).astype(np.float32), np.float32([0.5])
     grid = np.asarray(jax.jit(source.pooled)(x, weight, bias)).reshape(-1, 3)
     index, outside = source.cell_index(NH, NW)
-    tokens = max(1, round(r / p))
+    tokens = max(1, math.floor(r / p + 0.5))
     assert index.shape == (NH, NW, tokens**2) and source.tokens == tokens**2
     start = (7 - tokens * p) // 2
     padded = np.pad(x[0].astype(np.float64), ((60, 60), (60, 60), (0, 0)))
