@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from model import whole
 
+from cffm_jax.channels import MEAN, STD
 from cffm_jax.config import Config, DataConfig, EvalConfig, ModelConfig
 from cffm_jax.data import clips, decode, evaluation_frames
 from cffm_jax.data.layouts.video import Video
@@ -29,7 +30,7 @@ from cffm_jax.media.source import open_source
 from cffm_jax.models.create import build_model
 from cffm_jax.models.encoders.mit import SIZES
 from cffm_jax.models.methods.method import Method
-from cffm_jax.models.normalise import MEAN, STD, normalise
+from cffm_jax.models.normalise import normalise
 from cffm_jax.models.resize import resize_bilinear
 from cffm_jax.models.variables import variable_shapes
 from cffm_jax.training.speed import device_peak

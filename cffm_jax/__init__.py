@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     __version__: str
+    from cffm_jax.channels import Channels
     from cffm_jax.inference.load import load
     from cffm_jax.models.create import create_model
     from cffm_jax.models.kmeans import kmeans
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from cffm_jax.weights.naming.match import convert_state_dict, export_state_dict
 
 _HOMES = {
+    "Channels": "cffm_jax.channels",
     "clip_loss": "cffm_jax.models.losses",
     "convert_state_dict": "cffm_jax.weights.naming.match",
     "create_model": "cffm_jax.models.create",
@@ -25,7 +27,16 @@ _HOMES = {
     "load": "cffm_jax.inference.load",
 }
 
-__all__ = ["__version__", "clip_loss", "convert_state_dict", "create_model", "export_state_dict", "kmeans", "load"]
+__all__ = [
+    "Channels",
+    "__version__",
+    "clip_loss",
+    "convert_state_dict",
+    "create_model",
+    "export_state_dict",
+    "kmeans",
+    "load",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -12,6 +12,7 @@ import dataclasses
 from collections.abc import Iterable
 from typing import Any, Literal
 
+from cffm_jax.channels import MEAN, RGB, STD, Channels
 from cffm_jax.errors import InputError
 from cffm_jax.rules import about, require_value, require_values, setting
 
@@ -118,6 +119,14 @@ class DataConfig:
     <split>.txt), Cityscapes (leftImg8bit_sequence, gtFine), plain (<video>/frames, <video>/masks,
     <split>.txt, classes.txt), or any of these as python -m cffm_jax.data.prepare wrote it; see the
     README."""
+    channels: tuple[str, ...] = setting(RGB, of_weights=True)
+    """Names of the frames' channels, in the order of the files. Other than red green blue (thermal,
+    depth, near-infrared) they keep the files' values, as float32, and need data.mean and data.std."""
+    mean: tuple[float, ...] = setting((), goes_with=("data.channels",), of_weights=True)
+    """Mean of each channel, in the files' units; without any ImageNet's, of red green blue alone.
+    python -m cffm_jax.data.check ROOT --channels NAME ... --statistics prints a dataset's."""
+    std: tuple[float, ...] = setting((), goes_with=("data.channels",), of_weights=True)
+    """Standard deviation of each channel, as data.mean."""
     train_split: str = "train"
     """Split file (without .txt; in Cityscapes a folder's name) to train on."""
     eval_split: str = setting("val", changes="figures")
@@ -164,6 +173,24 @@ class DataConfig:
     verify: bool = setting(False, part="loader", changes="nothing")
     """Compare every training file's sha256 with <root>/manifest.sha256 (cffm_jax.data.check writes
     it) when reading. Records are compared with checksums of their own, always."""
+
+    @property
+    def frame_channels(self) -> Channels:
+        """The channels with their statistics. InputError: these are missing, or do not fit."""
+        names, mean, std = self.channels, self.mean, self.std
+        if not names or not all(names) or len(set(names)) < len(names):
+            raise InputError("--data.channels", f"is {' '.join(names)}", "give each channel a name of its own")
+        known = names == RGB
+        for option, values in (("--data.mean", mean), ("--data.std", std)):
+            if len(values) != len(names) and (values or not known):
+                problem = f"has {len(values)} numbers, --data.channels {len(names)} names"
+                command = (
+                    f"python -m cffm_jax.data.check ROOT --layout folder --channels {' '.join(names)} --statistics"
+                )
+                raise InputError(option, problem, f"give those that this prints: {command}")
+        if min(std, default=1) <= 0:
+            raise InputError("--data.std", f"is {' '.join(map(str, std))}", "give numbers above 0")
+        return Channels(names, mean or MEAN, std or STD)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -356,6 +383,7 @@ def check_settings(config: Config, sections: Iterable[str] = SECTIONS) -> None:
     if len(offsets) != len(receptive) or min(offsets, default=0) < 1 or list(offsets) != sorted(offsets)[::-1]:
         remedy = f"give {len(receptive)} numbers of at least 1, the largest first; as many as --model.receptive"
         raise InputError("--data.offsets", f"is {' '.join(map(str, offsets))}", remedy)
+    _ = config.data.frame_channels  # Raises what does not fit.
     given, classes = config.loss.class_weights, config.model.num_classes
     if given and len(given) != classes:
         raise InputError("--loss.class_weights", f"has {len(given)} numbers", f"give {classes}, one for each class")

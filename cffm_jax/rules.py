@@ -42,6 +42,7 @@ class About:
       remedy: what to do about it; "": the bounds in words.
       changes: what another value changes: what a run trains, the figures of an evaluation alone, or
         no figure.
+      of_weights: of a section other than ``model``: weights are for this value alone.
       any_weights: an evaluation may have another value than the training of its weights.
       part: its only readers: some methods (`models.methods.method.Method.settings_read`), or the
         loader of the clips.
@@ -65,6 +66,7 @@ class About:
     problem: str = "is {}"
     remedy: str = ""
     changes: Literal["training", "figures", "nothing"] = "training"
+    of_weights: bool = False
     any_weights: bool = False
     part: Literal["", "method", "loader"] = ""
     evaluated: bool = False

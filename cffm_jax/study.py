@@ -135,7 +135,7 @@ def _digest(config: Config, needs: Sequence[str]) -> str:
     from cffm_jax.evaluation.options import cutoff_of
     from cffm_jax.models.create import build_model
 
-    model = build_model(config.model)
+    model = build_model(config.model, config.data.frame_channels)
     resolved = model.settings_resolved
     flat = values(config) | {f"model.{name}": resolved.get(name, 0) for name in ("blocks", "global_blocks")}
     # Runs that differ in nothing else are one.

@@ -39,7 +39,7 @@ COMMANDS = {
 }
 NO_PATHS = {
     "model.name", "data.train_split", "data.eval_split", "cluster.coordinator", "tables", "rows", "classes", "splits",
-    "unlabelled", "split", "video", "mean", "take",
+    "unlabelled", "split", "video", "mean", "take", "data.channels", "channels",
 }  # fmt: skip
 """Options that are words, but name neither a file nor a folder."""
 

@@ -376,7 +376,12 @@ def test_a_faulty_command_line_ends_with_status_2():
 
 
 @pytest.mark.parametrize(
-    "cls", [value for value in vars(sys.modules[Config.__module__]).values() if dataclasses.is_dataclass(value)]
+    "cls",
+    [
+        value
+        for value in vars(sys.modules[Config.__module__]).values()
+        if dataclasses.is_dataclass(value) and value.__module__ == Config.__module__
+    ],
 )
 def test_every_setting_is_documented_and_frozen(cls):
     assert cls.__dataclass_params__.frozen

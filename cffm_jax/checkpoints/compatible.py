@@ -17,7 +17,8 @@ def require_same_model(stored: Config, asked: Config, source: object, *, name: s
     for. ``name`` stands in for the name that is asked for: CFFM++ starts from its CFFM."""
     wants = dataclasses.replace(asked, model=dataclasses.replace(asked.model, name=name or asked.model.name))
     for setting, (has, asks) in _differing(stored, wants).items():
-        if setting.startswith("model.") and not SETTINGS[setting].any_weights:
+        about = SETTINGS[setting]
+        if (setting.startswith("model.") or about.of_weights) and not about.any_weights:
             raise InputError(
                 source,
                 f"is a checkpoint with {setting} {json.dumps(has)}, but the config says {json.dumps(asks)}",
@@ -59,5 +60,7 @@ def _differing(stored: Config, asked: Config) -> dict[str, tuple[Any, Any]]:
 
 
 def _resolved(config: Config) -> dict[str, Any]:
-    resolved = build_model(config.model).settings_resolved
-    return values(config) | {f"model.{name}": value for name, value in resolved.items()}
+    channels = config.data.frame_channels
+    resolved = build_model(config.model, channels).settings_resolved
+    stated = {"data.mean": channels.mean, "data.std": channels.std}
+    return values(config) | stated | {f"model.{name}": value for name, value in resolved.items()}

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from cffm_jax.channels import STD
 from cffm_jax.config import IGNORED_LABEL, DataConfig
 
 _HUES = 180
@@ -93,14 +94,25 @@ def resize_window(image: np.ndarray, size: tuple[int, int], window: tuple[slice,
     keep border replication out. What lies above and left stays: it fixes the sampling's phase.
 
     Args:
-      image: u8[H,W] or u8[H,W,3].
+      image: u8[H,W], u8[H,W,3] or f32[H,W,K].
       size: height and width that the whole image is resized to.
       window: rows and columns of the result, in the resized image.
       mode: cv2.INTER_LINEAR or cv2.INTER_NEAREST.
     """
     factors = [after / before for after, before in zip(size, image.shape)]
     rows, columns = (math.ceil(part.stop / factor) + 2 for part, factor in zip(window, factors))
-    return cv2.resize(image[:rows, :columns], None, fx=factors[1], fy=factors[0], interpolation=mode)[window]
+    resized = cv2.resize(image[:rows, :columns], None, fx=factors[1], fy=factors[0], interpolation=mode)
+    return _like(image, resized)[window]
+
+
+def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """An image [H,W,K] of bytes or float32, resized bilinearly to a height and width."""
+    return _like(image, cv2.resize(image, size[::-1], interpolation=cv2.INTER_LINEAR))
+
+
+def _like(image: np.ndarray, resized: np.ndarray) -> np.ndarray:
+    """What OpenCV made of an image, with the axis of a single channel, which it takes away."""
+    return resized.reshape(*resized.shape[:2], *image.shape[2:])
 
 
 def resize_and_crop(
@@ -115,7 +127,7 @@ def resize_and_crop(
     target = cv2.resize(labels[-1], size[::-1], interpolation=cv2.INTER_NEAREST)
     window = draw_window(target, data, rng)
     h, w = (part.stop - part.start for part in window)
-    cut_frames = np.empty((len(frames), h, w, 3), np.uint8)
+    cut_frames = np.empty((len(frames), h, w, *frames[0].shape[2:]), frames[0].dtype)
     cut_labels = np.empty((len(labels), h, w), np.uint8)
     for cut, frame in zip(cut_frames, frames, strict=True):
         cut[:] = resize_window(frame, size, window, cv2.INTER_LINEAR)
@@ -137,6 +149,8 @@ def flip(
 def _mirror(images: np.ndarray) -> np.ndarray:
     # cv2 mirrors several times faster than a NumPy copy with a negative stride, now or later in the
     # batch.
+    if images.dtype != np.uint8:
+        return np.ascontiguousarray(images[:, :, ::-1])
     mirrored = np.empty(images.shape, np.uint8)
     for image, after in zip(images, mirrored):
         cv2.flip(image, 1, dst=after)
@@ -171,7 +185,18 @@ def draw_distortion(data: DataConfig, rng: np.random.Generator) -> Distortion:
 
 
 def distort(frames: np.ndarray, data: DataConfig, rng: np.random.Generator) -> np.ndarray:
-    """Distorts the colours of frames u8[T,h,w,3], with a draw for each frame."""
+    """Distorts the colours of frames u8[T,h,w,3], with a draw for each frame.
+
+    Frames f32[T,h,w,K] of other channels have a contrast, mean + (x - mean) * factor, and a
+    brightness of as many standard deviations as RGB's grey levels are of ImageNet's mean one.
+    """
+    channels = data.frame_channels
+    if not channels.coloured:
+        mean, std = np.array(channels.mean, np.float32), np.array(channels.std, np.float32)
+        draws = [draw_distortion(data, rng) for _ in frames]
+        factors = np.array([draw.contrast for draw in draws], np.float32)[:, None, None, None]
+        shifts = np.array([draw.brightness for draw in draws], np.float32)[:, None, None, None] / np.mean(STD)
+        return (mean + (frames - mean) * factors + shifts * std).astype(np.float32)
     distorted = np.empty(frames.shape, np.uint8)
     for frame, out in zip(frames, distorted):
         distort_frame(frame, draw_distortion(data, rng), out)

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 import numpy as np
 from PIL import ImageFile
 
-from cffm_jax.data import mask_files, pictures
-from cffm_jax.data.image_files import DATASET_READERS, FileName, UnreadableFile, open_image
+from cffm_jax.channels import COLOURS, Channels
+from cffm_jax.data import channel_files, mask_files, pictures
+from cffm_jax.data.image_files import FRAME_READERS, TIFF, FileName, UnreadableFile, open_image
 from cffm_jax.data.layouts.records import read_all, read_one
 from cffm_jax.data.layouts.video import NO_CLASS, VSPW, Coding
 from cffm_jax.errors import InputError
@@ -21,24 +22,31 @@ _SAY_HOW_IT_LIES = (
 )
 
 
-def read_frame(path: FileName, manifest: Manifest | None = None) -> np.ndarray:
+def read_frame(path: FileName, manifest: Manifest | None = None, channels: Channels = COLOURS) -> np.ndarray:
     """Reads an image as u8[H,W,3] RGB, as viewers show it, see `pictures.decode_picture`.
 
     Args:
-      path: a JPEG or PNG.
+      path: a JPEG, PNG, TIFF or .npy.
       manifest: what the file's bytes must be.
+      channels: that it has; other than RGB they are f32[H,W,K], see `channel_files.decode`.
 
     Raises:
       UnreadableFile: it is unreadable, cut off, no image, too large or not as the manifest says.
     """
-    return decode_frame(path, read_one(path, manifest))
+    return decode_frame(path, read_one(path, manifest), channels=channels)
+
+
+def read_picture(path: FileName, channels: Channels) -> np.ndarray:
+    """A frame as a picture u8[H,W,3] to look at, see `channel_files.picture`."""
+    return channel_files.picture(read_frame(path, channels=channels), channels)
 
 
 def decode_frame(
     path: FileName,
     data: bytes,
-    readers: Mapping[bytes, type[ImageFile.ImageFile]] = DATASET_READERS,
+    readers: Mapping[bytes, type[ImageFile.ImageFile]] = FRAME_READERS,
     several: list[FileName] | None = None,
+    channels: Channels = COLOURS,
 ) -> np.ndarray:
     """`read_frame` of a file whose bytes are there already.
 
@@ -47,15 +55,17 @@ def decode_frame(
       data: its bytes.
       readers: of the kinds of files that may be read, as for `image_files.open_image`.
       several: the path is added to it, if the file holds further images: an animation, or pages.
+      channels: that it has.
     """
-    return _decode(path, data, readers, several)[0]
+    return decode_upright(path, data, readers, several, channels)[0]
 
 
-def _decode(
+def decode_upright(
     path: FileName,
     data: bytes,
-    readers: Mapping[bytes, type[ImageFile.ImageFile]] = DATASET_READERS,
+    readers: Mapping[bytes, type[ImageFile.ImageFile]] = FRAME_READERS,
     several: list[FileName] | None = None,
+    channels: Channels = COLOURS,
 ) -> tuple[np.ndarray, int | None]:
     """`decode_frame`, and how the frame is turned (`pictures.orientation`)."""
     # OpenCV before 5 decodes what there is of a truncated JPEG with no more than a warning on
@@ -63,13 +73,17 @@ def _decode(
     # after its last start of scan.
     if data.startswith(b"\xff\xd8") and data.rfind(b"\xff\xd9") <= data.rfind(b"\xff\xda"):
         raise UnreadableFile(path, "is truncated: the JPEG's end is missing", "copy or download the file again")
-    image = open_image(path, data, readers)  # Refuses a size that OpenCV would believe.
+    stored = channel_files.as_stored(data, channels)
+    image = None if stored else open_image(path, data, readers)  # Refuses a size that OpenCV would believe.
     if pictures.is_png(data) and data.rfind(_PNG_END) < 0:
         raise UnreadableFile(path, "is truncated: the PNG's end is missing", "copy or download the file again")
+    if image is None:
+        return channel_files.decode(path, data, channels)
     # The second: a JPEG with another behind it.
     if several is not None and (getattr(image, "is_animated", False) or "mp" in image.info):
         several.append(path)
-    return pictures.decode_picture(path, data, image), pictures.orientation(image, data)
+    turn = pictures.orientation(image, data)  # Before the pixels: a TIFF is turned with them, and says so no more.
+    return pictures.decode_picture(path, data, image), turn
 
 
 def read_mask(path: FileName, num_classes: int, coding: Coding = VSPW, manifest: Manifest | None = None) -> np.ndarray:
@@ -104,7 +118,12 @@ def labels_of(path: FileName, mask: mask_files.MaskFile, num_classes: int, codin
 
 
 def read_pair(
-    frame: FileName, mask: FileName, num_classes: int, coding: Coding = VSPW, manifest: Manifest | None = None
+    frame: FileName,
+    mask: FileName,
+    num_classes: int,
+    coding: Coding = VSPW,
+    manifest: Manifest | None = None,
+    channels: Channels = COLOURS,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Reads a frame u8[H,W,3] and its mask u8[H,W]; see `read_frame` and `read_mask`.
 
@@ -113,14 +132,20 @@ def read_pair(
         mask leaves open which way it lies.
     """
     frame_data, mask_data = read_all([frame, mask], manifest)
-    return decode_pair(frame, mask, frame_data, mask_data, num_classes, coding)
+    return decode_pair(frame, mask, frame_data, mask_data, num_classes, coding, channels)
 
 
 def decode_pair(
-    frame: FileName, mask: FileName, frame_data: bytes, mask_data: bytes, num_classes: int, coding: Coding = VSPW
+    frame: FileName,
+    mask: FileName,
+    frame_data: bytes,
+    mask_data: bytes,
+    num_classes: int,
+    coding: Coding = VSPW,
+    channels: Channels = COLOURS,
 ) -> tuple[np.ndarray, np.ndarray]:
     """`read_pair` of files whose bytes are there already."""
-    image, turn = _decode(frame, frame_data)
+    image, turn = decode_upright(frame, frame_data, channels=channels)
     values = mask_files.read_values(mask, mask_data)
     labels = labels_of(mask, values, num_classes, coding)
     require_one_way(frame, mask, image.shape[:2], labels.shape, turn, values.turn)
@@ -132,16 +157,25 @@ def read_label(frame: FileName, mask: FileName, num_classes: int, coding: Coding
     frame_data, mask_data = read_all([frame, mask])
     values = mask_files.read_values(mask, mask_data)
     labels = labels_of(mask, values, num_classes, coding)
-    image = open_image(frame, frame_data)
-    turn, (width, height) = pictures.orientation(image, frame_data), image.size
-    size = (width, height) if (turn or 1) >= 5 else (height, width)
+    size, turn = _upright_size(frame, frame_data)
     require_one_way(frame, mask, size, labels.shape, turn, values.turn)
     return labels
 
 
-def turn_of(path: FileName, data: bytes) -> int | None:
-    """`pictures.orientation` of a file."""
-    return pictures.orientation(open_image(path, data), data)
+def _upright_size(path: FileName, data: bytes) -> tuple[tuple[int, int], int | None]:
+    """Height and width of a frame as it is shown, and its `pictures.orientation`."""
+    if not channel_files.is_array(data):
+        try:
+            image = open_image(path, data, FRAME_READERS)
+        except UnreadableFile:
+            if not data.startswith(TIFF):  # Of which Pillow does not open all.
+                raise
+        else:
+            turn, (width, height) = pictures.orientation(image, data), image.size
+            # Pillow gives the size of a TIFF as it is shown, that of others as it is stored.
+            return (width, height) if (turn or 1) >= 5 and image.format != "TIFF" else (height, width), turn
+    values, turn = channel_files.read_values(path, data)
+    return values.shape[:2], turn
 
 
 def require_one_way(

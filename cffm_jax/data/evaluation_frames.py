@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import cv2
 import numpy as np
 
+from cffm_jax.channels import COLOURS, Channels
 from cffm_jax.data import augment, decode
 from cffm_jax.data.image_files import FileName
+from cffm_jax.data.layouts.records import read_one
 
 _MULTIPLE = 32
 """Sides of evaluated frames are multiples of the encoder's coarsest stride."""
@@ -19,7 +20,7 @@ def evaluation_size(height: int, width: int, scale: tuple[int, int]) -> tuple[in
 
 
 def load_evaluation_frame(
-    path: FileName, scale: tuple[int, int], data: bytes | None = None
+    path: FileName, scale: tuple[int, int], data: bytes | None = None, channels: Channels = COLOURS
 ) -> tuple[np.ndarray, tuple[int, int]]:
     """Reads a frame and resizes it for evaluation, see `fit_frame`.
 
@@ -27,6 +28,7 @@ def load_evaluation_frame(
       path: image file.
       scale: width and height to fit; see `augment.fitted_size`.
       data: its bytes, where they are there already.
+      channels: that it has.
 
     Returns:
       The frame u8[h,w,3] with (h, w) of `evaluation_size`, and its original (height, width).
@@ -34,14 +36,15 @@ def load_evaluation_frame(
     Raises:
       InputError: the file cannot be used.
     """
-    frame = decode.read_frame(path) if data is None else decode.decode_frame(path, data)
+    data = read_one(path) if data is None else data
+    frame = decode.decode_frame(path, data, channels=channels)
     return fit_frame(frame, scale), frame.shape[:2]
 
 
 def fit_frame(frame: np.ndarray, scale: tuple[int, int]) -> np.ndarray:
-    """Resizes a frame u8[H,W,3] bilinearly: first to fit the scale, then up to multiples of 32."""
+    """Resizes a frame u8[H,W,3] or f32[H,W,K] bilinearly: first to fit the scale, then up to multiples of 32."""
     original = frame.shape[:2]
     for size in (augment.fitted_size(*original, box=scale), evaluation_size(*original, scale=scale)):
         if frame.shape[:2] != size:
-            frame = cv2.resize(frame, size[::-1], interpolation=cv2.INTER_LINEAR)
+            frame = augment.resize(frame, size)
     return frame

@@ -10,7 +10,7 @@ import threading
 import warnings
 from collections.abc import Iterator, Mapping
 
-from PIL import Image, ImageFile, JpegImagePlugin, PngImagePlugin
+from PIL import Image, ImageFile, JpegImagePlugin, PngImagePlugin, TiffImagePlugin
 
 from cffm_jax.errors import InputError
 from cffm_jax.runtime.checksums import Manifest
@@ -29,6 +29,10 @@ _TAGS = 2**16
 """Bytes at a JPEG's start that EXIF lies in."""
 DATASET_READERS = {_JPEG: JpegImagePlugin.JpegImageFile, b"\x89PNG\r\n\x1a\n": PngImagePlugin.PngImageFile}
 """First bytes -> reader of such a file, which reads only the header until pixels are asked for."""
+TIFF = b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"
+"""First bytes of a TIFF."""
+FRAME_READERS = {**DATASET_READERS, **dict.fromkeys(TIFF, TiffImagePlugin.TiffImageFile)}
+"""Of frames, where masks are PNGs alone."""
 
 
 _WARNINGS = threading.Lock()
@@ -80,7 +84,7 @@ def open_image(
     """The image in a file's bytes; only its header has been read, pixels are decoded on demand.
 
     Raises:
-      UnreadableFile: the bytes suit no reader (no JPEG or PNG), or claim more than MAX_PIXELS.
+      UnreadableFile: the bytes suit no reader (none of their first bytes), or claim more than MAX_PIXELS.
     """
     reader = next((reader for start, reader in readers.items() if data.startswith(start)), None)
     try:

@@ -21,7 +21,7 @@ _GREY = 0
 _MAY_TURN = {"exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"}
 """Keys of an image's `info` under which Pillow looks for the orientation."""
 _AGAIN = "copy or download the file again"
-_DAMAGED = OSError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, RuntimeError, struct.error
+DAMAGED = OSError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, RuntimeError, struct.error
 """What Pillow raises for a damaged image: all of these occur."""
 
 
@@ -38,16 +38,16 @@ def orientation(image: Image.Image, data: bytes) -> int | None:
     """How viewers turn an image, 1..8 as in EXIF; None where it does not say, or is damaged there.
 
     Args:
-      image: an opened JPEG or PNG, of which the header alone is read here.
+      image: an opened JPEG, PNG or TIFF, of which the header alone is read here.
       data: the bytes of its file; a PNG's EXIF may stand behind the pixels.
     """
     late = is_png(data) and data.find(b"eXIf", data.rfind(b"IDAT")) >= 0
-    if not late and not _MAY_TURN & image.info.keys():
+    if not late and image.format != "TIFF" and not _MAY_TURN & image.info.keys():
         return None
     with quiet():
         try:
             value = image.getexif().get(ExifTags.Base.Orientation)
-        except _DAMAGED:
+        except DAMAGED:
             return None
     return value if value in range(1, 9) else None
 
@@ -79,7 +79,7 @@ def decode_picture(path: FileName, data: bytes, image: Image.Image) -> np.ndarra
         return upright(_by_opencv(path, data), orientation(image, data))
     try:
         return _by_pillow(path, image)
-    except _DAMAGED as error:
+    except DAMAGED as error:
         problem = "cannot be read (truncated, damaged or of an unknown kind)"
         raise UnreadableFile(path, problem, f"{_AGAIN}, or save it as PNG") from error
 

@@ -59,7 +59,8 @@ def training_batches(
       process_count: number of processes that share the global batch.
 
     Returns:
-      An iterator and context manager of frames u8[b,T,h,w,3], labels u8[b,L,h,w] (255 = ignored) of
+      An iterator and context manager of frames u8[b,T,h,w,3] (f32[b,T,h,w,K] of other channels),
+      labels u8[b,L,h,w] (255 = ignored) of
       the last L frames, L = T or, where not every frame has a mask, 1, size i32[b,2] (height, width
       of the unpadded part) and video i32[b] (index into ``videos``). With data.workers > 0 its
       processes are spawned: the program's entry needs ``if __name__ == "__main__":``.
@@ -141,13 +142,13 @@ class _LoadClip:
         names = {i: (video.frames[i], video.mask(i) if i in labelled else None) for i in indices}
         files = [name for pair in names.values() for name in pair if name is not None]
         data = dict(zip(files, read_all(files, self.manifest), strict=True))
-        frames, masks = {}, {}
+        frames, masks, channels = {}, {}, self.data.frame_channels
         for i, (frame, mask) in names.items():
             if mask is None:
-                frames[i] = decode.decode_frame(frame, data[frame])
+                frames[i] = decode.decode_frame(frame, data[frame], channels=channels)
             else:
                 stored = data[frame], data[mask]
-                frames[i], masks[i] = decode.decode_pair(frame, mask, *stored, self.num_classes, video.coding)
+                frames[i], masks[i] = decode.decode_pair(frame, mask, *stored, self.num_classes, video.coding, channels)
         return frames, masks
 
 

@@ -16,8 +16,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from cffm_jax.channels import COLOURS, Channels
 from cffm_jax.config import IGNORED_LABEL, Config
-from cffm_jax.data import decode
+from cffm_jax.data import channel_files, decode
 from cffm_jax.data.layouts.classes import read_classes
 from cffm_jax.data.layouts.read import read_videos
 from cffm_jax.data.layouts.video import Video
@@ -60,13 +61,17 @@ def clip_strips(config: Config, videos: Sequence[Video], count: int, seed: int, 
     data = config.data
     heads = [*(f"t-{offset}" for offset in data.offsets), "t"]
     with training_batches(videos, data, num_classes=config.model.num_classes, batch_size=1, seed=seed) as batches:
-        return [_clip_strip(next(batches), videos, heads, colours) for _ in range(count)]
+        return [_clip_strip(next(batches), videos, heads, colours, data.frame_channels) for _ in range(count)]
 
 
 def _clip_strip(
-    batch: dict[str, np.ndarray], videos: Sequence[Video], heads: Sequence[str], colours: np.ndarray
+    batch: dict[str, np.ndarray],
+    videos: Sequence[Video],
+    heads: Sequence[str],
+    colours: np.ndarray,
+    channels: Channels,
 ) -> Strip:
-    frames, labels = batch["frames"][0], batch["labels"][0]
+    frames, labels = channel_files.picture(batch["frames"][0], channels), batch["labels"][0]
     unlabelled = np.full((len(frames) - len(labels), *labels.shape[1:]), IGNORED_LABEL, np.uint8)
     labels = np.concatenate([unlabelled, labels])  # Of some datasets only the target has a mask.
     cells = [views(frame, {OVERLAY: mask}, colours, CELL) for frame, mask in zip(frames, labels)]
@@ -76,7 +81,7 @@ def _clip_strip(
     return Strip(title, heads, cells, frozenset(np.unique(labels).tolist()))
 
 
-def video_strip(video: Video, num_classes: int, colours: np.ndarray) -> Strip:
+def video_strip(video: Video, num_classes: int, colours: np.ndarray, channels: Channels = COLOURS) -> Strip:
     """A video: frames with masks spread over its length, their masks over them and alone, and the
     classes' shares over time; ``colours`` u8[256,3].
 
@@ -89,7 +94,9 @@ def video_strip(video: Video, num_classes: int, colours: np.ndarray) -> Strip:
     cells, labels = [], set()
     for i, time in enumerate(times):
         if time in chosen:
-            frame, mask = decode.read_pair(video.frames[time], video.mask(time), num_classes, video.coding)
+            files = video.frames[time], video.mask(time)
+            frame, mask = decode.read_pair(*files, num_classes, video.coding, channels=channels)
+            frame = channel_files.picture(frame, channels)
             shown = views(frame, {OVERLAY: mask}, colours, CELL)
             size = shown[INPUT].shape[1::-1]
             cells.append({**shown, TRUTH: colours[cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST)]})
@@ -123,7 +130,9 @@ def main(argv: Sequence[str]) -> None:
     video = _find(config, videos, options.video)
     sheets = {
         "clips.png": contact_sheet(clip_strips(config, videos, options.clips, options.seed, colours), names, colours),
-        "video.png": contact_sheet([video_strip(video, len(names), colours)], names, colours),
+        "video.png": contact_sheet(
+            [video_strip(video, len(names), colours, config.data.frame_channels)], names, colours
+        ),
     }
     with WholeFolder(folder) as made, made.writing() as partial:
         for name, sheet in sheets.items():

@@ -126,7 +126,7 @@ def _prepare(options: EvalOptions, with_config: Callable[[Config], EvalOptions])
         config = options.settings
         require_same_model(weights.config, config, options.checkpoint)
         check_settings(config, EVALUATED)
-        model = build_model(config.model)
+        model = build_model(config.model, config.data.frame_channels)
         devices = chosen_devices(config.eval.devices, jax.local_devices())
         videos = evaluation_videos(config, masks=not options.submission)
         classes, note = _classes(config, weights)
@@ -173,7 +173,9 @@ def _watchers(prepared: _Prepared, check: Callable[[], None]) -> list[contextlib
         watchers.append(PredictionWriter(options.save_predictions, colours))
     if options.pictures:
         first = max(config.data.offsets)
-        watchers.append(PictureCollector(options.pictures, videos, names, first=first, colours=colours, check=check))
+        drawn = {"first": first, "colours": colours, "channels": config.data.frame_channels, "check": check}
+        drawn["beside"] = options.beside
+        watchers.append(PictureCollector(options.pictures, videos, names, **drawn))
     if options.submission:
         watchers.append(
             SubmissionWriter(options.submission, videos, config.model.num_classes, options.submission_values, check)
@@ -201,4 +203,6 @@ def _write_and_print(prepared: _Prepared, rows: dict[str, Scores], samples: writ
         facts |= {"other settings than the checkpoint's": changed} if changed else {}
         facts |= {"names of the classes": prepared.note} if prepared.note else {}
         about = write.about(config, dataset, facts, config.model.name)
-        print(f"report written to {write.write_report(options.report, rows, about, dataset, videos, samples.of)}")
+        channels = config.data.frame_channels
+        page = write.write_report(options.report, rows, about, dataset, videos, samples.of, channels)
+        print(f"report written to {page}")

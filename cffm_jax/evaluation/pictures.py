@@ -10,12 +10,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from cffm_jax.channels import COLOURS, Channels
 from cffm_jax.data import decode
 from cffm_jax.data.layouts.video import Video
-from cffm_jax.drawing.masks import TRUTH, views
+from cffm_jax.drawing.masks import INPUT, TRUTH, views
 from cffm_jax.drawing.palette import palette
 from cffm_jax.drawing.sheets import CELL, Strip, contact_sheet, side_by_side, spread, write_png
 from cffm_jax.drawing.video_file import VideoFile
+from cffm_jax.errors import InputError
+from cffm_jax.evaluation.mask_folder import prediction_paths, read_prediction
 from cffm_jax.runtime import cluster
 from cffm_jax.runtime.atomic import unwritable
 from cffm_jax.runtime.shared_folder import SharedFolder, when_all_have_written
@@ -43,19 +46,27 @@ class FrameStrips:
       pictures: video and frame -> u8[H,W,3], those that came by so far.
     """
 
-    def __init__(self, videos: Sequence[Video], colours: np.ndarray, *, count: int = 3, first: int = 9):
-        """``videos`` to be segmented, ``count`` of them drawn; ``colours``, ``first`` as below."""
+    def __init__(
+        self,
+        videos: Sequence[Video],
+        colours: np.ndarray,
+        *,
+        count: int = 3,
+        first: int = 9,
+        channels: Channels = COLOURS,
+    ):
+        """``videos`` to be segmented, ``count`` of them drawn; ``colours``, ``first``, ``channels`` as below."""
         chosen = [videos[i] for i in spread(count, len(videos))] if videos else []
         # Of two times the later one: the first frames of a video have no references.
         self._times = {video.name: shown_times(video, 2, first)[-1] for video in chosen}
-        self._colours = colours
+        self._colours, self._channels = colours, channels
         self.pictures: dict[str, np.ndarray] = {}
 
     def __call__(self, chunk: Chunk) -> None:
         i = self._times.get(chunk.video.name, -1) - chunk.start
         if 0 <= i < len(chunk.predictions):
             name = f"{chunk.video.name}/{chunk.start + i}"
-            frame = decode.read_frame(chunk.video.frames[chunk.start + i])
+            frame = decode.read_picture(chunk.video.frames[chunk.start + i], self._channels)
             self.pictures[name] = side_by_side(views(frame, _masks(chunk, i), self._colours, CELL))
 
 
@@ -74,6 +85,8 @@ class PictureCollector:
         with PictureCollector("pictures", videos, class_names) as pictures:
             evaluate(segmenter, variables, videos, watchers=[pictures])
 
+    Raises InputError where one of ``beside`` lacks a mask of a video that is drawn.
+
     Args:
       folder: made if it is not there; pictures in it are replaced.
       videos: those that will be segmented.
@@ -83,6 +96,9 @@ class PictureCollector:
       first: earliest frame on the sheet: before the largest offset a clip is not complete.
       fps: frames per second of the .mp4.
       colours: u8[256,3] of the classes; default: those of `classes.palette`.
+      channels: of the frames.
+      beside: folders of other networks' masks, <folder>/<video>/<frame>.png: a row each, above the
+        model's own, named as the folder.
       check: called for each frame that is drawn; what it raises ends the drawing.
     """
 
@@ -97,6 +113,8 @@ class PictureCollector:
         first: int = 9,
         fps: float = 15,
         colours: np.ndarray | None = None,
+        channels: Channels = COLOURS,
+        beside: Sequence[str] = (),
         check: Callable[[], None] = lambda: None,
     ):
         self.folder = Path(folder)
@@ -105,13 +123,25 @@ class PictureCollector:
         self._times = {video.name: shown_times(video, steps, first) for video in chosen}
         self._names = tuple(class_names)
         self._colours = palette(len(class_names)) if colours is None else colours
-        self._fps, self._check = fps, check
+        self._fps, self._check, self._channels = fps, check, channels
         self._kept = SharedFolder(self.folder / "masks", keep=False)
+        others = [(os.path.basename(os.path.abspath(path)), Path(path)) for path in beside]
+        if len({name for name, _ in others}) < len(others):
+            raise InputError("--beside", "names two folders of one name", "rename one: a row has its folder's name")
+        self._beside = {
+            video.name: [
+                (name, dict(zip(video.targets, prediction_paths(video, path / video.name)))) for name, path in others
+            ]
+            for video in chosen
+        }
 
     def __call__(self, chunk: Chunk) -> None:
         if chunk.video.name not in self._videos:
             return
         number, _ = self._videos[chunk.video.name]
+        alike = [name for name, _ in self._beside[chunk.video.name] if name in (*chunk.masks, INPUT, TRUTH)]
+        if alike:
+            raise InputError("--beside", f"names a folder {alike[0]!r}, as a row is called already", "rename it")
         with self._kept.writing() as folder:
             for i in range(len(chunk.predictions)):
                 path, masks = folder / f"{number}_{chunk.start + i:08}.npz", _masks(chunk, i)
@@ -144,15 +174,25 @@ class PictureCollector:
                 for path in sorted(folder.glob(f"{number}_*.npz")):
                     self._check()
                     time = int(path.stem.partition("_")[2])
-                    frame = decode.read_frame(of.frames[time])
+                    frame = decode.read_picture(of.frames[time], self._channels)
                     with np.load(path) as kept:
-                        masks = dict(kept)
+                        masks = {**self._masks_beside(of, time, frame.shape[:2]), **kept}
                     video.write(side_by_side(views(frame, masks, self._colours, _PANEL)))
                     if time in self._times[name]:
                         strip = _with(strip, time, views(frame, masks, self._colours, CELL), masks)
                 strips += [strip] if strip.cells else []
             if strips:
                 write_png(self.folder / "sheet.png", contact_sheet(strips, self._names, self._colours))
+
+    def _masks_beside(self, video: Video, time: int, size: tuple[int, ...]) -> dict[str, np.ndarray]:
+        """A frame's masks of other networks. InputError: one cannot be read, or is of another size."""
+        masks = {}
+        for name, paths in self._beside[video.name]:
+            masks[name] = mask = read_prediction(paths[time], len(self._names), video.coding.colours)
+            if mask.shape != size:
+                problem = f"is {mask.shape[1]}x{mask.shape[0]}, its frame {size[1]}x{size[0]}"
+                raise InputError(paths[time], problem, "write it at the frame's size")
+        return masks
 
 
 def _with(strip: Strip, time: int, cells: Mapping[str, np.ndarray], masks: Mapping[str, np.ndarray]) -> Strip:

@@ -98,7 +98,7 @@ def export_onnx(
 
     names = state_names(segmenter)
     specs = [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves]
-    specs.append(jax.ShapeDtypeStruct((streams, *size, 3), jnp.uint8))
+    specs.append(jax.ShapeDtypeStruct((streams, *size, len(segmenter.model.channels)), segmenter.model.channels.dtype))
     with _quiet():
         made = jax2onnx.to_onnx(
             step, specs, model_name=weights.model.public_name, opset=OPSET,
@@ -140,7 +140,7 @@ def _compare(path: Path, session: Any, step: Any, specs: list[jax.ShapeDtypeStru
     rng = np.random.default_rng(0)
     inputs = [rng.standard_normal(spec.shape).astype(spec.dtype) for spec in specs[2:-1]]
     clock, ages = (np.full(spec.shape, 1_000, spec.dtype) for spec in specs[:2])
-    inputs = [clock, ages, *inputs, rng.integers(0, 256, specs[-1].shape, np.uint8)]
+    inputs = [clock, ages, *inputs, rng.integers(0, 256, specs[-1].shape).astype(specs[-1].dtype)]
     *state, masks = map(np.asarray, jax.jit(step)(*inputs))
     *other, others = session.run(None, {each.name: value for each, value in zip(session.get_inputs(), inputs)})
     same = masks.shape == others.shape and (masks != others).mean() < _CLOSE

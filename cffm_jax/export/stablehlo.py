@@ -77,7 +77,7 @@ def export_stream(
     arrays = flatten(weights.variables)
     state = tuple(jax.tree.leaves(jax.eval_shape(segmenter.start)))
     specs = {path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for path, leaf in arrays.items()}
-    frames = jax.ShapeDtypeStruct((streams, *size, 3), jnp.uint8)
+    frames = jax.ShapeDtypeStruct((streams, *size, len(segmenter.model.channels)), segmenter.model.channels.dtype)
     program = jax.jit(functools.partial(step, segmenter))
     made = jax.export.export(program, platforms=platforms)(specs, state, frames)
     with WholeFolder(folder) as whole, whole.writing() as partial:
@@ -98,10 +98,12 @@ def step(
     """The next state's arrays in order and the masks of frames u8[S, H0, W0, 3], resized here."""
     state = jax.tree.unflatten(jax.tree.structure(jax.eval_shape(segmenter.start)), leaves)
     x = frames.astype(jnp.float32)
-    # Rounded in between as well, where the other engines have bytes.
+    channels = segmenter.model.channels
+    # Bytes are rounded in between as well, where the other engines have bytes.
     for size in (augment.fitted_size(*segmenter.size, segmenter.config.data.scale), segmenter.input_size):
-        x = jnp.round(resize_bilinear(x, size))
-    state, masks = segmenter.function(unflatten(arrays), state, x.astype(jnp.uint8))
+        x = resize_bilinear(x, size)
+        x = jnp.round(x) if channels.coloured else x
+    state, masks = segmenter.function(unflatten(arrays), state, x.astype(channels.dtype))
     return tuple(jax.tree.leaves(state)), masks
 
 

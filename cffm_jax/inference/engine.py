@@ -10,7 +10,7 @@ be the target itself.
 
 Dimension key: S streams, n frames of a step, m targets of a step (n, or 1: the last), R references,
 L places of the ring, H W the model's input, H0 W0 the original frames, P prototypes, C channels,
-T tiles of a frame.
+T tiles of a frame, K channels of a frame (3; then frames are bytes).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Float32, Int32, UInt8
+from jaxtyping import Array, Float, Float32, Int32, Shaped, UInt8
 
 from cffm_jax.config import Config
 from cffm_jax.data import clips
@@ -121,7 +121,7 @@ class Engine:
         self,
         variables: dict[str, Any],
         state: State,
-        frames: UInt8[Array, "S n H W 3"],
+        frames: Shaped[Array, "S n H W K"],
         prototypes: Float[Array, "S P C"] | None = None,
         *,
         size: tuple[int, int],
@@ -201,7 +201,7 @@ class Engine:
 
         def encoded(frames: jax.Array) -> tuple[Tree, tuple[Tree, ...]]:
             bound = self.model.bind(variables)
-            features = bound.encode(normalise(frames))
+            features = bound.encode(normalise(frames, channels=self.model.channels))
             return features, bound.remember(features) if self.model.reference_names else ()
 
         def segmented(features: Tree, memory: Any, referring: jax.Array, contexts: dict[str, Tree]) -> Any:
@@ -252,7 +252,7 @@ def jitted_step(
     engine: Engine,
     variables: dict[str, Any],
     state: State,
-    frames: UInt8[Array, "S n H W 3"],
+    frames: Shaped[Array, "S n H W K"],
     prototypes: Float[Array, "S P C"] | None = None,
     *,
     size: tuple[int, int],
@@ -275,7 +275,7 @@ def _remembered(model: Method, size: tuple[int, int]) -> tuple[Tree, ...]:
         key = jax.random.key(0)
         return small.init_with_output(key, frame, method=lambda model, x: model.remember(model.encode(x)))[0]
 
-    return jax.eval_shape(remember, jax.ShapeDtypeStruct((1, *size, 3), jnp.float32))
+    return jax.eval_shape(remember, jax.ShapeDtypeStruct((1, *size, len(model.channels)), jnp.float32))
 
 
 def how_far_back(offsets: Sequence[int]) -> Int32[np.ndarray, "_ {len(offsets)}"]:

@@ -24,7 +24,7 @@ class Loaded(NamedTuple):
     """Consecutive frames of one size.
 
     Attributes:
-      frames: u8[n, H, W, 3], as the model sees them.
+      frames: u8[n, H, W, 3] or f32[n, H, W, K], as the model sees them.
       labels: u8[n, H0, W0], None where they were not asked for.
       size: (H0, W0), the frames' original one.
     """
@@ -69,13 +69,14 @@ def read_frame(index: int, *, video: Video, config: Config, label: bool) -> Read
     Raises:
       InputError: one of the two cannot be used, or their sizes differ.
     """
-    frame, scale = video.frames[index], config.data.scale
+    frame, scale, channels = video.frames[index], config.data.scale, config.data.frame_channels
     if not label:
-        image, size = evaluation_frames.load_evaluation_frame(frame, scale)
+        image, size = evaluation_frames.load_evaluation_frame(frame, scale, channels=channels)
         return image, None, size
     mask = video.mask(index)
     stored, stored_mask = read_all([frame, mask])
-    image, labels = decode.decode_pair(frame, mask, stored, stored_mask, config.model.num_classes, video.coding)
+    files, classes = (frame, mask, stored, stored_mask), config.model.num_classes
+    image, labels = decode.decode_pair(*files, classes, video.coding, channels)
     return evaluation_frames.fit_frame(image, scale), labels, labels.shape
 
 

@@ -137,16 +137,18 @@ class StreamSegmenter:
         return Footprint(self.input_size, tiles.size, tiles.count, overlap, memory)
 
     def function(self, variables: dict[str, Any], state: State, frames: jax.Array) -> tuple[State, jax.Array]:
-        """The next state and masks u8[S, H0, W0]; ValueError unless frames are u8[S, H, W, 3]."""
+        """The next state and masks u8[S, H0, W0]; ValueError unless frames are u8[S, H, W, 3], or
+        f32[S, H, W, K] of other channels."""
         state, segmented = self._segment(variables, state, frames)
         (mask,) = segmented.masks.values()
         return state, mask
 
     def _segment(self, variables: dict[str, Any], state: State, frames: jax.Array) -> tuple[State, Segmented]:
-        expected = (len(state.ages), *self.input_size, 3)
-        if frames.shape != expected or frames.dtype != jnp.uint8:
-            given = f"{frames.dtype}{list(frames.shape)}"
-            raise ValueError(f"frames are {given}, not uint8{list(expected)}, as pipeline.fit_frame makes them")
+        channels = self.model.channels
+        expected = (len(state.ages), *self.input_size, len(channels))
+        if frames.shape != expected or frames.dtype != channels.dtype:
+            given, wanted = f"{frames.dtype}{list(frames.shape)}", f"{channels.dtype}{list(expected)}"
+            raise ValueError(f"frames are {given}, not {wanted}, as pipeline.fit_frame makes them")
         state, segmented = self._engine.segment(variables, state, frames[:, None], size=self.size)
         return state, jax.tree.map(lambda x: x[:, 0], segmented)
 
@@ -181,7 +183,8 @@ def offsets_at(rate: float, references: int, seconds: Sequence[float] = ()) -> t
 def stream(
     model: Method, variables: dict[str, Any], config: Config, frames: Iterable[np.ndarray], *, ahead: int = 0
 ) -> Iterator[np.ndarray]:
-    """Masks u8[H0,W0] of frames u8[H0,W0,3] in RGB, one for each, in order; see ``predictions``."""
+    """Masks u8[H0,W0] of frames u8[H0,W0,3] in RGB, or f32[H0,W0,K] of other channels, one for
+    each, in order; see ``predictions``."""
     for prediction in predictions(model, variables, config, frames, ahead=ahead):
         yield prediction.mask
 
@@ -198,7 +201,8 @@ def predictions(
     tiles: Tiling | None = None,
     told: Callable[[Footprint], None] | None = None,
 ) -> Iterator[Prediction]:
-    """What the network says of frames u8[H0,W0,3] in RGB, one for each, in order.
+    """What the network says of frames u8[H0,W0,3] in RGB, or f32[H0,W0,K] of other
+    channels, one for each, in order.
 
     Args:
       model: the module; with global contexts its prototypes are causal.
@@ -213,16 +217,17 @@ def predictions(
       told: called before the first frame is segmented, with what that takes.
 
     Raises:
-      InputError: a frame is no u8[H,W,3] or differs in size from the first.
+      InputError: a frame is no such array or differs in size from the first.
     """
-    segmenter = state = None
+    segmenter, state, channels = None, None, model.channels
+    wanted = "u8[H,W,3] in RGB" if channels.coloured else f"f32[H,W,{len(channels)}] of {', '.join(channels.names)}"
     waiting: deque[Segmented] = deque()
     variables = jax.device_put(variables)
     for number, frame in enumerate(frames):
         frame = np.asarray(frame)
-        if frame.ndim != 3 or frame.shape[-1] != 3 or frame.dtype != np.uint8 or not frame.size:
+        if frame.ndim != 3 or frame.shape[-1] != len(channels) or frame.dtype != channels.dtype or not frame.size:
             problem = f"is {frame.dtype}{list(frame.shape)}"
-            raise InputError(f"frame {number}", problem, "give frames u8[H,W,3] in RGB")
+            raise InputError(f"frame {number}", problem, f"give frames {wanted}")
         if segmenter is None:
             segmenter = _segmenter(model, config, frame.shape[:2], scores, logits, tiles)
             if told:

@@ -111,7 +111,9 @@ class Prototyper:
 
     def _compute(self, video: Video) -> np.ndarray:
         plan = self.config.prototypes
-        read = functools.partial(evaluation_frames.load_evaluation_frame, scale=self.config.data.scale)
+        read = functools.partial(
+            evaluation_frames.load_evaluation_frame, scale=self.config.data.scale, channels=self._model.channels
+        )
         with ThreadPoolExecutor(max(1, self.config.data.threads)) as pool:
             frames = [frame for frame, _ in pool.map(read, self._frames(video))]
         if any(frame.shape != frames[0].shape for frame in frames):
@@ -140,13 +142,13 @@ def _cluster(
     frames: jax.Array,
     valid: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
-    """u8[f, H, W, 3], valid bool[f] -> centres f32[P, C], inertia f32[]; some frames at a time, so
-    that memory does not grow with f, or of each frame in tiles one."""
+    """u8[f, H, W, 3] or f32[f, H, W, K], valid bool[f] -> centres f32[P, C], inertia f32[]; some frames
+    at a time, so that memory does not grow with f, or of each frame in tiles one."""
     h, w = frames.shape[1:3]
     tiles = tiles_of(tiling, (h, w))
 
     def encode(frame: jax.Array) -> jax.Array:
-        return model.apply(variables, normalise(frame[None]), method="prototype_tokens")[0]
+        return model.apply(variables, normalise(frame[None], channels=model.channels), method="prototype_tokens")[0]
 
     def encode_in_tiles(frame: jax.Array) -> jax.Array:
         blank = jnp.zeros((h // 8, w // 8, model.width))

@@ -100,7 +100,7 @@ class VideoSegmenter:
         """The chunk's program for original frames of ``size``, uncompiled: for measuring it."""
         h, w = evaluation_size(*size, self.config.data.scale)
         prototypes = jax.ShapeDtypeStruct((1, self.config.prototypes.count, self.model.width), jnp.float32)
-        frames = jax.ShapeDtypeStruct((1, self.chunk, h, w, 3), jnp.uint8)
+        frames = jax.ShapeDtypeStruct((1, self.chunk, h, w, len(self.model.channels)), self.model.channels.dtype)
         state = self.engine.start((h, w))
         return jitted_step.lower(
             self.engine, variables, state, frames, prototypes if self.prototypes else None, size=size

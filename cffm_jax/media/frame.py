@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from cffm_jax.channels import COLOURS, Channels
 from cffm_jax.errors import InputError
 
 
@@ -17,7 +18,7 @@ class Frame(NamedTuple):
     """A picture of the input.
 
     Attributes:
-      pixels: u8[H,W,3], RGB, upright.
+      pixels: u8[H,W,3], RGB, upright; f32[H,W,K] of other channels.
       number: which frame of the input it is, from 0.
       time: seconds since the input's first frame.
       name: what its mask is called.
@@ -110,6 +111,8 @@ class Source:
       count: how many frames will come, by what the input announces; None: not known.
       live: whether the input ends when its user ends it.
       single: whether it is one image.
+      files: whether each frame is a file, which may hold other channels than RGB.
+      channels: of the frames.
       passing: called with the time of each frame before the first that is selected.
       lost: packets so far of which nothing could be decoded.
       warnings: for the user; they grow until the last frame was read.
@@ -122,6 +125,15 @@ class Source:
     count: int | None = None
     live: bool = False
     single: bool = False
+    files: bool = False
+    channels: Channels = COLOURS
     passing: Callable[[float], object] | None = None
     lost: int = 0
     warnings: list[str] = dataclasses.field(default_factory=list)
+
+    def read_as(self, channels: Channels) -> None:
+        """Has the frames that are still to come read with these channels. InputError: it has RGB alone."""
+        if not channels.coloured and not self.files:
+            problem = f"is a video in RGB, but the network's frames have {', '.join(channels.names)}"
+            raise InputError(self.name, problem, "give a folder of its frames: .npy, .tif or .png")
+        self.channels = channels

@@ -10,25 +10,22 @@ from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
 
 import numpy as np
-from PIL import AvifImagePlugin, BmpImagePlugin, ImageFile, TiffImagePlugin, WebPImagePlugin, features
+from PIL import AvifImagePlugin, BmpImagePlugin, ImageFile, WebPImagePlugin, features
 
-from cffm_jax.data import decode
-from cffm_jax.data.image_files import DATASET_READERS, FileName, UnreadableFile, read_bytes
+from cffm_jax.channels import COLOURS, Channels
+from cffm_jax.data import channel_files, decode
+from cffm_jax.data.image_files import FRAME_READERS, FileName, UnreadableFile, read_bytes
 from cffm_jax.data.layouts.names import numeric_order, passed_over_in_words
 from cffm_jax.errors import InputError
 from cffm_jax.media.frame import Frame, Selection, Source
 
 READERS = {
-    **DATASET_READERS,
+    **FRAME_READERS,
     b"BM": BmpImagePlugin.BmpImageFile,
-    b"II*\0": TiffImagePlugin.TiffImageFile,
-    b"MM\0*": TiffImagePlugin.TiffImageFile,
-    b"II+\0": TiffImagePlugin.TiffImageFile,
-    b"MM\0+": TiffImagePlugin.TiffImageFile,
     b"RIFF": WebPImagePlugin.WebPImageFile,
 }
 """First bytes -> what reads such a file; a RIFF may also be an .avi, see `is_image`."""
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".avif")
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".avif", ".npy")
 """Files of a folder that are taken for its images, in capitals or not."""
 INSTALL_HEIF = "install pillow-heif (make install-heif, or pip install pillow-heif)"
 _STILL = {b"avif", b"heic", b"heix", b"heim", b"heis", b"mif1", b"mif2"}
@@ -51,7 +48,7 @@ def is_image(path: str) -> bool:
         raise InputError(path, f"cannot be read ({error.strerror})", "check the path and its permissions") from error
     if start.startswith(b"RIFF"):
         return start[8:12] == b"WEBP"
-    return any(start.startswith(first) for first in _readers(start))
+    return channel_files.is_array(start) or any(start.startswith(first) for first in _readers(start))
 
 
 def _readers(start: bytes) -> Mapping[bytes, type[ImageFile.ImageFile]]:
@@ -118,25 +115,26 @@ def open_images(paths: Sequence[str], name: str, selection: Selection, rate: flo
     numbers = [n for n in numbers if n >= selection.start and (selection.end is None or n < selection.end)]
     numbers = numbers[:: selection.every]
     step = 1 / Fraction(rate).limit_denominator(1001)
-    remarks: list[str] = []
-    return Source(
+    source = Source(
         name=name,
-        frames=_frames(paths, numbers, step, remarks),
+        frames=iter(()),
         rate=1 / step,
         tick=step / step.numerator,
         count=len(numbers),
         single=len(paths) == 1,
-        warnings=remarks,
+        files=True,
     )
+    source.frames = _frames(source, paths, numbers, step)
+    return source
 
 
-def _frames(paths: Sequence[str], numbers: Sequence[int], step: Fraction, remarks: list[str]) -> Iterator[Frame]:
+def _frames(source: Source, paths: Sequence[str], numbers: Sequence[int], step: Fraction) -> Iterator[Frame]:
     several: list[FileName] = []
     stems = [os.path.splitext(os.path.basename(path))[0] for path in paths]
     doubled = max(Counter(stems).values()) > 1
     size = None
     for number in numbers:
-        pixels = read_image(paths[number], several)
+        pixels = read_image(paths[number], several, source.channels)
         size = size or pixels.shape
         if pixels.shape != size:
             problem = f"is {pixels.shape[1]}x{pixels.shape[0]}, {paths[numbers[0]]} is {size[1]}x{size[0]}"
@@ -144,19 +142,21 @@ def _frames(paths: Sequence[str], numbers: Sequence[int], step: Fraction, remark
         yield Frame(pixels, number, number * step, f"{number:06}" if doubled else stems[number])
     if several:
         others = f" and {len(several) - 1} more: each" if len(several) > 1 else ":"
-        remarks.append(f"{several[0]}{others} holds more pictures than the first, which alone was taken")
+        source.warnings.append(f"{several[0]}{others} holds more pictures than the first, which alone was taken")
 
 
-def read_image(path: str, several: list[FileName] | None = None) -> np.ndarray:
+def read_image(path: str, several: list[FileName] | None = None, channels: Channels = COLOURS) -> np.ndarray:
     """Reads a JPEG, PNG, BMP, TIFF, WebP, AVIF or HEIC file (the first image in it) as a viewer
     shows it.
 
     Args:
       path: the file.
       several: the path is added to it, if the file holds further images: an animation, or pages.
+      channels: that it has; other than RGB it is a JPEG, PNG, TIFF or .npy.
 
     Returns:
-      u8[H,W,3], RGB: turned as EXIF says, transparency over black, 16 bits divided by 257.
+      u8[H,W,3], RGB: turned as EXIF says, transparency over black, 16 bits divided by 257. Of other
+      channels f32[H,W,K], see `data.channel_files`.
 
     Raises:
       UnreadableFile: it cannot be read, is cut off, too large, or no such image.
@@ -165,4 +165,4 @@ def read_image(path: str, several: list[FileName] | None = None) -> np.ndarray:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Of tags that are damaged: the picture counts.
         data = read_bytes(path)
-        return decode.decode_frame(path, data, _readers(data[:_START]) or READERS, several)
+        return decode.decode_frame(path, data, _readers(data[:_START]) or READERS, several, channels)

@@ -7,6 +7,7 @@ from typing import Literal
 
 import jax.numpy as jnp
 
+from cffm_jax.channels import COLOURS, Channels
 from cffm_jax.config import ModelConfig, check_model
 from cffm_jax.errors import InputError
 from cffm_jax.models.encoders.names import names
@@ -47,6 +48,7 @@ def create_model(
     depths: Sequence[int] = ModelConfig.depths,
     projection: Literal["linear", "normalised"] = ModelConfig.projection,
     width: int = ModelConfig.width,
+    channels: Channels = COLOURS,
 ) -> Method:
     """A model by its public name. The defaults are those of ``config.ModelConfig``.
 
@@ -79,6 +81,7 @@ def create_model(
       projection: of the encoder's stages: "linear" as SegFormer's, "normalised" as
         MMSegmentation's.
       width: channels of the frame features, a multiple of 8, the mining's heads.
+      channels: of the frames; the default is RGB.
 
     Raises:
       ValueError: the name is unknown, or a setting breaks its rule (``ModelConfig``).
@@ -98,16 +101,20 @@ def create_model(
         dtype=jnp.dtype(dtype).name,  # pyrefly: ignore[bad-argument-type]  # Its rule is asked next.
     )  # fmt: skip
     try:
-        return build_model(settings)
+        return build_model(settings, channels)
     except InputError as error:
         raise ValueError(str(error).replace("--model.", "")) from error
 
 
-def build_model(settings: ModelConfig) -> Method:
-    """The model of a run's settings. InputError: an unknown name, or a setting against its rule."""
+def build_model(settings: ModelConfig, channels: Channels = COLOURS) -> Method:
+    """The model of a run's settings, for frames of these channels.
+
+    Raises:
+      InputError: an unknown name, or a setting against its rule.
+    """
     check_model(settings)
     family, _, backbone = settings.name.partition("_")
     if family not in METHODS or backbone not in names():
         known = f"{', '.join(METHODS)}, each followed by _ and one of {', '.join(names())}"
         raise InputError("--model.name", f"unknown model {settings.name!r}; known: {known}", "name one of these")
-    return METHODS[family].create(family, backbone, settings)
+    return METHODS[family].create(family, backbone, settings).clone(channels=channels)

@@ -1,26 +1,31 @@
-"""Frames on the device: they travel as bytes and are normalised here."""
+"""Frames on the device: they travel as the files have them and are normalised here."""
 
 from __future__ import annotations
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float32, Int32, UInt8
+from jaxtyping import Array, Float32, Int32, Shaped
 
-# ImageNet's statistics of RGB in 0..255.
-MEAN = np.array((123.675, 116.28, 103.53), np.float32)
-STD = np.array((58.395, 57.12, 57.375), np.float32)
+from cffm_jax.channels import COLOURS, Channels
 
 
 def normalise(
-    frames: UInt8[Array, "b *more h w 3"], size: Int32[Array, "b 2"] | None = None
-) -> Float32[Array, "b *more h w 3"]:
+    frames: Shaped[Array, "b *more h w K"], size: Int32[Array, "b 2"] | None = None, channels: Channels = COLOURS
+) -> Float32[Array, "b *more h w K"]:
     """Normalised frames, zero where they are padding.
 
     Args:
-      frames: RGB.
+      frames: u8 in RGB, f32 of other channels.
       size: height and width of each clip that are no padding; None if there is none.
+      channels: of the frames.
+
+    Raises:
+      ValueError: they are of another type, or have other channels.
     """
-    x = (frames.astype(jnp.float32) - MEAN) / STD
+    if frames.dtype != channels.dtype or frames.shape[-1] != len(channels):
+        wanted = f"{channels.dtype}[..., {len(channels)}]"
+        raise ValueError(f"frames are {frames.dtype}{list(frames.shape)}, not {wanted} ({', '.join(channels.names)})")
+    x = (frames.astype(jnp.float32) - np.array(channels.mean, np.float32)) / np.array(channels.std, np.float32)
     if size is None:
         return x
     height, width = x.shape[-3:-1]

@@ -16,7 +16,9 @@ from cffm_jax.models.methods.method import INPUT_MULTIPLE, Method
 def variable_shapes(model: Method) -> dict[str, Any]:
     """Shapes of the model's variables, whatever the clips' size, without computing anything. One
     block a stage of the encoder is traced: a B5 has 52, and tracing is slower than reading them."""
-    clips = jax.ShapeDtypeStruct((1, model.clip_frames, INPUT_MULTIPLE, INPUT_MULTIPLE, 3), jnp.float32)
+    clips = jax.ShapeDtypeStruct(
+        (1, model.clip_frames, INPUT_MULTIPLE, INPUT_MULTIPLE, len(model.channels)), jnp.float32
+    )
     if model.depths:
         return jax.eval_shape(model.init, jax.random.key(0), clips)
     shapes = jax.eval_shape(model.clone(depths=(1, 1, 1, 1)).init, jax.random.key(0), clips)
@@ -40,7 +42,7 @@ def init_variables(model: Method, key: jax.Array) -> dict[str, Any]:
 
 def draw_variables(model: Method, key: jax.Array) -> dict[str, Any]:
     """Random variables; the smallest clip will do, as shapes do not depend on the clips' size."""
-    return dict(model.init(key, jnp.zeros((1, model.clip_frames, INPUT_MULTIPLE, INPUT_MULTIPLE, 3))))
+    return dict(model.init(key, jnp.zeros((1, model.clip_frames, INPUT_MULTIPLE, INPUT_MULTIPLE, len(model.channels)))))
 
 
 def trained_parts(model: Method, params: dict[str, Any]) -> dict[str, Any]:

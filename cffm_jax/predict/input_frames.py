@@ -12,13 +12,22 @@ import numpy as np
 from tqdm import tqdm
 
 from cffm_jax.errors import InputError
-from cffm_jax.media.frame import Frame, Source
+from cffm_jax.media.frame import Frame, Selection, Source
 
 _WAY = "{l_bar}{bar}| {n:.0f}/{total:.0f} s [{elapsed}<{remaining}]"
 
 
+def first_frame(source: Source, selection: Selection) -> Frame:
+    """The first of the frames that were selected. InputError: there is none, or it cannot be read."""
+    with _passing_over(source, selection.start):
+        first = next(source.frames, None)
+    if first is None:
+        raise selection.none_left(source.name)
+    return first
+
+
 @contextlib.contextmanager
-def passing_over(source: Source, start: float) -> Iterator[None]:
+def _passing_over(source: Source, start: float) -> Iterator[None]:
     """A bar of the seconds of video that are passed over on the way to ``start``, if it takes
     long: every frame has to be decoded to be counted."""
     look = {"unit": "s", "desc": "to --start", "leave": False, "delay": 2, "disable": sys.stderr is None or not start}

@@ -23,7 +23,7 @@ from cffm_jax.media.pyav import require_av
 from cffm_jax.media.source import open_source
 from cffm_jax.predict import overlays
 from cffm_jax.predict.class_choice import chosen_classes
-from cffm_jax.predict.input_frames import KeptFrames, passing_over, whole_frames
+from cffm_jax.predict.input_frames import KeptFrames, first_frame, whole_frames
 from cffm_jax.predict.input_settings import settings_for
 from cffm_jax.predict.writers import (
     ClassShares,
@@ -144,14 +144,10 @@ def predict(request: Request) -> str:
         source = stack.enter_context(open_source(request.inputs, selection, request.rate))
         if request.refuse_damaged:
             source.frames = whole_frames(source, source.frames)
-        # Faults of the input, and what is not installed, show here, before the weights are loaded.
-        with passing_over(source, selection.start):
-            first = next(source.frames, None)
-        if first is None:
-            raise selection.none_left(source.name)
+        # Of a video its first frame's faults, and of all what is not installed, show before the weights are loaded.
         if request.overlay and not source.single:
             require_av("--overlay", "give --no-overlay")
-        stack.enter_context(folder)
+        first = None if source.files else first_frame(source, selection)
         with interruption.deferred():  # What is raised within an extension that is being loaded may end in an abort.
             import jax
 
@@ -160,6 +156,9 @@ def predict(request: Request) -> str:
         weights = load(request.checkpoint)
         asked = {"every": request.every, "seconds": request.reference_seconds, "scale": request.scale}
         weights = dataclasses.replace(weights, config=settings_for(weights.config, source, **asked))
+        source.read_as(weights.config.data.frame_channels)
+        first = first or first_frame(source, selection)
+        stack.enter_context(folder)
         chosen = chosen_classes(request.classes, weights.names)
         job = _Job(request, source, folder, weights.config, weights.names, weights.colours, chosen, [])
         frames = KeptFrames(first, source.frames)
@@ -257,7 +256,7 @@ class _Job(NamedTuple):
             add(ClassShares(folder, self.names, self.chosen))
         if request.overlay:
             look = {"alpha": request.alpha, "legend": request.legend, "side_by_side": request.side_by_side}
-            painter = overlays.Painter(self.names, self.colours, **look)
+            painter = overlays.Painter(self.names, self.colours, channels=self.source.channels, **look)
             if self.source.single:
                 add(overlays.OverlayImage(folder, painter))
             else:
@@ -277,6 +276,7 @@ class _Job(NamedTuple):
             "damaged_frames": damage.count,
             "damaged_ranges": damage.ranges,
             "size": [shape[1], shape[0]],
+            "channels": self.source.channels.names,
             "input_size": list(footprint.input_size[::-1]),
             "tile": list(footprint.tile[::-1]),
             "tiles": footprint.tiles,

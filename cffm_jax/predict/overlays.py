@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from cffm_jax.channels import COLOURS, Channels
 from cffm_jax.config import IGNORED_LABEL
+from cffm_jax.data.channel_files import picture
 from cffm_jax.drawing.masks import ALPHA, overlay
 from cffm_jax.errors import InputError
 from cffm_jax.inference.prediction import Prediction
@@ -38,6 +40,7 @@ class Painter:
         alpha: float = ALPHA,
         legend: bool = False,
         side_by_side: bool = False,
+        channels: Channels = COLOURS,
     ):
         """
         Args:
@@ -46,20 +49,23 @@ class Painter:
           alpha: how much of the classes' colours covers the frame.
           legend: whether to write the names of the frame's classes into its corner.
           side_by_side: whether to put the frame itself on the left.
+          channels: of the frames; other than RGB they are drawn by ``channel_files.picture``.
         """
         self._names, self._colours = names, colours
         self._alpha, self._legend, self._side_by_side = alpha, legend, side_by_side
+        self._channels = channels
 
     def paint(self, frame: np.ndarray, mask: np.ndarray) -> np.ndarray:
-        """u8[H,W,3] (side by side u8[H,2W,3]) of a frame u8[H,W,3] and its mask u8[H,W]."""
-        picture = overlay(frame, mask, self._colours, self._alpha)
+        """u8[H,W,3] (side by side u8[H,2W,3]) of a frame [H,W,K] and its mask u8[H,W]."""
+        frame = picture(frame, self._channels)
+        painted = overlay(frame, mask, self._colours, self._alpha)
         if self._legend:
-            picture = self._with_legend(picture, mask)
-        return np.concatenate([frame, picture], axis=1) if self._side_by_side else picture
+            painted = self._with_legend(painted, mask)
+        return np.concatenate([frame, painted], axis=1) if self._side_by_side else painted
 
-    def _with_legend(self, picture: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    def _with_legend(self, painted: np.ndarray, mask: np.ndarray) -> np.ndarray:
         """The classes in the order of their indices; the largest, where not all have room."""
-        height, width = picture.shape[:2]
+        height, width = painted.shape[:2]
         text = min(32, max(9, min(height, width) // 40))
         line, margin = round(1.5 * text), text // 2
         shares = np.bincount(mask.reshape(-1), minlength=IGNORED_LABEL + 1)[: len(self._names)] / mask.size
@@ -67,10 +73,10 @@ class Painter:
         largest = np.argsort(-shares, kind="stable")[:room]
         shown = sorted(int(k) for k in largest if shares[k] >= _LEAST_SHARE)
         if not shown:
-            return picture
+            return painted
         font = ImageFont.load_default(text)
         names = [self._names[k].replace("_", " ") for k in shown]
-        image = Image.fromarray(picture)
+        image = Image.fromarray(painted)
         wide = line + margin + max(font.getlength(name) for name in names)
         box = (0, 0, int(wide) + 2 * margin, len(shown) * line + margin)
         image.paste(Image.blend(image.crop(box), Image.new("RGB", box[2:]), 0.65), box)
@@ -121,12 +127,12 @@ class OverlayVideo:
         self._last = -1
 
     def write(self, frame: Frame, prediction: Prediction) -> None:
-        picture = self._painter.paint(frame.pixels, prediction.mask)
-        odd = [(0, side % 2) for side in picture.shape[:2]]
-        picture = np.pad(picture, (*odd, (0, 0)), "edge")
+        painted = self._painter.paint(frame.pixels, prediction.mask)
+        odd = [(0, side % 2) for side in painted.shape[:2]]
+        painted = np.pad(painted, (*odd, (0, 0)), "edge")
         with self._errors():
-            stream = self._stream or self._open(picture, frame.time)
-            shown = self._av.VideoFrame.from_ndarray(picture, "rgb24")
+            stream = self._stream or self._open(painted, frame.time)
+            shown = self._av.VideoFrame.from_ndarray(painted, "rgb24")
             shown = shown.reformat(format="yuv420p", dst_colorspace=_BT709, dst_color_range=1)
             shown.colorspace, shown.color_range = _BT709, 1
             # Times that do not grow, as damaged inputs have them, are not for this format.
@@ -134,11 +140,11 @@ class OverlayVideo:
             shown.pts, shown.time_base = self._last, self._tick
             self._container.mux(stream.encode(shown))
 
-    def _open(self, picture: np.ndarray, time: Fraction) -> Any:
+    def _open(self, painted: np.ndarray, time: Fraction) -> Any:
         self._first = time
         self._stream = self._container.add_stream("libx264", rate=self._rate, options=_QUALITY)
         codec = self._stream.codec_context
-        codec.height, codec.width, codec.pix_fmt = *picture.shape[:2], "yuv420p"
+        codec.height, codec.width, codec.pix_fmt = *painted.shape[:2], "yuv420p"
         codec.colorspace = codec.color_primaries = codec.color_trc = _BT709
         codec.color_range = 1
         codec.time_base = self._stream.time_base = self._tick

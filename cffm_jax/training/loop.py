@@ -245,7 +245,9 @@ class _Training:
         weights."""
         run, watchers = self._run, []
         if run.colours is not None:
-            watchers.append(FrameStrips(run.held_out, run.colours, first=max(self._config.data.offsets)))
+            data = self._config.data
+            strips = FrameStrips(run.held_out, run.colours, first=max(data.offsets), channels=data.frame_channels)
+            watchers.append(strips)
         with self._interruption.agreeing(jax.process_count() > 1):
             with self._log.clock.spent("evaluation"):
                 variables, *copies = on_each_device(self.state.averaged, self._config.eval.devices)

@@ -96,7 +96,7 @@ def prepare(config: Config) -> Iterator[Run]:
     plan = config.train
     with cluster.together():
         check_settings(config)
-        model = build_model(config.model)
+        model = build_model(config.model, config.data.frame_channels)
         mesh = make_mesh(plan.devices, plan.fsdp)
     start, notes = cluster.from_first(lambda: resume_step(config))
     with cluster.together():

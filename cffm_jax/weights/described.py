@@ -76,7 +76,7 @@ class StoredWeights:
 
     @functools.cached_property
     def model(self) -> Method:
-        return build_model(self.config.model)
+        return build_model(self.config.model, self.config.data.frame_channels)
 
     @property
     def parameters(self) -> int:
@@ -215,7 +215,7 @@ def _own_classes(file: WeightFile, stored: Any, config: Config, origin: str, par
 
 def _described_model(file: WeightFile, config: Config) -> Method:
     try:
-        return build_model(config.model)
+        return build_model(config.model, config.data.frame_channels)
     except (InputError, TypeError) as error:
         raise InputError(file.path, f"describes no model ({error})", "give the file as it was written") from error
 

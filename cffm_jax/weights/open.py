@@ -90,7 +90,7 @@ def beside(path: str | Path, name: str) -> Path:
 def _of_run(checkpoints: store.Checkpoints, path: Path, raw: bool) -> StoredWeights:
     step = by_path.sound_step(checkpoints, path)
     config = checkpoints.config(step)
-    model = build_model(config.model)
+    model = build_model(config.model, config.data.frame_channels)
     shapes = variable_shapes(model)
     averaged = tuple(trained_parts(model, shapes["params"])) if checkpoints.has_average(step) and not raw else ()
 

@@ -12,6 +12,7 @@ from cffm_jax.models import variables
 from cffm_jax.models.encoders.names import ENCODER, backbone_of
 from cffm_jax.models.methods.method import Method
 from cffm_jax.weights.described import StoredWeights
+from cffm_jax.weights.first_layer import for_channels
 from cffm_jax.weights.naming.match import load_leaves
 from cffm_jax.weights.open import random_leaves
 
@@ -28,6 +29,7 @@ class Report(NamedTuple):
       ignored: parts that the model does not have, and what else the file holds.
       licence: what is known about their use.
       taken: which weights of a file with several were taken.
+      first_layer: how its filters were made out of those for RGB, see `first_layer.extended`.
     """
 
     source: str
@@ -39,10 +41,12 @@ class Report(NamedTuple):
     ignored: tuple[str, ...]
     licence: str
     taken: str = ""
+    first_layer: str = ""
 
     def __str__(self) -> str:
         line = f"{', '.join(self.loaded)} ({self.parameters:,} parameters) from {self.source} ({self.origin})"
         line += f"; taken: {self.taken}" if self.taken else ""
+        line += f"; first layer from RGB weights: {self.first_layer}" if self.first_layer else ""
         if self.fresh:
             line += "; random: " + ", ".join(f"{part} ({why})" for part, why in self.fresh.items())
         for kind, names in (("dead", self.dead), ("ignored", self.ignored)):
@@ -82,6 +86,7 @@ def start_from(
       InputError: they are of another model, incomplete, damaged or not finite.
     """
     weights.require_sound()
+    weights, first_layer = for_channels(weights, model)
     wanted = variables.flatten(variables.variable_shapes(model))
     parts = {part: [path for path in wanted if part_of(model, path) == part] for part in model.PARTS.values()}
     parts = {part: paths for part, paths in parts.items() if paths}
@@ -107,6 +112,7 @@ def start_from(
         ignored=(*(f"the {part}" for part in sorted(unused)), *weights.ignored),
         licence=weights.licence,
         taken=weights.taken,
+        first_layer=first_layer,
     )
     return variables.unflatten(arrays), report
 

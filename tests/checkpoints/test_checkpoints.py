@@ -18,6 +18,7 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from cffm_jax import settings
+from cffm_jax.channels import MEAN
 from cffm_jax.checkpoints import by_path, store
 from cffm_jax.checkpoints.by_path import newest_whole, open_checkpoints, sound_step
 from cffm_jax.checkpoints.compatible import changed_settings, require_same_model, require_same_run
@@ -288,6 +289,8 @@ def another(name, value):
         return {bool: not value, str: "other"}[type(value)]
     if isinstance(value, float):
         return value / 2 or 0.5
+    if name == "data.channels":
+        return ("nir", "red", "green")
     return tuple(1 + number for number in value) or (1.0,) if isinstance(value, tuple) else value + 1
 
 
@@ -302,16 +305,18 @@ def is_refused(require, *configs):
 def test_settings_that_a_run_may_go_on_with():
     """Exactly those that are said to change nothing that it trains; likewise an evaluation with its weights."""
     config = with_changes(load_config(CONFIG), [("model.name", "cffmpp_b0"), ("model.pooling_rule", "paper")])
+    config = with_changes(config, [("data.mean", (1.0, 2.0, 3.0)), ("data.std", (1.0, 2.0, 3.0))])
     for name, about in SETTINGS.items():
         value = another(name, values(config)[name])
         other = with_changes(config, [(name, value)])
         assert is_refused(require_same_run, config, other) == (about.changes == "training"), name
-        of_weights = name.startswith("model.") and not about.any_weights
+        of_weights = (name.startswith("model.") or about.of_weights) and not about.any_weights
         assert is_refused(require_same_model, config, other) == of_weights, name
         told = about.evaluated and about.changes != "nothing"
         assert changed_settings(config, other).get(name) == (value if told else None), name
     config = load_config(CONFIG)
-    # What the backbone decides anyway is no difference, nor what has been stored as JSON.
+    # What the backbone decides anyway is no difference, nor what has been stored as JSON, nor ImageNet's statistics.
+    require_same_run(config, with_changes(config, [("data.mean", MEAN)]), "run")
     require_same_run(config, with_changes(config, [("model.blocks", 1)]), "run")
     stored = json.loads(json.dumps(dataclasses.asdict(config)))
     require_same_run(settings.config_from_dict(stored, "run"), config, "run")

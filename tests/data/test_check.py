@@ -125,7 +125,7 @@ def spoil(root):
         ("data/bare/mask", "holds no .png mask"),
         ("data/empty/origin", "holds no .jpg frame"),
         ("data/e/mask", "holds no .png mask"),
-        ("data/a/origin/00000001.jpg", "no JPEG or PNG"),
+        ("data/a/origin/00000001.jpg", "no JPEG, PNG or TIFF"),
         ("data/a/origin/00000002.jpg", "truncated"),
         ("data/b/mask/00000009.png", "truncated"),
         ("data/b/origin/00000005.jpg", "is 20x16, most frames of the video 24x16"),
@@ -301,7 +301,7 @@ def test_ones_own_videos(tmp_path, capfd):
     options = (root, "--layout", "folder")
     status, report = report_of(capfd, *options)
     assert status == 1 and of_problems(report) == [
-        ("a/frames/0003.png", "is damaged or no image (no JPEG or PNG)"),
+        ("a/frames/0003.png", "is damaged or no image (no JPEG, PNG or TIFF)"),
         ("a/masks/0099.png", "has no frame frames/0099"),
         ("few", "has 2 frames, fewer than 10: its clips lack references"),
         ("few/masks/0000.png", "holds label 9, but there are 8 classes (labels 0..7, ignored: 200)"),

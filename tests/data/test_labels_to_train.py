@@ -256,7 +256,9 @@ def test_what_is_left_out_is_counted_and_told(tmp_path, capfd):
         read_split(str(root), "train", layout="folder")
     for path in (root / "a" / "frames").iterdir():
         path.rename(path.with_suffix(".gif"))
-    with pytest.raises(InputError, match=r"holds no \.jpg or \.jpeg or \.png frame \(13 \.gif\)"):
+    with pytest.raises(
+        InputError, match=r"holds no \.jpg or \.jpeg or \.png or \.tif or \.tiff or \.npy frame \(13 \.gif\)"
+    ):
         read_split(str(root), "train", layout="folder")
 
 

@@ -141,6 +141,20 @@ def test_batches_are_those_of_the_folder_to_the_bit(folders, prepared, layout):
     assert_same_batches(take(prepared[layout], "records", 2, layout, start_step=2), expected[2:])
 
 
+def test_frames_of_other_channels_are_the_same(tmp_path):
+    """An array a frame, in records and in loader processes."""
+    root = write_own(tmp_path / "own", {"a": (12, {11})})
+    for path in sorted((root / "a" / "frames").iterdir()):
+        np.save(path.with_suffix(".npy"), np.random.default_rng([*path.name.encode()]).random((*SIZE, 2), np.float32))
+        path.unlink()
+    assert run(root, tmp_path / "out", "--layout", "folder") == 0
+    data = {"channels": ("nir", "depth"), "mean": (0.5, 0.5), "std": (0.3, 0.2)}
+    expected = take(root, "folder", 2, "folder", data=data)
+    assert expected[0]["frames"].dtype == np.float32 and expected[0]["frames"].shape[-1] == 2
+    made = tmp_path / "out" / "video_folder" / "1.0.0"
+    assert_same_batches(take(made, "records", 2, "folder", data=data | {"workers": 1}), expected)
+
+
 def test_batches_of_loader_processes_are_the_same(folders, prepared):
     expected = take(folders["vspw"], "vspw", 4, "vspw")
     assert_same_batches(take(prepared["vspw"], "records", 3, "vspw", data={"workers": 2}, start_step=1), expected[1:])

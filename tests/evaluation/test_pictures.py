@@ -297,6 +297,39 @@ def test_collector_writes_sheet_and_video(videos, tmp_path):
             assert len(find(sheet, cell)) == (shown and t in (4, 8, 11)), (video.name, t)
 
 
+def test_masks_of_another_network_are_a_row(videos, tmp_path):
+    """Such as a SegFormer's that was trained for itself, of Fig. 4: each pixel where it belongs."""
+    other = tmp_path / "SegFormer-B1"
+    for video in videos:
+        (other / video.name).mkdir(parents=True)
+        for t in range(12):
+            Image.fromarray(np.full((32, 48), t % 2, np.uint8)).save(other / video.name / f"{t:02d}.png")
+
+    def drawn(*beside):
+        with pictures.PictureCollector(tmp_path / "out", videos, NAMES, count=1, steps=2, beside=beside) as collect:
+            for chunk in chunks(videos[0]):
+                collect(chunk)
+        with Image.open(tmp_path / "out" / "sheet.png") as image:
+            return np.asarray(image)
+
+    sheet = drawn(other)
+    shown = {"x": np.full((32, 48), 1, np.uint8)}
+    cell = drawing_masks.views(frame_of((32, 48), 9), shown, COLOURS, sheets.CELL)["x"]
+    assert (len(find(sheet, cell)), len(find(drawn(), cell))) == (1, 0)
+    (tmp_path / "CFFM").mkdir()
+    for path, problem in [(tmp_path / "gone", "no predictions"), (other, "")]:
+        if problem:
+            with pytest.raises(InputError, match=problem):
+                drawn(path)
+    (other / "v0").rename(tmp_path / "CFFM" / "v0")
+    with pytest.raises(InputError, match="'CFFM', as a row is called already"):
+        drawn(tmp_path / "CFFM")
+    Image.fromarray(np.zeros((16, 24), np.uint8)).save(tmp_path / "CFFM" / "v0" / "09.png")
+    (tmp_path / "CFFM").rename(other.with_name("other"))
+    with pytest.raises(InputError, match=r"09.png: is 24x16, its frame 48x32"):
+        drawn(other.with_name("other"))
+
+
 def test_collector_without_truth(videos, tmp_path):
     with pictures.PictureCollector(tmp_path / "out", videos[:1], NAMES) as collect:
         for chunk in chunks(videos[0], labels=False):

@@ -551,10 +551,10 @@ from cffm_jax.commands.predict import predict_command
 from cffm_jax.runtime.command_line import run_command
 
 class Slow(films.Network):
-    def stream(self, frames, **options):
-        for frame in frames:
+    def predictions(self, frames, **options):
+        for prediction in super().predictions(frames, **options):
             time.sleep(float(sys.argv[1]))
-            yield self.mask(frame)
+            yield prediction
 
 cffm_jax.inference.load.load = lambda path: Slow()
 sys.exit(run_command(predict_command, sys.argv[2:]))

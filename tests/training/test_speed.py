@@ -254,7 +254,9 @@ def test_the_flag_of_bitwise_runs(monkeypatch):
 
 def test_pictures_of_the_same_frames(tmp_path, monkeypatch):
     size, masks = (32, 48), {"CFFM++": 2, "CFFM": 1, FRAME_ROW: 0}
-    monkeypatch.setattr("cffm_jax.data.decode.read_frame", lambda path: np.full((*size, 3), int(path), np.uint8))
+    monkeypatch.setattr(
+        "cffm_jax.data.decode.read_frame", lambda path, channels: np.full((*size, 3), int(path), np.uint8)
+    )
     videos = [
         types.SimpleNamespace(name=f"v{i}", frames=tuple(map(str, range(12))), sparse=False, targets=tuple(range(12)))
         for i in range(5)

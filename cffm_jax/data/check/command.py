@@ -24,6 +24,7 @@ from typing import Any, Literal
 import numpy as np
 import tyro
 
+from cffm_jax.channels import RGB, Channels
 from cffm_jax.config import IGNORED_LABEL, DataConfig, LayoutName
 from cffm_jax.data.check.class_weights import class_weights
 from cffm_jax.data.check.survey import Survey, VideoFound, survey
@@ -67,6 +68,12 @@ class Command:
     class_weights: Literal["none", "median", "log"] = "none"
     """Print --loss.class_weights for train.py by how often the classes occur: the median of their
     shares over a class's own, or 1 / ln(1.02 + share)."""
+    channels: tuple[str, ...] = RGB
+    """Names of the frames' channels, in the order of the files; other than red green blue they are read
+    as they are stored."""
+    statistics: bool = False
+    """Print --data.channels, --data.mean and --data.std for train.py, over the finite values of the
+    training split; where it is not among the splits, of all of them."""
     fix_splits: bool = False
     """Write the split files anew without the videos that have a problem, and keep the old ones as
     <split>.txt.bak."""
@@ -92,6 +99,7 @@ def main(argv: Sequence[str]) -> int:
         min_frames=options.min_frames,
         offsets=options.offsets,
         threads=options.threads,
+        channels=Channels(options.channels, (), ()),
     )
     known = {name: checksum for video in result.videos.values() for name, checksum in video.digests.items()}
     if manifest is not None:
@@ -107,12 +115,29 @@ def main(argv: Sequence[str]) -> int:
         if options.class_weights != "none":
             weights = class_weights([each["pixels"] for each in report["classes"]], options.class_weights)
             print("--loss.class_weights", *(f"{weight:.4g}" for weight in weights))
+        if options.statistics:
+            print(_statistics(result, options.channels))
         if options.json:
             write_text(options.json, json.dumps(report, indent=1) + "\n", "name a file that can be written")
     if options.manifest:
         # After the split files, which it holds too.
         checksums.write_manifest(options.root, checksums.measure(options.root, known, options.threads))
     return 1 if result.problems else 0
+
+
+def _statistics(result: Survey, names: Sequence[str]) -> str:
+    """What they were measured on, and the options that state the channels. InputError: none of their
+    values is finite."""
+    split = DataConfig.train_split
+    chosen = result.splits.get(split, tuple(result.videos))
+    over = split if split in result.splits else ", ".join(result.splits)
+    count, total, squares = sum((result.videos[name].moments for name in chosen), np.zeros((3, len(names))))
+    if not count.all():
+        raise InputError("--statistics", f"{names[int(count.argmin())]} has no finite value", "see the problems above")
+    mean = total / count
+    std = np.sqrt(np.maximum(squares / count - mean**2, 0))
+    rows = ("channels", names), ("mean", map("{:.6g}".format, mean)), ("std", map("{:.6g}".format, std))
+    return f"over {over}: " + " ".join(f"--data.{name} {' '.join(values)}" for name, values in rows)
 
 
 def _checked(options: Command) -> tuple[str, ...]:

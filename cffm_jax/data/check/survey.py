@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import tqdm
 
+from cffm_jax.channels import COLOURS, Channels
 from cffm_jax.config import IGNORED_LABEL, DataConfig
 from cffm_jax.data.check.labels import label_problems
 from cffm_jax.data.check.video_files import VideoFound, look_at_video
@@ -61,6 +62,7 @@ def survey(
     min_frames: int = 10,
     offsets: Sequence[int] = DataConfig.offsets,
     threads: int = 2,
+    channels: Channels = COLOURS,
     progress: bool = True,
 ) -> Survey:
     """Reads every file of the splits' videos.
@@ -74,6 +76,7 @@ def survey(
         VSPW and Cityscapes have, or, in the plain layout, as many as the masks hold.
       min_frames: least length of a video, unless references go by frame numbers, as in Cityscapes.
       offsets: where they do, distances of references from their target; a missing one is a problem.
+      channels: of the frames; without a mean the moments of their values are measured.
       threads: videos read at the same time; the result does not depend on it.
       progress: whether to show a progress bar.
 
@@ -91,7 +94,7 @@ def survey(
         problems.append(Problem(DATASET, relative_name(error.where, root), error.problem, error.remedy))
 
     def look(listed: Listed) -> VideoFound:
-        video = look_at_video(root, listed, num_classes or listed.coding.num_classes)
+        video = look_at_video(root, listed, num_classes or listed.coding.num_classes, channels)
         if 0 < video.length < min_frames and not listed.numbered:
             problem = f"has {video.length} frames, fewer than {min_frames}: its clips lack references"
             video.problems.append(Problem(SHORT, listed.place, problem, "leave it out, or accept that", listed.name))

@@ -7,6 +7,7 @@ import dataclasses
 
 import numpy as np
 
+from cffm_jax.channels import COLOURS, Channels
 from cffm_jax.config import IGNORED_LABEL
 from cffm_jax.data import decode, mask_files
 from cffm_jax.data.image_files import FileName, UnreadableFile
@@ -33,6 +34,8 @@ class VideoFound:
       contents: sha256 of its frames.
       problems: what is wrong with it.
       palettes: colours that the masks use.
+      moments: f64[3,K], for each channel how many finite values there are, their sum and their
+        squares'.
       passed_over: what else lies in its folders, neither frames nor masks.
     """
 
@@ -48,9 +51,10 @@ class VideoFound:
     problems: list[Problem] = dataclasses.field(default_factory=list)
     palettes: Palettes = dataclasses.field(default_factory=dict)
     passed_over: tuple[str, ...] = ()
+    moments: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros((3, 1)))
 
 
-def look_at_video(root: str, listed: Listed, num_classes: int) -> VideoFound:
+def look_at_video(root: str, listed: Listed, num_classes: int, channels: Channels = COLOURS) -> VideoFound:
     """Reads all files of a video."""
     result = VideoFound(listed.name, listed.place, len(listed.frames), passed_over=listed.passed_over)
 
@@ -62,8 +66,10 @@ def look_at_video(root: str, listed: Listed, num_classes: int) -> VideoFound:
     for stem, path in listed.frames.items():
         try:
             (data,) = read_all([path])
-            shapes[stem] = decode.decode_frame(path, data).shape[1::-1]
-            turns[stem] = decode.turn_of(path, data)
+            frame, turns[stem] = decode.decode_upright(path, data, channels=channels)
+            shapes[stem] = frame.shape[1::-1]
+            if not channels.mean:
+                result.moments = result.moments + _moments(frame)
         except InputError as error:
             add(UNREADABLE, error.where, error.problem, error.remedy)
         else:
@@ -88,6 +94,13 @@ def look_at_video(root: str, listed: Listed, num_classes: int) -> VideoFound:
         except InputError as error:
             add(UNREADABLE if isinstance(error, UnreadableFile) else MASKS, error.where, error.problem, error.remedy)
     return result
+
+
+def _moments(frame: np.ndarray) -> np.ndarray:
+    """f64[3,K] of a frame [H,W,K], see `VideoFound`."""
+    there = np.isfinite(frame)
+    values = np.where(there, frame, 0).astype(np.float64)
+    return np.stack([there.sum((0, 1)), values.sum((0, 1)), np.square(values).sum((0, 1))])
 
 
 def _look_at_mask(

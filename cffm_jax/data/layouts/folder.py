@@ -1,6 +1,6 @@
 """The plain layout, for one's own videos.
 
-    <root>/<video>/frames/<frame>.jpg or .png
+    <root>/<video>/frames/<frame>.jpg, .png, .tif or .npy
     <root>/<video>/masks/<frame>.png     of as many frames as one likes
     <root>/<split>.txt                   a video a line
     <root>/classes.txt or classes.json   optional: names, colours, the ignored label
@@ -20,12 +20,14 @@ from cffm_jax.data.layouts.video import Coding, Video, plain_coding
 from cffm_jax.data.layouts.video_folders import PLAIN, VideoFolders
 from cffm_jax.errors import InputError
 
+_FRAMES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".npy")
+
 
 class Folder(VideoFolders):
     """One's own videos."""
 
     name, frames = PLAIN
-    base, suffixes, masks, every_frame = "", (".jpg", ".jpeg", ".png"), "masks", False
+    base, suffixes, masks, every_frame = "", _FRAMES, "masks", False
     default_coding = plain_coding()
     fixed_labels = False
     prepared = Prepared("video_folder", "Videos, and masks of some of their frames (the classes' indices).")

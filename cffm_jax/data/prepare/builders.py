@@ -150,7 +150,7 @@ class Frames(tfds.core.ShardBasedBuilder, skip_registration=True):
 
     def _info(self) -> tfds.core.DatasetInfo:
         features = {
-            FRAME: tfds.features.Image(doc="JPEG or PNG as it was"),
+            FRAME: tfds.features.Image(doc="its file as it was: JPEG, PNG, TIFF or .npy"),
             FRAME_NAME: tfds.features.Text(doc="its file, relative to the dataset's folder"),
             # TFDS has no optional image: none or one.
             MASKS: tfds.features.Sequence(tfds.features.Image(shape=(None, None, 1)), doc="PNG as it was, or none"),

@@ -16,7 +16,9 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from cffm_jax.channels import COLOURS, Channels
 from cffm_jax.config import IGNORED_LABEL, Config
+from cffm_jax.data import channel_files
 from cffm_jax.data.class_names import CITYSCAPES, VSPW
 from cffm_jax.data.decode import read_pair
 from cffm_jax.data.layouts import classes
@@ -139,6 +141,7 @@ def write_report(
     dataset: classes.Classes,
     videos: Sequence[Video],
     samples: Samples,
+    channels: Channels = COLOURS,
 ) -> Path:
     """Writes ``<folder>/index.html``, the folder whole or not at all.
 
@@ -151,6 +154,7 @@ def write_report(
       dataset: its classes.
       videos: those that were scored.
       samples: masks to show.
+      channels: of the frames.
 
     Returns:
       The page's path.
@@ -163,7 +167,7 @@ def write_report(
     strips: dict[str, Strip] = {}
     room = _ROOM
     for name in _in_turn(best, worst):
-        strip = _strip(by_name[name], samples(by_name[name]), dataset)
+        strip = _strip(by_name[name], samples(by_name[name]), dataset, channels)
         if strip.size_in_bytes() <= room:
             room -= strip.size_in_bytes()
             strips[name] = strip
@@ -192,12 +196,16 @@ def _in_turn(best: Sequence[str], worst: Sequence[str]) -> list[str]:
     return [name for pair in pairs for name in pair]
 
 
-def _strip(video: Video, samples: Mapping[int, Mapping[str, np.ndarray]], dataset: classes.Classes) -> Strip:
+def _strip(
+    video: Video, samples: Mapping[int, Mapping[str, np.ndarray]], dataset: classes.Classes, channels: Channels
+) -> Strip:
     """A video's pictures: frames with their masks at the size at which they are shown."""
     shots, pixels, size = [], np.zeros(256, np.int64), (0, 0)
     coloured: dict[str, bytes] = {}
     for time, rows in samples.items():
-        frame, truth = read_pair(video.frames[time], video.mask(time), len(dataset.names), video.coding)
+        files = video.frames[time], video.mask(time)
+        frame, truth = read_pair(*files, len(dataset.names), video.coding, channels=channels)
+        frame = channel_files.picture(frame, channels)
         size = shown_size(*frame.shape[:2], longest=_LONGEST)
         masks = {row: _resized(rows[row], size) for row in reversed([*rows])} | {TRUTH: _resized(truth, size)}
         for mask in masks.values():

@@ -18,7 +18,6 @@ from cffm_jax.models.foreign.names import Layer, Origin, layer_at
 
 STRIDES = (4, 8, 16, 32)
 """Strides of the four maps."""
-COLOURS = 3
 ENCODER_PARTS = (
     "patch_embeddings", "attention_projections", "attention_products", "attention_reduction", "encoder_mlp",
     "depthwise",
@@ -67,7 +66,7 @@ class Encoder(nn.Module):
         raise NotImplementedError
 
     @nn.compact
-    def __call__(self, frames: Float[Array, "N H W 3"], train: bool = False) -> tuple[Float[Array, "N _ _ _"], ...]:
+    def __call__(self, frames: Float[Array, "N H W K"], train: bool = False) -> tuple[Float[Array, "N _ _ _"], ...]:
         """Four maps [N, H/s, W/s, C_s], s in ``STRIDES``, of normalised frames; H and W are multiples
         of 32."""
         rates = np.linspace(0, self.drop_path, sum(self.size.depths)).tolist()
@@ -86,7 +85,7 @@ class Backbone:
     Attributes:
       sizes: its backbones by name.
       module: the encoder.
-      macs: (size, height, width) -> multiply-accumulates of one frame by part, see
+      macs: (size, height, width, channels) -> multiply-accumulates of one frame by part, see
         ``ENCODER_PARTS``.
       elements: the same -> what the papers' count adds to them, see ``macs.ELEMENTWISE``.
       layers: every layer, with its path within the encoder, and with its authors' key without
@@ -100,7 +99,7 @@ class Backbone:
 
     sizes: Mapping[str, Any]
     module: type[Encoder]
-    macs: Callable[[Any, int, int], dict[str, int]]
+    macs: Callable[[Any, int, int, int], dict[str, int]]
     elements: Callable[[Any, int, int], int]
     layers: tuple[Layer, ...]
     block: tuple[str, str]

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from cffm_jax.models import layers
-from cffm_jax.models.encoders.backbone import COLOURS, STRIDES, Backbone, Encoder, Size
+from cffm_jax.models.encoders.backbone import STRIDES, Backbone, Encoder, Size
 from cffm_jax.models.foreign.layouts import CONV, DENSE, DEPTHWISE, LAYER_SCALE, NORM, dense
 from cffm_jax.models.foreign.names import AS_RELEASED, RELEASED, Layer, Origin, rules
 
@@ -80,11 +80,11 @@ class ConvNeXt(Encoder):
         )  # fmt: skip
 
 
-def macs(size: Size, height: int, width: int) -> dict[str, int]:
-    """Multiply-accumulates of one frame of height x width by part."""
+def macs(size: Size, height: int, width: int, channels: int) -> dict[str, int]:
+    """Multiply-accumulates of one frame of height x width x channels by part."""
     positions = [(height // stride) * (width // stride) for stride in STRIDES]
     stages = list(zip(positions, size.channels, size.depths, strict=True))
-    reductions = zip(positions, (4, 2, 2, 2), (COLOURS, *size.channels), size.channels)
+    reductions = zip(positions, (4, 2, 2, 2), (channels, *size.channels), size.channels)
     return {
         "patch_embeddings": sum(n * side**2 * before * c for n, side, before, c in reductions),
         "encoder_mlp": sum(depth * 2 * n * MLP_RATIO * c * c for n, c, depth in stages),

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cffm_jax.models import layers
-from cffm_jax.models.encoders.backbone import COLOURS, STRIDES, Backbone, Encoder, Size
+from cffm_jax.models.encoders.backbone import STRIDES, Backbone, Encoder, Size
 from cffm_jax.models.foreign.layouts import CONV, DENSE, DEPTHWISE, NORM, dense, first_third, other_thirds
 from cffm_jax.models.foreign.names import AS_RELEASED, RELEASED, Layer, Origin, rules
 
@@ -143,9 +143,9 @@ class MiT(Encoder):
         )  # fmt: skip
 
 
-def macs(size: MiTSize, height: int, width: int) -> dict[str, int]:
-    """Multiply-accumulates of one frame of height x width by part."""
-    parts, before = collections.Counter[str](), COLOURS
+def macs(size: MiTSize, height: int, width: int, channels: int) -> dict[str, int]:
+    """Multiply-accumulates of one frame of height x width x channels by part."""
+    parts, before = collections.Counter[str](), channels
     for i, (c, depth, ratio, stride, reduction) in enumerate(
         zip(size.channels, size.depths, size.mlp_ratios, STRIDES, REDUCTIONS, strict=True)
     ):

@@ -255,13 +255,13 @@ class CFFM(Method):
     # --- clips
 
     def __call__(
-        self, clips: Float[Array, "B T H W 3"], train: bool = False, prototypes: Float[Array, "B P C"] | None = None
+        self, clips: Float[Array, "B T H W K"], train: bool = False, prototypes: Float[Array, "B P C"] | None = None
     ) -> Float32[Array, "B H//4 W//4 {self.num_classes}"]:
         """Logits of the last frame of each clip; the arguments are those of ``clip_outputs``."""
         return self.clip_outputs(clips, train, prototypes).logits
 
     def clip_outputs(
-        self, clips: Float[Array, "B T H W 3"], train: bool = False, prototypes: Float[Array, "B P C"] | None = None
+        self, clips: Float[Array, "B T H W K"], train: bool = False, prototypes: Float[Array, "B P C"] | None = None
     ) -> ClipOutputs:
         """Segments each clip's last frame; with global contexts by local + lambda * global logits.
 
@@ -274,7 +274,7 @@ class CFFM(Method):
         if self.global_blocks and prototypes is None and not self.is_initializing():
             raise ValueError("a model with global contexts needs prototypes=, f32[B, P, C]")
         b, t, h, w, _ = clips.shape
-        features = self.encode(clips.reshape(b * t, h, w, 3), train)
+        features = self.encode(clips.reshape(b * t, *clips.shape[2:]), train)
         coarse = features.coarse.reshape(b, t, h // 8, w // 8, -1)
         target, references = coarse[:, -1], coarse[:, :-1]
         frame_logits = self.classify_frames(features.fine, train).reshape(b, t, h // 4, w // 4, -1)
@@ -338,15 +338,15 @@ class CFFM(Method):
         """``clip_loss`` (CFFM section 4.1); with global contexts the cross-entropy of their logits
         alone (CFFM++ section 4.2), on targets: all else as in evaluation, with no backward pass."""
         if self.global_blocks:
-            targets = normalise(batch["frames"][:, -1], batch["size"])
+            targets = normalise(batch["frames"][:, -1], batch["size"], self.channels)
             logits = self.train_global(targets, batch["prototypes"])
             return criterion(logits, batch["labels"][:, -1]), {}
-        outputs = self.clip_outputs(normalise(batch["frames"], batch["size"]), train=True)
+        outputs = self.clip_outputs(normalise(batch["frames"], batch["size"], self.channels), train=True)
         loss, parts = clip_loss(outputs, batch["labels"], frame_loss_weight, criterion)
         return loss, {"clip_loss": parts.clip, "frame_loss": parts.frames}
 
     def train_global(
-        self, frames: Float[Array, "B H W 3"], prototypes: Float[Array, "B P C"]
+        self, frames: Float[Array, "B H W K"], prototypes: Float[Array, "B P C"]
     ) -> Float32[Array, "B H//4 W//4 {self.num_classes}"]:
         """Global logits for the second stage of training, of the targets alone: global blocks read
         no references, and all else runs as in evaluation."""

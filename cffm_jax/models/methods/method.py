@@ -26,6 +26,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Float32, Int32
 
+from cffm_jax.channels import COLOURS, Channels
 from cffm_jax.config import Config, ModelConfig
 from cffm_jax.models import layers
 from cffm_jax.models.criterion import Criterion
@@ -41,7 +42,8 @@ Tree = Any
 """Arrays in nested tuples; an axis that all of them have leads."""
 Prototypes = Literal["video", "causal", "both"]
 Batch = Mapping[str, jax.Array]
-"""A training batch: frames u8[B, T, H, W, 3], labels u8[B, L, H, W] of the last L of them, size
+"""A training batch: frames u8[B, T, H, W, 3] (f32[B, T, H, W, K] of other channels),
+labels u8[B, L, H, W] of the last L of them, size
 i32[B, 2] without padding, and where the method reads them prototypes f32[B, P, C]."""
 
 INPUT_MULTIPLE = 32
@@ -72,6 +74,7 @@ class Method(nn.Module):
       drop_path: the encoder's largest drop path rate.
       dtype: compute type; parameters, norms, softmax and logits are float32.
       depths: blocks of the encoder's stages; () as the backbone has.
+      channels: of the frames.
       remat: what the backward pass computes anew, see ``layers.rematerialised``.
     """
 
@@ -85,6 +88,7 @@ class Method(nn.Module):
     dtype: jnp.dtype = jnp.float32
     depths: tuple[int, ...] = ()
     remat: layers.Remat = "none"
+    channels: Channels = COLOURS
 
     if TYPE_CHECKING:  # Flax adds it to each of its modules, which its annotations do not tell.
 
@@ -210,7 +214,7 @@ class Method(nn.Module):
         self.frame_classifier = layers.Dense(self.num_classes, self.dtype)
 
     def encode_stages(
-        self, frames: Float[Array, "N H W 3"], train: bool = False
+        self, frames: Float[Array, "N H W K"], train: bool = False
     ) -> tuple[Float[Array, "N _ _ _"], ...]:
         """The encoder's four maps: [N, H/s, W/s, C_s] for s = 4, 8, 16, 32."""
         _, h, w, _ = frames.shape
@@ -218,7 +222,7 @@ class Method(nn.Module):
             raise ValueError(f"frames are {h}x{w}: both sides must be multiples of {INPUT_MULTIPLE}")
         return self.encoder(frames, train)
 
-    def encode(self, frames: Float[Array, "N H W 3"], train: bool = False) -> FrameFeatures:
+    def encode(self, frames: Float[Array, "N H W K"], train: bool = False) -> FrameFeatures:
         """Features of normalised frames; each frame on its own, so that none is encoded twice."""
         fine = self.decoder(self.encode_stages(frames, train), train)
         n, h, w, c = fine.shape
@@ -286,11 +290,11 @@ class Method(nn.Module):
         fine = self.frame_dropout(fine, deterministic=not train)
         return self.frame_classifier(fine).astype(jnp.float32)
 
-    def frame_logits(self, frames: Float[Array, "N H W 3"]) -> Float32[Array, "N H//4 W//4 {self.num_classes}"]:
+    def frame_logits(self, frames: Float[Array, "N H W K"]) -> Float32[Array, "N H//4 W//4 {self.num_classes}"]:
         """SegFormer's logits of normalised frames."""
         return self.classify_frames(self.encode(frames).fine)
 
-    def prototype_tokens(self, frames: Float[Array, "N H W 3"]) -> Float[Array, "N H//8 W//8 C"]:
+    def prototype_tokens(self, frames: Float[Array, "N H W K"]) -> Float[Array, "N H//8 W//8 C"]:
         """The features that prototypes are clustered of."""
         return self.encode(frames).coarse
 
@@ -353,7 +357,7 @@ class Method(nn.Module):
     def frame_macs(self, height: int, width: int, *, executed: bool) -> dict[str, int]:
         """Multiply-accumulates of encoding a frame, and of its per-frame logits."""
         size = encoders.size_of(self.backbone, self.depths)
-        counts = encoders.backbone_of(self.backbone).macs(size, height, width)
+        counts = encoders.backbone_of(self.backbone).macs(size, height, width, len(self.channels))
         return dict.fromkeys(ENCODER_PARTS, 0) | counts | decoder_macs(
             size.channels, height, width, self.width, self.num_classes,
             normalised=self.projection == "normalised", merged=executed,

@@ -114,15 +114,15 @@ class TemporalPyramid(Method):
         return {ROW: self.classify(features.coarse, pooled), PER_FRAME: self.classify_frames(features.fine)}
 
     def __call__(
-        self, clips: Float[Array, "B T H W 3"], train: bool = False
+        self, clips: Float[Array, "B T H W K"], train: bool = False
     ) -> Float32[Array, "B H//4 W//4 {self.num_classes}"]:
         """Logits of the last frame of each clip."""
         return self.clip_outputs(clips, train).logits
 
-    def clip_outputs(self, clips: Float[Array, "B T H W 3"], train: bool = False) -> ClipOutputs:
+    def clip_outputs(self, clips: Float[Array, "B T H W K"], train: bool = False) -> ClipOutputs:
         """The logits of clips, normalised, oldest first, and of their frames alone."""
         b, t, h, w, _ = clips.shape
-        features = self.encode(clips.reshape(b * t, h, w, 3), train)
+        features = self.encode(clips.reshape(b * t, *clips.shape[2:]), train)
         frame_logits = self.classify_frames(features.fine, train).reshape(b, t, h // 4, w // 4, -1)
         target = features.coarse.reshape(b, t, *features.coarse.shape[1:])[:, -1]
         pooled = jax.tree.map(lambda x: x.reshape(b, t, *x.shape[1:]).mean(1), pyramid(features.coarse))
@@ -145,7 +145,7 @@ class TemporalPyramid(Method):
         self, batch: Batch, frame_loss_weight: float, criterion: Criterion = cross_entropy
     ) -> tuple[Float32[Array, ""], dict[str, Float32[Array, ""]]]:
         """``clip_loss``: TCB's auxiliary loss of every frame is that of the per-frame logits."""
-        outputs = self.clip_outputs(normalise(batch["frames"], batch["size"]), train=True)
+        outputs = self.clip_outputs(normalise(batch["frames"], batch["size"], self.channels), train=True)
         loss, parts = clip_loss(outputs, batch["labels"], frame_loss_weight, criterion)
         return loss, {"clip_loss": parts.clip, "frame_loss": parts.frames}
 

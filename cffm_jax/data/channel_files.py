@@ -1,0 +1,159 @@
+"""Frames of any channels: values as they are stored, and a picture of them to look at.
+
+PNG and JPEG hold 1, 3 or 4 samples a pixel, TIFF any number, of integers or floats, and so does a
+NumPy array (.npy) [H,W] or [H,W,K].
+"""
+
+from __future__ import annotations
+
+import importlib
+import io
+import lzma
+import math
+import zlib
+from typing import Any
+
+import cv2
+import numpy as np
+
+from cffm_jax.channels import RGB, Channels
+from cffm_jax.data.image_files import MAX_PIXELS, TIFF, FileName, UnreadableFile, open_image
+from cffm_jax.data.pictures import DAMAGED, orientation, upright
+
+_ARRAY = b"\x93NUMPY"
+_ORDERS = {3: [2, 1, 0], 4: [2, 1, 0, 3]}
+"""OpenCV has blue first."""
+_AGAIN = "copy or download the file again"
+_AS_ARRAY = "save it as .npy [H,W,K]"
+_MAX_VALUES = 4 * MAX_PIXELS
+_TURN = 274
+"""The tag of a TIFF's orientation; the values are those of EXIF."""
+_REDUCED = 1
+"""The bit of a TIFF page's type that marks a smaller copy of another page."""
+_SPREAD = 2.0
+"""Standard deviations from the mean that a picture shows as black and white."""
+
+
+def is_array(data: bytes) -> bool:
+    return data.startswith(_ARRAY)
+
+
+def as_stored(data: bytes, channels: Channels) -> bool:
+    """Whether a file's values are read as they are stored, and not as a picture in RGB."""
+    return is_array(data) or not channels.coloured
+
+
+def decode(path: FileName, data: bytes, channels: Channels) -> tuple[np.ndarray, int | None]:
+    """A frame f32[H,W,K] from the bytes of its file, upright, and its `pictures.orientation`. In RGB
+    it is u8[H,W,3].
+
+    What is not finite, as where a depth is not known, is read as the channel's mean: 0 when it is
+    normalised, as padding. Without a mean it stays.
+
+    Raises:
+      UnreadableFile: it cannot be read, or has another number of channels.
+    """
+    values, turn = read_values(path, data)
+    if values.shape[2] != len(channels):
+        problem = f"has {values.shape[2]} channels, not {len(channels)} ({', '.join(channels.names)})"
+        raise UnreadableFile(path, problem, "correct the names of the channels, or the file")
+    if channels.coloured:
+        if values.dtype != np.uint8:
+            raise UnreadableFile(path, f"holds {values.dtype}, RGB has bytes", "save it with 8 bits")
+        return np.ascontiguousarray(values), turn
+    values = values.astype(np.float32)
+    finite = np.isfinite(values)
+    if channels.mean and not finite.all():
+        values = np.where(finite, values, np.array(channels.mean, np.float32))
+    return np.ascontiguousarray(values), turn
+
+
+def read_values(path: FileName, data: bytes) -> tuple[np.ndarray, int | None]:
+    """The values [H,W,K] of a file's bytes, upright, and its `pictures.orientation`; palettes as RGB.
+
+    Raises:
+      UnreadableFile: it is cut off, damaged, too large, or of a kind that is not read.
+    """
+    read = _array if is_array(data) else _tiff if data.startswith(TIFF) else _picture
+    values, turn = read(path, data)
+    return upright(values if values.ndim == 3 else values[..., None], turn), turn
+
+
+def _array(path: FileName, data: bytes) -> tuple[np.ndarray, None]:
+    file = io.BytesIO(data)
+    try:
+        version = np.lib.format.read_magic(file)
+        header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, by_columns, dtype = header(file)
+    except (ValueError, TypeError, SyntaxError, EOFError) as error:
+        raise UnreadableFile(path, "is no array that NumPy reads", _AGAIN) from error
+    if len(shape) not in (2, 3) or not all(shape) or dtype.kind not in "uif":
+        raise UnreadableFile(path, f"holds {dtype} of shape {list(shape)}", "save integers or floats [H,W] or [H,W,K]")
+    _require_room(path, shape)
+    stored = data[file.tell() :]
+    if len(stored) != dtype.itemsize * math.prod(shape):
+        raise UnreadableFile(path, "is truncated, or longer than it says", _AGAIN)
+    return np.frombuffer(stored, dtype).reshape(shape, order="F" if by_columns else "C"), None
+
+
+def _tiff(path: FileName, data: bytes) -> tuple[np.ndarray, int | None]:
+    try:
+        tifffile = importlib.import_module("tifffile")
+    except ImportError as error:
+        remedy = f"install tifffile (make install-tiff, or pip install tifffile), or {_AS_ARRAY}"
+        raise UnreadableFile(path, "is a TIFF, which tifffile reads, and that is not installed", remedy) from error
+    try:
+        with tifffile.TiffFile(io.BytesIO(data)) as file:
+            pages = [page for page in file.pages if not page.subfiletype & _REDUCED]
+            first = pages[0]
+            # Several pictures of one sample each are channels too: nothing else can be meant by them.
+            if len(pages) > 1 and any(page.samplesperpixel > 1 or page.shape != first.shape for page in pages):
+                raise UnreadableFile(path, f"holds {len(pages)} pictures", f"give each a file, or {_AS_ARRAY}")
+            if first.colormap is not None:
+                raise UnreadableFile(path, "is a TIFF with a palette", f"save it without, or {_AS_ARRAY}")
+            _require_room(path, (first.imagelength, first.imagewidth, first.samplesperpixel * len(pages)))
+            tag = first.tags.get(_TURN)
+            turn = int(tag.value) if tag is not None and tag.value in range(1, 9) else None
+            values = np.stack([page.asarray() for page in pages], -1) if len(pages) > 1 else first.asarray()
+            values = np.moveaxis(values, 0, -1) if first.axes.startswith("S") else values
+    except UnreadableFile:
+        raise
+    # Of damaged files; that of a codec says which package has it.
+    except (*DAMAGED, zlib.error, lzma.LZMAError) as error:
+        why = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UnreadableFile(path, f"cannot be read ({why})", f"{_AGAIN}, or {_AS_ARRAY}") from error
+    if values.ndim not in (2, 3) or values.dtype.kind not in "uif":
+        problem = f"holds {values.dtype} of shape {list(values.shape)}"
+        raise UnreadableFile(path, problem, "save integers or floats [H,W] or [H,W,K]")
+    return values, turn
+
+
+def _picture(path: FileName, data: bytes) -> tuple[np.ndarray, int | None]:
+    image: Any = open_image(path, data)  # Refuses a size that OpenCV would believe, and what is no picture.
+    try:
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION)
+    except cv2.error:
+        pixels = None
+    if pixels is None:
+        raise UnreadableFile(path, "is damaged, or of a kind that is not read", f"{_AGAIN}, or {_AS_ARRAY}")
+    pixels = pixels[..., _ORDERS[pixels.shape[2]]] if pixels.ndim == 3 and pixels.shape[2] in _ORDERS else pixels
+    return pixels, orientation(image, data)
+
+
+def _require_room(path: FileName, shape: tuple[int, ...]) -> None:
+    """UnreadableFile for a size that the memory would not hold; Python's integers do not overflow."""
+    if shape[0] * shape[1] > MAX_PIXELS or math.prod(shape) > _MAX_VALUES:
+        problem = f"claims {'x'.join(map(str, shape))} values, {MAX_PIXELS} pixels and {_MAX_VALUES} values are allowed"
+        raise UnreadableFile(path, problem, "save it smaller")
+
+
+def picture(frame: np.ndarray, channels: Channels) -> np.ndarray:
+    """A frame [..., K] as a picture u8[..., 3] to look at: red, green and blue where they are among
+    its channels, else the first channel as grey; mean +- 2 std are black and white. Bytes in RGB
+    stay."""
+    if channels.coloured:
+        return frame
+    shown = [channels.names.index(name) for name in RGB] if set(RGB) <= set(channels.names) else [0] * 3
+    mean, std = (np.array(each, np.float32)[shown] for each in (channels.mean, channels.std))
+    grey = (frame[..., shown] - mean) / (2 * _SPREAD * std) + 0.5
+    return (np.clip(grey, 0, 1) * 255 + 0.5).astype(np.uint8)

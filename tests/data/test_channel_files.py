@@ -1,0 +1,173 @@
+"""Frames of other channels: exact values of each kind of file, what is refused, and the way to a batch."""
+
+import dataclasses
+import io
+
+import cv2
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+from cffm_jax.channels import COLOURS, Channels
+from cffm_jax.config import Config, DataConfig, check_settings
+from cffm_jax.data import augment, channel_files, decode
+from cffm_jax.data.check.command import main as check
+from cffm_jax.errors import InputError
+
+THERMAL = Channels(("thermal",), (100.0,), (50.0,))
+FIVE = Channels(tuple("abcde"), (1.0, 2.0, 3.0, 4.0, 5.0), (1.0, 1.0, 1.0, 2.0, 2.0))
+
+
+def as_npy(array):
+    file = io.BytesIO()
+    np.save(file, array)
+    return file.getvalue()
+
+
+def by_pillow(array, kind):
+    file = io.BytesIO()
+    Image.fromarray(array).save(file, kind)
+    return file.getvalue()
+
+
+def by_tifffile(array, look):
+    file = io.BytesIO()
+    tifffile.imwrite(file, array, **look)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("array", "kind"),
+    [(np.uint16(9), "PNG"), (np.uint16(9), "TIFF"), (np.float32(9.25), "TIFF"), (np.uint8(9), "PNG")],
+)
+def test_values_of_a_grey_picture_are_those_written(array, kind):
+    values = (np.arange(35).reshape(5, 7) * array).astype(array.dtype)
+    read = decode.decode_frame("x", by_pillow(values, kind), channels=THERMAL)
+    assert read.dtype == np.float32 and np.array_equal(read, values[..., None].astype(np.float32))
+
+
+def test_channels_keep_the_order_of_the_file():
+    values = np.random.default_rng(0).integers(0, 256, (5, 7, 4), np.uint8)
+    four = Channels(tuple("abcd"), (0.0,) * 4, (1.0,) * 4)
+    assert np.array_equal(decode.decode_frame("x", by_pillow(values, "PNG"), channels=four), values)
+    assert np.array_equal(decode.decode_frame("x", by_pillow(values, "TIFF"), channels=four), values)
+    assert np.array_equal(decode.decode_frame("x", by_pillow(values[..., :3], "TIFF")), values[..., :3])
+    assert np.array_equal(decode.decode_frame("x", as_npy(values[..., :3])), values[..., :3])
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int32", "float32"])
+@pytest.mark.parametrize("way", ["contig", "separate", "pages", "deflated"])
+def test_multispectral_tiffs_keep_their_values(way, dtype):
+    values = (np.random.default_rng(0).random((6, 9, 5)) * 200).astype(dtype)
+    look = {"photometric": "minisblack"}
+    look |= {} if way == "pages" else {"planarconfig": "separate" if way == "separate" else "contig"}
+    look |= {"compression": "zlib", "predictor": dtype != "float32"} if way == "deflated" else {}
+    planes = np.moveaxis(values, -1, 0)
+    read = decode.decode_frame(
+        "x", by_tifffile(planes if way in ("separate", "pages") else values, look), channels=FIVE
+    )
+    assert np.array_equal(read, values.astype(np.float32))
+
+
+def test_several_pictures_of_a_tiff_are_channels_only_where_nothing_else_can_be_meant():
+    values = np.random.default_rng(0).integers(0, 256, (2, 6, 9, 5), np.uint8)
+    with pytest.raises(InputError, match="holds 2 pictures"):
+        decode.decode_frame(
+            "x", by_tifffile(values, {"photometric": "minisblack", "planarconfig": "contig"}), channels=FIVE
+        )
+    file = io.BytesIO()
+    with tifffile.TiffWriter(file) as writer:  # As a pyramid has it: the picture, and a smaller copy.
+        writer.write(values[0], photometric="minisblack", planarconfig="contig")
+        writer.write(values[0, ::2, ::2], photometric="minisblack", planarconfig="contig", subfiletype=1)
+    assert np.array_equal(decode.decode_frame("x", file.getvalue(), channels=FIVE), values[0])
+
+
+@pytest.mark.parametrize("turn", [3, 6])
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF"])
+def test_frames_of_any_channels_are_upright(kind, turn):
+    """As frames in RGB are: the same pixels, the same size for the mask."""
+    values = np.repeat(np.arange(0, 240, 10, dtype=np.uint8).reshape(4, 6), 8, 0).repeat(8, 1)
+    file, exif = io.BytesIO(), Image.Exif()
+    exif[274] = turn
+    Image.fromarray(values).save(file, kind, exif=exif)
+    data = file.getvalue()
+    grey, told = decode.decode_upright("x", data, channels=THERMAL)
+    colours, same = decode.decode_upright("x", data)
+    assert told == same == turn
+    np.testing.assert_array_equal(grey[..., 0], colours[..., 0])
+
+
+def test_arrays_and_what_is_not_finite():
+    values = np.random.default_rng(0).normal(size=(5, 7, 5)).astype(np.float32)
+    holes = values.copy()
+    holes[2, 3], holes[0, 0, 1] = np.nan, np.inf
+    for order in "CF":
+        read = decode.decode_frame("x", as_npy(np.asarray(holes, order=order)), channels=FIVE)
+        assert read[2, 3].tolist() == list(FIVE.mean) and read[0, 0, 1] == FIVE.mean[1]
+        same = np.isfinite(holes)
+        assert np.array_equal(read[same], values[same])
+
+
+@pytest.mark.parametrize(
+    ("data", "problem"),
+    [
+        (as_npy(np.zeros((5, 7, 4))), "has 4 channels, not 5"),
+        (as_npy(np.zeros((5, 7, 5)))[:-1], "is truncated"),
+        (as_npy(np.zeros((5, 7, 5), complex)), "holds complex128"),
+        (as_npy(np.zeros((2, 5, 7, 5))), "of shape"),
+        (b"\x93NUMPY\x01", "is no array"),
+        (b"II*\0 nothing", "cannot be read"),
+        (by_tifffile(np.zeros((50, 70, 5), np.uint8), {"planarconfig": "contig"})[:999], "cannot be read"),
+    ],
+)
+def test_what_cannot_be_used_is_refused(data, problem):
+    with pytest.raises(InputError, match=problem):
+        decode.decode_frame("x", data, channels=FIVE)
+
+
+def test_a_clip_of_any_channels_is_resized_cut_and_distorted_alike():
+    """Channel by channel what the same draws make of one alone."""
+    rng = np.random.default_rng(0)
+    frames = [rng.normal(size=(40, 60, 5)).astype(np.float32) for _ in range(2)]
+    labels = [rng.integers(0, 3, (40, 60), np.uint8)]
+    data = DataConfig(scale=(60, 40), crop=(64, 64), channels=FIVE.names, mean=FIVE.mean, std=FIVE.std)
+    whole, *_ = augment.augment(frames, labels, data, np.random.default_rng(1))
+    assert whole.shape == (2, 64, 64, 5) and whole.dtype == np.float32
+    for k in range(5):
+        one = dataclasses.replace(data, channels=("a",), mean=FIVE.mean[k : k + 1], std=FIVE.std[k : k + 1])
+        alone, *_ = augment.augment([f[..., k : k + 1] for f in frames], labels, one, np.random.default_rng(1))
+        np.testing.assert_allclose(alone[..., 0], whole[..., k], rtol=1e-5, atol=1e-5)
+
+
+def test_pictures_to_look_at():
+    grey = channel_files.picture(np.array([[[0.0], [100.0], [200.0]]], np.float32), THERMAL)
+    assert grey.tolist() == [[[0] * 3, [128] * 3, [255] * 3]]
+    frame = np.zeros((2, 2, 3), np.uint8)
+    assert channel_files.picture(frame, COLOURS) is frame
+
+
+def test_channels_need_their_statistics():
+    for data in (
+        DataConfig(channels=("t",)),
+        DataConfig(channels=("t",), mean=(1.0,), std=(0.0,)),
+        DataConfig(mean=(1.0,)),
+    ):
+        with pytest.raises(InputError, match=r"--data\.(mean|std)"):
+            check_settings(Config(data=data))
+
+
+def test_check_prints_the_statistics(tmp_path, capsys):
+    frames = tmp_path / "a" / "frames"
+    frames.mkdir(parents=True)
+    (tmp_path / "train.txt").write_text("a\n")
+    values = np.random.default_rng(0).integers(0, 65536, (10, 8, 8), np.uint16)
+    for i, value in enumerate(values):
+        cv2.imwrite(str(frames / f"{i}.png"), value)
+    options = ["--layout", "folder", "--unlabelled", "train", "--channels", "thermal", "--statistics"]
+    assert check([str(tmp_path), *options]) == 0
+    over, said = capsys.readouterr().out.splitlines()[-1].split(": ")
+    assert over == "over train"
+    said = said.split()
+    assert said[:3] == ["--data.channels", "thermal", "--data.mean"] and said[4] == "--data.std"
+    assert np.allclose([float(said[3]), float(said[5])], [values.mean(), values.std()], rtol=1e-5)
