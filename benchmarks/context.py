@@ -20,8 +20,9 @@ import jax
 import jax.numpy as jnp
 import tyro
 
-from cffm_jax.models import cffa, cfm, windows
-from cffm_jax.models.assemble import assemble
+from cffm_jax.models import cfm
+from cffm_jax.models.contexts import cffa, windows
+from cffm_jax.models.contexts.assemble import assemble
 
 SOURCES = (cffa.TARGET, *cffa.REFERENCES)
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import gc
 import os
 import shutil
 from pathlib import Path
@@ -30,6 +31,12 @@ from helpers import shapes
 shapes.check()  # Before the package is imported.
 
 from helpers import golden_values, runs
+
+
+def pytest_collection_finish():
+    """What is imported stays: collections of garbage, which tracing sets off again and again, need not look at it."""
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
 
 
 @pytest.fixture(scope="session")

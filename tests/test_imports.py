@@ -1,6 +1,7 @@
 """Who may import whom, and what no file may hold."""
 
 import ast
+import functools
 import subprocess
 from pathlib import Path
 
@@ -11,12 +12,13 @@ PACKAGE = "cffm_jax"
 COMMANDS = {"train", "eval", "predict", "convert"}
 DOWNWARDS = (
     "commands", "study", "training", "export", "evaluation", "predict", "inference", "media", "weights", "data",
-    "checkpoints", "drawing", "tables", "runtime", "models", "metrics", "settings", "config",
+    "checkpoints", "drawing", "tables", "runtime", "models", "metrics", "settings", "config_checks", "config",
     "channels", "rules", "errors",
 )  # fmt: skip
 """The packages and files of ``cffm_jax``: each imports only what stands below it, or itself."""
 
 
+@functools.cache
 def modules_imported(path: Path) -> set[str]:
     """Full names of all modules (or members of modules) that a file imports, at any depth."""
     package = path.relative_to(ROOT).with_suffix("").parts[:-1]
@@ -31,7 +33,7 @@ def modules_imported(path: Path) -> set[str]:
     return found
 
 
-IMPORTS = {path: modules_imported(path) for path in sorted((ROOT / PACKAGE).rglob("*.py"))}
+FILES = sorted((ROOT / PACKAGE).rglob("*.py"))
 
 
 def part(path: Path) -> str:
@@ -40,7 +42,7 @@ def part(path: Path) -> str:
 
 
 def parts_imported(path: Path) -> set[str]:
-    ours = (name.split(".") for name in IMPORTS[path])
+    ours = (name.split(".") for name in modules_imported(path))
     return {name[1] if len(name) > 1 else "__init__" for name in ours if name[0] == PACKAGE}
 
 
@@ -53,28 +55,28 @@ def test_reads_every_form_of_import(tmp_path, monkeypatch):
 
 
 def test_the_order_names_all_parts():
-    assert sorted(DOWNWARDS) == sorted({part(path) for path in IMPORTS} - {"__init__"})
+    assert sorted(DOWNWARDS) == sorted({part(path) for path in FILES} - {"__init__"})
 
 
-@pytest.mark.parametrize("path", IMPORTS, ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_imports_only_downwards(path):
     own = part(path)
     if own != "__init__":  # What the package's top offers to users, it loads when asked.
         below = DOWNWARDS[DOWNWARDS.index(own) :]
         above = parts_imported(path) - set(below)
         assert not above, f"{path} imports {above}, which stand above {own}"
-    tops = {name.split(".")[0] for name in IMPORTS[path]}
+    tops = {name.split(".")[0] for name in modules_imported(path)}
     assert not tops & (COMMANDS | {"configs", "benchmarks", "tests"})
     assert not tops & {"tensorflow", "torch", "torchvision", "transformers"}
 
 
 def test_no_two_files_import_each_other():
     """No circle of files either, within a package."""
-    names = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in IMPORTS}
-    uses = {
-        module: {name if name in names else name.rpartition(".")[0] for name in IMPORTS[path]} & set(names) - {module}
-        for module, path in names.items()
-    }
+    names = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in FILES}
+    uses = {}
+    for module, path in names.items():
+        used = {name if name in names else name.rpartition(".")[0] for name in modules_imported(path)}
+        uses[module] = used & set(names) - {module}
     uses.pop(PACKAGE)
     while free := {module for module, used in uses.items() if not used & set(uses)}:
         uses = {module: used for module, used in uses.items() if module not in free}

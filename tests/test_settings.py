@@ -18,10 +18,12 @@ import tyro
 
 from cffm_jax.commands.evaluate import eval_command
 from cffm_jax.commands.train import TrainOptions, train_command
-from cffm_jax.config import EVALUATED, POOLINGS, SETTINGS, Config, DataConfig, ModelConfig, check_settings
+from cffm_jax.config import EVALUATED, POOLINGS, SETTINGS, Config, DataConfig, ModelConfig
+from cffm_jax.config_checks import check_settings
 from cffm_jax.errors import InputError
 from cffm_jax.evaluation.options import EvalOptions
-from cffm_jax.models import cffa, cfm
+from cffm_jax.models import cfm
+from cffm_jax.models.contexts import cffa
 from cffm_jax.models.create import METHODS, create_model
 from cffm_jax.rules import about, require_together, values, with_changes
 from cffm_jax.runtime import command_line

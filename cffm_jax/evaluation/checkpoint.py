@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 
 from cffm_jax.checkpoints.compatible import as_option, changed_settings, require_same_model
-from cffm_jax.config import EVALUATED, ClusterConfig, Config, check_settings
+from cffm_jax.config import EVALUATED, ClusterConfig, Config
+from cffm_jax.config_checks import check_settings
 from cffm_jax.data.layouts.classes import Classes, stated_classes
 from cffm_jax.data.layouts.video import Video
 from cffm_jax.errors import InputError
@@ -173,9 +174,12 @@ def _watchers(prepared: _Prepared, check: Callable[[], None]) -> list[contextlib
         watchers.append(PredictionWriter(options.save_predictions, colours))
     if options.pictures:
         first = max(config.data.offsets)
-        drawn = {"first": first, "colours": colours, "channels": config.data.frame_channels, "check": check}
-        drawn["beside"] = options.beside
-        watchers.append(PictureCollector(options.pictures, videos, names, **drawn))
+        watchers.append(
+            PictureCollector(
+                options.pictures, videos, names, first=first, colours=colours, channels=config.data.frame_channels,
+                beside=options.beside, check=check,
+            )
+        )  # fmt: skip
     if options.submission:
         watchers.append(
             SubmissionWriter(options.submission, videos, config.model.num_classes, options.submission_values, check)

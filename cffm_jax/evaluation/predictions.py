@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from cffm_jax.config import EVALUATED, check_settings
+from cffm_jax.config import EVALUATED
+from cffm_jax.config_checks import check_settings
 from cffm_jax.data import decode
 from cffm_jax.data.layouts.classes import read_classes
 from cffm_jax.data.layouts.records import RecordedFile

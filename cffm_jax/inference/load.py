@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import flax.linen as nn
 import numpy as np
 
-from cffm_jax.config import Config, require_scale
+from cffm_jax.config import Config
+from cffm_jax.config_checks import require_scale
 from cffm_jax.data.clips import FASTEST
 from cffm_jax.errors import InputError
 from cffm_jax.inference.prediction import Prediction

@@ -14,8 +14,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Float32
 
-from cffm_jax.models import cffa, layers, windows
-from cffm_jax.models.assemble import assemble
+from cffm_jax.models import layers
+from cffm_jax.models.contexts import cffa, windows
+from cffm_jax.models.contexts.assemble import assemble
 
 HEADS = 8
 MLP_RATIO = 4

@@ -15,12 +15,10 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Float32, Int32, PRNGKeyArray
 
 from cffm_jax.config import PrototypeConfig
+from cffm_jax.models.kmeans_starts import EXACT, STARTS, products
 
-SAMPLE = 4096
-"""Tokens that k-means++ draws from (32 k, if that is more)."""
 CHUNK = 65536
 """Tokens of a block. Ten frames of 480x864 are one: one product is faster than several."""
-EXACT = jax.lax.Precision.HIGHEST
 
 Tokens = Float[Array | np.ndarray, "n c"]
 Valid = Bool[Array | np.ndarray, " n"]
@@ -103,8 +101,8 @@ def cluster(
     if valid is not None and valid.shape != tokens.shape[:1]:
         raise ValueError(f"valid must have the shape {tokens.shape[:1]}, got {valid.shape}")
     given = None if isinstance(start, str) else jnp.asarray(start, jnp.float32)
-    if given is None and start not in _START:
-        raise ValueError(f"start must be one of {', '.join(_START)} or an array, not {start!r}")
+    if given is None and start not in STARTS:
+        raise ValueError(f"start must be one of {', '.join(STARTS)} or an array, not {start!r}")
     if given is not None and given.shape != (k, tokens.shape[1]):
         raise ValueError(f"start must have the shape {(k, tokens.shape[1])}, got {given.shape}")
     rule = start if given is None else ""
@@ -197,11 +195,6 @@ def _centred(rows: jax.Array, valid: jax.Array, mean: jax.Array) -> jax.Array:
     return jnp.where(valid[:, None], rows.astype(jnp.float32) - mean, 0.0)
 
 
-def _products(x: jax.Array, y: jax.Array) -> jax.Array:
-    """[a, C] x [b, C] -> [a, b]."""
-    return jax.lax.dot_general(x, y, (((1,), (1,)), ((), ())), precision=EXACT)
-
-
 def _least(scores: jax.Array, offsets: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Minimum over the rows of f32[k, n] + f32[k, 1], and its row."""
     return jnp.min(scores + offsets, 0), jnp.argmin(scores + offsets, 0).astype(jnp.int32)
@@ -235,7 +228,7 @@ def _assign(tokens: _Tokens, centres: jax.Array, chunk: int) -> _Step:
     def add(totals, first):
         begin = jnp.minimum(first, size - n)  # The last block repeats tokens of the one before: padding would copy all.
         x, valid, norms = tokens.block(begin, n)
-        scores = _products(-2 * centres, x)
+        scores = products(-2 * centres, x)
         least, nearest = jax.lax.platform_dependent(scores, offsets, cpu=_least_by_loop, default=_least)
         target = jnp.where(valid & (begin + jnp.arange(n) >= first), nearest, k)
         sums = jax.lax.platform_dependent(
@@ -277,7 +270,7 @@ def _cluster(
 ) -> Clusters:
     if centres is None:
         assert key is not None, "a start that is drawn needs a key"
-        centres = _START[rule](key, rows, valid, k)
+        centres = STARTS[rule](key, rows, valid, k)
     tokens = _tokens(rows, valid, chunk)
     centres = centres - tokens.mean
     # As if each start centre had one token, itself: the first move leaves it, and a pass is
@@ -298,51 +291,3 @@ def _cluster(
     moves, centres, step, _ = jax.lax.while_loop(proceed, iterate, (jnp.int32(0), centres, step, jnp.bool_(True)))
     inertia = jnp.sum(jnp.where(tokens.valid, step.distances, 0.0))
     return Clusters(centres + tokens.mean, step.assignment, inertia, moves - 1, step.counts)
-
-
-# --- where it starts -------------------------------------------------------------------------------------------------
-
-
-def _count(tokens: jax.Array, valid: jax.Array | None) -> jax.Array:
-    return jnp.int32(len(tokens)) if valid is None else jnp.maximum(jnp.sum(valid, dtype=jnp.int32), 1)
-
-
-def _by_rank(tokens: jax.Array, valid: jax.Array | None, ranks: jax.Array) -> jax.Array:
-    """f32[..., C]: valid tokens by rank among the valid, so that padding changes no draw."""
-    index = ranks if valid is None else jnp.searchsorted(jnp.cumsum(valid), ranks + 1)
-    return tokens[index].astype(jnp.float32)
-
-
-def _random(key: jax.Array, tokens: jax.Array, valid: jax.Array | None, k: int) -> jax.Array:
-    """k different valid tokens."""
-    count = _count(tokens, valid)
-    order = jnp.where(jnp.arange(len(tokens)) < count, jax.random.uniform(key, (len(tokens),)), -1.0)
-    return _by_rank(tokens, valid, jax.lax.top_k(order, k)[1] % count)
-
-
-def _plus_plus(key: jax.Array, tokens: jax.Array, valid: jax.Array | None, k: int) -> jax.Array:
-    """Greedy k-means++ on a token of each of S equal strata, or on all tokens if S or fewer."""
-    size, trials, count = max(SAMPLE, 32 * k), 6 + int(3 * math.log(k)), _count(tokens, valid)
-    place = jnp.arange(size)
-    strata = (place + jax.random.uniform(key, (size,))) * (count / size)
-    ranks = jnp.where(count > size, strata.astype(jnp.int32), place)
-    x = _by_rank(tokens, valid, jnp.minimum(ranks, count - 1))
-    mean, inside = jnp.mean(x, 0), place < count
-    x = x - mean
-    norms = jnp.sum(jnp.square(x), 1)
-
-    def add(i, state):
-        centres, distances = state
-        mass = jnp.cumsum(jnp.where((i > 0) & (jnp.sum(distances) > 0), distances, inside))
-        drawn = jax.random.uniform(jax.random.fold_in(key, i), (trials,)) * mass[-1]
-        drawn = jnp.minimum(jnp.searchsorted(mass, drawn, side="right"), jnp.minimum(count, size) - 1)
-        shorter = jnp.maximum(norms[drawn, None] - 2 * _products(x[drawn], x) + norms, 0.0)
-        shorter = jnp.minimum(distances, shorter).at[jnp.arange(trials), drawn].set(0.0)  # Not drawn again.
-        best = jnp.argmin(jnp.sum(shorter, 1))
-        return centres.at[i].set(x[drawn[best]]), shorter[best]
-
-    nothing = (jnp.zeros((k, x.shape[1])), jnp.where(inside, jnp.inf, 0.0))
-    return jax.lax.fori_loop(0, k, add, nothing)[0] + mean
-
-
-_START = {"k-means++": _plus_plus, "random": _random}

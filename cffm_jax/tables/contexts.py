@@ -10,8 +10,9 @@ import sys
 from collections.abc import Sequence
 from typing import Literal
 
-from cffm_jax.config import ModelConfig, check_model
-from cffm_jax.models.centred_contexts import context_table
+from cffm_jax.config import ModelConfig
+from cffm_jax.config_checks import check_model
+from cffm_jax.models.contexts.centred import context_table
 from cffm_jax.runtime.command_line import parse_command, run_command
 
 

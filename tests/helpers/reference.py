@@ -8,9 +8,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
+import pytest
 import safetensors.numpy
 
 import cffm_jax
@@ -19,6 +21,19 @@ from cffm_jax.models.encoders.mit import HEADS, REDUCTIONS, SIZES
 from cffm_jax.runtime.command_line import run_command
 
 from helpers import golden_values
+
+
+class Lazily:
+    """A module that is imported where it is first used, or the test skipped: other runs only collect these tests."""
+
+    def __init__(self, name: str):
+        self._name = name
+
+    def __getattr__(self, attribute: str) -> Any:
+        return getattr(pytest.importorskip(self._name), attribute)
+
+
+torch, transformers = Lazily("torch"), Lazily("transformers")
 
 CLASSES = 7
 FRAMES = np.random.default_rng(0).standard_normal((2, 64, 96, 3)).astype(np.float32)
@@ -31,16 +46,12 @@ STAGES = ["stage1", "stage2", "stage3", "stage4"]
 
 def drawn(module):
     """The module with drawn weights and statistics, so that nothing hides behind zeros and ones, in evaluation mode."""
-    import torch
-
     weights = {key: golden_values.draw(key, value.shape) for key, value in module.state_dict().items()}
     module.load_state_dict({key: torch.from_numpy(np.asarray(value)) for key, value in weights.items()})
     return module.eval()
 
 
 def theirs(module, frames=FRAMES):
-    import torch
-
     with torch.no_grad():
         return module(torch.from_numpy(frames.transpose(0, 3, 1, 2).copy()))
 
@@ -76,15 +87,11 @@ def maps(weights, frames=FRAMES):
 
 
 def as_tensors(state_dict):
-    import torch
-
     return {key: torch.from_numpy(np.array(value)) for key, value in state_dict.items()}
 
 
 def save_as(kind, state_dict, folder, wrap=lambda x: x):
     """The file of a state dict, written by the library whose format it is."""
-    import torch
-
     path = Path(folder) / f"weights.{kind.split()[0]}"
     if kind == "safetensors":
         safetensors.numpy.save_file({key: np.ascontiguousarray(value) for key, value in state_dict.items()}, path)
@@ -110,8 +117,6 @@ def golden_input(case, name="frames"):
 
 
 def segformer_config(size="b0", **settings):
-    import transformers
-
     return transformers.SegformerConfig(
         hidden_sizes=list(SIZES[size].channels), depths=list(SIZES[size].depths), num_attention_heads=list(HEADS),
         sr_ratios=list(REDUCTIONS), mlp_ratios=[4] * 4, num_labels=CLASSES, **settings,
@@ -139,8 +144,6 @@ def canonical(stored: dict[str, np.ndarray], rules: tuple[tuple[str, str], ...])
 
 def draw_in_place(network) -> None:
     """Random weights in place: nothing is left at one or zero, and the maps neither vanish nor grow."""
-    import torch
-
     generator = torch.Generator().manual_seed(0)
     for name, value in network.state_dict().items():
         fan_in = value[0].numel() if value.ndim > 1 else 1
@@ -155,8 +158,6 @@ def draw_in_place(network) -> None:
 
 def maps_of(network, name: str, rules: tuple[tuple[str, str], ...], is_reduction: Callable[[str], bool]) -> tuple:
     """(our maps, theirs) of the same frames and weights."""
-    import torch
-
     norms = [(key, module) for key, module in network.named_modules() if "LayerNorm" in type(module).__name__]
     for key, module in norms:
         assert module.eps == 1e-6

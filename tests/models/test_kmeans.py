@@ -6,13 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from sklearn.cluster import KMeans
 
 from cffm_jax.config import PrototypeConfig
 from cffm_jax.data.synthetic.generate import SyntheticConfig, frames
 from cffm_jax.models import kmeans as prototypes
 from cffm_jax.models.create import create_model
 from cffm_jax.models.kmeans import RunningClusters, cluster, kmeans, start_running, update_running
+from cffm_jax.models.kmeans_starts import STARTS
 from cffm_jax.models.normalise import normalise
 
 # Few sizes, so that few programs are compiled: N and K centres, and a set larger than the sample of k-means++.
@@ -67,11 +67,18 @@ def features() -> np.ndarray:
 # --- against scikit-learn --------------------------------------------------------------------------------------------
 
 
+def sklearn_kmeans(*arguments, **options):
+    """Imported where it is used: it takes seconds, in each process that collects this file."""
+    from sklearn.cluster import KMeans
+
+    return KMeans(*arguments, **options)
+
+
 @pytest.mark.parametrize("moves", [1, 3, 10])
 def test_the_same_start_gives_scikit_learns_centres(features, moves):
     for tokens, k in ((blobs(), K), (features, K)):
         start = tokens[:: len(tokens) // k][:k]
-        theirs = KMeans(k, init=start, n_init=1, max_iter=moves, tol=0).fit(tokens)
+        theirs = sklearn_kmeans(k, init=start, n_init=1, max_iter=moves, tol=0).fit(tokens)
         ours = cluster(None, tokens, k, moves, start=start)
         np.testing.assert_allclose(ours.centres, theirs.cluster_centers_, atol=2e-5)
         np.testing.assert_array_equal(ours.assignment, theirs.labels_)
@@ -85,7 +92,7 @@ def test_whole_calls_are_as_good_as_scikit_learns(features, data):
         "touching blobs": (blobs(k=K, distance=1), K),
         "features": (features, K),
     }[data]
-    theirs = [KMeans(k, n_init=1, max_iter=10, tol=0, random_state=seed).fit(tokens).inertia_ for seed in SEEDS]
+    theirs = [sklearn_kmeans(k, n_init=1, max_iter=10, tol=0, random_state=seed).fit(tokens).inertia_ for seed in SEEDS]
     ours = [float(cluster(jax.random.key(seed), tokens, k).inertia) for seed in SEEDS]
     assert np.mean(ours) <= 1.01 * np.mean(theirs)
 
@@ -268,7 +275,7 @@ def test_a_start_is_of_different_tokens(start, size):
 def test_a_random_start_draws_all_tokens_alike():
     tokens = np.arange(10, dtype=np.float32)[:, None]
     keys = jax.random.split(jax.random.key(0), 2000)
-    drawn = jax.vmap(lambda key: prototypes._random(key, jnp.asarray(tokens), None, 3))(keys)
+    drawn = jax.vmap(lambda key: STARTS["random"](key, jnp.asarray(tokens), None, 3))(keys)
     counts = np.bincount(np.round(drawn).astype(int).ravel(), minlength=10)
     assert np.all(np.abs(counts - 600) < 5 * np.sqrt(2000 * 0.3 * 0.7))
 

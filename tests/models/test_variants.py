@@ -11,7 +11,7 @@ import pytest
 
 import cffm_jax
 from cffm_jax.config import Config, DataConfig, ModelConfig
-from cffm_jax.models import cffa
+from cffm_jax.models.contexts import cffa
 from cffm_jax.models.create import build_model
 from cffm_jax.models.encoders import mit
 from cffm_jax.models.encoders import names as encoders

@@ -13,13 +13,13 @@ from cffm_jax.errors import InputError
 from cffm_jax.weights.files.read import open_weights, read_array, read_state_dict
 from cffm_jax.weights.files.write import write_safetensors, write_torch
 
-pytestmark = pytest.mark.reference
+from helpers.reference import Lazily, torch, transformers
 
-torch = pytest.importorskip("torch")
-load_file = pytest.importorskip("safetensors.torch").load_file
+pytestmark = pytest.mark.reference
 
 TYPES = ("float16", "bfloat16", "float32", "float64", "int64", "int32", "int16", "int8", "uint8", "bool")
 YOUNG = ("float8_e4m3fn", "float8_e5m2", "uint16", "uint32", "uint64")
+of_torch = Lazily("safetensors.torch")
 formats = pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
 
 
@@ -178,7 +178,7 @@ def test_torch_reads_what_is_written_for_it(tmp_path, mapped):
 def test_safetensors_of_torch_reads_what_is_written(tmp_path):
     arrays = some_arrays()
     write_safetensors(tmp_path / "a.safetensors", arrays, {"format": "pt"})
-    loaded = load_file(tmp_path / "a.safetensors")
+    loaded = of_torch.load_file(tmp_path / "a.safetensors")
     assert_equal(arrays, {key: loaded[key] for key in arrays})
 
 
@@ -187,7 +187,6 @@ def test_safetensors_of_torch_reads_what_is_written(tmp_path):
 
 @pytest.fixture(scope="module")
 def segformer():
-    transformers = pytest.importorskip("transformers")
     config = transformers.SegformerConfig(
         hidden_sizes=[8, 16, 24, 32], depths=[1, 1, 1, 1], decoder_hidden_size=16, num_labels=5
     )
@@ -199,7 +198,7 @@ def test_save_pretrained(tmp_path, size, segformer):
     segformer.save_pretrained(tmp_path, max_shard_size=size)
     shards = sorted(tmp_path.glob("*.safetensors"))
     assert (len(shards) > 2) == (size == "60KB")
-    state = {key: tensor for shard in shards for key, tensor in load_file(shard).items()}
+    state = {key: tensor for shard in shards for key, tensor in of_torch.load_file(shard).items()}
     assert len(state) == len(segformer.state_dict())
     with open_weights(tmp_path) as weights:
         assert_equal({key: weights.arrays[key].load() for key in state}, state)

@@ -23,11 +23,11 @@ from helpers.reference import (
     save_as,
     segformer_config,
     theirs,
+    torch,
+    transformers,
 )  # fmt: skip
 
 pytestmark = pytest.mark.reference
-torch = pytest.importorskip("torch")
-transformers = pytest.importorskip("transformers")
 
 AUTHORS = [("cffm_b0_96x160", kind) for kind in KINDS] + [("cffmpp_b1_96x160", "pth legacy")]
 

@@ -1,6 +1,7 @@
 """Weights in wrappers of any kind: under any prefix, and beside other weights."""
 
 import dataclasses
+import functools
 
 import numpy as np
 import pytest
@@ -20,12 +21,16 @@ from cffm_jax.weights.open import open_stored
 from helpers.weight_files import TorchFile, torch_file
 
 MODEL = cffm_jax.create_model("segformer_b0", 3)
-KEYS = {key: layout.save(np.empty(shape, bool)).shape for key, (_, _, layout, shape) in key_map(MODEL).items()}
+
+
+@functools.cache
+def keys():
+    return {key: layout.save(np.empty(shape, bool)).shape for key, (_, _, layout, shape) in key_map(MODEL).items()}
 
 
 def released(value=1.0):
     """A SegFormer-B0 in the released layout, all of one number, which tells the sets apart."""
-    return {key: np.full(shape, value, np.float16) for key, shape in KEYS.items()}
+    return {key: np.full(shape, value, np.float16) for key, shape in keys().items()}
 
 
 def under(prefix, value=1.0):
@@ -194,7 +199,7 @@ def test_what_is_beside_is_left_over_where_nothing_can_tell_it():
         cffm_jax.convert_state_dict(state_dict, MODEL)
     del state_dict["n_averaged"]
     found = flatten(cffm_jax.convert_state_dict(state_dict, MODEL))
-    assert len(found) == len(KEYS) and all((leaf == 1).all() for leaf in found.values())
+    assert len(found) == len(keys()) and all((leaf == 1).all() for leaf in found.values())
 
 
 def test_a_chosen_entry_is_what_a_conversion_writes(tmp_path):

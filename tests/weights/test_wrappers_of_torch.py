@@ -7,9 +7,9 @@ import cffm_jax
 from cffm_jax.weights.naming.match import key_map
 from cffm_jax.weights.open import open_stored
 
-pytestmark = pytest.mark.reference
+from helpers.reference import torch
 
-torch = pytest.importorskip("torch")
+pytestmark = pytest.mark.reference
 
 MODEL = cffm_jax.create_model("segformer_b0", 3)
 
@@ -42,10 +42,10 @@ def in_place(net):
 
 WRAPS = {
     "compile": compiled,
-    "data parallel": torch.nn.DataParallel,
+    "data parallel": lambda net: torch.nn.DataParallel(net),
     "compile of data parallel": lambda net: compiled(torch.nn.DataParallel(net)),
     "data parallel of compile": lambda net: torch.nn.DataParallel(compiled(net)),
-    "average": torch.optim.swa_utils.AveragedModel,
+    "average": lambda net: torch.optim.swa_utils.AveragedModel(net),
     "average of compile": lambda net: torch.optim.swa_utils.AveragedModel(compiled(net)),
     "parts": in_place,
     "attribute": lambda net: torch.nn.ModuleDict({"segmentor": compiled(net), "loss": torch.nn.Linear(3, 3)}),

@@ -14,8 +14,9 @@ from jaxtyping import Array, Bool, Float, Float32, Int32
 
 from cffm_jax.config import Config, ModelConfig
 from cffm_jax.errors import InputError
-from cffm_jax.models import cffa, cfm, layers, windows
-from cffm_jax.models.centred_contexts import context_table
+from cffm_jax.models import cfm, layers
+from cffm_jax.models.contexts import cffa, windows
+from cffm_jax.models.contexts.centred import context_table
 from cffm_jax.models.criterion import Criterion
 from cffm_jax.models.encoders.names import size_of
 from cffm_jax.models.foreign.names import MethodNames

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from cffm_jax.models.centred_contexts import CentredSource
+from cffm_jax.models.contexts.centred import CentredSource
+from cffm_jax.models.contexts.windows import HALO, WINDOW
 from cffm_jax.models.foreign.layouts import (
     BATCH_NORM,
     COPY,
@@ -23,7 +24,6 @@ from cffm_jax.models.foreign.layouts import (
     weighted,
 )  # fmt: skip
 from cffm_jax.models.foreign.names import AS_RELEASED, RELEASED, HeadOrigin, Layer, MethodNames, rules
-from cffm_jax.models.windows import HALO, WINDOW
 
 
 def _square(x: np.ndarray) -> np.ndarray:

@@ -13,7 +13,20 @@ from cffm_jax.models.encoders import names as encoders
 from cffm_jax.models.encoders.backbone import ENCODER_PARTS, Size
 from cffm_jax.models.macs import macs
 
-from helpers.reference import CLASSES, STAGES, agree, assert_same_maps, converted, drawn, maps, maps_of, nhwc, theirs
+from helpers.reference import (
+    CLASSES,
+    STAGES,
+    agree,
+    assert_same_maps,
+    converted,
+    drawn,
+    maps,
+    maps_of,
+    nhwc,
+    theirs,
+    torch,
+    transformers,
+)  # fmt: skip
 
 CONVNEXT = (
     (r"embeddings\.patch_embeddings", "downsample_layers.0.0"),
@@ -91,7 +104,6 @@ def test_bfloat16_gives_bfloat16_maps():
 
 @pytest.mark.reference
 def test_convnext_gives_the_maps_of_huggingface():
-    transformers = pytest.importorskip("transformers")
     sizes = {"hidden_sizes": [96, 192, 384, 768], "depths": [3, 3, 9, 3]}
     network = transformers.ConvNextBackbone(transformers.ConvNextConfig(**sizes, out_features=STAGES))
     beside = re.compile(r"embeddings\.layernorm|.*downsampling_layer\.0")
@@ -101,7 +113,6 @@ def test_convnext_gives_the_maps_of_huggingface():
 @pytest.mark.reference
 @pytest.mark.parametrize("form", ["backbone", "classifier"])
 def test_huggingface_convnext(tmp_path, form):
-    transformers, torch = pytest.importorskip("transformers"), pytest.importorskip("torch")
     size = convnext.SIZES["convnext_tiny"]
     config = transformers.ConvNextConfig(
         hidden_sizes=list(size.channels), depths=list(size.depths), num_labels=CLASSES,

@@ -16,11 +16,11 @@ from helpers.reference import (
     save_as,
     segformer_config,
     theirs,
+    torch,
+    transformers,
 )  # fmt: skip
 
 pytestmark = pytest.mark.reference
-torch = pytest.importorskip("torch")
-transformers = pytest.importorskip("transformers")
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -3,10 +3,21 @@
 import numpy as np
 import pytest
 
-from helpers.reference import CLASSES, STAGES, agree, assert_same_maps, converted, drawn, maps, maps_of, nhwc, theirs
+from helpers.reference import (
+    CLASSES,
+    STAGES,
+    agree,
+    assert_same_maps,
+    converted,
+    drawn,
+    maps,
+    maps_of,
+    nhwc,
+    theirs,
+    transformers,
+)  # fmt: skip
 
 pytestmark = pytest.mark.reference
-transformers = pytest.importorskip("transformers")
 
 PVTV2 = (
     (r"encoder\.layers\.(\d)\.patch_embedding\.proj", "patch_embed{after}.proj"),

@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from cffm_jax.models.cffa import PooledSource, context_index
-from cffm_jax.models.windows import HALO, REGION, WINDOW
+from cffm_jax.models.contexts.cffa import PooledSource, context_index
+from cffm_jax.models.contexts.windows import HALO, REGION, WINDOW
 
 
 def assemble(

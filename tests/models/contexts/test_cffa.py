@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cffm_jax.models import cffa, windows
-from cffm_jax.models.assemble import assemble
 from cffm_jax.models.cfm import HEADS, MiningBlock
+from cffm_jax.models.contexts import cffa, windows
+from cffm_jax.models.contexts.assemble import assemble
 
 from helpers.resizes import naive_matrix
 

@@ -10,8 +10,9 @@ import pytest
 import cffm_jax
 from cffm_jax.config import ModelConfig
 from cffm_jax.errors import InputError
-from cffm_jax.models import cffa, cfm, windows
-from cffm_jax.models.centred_contexts import CentredSource, context_table
+from cffm_jax.models import cfm
+from cffm_jax.models.contexts import cffa, windows
+from cffm_jax.models.contexts.centred import CentredSource, context_table
 from cffm_jax.models.methods.cffm_names import without_place
 from cffm_jax.runtime.command_line import run_command
 from cffm_jax.tables import contexts

@@ -21,8 +21,8 @@ from jaxtyping import Array, Bool, Float, Float32, Int32, Int64
 
 from cffm_jax.config import ModelConfig
 from cffm_jax.models import layers
+from cffm_jax.models.contexts.windows import HALO, WINDOW, fine_index
 from cffm_jax.models.resize import interpolation_matrix
-from cffm_jax.models.windows import HALO, WINDOW, fine_index
 
 MASKED = -100.0
 """Added to the logits of cells outside the map."""

@@ -17,9 +17,10 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int64
 
 from cffm_jax.config import ModelConfig
-from cffm_jax.models import cffa, layers
-from cffm_jax.models.cffa import PooledSource
-from cffm_jax.models.windows import WINDOW
+from cffm_jax.models import layers
+from cffm_jax.models.contexts import cffa
+from cffm_jax.models.contexts.cffa import PooledSource
+from cffm_jax.models.contexts.windows import WINDOW
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,81 @@
+"""What the settings of a config must be together; the bounds of one alone stand beside its field."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from cffm_jax.config import POOLINGS, SECTIONS, SETTINGS, Config, ModelConfig
+from cffm_jax.errors import InputError
+from cffm_jax.rules import require_value, require_values
+
+
+def check_settings(config: Config, sections: Iterable[str] = SECTIONS) -> None:
+    """InputError for the first setting of these sections that breaks its rule, or for those that do
+    not fit together.
+
+    What depends on the machine, the dataset or the weights is checked where these are at hand.
+    """
+    for section in sections:
+        require_values(getattr(config, section), f"{section}.")
+    _require_contexts(config.model)
+    require_scale(config.data.scale, "data.", own="train" not in sections)
+    require_tiles(config.eval.tile, config.eval.overlap, "eval.")
+    offsets, receptive = config.data.offsets, config.model.receptive
+    if len(offsets) != len(receptive) or min(offsets, default=0) < 1 or list(offsets) != sorted(offsets)[::-1]:
+        remedy = f"give {len(receptive)} numbers of at least 1, the largest first; as many as --model.receptive"
+        raise InputError("--data.offsets", f"is {' '.join(map(str, offsets))}", remedy)
+    _ = config.data.frame_channels  # Raises what does not fit.
+    given, classes = config.loss.class_weights, config.model.num_classes
+    if given and len(given) != classes:
+        raise InputError("--loss.class_weights", f"has {len(given)} numbers", f"give {classes}, one for each class")
+    if not config.loss.cross_entropy and not config.loss.focal and not config.loss.dice:
+        raise InputError("--loss.cross_entropy", "no loss has a weight above 0", "give one of the three a weight")
+
+
+def check_model(settings: ModelConfig) -> None:
+    """InputError for the first setting of a model that breaks its rule, or for those that do not
+    fit together."""
+    require_values(settings, "model.")
+    _require_contexts(settings)
+
+
+def require_scale(scale: tuple[int, ...], prefix: str = "", *, own: bool = True) -> None:
+    """InputError unless these are a width and a height that frames can be resized to fit, or, where
+    that is allowed, 0 0 for their ``own``; ``prefix``: of the setting's section."""
+    if len(scale) != 2 or (min(scale) < 1 and not (own and scale == (0, 0))):
+        or_own = ", or 0 0 for the frames' own size" if own else ""
+        raise InputError(f"--{prefix}scale", f"is {scale}", f"give at least 1{or_own}")
+
+
+def require_tiles(tile: tuple[int, ...], overlap: int, prefix: str = "") -> None:
+    """InputError if these cannot be a tile's width and height, and the pixels that tiles share;
+    ``prefix``: of the settings' section, "eval."."""
+    require_value(f"{prefix}tile", tile, SETTINGS["eval.tile"])
+    if overlap == -1:
+        return
+    if not tile:
+        raise InputError(f"--{prefix}overlap", f"has no use without --{prefix}tile", f"give --{prefix}tile too")
+    if overlap not in range(0, min(tile), 32):
+        remedy = f"give a multiple of 32 below {min(tile)}, the tile's shorter side, or -1 for a quarter of it"
+        raise InputError(f"--{prefix}overlap", f"is {overlap}", remedy)
+
+
+def _require_contexts(settings: ModelConfig) -> None:
+    receptive, pooling, problem = settings.receptive, settings.pooling, ""
+    if not receptive or len(receptive) != len(pooling):
+        problem = f"r has {len(receptive)} numbers and p has {len(pooling)}: one of each for a reference"
+    elif settings.pooling_rule == "paper":
+        problem = "r and p must be at least 1" if min(*receptive, *pooling) < 1 else ""
+    elif not set(pooling) <= set(POOLINGS) or min(receptive) < 1:
+        problem = f"r must be at least 1 and p one of {list(POOLINGS)}, not {receptive} and {pooling}"
+    if problem:
+        raise InputError("--model.receptive, --model.pooling", problem, "see Tables 6 and 7 of the papers")
+    if 2 * settings.halo > settings.window:
+        half = settings.window // 2
+        raise InputError("--model.halo", f"{settings.halo} is more than half a window", f"give at most {half}")
+    if settings.pooling_rule == "release":
+        paper = "give --model.pooling_rule paper"
+        if settings.window != 7:
+            raise InputError("--model.window", f"{settings.window}: the release has windows of 7 alone", paper)
+        if settings.target_pooling not in POOLINGS:
+            raise InputError("--model.target_pooling", f"{settings.target_pooling} is none of {list(POOLINGS)}", paper)
