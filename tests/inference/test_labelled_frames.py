@@ -56,8 +56,12 @@ def setting(data):
     return VideoSegmenter(model, CONFIG), lively(model), videos, sparse
 
 
-def test_targets_have_the_masks_of_the_whole_video(setting):
+@pytest.mark.parametrize("tile", [(), pytest.param((64, 64), marks=pytest.mark.long)])
+def test_targets_have_the_masks_of_the_whole_video(setting, tile):
     segmenter, variables, videos, sparse = setting
+    if tile:
+        config = dataclasses.replace(CONFIG, eval=EvalConfig(chunk=8, tile=tile, overlap=32))
+        segmenter = VideoSegmenter(segmenter.model, config)
     whole = {}
     for chunk in segmenter.segment(variables, videos):
         for row, i in itertools.product(segmenter.rows, range(len(chunk.predictions))):
