@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,8 +15,15 @@ from cffm_jax.models.methods.method import INPUT_MULTIPLE, Method
 
 
 def variable_shapes(model: Method) -> dict[str, Any]:
-    """Shapes of the model's variables, whatever the clips' size, without computing anything. One
-    block a stage of the encoder is traced: a B5 has 52, and tracing is slower than reading them."""
+    """Shapes of the model's variables, whatever the clips' size, without computing anything."""
+    return jax.tree.map(lambda leaf: leaf, _traced_shapes(model))  # The dicts are the caller's own.
+
+
+@functools.lru_cache(maxsize=16)
+def _traced_shapes(model: Method) -> dict[str, Any]:
+    """Traced once, which takes a second or more: all that reads or writes weights asks several
+    times. One block a stage of the encoder is traced: a B5 has 52, and tracing is slower than
+    reading them."""
     clips = jax.ShapeDtypeStruct(
         (1, model.clip_frames, INPUT_MULTIPLE, INPUT_MULTIPLE, len(model.channels)), jnp.float32
     )

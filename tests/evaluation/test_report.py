@@ -74,10 +74,10 @@ def split(tmp_path_factory):
     """(page of VSPW's 343 videos, their scores, those as JSON): as large as it gets."""
     folder = tmp_path_factory.mktemp("report")
     videos = made_videos(folder / "frames", 343)
-    path = made_report(folder / "new" / "report", videos)
+    scored = made_scores(videos)
+    path = made_report(folder / "new" / "report", videos, scored)
     assert [file.name for file in path.parent.iterdir()] == ["index.html"]
     assert [file.name for file in path.parents[1].iterdir()] == ["report"]
-    scored = made_scores(videos)
     return path.read_text(), scored, to_json(scored, DATASET.names)
 
 

@@ -77,7 +77,7 @@ def made_about(model="cffmpp_b1", root="data/VSPW_480p", facts=None, dataset=DAT
     return write.about(config, dataset, facts or {"checkpoint": "runs/cffmpp_b1_vspw"}, model)
 
 
-def made_report(folder, videos):
+def made_report(folder, videos, scores=None):
     """The page of a CFFM++ on videos like VSPW's."""
     about = made_about()
-    return write.write_report(folder, made_scores(videos), about, DATASET, videos, shifted_masks)
+    return write.write_report(folder, scores or made_scores(videos), about, DATASET, videos, shifted_masks)

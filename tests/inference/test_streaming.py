@@ -84,7 +84,8 @@ def test_every_frame_is_answered_before_the_next_is_taken(network, frames, expec
         assert share_of_others(masks, expected[:6]) < 1e-3
 
 
-@pytest.mark.parametrize("name", ["segformer_b0", pytest.param("cffm_b0", marks=pytest.mark.long)])
+@pytest.mark.parametrize("name", ["segformer_b0", "cffm_b0"])
+@pytest.mark.long
 def test_smaller_models(name, frames, video):
     model, variables = made(name)
     model = model.clone(static=name == "cffm_b0")

@@ -1,12 +1,12 @@
 """The decoder against its definition: project, enlarge, concatenate, fuse, in this order."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from cffm_jax.models.decoder import FrameDecoder
-from cffm_jax.models.resize import resize_bilinear
+
+from helpers.resizes import naive_resize
 
 CHANNELS, WIDTH, SIZE = (5, 7, 6, 9), 8, (24, 16)
 
@@ -27,7 +27,7 @@ def defined(variables: dict, maps: list[np.ndarray], projection: str, train: boo
             y = y + project["bias"]
         else:
             y = np.maximum(batch_norm(y, project["norm"], stats.get(f"project{i}", {}).get("norm")), 0)
-        enlarged.append(np.asarray(resize_bilinear(jnp.asarray(y), SIZE)))
+        enlarged.append(naive_resize(y, SIZE))
     fused = np.concatenate(enlarged[::-1], -1) @ params["fuse"].reshape(-1, WIDTH)
     return np.maximum(batch_norm(fused, params["norm"], stats.get("norm")), 0)
 
@@ -76,7 +76,7 @@ def test_projections_differ_in_bias_and_norm(maps):
 def test_running_statistics_of_a_projection_are_those_of_its_own_stride(maps):
     module = FrameDecoder(WIDTH, projection="normalised")
     variables = drawn(module, maps)
-    _, updated = module.apply(variables, maps, True, mutable=["batch_stats"])
+    _, updated = jax.jit(lambda v, x: module.apply(v, x, True, mutable=["batch_stats"]))(variables, maps)
     tokens = (maps[2] @ variables["params"]["project3"]["kernel"]).reshape(-1, WIDTH)
     before, after = (v["batch_stats"]["project3"]["norm"] for v in (variables, updated))
     np.testing.assert_allclose(after["mean"], 0.9 * before["mean"] + 0.1 * tokens.mean(0), rtol=0, atol=1e-5)

@@ -15,7 +15,7 @@ from cffm_jax.models.contexts import cffa
 from cffm_jax.models.create import build_model
 from cffm_jax.models.encoders import mit
 from cffm_jax.models.encoders import names as encoders
-from cffm_jax.models.variables import variable_shapes
+from cffm_jax.models.variables import _traced_shapes, variable_shapes
 from cffm_jax.rules import with_changes
 from cffm_jax.tables.networks import Network
 from cffm_jax.tables.rows import TABLES
@@ -90,14 +90,23 @@ class Patches(nn.Module):
         return tuple(nn.Dense(channels)(x) for channels, x in zip(mit.SIZES["b0"].channels, means, strict=True))
 
 
+@pytest.fixture
+def encoder(request, monkeypatch):
+    """Ablations have patches: all have the same encoder, which takes longest to trace and to compile."""
+    patched = request.getfixturevalue("name") not in WITH_ENCODER
+    if patched:
+        monkeypatch.setattr(encoders, "make_encoder", lambda *_, **__: Patches())
+        _traced_shapes.cache_clear()  # The model is another now, and is none the less the same.
+    yield
+    if patched:
+        _traced_shapes.cache_clear()
+
+
 @pytest.mark.parametrize("name", [*VARIANTS, *OTHERS])
 @pytest.mark.long
-def test_one_training_step(name, monkeypatch):
+def test_one_training_step(name, encoder):
     config = (VARIANTS | OTHERS)[name]
     model, mesh = small(config), make_mesh(1)
-    if name not in WITH_ENCODER:
-        # All ablations have the same encoder, whose compilation takes longest.
-        monkeypatch.setattr(encoders, "make_encoder", lambda *_, **__: Patches())
     variables = weights(model)
     optimizer = optax.sgd(0.1)
     state = init_state(model, variables, optimizer, mesh)
@@ -149,7 +158,7 @@ def test_the_second_stage_on_eight_devices_is_that_on_one():
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_shapes_at_full_size(name):
+def test_shapes_at_full_size(name, encoder):
     config = VARIANTS[name]
     model = small(config)
     clips = jax.ShapeDtypeStruct((2, len(config.data.offsets) + 1, 480, 864, 3), jnp.float32)
