@@ -1,4 +1,5 @@
-"""Converts weights: python convert.py mit_b1.pth mit_b1.safetensors; python convert.py --inspect FILE"""
+"""Converts weights: python convert.py mit_b1.pth mit_b1.safetensors; python convert.py --inspect
+FILE"""
 
 from cffm_jax.commands.convert import main
 

@@ -1,4 +1,5 @@
-"""Evaluates a checkpoint: python eval.py --checkpoint runs/cffm_b1_vspw --config configs/b1_vspw.py"""
+"""Evaluates a checkpoint: python eval.py --checkpoint runs/cffm_b1_vspw --config
+configs/b1_vspw.py"""
 
 from cffm_jax.commands.evaluate import main
 

@@ -1,4 +1,5 @@
-"""The packages of the wheel: those of cffm_jax, and configs/ as cffm_jax.configs. All else is in pyproject.toml."""
+"""The packages of the wheel: those of cffm_jax, and configs/ as cffm_jax.configs. All else is in
+pyproject.toml."""
 
 from setuptools import find_packages, setup
 

@@ -69,8 +69,8 @@ class ModelConfig:
     """How r and p are read: as the release computes them (for p other than 7 windows are resized
     first, and regions lie off their middle), or as the papers describe them, for any r and p."""
     pooling_form: Literal["position", "full"] = setting("position", part="method")
-    """What pools a patch: a weight a position that all channels share, as released, or a dense layer
-    of all its positions and channels (Eq. 2). Either starts as the mean."""
+    """What pools a patch: a weight a position that all channels share, as released, or a dense
+    layer of all its positions and channels (Eq. 2). Either starts as the mean."""
     target_receptive: int = setting(35, least=1, part="method")
     """r' of the target's own pooled tokens."""
     target_pooling: int = setting(7, least=1, part="method")
@@ -120,7 +120,8 @@ class DataConfig:
     README."""
     channels: tuple[str, ...] = setting(RGB, of_weights=True)
     """Names of the frames' channels, in the order of the files. Other than red green blue (thermal,
-    depth, near-infrared) they keep the files' values, as float32, and need data.mean and data.std."""
+    depth, near-infrared) they keep the files' values, as float32, and need data.mean and
+    data.std."""
     mean: tuple[float, ...] = setting((), goes_with=("data.channels",), of_weights=True)
     """Mean of each channel, in the files' units; without any ImageNet's, of red green blue alone.
     python -m cffm_jax.data.check ROOT --channels NAME ... --statistics prints a dataset's."""
@@ -301,8 +302,8 @@ class TrainConfig:
 
 @dataclasses.dataclass(frozen=True)
 class LossConfig:
-    """The training loss of logits and labels; the papers' is the cross-entropy alone. The clip's and
-    the frames' logits (train.frame_loss_weight) have the same."""
+    """The training loss of logits and labels; the papers' is the cross-entropy alone. The clip's
+    and the frames' logits (train.frame_loss_weight) have the same."""
 
     cross_entropy: float = setting(1.0, least=0, goes_with=("loss.focal", "loss.dice"))
     """Weight of the cross-entropy."""
@@ -326,8 +327,8 @@ class LossConfig:
 @dataclasses.dataclass(frozen=True)
 class EvalConfig:
     chunk: int = setting(0, least=0, changes="nothing", remedy="give at least 1, or 0 for what suits the device")
-    """Target frames segmented in one jitted call; 0: 8, on a CPU as many as have together no more pixels
-    than one frame of 480p, and at least 1."""
+    """Target frames segmented in one jitted call; 0: 8, on a CPU as many as have together no more
+    pixels than one frame of 480p, and at least 1."""
     prototypes: Literal["video", "causal", "both"] = setting("video", changes="figures", part="method")
     """Prototypes of the whole video, of the frames seen so far, or a row of figures for each
     (CFFM++)."""
@@ -335,15 +336,16 @@ class EvalConfig:
     """Devices that share the videos, of each process; 0 uses all."""
     short_videos: Literal["auto", "left_out", "counted"] = setting("auto", changes="figures")
     """Whether videos of at most 16 labelled frames are left out of mIoU, the best checkpoint and so
-    on, as the released script has it for VSPW; auto: left out in VSPW's layout, counted in others."""
+    on, as the released script has it for VSPW; auto: left out in VSPW's layout, counted in
+    others."""
     max_videos: int = setting(0, least=0, changes="figures", remedy="give at least 1, or 0 for all")
     """Evaluate the first so many videos of the split only; 0 evaluates all."""
     tile: tuple[int, ...] = setting((), changes="figures", **TILE)
     """Width and height of the tiles that frames, resized as data.scale says, are segmented in, one
     after another: less memory for large ones. Without any they are segmented whole."""
     overlap: int = setting(-1, goes_with=("eval.tile",), changes="figures")
-    """Pixels that neighbouring tiles share at least, where their logits are blended; -1: a quarter of
-    a tile's shorter side."""
+    """Pixels that neighbouring tiles share at least, where their logits are blended; -1: a quarter
+    of a tile's shorter side."""
 
 
 @dataclasses.dataclass(frozen=True)

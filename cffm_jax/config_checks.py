@@ -1,4 +1,5 @@
-"""What the settings of a config must be together; the bounds of one alone stand beside its field."""
+"""What the settings of a config must be together; the bounds of one alone stand beside its
+field."""
 
 from __future__ import annotations
 

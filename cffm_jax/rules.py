@@ -166,8 +166,8 @@ def with_paths(options: Options, shown: Callable[[str], str] = "--{}".format) ->
       shown: from an option's dotted name to what messages call it.
 
     Raises:
-      InputError: one names an address, such as gs://bucket/run, of which a folder of that name would
-        be made here; or the home of a user that there is not.
+      InputError: one names an address, such as gs://bucket/run, of which a folder of that name
+        would be made here; or the home of a user that there is not.
     """
     rules, changes = about(type(options)), []
     for name, value in values(options).items():

@@ -1,8 +1,9 @@
-"""CFFM++ with MiT-B1 on VSPW: global temporal contexts on top of a trained CFFM, the second paper's main setting.
+"""CFFM++ with MiT-B1 on VSPW: global temporal contexts on top of a trained CFFM, the second paper's main
+setting.
 
 Command:   python train.py --config configs/b1_vspw_pp.py --init.model runs/cffm_b1_vspw
-Cost:      prototypes of all training videos, once; 40k iterations of 8 target frames, of which the global blocks and
-           their classifier alone learn
+Cost:      prototypes of all training videos, once; 40k iterations of 8 target frames, of which the
+           global blocks and their classifier alone learn
 Expected:  mIoU 39.9, weighted IoU 60.7, mVC8 89.1, mVC16 84.9 (CFFM++ paper, Table 1)
 """
 

@@ -1,6 +1,7 @@
 """CFFM with ConvNeXt-T on VSPW: b1_vspw with another backbone.
 
-Command:   python train.py --config configs/convnext_tiny_vspw.py --init.encoder convnext_tiny_1k_224_ema.pth
+Command:   python train.py --config configs/convnext_tiny_vspw.py
+           --init.encoder convnext_tiny_1k_224_ema.pth
 Cost:      160k iterations of 8 clips
 Expected:  not in the papers
 """

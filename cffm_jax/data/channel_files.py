@@ -44,8 +44,8 @@ def as_stored(data: bytes, channels: Channels) -> bool:
 
 
 def decode(path: FileName, data: bytes, channels: Channels) -> tuple[np.ndarray, int | None]:
-    """A frame f32[H,W,K] from the bytes of its file, upright, and its `pictures.orientation`. In RGB
-    it is u8[H,W,3].
+    """A frame f32[H,W,K] from the bytes of its file, upright, and its `pictures.orientation`. In
+    RGB it is u8[H,W,3].
 
     What is not finite, as where a depth is not known, is read as the channel's mean: 0 when it is
     normalised, as padding. Without a mean it stays.
@@ -69,7 +69,8 @@ def decode(path: FileName, data: bytes, channels: Channels) -> tuple[np.ndarray,
 
 
 def read_values(path: FileName, data: bytes) -> tuple[np.ndarray, int | None]:
-    """The values [H,W,K] of a file's bytes, upright, and its `pictures.orientation`; palettes as RGB.
+    """The values [H,W,K] of a file's bytes, upright, and its `pictures.orientation`; palettes as
+    RGB.
 
     Raises:
       UnreadableFile: it is cut off, damaged, too large, or of a kind that is not read.
@@ -106,7 +107,8 @@ def _tiff(path: FileName, data: bytes) -> tuple[np.ndarray, int | None]:
         with tifffile.TiffFile(io.BytesIO(data)) as file:
             pages = [page for page in file.pages if not page.subfiletype & _REDUCED]
             first = pages[0]
-            # Several pictures of one sample each are channels too: nothing else can be meant by them.
+            # Several pictures of one sample each are channels too: nothing else can be meant by
+            # them.
             if len(pages) > 1 and any(page.samplesperpixel > 1 or page.shape != first.shape for page in pages):
                 raise UnreadableFile(path, f"holds {len(pages)} pictures", f"give each a file, or {_AS_ARRAY}")
             if first.colormap is not None:
@@ -141,7 +143,8 @@ def _picture(path: FileName, data: bytes) -> tuple[np.ndarray, int | None]:
 
 
 def _require_room(path: FileName, shape: tuple[int, ...]) -> None:
-    """UnreadableFile for a size that the memory would not hold; Python's integers do not overflow."""
+    """UnreadableFile for a size that the memory would not hold; Python's integers do not
+    overflow."""
     if shape[0] * shape[1] > MAX_PIXELS or math.prod(shape) > _MAX_VALUES:
         problem = f"claims {'x'.join(map(str, shape))} values, {MAX_PIXELS} pixels and {_MAX_VALUES} values are allowed"
         raise UnreadableFile(path, problem, "save it smaller")

@@ -42,7 +42,8 @@ def load_evaluation_frame(
 
 
 def fit_frame(frame: np.ndarray, scale: tuple[int, int]) -> np.ndarray:
-    """Resizes a frame u8[H,W,3] or f32[H,W,K] bilinearly: first to fit the scale, then up to multiples of 32."""
+    """Resizes a frame u8[H,W,3] or f32[H,W,K] bilinearly: first to fit the scale, then up to
+    multiples of 32."""
     original = frame.shape[:2]
     for size in (augment.fitted_size(*original, box=scale), evaluation_size(*original, scale=scale)):
         if frame.shape[:2] != size:

@@ -44,8 +44,8 @@ class UnreadableFile(InputError):
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Nothing is warned of within: of damaged tags, for one, as the picture counts. Python's filters
-    are all threads', so that one at a time changes them."""
+    """Nothing is warned of within: of damaged tags, for one, as the picture counts. Python's
+    filters are all threads', so that one at a time changes them."""
     with _WARNINGS, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
@@ -84,7 +84,8 @@ def open_image(
     """The image in a file's bytes; only its header has been read, pixels are decoded on demand.
 
     Raises:
-      UnreadableFile: the bytes suit no reader (none of their first bytes), or claim more than MAX_PIXELS.
+      UnreadableFile: the bytes suit no reader (none of their first bytes), or claim more than
+        MAX_PIXELS.
     """
     reader = next((reader for start, reader in readers.items() if data.startswith(start)), None)
     try:

@@ -55,8 +55,8 @@ def read_values(path: FileName, data: bytes) -> MaskFile:
 
 
 def as_stored(values: np.ndarray, data: bytes) -> np.ndarray:
-    """Values of a PNG as Pillow gives them -> as the file holds them: it spreads those of a grey PNG
-    of 2 or 4 bits over 0..255, and makes truth values of one bit."""
+    """Values of a PNG as Pillow gives them -> as the file holds them: it spreads those of a grey
+    PNG of 2 or 4 bits over 0..255, and makes truth values of one bit."""
     bits = grey_bits(data)
     if 1 < bits < 8:
         return values // (255 // (2**bits - 1))

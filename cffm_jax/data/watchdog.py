@@ -63,7 +63,8 @@ class Watchdog:
                     raise self._stalled() from None
         if error is None:
             return value
-        # The loader itself writes nowhere else; and SIGBUS is how memory that is not there shows itself.
+        # The loader itself writes nowhere else; and SIGBUS is how memory that is not there shows
+        # itself.
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
             raise _too_small(str(error.strerror)) from error
         if any(process.exitcode == -signal.SIGBUS for process in self._processes):

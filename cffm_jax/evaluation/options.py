@@ -52,8 +52,9 @@ class EvalOptions:
     """Draw some of the videos to this folder: sheet.png (frame, per-frame, CFFM, truth) and
     overlay.mp4."""
     beside: tuple[str, ...] = setting((), path=True, only_with="pictures")
-    """Folders of other networks' masks, DIR/<video>/<frame>.png as --save_predictions writes them (a
-    SegFormer that was trained for itself): each is a further row of --pictures, named as its folder."""
+    """Folders of other networks' masks, DIR/<video>/<frame>.png as --save_predictions writes them
+    (a SegFormer that was trained for itself): each is a further row of --pictures, named as its
+    folder."""
     report: str = setting("", place=True, **_OF_FIGURES)
     """Write a page to this new folder that shows all figures beside the papers', the best and the
     worst videos, and what is taken for what: DIR/index.html, for any browser, without a network."""

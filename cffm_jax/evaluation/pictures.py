@@ -55,7 +55,8 @@ class FrameStrips:
         first: int = 9,
         channels: Channels = COLOURS,
     ):
-        """``videos`` to be segmented, ``count`` of them drawn; ``colours``, ``first``, ``channels`` as below."""
+        """``videos`` to be segmented, ``count`` of them drawn; ``colours``, ``first``, ``channels``
+        as below."""
         chosen = [videos[i] for i in spread(count, len(videos))] if videos else []
         # Of two times the later one: the first frames of a video have no references.
         self._times = {video.name: shown_times(video, 2, first)[-1] for video in chosen}
@@ -185,7 +186,8 @@ class PictureCollector:
                 write_png(self.folder / "sheet.png", contact_sheet(strips, self._names, self._colours))
 
     def _masks_beside(self, video: Video, time: int, size: tuple[int, ...]) -> dict[str, np.ndarray]:
-        """A frame's masks of other networks. InputError: one cannot be read, or is of another size."""
+        """A frame's masks of other networks. InputError: one cannot be read, or is of another
+        size."""
         masks = {}
         for name, paths in self._beside[video.name]:
             masks[name] = mask = read_prediction(paths[time], len(self._names), video.coding.colours)

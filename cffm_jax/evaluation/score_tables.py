@@ -53,7 +53,8 @@ def _cutoff(rows: Mapping[str, Scores], longer_than: int | None) -> int:
 
 
 def _measured(rows: Mapping[str, Scores], metrics: Sequence[Metric], longer_than: int | None) -> str:
-    """A line: in how many videos the metrics of whole videos could be measured, the same in all rows."""
+    """A line: in how many videos the metrics of whole videos could be measured, the same in all
+    rows."""
     counts = next((scores.measured(longer_than) for scores in rows.values()), {})
     told = ", ".join(f"{metric.title} {counts[metric.key]}" for metric in metrics if metric.key in counts)
     return f"\nVideos that could be measured: {told}." if told else ""

@@ -1,6 +1,6 @@
 """A stream as a folder that runs with JAX alone: its step as StableHLO (`jax.export`), its weights.
 
-    <folder>/step.jax             (weights, state, frames u8[S,H0,W0,3]) -> (state, masks u8[S,H0,W0])
+    <folder>/step.jax             (weights, state, frames u8[S,H0,W0,3]) -> (state, u8[S,H0,W0])
     <folder>/weights.safetensors  the arrays by their paths
     <folder>/model.json           what it is, and the files' sha256
     <folder>/exported.py          the loader, 30 lines of code

@@ -40,7 +40,8 @@ class State(NamedTuple):
     Attributes:
       clock: frames of each stream so far.
       ages: frames of each stream since its start or its last reset.
-      ring: for each reference (or once, for all) the arrays of ``Method.remember`` [L, S, ...]; () without references.
+      ring: for each reference (or once, for all) the arrays of ``Method.remember`` [L, S, ...]; ()
+        without references.
       recurrent: the arrays of ``Method.start`` [S, ...]; () for a method without any.
 
     Of frames in tiles ring and recurrent have T * S streams, those of the first tile first.
@@ -83,10 +84,10 @@ class Engine:
       apart: compute the streams of a step one after another, not as a batch.
       scores: whether ``segment`` gives the first row's scores.
       logits: whether it gives its logits.
-      tiles: how frames are cut. Each tile is a stream with a memory of its own, which sees one place
-        of the frames; they are computed one after another, so that what is computed in between
-        takes the memory of one. Frames of one tile are segmented whole, by the same program as
-        without.
+      tiles: how frames are cut. Each tile is a stream with a memory of its own, which sees one
+        place of the frames; they are computed one after another, so that what is computed in
+        between takes the memory of one. Frames of one tile are segmented whole, by the same program
+        as without.
     """
 
     model: Method
@@ -157,7 +158,8 @@ class Engine:
     def _in_tiles(
         self, tiles: Tiles, variables: dict[str, Any], state: State, frames: jax.Array, prototypes: jax.Array | None
     ) -> tuple[State, dict[str, jax.Array]]:
-        """The next state and the logits f32[S, m, H/4, W/4, K] of each row, blended of the tiles'."""
+        """The next state and the logits f32[S, m, H/4, W/4, K] of each row, blended of the
+        tiles'."""
         streams, n, h, w = frames.shape[:4]
 
         def segment(so_far: tuple[Any, Any, dict[str, jax.Array]], number: jax.Array) -> tuple[Any, None]:
@@ -279,8 +281,9 @@ def _remembered(model: Method, size: tuple[int, int]) -> tuple[Tree, ...]:
 
 
 def how_far_back(offsets: Sequence[int]) -> Int32[np.ndarray, "_ {len(offsets)}"]:
-    """By the frames that a stream has seen (M: or more), how many frames ago its references were. 0 is
-    the target itself: it stands in for all where there are none, and early on for one that lies close."""
+    """By the frames that a stream has seen (M: or more), how many frames ago its references were. 0
+    is the target itself: it stands in for all where there are none, and early on for one that lies
+    close."""
     ages = range(max(offsets, default=0) + 1)
     indices = (clips.reference_indices(age, offsets) or (age,) * len(offsets) for age in ages)
     rows = [[age - index for index in row] for age, row in zip(ages, indices)]

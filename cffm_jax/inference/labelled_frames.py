@@ -60,8 +60,8 @@ def segment_targets(segmenter: VideoSegmenter, variables: dict[str, Any], videos
 
 
 def _of_whole_videos(segmenter: VideoSegmenter, variables: dict[str, Any], videos: Sequence[Video]) -> Iterator[Chunk]:
-    """The same for a method whose state takes in every frame: all up to the last one with a mask are
-    segmented."""
+    """The same for a method whose state takes in every frame: all up to the last one with a mask
+    are segmented."""
     for video in videos:
         for chunk in segmenter.segment(variables, [_up_to_last_target(video)], labels=False):
             for i, masks in enumerate(zip(*chunk.masks.values(), strict=True), chunk.start):

@@ -89,8 +89,8 @@ class Weights:
           scale: width and height that frames are resized to fit; (0, 0): their own size; None:
             ``data.scale``.
           tile: width and height of the tiles that they are then segmented in; none: whole.
-          overlap: pixels that tiles share at least, where their logits are blended; -1: a quarter of
-            a tile's shorter side.
+          overlap: pixels that tiles share at least, where their logits are blended; -1: a quarter
+            of a tile's shorter side.
           told: called with the ``inference.streaming.Footprint`` before the first frame is
             segmented.
 

@@ -90,9 +90,9 @@ class StreamSegmenter:
           tiles: how frames, once resized, are cut; None: not at all.
 
         Raises:
-          InputError: the offsets are no such numbers, or not as many as the references, or the frames or
-            tiles are too small for the method's state: they have fewer tokens than prototypes,
-            which are those of the frames so far.
+          InputError: the offsets are no such numbers, or not as many as the references, or the
+            frames or tiles are too small for the method's state: they have fewer tokens than
+            prototypes, which are those of the frames so far.
         """
         offsets = config.data.offsets
         if model.reference_names:

@@ -37,8 +37,8 @@ class Tiling:
 
     @classmethod
     def of(cls, tile: tuple[int, ...], overlap: int = -1, prefix: str = "") -> Tiling | None:
-        """The tiling that two settings ask for: ``tile``, a width and a height (none: no tiling), and
-        ``overlap``, pixels (-1: a quarter of the shorter side, up to a multiple of 32).
+        """The tiling that two settings ask for: ``tile``, a width and a height (none: no tiling),
+        and ``overlap``, pixels (-1: a quarter of the shorter side, up to a multiple of 32).
 
         Raises:
           InputError: they break their rules; ``prefix`` stands before their names.

@@ -143,8 +143,8 @@ def _cluster(
     frames: jax.Array,
     valid: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
-    """u8[f, H, W, 3] or f32[f, H, W, K], valid bool[f] -> centres f32[P, C], inertia f32[]; some frames
-    at a time, so that memory does not grow with f, or of each frame in tiles one."""
+    """u8[f, H, W, 3] or f32[f, H, W, K], valid bool[f] -> centres f32[P, C], inertia f32[]; some
+    frames at a time, so that memory does not grow with f, or of each frame in tiles one."""
     h, w = frames.shape[1:3]
     tiles = tiles_of(tiling, (h, w))
 

@@ -22,8 +22,8 @@ class Frame(NamedTuple):
       number: which frame of the input it is, from 0.
       time: seconds since the input's first frame.
       name: what its mask is called.
-      damaged: whether the decoder had to fill gaps, in it or in a frame since the last key frame, on
-        which it may build.
+      damaged: whether the decoder had to fill gaps, in it or in a frame since the last key frame,
+        on which it may build.
     """
 
     pixels: np.ndarray
@@ -132,7 +132,8 @@ class Source:
     warnings: list[str] = dataclasses.field(default_factory=list)
 
     def read_as(self, channels: Channels) -> None:
-        """Has the frames that are still to come read with these channels. InputError: it has RGB alone."""
+        """Has the frames that are still to come read with these channels. InputError: it has RGB
+        alone."""
         if not channels.coloured and not self.files:
             problem = f"is a video in RGB, but the network's frames have {', '.join(channels.names)}"
             raise InputError(self.name, problem, "give a folder of its frames: .npy, .tif or .png")

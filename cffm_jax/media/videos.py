@@ -88,7 +88,8 @@ def _open(file: Piped, name: str, selection: Selection, live: bool) -> Iterator[
 
 
 def _several(av: Any, name: str, container: Any, stream: Any) -> list[str]:
-    """A remark if the stream is one of several videos. InputError if it is but a tile of a picture."""
+    """A remark if the stream is one of several videos. InputError if it is but a tile of a
+    picture."""
     kinds = av.stream.Disposition
     videos = [each for each in container.streams.video if not each.disposition & kinds.attached_pic]
     if len(videos) < 2:
@@ -202,8 +203,8 @@ class _Reader:
         self._source.warnings += [f"{self._source.name}: {each}" for each in notes]
 
     def _decoded(self) -> Iterator[tuple[Any, bool]]:
-        """Frames in order, each with whether it is damaged; packets that cannot be decoded are passed
-        over, as players do.
+        """Frames in order, each with whether it is damaged; packets that cannot be decoded are
+        passed over, as players do.
 
         FFmpeg tells of the frames whose gaps it fills (``is_corrupt``), and not of those that build
         on them: all may until the next key frame.

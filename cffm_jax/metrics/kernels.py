@@ -26,7 +26,7 @@ def _compiled(function: Callable) -> Callable:
         return numba.njit(nogil=True)(function)
 
 
-# --- consistency -----------------------------------------------------------------------------------------------------
+# --- consistency ----------------------------------------------------------------------------------
 
 
 def start_ages(pixels: int, longest: int) -> np.ndarray:
@@ -103,7 +103,7 @@ def add_frames(labels, predictions, last_label, last_prediction, ages, lengths):
     return ages, windows, steady
 
 
-# --- confusion -------------------------------------------------------------------------------------------------------
+# --- confusion ------------------------------------------------------------------------------------
 
 
 @_compiled
@@ -152,7 +152,7 @@ def add_pairs(labels, predictions, counts, most):
     return counted
 
 
-# --- boundaries ------------------------------------------------------------------------------------------------------
+# --- boundaries -----------------------------------------------------------------------------------
 
 
 @_compiled

@@ -17,8 +17,8 @@ from cffm_jax.metrics.confusion import CONFUSION, Confusion
 from cffm_jax.metrics.metric import Metric, Statistic, mean
 
 RELEASE_LONGER_THAN = 16
-"""The released script leaves videos with at most so many frames out of every figure: a rule of VSPW's
-benchmark."""
+"""The released script leaves videos with at most so many frames out of every figure: a rule of
+VSPW's benchmark."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -145,8 +145,8 @@ class Scores:
         return self.merge(dataclasses.replace(self, videos=(video,)))
 
     def merge(self, other: Scores) -> Scores:
-        """The videos of both. ValueError for other classes or another cutoff, or for a video that both
-        have."""
+        """The videos of both. ValueError for other classes or another cutoff, or for a video that
+        both have."""
         if other.num_classes != self.num_classes:
             raise ValueError(f"scores of {self.num_classes} and of {other.num_classes} classes do not merge")
         if other.cutoff != self.cutoff:

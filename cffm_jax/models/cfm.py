@@ -50,8 +50,8 @@ class MLP(nn.Module):
 
 
 class _Pool(nn.Module):
-    """Learned pooling of one source: a weight a position, shared by all channels, and one bias; or a
-    dense layer of all positions and channels. Either starts as the mean."""
+    """Learned pooling of one source: a weight a position, shared by all channels, and one bias; or
+    a dense layer of all positions and channels. Either starts as the mean."""
 
     source: cffa.PooledSource
 

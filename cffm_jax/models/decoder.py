@@ -109,7 +109,7 @@ def decoder_macs(
 
 
 def decoder_elements(channels: Sequence[int], height: int, width: int, features: int, *, normalised: bool) -> int:
-    """Counts what the papers add to the decoder's products, see ``macs.ELEMENTWISE``: a projection's
-    bias, or its norm and ReLU; the fused map's norm and ReLU."""
+    """Counts what the papers add to the decoder's products, see ``macs.ELEMENTWISE``: a
+    projection's bias, or its norm and ReLU; the fused map's norm and ReLU."""
     positions = [(height // stride) * (width // stride) for stride in STRIDES[: len(channels)]]
     return ((3 if normalised else 2) * sum(positions) + 3 * positions[0]) * features

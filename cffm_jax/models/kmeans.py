@@ -155,7 +155,7 @@ def update_running(
     return RunningClusters(centres + new.mean, jnp.maximum(counts, 1), state.frames + 1)
 
 
-# --- Lloyd's iteration -----------------------------------------------------------------------------------------------
+# --- Lloyd's iteration ----------------------------------------------------------------------------
 
 
 class _Tokens(NamedTuple):

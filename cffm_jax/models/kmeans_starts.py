@@ -63,4 +63,5 @@ def _plus_plus(key: jax.Array, tokens: jax.Array, valid: jax.Array | None, k: in
 
 
 STARTS = {"k-means++": _plus_plus, "random": _random}
-"""By name: a function of the key, the tokens f32[N, C], bool[N] valid or None, and k -> f32[k, C]."""
+"""By name: a function of the key, the tokens f32[N, C], bool[N] valid or None, and k -> f32[k,
+C]."""

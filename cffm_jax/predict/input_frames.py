@@ -18,7 +18,8 @@ _WAY = "{l_bar}{bar}| {n:.0f}/{total:.0f} s [{elapsed}<{remaining}]"
 
 
 def first_frame(source: Source, selection: Selection) -> Frame:
-    """The first of the frames that were selected. InputError: there is none, or it cannot be read."""
+    """The first of the frames that were selected. InputError: there is none, or it cannot be
+    read."""
     with _passing_over(source, selection.start):
         first = next(source.frames, None)
     if first is None:

@@ -69,8 +69,8 @@ class Request:
     """Write scores/<frame>.png: the probability that the network gives each pixel's class, of all
     classes, in 16 bits: 65535 is 1."""
     logits: bool = False
-    """Write logits/<frame>.npz: the logits of all classes as the network gives them, at a quarter of
-    its input's size, 13 MB for a frame of 480p and 124 classes."""
+    """Write logits/<frame>.npz: the logits of all classes as the network gives them, at a quarter
+    of its input's size, 13 MB for a frame of 480p and 124 classes."""
     overlay: bool = True
     """Write overlay.mp4 (H.264, each frame at its time in the input), of a single image
     overlay.png."""
@@ -101,8 +101,8 @@ class Request:
     """Width and height that frames are resized to fit for the network, aspect kept; 0 0: their own
     size. Default: as the checkpoint was evaluated, 853 480 for VSPW."""
     tile: tuple[int, ...] = setting((), **TILE)
-    """Width and height of tiles that frames, resized, are segmented in, one after another, for those
-    too large for memory. Default: whole frames."""
+    """Width and height of tiles that frames, resized, are segmented in, one after another, for
+    those too large for memory. Default: whole frames."""
     overlap: int = -1
     """Pixels that neighbouring tiles share at least, where their logits are blended: a multiple of
     32; -1: a quarter of the tile's shorter side."""
@@ -145,7 +145,8 @@ def predict(request: Request) -> str:
         source = stack.enter_context(open_source(request.inputs, selection, request.rate))
         if request.refuse_damaged:
             source.frames = whole_frames(source, source.frames)
-        # Of a video its first frame's faults, and of all what is not installed, show before the weights are loaded.
+        # Of a video its first frame's faults, and of all what is not installed, show before the
+        # weights are loaded.
         if request.overlay and not source.single:
             require_av("--overlay", "give --no-overlay")
         first = None if source.files else first_frame(source, selection)
@@ -186,8 +187,8 @@ def predict(request: Request) -> str:
 
 
 class _Job(NamedTuple):
-    """A prediction: its frames, its segmenter, its outputs and their place; ``footprints``: of a step
-    of the segmenter, once it is known."""
+    """A prediction: its frames, its segmenter, its outputs and their place; ``footprints``: of a
+    step of the segmenter, once it is known."""
 
     request: Request
     source: Source

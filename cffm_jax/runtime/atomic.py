@@ -65,8 +65,8 @@ def whole_file(path: str | Path, remedy: str = _ROOM) -> Iterator[Path]:
     """The name to write to: it becomes ``path`` when the block ends, and goes if the block fails.
 
     Raises:
-      InputError: the folder cannot be written, the disk is full, with ``remedy``, or another process
-        is writing the file.
+      InputError: the folder cannot be written, the disk is full, with ``remedy``, or another
+        process is writing the file.
     """
     path = Path(path)
     partial = _beside(path)

@@ -135,8 +135,8 @@ class Lock:
         return None
 
     def _take_away(self, found: bytes) -> bool:
-        """Removes the file of a process that is gone, and says whether it did: one process at a time,
-        so that none removes what another put there since."""
+        """Removes the file of a process that is gone, and says whether it did: one process at a
+        time, so that none removes what another put there since."""
         guard = self._file.with_name(f"{self._file.name}.guard")
         try:
             os.close(os.open(guard, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644))
@@ -190,7 +190,8 @@ def _started(process: int) -> str:
     except PermissionError:  # Another user's.
         pass
     try:
-        # The name in brackets may hold anything. After it: the state, and as the twentieth the start.
+        # The name in brackets may hold anything. After it: the state, and as the twentieth the
+        # start.
         fields = Path(f"/proc/{process}/stat").read_text(errors="replace").rpartition(")")[2].split()
     except FileNotFoundError:
         return "" if Path("/proc/self/stat").exists() else "unknown"

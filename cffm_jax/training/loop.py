@@ -203,8 +203,8 @@ class _Training:
         return metrics
 
     def write_log(self) -> None:
-        """Writes the line that is due; InputError if too many iterations were not applied, one after
-        the other."""
+        """Writes the line that is due; InputError if too many iterations were not applied, one
+        after the other."""
         if self._unlogged is None:
             return
         (step, metrics, logs), self._unlogged = self._unlogged, None

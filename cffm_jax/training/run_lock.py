@@ -17,8 +17,8 @@ _FILE = ".lock"
 class RunLock:
     """A context manager that all processes of a run enter; the first one takes the lock.
 
-    The folder of a new run is made when all else has proved sound: it is locked then, by `take`. One
-    that is there is locked from the start, before anything in it is read.
+    The folder of a new run is made when all else has proved sound: it is locked then, by `take`.
+    One that is there is locked from the start, before anything in it is read.
     """
 
     def __init__(self, workdir: Path):

@@ -206,8 +206,8 @@ def require_start(model: Method, init: InitConfig) -> None:
 
 
 def check(config: Config, mesh: Mesh) -> Classes | None:
-    """The classes that the dataset states, None without any. InputError for settings that do not fit
-    the machine or the dataset's folder."""
+    """The classes that the dataset states, None without any. InputError for settings that do not
+    fit the machine or the dataset's folder."""
     require_shares(config.train.batch_size, mesh, config.train.accumulate)
     chosen_devices(config.eval.devices, mesh.local_devices)
     manifest_of(config.data)

@@ -17,9 +17,9 @@ from cffm_jax.weights.files.stored_array import StoredArray
 def extended(kernel: np.ndarray, channels: Channels) -> np.ndarray:
     """The kernel f32[..., K, C] for K channels, of f32[..., 3, C] for red, green and blue.
 
-    A colour keeps its filters; every other channel takes the mean of the three times 3 / K. Where no
-    colour is among them, the same values in all channels, such as a single grey one, give what the
-    RGB network gives of a grey picture that is normalised alike.
+    A colour keeps its filters; every other channel takes the mean of the three times 3 / K. Where
+    no colour is among them, the same values in all channels, such as a single grey one, give what
+    the RGB network gives of a grey picture that is normalised alike.
     """
     other = kernel.mean(-2) * (len(RGB) / len(channels))
     each = [kernel[..., RGB.index(name), :] if name in RGB else other for name in channels.names]

@@ -64,8 +64,8 @@ class Command:
     """Print --loss.class_weights for train.py by how often the classes occur: the median of their
     shares over a class's own, or 1 / ln(1.02 + share)."""
     channels: tuple[str, ...] = RGB
-    """Names of the frames' channels, in the order of the files; other than red green blue they are read
-    as they are stored."""
+    """Names of the frames' channels, in the order of the files; other than red green blue they are
+    read as they are stored."""
     statistics: bool = False
     """Print --data.channels, --data.mean and --data.std for train.py, over the finite values of the
     training split; where it is not among the splits, of all of them."""
@@ -121,8 +121,8 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _statistics(result: Survey, names: Sequence[str]) -> str:
-    """What they were measured on, and the options that state the channels. InputError: none of their
-    values is finite."""
+    """What they were measured on, and the options that state the channels. InputError: none of
+    their values is finite."""
     split = DataConfig.train_split
     chosen = result.splits.get(split, tuple(result.videos))
     over = split if split in result.splits else ", ".join(result.splits)

@@ -176,7 +176,8 @@ class Cityscapes(Layout):
     )
 
     def splits(self, root: str, *, empty: bool = False) -> tuple[str, ...]:
-        """As `Layout.splits`; InputError names the package that is missing, where another is there."""
+        """As `Layout.splits`; InputError names the package that is missing, where another is
+        there."""
         if os.path.isdir(os.path.join(root, STILLS)) and not os.path.isdir(os.path.join(root, SEQUENCES)):
             _cities(root, SEQUENCES, SPLITS[0], stop)
         return super().splits(root, empty=empty)

@@ -44,8 +44,8 @@ def list_files(folder: str, suffixes: Sequence[str], others: list[str] | None = 
 
 
 def count_by_suffix(paths: Iterable[str]) -> dict[str, int]:
-    """How many paths have each suffix, as it is written, the most frequent first; "folder" of a path
-    that ends with a /, "no suffix" of those without."""
+    """How many paths have each suffix, as it is written, the most frequent first; "folder" of a
+    path that ends with a /, "no suffix" of those without."""
     kinds = ("folder" if path.endswith(os.sep) else os.path.splitext(path)[1] or "no suffix" for path in paths)
     return dict(Counter(kinds).most_common())
 

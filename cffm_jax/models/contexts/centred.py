@@ -80,8 +80,8 @@ class CentredSource(PooledSource):
         return cffa.flat_index(self._along(nh), self._along(nw), self.cells)
 
     def _along(self, count: int) -> np.ndarray:
-        """The tokens' places in the grid, [n, t], for the windows of an axis; outside of it where they
-        lie outside the map."""
+        """The tokens' places in the grid, [n, t], for the windows of an axis; outside of it where
+        they lie outside the map."""
         middles = self.window * np.arange(count)[:, None] + self.middles
         return middles // self.window * self.cells + np.searchsorted(self.places, middles % self.window)
 

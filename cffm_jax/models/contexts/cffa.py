@@ -75,8 +75,8 @@ class PooledSource:
     def pooled(
         self, x: Float[Array, "N H W C"], weight: Float[Array, ...], bias: Float[Array, " _"]
     ) -> Float[Array, "N _ _ C"]:
-        """The grid of cells of a padded map. Weights are p * p, and one bias, or [p * p, C, C] and C
-        biases where ``full``."""
+        """The grid of cells of a padded map. Weights are p * p, and one bias, or [p * p, C, C] and
+        C biases where ``full``."""
         return (pool_full if self.full else pool)(x, weight, bias, self)
 
     def cell_index(
@@ -95,8 +95,8 @@ def source(name: str, r: int, p: int, window: int = WINDOW, full: bool = False) 
     """A row of the context table from r and p (section 3.2; ablated: Tables 6, 7), as released.
 
     A window reads r / p cells a side, rounded to the nearest odd number (up where two are as near),
-    as the cells have a middle one. The papers' r and p, sound as ``config.check_model`` has it, come
-    out as the release's; it has windows of 7 alone.
+    as the cells have a middle one. The papers' r and p, sound as ``config_checks.check_model`` has it,
+    come out as the release's; it has windows of 7 alone.
     """
     return PooledSource(name, *WINDOW_CELLS[p], reach=2 * int(r / p / 2) + 1, window=window, full=full)
 
@@ -166,7 +166,7 @@ def pool_full(
     return layers.matmul(patches.reshape(n, nh * m, nw * m, -1), weight.reshape(-1, c), x.dtype) + bias.astype(x.dtype)
 
 
-# --- static tables -------------------------------------------------------------------------------------------------
+# --- static tables --------------------------------------------------------------------------------
 
 
 def cell_index(
@@ -178,7 +178,8 @@ def cell_index(
 
 
 def flat_index(rows: np.ndarray, columns: np.ndarray, cells: int) -> tuple[np.ndarray, np.ndarray]:
-    """``cell_index`` of the rows [nh, K] and columns [nw, K] of a grid of so many cells a window."""
+    """``cell_index`` of the rows [nh, K] and columns [nw, K] of a grid of so many cells a
+    window."""
     height, width = cells * len(rows), cells * len(columns)
     above, beside = (rows < 0) | (rows >= height), (columns < 0) | (columns >= width)
     outside = above[:, None, :, None] | beside[None, :, None, :]

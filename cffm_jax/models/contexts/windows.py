@@ -4,8 +4,8 @@ A map is cut into windows of s x s positions. The *fine* context of a window is 
 region: the window and a halo that wraps around the map, in the release 13x13 of s = 7 and a halo of
 3. Without a halo it is the window alone, the papers' (r_t, p_t) = (s, 1).
 
-Dimension key: N maps, h w sides of a map, C channels, D channels of a head, A heads, nh nw windows a
-side, K side of what is read.
+Dimension key: N maps, h w sides of a map, C channels, D channels of a head, A heads, nh nw windows
+a side, K side of what is read.
 """
 
 from __future__ import annotations
@@ -74,7 +74,8 @@ def fine_index(
 
 @functools.cache
 def relative_index(reach: int, window: int = WINDOW) -> Int32[np.ndarray, "{window}**2 {reach}**2"]:
-    """Index into a flat (s - 1 + K) x (s - 1 + K) table: row yq - yk + K - 1, column xq - xk + K - 1."""
+    """Index into a flat (s - 1 + K) x (s - 1 + K) table: row yq - yk + K - 1, column xq - xk + K -
+    1."""
     q, k = np.arange(window), np.arange(reach)
     difference = q[:, None] - k[None, :] + reach - 1  # [s, K]
     index = difference[:, None, :, None] * (window - 1 + reach) + difference[None, :, None, :]

@@ -61,14 +61,14 @@ class Encoder(nn.Module):
     remat: layers.Remat = "none"
 
     def stage(self, index: int, drop_paths: tuple[float, ...]) -> Callable[[jax.Array, bool], tuple[jax.Array, ...]]:
-        """The module of a stage: (what the stage before gave, ``train``) -> (what the next one reads,
-        the stage's map). ``drop_paths``: those of its blocks."""
+        """The module of a stage: (what the stage before gave, ``train``) -> (what the next one
+        reads, the stage's map). ``drop_paths``: those of its blocks."""
         raise NotImplementedError
 
     @nn.compact
     def __call__(self, frames: Float[Array, "N H W K"], train: bool = False) -> tuple[Float[Array, "N _ _ _"], ...]:
-        """Four maps [N, H/s, W/s, C_s], s in ``STRIDES``, of normalised frames; H and W are multiples
-        of 32."""
+        """Four maps [N, H/s, W/s, C_s], s in ``STRIDES``, of normalised frames; H and W are
+        multiples of 32."""
         rates = np.linspace(0, self.drop_path, sum(self.size.depths)).tolist()
         x, maps = frames.astype(self.dtype), []
         for i, depth in enumerate(self.size.depths):

@@ -303,7 +303,8 @@ class Method(nn.Module):
     def loss(
         self, batch: Batch, frame_loss_weight: float, criterion: Criterion = cross_entropy
     ) -> tuple[Float32[Array, ""], dict[str, Float32[Array, ""]]]:
-        """The training loss of a batch and its parts by name; ``criterion``: that of a set of logits.
+        """The training loss of a batch and its parts by name; ``criterion``: that of a set of
+        logits.
 
         Needs a "dropout" key and mutable "batch_stats".
         """

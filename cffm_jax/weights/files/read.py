@@ -168,7 +168,7 @@ def file_digest(files: Sequence[str | Path]) -> str:
     return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
-# --- files and folders ----------------------------------------------------------------------------------------------
+# --- files and folders ----------------------------------------------------------------------------
 
 
 def _describe(path: Path, stack: contextlib.ExitStack) -> WeightFile:
