@@ -1,5 +1,5 @@
-"""CFFM++ with MiT-B1 on VSPW: global temporal contexts on top of a trained CFFM, the second paper's main
-setting.
+"""CFFM++ with MiT-B1 on VSPW: global temporal contexts on top of a trained CFFM, the second paper's
+main setting.
 
 Command:   python train.py --config configs/b1_vspw_pp.py --init.model runs/cffm_b1_vspw
 Cost:      prototypes of all training videos, once; 40k iterations of 8 target frames, of which the
