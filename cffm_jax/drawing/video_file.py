@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-from cffm_jax.drawing.sheets import PAPER, side_by_side
+from cffm_jax.drawing.sheets import PAPER
 from cffm_jax.runtime.atomic import unwritable
 
 
@@ -83,25 +82,3 @@ def _fitted(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     top, left = ((whole - part) // 2 for whole, part in zip(size, picture.shape))
     result[top : top + picture.shape[0], left : left + picture.shape[1]] = picture
     return result
-
-
-def overlay_video(path: str | Path, panels: Iterable[Mapping[str, np.ndarray]], fps: float = 15) -> int:
-    """Writes an .mp4 of pictures side by side, whole or not at all.
-
-    Args:
-      path: the file; one that is there is replaced.
-      panels: for each time step the pictures by label, as `views` gives them.
-      fps: time steps per second.
-
-    Returns:
-      The number of time steps.
-
-    Raises:
-      InputError: the file cannot be written.
-    """
-    count = 0
-    with VideoFile(path, fps) as video:
-        for step in panels:
-            video.write(side_by_side(step))
-            count += 1
-    return count

@@ -186,6 +186,12 @@ def test_png_whole_or_not_at_all(tmp_path):
 # --- video
 
 
+def written(path, panels):
+    with video_file.VideoFile(path, 15) as video:
+        for step in panels:
+            video.write(sheets.side_by_side(step))
+
+
 def test_panels_of_odd_size_give_even_sides():
     panel = frame_of((33, 51))
     labels = ("input", "per-frame (SegFormer)", "CFFM")
@@ -196,7 +202,7 @@ def test_panels_of_odd_size_give_even_sides():
 
 def test_video_reads_back(tmp_path):
     panels = [{"input": frame_of(seed=t) // 16 * 0 + 20 * t, "mask": frame_of() * 0 + 200} for t in range(7)]
-    assert video_file.overlay_video(tmp_path / "v.mp4", iter(panels), fps=15) == 7
+    written(tmp_path / "v.mp4", panels)
     assert [path.name for path in tmp_path.iterdir()] == ["v.mp4"]
     frames, fps = read_video(tmp_path / "v.mp4")
     expected = sheets.side_by_side(panels[0]).shape
@@ -221,14 +227,14 @@ def test_later_pictures_are_fitted(tmp_path):
 
 
 def test_no_video_without_pictures_or_after_an_error(tmp_path):
-    assert video_file.overlay_video(tmp_path / "v.mp4", []) == 0
+    written(tmp_path / "v.mp4", [])
 
     def panels():
         yield {"input": frame_of()}
         raise KeyError("stop")
 
     with pytest.raises(KeyError):
-        video_file.overlay_video(tmp_path / "v.mp4", panels())
+        written(tmp_path / "v.mp4", panels())
     assert not list(tmp_path.iterdir())
 
 
@@ -245,7 +251,7 @@ def test_unwritable_video_is_one_line(tmp_path, capfd):
     for folder in (tmp_path / "missing", tmp_path / "file"):
         (tmp_path / "file").write_text("")
         with pytest.raises(InputError) as caught:
-            video_file.overlay_video(folder / "v.mp4", [{"input": frame_of()}])
+            written(folder / "v.mp4", [{"input": frame_of()}])
         message = str(caught.value)
         assert message.startswith(f"{folder / 'v.mp4'}: cannot be written (") and "\n" not in message
     assert not capfd.readouterr().err

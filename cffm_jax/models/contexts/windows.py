@@ -27,10 +27,6 @@ def ring_tokens(window: int = WINDOW, halo: int = HALO) -> int:
     return 4 * (window**2 - (window - halo) ** 2)
 
 
-REGION = WINDOW + 2 * HALO
-RING_TOKENS = ring_tokens()
-
-
 def padded_size(size: int, window: int = WINDOW) -> int:
     """The least multiple of the window side that holds ``size``."""
     return -(-size // window) * window

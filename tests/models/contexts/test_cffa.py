@@ -34,7 +34,7 @@ def test_the_table_is_the_specifications():
         "near": (3, 2, 3, 9, 9),
     }
     assert 49 + 132 + sum(s.tokens for s in SOURCES) == 289
-    assert windows.REGION**2 + sum(s.tokens for s in SOURCES) == 277 == 289 - 12
+    assert (windows.WINDOW + 2 * windows.HALO) ** 2 + sum(s.tokens for s in SOURCES) == 277 == 289 - 12
 
 
 # --- windows -------------------------------------------------------------------------------------------------------
@@ -116,8 +116,7 @@ def maps_of(nh: int, nw: int) -> tuple[np.ndarray, list[np.ndarray]]:
 
 
 @each_size
-@pytest.mark.parametrize("form", ["take", "slices"])
-def test_assembling_is_the_static_gather_of_each_source(form, nh, nw):
+def test_assembling_is_the_static_gather_of_each_source(nh, nw):
     """Forwards the tokens that the index tables name, zeros outside; backwards each token's sum over its readers."""
     fine, grids = maps_of(nh, nw)
     tables = [(fine_index := windows.fine_index(nh, nw), np.zeros(fine_index.shape, bool))]
@@ -136,7 +135,7 @@ def test_assembling_is_the_static_gather_of_each_source(form, nh, nw):
 
     @jax.jit
     def both(fine, grids, cotangent):
-        tokens, pull = jax.vjp(lambda fine, grids: assemble(fine, grids, SOURCES, form), fine, grids)
+        tokens, pull = jax.vjp(lambda fine, grids: assemble(fine, grids, SOURCES), fine, grids)
         return tokens, pull(cotangent)
 
     tokens, (by_fine, by_grids) = both(fine, grids, cotangent)
@@ -198,9 +197,9 @@ def ring_places() -> list[tuple[int, int]]:
 def test_ring_index_lists_every_entry_once():
     table = windows.ring_index()
     assert table.shape == (169, 2)
-    entries = table[table != windows.RING_TOKENS]
+    entries = table[table != windows.ring_tokens()]
     assert sorted(entries) == list(range(132))
-    readers = (table != windows.RING_TOKENS).sum(1).reshape(13, 13)
+    readers = (table != windows.ring_tokens()).sum(1).reshape(13, 13)
     assert not readers[3:10, 3:10].any(), "the window itself is no part of the ring"
     assert collections.Counter(readers.ravel().tolist()) == {0: 49, 1: 108, 2: 12}
     for entry, (y, x) in enumerate(ring_places()):
