@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import cffm_jax
+
 from helpers.runs import FIGURES, SIZE, STEPS, finished, log_lines, train_argv
 
 pytestmark = pytest.mark.long
@@ -46,6 +48,7 @@ def test_it_converts_streams_and_is_exported(run, data, tmp_path):
     masks = sorted((tmp_path / "masks" / "masks").glob("*.png"))
     with Image.open(masks[0]) as mask:
         assert len(masks) == 5 and mask.size == SIZE[::-1]
+    assert list(cffm_jax.load(tmp_path / "model.safetensors").stream([], rate=30)) == []
     argv = [tmp_path / "model.safetensors", tmp_path / "stream", "--to", "jax-export", "--size", *SIZE]
     status, out, err = finished("convert.py", *map(str, argv))
     assert status == 0 and (tmp_path / "stream" / "step.jax").stat().st_size > 0, err

@@ -157,12 +157,12 @@ def read_label(frame: FileName, mask: FileName, num_classes: int, coding: Coding
     frame_data, mask_data = read_all([frame, mask])
     values = mask_files.read_values(mask, mask_data)
     labels = labels_of(mask, values, num_classes, coding)
-    size, turn = _upright_size(frame, frame_data)
+    size, turn = upright_size(frame, frame_data)
     require_one_way(frame, mask, size, labels.shape, turn, values.turn)
     return labels
 
 
-def _upright_size(path: FileName, data: bytes) -> tuple[tuple[int, int], int | None]:
+def upright_size(path: FileName, data: bytes) -> tuple[tuple[int, int], int | None]:
     """Height and width of a frame as it is shown, and its `pictures.orientation`."""
     if not channel_files.is_array(data):
         try:

@@ -118,4 +118,6 @@ def evaluate_predictions(options: EvalOptions, interruption: Interruption) -> No
         first = max(config.data.offsets)
         samples = write.prediction_samples("predictions", options.predictions, config.model.num_classes, first)
         about = write.about(config, dataset, {"predictions": options.predictions})
-        print(f"report written to {write.write_report(options.report, rows, about, dataset, videos, samples)}")
+        channels = config.data.frame_channels
+        page = write.write_report(options.report, rows, about, dataset, videos, samples, channels)
+        print(f"report written to {page}")

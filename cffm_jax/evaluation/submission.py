@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from cffm_jax.data.image_files import open_image
+from cffm_jax.data.decode import upright_size
 from cffm_jax.data.layouts.read import source_of
 from cffm_jax.data.layouts.records import read_one
 from cffm_jax.data.layouts.video import Coding, Video
@@ -123,12 +123,10 @@ def submit_predictions(
 
     def encoded(pair: tuple[str, Path]) -> tuple[str, bytes]:
         frame, mask_path = pair
-        mask, size = (
-            read_prediction(mask_path, num_classes, videos[0].coding.colours),
-            open_image(frame, read_one(frame)).size,
-        )
-        if mask.shape != size[::-1]:
-            problem = f"is {mask.shape[1]}x{mask.shape[0]}, its frame {size[0]}x{size[1]}"
+        mask = read_prediction(mask_path, num_classes, videos[0].coding.colours)
+        size, _ = upright_size(frame, read_one(frame))
+        if mask.shape != size:
+            problem = f"is {mask.shape[1]}x{mask.shape[0]}, its frame {size[1]}x{size[0]}"
             raise InputError(mask_path, problem, "write it at the frame's size")
         return mask_path.name, _png(table[mask])
 

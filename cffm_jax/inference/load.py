@@ -107,7 +107,7 @@ class Weights:
         if not 0 <= rate <= FASTEST or (reference_seconds and not rate):
             raise InputError("rate", f"is {rate:g}", f"give the frames a second, more than 0 and at most {FASTEST}")
         if rate:
-            offsets = streaming.offsets_at(rate, len(model.sources), reference_seconds)
+            offsets = streaming.offsets_at(rate, len(config.data.offsets), reference_seconds)
             config = dataclasses.replace(config, data=dataclasses.replace(config.data, offsets=offsets))
         if scale is not None:
             require_scale(scale)

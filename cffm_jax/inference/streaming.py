@@ -126,7 +126,8 @@ class StreamSegmenter:
 
     def footprint(self, variables: dict[str, Any]) -> Footprint:
         """What ``segment`` takes. Compiles it; its first call then does not."""
-        frames = jax.ShapeDtypeStruct((self.streams, *self.input_size, 3), jnp.uint8)
+        channels = self.model.channels
+        frames = jax.ShapeDtypeStruct((self.streams, *self.input_size, len(channels)), channels.dtype)
         plan = self.segment.lower(variables, jax.eval_shape(self.start), frames).compile().memory_analysis()
         memory = None
         if plan:  # What is donated counts among arguments and results.

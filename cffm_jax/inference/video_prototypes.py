@@ -76,7 +76,8 @@ class Prototyper:
         """Digests the weights and every setting that changes prototypes."""
         plan = dataclasses.asdict(self.config.prototypes)
         used = {name: plan[name] for name in ("count", "frames", "rule", "start", "iterations", "seed")}
-        settings = [used, self.config.model.dtype, self.config.data.scale]
+        model = self._model
+        settings = [used, jnp.dtype(model.dtype).name, model.norm_epsilons, model.channels, self.config.data.scale]
         settings += [self._tiles] if self._tiles else []
         text = json.dumps([fingerprint(self._variables), *settings], default=dataclasses.asdict)
         return hashlib.sha256(text.encode()).hexdigest()

@@ -110,10 +110,16 @@ def cluster(
 
 
 def start_running(
-    key: PRNGKeyArray, tokens: Tokens, k: int = 100, max_iterations: int = 10, *, valid: Valid | None = None
+    key: PRNGKeyArray,
+    tokens: Tokens,
+    k: int = 100,
+    max_iterations: int = 10,
+    *,
+    valid: Valid | None = None,
+    start: str | Centres = "k-means++",
 ) -> RunningClusters:
     """Prototypes after a stream's first frame by ``cluster``: arguments and errors as there."""
-    clusters = cluster(key, tokens, k, max_iterations, valid=valid)
+    clusters = cluster(key, tokens, k, max_iterations, valid=valid, start=start)
     return RunningClusters(clusters.centres, clusters.counts, jnp.int32(1))
 
 

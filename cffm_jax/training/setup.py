@@ -18,7 +18,7 @@ from jax.typing import ArrayLike
 from cffm_jax.checkpoints.by_path import newest_whole, open_checkpoints
 from cffm_jax.checkpoints.compatible import require_same_run
 from cffm_jax.checkpoints.state import TrainState
-from cffm_jax.config import NOTHING, REQUIRED, Config, InitConfig
+from cffm_jax.config import NOTHING, REQUIRED, SETTINGS, Config, InitConfig
 from cffm_jax.config_checks import check_settings
 from cffm_jax.data.label_sample import sample_notes
 from cffm_jax.data.layouts.classes import Classes, numbered_classes, stated_classes
@@ -37,7 +37,7 @@ from cffm_jax.models.encoders.names import ENCODER
 from cffm_jax.models.macs import training_flops
 from cffm_jax.models.methods.method import Method
 from cffm_jax.models.variables import init_variables, variable_shapes
-from cffm_jax.rules import with_changes
+from cffm_jax.rules import values, with_changes
 from cffm_jax.runtime import cluster
 from cffm_jax.training.optim import learning_rate, make_optimizer
 from cffm_jax.training.sharding import batch_sharded, init_state, make_mesh, replicated, require_shares
@@ -107,6 +107,7 @@ def prepare(config: Config) -> Iterator[Run]:
         videos = read_videos(config.data, config.data.train_split)
         held_out = evaluation_videos(config)
     if start < plan.steps:
+        notes += unread_notes(config, model)
         notes += cluster.from_first(lambda: dataset_notes(config, classes, videos, held_out))
     optimizer = make_optimizer(config.optim, plan.steps, model)
     key = jax.random.key(plan.seed)
@@ -211,6 +212,18 @@ def check(config: Config, mesh: Mesh) -> Classes | None:
     chosen_devices(config.eval.devices, mesh.local_devices)
     manifest_of(config.data)
     return stated_classes(config.data.root, config.model.num_classes, config.data.layout)
+
+
+def unread_notes(config: Config, model: Method) -> tuple[str, ...]:
+    """A line on the settings that were changed, and that this method does not read."""
+    usual, read = values(Config()), model.settings_read
+    unread = [
+        name
+        for name, value in values(config).items()
+        if SETTINGS[name].part == "method" and not SETTINGS[name].set_by_study and value != usual[name]
+        and not {name, f"{name.partition('.')[0]}."} & {*read}
+    ]  # fmt: skip
+    return (f"without effect on {config.model.name}: {', '.join(unread)}",) if unread else ()
 
 
 def dataset_notes(

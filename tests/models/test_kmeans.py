@@ -7,12 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cffm_jax.config import PrototypeConfig
+from cffm_jax.config import Config, PrototypeConfig
 from cffm_jax.data.synthetic.generate import SyntheticConfig, frames
 from cffm_jax.models import kmeans as prototypes
 from cffm_jax.models.create import create_model
 from cffm_jax.models.kmeans import RunningClusters, cluster, kmeans, start_running, update_running
 from cffm_jax.models.kmeans_starts import STARTS
+from cffm_jax.models.methods.method import FrameFeatures
 from cffm_jax.models.normalise import normalise
 
 # Few sizes, so that few programs are compiled: N and K centres, and a set larger than the sample of k-means++.
@@ -330,6 +331,17 @@ def run(state: RunningClusters, video: np.ndarray, memory: float = PrototypeConf
     for frame in video:
         state = update_running(state, frame, memory=memory)
     return state
+
+
+def test_causal_prototypes_start_as_the_settings_say():
+    config = Config(prototypes=PrototypeConfig(count=5, start="random", iterations=1, seed=3))
+    model = create_model("cffmpp_b0", 4, width=16)
+    tokens = np.random.default_rng(0).normal(size=(1, 6, 4, 16)).astype(np.float32)
+    state = jax.tree.map(lambda x: x[None], model.start((48, 32), config))
+    features = FrameFeatures(tokens, tokens)
+    state, centres = model.bind({}).advance(state, features, jnp.zeros(1, jnp.int32), config)
+    expected = cluster(jax.random.key(3), tokens.reshape(24, 16), 5, 1, start="random").centres
+    np.testing.assert_allclose(centres[0], expected, rtol=1e-5, atol=1e-6)
 
 
 def test_the_first_frame_is_clustered_whole():

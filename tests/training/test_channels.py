@@ -7,8 +7,10 @@ import pytest
 from PIL import Image
 
 import cffm_jax
+from cffm_jax.commands.evaluate import eval_command
 from cffm_jax.commands.predict import predict_command
 from cffm_jax.commands.train import train_command
+from cffm_jax.runtime.command_line import run_command
 
 from helpers import runs
 from helpers.datasets import classes_of, frame, write_png
@@ -53,7 +55,10 @@ def test_from_the_files_to_the_masks(trained, tmp_path, refused):
     more = [*like, *options, "--init.model", trained[0], "--init.encoder", ""]
     out, err = ended_well("train.py", *runs.train_argv(root, workdir, *more))
     assert "first layer from RGB weights: the colours' mean times 3/5 for nir, depth" in out + err
-    ended_well("eval.py", "--checkpoint", workdir, "--output", tmp_path / "val.json")
+    argv = ["--save_predictions", tmp_path / "saved", "--output", tmp_path / "val.json"]
+    ended_well("eval.py", "--checkpoint", workdir, *argv)
+    argv = ["--config", runs.CONFIG, "--data.root", root, *like, *options, "--predictions", tmp_path / "saved"]
+    assert run_command(eval_command, [str(each) for each in (*argv, "--report", tmp_path / "report")]) == 0
     rows = json.loads((tmp_path / "val.json").read_text())["rows"]
     assert [row["per_video"][0]["frames"] for row in rows.values()] == [12, 12]
     out, _ = ended_well("predict.py", root / "b" / "frames", "--checkpoint", workdir, "--output", tmp_path / "out")

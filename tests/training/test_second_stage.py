@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import cffm_jax
+from cffm_jax.channels import Channels
 from cffm_jax.checkpoints.by_path import open_checkpoints
 from cffm_jax.commands.convert import convert_command
 from cffm_jax.commands.evaluate import eval_command
@@ -234,9 +235,12 @@ def test_prototypes_are_stored_and_not_computed_again(second, network, data, mon
     for kept in (
         video_prototypes.Prototyper(model, other, config, temporary),
         video_prototypes.Prototyper(model, variables, changed, temporary),
+        video_prototypes.Prototyper(model.clone(norm_epsilons=(1e-3, 1e-3)), variables, config, temporary),
+        video_prototypes.Prototyper(model.clone(channels=Channels(mean=(0.0,) * 3)), variables, config, temporary),
+        video_prototypes.Prototyper(model.clone(dtype="bfloat16"), variables, config, temporary),
     ):
         kept.of(videos[0])
-    assert computed == [videos[0].name] * 2
+    assert computed == [videos[0].name] * 5
 
 
 def test_prototypes_of_another_network(network, trained, data, second, tmp_path):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import cffm_jax
+from cffm_jax.models.create import build_model
 from cffm_jax.models.losses import cross_entropy
 from cffm_jax.models.normalise import normalise
 from cffm_jax.rules import with_changes
@@ -23,6 +24,15 @@ TINY = {"depths": DEPTHS, "width": WIDTH, "references": "self", "dropout": 0.0, 
 def test_a_clip_is_its_target(name):
     model = cffm_jax.create_model(name, 4, references="self")
     assert model.clip_frames == 1 and model.training_offsets((9, 6, 3)) == () and not model.reference_names
+
+
+def test_settings_that_a_method_does_not_read_are_told():
+    changed = [("model.mining", "positions"), ("prototypes.count", 5), ("model.dropout", 0.2)]
+    config = with_changes(load_config(CONFIG), [("model.name", "segformer_b0"), *changed])
+    (line,) = setup.unread_notes(config, build_model(config.model))
+    assert line == "without effect on segformer_b0: model.mining, prototypes.count"
+    config = with_changes(config, [("model.name", "cffmpp_b0")])
+    assert setup.unread_notes(config, build_model(config.model)) == ()
 
 
 @pytest.mark.long

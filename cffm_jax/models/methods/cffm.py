@@ -221,7 +221,7 @@ class CFFM(Method):
             branches = (
                 lambda: running,
                 lambda: update_running(running, tokens, memory=plan.memory),
-                lambda: start_running(jax.random.key(plan.seed), tokens, plan.count),
+                lambda: start_running(jax.random.key(plan.seed), tokens, plan.count, plan.iterations, start=plan.start),
             )
             choice = jnp.where(t == 0, 2, jnp.where(t % plan.interval == 0, 1, 0))
             return jax.lax.switch(choice, branches)
