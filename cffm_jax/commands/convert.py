@@ -11,7 +11,7 @@ from typing import Literal, NoReturn
 import tyro
 
 from cffm_jax.errors import InputError
-from cffm_jax.rules import setting
+from cffm_jax.rules import require_values, setting
 from cffm_jax.runtime.atomic import require_writable
 from cffm_jax.runtime.command_line import parse_command, run_command
 
@@ -27,9 +27,9 @@ class ConvertOptions:
     """What to write: our .safetensors; the released layout as torch's .pth or as .safetensors; a
     folder with the step of a stream as StableHLO, which runs with JAX alone, on CPUs and CUDA; or
     the step as a file of ONNX (not of CFFM++ and CFFM+; needs the extra onnx)."""
-    size: tuple[int, int] = (480, 853)
+    size: tuple[int, int] = setting((480, 853), least=1)
     """jax-export, onnx: height and width of the frames."""
-    streams: int = 1
+    streams: int = setting(1, least=1)
     """jax-export, onnx: streams, of which a step takes a frame each."""
     inspect: bool = False
     """Say what the file holds, and write nothing."""
@@ -73,8 +73,7 @@ def convert_command(argv: Sequence[str]) -> None:
 
 
 def _export(options: ConvertOptions) -> None:
-    if min(*options.size, options.streams) < 1:
-        raise InputError("--size, --streams", "a number is less than 1", "give at least 1")
+    require_values(options)
     from cffm_jax.export.onnx import export_onnx, require_jax2onnx
     from cffm_jax.export.stablehlo import export_stream
     from cffm_jax.inference.load import load

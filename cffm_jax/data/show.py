@@ -26,7 +26,7 @@ from cffm_jax.data.pipeline import training_batches
 from cffm_jax.drawing.masks import INPUT, TRUTH, views
 from cffm_jax.drawing.sheets import CELL, Strip, contact_sheet, spread, write_png
 from cffm_jax.errors import InputError
-from cffm_jax.rules import setting
+from cffm_jax.rules import require_values, setting
 from cffm_jax.runtime.atomic import WholeFolder, require_new_folder
 from cffm_jax.runtime.command_line import parse_command, run_command
 from cffm_jax.settings import Settings, load_config
@@ -43,11 +43,11 @@ class ShowOptions:
     config: str = setting("", path=True)
     """Config file, or the name of one of configs/, such as b1_vspw; the options below override its
     fields."""
-    clips: int = 6
+    clips: int = setting(6, least=1)
     """Clips on the sheet, one a row."""
     video: str = ""
     """Video on the other sheet; default: the training split's first."""
-    seed: int = 0
+    seed: int = setting(0, least=0)
     """Other seeds draw other clips."""
     settings: Settings = Config()
 
@@ -118,10 +118,7 @@ def main(argv: Sequence[str]) -> None:
     options = parse_command(ShowOptions, argv, default, main.__doc__)
     if not options.output:
         raise InputError("--output", "is missing", "name a new folder for the pictures")
-    if options.clips < 1:
-        raise InputError("--clips", f"is {options.clips}", "give at least 1")
-    if options.seed < 0:
-        raise InputError("--seed", f"is {options.seed}", "give at least 0")
+    require_values(options)
     folder = Path(options.output)
     require_new_folder(folder, "the pictures")
     config = options.settings

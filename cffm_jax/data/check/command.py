@@ -30,7 +30,7 @@ from cffm_jax.data.check.survey import Survey, VideoFound, survey
 from cffm_jax.data.layouts.listing import MANIFEST, Problem
 from cffm_jax.data.layouts.read import find_splits, layout_of
 from cffm_jax.errors import InputError
-from cffm_jax.rules import required, setting
+from cffm_jax.rules import require_values, required, setting
 from cffm_jax.runtime import checksums
 from cffm_jax.runtime.atomic import write_text
 from cffm_jax.runtime.command_line import parse_command
@@ -47,16 +47,16 @@ class Command:
     or all records."""
     unlabelled: tuple[str, ...] = ("test",)
     """Splits whose videos need no masks."""
-    num_classes: int = 0
+    num_classes: int = setting(0, least=0, below=IGNORED_LABEL)
     """Number of classes; 0: as many as the dataset's class file names; without one 124 for VSPW, 19
     for Cityscapes, and as many as there are for one's own."""
-    min_frames: int = max(DataConfig.offsets) + 1
+    min_frames: int = setting(max(DataConfig.offsets) + 1, least=1)
     """A video with fewer frames is a problem; by default those without a target that has all its
     references."""
     offsets: tuple[int, ...] = DataConfig.offsets
     """How far from its target each reference lies; in Cityscapes a target without one of them is a
     problem."""
-    rows: int = 50
+    rows: int = setting(50, least=0)
     """Rows printed of each group of problems; 0: all. The JSON holds all."""
     json: str = setting("", path=True)
     """Write everything to this file; -: to standard output, in place of the table."""
@@ -76,7 +76,7 @@ class Command:
     """Write the files' checksums to <root>/manifest.sha256, for sha256sum -c and --data.verify."""
     check_manifest: bool = False
     """Compare all files with <root>/manifest.sha256."""
-    threads: int = min(16, os.cpu_count() or 1)
+    threads: int = setting(min(16, os.cpu_count() or 1), least=1)
     """Videos read at the same time; the result does not depend on it."""
 
 
@@ -137,12 +137,7 @@ def _statistics(result: Survey, names: Sequence[str]) -> str:
 
 def _checked(options: Command) -> tuple[str, ...]:
     """Splits to check. InputError for options that cannot be followed, before a file is read."""
-    for name, least in (("num_classes", 0), ("min_frames", 1), ("rows", 0), ("threads", 1)):
-        if getattr(options, name) < least:
-            option = "--" + name.replace("_", "-")
-            raise InputError(option, f"is {getattr(options, name)}", f"give at least {least}")
-    if options.num_classes >= IGNORED_LABEL:
-        raise InputError("--num-classes", f"is {options.num_classes}", f"give at most {IGNORED_LABEL - 1}")
+    require_values(options)
     layout = layout_of(options.layout)
     there = () if options.splits else find_splits(options.root, layout, empty=True)
     splits = tuple(dict.fromkeys(options.splits)) or there

@@ -28,7 +28,7 @@ from cffm_jax.data.layouts.names import passed_over_in_words
 from cffm_jax.data.layouts.read import find_splits, layout_of, layouts_with
 from cffm_jax.data.layouts.records import INDEX
 from cffm_jax.errors import InputError
-from cffm_jax.rules import required
+from cffm_jax.rules import require_values, required, setting
 from cffm_jax.runtime.atomic import lock_on, swap
 from cffm_jax.runtime.checksums import read_manifest
 from cffm_jax.runtime.command_line import parse_command
@@ -58,7 +58,7 @@ class Command:
     """Compare every file's sha256 with <root>/manifest.sha256 when reading."""
     overwrite: bool = False
     """Replace what was prepared there before."""
-    threads: int = 8
+    threads: int = setting(8, least=1)
     """Files read at the same time; the result does not depend on it."""
 
 
@@ -104,8 +104,7 @@ def main(argv: Sequence[str]) -> None:
 
 def _checked(options: Command) -> tuple[str, ...]:
     """Splits to write. InputError for options that cannot be followed, before a file is read."""
-    if options.threads < 1:
-        raise InputError("--threads", f"is {options.threads}", "give at least 1")
+    require_values(options)
     for split in options.splits:
         # TFDS reads more into other names: "train[:10%]", "all".
         if not re.fullmatch(r"[A-Za-z]\w*", split, re.ASCII) or split == "all":
