@@ -16,7 +16,7 @@ from cffm_jax.data.layouts.video import Video
 from cffm_jax.errors import InputError
 from cffm_jax.inference.load import Weights
 from cffm_jax.inference.streaming import StreamSegmenter, predictions, reset
-from cffm_jax.inference.tiles import Tiling, tiles_of
+from cffm_jax.inference.tiles import Tiling
 from cffm_jax.inference.video_prototypes import Prototyper
 from cffm_jax.inference.whole_videos import VideoSegmenter
 from cffm_jax.models.kmeans import cluster
@@ -38,13 +38,16 @@ def frames():
     return np.stack([cv2.resize(each, SIZE, interpolation=cv2.INTER_CUBIC) for each in coarse])
 
 
-def blended(parts):
-    """Maps [..., 16, 16, K] at stride 4 of the four tiles -> [..., 24, 24, K], by hand: they share 8 places a side."""
-    falls = np.concatenate([np.ones(8), 1 - (np.arange(8) + 0.5) / 8])
-    whole = np.zeros((*parts[0].shape[:-3], 24, 24, parts[0].shape[-1]))
+def blended(parts, stride=4):
+    """Maps [..., 2 n, 2 n, K] of the four tiles, n = 32 / stride, -> [..., 3 n, 3 n, K], by hand: neighbours share n
+    places a side."""
+    n = 32 // stride
+    falls = np.concatenate([np.ones(n), 1 - (np.arange(n) + 0.5) / n])
+    whole = np.zeros((*parts[0].shape[:-3], 3 * n, 3 * n, parts[0].shape[-1]))
     for (top, left), part in zip(PLACES, parts):
         weights = np.outer(falls[::-1] if top else falls, falls[::-1] if left else falls)
-        whole[..., top // 4 : top // 4 + 16, left // 4 : left // 4 + 16, :] += weights[..., None] * part
+        top, left = top // stride, left // stride
+        whole[..., top : top + 2 * n, left : left + 2 * n, :] += weights[..., None] * part
     return whole
 
 
@@ -238,10 +241,7 @@ def test_prototypes_are_those_of_the_blended_features(video, frames):
     encode = jax.jit(lambda x: model.apply(variables, x, method="prototype_tokens"))
     rows = [np.asarray(encode(normalise(jnp.array(frames[taken])[:, t : t + 64, l : l + 64]))) for t, l in PLACES]
     assert rows[0].shape[1:3] == (8, 8)
-    tiles = tiles_of(TILING, SIZE)
-    blend = jnp.zeros((2, 12, 12, rows[0].shape[-1]))
-    for number, part in enumerate(rows):
-        blend = tiles.add(blend, part, jnp.int32(number))
+    blend = blended(rows, stride=8).astype(np.float32)
     expected = cluster(jax.random.key(0), blend.reshape(288, -1), 6, 10).centres
     found = Prototyper(model, variables, in_tiles(config)).of(video)
     np.testing.assert_allclose(found, expected, atol=1e-3)
