@@ -263,8 +263,10 @@ def prepare(options: StudyOptions) -> list[Study]:
         if about.set_by_study and asked[name] != given[name]:
             raise InputError(f"--{name}", "has no use here: a study sets it for each run", "give --folder, --seeds")
     require_values(options)
-    family, _, backbone = options.settings.model.name.partition("_")
-    if family in ("cffmp", "cffmpp"):
+    from cffm_jax.models.create import build_model  # JAX takes its time to be imported.
+
+    backbone = options.settings.model.name.partition("_")[2]
+    if build_model(options.settings.model, options.settings.data.frame_channels).base is not None:
         problem = f"{options.settings.model.name} is trained in the second stage"
         raise InputError("--model.name", problem, "give the config of its first stage: a study derives the second")
     settings = with_changes(options.settings, [("init.model", ""), ("prototypes.checkpoint", "")])

@@ -13,7 +13,7 @@ from cffm_jax.rules import setting
 from cffm_jax.runtime.command_line import parse_command, run_command
 from cffm_jax.runtime.memory import use_huge_pages
 from cffm_jax.runtime.signals import Interruption
-from cffm_jax.runtime.xla import cache_compilations
+from cffm_jax.runtime.xla import cache_compilations, require_determinism
 from cffm_jax.settings import Settings, load_config
 
 
@@ -41,8 +41,6 @@ def train_command(argv: Sequence[str]) -> None:
     if not options.config:
         raise InputError("--config", "is missing", "name one of configs/*.py")
     if options.deterministic:
-        from cffm_jax.runtime.xla import require_determinism
-
         require_determinism()
     with Interruption() as interruption:
         with interruption.deferred():  # What is raised within an extension that is being loaded may end in an abort.

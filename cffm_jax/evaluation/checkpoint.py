@@ -7,7 +7,7 @@ import dataclasses
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 
@@ -20,7 +20,7 @@ from cffm_jax.errors import InputError
 from cffm_jax.evaluation import score_tables
 from cffm_jax.evaluation.mask_folder import CONTENTS, PredictionWriter
 from cffm_jax.evaluation.model_scores import evaluate
-from cffm_jax.evaluation.options import evaluation_videos
+from cffm_jax.evaluation.options import EvalOptions, evaluation_videos
 from cffm_jax.evaluation.pictures import PictureCollector
 from cffm_jax.evaluation.report import write
 from cffm_jax.evaluation.sharing import chosen_devices
@@ -35,9 +35,6 @@ from cffm_jax.runtime.atomic import require_new_folder, require_writable
 from cffm_jax.runtime.signals import Interruption
 from cffm_jax.weights.described import WHOLE, StoredWeights
 from cffm_jax.weights.open import beside, complete, open_stored
-
-if TYPE_CHECKING:
-    from cffm_jax.evaluation.options import EvalOptions
 
 
 class _Prepared(NamedTuple):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import flax.linen as nn
 import numpy as np
@@ -14,13 +14,13 @@ from cffm_jax.config import Config
 from cffm_jax.config_checks import require_scale
 from cffm_jax.data.clips import FASTEST
 from cffm_jax.errors import InputError
+from cffm_jax.inference import streaming
 from cffm_jax.inference.prediction import Prediction
+from cffm_jax.inference.streaming import Footprint
+from cffm_jax.inference.tiles import Tiling
 from cffm_jax.models.encoders.names import ENCODER, make_encoder
 from cffm_jax.models.methods.method import Method
 from cffm_jax.weights.open import complete, open_stored
-
-if TYPE_CHECKING:
-    from cffm_jax.inference.streaming import Footprint
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,9 +98,6 @@ class Weights:
           InputError: these are the weights of an encoder alone, the numbers do not fit, or a frame
             is no u8[H,W,3] or differs in size.
         """
-        from cffm_jax.inference import streaming
-        from cffm_jax.inference.tiles import Tiling
-
         config, model = self.config, self.model
         if not isinstance(model, Method):
             raise InputError(self.origin, "are the weights of an encoder alone", "give those of a whole model")
