@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -26,7 +26,7 @@ import numpy as np
 from jaxtyping import Array, Float, Float32, Int32, Shaped, UInt8
 
 from cffm_jax.config import Config
-from cffm_jax.data import clips
+from cffm_jax.inference import ring as ring_buffer
 from cffm_jax.inference.argmax import segmentation_masks, winner_scores
 from cffm_jax.inference.tiles import Tiles, Tiling, tiles_of
 from cffm_jax.models.methods.method import Method, Tree
@@ -210,14 +210,14 @@ class Engine:
             return finish(self.model.bind(variables).segment(features, memory, referring, contexts))
 
         features, remembered = each(encoded, streams, frames.reshape(streams * n, *shape))
-        table = how_far_back(self.offsets if self.model.reference_names else ())
+        table = ring_buffer.how_far_back(self.offsets if self.model.reference_names else ())
         ages = state.ages[:, None] + np.arange(first, n, dtype=np.int32)  # [S, m]
         back = jnp.asarray(table)[jnp.clip(ages, 0, len(table) - 1)]  # [S, m, R]
         ring, memory = state.ring, ()
         if ring:
-            ring = _write(ring, remembered, state.clock)
+            ring = ring_buffer.write(ring, remembered, state.clock)
             times = state.clock + np.arange(first, n, dtype=np.int32)[:, None] - back
-            memory = _read(ring, times, self.model.reference_names)
+            memory = ring_buffer.read(ring, times, self.model.reference_names)
         recurrent, contexts = state.recurrent, {}
         if self.causal:
             recurrent, causal = self._advanced(variables, recurrent, features, state.ages, n)
@@ -280,16 +280,6 @@ def _remembered(model: Method, size: tuple[int, int]) -> tuple[Tree, ...]:
     return jax.eval_shape(remember, jax.ShapeDtypeStruct((1, *size, len(model.channels)), jnp.float32))
 
 
-def how_far_back(offsets: Sequence[int]) -> Int32[np.ndarray, "_ {len(offsets)}"]:
-    """By the frames that a stream has seen (M: or more), how many frames ago its references were. 0
-    is the target itself: it stands in for all where there are none, and early on for one that lies
-    close."""
-    ages = range(max(offsets, default=0) + 1)
-    indices = (clips.reference_indices(age, offsets) or (age,) * len(offsets) for age in ages)
-    rows = [[age - index for index in row] for age, row in zip(ages, indices)]
-    return np.array(rows, np.int32).reshape(len(ages), len(offsets))
-
-
 def _together(function: Callable[..., Any], streams: int, *arguments: Any) -> Any:
     return function(*arguments)
 
@@ -300,28 +290,3 @@ def _one_after_another(function: Callable[..., Any], streams: int, *arguments: A
     apart = jax.tree.map(lambda x: x.reshape(streams, -1, *x.shape[1:]), arguments)
     results = jax.lax.map(lambda each: function(*each), apart)
     return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), results)
-
-
-def _write(ring: tuple[Tree, ...], remembered: tuple[Tree, ...], clock: jax.Array) -> tuple[Tree, ...]:
-    """The ring with what is remembered of the step's frames [S * n, ...] in their places, which
-    follow on each other: L is a multiple of n."""
-
-    def put(places: jax.Array, new: jax.Array) -> jax.Array:
-        streams = places.shape[1]
-        in_time = jnp.moveaxis(new.reshape(streams, -1, *new.shape[1:]), 1, 0)
-        return jax.lax.dynamic_update_slice_in_dim(places, in_time, clock % len(places), 0)
-
-    return jax.tree.map(put, ring, remembered)
-
-
-def _read(ring: tuple[Tree, ...], times: jax.Array, references: Sequence[str]) -> tuple[Tree, ...]:
-    """For each reference the arrays [S * m, ...] of the frames of ``times`` i32[S, m, R]."""
-
-    def of(places: jax.Array, at: jax.Array) -> jax.Array:
-        count, streams = places.shape[:2]
-        flat = places.reshape(-1, *places.shape[2:])  # One axis to gather on: to ONNX no other form converts.
-        index = (at % count) * streams + np.arange(streams, dtype=np.int32)[:, None]
-        return flat.at[index.reshape(-1)].get(mode="promise_in_bounds")
-
-    entries = ring * len(references) if len(ring) == 1 else ring
-    return tuple(jax.tree.map(lambda places, r=r: of(places, times[..., r]), entry) for r, entry in enumerate(entries))

@@ -9,6 +9,7 @@ import numpy as np
 
 CHECKED = (
     "cffm_jax.inference.engine",
+    "cffm_jax.inference.ring",
     "cffm_jax.metrics.boundary",
     "cffm_jax.metrics.confusion",
     "cffm_jax.metrics.consistency",

@@ -16,7 +16,7 @@ from cffm_jax.data import clips
 from cffm_jax.data.evaluation_frames import evaluation_size, fit_frame
 from cffm_jax.data.layouts.video import Video
 from cffm_jax.errors import InputError
-from cffm_jax.inference import engine, streaming
+from cffm_jax.inference import ring, streaming
 from cffm_jax.inference.load import Weights
 from cffm_jax.inference.whole_videos import VideoSegmenter
 from cffm_jax.models.resize import resize_bilinear
@@ -189,7 +189,7 @@ def test_a_stream_that_is_not_there_does_not_start_anew(network):
 @pytest.mark.parametrize("offsets", [(2, 1, 1), (9, 6, 1)])
 def test_references_are_those_of_whole_videos_from_the_first_frame_on(offsets):
     """Fewer frames back than there are references; and one so near that early targets are their own reference."""
-    for age, row in enumerate(engine.how_far_back(offsets)):
+    for age, row in enumerate(ring.how_far_back(offsets)):
         found = clips.reference_indices(age, offsets)
         assert (row.max() > 0) == (found is not None)
         assert found is None or tuple(age - row) == found
