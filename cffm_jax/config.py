@@ -9,6 +9,7 @@ default stands what else is known of a setting, first of all the rule for its va
 from __future__ import annotations
 
 import dataclasses
+import re
 from typing import Any, Literal
 
 from cffm_jax.channels import MEAN, RGB, STD, Channels
@@ -109,6 +110,13 @@ class ModelConfig:
     blocks."""
 
 
+def require_channels(option: str, names: tuple[str, ...]) -> None:
+    """InputError unless these can be the names of a frame's channels."""
+    if not names or len(set(names)) < len(names) or not all(re.fullmatch(r"[^\s,]+", name) for name in names):
+        remedy = "give each channel a name of its own, without commas, and spaces between them"
+        raise InputError(option, f"is {' '.join(names) or 'empty'}", remedy)
+
+
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
     root: str = setting("data/VSPW_480p", changes="figures", path=True)
@@ -178,11 +186,10 @@ class DataConfig:
     def frame_channels(self) -> Channels:
         """The channels with their statistics. InputError: these are missing, or do not fit."""
         names, mean, std = self.channels, self.mean, self.std
-        if not names or not all(names) or len(set(names)) < len(names):
-            raise InputError("--data.channels", f"is {' '.join(names)}", "give each channel a name of its own")
+        require_channels("--data.channels", names)
         known = names == RGB
         for option, values in (("--data.mean", mean), ("--data.std", std)):
-            if len(values) != len(names) and (values or not known):
+            if len(values) != len(names) and (mean or std or not known):
                 problem = f"has {len(values)} numbers, --data.channels {len(names)} names"
                 command = (
                     f"python -m cffm_jax.data.check ROOT --layout folder --channels {' '.join(names)} --statistics"

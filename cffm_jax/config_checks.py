@@ -26,6 +26,8 @@ def check_settings(config: Config, sections: Iterable[str] = SECTIONS) -> None:
     given, classes = config.loss.class_weights, config.model.num_classes
     if given and len(given) != classes:
         raise InputError("--loss.class_weights", f"has {len(given)} numbers", f"give {classes}, one for each class")
+    if given and not any(given):
+        raise InputError("--loss.class_weights", "has no weight above 0", "give one class at least a weight")
     if not config.loss.cross_entropy and not config.loss.focal and not config.loss.dice:
         raise InputError("--loss.cross_entropy", "no loss has a weight above 0", "give one of the three a weight")
 
@@ -49,7 +51,7 @@ def require_scale(scale: tuple[int, ...], prefix: str = "", *, own: bool = True)
     that is allowed, 0 0 for their ``own``; ``prefix``: of the setting's section."""
     if len(scale) != 2 or (min(scale) < 1 and not (own and scale == (0, 0))):
         or_own = ", or 0 0 for the frames' own size" if own else ""
-        raise InputError(f"--{prefix}scale", f"is {scale}", f"give at least 1{or_own}")
+        raise InputError(f"--{prefix}scale", f"is {' '.join(map(str, scale))}", f"give at least 1{or_own}")
 
 
 def require_tiles(tile: tuple[int, ...], overlap: int, prefix: str = "") -> None:
@@ -75,12 +77,12 @@ def _require_contexts(settings: ModelConfig) -> None:
         problem = f"r must be at least 1 and p one of {list(POOLINGS)}, not {receptive} and {pooling}"
     if problem:
         raise InputError("--model.receptive, --model.pooling", problem, "see Tables 6 and 7 of the papers")
+    paper = "give --model.pooling_rule paper"
+    if settings.pooling_rule == "release" and settings.window != 7:
+        raise InputError("--model.window", f"{settings.window}: the release has windows of 7 alone", paper)
     if 2 * settings.halo > settings.window:
         half = settings.window // 2
         raise InputError("--model.halo", f"{settings.halo} is more than half a window", f"give at most {half}")
     if settings.pooling_rule == "release":
-        paper = "give --model.pooling_rule paper"
-        if settings.window != 7:
-            raise InputError("--model.window", f"{settings.window}: the release has windows of 7 alone", paper)
         if settings.target_pooling not in POOLINGS:
             raise InputError("--model.target_pooling", f"{settings.target_pooling} is none of {list(POOLINGS)}", paper)

@@ -109,7 +109,7 @@ class About:
             "less than": self.below,
             "a multiple of": self.multiple_of,
         }
-        words = " and ".join(f"{k} {v:g}" for k, v in bounds.items() if v is not None)
+        words = " and ".join(f"{k} {v:g}" for k, v in bounds.items() if v is not None) or "a finite number"
         return self.remedy or f"give {words}{', the smaller number first' if self.ascending else ''}"
 
 
@@ -193,7 +193,7 @@ def require_value(name: str, value: Any, rule: About) -> None:
     """InputError if the rule forbids a value of the option ``--name``."""
     if not rule.allows(value):
         numbers = " ".join(map(str, value)) if isinstance(value, tuple) else value
-        raise InputError(f"--{name}", rule.problem.format(value, numbers=numbers), rule.in_words())
+        raise InputError(f"--{name}", rule.problem.format(numbers, numbers=numbers), rule.in_words())
 
 
 def require_values(section: Any, prefix: str = "", part: str = "") -> None:

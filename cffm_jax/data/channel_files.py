@@ -1,6 +1,6 @@
 """Frames of any channels: values as they are stored, and a picture of them to look at.
 
-PNG and JPEG hold 1, 3 or 4 samples a pixel, TIFF any number, of integers or floats, and so does a
+PNG and JPEG hold 1 to 4 samples a pixel, TIFF any number, of integers or floats, and so does a
 NumPy array (.npy) [H,W] or [H,W,K].
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import io
+import logging
 import lzma
 import math
 import zlib
@@ -28,6 +29,8 @@ _AS_ARRAY = "save it as .npy [H,W,K]"
 _MAX_VALUES = 4 * MAX_PIXELS
 _TURN = 274
 """The tag of a TIFF's orientation; the values are those of EXIF."""
+_NO_DATA = 42113
+"""The tag of GDAL that says which value stands for missing ones."""
 _REDUCED = 1
 """The bit of a TIFF page's type that marks a smaller copy of another page."""
 _SPREAD = 2.0
@@ -48,20 +51,22 @@ def decode(path: FileName, data: bytes, channels: Channels) -> tuple[np.ndarray,
     RGB it is u8[H,W,3].
 
     What is not finite, as where a depth is not known, is read as the channel's mean: 0 when it is
-    normalised, as padding. Without a mean it stays.
+    normalised, as padding; so is what GDAL calls "no data" in a TIFF. Without a mean it stays.
 
     Raises:
       UnreadableFile: it cannot be read, or has another number of channels.
     """
     values, turn = read_values(path, data)
     if values.shape[2] != len(channels):
-        problem = f"has {values.shape[2]} channels, not {len(channels)} ({', '.join(channels.names)})"
-        raise UnreadableFile(path, problem, "correct the names of the channels, or the file")
+        shape = "x".join(map(str, values.shape))
+        problem = f"has {values.shape[2]} channels ({shape}), not {len(channels)} ({', '.join(channels.names)})"
+        raise UnreadableFile(path, problem, "save it as [H,W,K], or name its channels (--data.channels)")
     if channels.coloured:
         if values.dtype != np.uint8:
             raise UnreadableFile(path, f"holds {values.dtype}, RGB has bytes", "save it with 8 bits")
         return np.ascontiguousarray(values), turn
-    values = values.astype(np.float32)
+    with np.errstate(over="ignore"):  # What float32 does not hold is infinite, and counts as such.
+        values = values.astype(np.float32)
     finite = np.isfinite(values)
     if channels.mean and not finite.all():
         values = np.where(finite, values, np.array(channels.mean, np.float32))
@@ -100,6 +105,7 @@ def _array(path: FileName, data: bytes) -> tuple[np.ndarray, None]:
 def _tiff(path: FileName, data: bytes) -> tuple[np.ndarray, int | None]:
     try:
         tifffile = importlib.import_module("tifffile")
+        tifffile.logger().setLevel(logging.CRITICAL)  # What is wrong with a file is said once, in our words.
     except ImportError as error:
         remedy = f"install tifffile (make install-tiff, or pip install tifffile), or {_AS_ARRAY}"
         raise UnreadableFile(path, "is a TIFF, which tifffile reads, and that is not installed", remedy) from error
@@ -114,6 +120,7 @@ def _tiff(path: FileName, data: bytes) -> tuple[np.ndarray, int | None]:
             if first.colormap is not None:
                 raise UnreadableFile(path, "is a TIFF with a palette", f"save it without, or {_AS_ARRAY}")
             _require_room(path, (first.imagelength, first.imagewidth, first.samplesperpixel * len(pages)))
+            missing = first.tags.get(_NO_DATA)
             tag = first.tags.get(_TURN)
             turn = int(tag.value) if tag is not None and tag.value in range(1, 9) else None
             values = np.stack([page.asarray() for page in pages], -1) if len(pages) > 1 else first.asarray()
@@ -127,7 +134,17 @@ def _tiff(path: FileName, data: bytes) -> tuple[np.ndarray, int | None]:
     if values.ndim not in (2, 3) or values.dtype.kind not in "uif":
         problem = f"holds {values.dtype} of shape {list(values.shape)}"
         raise UnreadableFile(path, problem, "save integers or floats [H,W] or [H,W,K]")
+    if missing is not None:
+        values = np.where(values == _number(path, missing.value), np.nan, values)
     return values, turn
+
+
+def _number(path: FileName, words: object) -> float:
+    """The value of a TIFF that stands for missing ones, which GDAL writes in words."""
+    try:
+        return float(str(words).strip("\0 "))
+    except ValueError as error:
+        raise UnreadableFile(path, f"states {words!r} for missing values, which is no number", _AS_ARRAY) from error
 
 
 def _picture(path: FileName, data: bytes) -> tuple[np.ndarray, int | None]:
@@ -139,6 +156,7 @@ def _picture(path: FileName, data: bytes) -> tuple[np.ndarray, int | None]:
     if pixels is None:
         raise UnreadableFile(path, "is damaged, or of a kind that is not read", f"{_AGAIN}, or {_AS_ARRAY}")
     pixels = pixels[..., _ORDERS[pixels.shape[2]]] if pixels.ndim == 3 and pixels.shape[2] in _ORDERS else pixels
+    pixels = pixels[..., [0, 3]] if image.mode == "LA" else pixels  # OpenCV repeats the grey.
     return pixels, orientation(image, data)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-from PIL import ImageFile
+from PIL import Image, ImageFile
 
 from cffm_jax.channels import COLOURS, Channels
 from cffm_jax.data import channel_files, mask_files, pictures
@@ -74,16 +74,30 @@ def decode_upright(
     if data.startswith(b"\xff\xd8") and data.rfind(b"\xff\xd9") <= data.rfind(b"\xff\xda"):
         raise UnreadableFile(path, "is truncated: the JPEG's end is missing", "copy or download the file again")
     stored = channel_files.as_stored(data, channels)
-    image = None if stored else open_image(path, data, readers)  # Refuses a size that OpenCV would believe.
+    image = None if stored else _opened(path, data, readers)  # Refuses a size that OpenCV would believe.
     if pictures.is_png(data) and data.rfind(_PNG_END) < 0:
         raise UnreadableFile(path, "is truncated: the PNG's end is missing", "copy or download the file again")
     if image is None:
         return channel_files.decode(path, data, channels)
+    if several is None and image.format == "TIFF" and getattr(image, "n_frames", 1) > 1:
+        problem, remedy = f"holds {image.n_frames} pictures", "give each a file, or name --data.channels"  # pyrefly: ignore[missing-attribute]
+        raise UnreadableFile(path, problem, remedy)
     # The second: a JPEG with another behind it.
     if several is not None and (getattr(image, "is_animated", False) or "mp" in image.info):
         several.append(path)
     turn = pictures.orientation(image, data)  # Before the pixels: a TIFF is turned with them, and says so no more.
     return pictures.decode_picture(path, data, image), turn
+
+
+def _opened(path: FileName, data: bytes, readers: Mapping[bytes, type[ImageFile.ImageFile]]) -> Image.Image:
+    """`open_image`, with a word on a TIFF of which Pillow does not know the samples."""
+    try:
+        return open_image(path, data, readers)
+    except UnreadableFile as error:
+        if not data.startswith(TIFF):
+            raise
+        problem = "is a TIFF of other samples than a picture's in RGB, or damaged"
+        raise UnreadableFile(path, problem, "name its channels with --data.channels, or save it as PNG") from error
 
 
 def read_mask(path: FileName, num_classes: int, coding: Coding = VSPW, manifest: Manifest | None = None) -> np.ndarray:

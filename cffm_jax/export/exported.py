@@ -3,6 +3,8 @@
 stream = load("folder")
 state = stream.start()
 state, masks = stream.step(state, frames)  # u8[S,H,W,3] in RGB -> u8[S,H,W]
+
+Frames of other channels (model.json) are f32[S,H,W,K] with the files' own values.
 """
 
 import hashlib

@@ -51,7 +51,7 @@ class Footprint(NamedTuple):
     def __str__(self) -> str:
         (height, width), count = self.tile, f"{self.tiles} tiles" if self.tiles > 1 else "whole frames"
         memory = "not known" if self.memory is None else f"{self.memory / 1e9:.2f} GB"
-        return f"memory: {memory} for {count} of {width}x{height}"
+        return f"memory: a step takes {memory}, weights included ({count} of {width}x{height})"
 
 
 class StreamSegmenter:

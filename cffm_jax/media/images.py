@@ -79,13 +79,21 @@ def list_images(folder: str) -> list[str]:
     """The images of a folder in order; hidden files are left out.
 
     Raises:
-      InputError: there is none, or the folder cannot be listed.
+      InputError: there is none, two have one name but for the suffix, or the folder cannot be
+        listed.
     """
     try:
         names = [entry.name for entry in os.scandir(folder) if not entry.name.startswith(".")]
     except OSError as error:
         raise InputError(folder, f"cannot be listed ({error.strerror})", "check the folder's permissions") from error
-    paths = [os.path.join(folder, name) for name in in_order(names) if name.lower().endswith(SUFFIXES)]
+    names = [name for name in in_order(names) if name.lower().endswith(SUFFIXES)]
+    stems: dict[str, str] = {}
+    for name in names:
+        other = stems.setdefault(os.path.splitext(name)[0], name)
+        if other != name:
+            problem = f"is the frame of {other} a second time"
+            raise InputError(os.path.join(folder, name), problem, "take one of them away, or name a pattern in quotes")
+    paths = [os.path.join(folder, name) for name in names]
     if not paths:
         raise InputError(folder, f"holds no image ({', '.join(SUFFIXES)})", "name another folder, or a video in it")
     return paths

@@ -254,6 +254,9 @@ def own_metadata(weights: StoredWeights, history: Mapping[str, Any]) -> dict[str
 def released_arrays(weights: StoredWeights) -> dict[str, np.ndarray]:
     """The weights in the released layout, dead ones as zeros; InputError if some have no place."""
     model = weights.model
+    if not model.channels.coloured:
+        problem = f"is for frames of {', '.join(model.channels.names)}, and the release's files are for RGB"
+        raise InputError(weights.source, problem, "keep our own format, --to cffm_jax")
     missing = [*without_counterpart(model), *model.foreign_names.without_place(model)]
     if missing and weights.part == WHOLE:
         problem = f"{model.public_name} with these settings has no counterpart in the release ({missing[0]})"

@@ -22,6 +22,9 @@ def description(weights: StoredWeights) -> str:
     rows = [("format", "checkpoint of a run (Orbax)" if file is None else f"{file.format}, {_size(file)}")]
     rows += [("origin", weights.origin)] + [("taken", weights.taken)] * bool(weights.taken)
     rows += [("model", contents), ("backbone", model.backbone)]
+    if not model.channels.coloured:
+        each = zip(model.channels.names, model.channels.mean, model.channels.std)
+        rows.append(("channels", ", ".join(f"{name} ({mean:g} +- {std:g})" for name, mean, std in each)))
     if weights.part != ENCODER:
         rows += [("classes", str(model.num_classes)), ("class names", _class_names(weights))]
     rows.append(("parameters", f"{weights.parameters:,} of the model, {_types(weights)}"))

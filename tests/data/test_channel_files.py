@@ -99,6 +99,35 @@ def test_frames_of_any_channels_are_upright(kind, turn):
     np.testing.assert_array_equal(grey[..., 0], colours[..., 0])
 
 
+def test_pages_in_rgb_are_not_guessed():
+    """By default a frame is a picture: of several in one file none is taken; with names of channels they are these."""
+    pages = np.random.default_rng(0).integers(0, 256, (3, 6, 9), np.uint8)
+    data = by_tifffile(pages, {"photometric": "minisblack"})
+    with pytest.raises(InputError, match="holds 3 pictures"):
+        decode.decode_frame("x", data)
+    three = Channels(("blue", "green", "red"), (0.0,) * 3, (1.0,) * 3)
+    np.testing.assert_array_equal(decode.decode_frame("x", data, channels=three), np.moveaxis(pages, 0, -1))
+    with pytest.raises(InputError, match="TIFF of other samples than a picture's"):
+        decode.decode_frame(
+            "x", by_tifffile(np.zeros((6, 9, 4), np.uint16), {"photometric": "minisblack", "planarconfig": "contig"})
+        )
+
+
+def test_values_that_gdal_calls_missing_are_not_finite():
+    values = np.array([[1, -9999], [3, 4]], np.float32)
+    data = by_tifffile(values, {"extratags": [(42113, "s", 0, "-9999", True)]})
+    read = decode.decode_frame("x", data, channels=THERMAL)
+    assert read[..., 0].tolist() == [[1, THERMAL.mean[0]], [3, 4]]
+    read = decode.decode_frame("x", data, channels=Channels(("thermal",), (), ()))
+    assert np.isnan(read[0, 1, 0]) and np.isfinite(read).sum() == 3
+
+
+def test_grey_with_transparency_has_two_channels():
+    values = np.random.default_rng(0).integers(0, 256, (5, 7, 2), np.uint8)
+    two = Channels(("a", "b"), (0.0, 0.0), (1.0, 1.0))
+    np.testing.assert_array_equal(decode.decode_frame("x", by_pillow(values, "PNG"), channels=two), values)
+
+
 def test_arrays_and_what_is_not_finite():
     values = np.random.default_rng(0).normal(size=(5, 7, 5)).astype(np.float32)
     holes = values.copy()
@@ -113,7 +142,7 @@ def test_arrays_and_what_is_not_finite():
 @pytest.mark.parametrize(
     ("data", "problem"),
     [
-        (as_npy(np.zeros((5, 7, 4))), "has 4 channels, not 5"),
+        (as_npy(np.zeros((5, 7, 4))), r"has 4 channels \(5x7x4\), not 5"),
         (as_npy(np.zeros((5, 7, 5)))[:-1], "is truncated"),
         (as_npy(np.zeros((5, 7, 5), complex)), "holds complex128"),
         (as_npy(np.zeros((2, 5, 7, 5))), "of shape"),
@@ -153,8 +182,12 @@ def test_channels_need_their_statistics():
         DataConfig(channels=("t",)),
         DataConfig(channels=("t",), mean=(1.0,), std=(0.0,)),
         DataConfig(mean=(1.0,)),
+        DataConfig(mean=(1.0, 2.0, 3.0)),  # ImageNet's deviations do not belong to another mean.
+        DataConfig(channels=("a,b",), mean=(1.0,), std=(1.0,)),
+        DataConfig(channels=("a", "a"), mean=(1.0, 1.0), std=(1.0, 1.0)),
+        DataConfig(channels=("t",), mean=(float("nan"),), std=(1.0,)),
     ):
-        with pytest.raises(InputError, match=r"--data\.(mean|std)"):
+        with pytest.raises(InputError, match=r"--data\.(mean|std|channels): .+; give .+"):
             check_settings(Config(data=data))
 
 
@@ -169,6 +202,13 @@ def test_check_prints_the_statistics(tmp_path, capsys):
     assert check([str(tmp_path), *options]) == 0
     over, said = capsys.readouterr().out.splitlines()[-1].split(": ")
     assert over == "over train"
+    cv2.imwrite(str(frames / "0.png"), np.zeros((8, 8), np.uint16))
+    for i in range(1, 10):
+        cv2.imwrite(str(frames / f"{i}.png"), np.zeros((8, 8), np.uint16))
+    with pytest.raises(InputError, match="thermal has the same value everywhere"):
+        check([str(tmp_path), *options])
+    with pytest.raises(InputError, match="--channels: is a a; give each channel a name of its own"):
+        check([str(tmp_path), "--layout", "folder", "--channels", "a", "a"])
     said = said.split()
     assert said[:3] == ["--data.channels", "thermal", "--data.mean"] and said[4] == "--data.std"
     assert np.allclose([float(said[3]), float(said[5])], [values.mean(), values.std()], rtol=1e-5)

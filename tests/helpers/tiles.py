@@ -29,7 +29,9 @@ def _encoded(tile, codec, config):
         stream = container.add_stream(codec, options={"x265-params": "log-level=none"} if codec == "libx265" else {})
         stream.height, stream.width, stream.pix_fmt = *tile.shape[:2], "yuv420p"
         stream.codec_context.flags |= Flags.global_header
-        container.mux(stream.encode(av.VideoFrame.from_ndarray(tile, "rgb24")))
+        frame = av.VideoFrame.from_ndarray(tile, "rgb24")
+        frame.pts = 0  # Without a time x265 gives the packet one at times that Matroska does not take.
+        container.mux(stream.encode(frame))
         container.mux(stream.encode())
     file.seek(0)
     with av.open(file) as container:

@@ -339,12 +339,12 @@ def test_images_as_viewers_show_them(tmp_path):
 
 def test_of_several_pictures_in_a_file_the_first_is_taken_and_the_others_told_of(tmp_path):
     pictures = [Image.fromarray(picture(number=i)) for i in range(3)]
-    for name in ("a.png", "a.tif", "a.webp"):
+    for name in ("a.png", "b.tif", "c.webp"):
         pictures[0].save(tmp_path / name, save_all=True, append_images=pictures[1:], lossless=True)
         frames, source = read(tmp_path / name)
         np.testing.assert_array_equal(frames[0].pixels, picture())
         assert len(frames) == 1 and f"{name}: holds more pictures" in source.warnings[0]
-    pictures[0].save(tmp_path / "b.tif", big_tiff=True)
+    pictures[0].save(tmp_path / "d.tif", big_tiff=True)
     frames, source = read(tmp_path)
     assert len(frames) == 4 and "a.png and 2 more: each holds more pictures" in source.warnings[0]
 
@@ -436,3 +436,11 @@ def test_a_jpeg_with_another_picture_behind_it_says_so(tmp_path):
     Image.fromarray(picture()).save(path, "MPO", save_all=True, append_images=[Image.fromarray(picture(number=9))])
     [_], source = read(path)
     assert "holds more pictures than the first" in source.warnings[0]
+
+
+def test_one_frame_in_two_files_of_a_folder(tmp_path):
+    for name in ("0.png", "1.png"):
+        Image.fromarray(picture()).save(tmp_path / name)
+    Image.fromarray(picture()).save(tmp_path / "0.jpg")
+    with pytest.raises(InputError, match="is the frame of 0.jpg a second time"):
+        images.list_images(str(tmp_path))

@@ -468,7 +468,7 @@ def test_a_cut_video_is_told_of(tmp_path, capfd):
         (["A", "--reference-seconds", "0.2", "0.4", "0.6"], "is 0.2 0.4 0.6; give the longest first"),
         (["A", "--reference-seconds", "1", "2", "inf"], "inf is given"),
         (["A", "--masks", "none", "--no-overlay", "--no-csv"], "leaves nothing to write"),
-        (["A", "--scale", "853", "0"], "--scale: is (853, 0); give at least 1, or 0 0 for the frames' own size"),
+        (["A", "--scale", "853", "0"], "--scale: is 853 0; give at least 1, or 0 0 for the frames' own size"),
         (["A", "--scale", "853"], "--scale: is 853; give a width and a height"),
         (["A", "--tile", "100", "64"], "--tile: is 100 64; give a width and a height of at least 64, multiples of 32"),
         (["A", "--tile", "96", "64", "--overlap", "64"], "--overlap: is 64; give a multiple of 32 below 64"),

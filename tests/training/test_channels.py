@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 import cffm_jax
+from cffm_jax.commands.convert import convert_command
 from cffm_jax.commands.evaluate import eval_command
 from cffm_jax.commands.predict import predict_command
 from cffm_jax.commands.train import train_command
@@ -72,10 +73,12 @@ def test_from_the_files_to_the_masks(trained, tmp_path, refused):
     frames = [np.where(np.isfinite(each), each, mean).astype(np.float32) for each in frames]
     for path, mask in zip(sorted((tmp_path / "out" / "masks").iterdir()), weights.stream(frames), strict=True):
         np.testing.assert_array_equal(np.asarray(Image.open(path)), mask)
+    argv = [workdir, tmp_path / "x.pth", "--to", "torch"]
+    refused(convert_command, argv, "is for frames of red, green, blue, nir, depth", "keep our own format")
     video = film(tmp_path / "a.mp4", 3)
     argv = ["--checkpoint", workdir, "--output", tmp_path / "none"]
     refused(predict_command, [video, *argv], video, "is a video in RGB", "give a folder of its frames", progress=True)
     argv = ["--checkpoint", trained[0], "--output", tmp_path / "none"]
-    refused(predict_command, [root / "b" / "frames", *argv], "has 5 channels, not 3", progress=True)
+    refused(predict_command, [root / "b" / "frames", *argv], "has 5 channels (64x96x5), not 3", progress=True)
     argv = runs.train_argv(root, tmp_path / "other", *like, "--data.channels", *NAMES)
     refused(train_command, argv, "--data.mean", "--statistics")

@@ -23,7 +23,7 @@ import numpy as np
 import tyro
 
 from cffm_jax.channels import RGB, Channels
-from cffm_jax.config import IGNORED_LABEL, DataConfig, LayoutName
+from cffm_jax.config import IGNORED_LABEL, DataConfig, LayoutName, require_channels
 from cffm_jax.data.check.class_weights import class_weights
 from cffm_jax.data.check.report import as_text, to_json
 from cffm_jax.data.check.survey import Survey, VideoFound, survey
@@ -127,10 +127,15 @@ def _statistics(result: Survey, names: Sequence[str]) -> str:
     chosen = result.splits.get(split, tuple(result.videos))
     over = split if split in result.splits else ", ".join(result.splits)
     count, total, squares = sum((result.videos[name].moments for name in chosen), np.zeros((3, len(names))))
+    if not count.any():
+        raise InputError("--statistics", "no frame could be read", "see the problems above")
     if not count.all():
         raise InputError("--statistics", f"{names[int(count.argmin())]} has no finite value", "see the problems above")
     mean = total / count
     std = np.sqrt(np.maximum(squares / count - mean**2, 0))
+    if not std.all():
+        problem = f"{names[int(std.argmin())]} has the same value everywhere"
+        raise InputError("--statistics", problem, "save the frames without this channel")
     rows = ("channels", names), ("mean", map("{:.6g}".format, mean)), ("std", map("{:.6g}".format, std))
     return f"over {over}: " + " ".join(f"--data.{name} {' '.join(values)}" for name, values in rows)
 
@@ -138,6 +143,7 @@ def _statistics(result: Survey, names: Sequence[str]) -> str:
 def _checked(options: Command) -> tuple[str, ...]:
     """Splits to check. InputError for options that cannot be followed, before a file is read."""
     require_values(options)
+    require_channels("--channels", options.channels)
     layout = layout_of(options.layout)
     there = () if options.splits else find_splits(options.root, layout, empty=True)
     splits = tuple(dict.fromkeys(options.splits)) or there
