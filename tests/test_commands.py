@@ -29,7 +29,7 @@ import cffm_jax
 from benchmarks.collectives import collectives
 from cffm_jax.checkpoints.by_path import open_checkpoints
 from cffm_jax.checkpoints.store import Checkpoints
-from cffm_jax.commands.evaluate import eval_command
+from cffm_jax.commands.eval import eval_command
 from cffm_jax.commands.train import train_command
 from cffm_jax.config import Config, TrainConfig
 from cffm_jax.data.prepare import command as prepare

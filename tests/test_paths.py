@@ -9,7 +9,7 @@ import pytest
 
 from cffm_jax import study
 from cffm_jax.commands.convert import ConvertOptions, convert_command
-from cffm_jax.commands.evaluate import eval_command
+from cffm_jax.commands.eval import eval_command
 from cffm_jax.commands.predict import predict_command
 from cffm_jax.commands.train import TrainOptions, train_command
 from cffm_jax.config import Config

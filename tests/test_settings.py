@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import tyro
 
-from cffm_jax.commands.evaluate import eval_command
+from cffm_jax.commands.eval import eval_command
 from cffm_jax.commands.train import TrainOptions, train_command
 from cffm_jax.config import EVALUATED, POOLINGS, SETTINGS, Config, DataConfig, ModelConfig
 from cffm_jax.config_checks import check_settings

@@ -56,8 +56,8 @@ def _measured(rows: Mapping[str, Scores], metrics: Sequence[Metric], longer_than
     """A line: in how many videos the metrics of whole videos could be measured, the same in all
     rows."""
     counts = next((scores.measured(longer_than) for scores in rows.values()), {})
-    told = ", ".join(f"{metric.title} {counts[metric.key]}" for metric in metrics if metric.key in counts)
-    return f"\nVideos that could be measured: {told}." if told else ""
+    measured = ", ".join(f"{metric.title} {counts[metric.key]}" for metric in metrics if metric.key in counts)
+    return f"\nVideos that could be measured: {measured}." if measured else ""
 
 
 def beyond_table(rows: Mapping[str, Scores], longer_than: int | None = None) -> str:

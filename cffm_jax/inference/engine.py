@@ -229,9 +229,9 @@ class Engine:
             lambda x: x.reshape(streams, n, *x.shape[1:])[:, first:].reshape(-1, *x.shape[1:]), features
         )
         referring = (back.max(-1, initial=0) > 0).reshape(-1)
-        found = each(segmented, streams, targets, memory, referring, contexts)
-        found = jax.tree.map(lambda x: x.reshape(streams, n - first, *x.shape[1:]), found)
-        return State(state.clock + n, state.ages + n, ring, recurrent), found
+        results = each(segmented, streams, targets, memory, referring, contexts)
+        results = jax.tree.map(lambda x: x.reshape(streams, n - first, *x.shape[1:]), results)
+        return State(state.clock + n, state.ages + n, ring, recurrent), results
 
     def _advanced(
         self, variables: dict[str, Any], recurrent: Tree, features: Tree, ages: jax.Array, n: int

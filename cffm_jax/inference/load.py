@@ -74,7 +74,7 @@ class Weights:
         scale: tuple[int, int] | None = None,
         tile: tuple[int, ...] = (),
         overlap: int = -1,
-        told: Callable[[Footprint], None] | None = None,
+        on_footprint: Callable[[Footprint], None] | None = None,
     ) -> Iterator[Prediction]:
         """Masks as of ``stream``, with the probability of each pixel's class, and the logits.
 
@@ -91,7 +91,7 @@ class Weights:
           tile: width and height of the tiles that they are then segmented in; none: whole.
           overlap: pixels that tiles share at least, where their logits are blended; -1: a quarter
             of a tile's shorter side.
-          told: called with the ``inference.streaming.Footprint`` before the first frame is
+          on_footprint: called with the ``inference.streaming.Footprint`` before the first frame is
             segmented.
 
         Raises:
@@ -109,7 +109,7 @@ class Weights:
         if scale is not None:
             require_scale(scale)
             config = dataclasses.replace(config, data=dataclasses.replace(config.data, scale=scale))
-        wanted = {"scores": scores, "logits": logits, "tiles": Tiling.of(tile, overlap), "told": told}
+        wanted = {"scores": scores, "logits": logits, "tiles": Tiling.of(tile, overlap), "on_footprint": on_footprint}
         return streaming.predictions(model, self.variables, config, frames, ahead=ahead, **wanted)
 
 

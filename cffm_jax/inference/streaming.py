@@ -200,7 +200,7 @@ def predictions(
     scores: bool = False,
     logits: bool = False,
     tiles: Tiling | None = None,
-    told: Callable[[Footprint], None] | None = None,
+    on_footprint: Callable[[Footprint], None] | None = None,
 ) -> Iterator[Prediction]:
     """What the network says of frames u8[H0,W0,3] in RGB, or f32[H0,W0,K] of other
     channels, one for each, in order.
@@ -215,7 +215,7 @@ def predictions(
       scores: whether the probabilities are wanted.
       logits: whether the logits are.
       tiles: how frames are cut, once resized; None: not at all.
-      told: called before the first frame is segmented, with what that takes.
+      on_footprint: called before the first frame is segmented, with what that takes.
 
     Raises:
       InputError: a frame is no such array or differs in size from the first.
@@ -231,8 +231,8 @@ def predictions(
             raise InputError(f"frame {number}", problem, f"give frames {wanted}")
         if segmenter is None:
             segmenter = _segmenter(model, config, frame.shape[:2], scores, logits, tiles)
-            if told:
-                told(segmenter.footprint(variables))
+            if on_footprint:
+                on_footprint(segmenter.footprint(variables))
             state = segmenter.start()
         elif frame.shape[:2] != segmenter.size:
             problem = f"is {frame.shape[1]}x{frame.shape[0]}, the first {segmenter.size[1]}x{segmenter.size[0]}"

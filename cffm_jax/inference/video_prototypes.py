@@ -126,8 +126,8 @@ class Prototyper:
             raise InputError(video.frames[0], problem, "give fewer with --prototypes.count, or a longer video")
         valid = np.arange(plan.frames) < len(frames)
         frames = np.stack(frames + frames[-1:] * (plan.frames - len(frames)))
-        found = _cluster(self._model, plan, self._tiles, self._variables, frames, valid)
-        centres, inertia = jax.device_get(found)
+        clusters = _cluster(self._model, plan, self._tiles, self._variables, frames, valid)
+        centres, inertia = jax.device_get(clusters)
         if not np.isfinite(inertia):
             raise InputError(video.frames[0], "its features are not finite", "check the weights: they may be damaged")
         return centres

@@ -172,7 +172,7 @@ def predict(request: Request) -> str:
             ahead=ahead,
             tile=request.tile,
             overlap=request.overlap,
-            told=job.tell,
+            on_footprint=job.tell,
         )
         damage = Damage()
         count, took = job.write(interruption, frames, predictions, damage)

@@ -34,7 +34,7 @@ LENGTHS = (5, 18, 1, 17, 9)
 
 EVAL = """
 import sys
-from cffm_jax.commands.evaluate import eval_command
+from cffm_jax.commands.eval import eval_command
 from cffm_jax.runtime.command_line import run_command
 if __name__ == "__main__":
     sys.exit(run_command(eval_command))

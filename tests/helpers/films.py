@@ -114,11 +114,11 @@ class Network:
     names: tuple = NAMES
     colours: np.ndarray = dataclasses.field(default_factory=lambda: palette(len(NAMES)))
 
-    def predictions(self, frames, *, scores, logits, ahead, tile, overlap, told):
+    def predictions(self, frames, *, scores, logits, ahead, tile, overlap, on_footprint):
         self.asked.append(self.config.data.offsets)
         for number, frame in enumerate(frames):
             if not number:
-                told(Footprint(frame.shape[:2], frame.shape[:2], 1, 0, 1))
+                on_footprint(Footprint(frame.shape[:2], frame.shape[:2], 1, 0, 1))
             values = frame[..., ::-1] / np.float32(64)
             sure = np.exp(values.max(-1)) / np.exp(values).sum(-1)
             yield Prediction(self.mask(frame), sure if scores else None, values[::4, ::4] if logits else None)

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from cffm_jax import create_model
-from cffm_jax.commands.evaluate import eval_command
+from cffm_jax.commands.eval import eval_command
 from cffm_jax.commands.train import train_command
 from cffm_jax.config import Config, DataConfig, EvalConfig, ModelConfig, PrototypeConfig
 from cffm_jax.data import decode

@@ -180,7 +180,9 @@ def test_weights_segment_in_tiles_of_frames_of_any_scale(frames):
     """Own size, or another; and they tell what a step takes."""
     model, variables = made("cffm_b0")
     weights, told = Weights(model, variables, CONFIG, "", ""), []
-    found = list(weights.predictions(frames, scale=(0, 0), tile=(64, 64), overlap=32, logits=True, told=told.append))
+    found = list(
+        weights.predictions(frames, scale=(0, 0), tile=(64, 64), overlap=32, logits=True, on_footprint=told.append)
+    )
     expected = list(predictions(model, variables, OWN_SIZE, frames, logits=True, tiles=TILING))
     for one, other in zip(found, expected, strict=True):
         np.testing.assert_array_equal(one.mask, other.mask)
@@ -189,9 +191,9 @@ def test_weights_segment_in_tiles_of_frames_of_any_scale(frames):
     assert footprint[:4] == (SIZE, (64, 64), 4, 32) and footprint.memory > sum(
         x.nbytes for x in jax.tree.leaves(variables)
     )
-    larger = list(weights.predictions(frames[:1], scale=(128, 128), tile=(64, 96), told=told.append))
+    larger = list(weights.predictions(frames[:1], scale=(128, 128), tile=(64, 96), on_footprint=told.append))
     assert told[1].input_size == (128, 128) and told[1].tiles == 6 and larger[0].mask.shape == SIZE
-    assert str(told[1]).endswith("GB for 6 tiles of 64x96") and told[1].memory > footprint.memory
+    assert str(told[1]).endswith("GB, weights included (6 tiles of 64x96)") and told[1].memory > footprint.memory
 
 
 def test_sizes_that_cannot_be():

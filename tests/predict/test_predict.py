@@ -638,7 +638,7 @@ def test_the_real_command_in_tiles(trained, tmp_path, monkeypatch):
     path = film(tmp_path / "a.mkv", 4, size=(90, 160), codec="ffv1", pixels="bgr0", pictures=drifting(4, (90, 160)))
     argv = [path, "--checkpoint", trained[0], "--output", tmp_path / "out", "--logits", "--scale", "0", "0"]
     status, _, err = finished("predict.py", *argv, "--tile", "96", "96", "--overlap", "32")
-    assert status == 0 and "GB for 2 tiles of 96x96\n" in err, err
+    assert status == 0 and "GB, weights included (2 tiles of 96x96)\n" in err, err
     about = json.loads((tmp_path / "out" / "prediction.json").read_text())
     assert about["size"] == [160, 90] and about["input_size"] == [160, 96] and about["memory"] > 1e6
     assert about["tile"] == [96, 96] and about["tiles"] == 2 and about["overlap"] == 32

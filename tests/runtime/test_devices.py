@@ -21,7 +21,7 @@ COMMANDS = """
 import os, sys
 from cffm_jax import study
 from cffm_jax.commands.convert import convert_command
-from cffm_jax.commands.evaluate import eval_command
+from cffm_jax.commands.eval import eval_command
 from cffm_jax.commands.predict import predict_command
 from cffm_jax.commands.train import train_command
 from cffm_jax.runtime.command_line import run_command

@@ -8,7 +8,7 @@ from PIL import Image
 
 import cffm_jax
 from cffm_jax.commands.convert import convert_command
-from cffm_jax.commands.evaluate import eval_command
+from cffm_jax.commands.eval import eval_command
 from cffm_jax.commands.predict import predict_command
 from cffm_jax.commands.train import train_command
 from cffm_jax.runtime.command_line import run_command

@@ -17,7 +17,7 @@ import cffm_jax
 from cffm_jax.channels import Channels
 from cffm_jax.checkpoints.by_path import open_checkpoints
 from cffm_jax.commands.convert import convert_command
-from cffm_jax.commands.evaluate import eval_command
+from cffm_jax.commands.eval import eval_command
 from cffm_jax.commands.train import train_command
 from cffm_jax.data import evaluation_frames
 from cffm_jax.data.layouts import read as layouts

@@ -13,7 +13,7 @@ import safetensors.numpy
 
 import cffm_jax
 from cffm_jax.commands.convert import convert_command
-from cffm_jax.commands.evaluate import eval_command
+from cffm_jax.commands.eval import eval_command
 from cffm_jax.config import Config, InitConfig, ModelConfig
 from cffm_jax.data.class_names import synthetic_names
 from cffm_jax.data.layouts.video import Video

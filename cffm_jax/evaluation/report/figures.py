@@ -103,8 +103,8 @@ def _notes(tree: Mapping[str, Any], about: About) -> list[str]:
         notes.append(NO_CONSISTENCY)
     else:
         counts = figures["measured_videos"]
-        told = ", ".join(f"{m.title} {counts[m.key]}" for m in all_metrics.METRICS if m.key in counts)
-        notes.append(f"Videos that could be measured: {told}.")
+        measured = ", ".join(f"{m.title} {counts[m.key]}" for m in all_metrics.METRICS if m.key in counts)
+        notes.append(f"Videos that could be measured: {measured}.")
     if about.published:
         notes.append(
             "Published: CFFM (CVPR 2022) and CFFM++ (TPAMI 2024), each figure of a network that was trained by itself."

@@ -196,8 +196,8 @@ def _describe(path: Path, stack: contextlib.ExitStack) -> WeightFile:
 
 def _unwrapped(contents: TorchFile, path: Path) -> WeightFile:
     """The state dict that is taken, where nothing tells more, and all that may be taken."""
-    found = unwrap.state_dicts(contents, path)
-    if not found:
+    entries = unwrap.state_dicts(contents, path)
+    if not entries:
         raise InputError(path, "holds no state dict", REMEDY)
 
     def take(state_dict: unwrap.StateDict) -> WeightFile:
@@ -213,7 +213,7 @@ def _unwrapped(contents: TorchFile, path: Path) -> WeightFile:
         shapes = {key: StoredArray(each.shape, each.dtype, load) for key, each in state_dict.tensors.items()}
         return Choice(state_dict.name, state_dict.known, shapes, functools.partial(take, state_dict))
 
-    return dataclasses.replace(take(found[0]), choices=tuple(map(choice, found)))
+    return dataclasses.replace(take(entries[0]), choices=tuple(map(choice, entries)))
 
 
 def _open(path: Path, stack: contextlib.ExitStack) -> BinaryFile:

@@ -95,14 +95,14 @@ def choose(state_dicts: Sequence[Named], source: object, take: str = "") -> Chos
     Raises:
       InputError: there are none, or several that the rule does not tell apart, or not those.
     """
-    found = [(i, each, foreign) for i, each in enumerate(state_dicts) for foreign in _sets(each.arrays)]
-    if not found:
+    candidates = [(i, each, foreign) for i, each in enumerate(state_dicts) for foreign in _sets(each.arrays)]
+    if not candidates:
         some = ", ".join(printable(key) for each in state_dicts for key in list(each.arrays)[:3]) or "nothing"
         problem = f"holds no weights of a model that is known here ({printable(some)}, ...)"
         raise InputError(source, problem, f"known are {', '.join(known_names())}")
-    fitting = [(i, each, foreign) for i, each, foreign in found if foreign.fits]
+    fitting = [(i, each, foreign) for i, each, foreign in candidates if foreign.fits]
     if not fitting:  # Damaged, or of an unknown size: the most complete one is compared.
-        _, each, foreign = max(found, key=lambda entry: len(entry[2].arrays))
+        _, each, foreign = max(candidates, key=lambda entry: len(entry[2].arrays))
         return Chosen(each.name, foreign, ())
 
     def rank(entry: tuple[int, Named, Foreign]) -> tuple[bool, int, bool]:
@@ -126,7 +126,7 @@ def choose(state_dicts: Sequence[Named], source: object, take: str = "") -> Chos
 
 def _sets(arrays: Mapping[str, StoredArray]) -> list[Foreign]:
     """The weights below each prefix that has any; of those that fit none takes keys of another."""
-    found, claimed = [], set()
+    results, claimed = [], set()
     marked = _marked(arrays)
     for under in sorted(marked, key=len, reverse=True):
         origin, added = marked[under]
@@ -148,8 +148,8 @@ def _sets(arrays: Mapping[str, StoredArray]) -> list[Foreign]:
             if foreign.fits:
                 claimed |= inside
             if foreign.fits or prefix == under and (not _WRAPPER.sub("", under) or foreign.backbone):
-                found.append(foreign)
-    return found[::-1]
+                results.append(foreign)
+    return results[::-1]
 
 
 def _marked(keys: Iterable[str]) -> dict[str, tuple[Origin, str]]:
