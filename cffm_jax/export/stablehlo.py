@@ -115,7 +115,7 @@ def description(weights: Weights, segmenter: StreamSegmenter, classes: Classes |
         "origin": weights.origin,
         "licence": weights.licence,
         "frames": {"streams": segmenter.streams, "height": segmenter.size[0], "width": segmenter.size[1]},
-        "channels": dataclasses.asdict(weights.config.data.frame_channels),
+        "channels": dataclasses.asdict(config.data.frame_channels),
         "offsets": list(config.data.offsets),
         "classes": list(classes.names),
         "colours": classes.colours[: len(classes.names)].tolist(),

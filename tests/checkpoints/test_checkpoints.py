@@ -18,7 +18,7 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from cffm_jax import settings
-from cffm_jax.channels import MEAN
+from cffm_jax.channels import MEAN, STD
 from cffm_jax.checkpoints import by_path, store
 from cffm_jax.checkpoints.by_path import newest_whole, open_checkpoints, sound_step
 from cffm_jax.checkpoints.compatible import changed_settings, require_same_model, require_same_run
@@ -316,7 +316,7 @@ def test_settings_that_a_run_may_go_on_with():
         assert changed_settings(config, other).get(name) == (value if told else None), name
     config = load_config(CONFIG)
     # What the backbone decides anyway is no difference, nor what has been stored as JSON, nor ImageNet's statistics.
-    require_same_run(config, with_changes(config, [("data.mean", MEAN)]), "run")
+    require_same_run(config, with_changes(config, [("data.mean", MEAN), ("data.std", STD)]), "run")
     require_same_run(config, with_changes(config, [("model.blocks", 1)]), "run")
     stored = json.loads(json.dumps(dataclasses.asdict(config)))
     require_same_run(settings.config_from_dict(stored, "run"), config, "run")
