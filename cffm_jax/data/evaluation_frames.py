@@ -6,17 +6,24 @@ import numpy as np
 
 from cffm_jax.channels import COLOURS, Channels
 from cffm_jax.data import augment, decode
-from cffm_jax.data.image_files import FileName
+from cffm_jax.data.image_files import MAX_PIXELS, FileName
 from cffm_jax.data.layouts.records import read_one
+from cffm_jax.errors import InputError
 
 _MULTIPLE = 32
 """Sides of evaluated frames are multiples of the encoder's coarsest stride."""
 
 
 def evaluation_size(height: int, width: int, scale: tuple[int, int]) -> tuple[int, int]:
-    """Evaluated size (h, w): fitted to the scale, then each side up to a multiple of 32."""
-    h, w = augment.fitted_size(height, width, scale)
-    return -(-h // _MULTIPLE) * _MULTIPLE, -(-w // _MULTIPLE) * _MULTIPLE
+    """Evaluated size (h, w): fitted to the scale, then each side up to a multiple of 32.
+
+    InputError: that is more than the pixels that a frame's file may have.
+    """
+    h, w = (-(-side // _MULTIPLE) * _MULTIPLE for side in augment.fitted_size(height, width, scale))
+    if h * w > MAX_PIXELS:
+        problem = f"makes frames of {w}x{h}, more than the {MAX_PIXELS} pixels allowed"
+        raise InputError(f"a scale of {scale[0]} {scale[1]}", problem, "give a smaller one")
+    return h, w
 
 
 def load_evaluation_frame(
@@ -45,7 +52,8 @@ def fit_frame(frame: np.ndarray, scale: tuple[int, int]) -> np.ndarray:
     """Resizes a frame u8[H,W,3] or f32[H,W,K] bilinearly: first to fit the scale, then up to
     multiples of 32."""
     original = frame.shape[:2]
-    for size in (augment.fitted_size(*original, box=scale), evaluation_size(*original, scale=scale)):
+    evaluated = evaluation_size(*original, scale=scale)
+    for size in (augment.fitted_size(*original, box=scale), evaluated):
         if frame.shape[:2] != size:
             frame = augment.resize(frame, size)
     return frame

@@ -391,6 +391,8 @@ def test_numbers_that_do_not_fit(videos, option, data, settings):
 )
 def test_evaluation_size(size, scale, expected):
     assert evaluation_frames.evaluation_size(*size, scale) == expected
+    with pytest.raises(InputError, match="more than the 67108864 pixels allowed"):
+        evaluation_frames.evaluation_size(*size, (100_000, 100_000))
 
 
 @pytest.mark.parametrize("size", [(48, 85), (85, 48), (96, 64), (33, 70), (30, 40)])
