@@ -193,7 +193,10 @@ def require_value(name: str, value: Any, rule: About) -> None:
     """InputError if the rule forbids a value of the option ``--name``."""
     if not rule.allows(value):
         numbers = " ".join(map(str, value)) if isinstance(value, tuple) else value
-        raise InputError(f"--{name}", rule.problem.format(numbers, numbers=numbers), rule.in_words())
+        each = value if isinstance(value, tuple) else (value,)
+        finite = all(math.isfinite(number) for number in each if isinstance(number, int | float))
+        remedy = rule.in_words() if finite or rule.remedy else "give a finite number"
+        raise InputError(f"--{name}", rule.problem.format(numbers, numbers=numbers), remedy)
 
 
 def require_values(section: Any, prefix: str = "", part: str = "") -> None:

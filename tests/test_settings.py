@@ -474,7 +474,7 @@ def test_rules_hold_at_their_bounds(name):
         ({"data.crop": (480, 70)}, "--data.crop: is 480 70; give multiples of 32"),
         ({"data.ratio": (2.0, 0.5)}, "--data.ratio: is 2.0 0.5; give more than 0, the smaller number first"),
         ({"data.contrast": (1.5, 0.5)}, "--data.contrast: is 1.5 0.5; give at least 0, the smaller number first"),
-        ({"data.brightness": float("inf")}, "--data.brightness: is inf; give at least 0"),
+        ({"data.brightness": float("inf")}, "--data.brightness: is inf; give a finite number"),
         ({"data.threads": 0}, "--data.threads: 0 is too small; give at least 1"),
         ({"model.dtype": "float64"}, "--model.dtype: is 'float64'; give one of float32, bfloat16"),
         ({"model.dropout": 1.0}, "--model.dropout: is 1.0; give at least 0 and less than 1"),

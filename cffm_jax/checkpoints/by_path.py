@@ -46,7 +46,7 @@ def sound_step(checkpoints: Checkpoints, path: str | Path) -> int:
     steps = checkpoints.steps()
     step = checkpoints.best() if name == BEST else int(name) if name else steps[-1]
     others = " ".join(str(other) for other in steps if other != step)
-    others = f"name another, of {others}: {checkpoints.directory}/STEP"
+    others = f"name another, of {others}: {checkpoints.directory}/STEP" if others else "there is no other: train anew"
     if step is None:
         raise InputError(path, "no checkpoint of this run was evaluated", others)
     if step not in steps:

@@ -60,7 +60,8 @@ def decode(path: FileName, data: bytes, channels: Channels) -> tuple[np.ndarray,
     if values.shape[2] != len(channels):
         shape = "x".join(map(str, values.shape))
         problem = f"has {values.shape[2]} channels ({shape}), not {len(channels)} ({', '.join(channels.names)})"
-        raise UnreadableFile(path, problem, "save it as [H,W,K], or name its channels (--data.channels)")
+        remedy = "give frames [H,W,K] with these channels; training names them by --data.channels"
+        raise UnreadableFile(path, problem, remedy)
     if channels.coloured:
         if values.dtype != np.uint8:
             raise UnreadableFile(path, f"holds {values.dtype}, RGB has bytes", "save it with 8 bits")

@@ -79,8 +79,9 @@ def decode_upright(
         raise UnreadableFile(path, "is truncated: the PNG's end is missing", "copy or download the file again")
     if image is None:
         return channel_files.decode(path, data, channels)
-    if several is None and image.format == "TIFF" and getattr(image, "n_frames", 1) > 1:
-        problem, remedy = f"holds {image.n_frames} pictures", "give each a file, or name --data.channels"  # pyrefly: ignore[missing-attribute]
+    if several is None and image.format in ("TIFF", "PNG") and getattr(image, "n_frames", 1) > 1:
+        problem = f"holds {image.n_frames} pictures"  # pyrefly: ignore[missing-attribute]
+        remedy = "give each a file (pages of a TIFF that are channels: name --data.channels)"
         raise UnreadableFile(path, problem, remedy)
     # The second: a JPEG with another behind it.
     if several is not None and (getattr(image, "is_animated", False) or "mp" in image.info):

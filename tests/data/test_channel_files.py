@@ -212,3 +212,10 @@ def test_check_prints_the_statistics(tmp_path, capsys):
     said = said.split()
     assert said[:3] == ["--data.channels", "thermal", "--data.mean"] and said[4] == "--data.std"
     assert np.allclose([float(said[3]), float(said[5])], [values.mean(), values.std()], rtol=1e-5)
+
+
+def test_an_animation_is_no_frame():
+    file, pictures = io.BytesIO(), [Image.fromarray(np.full((5, 7, 3), i, np.uint8)) for i in range(3)]
+    pictures[0].save(file, "PNG", save_all=True, append_images=pictures[1:])
+    with pytest.raises(InputError, match="holds 3 pictures"):
+        decode.decode_frame("x", file.getvalue())

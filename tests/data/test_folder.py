@@ -8,6 +8,7 @@ import pytest
 
 from cffm_jax.config import DataConfig
 from cffm_jax.data import decode
+from cffm_jax.data.check import command as check
 from cffm_jax.data.clips import reference_indices, training_clip
 from cffm_jax.data.layouts import class_file, classes
 from cffm_jax.data.layouts import read as layouts
@@ -211,3 +212,12 @@ def test_frames_of_several_sizes(tmp_path):
 def test_a_root_in_another_layout_names_the_option(tmp_path):
     write_own(tmp_path, {"a": (1, {0})})
     assert "--data.layout" in fails(tmp_path, layouts.read_split, str(tmp_path), "train")
+
+
+@pytest.mark.parametrize("name", ["../other/b", "/b"])
+def test_a_video_outside_of_the_dataset_is_refused(tmp_path, name, capsys):
+    root = write_own(tmp_path / "own", {"a": (10, (0,))})
+    (root / "val.txt").write_text(f"{name}\n")
+    fails("lies outside of the dataset", layouts.read_split, str(root), "val", True, "folder")
+    assert check.main([str(root), "--layout", "folder"]) == 1
+    assert f"lists {name!r}, which lies outside" in capsys.readouterr().out

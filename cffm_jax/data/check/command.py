@@ -61,8 +61,9 @@ class Command:
     json: str = setting("", path=True)
     """Write everything to this file; -: to standard output, in place of the table."""
     class_weights: Literal["none", "median", "log"] = "none"
-    """Print --loss.class_weights for train.py by how often the classes occur: the median of their
-    shares over a class's own, or 1 / ln(1.02 + share)."""
+    """Print --loss.class_weights for train.py by how often the classes occur in the training split
+    (where it is not among the splits, in all of them): the median of their shares over a class's
+    own, or 1 / ln(1.02 + share)."""
     channels: tuple[str, ...] = RGB
     """Names of the frames' channels, in the order of the files; other than red green blue they are
     read as they are stored."""
@@ -108,8 +109,10 @@ def main(argv: Sequence[str]) -> int:
     else:
         print(as_text(result, report, options.rows))
         if options.class_weights != "none":
-            weights = class_weights([each["pixels"] for each in report["classes"]], options.class_weights)
-            print("--loss.class_weights", *(f"{weight:.4g}" for weight in weights))
+            over, videos = _training_videos(result)
+            pixels = sum((video.pixels for video in videos), np.zeros(256, np.int64))[: len(result.names)]
+            weights = class_weights(pixels.tolist(), options.class_weights)
+            print(f"over {over}: --loss.class_weights", *(f"{weight:.4g}" for weight in weights))
         if options.statistics:
             print(_statistics(result, options.channels))
         if options.json:
@@ -120,13 +123,18 @@ def main(argv: Sequence[str]) -> int:
     return 1 if result.problems else 0
 
 
+def _training_videos(result: Survey) -> tuple[str, list[VideoFound]]:
+    """The training split and its videos; where it was not read, all splits and theirs."""
+    split = DataConfig.train_split
+    names = result.splits.get(split, tuple(result.videos))
+    return split if split in result.splits else ", ".join(result.splits), [result.videos[name] for name in names]
+
+
 def _statistics(result: Survey, names: Sequence[str]) -> str:
     """What they were measured on, and the options that state the channels. InputError: none of
     their values is finite."""
-    split = DataConfig.train_split
-    chosen = result.splits.get(split, tuple(result.videos))
-    over = split if split in result.splits else ", ".join(result.splits)
-    count, total, squares = sum((result.videos[name].moments for name in chosen), np.zeros((3, len(names))))
+    over, videos = _training_videos(result)
+    count, total, squares = sum((video.moments for video in videos), np.zeros((3, len(names))))
     if not count.any():
         raise InputError("--statistics", "no frame could be read", "see the problems above")
     if not count.all():

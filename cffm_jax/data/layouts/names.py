@@ -80,11 +80,16 @@ def numeric_order(name: str) -> list[str | int]:
     return [int(part) if index % 2 else part for index, part in enumerate(re.split(r"(\d+)", name))]
 
 
+def is_outside(name: str) -> bool:
+    """Whether the name of a video leads out of the dataset's folder."""
+    return os.path.isabs(name) or ".." in name.split("/")
+
+
 def read_names(path: str) -> list[str]:
     """Reads the video names of a split file, one a line; blank lines count for nothing.
 
     Raises:
-      InputError: the file cannot be read, is empty, or lists a video twice.
+      InputError: the file cannot be read, is empty, or lists a video twice, or one outside.
     """
     remedy = "give the name of a split file (without .txt) in the dataset's folder"
     try:
@@ -98,6 +103,8 @@ def read_names(path: str) -> list[str]:
         raise InputError(path, "lists no video", "write one video name a line")
     seen = set()
     for name in names:
+        if is_outside(name):
+            raise InputError(path, f"lists {name!r}, which lies outside of the dataset", "name folders inside of it")
         if name in seen:
             raise InputError(path, f"lists video {name!r} twice", "remove one of the two lines")
         seen.add(name)

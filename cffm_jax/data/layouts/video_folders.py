@@ -9,7 +9,7 @@ from pathlib import Path
 
 from cffm_jax.data.layouts.layout import Fault, Layout, stop
 from cffm_jax.data.layouts.listing import DATASET, MISSING, UNREADABLE, Listed, Listing, Problem
-from cffm_jax.data.layouts.names import beside, list_files, list_folders, numeric_order, read_names
+from cffm_jax.data.layouts.names import beside, is_outside, list_files, list_folders, numeric_order, read_names
 from cffm_jax.data.layouts.video import Coding, Video
 from cffm_jax.errors import InputError
 from cffm_jax.runtime.checksums import relative_name
@@ -129,7 +129,10 @@ class VideoFolders(Layout):
         for name, count in collections.Counter(names).items():
             if count > 1:
                 problems.append(Problem(DATASET, file, f"lists video {name!r} {count} times", "keep one of the lines"))
-            if not os.path.isdir(os.path.join(root, self.base, name)):
+            if is_outside(name):
+                problem = f"lists {name!r}, which lies outside of the dataset"
+                problems.append(Problem(DATASET, file, problem, "name folders inside of it", name))
+            elif not os.path.isdir(os.path.join(root, self.base, name)):
                 problem = f"lists video {name!r}, which is not in {self.base or 'the folder'}"
                 problems.append(Problem(DATASET, file, problem, "add the video or correct the split file", name))
         return tuple(dict.fromkeys(names))
