@@ -77,12 +77,11 @@ def _require_contexts(settings: ModelConfig) -> None:
         problem = f"r must be at least 1 and p one of {list(POOLINGS)}, not {receptive} and {pooling}"
     if problem:
         raise InputError("--model.receptive, --model.pooling", problem, "see Tables 6 and 7 of the papers")
-    paper = "give --model.pooling_rule paper"
-    if settings.pooling_rule == "release" and settings.window != 7:
+    released, paper = settings.pooling_rule == "release", "give --model.pooling_rule paper"
+    if released and settings.window != 7:
         raise InputError("--model.window", f"{settings.window}: the release has windows of 7 alone", paper)
     if 2 * settings.halo > settings.window:
         half = settings.window // 2
         raise InputError("--model.halo", f"{settings.halo} is more than half a window", f"give at most {half}")
-    if settings.pooling_rule == "release":
-        if settings.target_pooling not in POOLINGS:
-            raise InputError("--model.target_pooling", f"{settings.target_pooling} is none of {list(POOLINGS)}", paper)
+    if released and settings.target_pooling not in POOLINGS:
+        raise InputError("--model.target_pooling", f"{settings.target_pooling} is none of {list(POOLINGS)}", paper)

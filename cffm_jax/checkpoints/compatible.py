@@ -49,10 +49,8 @@ def as_option(name: str, value: Any) -> str:
     if isinstance(value, bool):
         section, dot, field = name.rpartition(".")
         return f"--{name}" if value else f"--{section}{dot}no-{field}"
-    if value == ():
-        return f"--{name}"
-    value = " ".join(map(str, value)) if isinstance(value, tuple) else value
-    return f"--{name} {value}".rstrip() if value != "" else f"--{name} ''"
+    words = " ".join(map(str, value)) if isinstance(value, tuple) else "''" if value == "" else value
+    return f"--{name} {words}".rstrip()
 
 
 def _differing(stored: Config, asked: Config) -> dict[str, tuple[Any, Any]]:

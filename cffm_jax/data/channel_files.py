@@ -94,8 +94,7 @@ def _array(path: FileName, data: bytes) -> tuple[np.ndarray, None]:
         shape, by_columns, dtype = header(file)
     except (ValueError, TypeError, SyntaxError, EOFError) as error:
         raise UnreadableFile(path, "is no array that NumPy reads", _AGAIN) from error
-    if len(shape) not in (2, 3) or not all(shape) or dtype.kind not in "uif":
-        raise UnreadableFile(path, f"holds {dtype} of shape {list(shape)}", "save integers or floats [H,W] or [H,W,K]")
+    _require_numbers(path, dtype, shape)
     _require_room(path, shape)
     stored = data[file.tell() :]
     if len(stored) != dtype.itemsize * math.prod(shape):
@@ -132,9 +131,7 @@ def _tiff(path: FileName, data: bytes) -> tuple[np.ndarray, int | None]:
     except (*DAMAGED, zlib.error, lzma.LZMAError) as error:
         why = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UnreadableFile(path, f"cannot be read ({why})", f"{_AGAIN}, or {_AS_ARRAY}") from error
-    if values.ndim not in (2, 3) or values.dtype.kind not in "uif":
-        problem = f"holds {values.dtype} of shape {list(values.shape)}"
-        raise UnreadableFile(path, problem, "save integers or floats [H,W] or [H,W,K]")
+    _require_numbers(path, values.dtype, values.shape)
     if missing is not None:
         values = np.where(values == _number(path, missing.value), np.nan, values)
     return values, turn
@@ -159,6 +156,12 @@ def _picture(path: FileName, data: bytes) -> tuple[np.ndarray, int | None]:
     pixels = pixels[..., _ORDERS[pixels.shape[2]]] if pixels.ndim == 3 and pixels.shape[2] in _ORDERS else pixels
     pixels = pixels[..., [0, 3]] if image.mode == "LA" else pixels  # OpenCV repeats the grey.
     return pixels, orientation(image, data)
+
+
+def _require_numbers(path: FileName, dtype: np.dtype, shape: tuple[int, ...]) -> None:
+    """UnreadableFile for what is no map of numbers."""
+    if len(shape) not in (2, 3) or not all(shape) or dtype.kind not in "uif":
+        raise UnreadableFile(path, f"holds {dtype} of shape {list(shape)}", "save integers or floats [H,W] or [H,W,K]")
 
 
 def _require_room(path: FileName, shape: tuple[int, ...]) -> None:

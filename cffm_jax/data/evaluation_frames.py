@@ -52,8 +52,7 @@ def fit_frame(frame: np.ndarray, scale: tuple[int, int]) -> np.ndarray:
     """Resizes a frame u8[H,W,3] or f32[H,W,K] bilinearly: first to fit the scale, then up to
     multiples of 32."""
     original = frame.shape[:2]
-    evaluated = evaluation_size(*original, scale=scale)
-    for size in (augment.fitted_size(*original, box=scale), evaluated):
+    for size in (augment.fitted_size(*original, box=scale), evaluation_size(*original, scale=scale)):
         if frame.shape[:2] != size:
             frame = augment.resize(frame, size)
     return frame

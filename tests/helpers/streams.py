@@ -1,6 +1,9 @@
 """A small network, and what its streams are."""
 
+import cv2
+
 from cffm_jax.config import Config, DataConfig, EvalConfig, ModelConfig, PrototypeConfig
+from cffm_jax.data.layouts.video import Video
 from cffm_jax.models.create import create_model
 
 from helpers.drawn import lively
@@ -17,3 +20,11 @@ CONFIG = Config(
 def made(name):
     model = create_model(name, CLASSES, depths=(1, 1, 1, 1))
     return model, lively(model)
+
+
+def written(frames, folder):
+    """A video of frames u8[T,H,W,3], written into a folder."""
+    paths = [str(folder / f"{i:02}.png") for i in range(len(frames))]
+    for path, frame in zip(paths, frames):
+        cv2.imwrite(path, frame[..., ::-1])
+    return Video("v", tuple(paths), ())

@@ -14,14 +14,13 @@ from cffm_jax import create_model
 from cffm_jax.config import PrototypeConfig
 from cffm_jax.data import clips
 from cffm_jax.data.evaluation_frames import evaluation_size, fit_frame
-from cffm_jax.data.layouts.video import Video
 from cffm_jax.errors import InputError
 from cffm_jax.inference import ring, streaming
 from cffm_jax.inference.load import Weights
 from cffm_jax.inference.whole_videos import VideoSegmenter
 from cffm_jax.models.resize import resize_bilinear
 
-from helpers.streams import CLASSES, CONFIG, LENGTH, SIZE, made
+from helpers.streams import CLASSES, CONFIG, LENGTH, SIZE, made, written
 
 
 @pytest.fixture(scope="module")
@@ -38,11 +37,7 @@ def frames():
 
 @pytest.fixture(scope="module")
 def video(frames, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("video")
-    paths = [str(folder / f"{i:02}.png") for i in range(LENGTH)]
-    for path, frame in zip(paths, frames):
-        cv2.imwrite(path, frame[..., ::-1])
-    return Video("v", tuple(paths), ())
+    return written(frames, tmp_path_factory.mktemp("video"))
 
 
 def whole(model, variables, video):

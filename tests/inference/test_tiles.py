@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 from cffm_jax.config import PrototypeConfig
-from cffm_jax.data.layouts.video import Video
 from cffm_jax.errors import InputError
 from cffm_jax.inference.load import Weights
 from cffm_jax.inference.streaming import StreamSegmenter, predictions, reset
@@ -23,7 +22,7 @@ from cffm_jax.models.kmeans import cluster
 from cffm_jax.models.normalise import normalise
 from cffm_jax.models.resize import resize_bilinear
 
-from helpers.streams import CLASSES, CONFIG, made
+from helpers.streams import CLASSES, CONFIG, made, written
 
 OWN_SIZE = dataclasses.replace(CONFIG, data=dataclasses.replace(CONFIG.data, scale=(0, 0)))
 SIZE, LENGTH = (96, 96), 7
@@ -214,11 +213,7 @@ def test_sizes_that_cannot_be():
 
 @pytest.fixture(scope="module")
 def video(frames, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("video")
-    paths = [str(folder / f"{i:02}.png") for i in range(LENGTH)]
-    for path, frame in zip(paths, frames):
-        cv2.imwrite(path, frame[..., ::-1])
-    return Video("v", tuple(paths), ())
+    return written(frames, tmp_path_factory.mktemp("video"))
 
 
 def in_tiles(config, **changes):

@@ -96,6 +96,7 @@ def main(argv: Sequence[str]) -> int:
         offsets=options.offsets,
         threads=options.threads,
         channels=Channels(options.channels, (), ()),
+        moments=options.statistics,
     )
     known = {name: checksum for video in result.videos.values() for name, checksum in video.digests.items()}
     if manifest is not None:

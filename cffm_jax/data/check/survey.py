@@ -63,6 +63,7 @@ def survey(
     offsets: Sequence[int] = DataConfig.offsets,
     threads: int = 2,
     channels: Channels = COLOURS,
+    moments: bool = False,
     progress: bool = True,
 ) -> Survey:
     """Reads every file of the splits' videos.
@@ -76,7 +77,8 @@ def survey(
         VSPW and Cityscapes have, or, in the plain layout, as many as the masks hold.
       min_frames: least length of a video, unless references go by frame numbers, as in Cityscapes.
       offsets: where they do, distances of references from their target; a missing one is a problem.
-      channels: of the frames; without a mean the moments of their values are measured.
+      channels: of the frames.
+      moments: whether to measure `VideoFound.moments`.
       threads: videos read at the same time; the result does not depend on it.
       progress: whether to show a progress bar.
 
@@ -94,7 +96,7 @@ def survey(
         problems.append(Problem(DATASET, relative_name(error.where, root), error.problem, error.remedy))
 
     def look(listed: Listed) -> VideoFound:
-        video = look_at_video(root, listed, num_classes or listed.coding.num_classes, channels)
+        video = look_at_video(root, listed, num_classes or listed.coding.num_classes, channels, moments)
         if 0 < video.length < min_frames and not listed.numbered:
             problem = f"has {video.length} frames, fewer than {min_frames}: its clips lack references"
             video.problems.append(Problem(SHORT, listed.place, problem, "leave it out, or accept that", listed.name))

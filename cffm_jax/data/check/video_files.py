@@ -54,8 +54,10 @@ class VideoFound:
     moments: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros((3, 1)))
 
 
-def look_at_video(root: str, listed: Listed, num_classes: int, channels: Channels = COLOURS) -> VideoFound:
-    """Reads all files of a video."""
+def look_at_video(
+    root: str, listed: Listed, num_classes: int, channels: Channels = COLOURS, moments: bool = False
+) -> VideoFound:
+    """Reads all files of a video; ``moments``: whether to measure those of its frames."""
     result = VideoFound(listed.name, listed.place, len(listed.frames), passed_over=listed.passed_over)
 
     def add(group: str, file: FileName, problem: str, remedy: str) -> None:
@@ -68,7 +70,7 @@ def look_at_video(root: str, listed: Listed, num_classes: int, channels: Channel
             (data,) = read_all([path])
             frame, turns[stem] = decode.decode_upright(path, data, channels=channels)
             shapes[stem] = frame.shape[1::-1]
-            if not channels.mean:
+            if moments:
                 result.moments = result.moments + _moments(frame)
         except InputError as error:
             add(UNREADABLE, error.where, error.problem, error.remedy)
