@@ -5,7 +5,12 @@ import fcntl
 import gc
 import os
 import shutil
+import sys
 from pathlib import Path
+
+# A hundred processes read the same modules: where Python was told to keep no bytecode, each would compile them anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Eight devices, to test sharding; and machine code that is made quickly, of loops by XLA's older means, which take half

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 import flax
 import jax
@@ -13,13 +13,15 @@ import jax.numpy as jnp
 from cffm_jax.models.encoders.names import repeat_blocks
 from cffm_jax.models.methods.method import INPUT_MULTIPLE, Method
 
+T = TypeVar("T")
+
 
 def variable_shapes(model: Method) -> dict[str, Any]:
     """Shapes of the model's variables, whatever the clips' size, without computing anything."""
     return jax.tree.map(lambda leaf: leaf, _traced_shapes(model))  # The dicts are the caller's own.
 
 
-@functools.lru_cache(maxsize=16)
+@functools.lru_cache(maxsize=128)
 def _traced_shapes(model: Method) -> dict[str, Any]:
     """Traced once, which takes a second or more: all that reads or writes weights asks several
     times. One block a stage of the encoder is traced: a B5 has 52, and tracing is slower than
@@ -45,7 +47,14 @@ def flatten(variables: Mapping[str, Any]) -> dict[str, Any]:
 
 def init_variables(model: Method, key: jax.Array) -> dict[str, Any]:
     """Random variables, compiled."""
-    return jax.jit(draw_variables, static_argnums=0)(model, key)
+    return compiled_once(draw_variables, static_argnums=0)(model, key)
+
+
+def compiled_once(draw: Callable[..., T], **options: Any) -> Callable[..., T]:
+    """``jax.jit`` of what runs a single time: the random bits of a hundred leaves take LLVM a
+    minute to optimise on CPUs, and a blink to draw without."""
+    quick = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else {}
+    return jax.jit(draw, compiler_options=quick, **options)
 
 
 def draw_variables(model: Method, key: jax.Array) -> dict[str, Any]:

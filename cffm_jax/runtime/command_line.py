@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import difflib
+import functools
 import io
 import itertools
 import os
@@ -13,7 +14,6 @@ import signal
 import sys
 import typing
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Generic, TypeVar
 
 import tyro
@@ -51,14 +51,13 @@ class CommandLine(Generic[T]):
     def __init__(self, cls: type[T], argv: Sequence[str], description: str | None):
         self._cls, self._description = cls, description
         self._kinds = dict(_kinds(cls))
-        options = {name: _as_option(name, kind) for name, kind in self._kinds.items()}
         # tyro leaves out of a TypedDict what may be missing and was not given, so its result is no
         # more than the arguments. It tells its faults on the terminal alone: what a value has wrong
         # is therefore said by `_read`, an unknown option by us, and tyro, told to be silent, exits
         # for nothing but an option without its values.
         try:
             self.given, unknown = tyro.cli(
-                typing.TypedDict("Given", options, total=False),  # pyrefly: ignore[not-callable]  # Known at run time alone.
+                _given(cls),
                 args=list(argv),
                 return_unknown_args=True,
                 add_help=False,
@@ -143,6 +142,13 @@ def _kinds(cls: type, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield prefix + name, kind
 
 
+@functools.cache
+def _given(cls: type) -> Any:
+    """The type of the options that were given, as tyro reads it."""
+    options = {name: _as_option(name, kind) for name, kind in _kinds(cls)}
+    return typing.TypedDict("Given", options, total=False)  # pyrefly: ignore[not-callable]  # Known at run time alone.
+
+
 def _spec(kind: Any) -> PrimitiveConstructorSpec:
     """How tyro reads the values of a type."""
     spec = ConstructorRegistry.get_primitive_spec(PrimitiveTypeInfo.make(kind, set()))
@@ -155,7 +161,9 @@ def _as_option(name: str, kind: Any) -> Any:
     if kind is bool:  # A flag: it has no value that could be read.
         return named
     spec = _spec(kind)
-    return Annotated[named, dataclasses.replace(spec, choices=None, instance_from_str=partial(_read, name, spec))]
+    return Annotated[
+        named, dataclasses.replace(spec, choices=None, instance_from_str=functools.partial(_read, name, spec))
+    ]
 
 
 def _read(name: str, spec: PrimitiveConstructorSpec, words: list[str]) -> Any:

@@ -16,7 +16,7 @@ from cffm_jax.config import Config
 from cffm_jax.errors import InputError
 from cffm_jax.models.create import build_model
 from cffm_jax.models.methods.method import Method
-from cffm_jax.models.variables import draw_variables, flatten, trained_parts, unflatten, variable_shapes
+from cffm_jax.models.variables import compiled_once, draw_variables, flatten, trained_parts, unflatten, variable_shapes
 from cffm_jax.weights.class_names import of_layout, of_stored
 from cffm_jax.weights.described import (
     OF_A_RUN,
@@ -42,12 +42,11 @@ def complete(weights: StoredWeights) -> dict[str, Any]:
 def random_leaves(model: Method, key: jax.Array, paths: Sequence[str]) -> dict[str, np.ndarray]:
     """Some of the initial leaves of training from nothing; only they are made."""
 
-    @jax.jit
     def start(key: jax.Array) -> dict[str, jax.Array]:
         leaves = flatten(draw_variables(model, key))
         return {path: leaves[path] for path in paths}
 
-    return jax.device_get(start(key)) if paths else {}
+    return jax.device_get(compiled_once(start)(key)) if paths else {}
 
 
 @contextlib.contextmanager

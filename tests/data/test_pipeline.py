@@ -132,7 +132,7 @@ def test_threads_and_prefetch_change_nothing(videos, threads):
     assert_same_batches(take(videos, 6), take(videos, 6, others))
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.long), 2])
 def test_worker_processes_change_nothing_and_end_with_the_loader(videos, workers):
     before = multiprocessing.active_children()
     data = dataclasses.replace(DATA, workers=workers)
@@ -208,6 +208,7 @@ def test_clips_with_unreadable_files_are_replaced_and_named_once(videos, broken,
     assert replaced >= 8
 
 
+@pytest.mark.long
 def test_replaced_clips_do_not_depend_on_the_loader(broken):
     expected = take(broken[0], 6, LENIENT)
     assert_same_batches(expected, take(broken[0], 6, dataclasses.replace(LENIENT, threads=4, prefetch=5)))

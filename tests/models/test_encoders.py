@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 
-import flax
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -29,8 +28,8 @@ PUBLISHED = {
 """Millions of parameters with ImageNet's classifier (PVTv2 paper, Table 1; ConvNeXt paper, Table 1)."""
 
 
-def make(name: str, dtype: str = "float32") -> nn.Module:
-    return encoders.make_encoder(name, encoders.size_of(name).norm_epsilons, 0.1, jnp.dtype(dtype))
+def make(name: str, depths: tuple[int, ...] = ()) -> nn.Module:
+    return encoders.make_encoder(name, encoders.size_of(name).norm_epsilons, 0.1, jnp.dtype("float32"), depths)
 
 
 def normal(*shape: int, seed: int = 0) -> np.ndarray:
@@ -39,11 +38,14 @@ def normal(*shape: int, seed: int = 0) -> np.ndarray:
 
 @functools.cache
 def traced(name: str) -> tuple[list[tuple[int, ...]], dict]:
-    """Shapes of the maps of three frames and of the parameters, with one trace."""
+    """Shapes of the maps of three frames and of the parameters, with one trace of one block a stage: further ones are
+    alike (weights/test_conversion.py)."""
     frames = jax.ShapeDtypeStruct((3, 96, 160, 3), jnp.float32)
-    maps, variables = jax.eval_shape(make(name).init_with_output, jax.random.key(0), frames)
+    encoder = make(name, depths=(1, 1, 1, 1))
+    maps, variables = jax.eval_shape(encoder.init_with_output, jax.random.key(0), frames)
     assert set(variables) == {"params"} and {x.dtype for x in maps} == {jnp.dtype("float32")}
-    return [x.shape for x in maps], flax.traverse_util.flatten_dict(variables["params"], sep="/")
+    leaves = flatten({"params": {encoders.ENCODER: variables["params"]}})
+    return [x.shape for x in maps], encoders.repeat_blocks(leaves, name)
 
 
 @pytest.mark.parametrize("name", OTHERS)

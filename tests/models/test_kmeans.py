@@ -86,7 +86,10 @@ def test_the_same_start_gives_scikit_learns_centres(features, moves):
         np.testing.assert_allclose(ours.inertia, theirs.inertia_, rtol=1e-5)
 
 
-@pytest.mark.parametrize("data", ["separate blobs", "touching blobs", "features"])
+others = [pytest.param(data, marks=pytest.mark.long) for data in ("separate blobs", "touching blobs")]
+
+
+@pytest.mark.parametrize("data", [*others, "features"])
 def test_whole_calls_are_as_good_as_scikit_learns(features, data):
     tokens, k = {
         "separate blobs": (blobs(k=K, distance=10), K),

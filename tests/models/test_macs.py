@@ -177,7 +177,7 @@ def test_xla_cost_analysis():
     assert 1.0 < flops / expected < 1.1
 
 
-@pytest.mark.parametrize("name", ["cffm_b0", "cffmpp_b0"])
+@pytest.mark.parametrize("name", [pytest.param("cffm_b0", marks=pytest.mark.long), "cffmpp_b0"])
 def test_the_work_of_training_is_about_what_its_gradient_multiplies(name):
     """Traced: the pass back of the first layer lacks its frames' gradients, resizes are products there, and depthwise
     convolutions none. The decoder merges its kernels once a call, and with a pass back three times."""

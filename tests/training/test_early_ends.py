@@ -264,11 +264,11 @@ def unbroken(tmp_path_factory):
     ("when", "step", "number", "status", "done"),
     [
         ("waiting", 1, signal.SIGTERM, 143, 0),
-        ("waiting", 6, signal.SIGINT, 130, 5),
-        ("step", 5, signal.SIGTERM, 143, 5),
+        pytest.param("waiting", 6, signal.SIGINT, 130, 5, marks=pytest.mark.long),
+        pytest.param("step", 5, signal.SIGTERM, 143, 5, marks=pytest.mark.long),
         ("step", 6, signal.SIGINT, 130, 6),  # The save that is due anyway.
-        ("step", 12, signal.SIGTERM, 143, 12),
-        ("evaluation", 8, signal.SIGTERM, 143, 8),
+        pytest.param("step", 12, signal.SIGTERM, 143, 12, marks=pytest.mark.long),
+        pytest.param("evaluation", 8, signal.SIGTERM, 143, 8, marks=pytest.mark.long),
         ("evaluation", 12, signal.SIGINT, 130, 12),
     ],
 )

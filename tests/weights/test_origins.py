@@ -45,9 +45,9 @@ def model_of(origin):
 
 def released(model, encoder=False):
     """Drawn weights in the released layout."""
-    keys = key_map(model, "encoder" if encoder else "all")
+    keys, rng = key_map(model, "encoder" if encoder else "all"), np.random.default_rng(0)
     return {
-        key: golden_values.draw(key, layout.save(np.empty(shape, bool)).shape)
+        key: rng.standard_normal(layout.save(np.empty(shape, bool)).shape, np.float32)
         for key, (_, _, layout, shape) in keys.items()
     }
 
