@@ -22,7 +22,7 @@ from cffm_jax.data.layouts.read import source_of
 from cffm_jax.data.layouts.records import read_one
 from cffm_jax.data.layouts.video import Coding, Video
 from cffm_jax.errors import InputError
-from cffm_jax.evaluation.mask_folder import frame_file, prediction_paths, read_prediction
+from cffm_jax.evaluation.mask_folder import frame_file, palettes_to_compare, prediction_paths, read_prediction
 from cffm_jax.runtime.atomic import require_writable, whole_file
 from cffm_jax.runtime.shared_folder import SharedFolder, when_all_have_written
 
@@ -119,11 +119,11 @@ def submit_predictions(
         raise InputError(root, "no such folder", "give the folder that holds <video>/<frame>.png")
     # All files are looked for before the first is read.
     jobs = [(video, prediction_paths(video, root / video.name)) for video in sorted(videos, key=lambda v: v.name)]
-    table = value_table(videos[0].coding, num_classes, values)
+    table, palettes = value_table(videos[0].coding, num_classes, values), palettes_to_compare(videos)
 
     def encoded(pair: tuple[str, Path]) -> tuple[str, bytes]:
         frame, mask_path = pair
-        mask = read_prediction(mask_path, num_classes, videos[0].coding.colours)
+        mask = read_prediction(mask_path, num_classes, videos[0].coding.colours, palettes)
         size, _ = upright_size(frame, read_one(frame))
         if mask.shape != size:
             problem = f"is {mask.shape[1]}x{mask.shape[0]}, its frame {size[1]}x{size[0]}"

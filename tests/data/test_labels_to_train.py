@@ -1,11 +1,9 @@
 """Labels that cannot train, moved palettes and files that are left out: told by `check`, and before training."""
 
-import dataclasses
 import json
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from cffm_jax.config import Config, DataConfig, ModelConfig
 from cffm_jax.data import label_sample
@@ -53,9 +51,9 @@ def problems(capfd, root, *more, layout="folder"):
     return [(each["file"], each["problem"], each["video"]) for each in report["problems"]], report
 
 
-def notes(root, classes=3, fixed_labels=False, layout="folder", split="train"):
+def notes(root, classes=3, layout="folder", split="train"):
     videos = read_split(str(root), split, layout=layout)
-    return label_sample.sample_notes(videos, classes, [f"n{i}" for i in range(classes)], fixed_labels)
+    return label_sample.sample_notes(videos, classes, [f"n{i}" for i in range(classes)])
 
 
 def test_nothing_is_said_of_labels_that_can_train(tmp_path, capfd):
@@ -160,43 +158,6 @@ def test_the_notes_of_a_training_are_of_both_splits_files_and_of_the_training_ma
     said = dataset_notes(config, classes, *splits)
     assert [line.split(":")[0] for line in said] == ["data", "labels", "labels"]
     assert "1 .gif" in said[0] and "sky, and ignored pixels" in said[1] and "1 of 2 classes: road" in said[2]
-
-
-# --- palettes
-
-
-def write_palette(path, colours):
-    image = Image.open(path)
-    image.putpalette(np.asarray(colours, np.uint8).tobytes())
-    image.save(path)
-
-
-def test_palettes_that_differ_where_no_colours_are_stated(tmp_path, capfd):
-    root = write_dataset(tmp_path, {"a": [ALL] * LENGTH})
-    colours = np.random.default_rng(0).integers(0, 256, (256, 3), np.uint8)
-    for path in sorted((root / "a" / "masks").iterdir()):
-        write_palette(path, colours)
-    assert problems(capfd, root)[0] == [] and notes(root) == []
-    unused = colours.copy()
-    unused[200] = 0
-    write_palette(root / "a" / "masks" / "01.png", unused)
-    assert problems(capfd, root)[0] == [] and notes(root) == [], "an entry that no pixel has says nothing"
-    moved = colours.copy()
-    moved[[1, 2]] = colours[[2, 1]]
-    write_palette(root / "a" / "masks" / "05.png", moved)
-    ((file, problem, _),), _ = problems(capfd, root)
-    first, second = (f"({', '.join(map(str, colours[i]))})" for i in (1, 2))
-    assert file == "a/masks/05.png" and "for 2 values" in problem
-    assert f"has value 1 as {second} in its palette, but a/masks/00.png as {first}" in problem
-    (said,) = notes(root)
-    assert "05.png has value 1" in said and notes(root, fixed_labels=True) == []
-    videos = read_split(str(root), "train", layout="folder")
-    parts = [(dataclasses.replace(videos[0], masks=(mask,), frames=("x",)),) for mask in videos[0].masks[4:6]]
-    (said,) = label_sample.sample_notes(parts[0], 3, NAMES, False, parts[1])
-    assert "05.png has value 1" in said, "or in the split that is held out"
-    stated = {"names": list(NAMES), "colours": colours[:3].tolist()}
-    (root / "classes.json").write_text(json.dumps(stated))
-    assert problems(capfd, root)[0] == [] and notes(root) == [], "they decide"
 
 
 # --- files that are left out
