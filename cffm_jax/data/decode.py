@@ -16,9 +16,13 @@ from cffm_jax.errors import InputError
 from cffm_jax.runtime.checksums import Manifest
 
 _PNG_END = b"IEND\xaeB`\x82"
-_SAY_HOW_IT_LIES = (
+_FRAME_IS_TURNED = (
     "if the mask fits the stored pixels, take the turn off the frame (exiftool -Orientation= FILE); "
     "if it fits the upright frame, turn the frame's pixels (mogrify -auto-orient FILE)"
+)
+_MASK_IS_TURNED = (
+    "if the mask fits the frame as it is stored, take the turn off the mask (exiftool -Orientation= FILE); "
+    "if it fits upright, turn the mask's pixels (mogrify -auto-orient FILE)"
 )
 
 
@@ -203,8 +207,9 @@ def require_one_way(
 ) -> None:
     """InputError unless a mask lies on its frame, both upright.
 
-    Masks are made with programs that follow EXIF, and with programs that do not. Where a mask says
-    nothing of its own, its size tells which by a quarter turn, and nothing does by a half turn.
+    Masks are made with programs that follow EXIF, and with programs that do not. Where one of the
+    two is turned and the other says nothing of its own, their sizes tell which by a quarter turn,
+    and nothing does by a half turn.
 
     Args:
       frame, mask: the files.
@@ -212,14 +217,21 @@ def require_one_way(
       frame_turn, mask_turn: what they say, see `pictures.orientation`.
     """
     (height, width), (h, w) = size, mask_size
-    turned = (frame_turn or 1) != 1 and mask_turn is None
-    quarter = turned and (frame_turn or 1) >= 5
+    of_frame = (frame_turn or 1) != 1 and mask_turn is None
+    of_mask = (mask_turn or 1) != 1 and frame_turn is None
+    quarter = ((frame_turn if of_frame else mask_turn) or 1) >= 5
     if size != mask_size:
         problem, remedy = f"is {w}x{h} but its frame is {width}x{height}", f"give it the size of {frame}"
         if quarter and size == mask_size[::-1]:
-            problem = f"is {w}x{h}, as the frame is stored, but EXIF turns that upright to {width}x{height}"
-            remedy = _SAY_HOW_IT_LIES
+            if of_frame:
+                problem = f"is {w}x{h}, as the frame is stored, but EXIF turns that upright to {width}x{height}"
+                remedy = _FRAME_IS_TURNED
+            elif of_mask:
+                problem = f"is {width}x{height} as it is stored, as its frame is, but its EXIF turns it to {w}x{h}"
+                remedy = _MASK_IS_TURNED
         raise InputError(mask, problem, remedy)
-    if turned and (not quarter or height == width):
+    if (of_frame or of_mask) and (not quarter or height == width):
         problem = f"does not say whether it is turned, as its frame is by EXIF (orientation {frame_turn})"
-        raise InputError(mask, problem, _SAY_HOW_IT_LIES)
+        if of_mask:
+            problem = f"is turned by EXIF (orientation {mask_turn}), and {frame} does not say whether it is"
+        raise InputError(mask, problem, _FRAME_IS_TURNED if of_frame else _MASK_IS_TURNED)

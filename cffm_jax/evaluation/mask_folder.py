@@ -15,6 +15,7 @@ from cffm_jax.data.image_files import FileName, read_bytes
 from cffm_jax.data.layouts.video import Video, plain_coding
 from cffm_jax.data.mask_files import as_stored, palette_of
 from cffm_jax.data.palettes import Palettes, claims, values_in_use
+from cffm_jax.data.pictures import orientation
 from cffm_jax.errors import InputError
 from cffm_jax.runtime import cluster
 from cffm_jax.runtime.atomic import require_new_folder
@@ -46,10 +47,13 @@ def read_prediction(
         with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
             mode, classes = image.mode, np.asarray(image)
             palette = palette_of(image) if mode == "P" else None
+            turn = orientation(image, data)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise InputError(path, "cannot be read as a PNG", "write it again") from error
     if mode not in ("P", "L", "1"):
         raise InputError(path, f"is a PNG of mode {mode}, not of class indices", remedy)
+    if (turn or 1) != 1:
+        raise InputError(path, f"is turned by EXIF (orientation {turn})", "write it upright, without EXIF")
     classes = as_stored(classes, data)
     if palettes is not None:
         palettes.require(path, claims(classes, palette, plain_coding().table))
