@@ -29,6 +29,7 @@ from cffm_jax.metrics.all_metrics import METRICS
 from cffm_jax.rules import require_values, setting, values, with_changes, with_paths
 from cffm_jax.runtime.atomic import write_json
 from cffm_jax.runtime.command_line import parse_command, run_command
+from cffm_jax.runtime.devices import warn_of_missing_platforms
 from cffm_jax.runtime.xla import cache_compilations
 from cffm_jax.settings import Settings, find_config, load_config
 from cffm_jax.tables.networks import Network
@@ -297,6 +298,7 @@ def conduct(options: StudyOptions) -> None:
     """Trains what is missing, seed after seed, and prints and keeps the tables after each seed."""
     studies = prepare(options)
     cache_compilations()
+    warn_of_missing_platforms()
     root = Path(options.settings.data.root)
     if find_config(options.config).resolve() == find_config(DEFAULT_CONFIG).resolve() and not root.exists():
         generate.generate(root, generate.SyntheticConfig())

@@ -11,6 +11,7 @@ from cffm_jax.errors import InputError
 from cffm_jax.evaluation.options import EvalOptions, require_apart
 from cffm_jax.rules import require_together, with_changes
 from cffm_jax.runtime.command_line import CommandLine, run_command
+from cffm_jax.runtime.devices import warn_of_missing_platforms
 from cffm_jax.runtime.memory import use_huge_pages
 from cffm_jax.runtime.signals import Interruption
 from cffm_jax.runtime.xla import cache_compilations
@@ -46,6 +47,7 @@ def eval_command(argv: Sequence[str]) -> None:
             return
         cache_compilations()
         with connected(options.cluster):
+            warn_of_missing_platforms()
             evaluate_checkpoint(options, with_config, interruption)
 
 

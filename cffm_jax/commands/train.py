@@ -11,6 +11,7 @@ from cffm_jax.config import ClusterConfig, Config
 from cffm_jax.errors import InputError
 from cffm_jax.rules import setting
 from cffm_jax.runtime.command_line import parse_command, run_command
+from cffm_jax.runtime.devices import warn_of_missing_platforms
 from cffm_jax.runtime.memory import use_huge_pages
 from cffm_jax.runtime.signals import Interruption
 from cffm_jax.runtime.xla import cache_compilations, require_determinism
@@ -49,6 +50,7 @@ def train_command(argv: Sequence[str]) -> None:
 
         cache_compilations()
         with connected(options.cluster):
+            warn_of_missing_platforms()
             train(options.settings, interruption, profile=options.profile)
 
 

@@ -47,6 +47,29 @@ def device_fault(error: BaseException, alone: bool = True) -> InputError | None:
     return None
 
 
+def warn_of_missing_platforms() -> None:
+    """Says which of several platforms in JAX_PLATFORMS are not there, on standard error: JAX passes
+    over CUDA without a GPU in silence. RuntimeError, of JAX, where it cannot go on."""
+    import jax
+
+    asked = os.environ.get(_ASKING[0], "")
+    if "," not in asked:
+        return
+    used, missing = jax.devices()[0].platform, [name for name in asked.split(",") if not _is_there(name)]
+    if missing:
+        problem = f"asks for {asked}, and there is no {' and no '.join(missing)}: {used} is used"
+        print(f"warning: {_ASKING[0]} {problem}" + (f"; {_GPUS}" if "cuda" in missing else ""), file=sys.stderr)
+
+
+def _is_there(platform: str) -> bool:
+    import jax
+
+    try:
+        return bool(jax.devices(platform))
+    except RuntimeError:
+        return False
+
+
 def _not_there(name: str, reason: str, alone: bool) -> InputError:
     """The error for a platform that is not there; ``name``: of JAX's message."""
     said = {variable: os.environ[variable] for variable in _ASKING if os.environ.get(variable)}
