@@ -51,6 +51,7 @@ def decode_frame(
     readers: Mapping[bytes, type[ImageFile.ImageFile]] = FRAME_READERS,
     several: list[FileName] | None = None,
     channels: Channels = COLOURS,
+    blank: list[FileName] | None = None,
 ) -> np.ndarray:
     """`read_frame` of a file whose bytes are there already.
 
@@ -60,8 +61,9 @@ def decode_frame(
       readers: of the kinds of files that may be read, as for `image_files.open_image`.
       several: the path is added to it, if the file holds further images: an animation, or pages.
       channels: that it has.
+      blank: the path is added to it, if no value is finite; None: that is refused.
     """
-    return decode_upright(path, data, readers, several, channels)[0]
+    return decode_upright(path, data, readers, several, channels, blank)[0]
 
 
 def decode_upright(
@@ -70,6 +72,7 @@ def decode_upright(
     readers: Mapping[bytes, type[ImageFile.ImageFile]] = FRAME_READERS,
     several: list[FileName] | None = None,
     channels: Channels = COLOURS,
+    blank: list[FileName] | None = None,
 ) -> tuple[np.ndarray, int | None]:
     """`decode_frame`, and how the frame is turned (`pictures.orientation`)."""
     # OpenCV before 5 decodes what there is of a truncated JPEG with no more than a warning on
@@ -82,7 +85,7 @@ def decode_upright(
     if pictures.is_png(data) and data.rfind(_PNG_END) < 0:
         raise UnreadableFile(path, "is truncated: the PNG's end is missing", "copy or download the file again")
     if image is None:
-        return channel_files.decode(path, data, channels)
+        return channel_files.decode(path, data, channels, blank)
     if several is None and image.format in ("TIFF", "PNG") and getattr(image, "n_frames", 1) > 1:
         problem = f"holds {image.n_frames} pictures"  # pyrefly: ignore[missing-attribute]
         remedy = "give each a file (pages of a TIFF that are channels: name --data.channels)"
