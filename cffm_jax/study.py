@@ -26,7 +26,7 @@ from cffm_jax.config import SETTINGS, Config
 from cffm_jax.data.synthetic import generate
 from cffm_jax.errors import InputError
 from cffm_jax.metrics.all_metrics import METRICS
-from cffm_jax.rules import require_values, setting, values, with_changes, with_paths
+from cffm_jax.rules import option_name, require_values, setting, values, with_changes, with_paths
 from cffm_jax.runtime.atomic import write_json
 from cffm_jax.runtime.command_line import parse_command, run_command
 from cffm_jax.runtime.devices import warn_of_missing_platforms
@@ -262,7 +262,9 @@ def prepare(options: StudyOptions) -> list[Study]:
     asked, given = values(options.settings), values(with_paths(load_config(options.config)))
     for name, about in SETTINGS.items():
         if about.set_by_study and asked[name] != given[name]:
-            raise InputError(f"--{name}", "has no use here: a study sets it for each run", "give --folder, --seeds")
+            raise InputError(
+                option_name(name), "has no use here: a study sets it for each run", "give --folder, --seeds"
+            )
     require_values(options)
     from cffm_jax.models.create import build_model  # JAX takes its time to be imported.
 

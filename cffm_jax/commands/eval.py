@@ -27,7 +27,7 @@ def eval_command(argv: Sequence[str]) -> None:
     line = CommandLine(EvalOptions, argv, "Evaluate a checkpoint, or predictions that another program wrote.")
 
     def with_config(config: Config) -> EvalOptions:
-        if line.given.get("submission"):  # Another default, on top of which --data.eval_split still goes.
+        if line.given.get("submission"):  # Another default, on top of which --data.eval-split still goes.
             config = with_changes(config, [("data.eval_split", _SUBMITTED)])
         return line.over(EvalOptions(settings=config))
 

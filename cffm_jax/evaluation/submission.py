@@ -45,7 +45,7 @@ def require_submission(options: EvalOptions, videos: Sequence[Video]) -> None:
     require_writable(path)
     problem = source_of(data.layout, data.root).submission_problem
     if problem:
-        raise InputError("--submission", problem, "write masks with --save_predictions")
+        raise InputError("--submission", problem, "write masks with --save-predictions")
     value_table(videos[0].coding, options.settings.model.num_classes, options.submission_values)
 
 
@@ -58,7 +58,7 @@ def value_table(coding: Coding, num_classes: int, values: str) -> np.ndarray:
             byte = coding.byte_of(k)
             if byte is None:
                 problem = f"the dataset's masks have no value for class {k} ({coding.words(num_classes)})"
-                raise InputError("--submission_values", problem, "give classes")
+                raise InputError("--submission-values", problem, "give classes")
             table[k] = byte
     return table
 

@@ -17,7 +17,7 @@ _ASKING = ("JAX_PLATFORMS", "JAX_PLATFORM_NAME")
 _FULL = re.compile(r"RESOURCE_EXHAUSTED|out of memory|ALLOC_FAILED|failed to allocate", re.IGNORECASE)
 _GPUS = "a GPU needs its driver (see nvidia-smi) and JAX for it (make install-cuda12 or install-cuda13)"
 _LESS = (
-    "compute less at once: a smaller --train.batch_size, --data.crop or --eval.chunk, a larger --train.accumulate, "
+    "compute less at once: a smaller --train.batch-size, --data.crop or --eval.chunk, a larger --train.accumulate, "
     "--train.remat blocks, or smaller frames (predict.py: --scale, or a smaller --tile)"
 )
 

@@ -147,7 +147,7 @@ def test_too_little_memory_is_one_line(capfd):
         said = f"error: {where}: "
         err = capfd.readouterr().err
         assert err.startswith(said)
-        Refusal.check(status, err, "too small", "--train.batch_size", "--eval.chunk", "frames")
+        Refusal.check(status, err, "too small", "--train.batch-size", "--eval.chunk", "frames")
 
 
 @pytest.mark.parametrize(

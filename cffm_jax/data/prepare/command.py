@@ -100,7 +100,7 @@ def main(argv: Sequence[str]) -> None:
     files = [path.stat().st_size for path in folder.iterdir()]
     frames = sum(len(each.frames) for each in plans.values())
     print(f"{folder}: written ({frames} frames, {_megabytes(sum(files))} in {len(files)} files). To train:")
-    classes = "" if layout.class_names else " --model.num_classes K"
+    classes = "" if layout.class_names else " --model.num-classes K"
     config = layout.prepared.config
     print(f"  python train.py --config {config} --data.layout records --data.root {folder}{classes}")
 
