@@ -423,7 +423,7 @@ def test_figures_are_kept_when_nobody_reads_what_is_printed(evaluated, data, tmp
 
 
 def test_predictions_need_no_network(evaluated, data, tmp_path, refused):
-    for more in (["--pictures", tmp_path / "x"], ["--save_predictions", tmp_path / "x"], ["--raw"]):
+    for more in (["--pictures", tmp_path / "x"], ["--save-predictions", tmp_path / "x"], ["--raw"]):
         said = f"{more[0]}: given together with --predictions"
         refused(eval_command, score_argv(data, evaluated[0], *more), said)
     refused(eval_command, score_argv(data, evaluated[0], "--eval.max_videos", -1), "--eval.max-videos: is -1")
