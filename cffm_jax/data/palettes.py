@@ -19,7 +19,10 @@ from cffm_jax.data.image_files import FileName
 from cffm_jax.drawing import palette as drawing
 from cffm_jax.errors import InputError
 
-_REMEDY = 'state the classes\' "colours" in classes.json, which then decide, or save all masks with one palette'
+_REMEDY = (
+    'state the classes\' "colours" in classes.json (in place of classes.txt), which then decide, '
+    "or save all masks with one palette"
+)
 
 
 class Claim(NamedTuple):
