@@ -98,7 +98,7 @@ class ModelConfig:
     projection: Literal["linear", "normalised"] = "linear"
     """How the decoder projects the encoder's stages: dense with bias (SegFormer), or without and
     with BatchNorm and ReLU (MMSegmentation)."""
-    width: int = setting(256, least=8, multiple_of=8, remedy="give a multiple of the 8 heads")
+    width: int = setting(256, least=8, multiple_of=8, remedy="give a multiple of the 8 heads, at least 8")
     """Channels of the frame features; the papers have 256 for every backbone, SegFormer's own B2 to
     B5 768."""
     dtype: Literal["float32", "bfloat16"] = setting("float32", any_weights=True)
@@ -146,7 +146,7 @@ class DataConfig:
     training does not take."""
     ratio: tuple[float, float] = setting((0.5, 2.0), above=0, ascending=True)
     """Range of the training resize, relative to the scale."""
-    crop: tuple[int, int] = setting((480, 480), least=32, multiple_of=32, remedy="give multiples of 32")
+    crop: tuple[int, int] = setting((480, 480), least=32, multiple_of=32, remedy="give multiples of 32, at least 32")
     """Height and width of a training crop."""
     max_class_share: float = setting(0.75, above=0, most=1)
     """A crop is redrawn while one class covers more than this of the target's labelled pixels."""

@@ -25,11 +25,11 @@ def check_settings(config: Config, sections: Iterable[str] = SECTIONS) -> None:
     _ = config.data.frame_channels  # Raises what does not fit.
     given, classes = config.loss.class_weights, config.model.num_classes
     if given and len(given) != classes:
-        raise InputError("--loss.class_weights", f"has {len(given)} numbers", f"give {classes}, one for each class")
+        raise InputError("--loss.class-weights", f"has {len(given)} numbers", f"give {classes}, one for each class")
     if given and not any(given):
-        raise InputError("--loss.class_weights", "has no weight above 0", "give one class at least a weight")
+        raise InputError("--loss.class-weights", "has no weight above 0", "give one class at least a weight")
     if not config.loss.cross_entropy and not config.loss.focal and not config.loss.dice:
-        raise InputError("--loss.cross_entropy", "no loss has a weight above 0", "give one of the three a weight")
+        raise InputError("--loss.cross-entropy", "no loss has a weight above 0", "give one of the three a weight")
 
 
 def require_offsets(offsets: Sequence[int], references: int) -> None:
@@ -77,11 +77,11 @@ def _require_contexts(settings: ModelConfig) -> None:
         problem = f"r must be at least 1 and p one of {list(POOLINGS)}, not {receptive} and {pooling}"
     if problem:
         raise InputError("--model.receptive, --model.pooling", problem, "see Tables 6 and 7 of the papers")
-    released, paper = settings.pooling_rule == "release", "give --model.pooling_rule paper"
+    released, paper = settings.pooling_rule == "release", "give --model.pooling-rule paper"
     if released and settings.window != 7:
         raise InputError("--model.window", f"{settings.window}: the release has windows of 7 alone", paper)
     if 2 * settings.halo > settings.window:
         half = settings.window // 2
         raise InputError("--model.halo", f"{settings.halo} is more than half a window", f"give at most {half}")
     if released and settings.target_pooling not in POOLINGS:
-        raise InputError("--model.target_pooling", f"{settings.target_pooling} is none of {list(POOLINGS)}", paper)
+        raise InputError("--model.target-pooling", f"{settings.target_pooling} is none of {list(POOLINGS)}", paper)

@@ -159,7 +159,12 @@ def with_changes(section: Options, changes: Iterable[tuple[str, object]]) -> Opt
     return section
 
 
-def with_paths(options: Options, shown: Callable[[str], str] = "--{}".format) -> Options:
+def option_name(name: str) -> str:
+    """An option by the name of its field, as ``--help`` has it: --train.batch-size."""
+    return f"--{name.replace('_', '-')}"
+
+
+def with_paths(options: Options, shown: Callable[[str], str] = option_name) -> Options:
     """The options with ``~`` expanded in all that name files and folders (`About.path`, ``place``).
 
     Args:
@@ -190,13 +195,13 @@ def local_path(option: str, value: str, remedy: str = "") -> str:
 
 
 def require_value(name: str, value: Any, rule: About) -> None:
-    """InputError if the rule forbids a value of the option ``--name``."""
+    """InputError if the rule forbids a value of an option, of this dotted name."""
     if not rule.allows(value):
         numbers = " ".join(map(str, value)) if isinstance(value, tuple) else value
         each = value if isinstance(value, tuple) else (value,)
         finite = all(math.isfinite(number) for number in each if isinstance(number, int | float))
         remedy = rule.in_words() if finite or rule.remedy else "give a finite number"
-        raise InputError(f"--{name}", rule.problem.format(numbers, numbers=numbers), remedy)
+        raise InputError(option_name(name), rule.problem.format(numbers, numbers=numbers), remedy)
 
 
 def require_values(section: Any, prefix: str = "", part: str = "") -> None:
@@ -211,7 +216,7 @@ def require_values(section: Any, prefix: str = "", part: str = "") -> None:
         require_value(prefix + name, value, rule)
         choices = typing.get_args(types[name]) if typing.get_origin(types[name]) is Literal else (value,)
         if value not in choices:
-            raise InputError(f"--{prefix}{name}", f"is {value!r}", f"give one of {', '.join(choices)}")
+            raise InputError(option_name(prefix + name), f"is {value!r}", f"give one of {', '.join(choices)}")
 
 
 def require_together(options: Any) -> None:
@@ -223,7 +228,7 @@ def require_together(options: Any) -> None:
         if getattr(options, field.name) == getattr(default, field.name):
             continue
         if rule.not_with and getattr(options, rule.not_with):
-            raise InputError(f"--{field.name}", *rule.not_with_because)
+            raise InputError(option_name(field.name), *rule.not_with_because)
         if rule.only_with and not getattr(options, rule.only_with):
-            problem = f"has no use without --{rule.only_with}"
-            raise InputError(f"--{field.name}", problem, f"leave it out, or give --{rule.only_with}")
+            problem = f"has no use without {option_name(rule.only_with)}"
+            raise InputError(option_name(field.name), problem, f"leave it out, or give {option_name(rule.only_with)}")

@@ -26,9 +26,10 @@ from cffm_jax.config import SETTINGS, Config
 from cffm_jax.data.synthetic import generate
 from cffm_jax.errors import InputError
 from cffm_jax.metrics.all_metrics import METRICS
-from cffm_jax.rules import require_values, setting, values, with_changes, with_paths
+from cffm_jax.rules import option_name, require_values, setting, values, with_changes, with_paths
 from cffm_jax.runtime.atomic import write_json
 from cffm_jax.runtime.command_line import parse_command, run_command
+from cffm_jax.runtime.devices import warn_of_missing_platforms
 from cffm_jax.runtime.xla import cache_compilations
 from cffm_jax.settings import Settings, find_config, load_config
 from cffm_jax.tables.networks import Network
@@ -261,7 +262,9 @@ def prepare(options: StudyOptions) -> list[Study]:
     asked, given = values(options.settings), values(with_paths(load_config(options.config)))
     for name, about in SETTINGS.items():
         if about.set_by_study and asked[name] != given[name]:
-            raise InputError(f"--{name}", "has no use here: a study sets it for each run", "give --folder, --seeds")
+            raise InputError(
+                option_name(name), "has no use here: a study sets it for each run", "give --folder, --seeds"
+            )
     require_values(options)
     from cffm_jax.models.create import build_model  # JAX takes its time to be imported.
 
@@ -297,6 +300,7 @@ def conduct(options: StudyOptions) -> None:
     """Trains what is missing, seed after seed, and prints and keeps the tables after each seed."""
     studies = prepare(options)
     cache_compilations()
+    warn_of_missing_platforms()
     root = Path(options.settings.data.root)
     if find_config(options.config).resolve() == find_config(DEFAULT_CONFIG).resolve() and not root.exists():
         generate.generate(root, generate.SyntheticConfig())

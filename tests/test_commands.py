@@ -355,7 +355,7 @@ def test_evaluation_of_the_first_videos_with_a_stored_config(trained, evaluated,
     found = json.loads((workdir / "eval.json").read_text())
     (video,) = found["rows"]["CFFM"]["per_video"]
     assert found["changed"] == {"eval.max_videos": 1}
-    assert capfd.readouterr().out.splitlines()[0].endswith(" val, with --eval.max_videos 1")
+    assert capfd.readouterr().out.splitlines()[0].endswith(" val, with --eval.max-videos 1")
     assert video == evaluated[1]["rows"]["CFFM"]["per_video"][0]
 
 
@@ -423,10 +423,10 @@ def test_figures_are_kept_when_nobody_reads_what_is_printed(evaluated, data, tmp
 
 
 def test_predictions_need_no_network(evaluated, data, tmp_path, refused):
-    for more in (["--pictures", tmp_path / "x"], ["--save_predictions", tmp_path / "x"], ["--raw"]):
+    for more in (["--pictures", tmp_path / "x"], ["--save-predictions", tmp_path / "x"], ["--raw"]):
         said = f"{more[0]}: given together with --predictions"
         refused(eval_command, score_argv(data, evaluated[0], *more), said)
-    refused(eval_command, score_argv(data, evaluated[0], "--eval.max_videos", -1), "--eval.max_videos: is -1")
+    refused(eval_command, score_argv(data, evaluated[0], "--eval.max_videos", -1), "--eval.max-videos: is -1")
 
 
 @pytest.mark.long
@@ -555,19 +555,19 @@ def test_training_data_at_fault_in_loader_processes(broken, tmp_path, spoil):
         (["--train.steps", "2.5"], ["train.steps", "2.5"]),
         (["--train.steps", "0"], ["--train.steps", "is 0"]),
         (["--train.keep", "0"], ["--train.keep", "is 0", "at least 1"]),
-        (["--train.bad_steps", "0"], ["--train.bad_steps", "is 0", "at least 1"]),
-        (["--optim.clip_norm", "-1"], ["--optim.clip_norm", "is -1", "0 for none"]),
+        (["--train.bad_steps", "0"], ["--train.bad-steps", "is 0", "at least 1"]),
+        (["--optim.clip_norm", "-1"], ["--optim.clip-norm", "is -1", "0 for none"]),
         (["--model.dtype", "float8"], ["model.dtype", "float8"]),
         (["--model.name", "cffm_b9"], ["--model.name", "unknown model 'cffm_b9'"]),
-        (["--model.num_classes", "0"], ["--model.num_classes", "is 0"]),
-        (["--model.num_classes", "255"], ["--model.num_classes", "is 255"]),
+        (["--model.num_classes", "0"], ["--model.num-classes", "is 0"]),
+        (["--model.num_classes", "255"], ["--model.num-classes", "is 255"]),
         (["--data.crop", "64", "60"], ["--data.crop", "multiples of 32"]),
         (["--data.verify"], ["manifest.sha256: cannot be read", "cffm_jax.data.check"]),
         (["--data.offsets", "6", "3"], ["--data.offsets", "is 6 3", "give 3 numbers"]),
         (["--data.offsets", "3", "6", "9"], ["--data.offsets", "is 3 6 9", "the largest first"]),
         (["--data.threads", "0"], ["--data.threads", "at least 1"]),
         (["--eval.chunk", "-1"], ["--eval.chunk", "is -1"]),
-        (["--train.devices", "8"], ["--train.batch_size", "2 clips do not divide over 8 devices"]),
+        (["--train.devices", "8"], ["--train.batch-size", "2 clips do not divide over 8 devices"]),
         (["--train.devices", "9"], ["--train.devices", "9 asked for, 8 here"]),
         (["--init.model", "a", "--init.encoder", "b"], ["--init.encoder", "together with --init.model"]),
         (["--init.model", "nowhere.safetensors"], ["nowhere.safetensors", "no such file"]),
@@ -607,7 +607,8 @@ def test_config_is_missing(tmp_path, refused):
 def test_a_benchmarks_config_asks_for_imagenet_weights(tmp_path, refused):
     argv = ["--config", "b1_vspw", "--data.root", tmp_path / "none", "--workdir", tmp_path / "run"]
     said = "--init.encoder: is missing: the config trains from ImageNet weights of b1; name their file, or give "
-    refused(train_command, argv, said + "--init.encoder none to train from random weights")
+    for more in ([], ["--init.encoder", ""]):
+        refused(train_command, [*argv, *more], said + "--init.encoder none to train from random weights")
     for more in (["--init.encoder", "none"], ["--init.model", "run"]):
         refused(train_command, [*argv, *more], tmp_path / "none", "there is no such folder")
     refused(train_command, [*argv, "--init.encoder", "x", "--init.model", "y"], "together with --init.model")
@@ -857,10 +858,10 @@ def test_submissions_that_cannot_be(trained, unlabelled, data, tmp_path, refused
 @pytest.mark.parametrize(
     ("places", "said"),
     [
-        ({"report": "x", "save_predictions": "x"}, ["--report: names the same place as --save_predictions"]),
+        ({"report": "x", "save_predictions": "x"}, ["--report: names the same place as --save-predictions"]),
         ({"pictures": "x", "report": "x/report"}, ["--report: lies inside of --pictures"]),
-        ({"pictures": "a/../x/y", "save_predictions": "x"}, ["--pictures: lies inside of --save_predictions"]),
-        ({"submission": "x/y.zip", "save_predictions": "x"}, ["--submission: lies inside of --save_predictions"]),
+        ({"pictures": "a/../x/y", "save_predictions": "x"}, ["--pictures: lies inside of --save-predictions"]),
+        ({"submission": "x/y.zip", "save_predictions": "x"}, ["--submission: lies inside of --save-predictions"]),
         ({"output": "x", "pictures": "./x"}, ["--output: names the same place as --pictures"]),
     ],
 )

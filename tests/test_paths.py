@@ -20,7 +20,7 @@ from cffm_jax.data.synthetic import generate
 from cffm_jax.errors import InputError
 from cffm_jax.evaluation.options import EvalOptions
 from cffm_jax.predict.job import Request
-from cffm_jax.rules import with_paths
+from cffm_jax.rules import option_name, with_paths
 from cffm_jax.runtime.command_line import parse_command
 from cffm_jax.settings import load_config
 
@@ -74,7 +74,7 @@ def test_no_option_takes_an_address_for_a_place(command, name, refused, tmp_path
     named = name.removeprefix("settings.")
     argv = [*argv, *("gs://bucket/place" if each == named else "here" for each in positional)]
     argv += [] if named in positional else [f"--{named}", "gs://bucket/place"]
-    shown = named.upper() if named in positional else f"--{named}"
+    shown = named.upper() if named in positional else option_name(named)
     refused(main, argv, f"error: {shown}: is gs://bucket/place, and only files and folders of this machine")
 
 

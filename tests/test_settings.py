@@ -25,7 +25,7 @@ from cffm_jax.evaluation.options import EvalOptions
 from cffm_jax.models import cfm
 from cffm_jax.models.contexts import cffa
 from cffm_jax.models.create import METHODS, create_model
-from cffm_jax.rules import about, require_together, values, with_changes
+from cffm_jax.rules import about, option_name, require_together, values, with_changes
 from cffm_jax.runtime import command_line
 from cffm_jax.runtime.command_line import parse_command, run_command
 from cffm_jax.settings import config_from_dict, load_config
@@ -453,12 +453,12 @@ def test_rules_hold_at_their_bounds(name):
     for bound, outwards in ((known.least, -step), (known.most, step)):
         if bound is not None:
             check_settings(changed(bound))
-            assert fault_of(check_settings, changed(bound + outwards)).startswith(f"--{name}: ")
+            assert fault_of(check_settings, changed(bound + outwards)).startswith(f"{option_name(name)}: ")
     for bound, inwards in ((known.above, 1e-9), (known.below, -1e-9)):
         if bound is not None:
             check_settings(changed(bound + inwards))
-            assert fault_of(check_settings, changed(bound)).startswith(f"--{name}: ")
-    assert fault_of(check_settings, changed(float("nan"))).startswith(f"--{name}: ")
+            assert fault_of(check_settings, changed(bound)).startswith(f"{option_name(name)}: ")
+    assert fault_of(check_settings, changed(float("nan"))).startswith(f"{option_name(name)}: ")
 
 
 @pytest.mark.parametrize(
@@ -495,6 +495,6 @@ def test_options_that_belong_to_others():
     for known in (EvalOptions(), EvalOptions(submission="x.zip", submission_values="classes", pictures="p")):
         require_together(known)
     refused = fault_of(require_together, EvalOptions(submission_values="classes"))
-    assert refused.startswith("--submission_values: has no use without --submission; ")
+    assert refused.startswith("--submission-values: has no use without --submission; ")
     refused = fault_of(require_together, EvalOptions(predictions="masks", pictures="p"))
     assert refused.startswith("--pictures: given together with --predictions, which takes no network; ")

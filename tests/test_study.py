@@ -257,7 +257,7 @@ def test_built_in_videos_are_written_where_there_are_none(trained_names, tmp_pat
         (["table8", "--model.name", "cffm_b9"], ["--model.name", "unknown model"]),
         (["table8", "--workdir", "here"], ["--workdir", "has no use here"]),
         (["table8", "--init.model", "here"], ["--init.model", "has no use here"]),
-        (["table8", "--second_steps", "-1"], ["--second_steps", "less than 0"]),
+        (["table8", "--second_steps", "-1"], ["--second-steps", "less than 0"]),
     ],
     ids=lambda value: " ".join(value),
 )

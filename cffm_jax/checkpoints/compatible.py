@@ -6,10 +6,10 @@ import dataclasses
 import json
 from typing import Any
 
-from cffm_jax.config import SETTINGS, Config
+from cffm_jax.config import NOTHING, SETTINGS, Config
 from cffm_jax.errors import InputError
 from cffm_jax.models.create import build_model
-from cffm_jax.rules import values
+from cffm_jax.rules import option_name, values
 
 
 def require_same_model(stored: Config, asked: Config, source: object, *, name: str = "") -> None:
@@ -48,9 +48,9 @@ def as_option(name: str, value: Any) -> str:
     """A setting as the command line takes it."""
     if isinstance(value, bool):
         section, dot, field = name.rpartition(".")
-        return f"--{name}" if value else f"--{section}{dot}no-{field}"
+        return option_name(name if value else f"{section}{dot}no-{field}")
     words = " ".join(map(str, value)) if isinstance(value, tuple) else "''" if value == "" else value
-    return f"--{name} {words}".rstrip()
+    return f"{option_name(name)} {words}".rstrip()
 
 
 def _differing(stored: Config, asked: Config) -> dict[str, tuple[Any, Any]]:
@@ -63,4 +63,5 @@ def _resolved(config: Config) -> dict[str, Any]:
     channels = config.data.frame_channels
     resolved = build_model(config.model, channels).settings_resolved
     stated = {"data.mean": channels.mean, "data.std": channels.std}
-    return values(config) | stated | {f"model.{name}": value for name, value in resolved.items()}
+    random = {"init.encoder": config.init.encoder or NOTHING}  # Two words for the same.
+    return values(config) | stated | random | {f"model.{name}": value for name, value in resolved.items()}

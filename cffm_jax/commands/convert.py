@@ -14,6 +14,7 @@ from cffm_jax.errors import InputError
 from cffm_jax.rules import require_values, setting
 from cffm_jax.runtime.atomic import require_writable
 from cffm_jax.runtime.command_line import parse_command, run_command
+from cffm_jax.runtime.devices import warn_of_missing_platforms
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,6 +82,7 @@ def _export(options: ConvertOptions) -> None:
 
     if options.to == "onnx":
         require_jax2onnx("--to onnx")
+    warn_of_missing_platforms()
     weights = load(options.file, raw=options.raw, take=options.take)
     if not isinstance(weights.model, Method):
         raise InputError(options.file, "holds an encoder alone", "give the weights of a whole model")

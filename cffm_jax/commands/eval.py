@@ -11,6 +11,7 @@ from cffm_jax.errors import InputError
 from cffm_jax.evaluation.options import EvalOptions, require_apart
 from cffm_jax.rules import require_together, with_changes
 from cffm_jax.runtime.command_line import CommandLine, run_command
+from cffm_jax.runtime.devices import warn_of_missing_platforms
 from cffm_jax.runtime.memory import use_huge_pages
 from cffm_jax.runtime.signals import Interruption
 from cffm_jax.runtime.xla import cache_compilations
@@ -26,7 +27,7 @@ def eval_command(argv: Sequence[str]) -> None:
     line = CommandLine(EvalOptions, argv, "Evaluate a checkpoint, or predictions that another program wrote.")
 
     def with_config(config: Config) -> EvalOptions:
-        if line.given.get("submission"):  # Another default, on top of which --data.eval_split still goes.
+        if line.given.get("submission"):  # Another default, on top of which --data.eval-split still goes.
             config = with_changes(config, [("data.eval_split", _SUBMITTED)])
         return line.over(EvalOptions(settings=config))
 
@@ -46,6 +47,7 @@ def eval_command(argv: Sequence[str]) -> None:
             return
         cache_compilations()
         with connected(options.cluster):
+            warn_of_missing_platforms()
             evaluate_checkpoint(options, with_config, interruption)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from cffm_jax.runtime.command_line import leave, parse_command, run_command
+from cffm_jax.runtime.devices import warn_of_missing_platforms
 from cffm_jax.runtime.memory import share_freed_memory, use_huge_pages
 from cffm_jax.runtime.xla import cache_compilations
 
@@ -18,6 +19,7 @@ def predict_command(argv: Sequence[str]) -> None:
     request = parse_command(Request, argv, lambda _: Request(), description)
     share_freed_memory()
     cache_compilations()
+    warn_of_missing_platforms()
     print(predict(request))
 
 

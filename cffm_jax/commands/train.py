@@ -7,10 +7,11 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from cffm_jax.config import ClusterConfig, Config
+from cffm_jax.config import REQUIRED, ClusterConfig, Config
 from cffm_jax.errors import InputError
-from cffm_jax.rules import setting
+from cffm_jax.rules import setting, with_changes
 from cffm_jax.runtime.command_line import parse_command, run_command
+from cffm_jax.runtime.devices import warn_of_missing_platforms
 from cffm_jax.runtime.memory import use_huge_pages
 from cffm_jax.runtime.signals import Interruption
 from cffm_jax.runtime.xla import cache_compilations, require_determinism
@@ -40,6 +41,9 @@ def train_command(argv: Sequence[str]) -> None:
     options = parse_command(TrainOptions, argv, default, "Train a model; the same command resumes a run that stopped.")
     if not options.config:
         raise InputError("--config", "is missing", "name one of configs/*.py")
+    if not options.settings.init.encoder and default(options.config).settings.init.encoder == REQUIRED:
+        # Nothing is no answer to the config's question, which has a word for it.
+        options = with_changes(options, [("settings.init.encoder", REQUIRED)])
     if options.deterministic:
         require_determinism()
     with Interruption() as interruption:
@@ -49,6 +53,7 @@ def train_command(argv: Sequence[str]) -> None:
 
         cache_compilations()
         with connected(options.cluster):
+            warn_of_missing_platforms()
             train(options.settings, interruption, profile=options.profile)
 
 

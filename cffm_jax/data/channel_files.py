@@ -46,15 +46,19 @@ def as_stored(data: bytes, channels: Channels) -> bool:
     return is_array(data) or not channels.coloured
 
 
-def decode(path: FileName, data: bytes, channels: Channels) -> tuple[np.ndarray, int | None]:
+def decode(
+    path: FileName, data: bytes, channels: Channels, blank: list[FileName] | None = None
+) -> tuple[np.ndarray, int | None]:
     """A frame f32[H,W,K] from the bytes of its file, upright, and its `pictures.orientation`. In
     RGB it is u8[H,W,3].
 
     What is not finite, as where a depth is not known, is read as the channel's mean: 0 when it is
     normalised, as padding; so is what GDAL calls "no data" in a TIFF. Without a mean it stays.
+    The path of a frame without one finite value is added to ``blank``, which makes it a mean alone.
 
     Raises:
-      UnreadableFile: it cannot be read, or has another number of channels.
+      UnreadableFile: it cannot be read, has another number of channels, or, without ``blank``, has
+        no finite value.
     """
     values, turn = read_values(path, data)
     if values.shape[2] != len(channels):
@@ -69,6 +73,10 @@ def decode(path: FileName, data: bytes, channels: Channels) -> tuple[np.ndarray,
     with np.errstate(over="ignore"):  # What float32 does not hold is infinite, and counts as such.
         values = values.astype(np.float32)
     finite = np.isfinite(values)
+    if not finite.any():
+        if blank is None:
+            raise UnreadableFile(path, "has no finite value: nothing is in it", "leave it out, or write it again")
+        blank.append(path)
     if channels.mean and not finite.all():
         values = np.where(finite, values, np.array(channels.mean, np.float32))
     return np.ascontiguousarray(values), turn

@@ -16,9 +16,13 @@ from cffm_jax.errors import InputError
 from cffm_jax.runtime.checksums import Manifest
 
 _PNG_END = b"IEND\xaeB`\x82"
-_SAY_HOW_IT_LIES = (
+_FRAME_IS_TURNED = (
     "if the mask fits the stored pixels, take the turn off the frame (exiftool -Orientation= FILE); "
     "if it fits the upright frame, turn the frame's pixels (mogrify -auto-orient FILE)"
+)
+_MASK_IS_TURNED = (
+    "if the mask fits the frame as it is stored, take the turn off the mask (exiftool -Orientation= FILE); "
+    "if it fits upright, turn the mask's pixels (mogrify -auto-orient FILE)"
 )
 
 
@@ -47,6 +51,7 @@ def decode_frame(
     readers: Mapping[bytes, type[ImageFile.ImageFile]] = FRAME_READERS,
     several: list[FileName] | None = None,
     channels: Channels = COLOURS,
+    blank: list[FileName] | None = None,
 ) -> np.ndarray:
     """`read_frame` of a file whose bytes are there already.
 
@@ -56,8 +61,9 @@ def decode_frame(
       readers: of the kinds of files that may be read, as for `image_files.open_image`.
       several: the path is added to it, if the file holds further images: an animation, or pages.
       channels: that it has.
+      blank: the path is added to it, if no value is finite; None: that is refused.
     """
-    return decode_upright(path, data, readers, several, channels)[0]
+    return decode_upright(path, data, readers, several, channels, blank)[0]
 
 
 def decode_upright(
@@ -66,6 +72,7 @@ def decode_upright(
     readers: Mapping[bytes, type[ImageFile.ImageFile]] = FRAME_READERS,
     several: list[FileName] | None = None,
     channels: Channels = COLOURS,
+    blank: list[FileName] | None = None,
 ) -> tuple[np.ndarray, int | None]:
     """`decode_frame`, and how the frame is turned (`pictures.orientation`)."""
     # OpenCV before 5 decodes what there is of a truncated JPEG with no more than a warning on
@@ -78,7 +85,7 @@ def decode_upright(
     if pictures.is_png(data) and data.rfind(_PNG_END) < 0:
         raise UnreadableFile(path, "is truncated: the PNG's end is missing", "copy or download the file again")
     if image is None:
-        return channel_files.decode(path, data, channels)
+        return channel_files.decode(path, data, channels, blank)
     if several is None and image.format in ("TIFF", "PNG") and getattr(image, "n_frames", 1) > 1:
         problem = f"holds {image.n_frames} pictures"  # pyrefly: ignore[missing-attribute]
         remedy = "give each a file (pages of a TIFF that are channels: name --data.channels)"
@@ -128,7 +135,7 @@ def labels_of(path: FileName, mask: mask_files.MaskFile, num_classes: int, codin
     if (labels == NO_CLASS).any():
         value = int(mask.values[labels == NO_CLASS].max())
         problem = f"holds label {value} but the model has {num_classes} classes ({coding.words(num_classes)})"
-        raise InputError(path, problem, "check the mask; --model.num_classes may be wrong")
+        raise InputError(path, problem, "check the mask; --model.num-classes may be wrong")
     return labels
 
 
@@ -203,8 +210,9 @@ def require_one_way(
 ) -> None:
     """InputError unless a mask lies on its frame, both upright.
 
-    Masks are made with programs that follow EXIF, and with programs that do not. Where a mask says
-    nothing of its own, its size tells which by a quarter turn, and nothing does by a half turn.
+    Masks are made with programs that follow EXIF, and with programs that do not. Where one of the
+    two is turned and the other says nothing of its own, their sizes tell which by a quarter turn,
+    and nothing does by a half turn.
 
     Args:
       frame, mask: the files.
@@ -212,14 +220,21 @@ def require_one_way(
       frame_turn, mask_turn: what they say, see `pictures.orientation`.
     """
     (height, width), (h, w) = size, mask_size
-    turned = (frame_turn or 1) != 1 and mask_turn is None
-    quarter = turned and (frame_turn or 1) >= 5
+    of_frame = (frame_turn or 1) != 1 and mask_turn is None
+    of_mask = (mask_turn or 1) != 1 and frame_turn is None
+    quarter = ((frame_turn if of_frame else mask_turn) or 1) >= 5
     if size != mask_size:
         problem, remedy = f"is {w}x{h} but its frame is {width}x{height}", f"give it the size of {frame}"
         if quarter and size == mask_size[::-1]:
-            problem = f"is {w}x{h}, as the frame is stored, but EXIF turns that upright to {width}x{height}"
-            remedy = _SAY_HOW_IT_LIES
+            if of_frame:
+                problem = f"is {w}x{h}, as the frame is stored, but EXIF turns that upright to {width}x{height}"
+                remedy = _FRAME_IS_TURNED
+            elif of_mask:
+                problem = f"is {width}x{height} as it is stored, as its frame is, but its EXIF turns it to {w}x{h}"
+                remedy = _MASK_IS_TURNED
         raise InputError(mask, problem, remedy)
-    if turned and (not quarter or height == width):
+    if (of_frame or of_mask) and (not quarter or height == width):
         problem = f"does not say whether it is turned, as its frame is by EXIF (orientation {frame_turn})"
-        raise InputError(mask, problem, _SAY_HOW_IT_LIES)
+        if of_mask:
+            problem = f"is turned by EXIF (orientation {mask_turn}), and {frame} does not say whether it is"
+        raise InputError(mask, problem, _FRAME_IS_TURNED if of_frame else _MASK_IS_TURNED)

@@ -11,6 +11,7 @@ from PIL import Image
 from cffm_jax.config import IGNORED_LABEL
 from cffm_jax.data.image_files import FileName, UnreadableFile, open_image
 from cffm_jax.data.layouts.video import NO_CLASS, Coding
+from cffm_jax.data.palettes import Claim, claims, values_in_use
 from cffm_jax.data.pictures import grey_bits, is_png, orientation, upright
 from cffm_jax.errors import InputError
 
@@ -69,6 +70,11 @@ def palette_of(image: Image.Image) -> np.ndarray:
     return np.array(colours, np.uint8).reshape(-1, 3)
 
 
+def claims_of(mask: MaskFile, coding: Coding) -> tuple[Claim, ...]:
+    """What a mask says of its values, see `palettes`."""
+    return claims(mask.values, mask.palette, coding.table)
+
+
 def classes_of_values(path: FileName, mask: MaskFile, coding: Coding) -> np.ndarray:
     """The class of each value, u8[256]: of ``coding``, or by the palette's colours.
 
@@ -76,8 +82,11 @@ def classes_of_values(path: FileName, mask: MaskFile, coding: Coding) -> np.ndar
     the classes' colours are stated, and the values in use do not have those, the colours decide.
 
     Raises:
-      InputError: a colour in use is none of the stated ones, or leaves open which class it is.
+      InputError: a colour in use is none of the stated ones, or leaves open which class it is; or
+        nothing is stated, and the palettes of masks that were read before contradict this one.
     """
+    if coding.palettes is not None:
+        coding.palettes.require(path, claims_of(mask, coding))
     table = np.frombuffer(coding.table, np.uint8)
     if mask.palette is None or not coding.colours:
         return table
@@ -99,10 +108,12 @@ def classes_of_values(path: FileName, mask: MaskFile, coding: Coding) -> np.ndar
     return table
 
 
-def values_in_use(values: np.ndarray) -> list[int]:
-    """The values that occur in a mask, in order."""
-    counts = cv2.calcHist([values], [0], None, [256], [0, 256])
-    return np.flatnonzero(counts).tolist()
+def claims_of_file(path: FileName, data: bytes, coding: Coding) -> tuple[Claim, ...]:
+    """The claims of a mask's file; none of one that cannot be used, which others say."""
+    try:
+        return claims_of(read_values(path, data), coding)
+    except InputError:
+        return ()
 
 
 def _all_in_place(palette: np.ndarray, coding: Coding) -> bool:

@@ -73,7 +73,7 @@ def training_batches(
     require_values(data, "data.", part="loader")
     if batch_size < 1 or batch_size % process_count:
         problem = f"{batch_size} clips cannot be shared equally by {process_count} process(es)"
-        raise InputError("--train.batch_size", problem, f"give a positive multiple of {process_count}")
+        raise InputError("--train.batch-size", problem, f"give a positive multiple of {process_count}")
     manifest = manifest_of(data)
     if manifest is not None:
         manifest.require(path for video in videos for path in (*video.frames, *filter(None, video.masks)))
@@ -203,7 +203,7 @@ class TrainingBatches(Iterator[Batch]):
 
     def _too_many(self, last: str) -> InputError:
         problem = f"more than {self._allowed} clips have an unreadable file, the last: {last}"
-        return InputError("--data.max_unreadable", problem, "see python -m cffm_jax.data.check")
+        return InputError("--data.max-unreadable", problem, "see python -m cffm_jax.data.check")
 
     def close(self) -> None:
         """Ends the worker processes, and the threads after the batch in hand. Idempotent."""

@@ -83,7 +83,7 @@ class Watchdog:
         living = sorted(process.pid for process in self._processes if process.pid is not None and process.is_alive())
         who = ", ".join(f"{pid} ({_state(pid)})" for pid in living)
         problem = f"no batch within {self._seconds:g} s" + (f" from loader processes {who}" if who else "")
-        return InputError("--data.stall_seconds", problem, "look at the storage and the machine's load, or allow more")
+        return InputError("--data.stall-seconds", problem, "look at the storage and the machine's load, or allow more")
 
     def close(self) -> None:
         """Ends the thread as soon as it has its batch. To be called before the loader's own close:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,8 +12,10 @@ import numpy as np
 from PIL import Image
 
 from cffm_jax.data.image_files import FileName, read_bytes
-from cffm_jax.data.layouts.video import Video
-from cffm_jax.data.mask_files import as_stored, palette_of, values_in_use
+from cffm_jax.data.layouts.video import Video, plain_coding
+from cffm_jax.data.mask_files import as_stored, palette_of
+from cffm_jax.data.palettes import Palettes, claims, values_in_use
+from cffm_jax.data.pictures import orientation
 from cffm_jax.errors import InputError
 from cffm_jax.runtime import cluster
 from cffm_jax.runtime.atomic import require_new_folder
@@ -29,11 +32,14 @@ def frame_file(frame: FileName) -> str:
     return f"{os.path.splitext(os.path.basename(frame))[0]}.png"
 
 
-def read_prediction(path: str | os.PathLike, num_classes: int, stated: bytes = b"") -> np.ndarray:
+def read_prediction(
+    path: str | os.PathLike, num_classes: int, stated: bytes = b"", palettes: Palettes | None = None
+) -> np.ndarray:
     """Class indices u8[H,W] of an indexed (or grey) PNG of at most 8 bits; else InputError.
 
     ``stated``: the classes' colours, of ``Coding.colours``. Programs that make PNGs smaller order
     palettes anew: where all colours in use are stated ones, they decide, else the indices do.
+    ``palettes``: of the predictions read before, which must not contradict this one's.
     """
     data = read_bytes(path)
     remedy = f"write one 8-bit channel or a palette with the class index (0..{num_classes - 1}) of each pixel"
@@ -41,16 +47,26 @@ def read_prediction(path: str | os.PathLike, num_classes: int, stated: bytes = b
         with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
             mode, classes = image.mode, np.asarray(image)
             palette = palette_of(image) if mode == "P" else None
+            turn = orientation(image, data)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise InputError(path, "cannot be read as a PNG", "write it again") from error
     if mode not in ("P", "L", "1"):
         raise InputError(path, f"is a PNG of mode {mode}, not of class indices", remedy)
+    if (turn or 1) != 1:
+        raise InputError(path, f"is turned by EXIF (orientation {turn})", "write it upright, without EXIF")
     classes = as_stored(classes, data)
+    if palettes is not None:
+        palettes.require(path, claims(classes, palette, plain_coding().table))
     if palette is not None and stated:
         classes = _by_colour(path, classes, palette, np.frombuffer(stated, np.uint8).reshape(-1, 3))
     if classes.size and classes.max() >= num_classes:
         raise InputError(path, f"holds the value {classes.max()}", remedy)
     return classes
+
+
+def palettes_to_compare(videos: Sequence[Video]) -> Palettes | None:
+    """For `read_prediction` of these videos; None where the classes' colours are stated."""
+    return None if any(video.coding.colours for video in videos) else Palettes()
 
 
 def _by_colour(path: FileName, values: np.ndarray, palette: np.ndarray, stated: np.ndarray) -> np.ndarray:

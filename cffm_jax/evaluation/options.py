@@ -11,7 +11,7 @@ from cffm_jax.data.layouts.read import read_videos, source_of
 from cffm_jax.data.layouts.video import Video
 from cffm_jax.errors import InputError
 from cffm_jax.metrics.scores import RELEASE_LONGER_THAN
-from cffm_jax.rules import about, setting
+from cffm_jax.rules import about, option_name, setting
 from cffm_jax.settings import Settings
 
 _OF_A_NETWORK = {
@@ -52,14 +52,14 @@ class EvalOptions:
     """Draw some of the videos to this folder: sheet.png (frame, per-frame, CFFM, truth) and
     overlay.mp4."""
     beside: tuple[str, ...] = setting((), path=True, only_with="pictures")
-    """Folders of other networks' masks, DIR/<video>/<frame>.png as --save_predictions writes them
+    """Folders of other networks' masks, DIR/<video>/<frame>.png as --save-predictions writes them
     (a SegFormer that was trained for itself): each is a further row of --pictures, named as its
     folder."""
     report: str = setting("", place=True, **_OF_FIGURES)
     """Write a page to this new folder that shows all figures beside the papers', the best and the
     worst videos, and what is taken for what: DIR/index.html, for any browser, without a network."""
     submission: str = setting("", place=True)
-    """Write the masks of all frames of the split "test" (or --data.eval_split) to this new .zip,
+    """Write the masks of all frames of the split "test" (or --data.eval-split) to this new .zip,
     for a challenge's server: <video>/<frame>.png. No labels are needed, and there are no
     figures."""
     submission_values: Literal["stored", "classes"] = setting("stored", only_with="submission")
@@ -73,7 +73,7 @@ def require_apart(options: EvalOptions) -> None:
     """InputError where two of the places that are written to are the same, or one lies in the
     other."""
     names = [name for name, known in about(type(options)).items() if known.place]
-    given = {f"--{name}": os.path.realpath(getattr(options, name)) for name in names if getattr(options, name)}
+    given = {option_name(name): os.path.realpath(getattr(options, name)) for name in names if getattr(options, name)}
     if options.output:
         taken = next((name for name, path in given.items() if path == os.path.realpath(options.output)), None)
         if taken:

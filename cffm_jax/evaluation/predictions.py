@@ -13,12 +13,13 @@ from tqdm import tqdm
 from cffm_jax.config import EVALUATED
 from cffm_jax.config_checks import check_settings
 from cffm_jax.data import decode
+from cffm_jax.data.label_sample import require_palettes_agree
 from cffm_jax.data.layouts.classes import read_classes
 from cffm_jax.data.layouts.records import RecordedFile
 from cffm_jax.data.layouts.video import Video
 from cffm_jax.errors import InputError
 from cffm_jax.evaluation import score_tables
-from cffm_jax.evaluation.mask_folder import prediction_paths, read_prediction
+from cffm_jax.evaluation.mask_folder import palettes_to_compare, prediction_paths, read_prediction
 from cffm_jax.evaluation.options import EvalOptions, cutoff_of, evaluation_videos
 from cffm_jax.evaluation.report import write
 from cffm_jax.evaluation.submission import print_written, require_submission, submit_predictions
@@ -45,7 +46,8 @@ def score_predictions(
       cutoff: as of `Scores`.
 
     Raises:
-      InputError: a prediction is missing, unreadable, of a wrong size, or holds what is no class.
+      InputError: a prediction is missing, unreadable, of a wrong size, or holds what is no class;
+        or their palettes contradict each other where no colours are stated.
     """
     if len(class_names) != num_classes:
         raise ValueError(f"{len(class_names)} class names for {num_classes} classes")
@@ -56,6 +58,7 @@ def score_predictions(
     jobs = [(video, prediction_paths(video, root / video.name)) for video in videos]
 
     scores = Scores.empty(num_classes, cutoff)
+    palettes = palettes_to_compare(videos)
     total = sum(len(paths) for _, paths in jobs)
     with tqdm(total=total, desc="score", unit="frame", dynamic_ncols=True) as bar:
 
@@ -65,7 +68,7 @@ def score_predictions(
             def frames():
                 for i, path in zip(video.targets, paths, strict=True):
                     label = _read_label(video, i, num_classes)
-                    prediction = read_prediction(path, num_classes, video.coding.colours)
+                    prediction = read_prediction(path, num_classes, video.coding.colours, palettes)
                     if label.shape != prediction.shape:
                         (h, w), (height, width) = prediction.shape, label.shape
                         raise InputError(path, f"is {w}x{h}, its mask {width}x{height}", "write it at the mask's size")
@@ -105,6 +108,7 @@ def evaluate_predictions(options: EvalOptions, interruption: Interruption) -> No
         print_written(options.submission, videos)
         return
     videos = evaluation_videos(config)
+    require_palettes_agree(videos)
     dataset = read_classes(config.data.root, config.model.num_classes, config.data.layout)
     names = dataset.names
     output = Path(options.output or f"{options.predictions.rstrip('/')}.json")

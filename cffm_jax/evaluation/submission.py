@@ -22,7 +22,7 @@ from cffm_jax.data.layouts.read import source_of
 from cffm_jax.data.layouts.records import read_one
 from cffm_jax.data.layouts.video import Coding, Video
 from cffm_jax.errors import InputError
-from cffm_jax.evaluation.mask_folder import frame_file, prediction_paths, read_prediction
+from cffm_jax.evaluation.mask_folder import frame_file, palettes_to_compare, prediction_paths, read_prediction
 from cffm_jax.runtime.atomic import require_writable, whole_file
 from cffm_jax.runtime.shared_folder import SharedFolder, when_all_have_written
 
@@ -45,7 +45,7 @@ def require_submission(options: EvalOptions, videos: Sequence[Video]) -> None:
     require_writable(path)
     problem = source_of(data.layout, data.root).submission_problem
     if problem:
-        raise InputError("--submission", problem, "write masks with --save_predictions")
+        raise InputError("--submission", problem, "write masks with --save-predictions")
     value_table(videos[0].coding, options.settings.model.num_classes, options.submission_values)
 
 
@@ -58,7 +58,7 @@ def value_table(coding: Coding, num_classes: int, values: str) -> np.ndarray:
             byte = coding.byte_of(k)
             if byte is None:
                 problem = f"the dataset's masks have no value for class {k} ({coding.words(num_classes)})"
-                raise InputError("--submission_values", problem, "give classes")
+                raise InputError("--submission-values", problem, "give classes")
             table[k] = byte
     return table
 
@@ -119,11 +119,11 @@ def submit_predictions(
         raise InputError(root, "no such folder", "give the folder that holds <video>/<frame>.png")
     # All files are looked for before the first is read.
     jobs = [(video, prediction_paths(video, root / video.name)) for video in sorted(videos, key=lambda v: v.name)]
-    table = value_table(videos[0].coding, num_classes, values)
+    table, palettes = value_table(videos[0].coding, num_classes, values), palettes_to_compare(videos)
 
     def encoded(pair: tuple[str, Path]) -> tuple[str, bytes]:
         frame, mask_path = pair
-        mask = read_prediction(mask_path, num_classes, videos[0].coding.colours)
+        mask = read_prediction(mask_path, num_classes, videos[0].coding.colours, palettes)
         size, _ = upright_size(frame, read_one(frame))
         if mask.shape != size:
             problem = f"is {mask.shape[1]}x{mask.shape[0]}, its frame {size[1]}x{size[0]}"

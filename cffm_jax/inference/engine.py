@@ -265,6 +265,12 @@ def jitted_step(
     return state, segmented.masks
 
 
+@jax.jit
+def is_finite(recurrent: Tree) -> jax.Array:
+    """bool[]: whether all that a recurrent state holds, such as causal prototypes, is finite."""
+    return jnp.all(jnp.stack([jnp.isfinite(x).all() for x in jax.tree.leaves(recurrent)]))
+
+
 @functools.lru_cache(maxsize=64)
 def _remembered(model: Method, size: tuple[int, int]) -> tuple[Tree, ...]:
     """Shapes of what is remembered of one frame; an encoder of one block a stage has the same, and

@@ -3,7 +3,8 @@ references.
 
 Of a snippet of Cityscapes that is 4 frames to encode and one to mine, instead of 30. Several
 targets, whichever videos they are of, go through one call: each is a stream of the engine that ends
-with its first step. A recurrent state needs every frame: there the whole video is segmented.
+with its first step. A recurrent state needs every frame: there the whole video is segmented, and so
+it is where that takes fewer frames, as of a video that lacks one mask.
 
 Dimension key: T = R + 1 frames of a clip, H W the model's input, H0 W0 the original frames.
 """
@@ -50,9 +51,18 @@ def segment_targets(segmenter: VideoSegmenter, variables: dict[str, Any], videos
       InputError: a file cannot be read, frames of a clip differ in size, a video has no prototypes,
         or lacks a frame that a recurrent method needs.
     """
-    if segmenter.causal:
-        yield from _of_whole_videos(segmenter, variables, videos)
-        return
+    for whole, group in itertools.groupby(videos, lambda video: _is_sooner_whole(segmenter, video)):
+        yield from (_of_whole_videos if whole else _of_clips)(segmenter, variables, tuple(group))
+
+
+def _is_sooner_whole(segmenter: VideoSegmenter, video: Video) -> bool:
+    """Whether it has to be segmented up to its last target, or that takes no more frames than the
+    clips. Where references go by numbers one that is missing has another in its place."""
+    of_clips = len(video.targets) * (1 + len(_offsets(segmenter)))
+    return segmenter.causal or (not video.numbers and video.targets[-1] + 1 <= of_clips)
+
+
+def _of_clips(segmenter: VideoSegmenter, variables: dict[str, Any], videos: Sequence[Video]) -> Iterator[Chunk]:
     with ThreadPoolExecutor(max(1, segmenter.config.data.threads)) as pool:
         for clips, masks in fetched(_dispatched(pool, segmenter, variables, videos)):
             for i, clip in enumerate(clips):
@@ -60,8 +70,7 @@ def segment_targets(segmenter: VideoSegmenter, variables: dict[str, Any], videos
 
 
 def _of_whole_videos(segmenter: VideoSegmenter, variables: dict[str, Any], videos: Sequence[Video]) -> Iterator[Chunk]:
-    """The same for a method whose state takes in every frame: all up to the last one with a mask
-    are segmented."""
+    """All frames up to the last one with a mask are segmented."""
     for video in videos:
         for chunk in segmenter.segment(variables, [_up_to_last_target(video)], labels=False):
             for i, masks in enumerate(zip(*chunk.masks.values(), strict=True), chunk.start):

@@ -21,9 +21,10 @@ from cffm_jax.config import Config, DataConfig
 from cffm_jax.config_checks import require_offsets
 from cffm_jax.data import clips, evaluation_frames
 from cffm_jax.errors import InputError
-from cffm_jax.inference.engine import Engine, Segmented, State
+from cffm_jax.inference.engine import Engine, Segmented, State, is_finite
 from cffm_jax.inference.prediction import Prediction
 from cffm_jax.inference.tiles import Tiling, tiles_of
+from cffm_jax.inference.video_prototypes import finite_leaves
 from cffm_jax.models.methods.method import Method
 
 _SECOND = 15
@@ -218,11 +219,15 @@ def predictions(
       on_footprint: called before the first frame is segmented, with what that takes.
 
     Raises:
-      InputError: a frame is no such array or differs in size from the first.
+      InputError: a frame is no such array or differs in size from the first, or its features, of
+        which causal prototypes are made, are not finite.
     """
     segmenter, state, channels = None, None, model.channels
     wanted = "u8[H,W,3] in RGB" if channels.coloured else f"f32[H,W,{len(channels)}] of {', '.join(channels.names)}"
-    waiting: deque[Segmented] = deque()
+    causal = "causal" in model.contexts("causal")
+    if causal:
+        deque(finite_leaves(variables), maxlen=0)
+    waiting: deque[tuple[int, Segmented, jax.Array | None]] = deque()
     variables = jax.device_put(variables)
     for number, frame in enumerate(frames):
         frame = np.asarray(frame)
@@ -239,15 +244,19 @@ def predictions(
             raise InputError(f"frame {number}", problem, "give a stream one size, or start another")
         fitted = evaluation_frames.fit_frame(frame, config.data.scale)[None]
         state, segmented = segmenter.segment(variables, state, fitted)
-        waiting.append(segmented)
+        finite = is_finite(state.recurrent) if causal else None
+        waiting.append((number, segmented, finite))
         if len(waiting) > ahead:
-            yield _on_host(waiting.popleft())
+            yield _on_host(*waiting.popleft())
     while waiting:
-        yield _on_host(waiting.popleft())
+        yield _on_host(*waiting.popleft())
 
 
-def _on_host(segmented: Segmented) -> Prediction:
-    """Of the first and only stream."""
+def _on_host(number: int, segmented: Segmented, finite: jax.Array | None) -> Prediction:
+    """Of the first and only stream. InputError unless its causal prototypes are finite."""
+    if finite is not None and not finite:
+        remedy = "check the frame and the weights: they may be damaged"
+        raise InputError(f"frame {number}", "its features are not finite", remedy)
     (masks,), scores, logits = segmented.masks.values(), segmented.scores, segmented.logits
     first = [None if x is None else np.asarray(x)[0] for x in (scores, logits)]
     return Prediction(np.asarray(masks)[0], *first)

@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -48,16 +48,22 @@ def fingerprint(variables: dict[str, Any]) -> str:
       InputError: one is not finite, which features may hide: XLA's ReLU on CPUs turns NaN into 0.
     """
     digest = hashlib.sha256()
+    for name, leaf in finite_leaves(variables):
+        digest.update(f"{name}{leaf.shape}".encode())
+        digest.update(np.ascontiguousarray(leaf).tobytes())
+    return digest.hexdigest()
+
+
+def finite_leaves(variables: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Names and arrays of the weights behind the features. InputError as of `fingerprint`."""
     for collection in sorted(variables):
         for part in _ENCODING:
             leaves = jax.tree_util.tree_leaves_with_path(variables[collection].get(part, {}))
             for path, leaf in leaves:
+                name = f"{part}{jax.tree_util.keystr(path)}"
                 if not np.isfinite(leaf).all():
-                    name = f"{part}{jax.tree_util.keystr(path)}"
                     raise InputError("weights", f"{name} is not finite", "use an earlier checkpoint, or other weights")
-                digest.update(f"{collection}/{part}{jax.tree_util.keystr(path)}{leaf.shape}".encode())
-                digest.update(np.ascontiguousarray(leaf).tobytes())
-    return digest.hexdigest()
+                yield f"{collection}/{name}", leaf
 
 
 class Prototyper:

@@ -16,7 +16,7 @@ from cffm_jax.config import Config
 from cffm_jax.data.evaluation_frames import evaluation_size
 from cffm_jax.data.layouts.video import Video
 from cffm_jax.errors import InputError
-from cffm_jax.inference.engine import Engine, jitted_step
+from cffm_jax.inference.engine import Engine, is_finite, jitted_step
 from cffm_jax.inference.read_frames import Loaded, load_chunks
 from cffm_jax.inference.tiles import Tiling
 from cffm_jax.models.methods.method import Method
@@ -113,17 +113,22 @@ class VideoSegmenter:
 
         Raises:
           InputError: a file cannot be read, frames of a video differ in size, or a video has no
-            prototypes.
+            prototypes, or causal ones that are not finite.
         """
         with ThreadPoolExecutor(max(1, self.config.data.threads)) as pool:
-            for (video, start, loaded), masks in fetched(self._dispatched(pool, variables, videos, labels)):
+            for (video, start, loaded, finite), masks in fetched(self._dispatched(pool, variables, videos, labels)):
                 count = len(loaded.frames)
+                if finite is not None and not finite:
+                    more = f", or those of the {count - 1} frames after it" if count > 1 else ""
+                    problem = f"its features{more} are not finite"
+                    raise InputError(video.frames[start], problem, "check the weights: they may be damaged")
                 yield Chunk(video, start, loaded.labels, {row: masks[row][0, :count] for row in self.rows})
 
     def _dispatched(
         self, pool: ThreadPoolExecutor, variables: dict[str, Any], videos: Sequence[Video], labels: bool
-    ) -> Iterator[tuple[tuple[Video, int, Loaded], dict[str, jax.Array]]]:
-        """The chunks that were read, and their masks, which the device is still to compute."""
+    ) -> Iterator[tuple[tuple[Video, int, Loaded, jax.Array | None], dict[str, jax.Array]]]:
+        """The chunks that were read, whether their causal prototypes are finite (None: there are
+        none), and their masks, which the device is still to compute."""
         state = prototypes = None
         size = (0, 0)
         for video, start, loaded in load_chunks(pool, videos, self.chunk, self.config, labels):
@@ -142,7 +147,7 @@ class VideoSegmenter:
             state, masks = jitted_step(
                 self.engine, variables, state, self._fill(loaded.frames)[None], prototypes, size=size
             )
-            yield (video, start, loaded), masks
+            yield (video, start, loaded, is_finite(state.recurrent) if self.causal else None), masks
 
     def _start(self, video: Video, loaded: Loaded) -> Any:
         try:

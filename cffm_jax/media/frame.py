@@ -6,7 +6,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterator
 from fractions import Fraction
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -24,6 +24,7 @@ class Frame(NamedTuple):
       name: what its mask is called.
       damaged: whether the decoder had to fill gaps, in it or in a frame since the last key frame,
         on which it may build.
+      blank: whether no value of it is finite, so that it was read as its channels' means.
     """
 
     pixels: np.ndarray
@@ -31,6 +32,7 @@ class Frame(NamedTuple):
     time: Fraction
     name: str
     damaged: bool = False
+    blank: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,23 +68,25 @@ class Selection:
 
 @dataclasses.dataclass
 class Damage:
-    """Which frames were damaged.
+    """Which frames were damaged, or blank.
 
     Attributes:
+      kind: "damaged" or "blank", which see `Frame`.
       count: how many.
       ranges: first and last number of those that came one after the other.
       since: when the first came, in seconds.
     """
 
+    kind: Literal["damaged", "blank"] = "damaged"
     count: int = 0
     ranges: list[list[int]] = dataclasses.field(default_factory=list)
     since: float = 0.0
     _before: int = -1
 
     def note(self, frame: Frame) -> None:
-        """Counts a frame, of all in order, if it is damaged."""
+        """Counts a frame, of all in order, if it is of this kind."""
         before, self._before = self._before, frame.number
-        if not frame.damaged:
+        if not getattr(frame, self.kind):
             return
         self.count += 1
         if self.ranges and self.ranges[-1][1] == before:
@@ -94,8 +98,11 @@ class Damage:
     @property
     def in_words(self) -> str:
         """One line about it."""
-        some = "frame is" if self.count == 1 else "frames are"
         where = f"from frame {self.ranges[0][0]}, at {self.since:.2f} s, on"
+        if self.kind == "blank":
+            some = "frame has" if self.count == 1 else "frames have"
+            return f"{self.count} {some} no finite value, so that masks of nothing were made ({where})"
+        some = "frame is" if self.count == 1 else "frames are"
         return f"{self.count} {some} damaged, or follow a damaged one before the next key frame ({where})"
 
 

@@ -142,18 +142,25 @@ def _frames(source: Source, paths: Sequence[str], numbers: Sequence[int], step: 
     doubled = max(Counter(stems).values()) > 1
     size = None
     for number in numbers:
-        pixels = read_image(paths[number], several, source.channels)
+        blank: list[FileName] = []
+        pixels = read_image(paths[number], several, source.channels, blank)
         size = size or pixels.shape
         if pixels.shape != size:
             problem = f"is {pixels.shape[1]}x{pixels.shape[0]}, {paths[numbers[0]]} is {size[1]}x{size[0]}"
             raise InputError(paths[number], problem, "give images of one size")
-        yield Frame(pixels, number, number * step, f"{number:06}" if doubled else stems[number])
+        name = f"{number:06}" if doubled else stems[number]
+        yield Frame(pixels, number, number * step, name, blank=bool(blank))
     if several:
         others = f" and {len(several) - 1} more: each" if len(several) > 1 else ":"
         source.warnings.append(f"{several[0]}{others} holds more pictures than the first, which alone was taken")
 
 
-def read_image(path: str, several: list[FileName] | None = None, channels: Channels = COLOURS) -> np.ndarray:
+def read_image(
+    path: str,
+    several: list[FileName] | None = None,
+    channels: Channels = COLOURS,
+    blank: list[FileName] | None = None,
+) -> np.ndarray:
     """Reads a JPEG, PNG, BMP, TIFF, WebP, AVIF or HEIC file (the first image in it) as a viewer
     shows it.
 
@@ -161,6 +168,7 @@ def read_image(path: str, several: list[FileName] | None = None, channels: Chann
       path: the file.
       several: the path is added to it, if the file holds further images: an animation, or pages.
       channels: that it has; other than RGB it is a JPEG, PNG, TIFF or .npy.
+      blank: the path is added to it, if no value is finite.
 
     Returns:
       u8[H,W,3], RGB: turned as EXIF says, transparency over black, 16 bits divided by 257. Of other
@@ -173,4 +181,4 @@ def read_image(path: str, several: list[FileName] | None = None, channels: Chann
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Of tags that are damaged: the picture counts.
         data = read_bytes(path)
-        return decode.decode_frame(path, data, _readers(data[:_START]) or READERS, several, channels)
+        return decode.decode_frame(path, data, _readers(data[:_START]) or READERS, several, channels, blank)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import jax.numpy as jnp
@@ -52,7 +53,8 @@ def create_model(name: str, num_classes: int, *, channels: Channels = COLOURS, *
     try:
         return build_model(ModelConfig(name, num_classes, **settings), channels)
     except InputError as error:
-        raise ValueError(str(error).replace("--model.", "")) from error
+        said = re.sub(r"--model\.([a-z-]+)", lambda option: option[1].replace("-", "_"), str(error))
+        raise ValueError(said) from error
 
 
 def build_model(settings: ModelConfig, channels: Channels = COLOURS) -> Method:

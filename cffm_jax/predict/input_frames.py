@@ -39,12 +39,15 @@ def _passing_over(source: Source, start: float) -> Iterator[None]:
 
 
 def whole_frames(source: Source, frames: Iterator[Frame]) -> Iterator[Frame]:
-    """The frames up to the first that is damaged, or missing: InputError."""
+    """The frames up to the first that is damaged, missing or blank: InputError."""
     remedy = "copy it again, or leave out --refuse-damaged"
     for frame in frames:
         if frame.damaged or source.lost:
             what = "is damaged, or follows one that is" if frame.damaged else "follows one that cannot be decoded"
             raise InputError(source.name, f"frame {frame.number}, at {float(frame.time):.2f} s, {what}", remedy)
+        if frame.blank:
+            problem = f"frame {frame.number} ({frame.name}) has no finite value: nothing is in it"
+            raise InputError(source.name, problem, "write it again, or leave out --refuse-damaged")
         yield frame
     if source.lost:
         raise InputError(source.name, "its last frames cannot be decoded", remedy)

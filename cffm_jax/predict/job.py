@@ -107,8 +107,8 @@ class Request:
     """Pixels that neighbouring tiles share at least, where their logits are blended: a multiple of
     32; -1: a quarter of the tile's shorter side."""
     refuse_damaged: bool = False
-    """Refuse a video with a damaged frame, or one that cannot be decoded; without this they are
-    counted, with those that may build on them."""
+    """Refuse a video with a damaged frame, or one that cannot be decoded, and frames without one
+    finite value; without this they are counted, with those that may build on damaged ones."""
     overwrite: bool = False
     """Replace the folder of an earlier prediction."""
 
@@ -174,12 +174,11 @@ def predict(request: Request) -> str:
             overlap=request.overlap,
             on_footprint=job.tell,
         )
-        damage = Damage()
+        damage = Damage(), Damage("blank")
         count, took = job.write(interruption, frames, predictions, damage)
         with folder.writing():
             folder.describe(job.about(count, first.pixels.shape, damage))
-    if damage.count:
-        source.warnings.append(f"{source.name}: {damage.in_words}")
+    source.warnings += [f"{source.name}: {each.in_words}" for each in damage if each.count]
     for warning in source.warnings:
         print(f"warning: {shown(warning)}", file=sys.stderr)
     written = ", ".join(sorted(os.listdir(folder.folder)))
@@ -206,10 +205,14 @@ class _Job(NamedTuple):
             tqdm.write(str(footprint), file=sys.stderr)
 
     def write(
-        self, interruption: Interruption, frames: KeptFrames, predictions: Iterator[Prediction], damage: Damage
+        self,
+        interruption: Interruption,
+        frames: KeptFrames,
+        predictions: Iterator[Prediction],
+        damage: Sequence[Damage],
     ) -> tuple[int, float]:
         """All frames through all writers: how many there were, and how many seconds it took. Notes
-        the damaged ones."""
+        the damaged and the blank ones."""
         keep = np.full(IGNORED_LABEL + 1, IGNORED_LABEL, np.uint8)
         keep[list(self.chosen)] = self.chosen
         count, began = 0, time.perf_counter()
@@ -226,9 +229,11 @@ class _Job(NamedTuple):
                             for writer in writers:
                                 writer.write(frame, prediction)
                         count += 1
-                        damage.note(frame)
-                        if frame.damaged:
-                            bar.set_postfix_str(f"{damage.count} damaged", refresh=False)
+                        for each in damage:
+                            each.note(frame)
+                        if frame.damaged or frame.blank:
+                            counts = (f"{each.count} {each.kind}" for each in damage if each.count)
+                            bar.set_postfix_str(", ".join(counts), refresh=False)
                         bar.update()
             except Stopped:
                 if not self.source.live or not count:
@@ -265,7 +270,7 @@ class _Job(NamedTuple):
                 add(overlays.OverlayVideo(folder, painter, self.source.rate / request.every, self.source.tick))
         return writers
 
-    def about(self, count: int, shape: tuple[int, ...], damage: Damage) -> dict[str, Any]:
+    def about(self, count: int, shape: tuple[int, ...], damage: Sequence[Damage]) -> dict[str, Any]:
         """Contents of ``prediction.json``."""
         request, (footprint,) = self.request, self.footprints
         return {
@@ -275,8 +280,8 @@ class _Job(NamedTuple):
             "frames": count,
             "scores": request.scores,
             "logits": request.logits,
-            "damaged_frames": damage.count,
-            "damaged_ranges": damage.ranges,
+            **{f"{each.kind}_frames": each.count for each in damage},
+            **{f"{each.kind}_ranges": each.ranges for each in damage},
             "size": [shape[1], shape[0]],
             "channels": self.source.channels.names,
             "input_size": list(footprint.input_size[::-1]),

@@ -20,7 +20,7 @@ import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 from cffm_jax.errors import InputError, Stopped
-from cffm_jax.rules import local_path, values, with_changes, with_paths
+from cffm_jax.rules import local_path, option_name, values, with_changes, with_paths
 from cffm_jax.runtime.devices import device_fault
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ class CommandLine(Generic[T]):
     def _called(self, path: str) -> str:
         """What messages call the option at a dotted path."""
         name = _shown(path)
-        return name.upper() if _POSITIONAL in getattr(self._kinds[name], "__metadata__", ()) else f"--{name}"
+        return name.upper() if _POSITIONAL in getattr(self._kinds[name], "__metadata__", ()) else option_name(name)
 
     def _lacks_values(self, argv: Sequence[str]) -> InputError:
         """What tyro has refused: it does not say which option it was."""
@@ -110,7 +110,7 @@ class CommandLine(Generic[T]):
     def _unknown(self, argument: str) -> InputError:
         asked = argument.split("=")[0].replace("-", "_")
         close = difflib.get_close_matches(asked, [f"__{name}" for name in self._kinds], n=1, cutoff=0.6)
-        remedy = f"did you mean {close[0].replace('__', '--', 1)}?" if close else "see --help"
+        remedy = f"did you mean {close[0].replace('_', '-')}?" if close else "see --help"
         return InputError(argument, "is no option or config key", remedy)
 
 
@@ -170,11 +170,11 @@ def _read(name: str, spec: PrimitiveConstructorSpec, words: list[str]) -> Any:
     """The value of an option. InputError if it is none of its type."""
     for word in words:
         if spec.choices and word not in spec.choices:
-            raise InputError("command line", f"--{name} is {word}", f"give one of {', '.join(spec.choices)}")
+            raise InputError("command line", f"{option_name(name)} is {word}", f"give one of {', '.join(spec.choices)}")
     try:
         return spec.instance_from_str(words)
     except (ValueError, TypeError) as error:
-        raise InputError("command line", f"--{name} is {' '.join(words)}", f"give {spec.metavar}") from error
+        raise InputError("command line", f"{option_name(name)} is {' '.join(words)}", f"give {spec.metavar}") from error
 
 
 def run_command(main: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None = None) -> int:

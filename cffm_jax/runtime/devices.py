@@ -17,7 +17,7 @@ _ASKING = ("JAX_PLATFORMS", "JAX_PLATFORM_NAME")
 _FULL = re.compile(r"RESOURCE_EXHAUSTED|out of memory|ALLOC_FAILED|failed to allocate", re.IGNORECASE)
 _GPUS = "a GPU needs its driver (see nvidia-smi) and JAX for it (make install-cuda12 or install-cuda13)"
 _LESS = (
-    "compute less at once: a smaller --train.batch_size, --data.crop or --eval.chunk, a larger --train.accumulate, "
+    "compute less at once: a smaller --train.batch-size, --data.crop or --eval.chunk, a larger --train.accumulate, "
     "--train.remat blocks, or smaller frames (predict.py: --scale, or a smaller --tile)"
 )
 
@@ -45,6 +45,29 @@ def device_fault(error: BaseException, alone: bool = True) -> InputError | None:
     if type(error).__name__ in ("JaxRuntimeError", "XlaRuntimeError") and _FULL.search(text):
         return InputError("device memory", f"is too small ({text.removeprefix('RESOURCE_EXHAUSTED: ')[:200]})", _LESS)
     return None
+
+
+def warn_of_missing_platforms() -> None:
+    """Says which of several platforms in JAX_PLATFORMS are not there, on standard error: JAX passes
+    over CUDA without a GPU in silence. RuntimeError, of JAX, where it cannot go on."""
+    import jax
+
+    asked = os.environ.get(_ASKING[0], "")
+    if "," not in asked:
+        return
+    used, missing = jax.devices()[0].platform, [name for name in asked.split(",") if not _is_there(name)]
+    if missing:
+        problem = f"asks for {asked}, and there is no {' and no '.join(missing)}: {used} is used"
+        print(f"warning: {_ASKING[0]} {problem}" + (f"; {_GPUS}" if "cuda" in missing else ""), file=sys.stderr)
+
+
+def _is_there(platform: str) -> bool:
+    import jax
+
+    try:
+        return bool(jax.devices(platform))
+    except RuntimeError:
+        return False
 
 
 def _not_there(name: str, reason: str, alone: bool) -> InputError:

@@ -1,6 +1,6 @@
 """What a target's window reads of the target and each reference, by the settings.
 
-python -m cffm_jax.tables.contexts --receptive 49 20 6 --pooling 7 4 2 --pooling_rule paper
+python -m cffm_jax.tables.contexts --receptive 49 20 6 --pooling 7 4 2 --pooling-rule paper
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Options:
     pooling: tuple[int, ...] = ModelConfig.pooling
     """p of the references."""
     pooling_rule: Literal["release", "paper"] = ModelConfig.pooling_rule
-    """See --model.pooling_rule of train.py."""
+    """See --model.pooling-rule of train.py."""
     target_receptive: int = ModelConfig.target_receptive
     """r' of the target's own pooled tokens."""
     target_pooling: int = ModelConfig.target_pooling

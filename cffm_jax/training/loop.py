@@ -217,7 +217,7 @@ class _Training:
             self._save_the_last_good(step, int(values["skipped"]), bad)
             problem = f"loss or gradients were not finite in {bad} iterations in a row, from {step - bad + 1} on"
             kept = f"step {self._saved} is kept; " if self._saved else ""
-            remedy = f"{kept}train with a smaller --optim.rate or with --optim.clip_norm, in another --workdir"
+            remedy = f"{kept}train with a smaller --optim.rate or with --optim.clip-norm, in another --workdir"
             with cluster.together():
                 raise InputError(self._config.workdir, problem, remedy)
 

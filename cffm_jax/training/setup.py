@@ -20,10 +20,10 @@ from cffm_jax.checkpoints.compatible import require_same_run
 from cffm_jax.checkpoints.state import TrainState
 from cffm_jax.config import NOTHING, REQUIRED, SETTINGS, Config, InitConfig
 from cffm_jax.config_checks import check_settings
-from cffm_jax.data.label_sample import sample_notes
+from cffm_jax.data.label_sample import require_palettes_agree, sample_notes
 from cffm_jax.data.layouts.classes import Classes, numbered_classes, stated_classes
 from cffm_jax.data.layouts.names import passed_over_in_words
-from cffm_jax.data.layouts.read import manifest_of, read_videos, source_of
+from cffm_jax.data.layouts.read import manifest_of, read_videos
 from cffm_jax.data.layouts.video import Video
 from cffm_jax.data.pipeline import training_batches
 from cffm_jax.errors import InputError
@@ -232,14 +232,14 @@ def dataset_notes(
     """Lines about what is left out of the dataset's folders, and missing in its labels.
 
     Raises:
-      InputError: a mask that was looked at cannot be used.
+      InputError: a mask that was looked at cannot be used, or contradicts another.
     """
-    data, num_classes = config.data, config.model.num_classes
+    require_palettes_agree((*videos, *held_out))
+    num_classes = config.model.num_classes
     others = list(dict.fromkeys(path for video in (*videos, *held_out) for path in video.passed_over))
     names = (classes or numbered_classes(num_classes)).names
-    fixed = source_of(data.layout, data.root).fixed_labels
     left_out = [f"data: {passed_over_in_words(others)}"] if others else []
-    return (*left_out, *sample_notes(videos, num_classes, names, fixed, held_out))
+    return (*left_out, *sample_notes(videos, num_classes, names, held_out))
 
 
 def on_device(

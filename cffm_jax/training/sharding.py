@@ -51,8 +51,8 @@ def require_shares(batch_size: int, mesh: Mesh, accumulate: int) -> None:
         parts = f", in {accumulate} parts each" if accumulate > 1 else ""
         problem = f"{batch_size} clips do not divide over {mesh.size} devices{parts}"
         remedy = f"--train.devices: {_one_of(batch_size // np.gcd(batch_size, accumulate))}"
-        remedy = f"{remedy}, or --train.batch_size: a multiple of {mesh.size * accumulate}"
-        raise InputError("--train.batch_size", problem, f"{remedy} (the papers train with 8)")
+        remedy = f"{remedy}, or --train.batch-size: a multiple of {mesh.size * accumulate}"
+        raise InputError("--train.batch-size", problem, f"{remedy} (the papers train with 8)")
 
 
 def _one_of(number: int) -> str:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cffm_jax.config import Config
+from cffm_jax.data.layouts.class_file import first_double
 from cffm_jax.data.layouts.classes import Classes, layout_classes, numbered_classes, plain_name
 from cffm_jax.data.layouts.read import layout_of
 from cffm_jax.drawing.palette import colour_table
@@ -107,6 +108,8 @@ def _checked(names: Any, colours: Any, count: int, source: str) -> ClassNames:
     if len(rows) != count or not all(_is_colour(row) for row in rows):
         source += "" if colours is None or colours == [] else ", whose colours do not fit"
         rows = ()
+    double = first_double(names)  # Harmless but to --classes, which then asks for an index.
+    source += f", which names two classes {printable(double)!r}" if double else ""
     shades = tuple((int(red), int(green), int(blue)) for red, green, blue in rows)
     return ClassNames(tuple(printable(name) for name in names), shades, source)
 

@@ -15,6 +15,9 @@ from cffm_jax.config_checks import check_settings
 from cffm_jax.data import augment, channel_files, decode
 from cffm_jax.data.check.command import main as check
 from cffm_jax.errors import InputError
+from cffm_jax.media.frame import Damage, Selection
+from cffm_jax.media.source import open_source
+from cffm_jax.predict.input_frames import whole_frames
 
 THERMAL = Channels(("thermal",), (100.0,), (50.0,))
 FIVE = Channels(tuple("abcde"), (1.0, 2.0, 3.0, 4.0, 5.0), (1.0, 1.0, 1.0, 2.0, 2.0))
@@ -137,6 +140,36 @@ def test_arrays_and_what_is_not_finite():
         assert read[2, 3].tolist() == list(FIVE.mean) and read[0, 0, 1] == FIVE.mean[1]
         same = np.isfinite(holes)
         assert np.array_equal(read[same], values[same])
+
+
+def test_a_frame_without_one_finite_value_is_refused_or_told():
+    blank, values = as_npy(np.full((5, 7, 5), np.nan)), np.zeros((5, 7, 5), np.float32)
+    missing = by_tifffile(np.full((6, 9), -9999, np.int16), {"extratags": [(42113, "s", 0, "-9999", True)]})
+    for data, channels in ((blank, FIVE), (missing, THERMAL), (blank, Channels(FIVE.names, (), ()))):
+        with pytest.raises(InputError, match=r"^a\.npy: has no finite value: nothing is in it; leave it out"):
+            decode.decode_frame("a.npy", data, channels=channels)
+    told = []
+    read = decode.decode_frame("a.npy", blank, channels=FIVE, blank=told)
+    assert told == ["a.npy"] and (read == np.array(FIVE.mean, np.float32)).all()
+    values[..., 1:] = np.inf
+    decode.decode_frame("b.npy", as_npy(values), channels=FIVE, blank=told)
+    assert told == ["a.npy"], "one finite value is enough"
+
+
+def test_blank_frames_of_an_input(tmp_path):
+    for i in range(4):
+        np.save(tmp_path / f"{i}.npy", np.full((5, 7), np.nan if i in (1, 2) else i, np.float32))
+    damage = Damage("blank")
+    with open_source([str(tmp_path)], Selection(), 15) as source:
+        source.read_as(THERMAL)
+        for each in source.frames:
+            damage.note(each)
+    assert (damage.count, damage.ranges) == (2, [[1, 2]])
+    assert damage.in_words.startswith("2 frames have no finite value") and "from frame 1, at 0.07 s" in damage.in_words
+    with open_source([str(tmp_path)], Selection(), 15) as source:
+        source.read_as(THERMAL)
+        with pytest.raises(InputError, match=r"frame 1 \(1\) has no finite value: .* leave out --refuse-damaged"):
+            list(whole_frames(source, source.frames))
 
 
 @pytest.mark.parametrize(

@@ -399,9 +399,9 @@ def test_misuse(root, tmp_path, refused):
     refused(check.main, [tmp_path / "none"], "there is no such folder")
     refused(check.main, [tmp_path], "has none of train.txt, val.txt, test.txt")
     refused(check.main, [root, "--thread", 2], "--thread", "is no option")
-    for option in ("--threads", "--min_frames"):
+    for option in ("--threads", "--min-frames"):
         refused(check.main, [root, option, 0], option, "give at least 1")
-    refused(check.main, [root, "--num-classes", 255], "--num_classes", "less than 255")
+    refused(check.main, [root, "--num-classes", 255], "--num-classes", "less than 255")
     refused(check.main, [root, "--json", tmp_path / "none" / "a.json"], "a.json")
     (root / "val.txt.bak").write_text("kept")
     refused(check.main, [root, "--fix-splits"], root / "val.txt.bak", "would be lost")

@@ -27,7 +27,7 @@ def test_the_command_prints_the_option(data, tmp_path, capsys, rule):
     over, said = capsys.readouterr().out.splitlines()[-1].split(": ")
     option, *numbers = said.split()
     counted = [each["pixels"] for each in json.loads((tmp_path / "check.json").read_text())["classes"]]
-    assert over == "over val" and option == "--loss.class_weights" and len(numbers) == len(counted) == 8
+    assert over == "over val" and option == "--loss.class-weights" and len(numbers) == len(counted) == 8
     np.testing.assert_allclose(list(map(float, numbers)), class_weights(counted, rule), rtol=1e-3)
 
 

@@ -1,11 +1,9 @@
 """Labels that cannot train, moved palettes and files that are left out: told by `check`, and before training."""
 
-import dataclasses
 import json
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from cffm_jax.config import Config, DataConfig, ModelConfig
 from cffm_jax.data import label_sample
@@ -17,7 +15,7 @@ from cffm_jax.errors import InputError
 from cffm_jax.runtime.command_line import run_command
 from cffm_jax.training.setup import dataset_notes
 
-from helpers.datasets import frame, write_png, write_snippet
+from helpers.datasets import fails, frame, write_png, write_snippet
 
 SIZE, LENGTH = (16, 24), 12
 NAMES = ("sky", "road", "car")
@@ -53,9 +51,9 @@ def problems(capfd, root, *more, layout="folder"):
     return [(each["file"], each["problem"], each["video"]) for each in report["problems"]], report
 
 
-def notes(root, classes=3, fixed_labels=False, layout="folder", split="train"):
+def notes(root, classes=3, layout="folder", split="train"):
     videos = read_split(str(root), split, layout=layout)
-    return label_sample.sample_notes(videos, classes, [f"n{i}" for i in range(classes)], fixed_labels)
+    return label_sample.sample_notes(videos, classes, [f"n{i}" for i in range(classes)])
 
 
 def test_nothing_is_said_of_labels_that_can_train(tmp_path, capfd):
@@ -162,43 +160,6 @@ def test_the_notes_of_a_training_are_of_both_splits_files_and_of_the_training_ma
     assert "1 .gif" in said[0] and "sky, and ignored pixels" in said[1] and "1 of 2 classes: road" in said[2]
 
 
-# --- palettes
-
-
-def write_palette(path, colours):
-    image = Image.open(path)
-    image.putpalette(np.asarray(colours, np.uint8).tobytes())
-    image.save(path)
-
-
-def test_palettes_that_differ_where_no_colours_are_stated(tmp_path, capfd):
-    root = write_dataset(tmp_path, {"a": [ALL] * LENGTH})
-    colours = np.random.default_rng(0).integers(0, 256, (256, 3), np.uint8)
-    for path in sorted((root / "a" / "masks").iterdir()):
-        write_palette(path, colours)
-    assert problems(capfd, root)[0] == [] and notes(root) == []
-    unused = colours.copy()
-    unused[200] = 0
-    write_palette(root / "a" / "masks" / "01.png", unused)
-    assert problems(capfd, root)[0] == [] and notes(root) == [], "an entry that no pixel has says nothing"
-    moved = colours.copy()
-    moved[[1, 2]] = colours[[2, 1]]
-    write_palette(root / "a" / "masks" / "05.png", moved)
-    ((file, problem, _),), _ = problems(capfd, root)
-    first, second = (f"({', '.join(map(str, colours[i]))})" for i in (1, 2))
-    assert file == "a/masks/05.png" and "for 2 values" in problem
-    assert f"has value 1 as {second} in its palette, but a/masks/00.png as {first}" in problem
-    (said,) = notes(root)
-    assert "05.png has value 1" in said and notes(root, fixed_labels=True) == []
-    videos = read_split(str(root), "train", layout="folder")
-    parts = [(dataclasses.replace(videos[0], masks=(mask,), frames=("x",)),) for mask in videos[0].masks[4:6]]
-    (said,) = label_sample.sample_notes(parts[0], 3, NAMES, False, parts[1])
-    assert "05.png has value 1" in said, "or in the split that is held out"
-    stated = {"names": list(NAMES), "colours": colours[:3].tolist()}
-    (root / "classes.json").write_text(json.dumps(stated))
-    assert problems(capfd, root)[0] == [] and notes(root) == [], "they decide"
-
-
 # --- files that are left out
 
 
@@ -244,7 +205,8 @@ def test_what_is_left_out_is_counted_and_told(tmp_path, capfd):
         path.rename(path.with_suffix(".bmp"))
     (root / "a" / "frames" / "notes.txt").write_text("")
     found, report = problems(capfd, root)
-    assert found == [] and report["passed_over"] == {".bmp": 12, ".txt": 1}
+    assert found == [("b/masks/00.bmp", "is not read as a mask, nor are 11 more of the folder", "b")]
+    assert report["passed_over"] == {".bmp": 12, ".txt": 1}
     run_command(check.main, [str(root), "--layout", "folder"])
     said = "left out, as neither frames nor masks: 12 .bmp, 1 .txt, such as a/frames/notes.txt"
     assert said in capfd.readouterr().out
@@ -260,6 +222,68 @@ def test_what_is_left_out_is_counted_and_told(tmp_path, capfd):
         InputError, match=r"holds no \.jpg or \.jpeg or \.png or \.tif or \.tiff or \.npy frame \(13 \.gif\)"
     ):
         read_split(str(root), "train", layout="folder")
+
+
+def test_images_of_other_kinds_are_a_problem_unless_they_are_second_versions(tmp_path, capfd):
+    root = write_dataset(tmp_path, {"a": [ALL] * LENGTH})
+    masks, frames = root / "a" / "masks", root / "a" / "frames"
+    for i in range(LENGTH):
+        (masks / f"{i:02}.jpg").write_bytes(b"")
+        (frames / f"{i:02}.webp").write_bytes(b"")
+    (masks / "about.txt").write_bytes(b"")
+    assert problems(capfd, root)[0] == []
+    (masks / "03.png").rename(masks / "03.TIF")
+    (frames / "12.webp").write_bytes(b"")
+    (masks / "03.jpg").unlink()
+    found, _ = problems(capfd, root)
+    assert found == [
+        ("a/frames/12.webp", "is not read as a frame", "a"),
+        ("a/masks/03.TIF", "is not read as a mask", "a"),
+    ]
+    assert problems(capfd, root, "--unlabelled", "train")[0] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("a/frames", "(Frames is there: capitals count)"),
+        ("a/masks", "there is no such folder (Masks is there: capitals count)"),
+        ("a", "(A is there: capitals count)"),
+        ("train.txt", "(Train.txt is there: capitals count)"),
+    ],
+)
+def test_names_in_other_capitals_are_told(tmp_path, capfd, name, said):
+    root = write_dataset(tmp_path, {"a": [ALL] * LENGTH, "b": [ALL] * LENGTH})
+    path = root / name
+    path.rename(path.with_name(path.name.capitalize()))
+    message = fails("", read_split, str(root), "train", layout="folder")
+    assert said in message and path.name in message
+    if path.is_dir() or name == "train.txt":
+        assert run_command(check.main, [str(root), "--layout", "folder"]) and said in "".join(capfd.readouterr())
+    if name == "a/masks":
+        assert len(read_split(str(root), "train", False, "folder")) == 2, "where no masks are asked for"
+
+
+def test_vspws_folders_in_other_capitals_and_masks_of_another_kind(tmp_path):
+    for i in range(3):
+        write_png(tmp_path / "data" / "a" / "origin" / f"{i}.jpg", frame(i, SIZE))
+        write_png(tmp_path / "data" / "a" / "mask" / f"{i}.png", np.ones(SIZE, np.uint8))
+    (tmp_path / "train.txt").write_text("a\n")
+    assert len(read_split(str(tmp_path), "train")) == 1
+    (tmp_path / "data" / "a" / "mask" / "1.png").rename(tmp_path / "data" / "a" / "mask" / "1.bmp")
+    assert "has no mask mask/1.png (1 .bmp)" in fails("1.jpg", read_split, str(tmp_path), "train")
+    (tmp_path / "data").rename(tmp_path / "Data")
+    assert "no data folder inside (Data is there" in fails(tmp_path, read_split, str(tmp_path), "train")
+
+
+@pytest.mark.parametrize("file", ["classes.txt", "classes.json"])
+def test_two_classes_of_one_name_are_refused(tmp_path, capfd, file):
+    root = write_dataset(tmp_path, {"a": [ALL] * LENGTH}, None)
+    names = ["sky", "road", "sky "]
+    (root / file).write_text("\n".join(names) if file.endswith("txt") else json.dumps({"names": names}))
+    said = "names the classes 0 and 2 both 'sky'"
+    assert said in fails(file, stated_classes, root, 3, "folder")
+    assert (file, said, "") in problems(capfd, root)[0]
 
 
 # --- Cityscapes without a package

@@ -244,7 +244,7 @@ def test_the_largest_label_is_the_number_of_classes(tmp_path, num_classes):
     if num_classes < 254:
         write_mask(path, np.array([[0, num_classes + 1, 255, 1]], np.uint8))
         message = fails(path, decode.read_mask, str(path), num_classes)
-        assert f"label {num_classes + 1} " in message and "--model.num_classes" in message
+        assert f"label {num_classes + 1} " in message and "--model.num-classes" in message
 
 
 @pytest.mark.parametrize("image", [np.ones((4, 5, 3), np.uint8), np.ones((4, 5), np.uint16)])

@@ -3,6 +3,7 @@ that is turned."""
 
 import dataclasses
 import io
+import itertools
 import json
 import struct
 import zlib
@@ -72,6 +73,8 @@ def test_predictions_with_their_palette_in_another_order(tmp_path):
     for palette, expected in ((stated, values), (stated[order], order[values]), (stated[order] // 2, values)):
         path.write_bytes(palette_png(values, palette))
         np.testing.assert_array_equal(read_prediction(path, 3, stated.tobytes()), expected)
+    path.write_bytes(turned(values.astype(np.uint8), 3, "PNG"))
+    assert "is turned by EXIF (orientation 3)" in fails("p.png", read_prediction, path, 3)
     path.write_bytes(palette_png(values, stated[[1, 0, 0]]))
     said = fails("", read_prediction, path, 3, stated[[0, 1, 0]].tobytes())
     assert said.startswith(str(path)) and "the classes 0 and 2 are alike" in said
@@ -204,6 +207,19 @@ def test_a_mask_lies_as_its_frame_or_is_refused():
         assert "orientation" in fails("m.png", pair, turn, 0, (8, 8), (8, 8)), "a square says nothing"
 
 
+def test_a_mask_that_is_turned_alone_is_refused_by_the_same_rule():
+    for turn in (2, 3, 4):
+        said = fails("m.png", pair, 0, turn, (6, 8))
+        assert f"turned by EXIF (orientation {turn}), and f.jpg does not say" in said and "off the mask" in said
+        pair(1, turn, (6, 8))
+    for turn in (5, 6, 7, 8):
+        pair(0, turn, (8, 6))  # Its size says that the frame is upright.
+        assert "is 8x6 as it is stored, as its frame is" in fails("m.png", pair, 0, turn, (6, 8))
+        pair(1, turn, (8, 6))
+        assert "is 6x8 but its frame is 8x6" in fails("m.png", pair, 1, turn, (6, 8))
+        assert "does not say" in fails("m.png", pair, 0, turn, (8, 8), (8, 8)), "a square says nothing"
+
+
 @pytest.mark.parametrize("turn", range(1, 9))
 def test_a_masks_own_orientation_turns_it_as_a_frames(turn):
     values = (np.arange(48, dtype=np.uint8).reshape(6, 8) * 7) % K
@@ -214,8 +230,8 @@ def test_a_masks_own_orientation_turns_it_as_a_frames(turn):
 
 def test_a_label_alone_is_refused_like_the_pair(tmp_path):
     frame, mask = tmp_path / "f.jpg", tmp_path / "m.png"
-    mask.write_bytes(turned(np.zeros((6, 8), np.uint8), 0, "PNG"))
-    for turn in range(9):
+    for turn, mask_turn in itertools.product(range(9), (0, 1, 3, 6)):
+        mask.write_bytes(turned(np.zeros((6, 8), np.uint8), mask_turn, "PNG"))
         frame.write_bytes(turned(np.zeros((6, 8, 3), np.uint8), turn, "JPEG"))
         said = []
         for read in (decode.read_pair, decode.read_label):
@@ -224,4 +240,4 @@ def test_a_label_alone_is_refused_like_the_pair(tmp_path):
                 said.append("")
             except InputError as error:
                 said.append(str(error))
-        assert said[0] == said[1] and bool(said[0]) == (turn > 1)
+        assert said[0] == said[1] and (mask_turn or bool(said[0]) == (turn > 1))

@@ -168,7 +168,7 @@ def test_frames_of_one_video_must_have_one_size(videos):
 
 def test_labels_beyond_the_classes_are_refused(videos):
     with pipeline.training_batches(videos, DATA, num_classes=8, batch_size=4, seed=0) as batches:
-        with pytest.raises(InputError, match="--model.num_classes"):
+        with pytest.raises(InputError, match="--model.num-classes"):
             next(batches)
 
 
@@ -221,7 +221,7 @@ def test_too_many_unreadable_files_stop_the_run(broken):
     copies, files = broken
     data = dataclasses.replace(DATA, max_unreadable=6)
     with pipeline.training_batches(copies, data, num_classes=9, batch_size=1, seed=0) as batches:
-        with pytest.raises(InputError, match="^--data.max_unreadable: more than 6 clips") as caught:
+        with pytest.raises(InputError, match="^--data.max-unreadable: more than 6 clips") as caught:
             list(itertools.islice(batches, 60))
         assert batches.skipped == 7
     assert any(file in str(caught.value) for file in files)
@@ -233,13 +233,13 @@ def test_too_many_unreadable_files_stop_the_run(broken):
 @pytest.mark.parametrize("workers", [0, 1])
 def test_where_nothing_can_be_read_the_run_stops(tmp_path, workers):
     gone = layouts_video.Video("gone", (str(tmp_path / "gone.jpg"),) * 12, (str(tmp_path / "gone.png"),) * 12)
-    with pytest.raises(InputError, match="^--data.max_unreadable: more than 99 clips.*gone.jpg"):
+    with pytest.raises(InputError, match="^--data.max-unreadable: more than 99 clips.*gone.jpg"):
         take((gone,), 1, dataclasses.replace(LENIENT, workers=workers))
 
 
 def test_faults_of_the_settings_are_not_left_out(videos):
     with pipeline.training_batches(videos, LENIENT, num_classes=8, batch_size=4, seed=0) as batches:
-        with pytest.raises(InputError, match="--model.num_classes"):
+        with pytest.raises(InputError, match="--model.num-classes"):
             next(batches)
 
 
@@ -310,7 +310,7 @@ def workers_of(batches):
     [
         (signal.SIGKILL, r"^--data.workers: loader process {pid} \(SIGKILL\) ended"),
         (signal.SIGBUS, r"^/dev/shm: is too small .* \(a loader process was ended by SIGBUS\)"),
-        (signal.SIGSTOP, r"^--data.stall_seconds: no batch within 1 s from loader processes {pid} \(stopped\)"),
+        (signal.SIGSTOP, r"^--data.stall-seconds: no batch within 1 s from loader processes {pid} \(stopped\)"),
     ],
 )
 def test_a_worker_that_ends_or_stands_still_is_named_and_does_not_hang_the_run(videos, sent, said):
@@ -346,7 +346,7 @@ def test_a_thread_that_stands_still_is_noticed(videos, tmp_path):
     os.mkfifo(path)  # To open it waits until somebody writes.
     stuck = layouts_video.Video("stuck", (str(path),) * 12, videos[0].masks)
     data = dataclasses.replace(DATA, stall_seconds=0.5)
-    with pytest.raises(InputError, match="^--data.stall_seconds: no batch within 0.5 s;"):
+    with pytest.raises(InputError, match="^--data.stall-seconds: no batch within 0.5 s;"):
         take((stuck,), 1, data, batch_size=1)
     # Lets go the threads, of which more may have started: each reads the frames of a clip.
     for _ in range(4 * data.threads * data.prefetch * (1 + len(data.offsets))):
@@ -359,14 +359,14 @@ def test_a_thread_that_stands_still_is_noticed(videos, tmp_path):
 @pytest.mark.parametrize(
     ("option", "data", "settings"),
     [
-        ("--train.batch_size", {}, {"batch_size": 6, "process_count": 4}),
-        ("--train.batch_size", {}, {"batch_size": 0}),
+        ("--train.batch-size", {}, {"batch_size": 6, "process_count": 4}),
+        ("--train.batch-size", {}, {"batch_size": 0}),
         ("--train.seed", {}, {"seed": -1}),
         ("--data.workers", {"workers": -1}, {}),
         ("--data.threads", {"threads": 0}, {}),
         ("--data.prefetch", {"prefetch": 0}, {}),
-        ("--data.max_unreadable", {"max_unreadable": -1}, {}),
-        ("--data.stall_seconds", {"stall_seconds": -1.0}, {}),
+        ("--data.max-unreadable", {"max_unreadable": -1}, {}),
+        ("--data.stall-seconds", {"stall_seconds": -1.0}, {}),
     ],
 )
 def test_numbers_that_do_not_fit(videos, option, data, settings):

@@ -26,6 +26,7 @@ from cffm_jax.errors import InputError
 from cffm_jax.evaluation import predictions, score_tables
 from cffm_jax.evaluation.mask_folder import PredictionWriter
 from cffm_jax.evaluation.model_scores import evaluate
+from cffm_jax.inference import labelled_frames
 from cffm_jax.inference.labelled_frames import segment_targets
 from cffm_jax.inference.whole_videos import VideoSegmenter
 from cffm_jax.metrics.confusion import Confusion
@@ -77,6 +78,33 @@ def test_targets_have_the_masks_of_the_whole_video(setting, tile):
             assert (chunk.masks[row][0] != expected).mean() < 2e-3, (row, chunk.start)
         own = chunk.masks[segmenter.rows[0]]
         assert len(np.unique(own)) > 1 and (chunk.start < 3 or (own != chunk.masks[segmenter.rows[-1]]).any())
+
+
+def test_a_video_that_lacks_few_masks_is_segmented_whole(setting, monkeypatch):
+    """It takes as many frames as it has, not four for each mask; the labels of the others are not asked for."""
+    segmenter, variables, videos, sparse = setting
+    few = thinned(videos[0], [i for i in range(18) if i not in (5, 17)])
+    by_clips = [len(clip) for clip in (few.targets, sparse[0].targets)]
+    assert by_clips == [16, 4]
+    rows = {"clips": Confusion.empty(K), "whole": Confusion.empty(K)}
+    for chunk in labelled_frames._of_clips(segmenter, variables, [few]):
+        rows["clips"] = rows["clips"].update(chunk.labels, chunk.predictions)
+    seen = []
+    monkeypatch.setattr(labelled_frames, "_of_clips", lambda *given: seen.extend(given[2]) or ())
+    whole = {
+        chunk.start + i: mask
+        for chunk in segmenter.segment(variables, videos[:1])
+        for i, mask in enumerate(chunk.predictions)
+    }
+    chunks = list(segment_targets(segmenter, variables, [sparse[0], few, sparse[1]]))
+    assert seen == [sparse[0], sparse[1]] and tuple(chunk.start for chunk in chunks) == few.targets
+    for chunk in chunks:
+        np.testing.assert_array_equal(chunk.labels[0], decode.read_mask(few.mask(chunk.start), K))
+        np.testing.assert_array_equal(chunk.predictions[0], whole[chunk.start])
+        rows["whole"] = rows["whole"].update(chunk.labels, chunk.predictions)
+    assert abs(rows["whole"].counts - rows["clips"].counts).sum() < 4e-3 * rows["clips"].counts.sum()
+    numbered = dataclasses.replace(few, numbers=tuple(range(18)))
+    assert not list(segment_targets(segmenter, variables, [numbered])) and seen[-1] == numbered
 
 
 def test_a_missing_reference_is_replaced_by_the_future_one(setting):

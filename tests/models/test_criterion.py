@@ -108,10 +108,10 @@ def test_the_papers_loss_is_the_default():
 @pytest.mark.parametrize(
     ("loss", "said"),
     [
-        (LossConfig(class_weights=(1.0, 2.0)), "--loss.class_weights: has 2 numbers; give 19, one for each class"),
-        (LossConfig(cross_entropy=0), "--loss.cross_entropy: no loss has a weight above 0; give one of the three"),
-        (LossConfig(label_smoothing=1.0), "--loss.label_smoothing: is 1.0; give at least 0 and less than 1"),
-        (LossConfig(class_weights=(float("nan"),) * 19), "--loss.class_weights: is "),
+        (LossConfig(class_weights=(1.0, 2.0)), "--loss.class-weights: has 2 numbers; give 19, one for each class"),
+        (LossConfig(cross_entropy=0), "--loss.cross-entropy: no loss has a weight above 0; give one of the three"),
+        (LossConfig(label_smoothing=1.0), "--loss.label-smoothing: is 1.0; give at least 0 and less than 1"),
+        (LossConfig(class_weights=(float("nan"),) * 19), "--loss.class-weights: is "),
     ],
 )
 def test_losses_that_are_none(loss, said):

@@ -18,6 +18,7 @@ from cffm_jax.models.create import build_model
 from cffm_jax.models.encoders import names as encoders
 from cffm_jax.models.methods.cffm import FAMILIES, GLOBAL_BLOCKS, LOCAL_BLOCKS
 from cffm_jax.models.variables import flatten, variable_shapes
+from cffm_jax.rules import option_name
 
 OTHERS = [name for name in encoders.names() if name not in ("b0", "b1", "b2", "b3", "b4", "b5")]
 
@@ -138,7 +139,7 @@ def test_settings_that_are_none(setting, given, said):
     arguments = {"name": "cffm_b0", "num_classes": 19, setting: given}
     with pytest.raises(ValueError, match=f"^{setting}: {said}"):
         cffm_jax.create_model(**arguments)
-    with pytest.raises(InputError, match=f"^--model.{setting}: {said}"):
+    with pytest.raises(InputError, match=f"^{option_name(f'model.{setting}')}: {said}"):
         build_model(ModelConfig(**arguments))
 
 
@@ -161,7 +162,7 @@ def test_a_checkpoint_of_other_arithmetic_is_refused():
         return dataclasses.replace(plain, model=dataclasses.replace(plain.model, **changes))
 
     require_same_model(plain, with_model(norm_epsilons=(1e-5, 1e-6)), "run")  # Its backbone's own.
-    with pytest.raises(InputError, match=r"model.norm_epsilons \[1e-05, 1e-06\].*--model.norm_epsilons 1e-05 1e-06"):
+    with pytest.raises(InputError, match=r"model.norm_epsilons \[1e-05, 1e-06\].*--model.norm-epsilons 1e-05 1e-06"):
         require_same_model(plain, with_model(norm_epsilons=(1e-6, 1e-6)), "run")
     with pytest.raises(InputError, match='model.projection "normalised".*--model.projection normalised'):
         require_same_model(with_model(projection="normalised"), plain, "run")

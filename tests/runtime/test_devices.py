@@ -95,6 +95,40 @@ def test_what_jax_says_of_a_device_that_is_not_there_is_one_line(platform):
     assert ("nvidia-smi" in err) == (platform in ("cuda", "gpu"))
 
 
+@pytest.mark.parametrize("platforms", ["cuda,cpu", pytest.param("cpu,cuda", marks=pytest.mark.long)])
+def test_a_platform_that_is_passed_over_is_told(platforms):
+    """JAX takes the first that works of several."""
+    tell = "from cffm_jax.runtime.devices import warn_of_missing_platforms as warn; warn()"
+    status, out, err = finished("-c", tell, env={**os.environ, "JAX_PLATFORMS": platforms})
+    said = f"warning: JAX_PLATFORMS asks for {platforms}, and there is no cuda: cpu is used; a GPU needs its driver"
+    assert status == 0 and out == "" and err.startswith(said) and len(err.splitlines()) == 1
+
+
+TELL = """
+import sys
+from cffm_jax.commands.convert import convert_command
+from cffm_jax.commands.eval import eval_command
+from cffm_jax.commands.predict import predict_command
+from cffm_jax.commands.train import train_command
+from cffm_jax.runtime.command_line import run_command
+
+config, nowhere = sys.argv[1:]
+for command, argv in (
+    (train_command, ["--config", config, "--data.root", nowhere, "--workdir", nowhere]),
+    (eval_command, ["--checkpoint", nowhere]),
+    (predict_command, [nowhere, "--checkpoint", nowhere]),
+    (convert_command, [nowhere, nowhere + ".out", "--to", "jax-export"]),
+):
+    assert run_command(command, argv) == 2
+"""
+
+
+@pytest.mark.long
+def test_every_command_tells_it(tmp_path):
+    _, _, err = finished("-c", TELL, CONFIG, tmp_path / "nowhere", env={**os.environ, "JAX_PLATFORMS": "cuda,cpu"})
+    assert err.count("warning: JAX_PLATFORMS asks for cuda,cpu, and there is no cuda: cpu is used") == 4, err
+
+
 def test_a_plugin_without_its_driver_is_one_line(monkeypatch, capfd):
     """As JAX puts it where nothing was asked for."""
     monkeypatch.delenv("JAX_PLATFORMS", raising=False)
@@ -113,7 +147,7 @@ def test_too_little_memory_is_one_line(capfd):
         said = f"error: {where}: "
         err = capfd.readouterr().err
         assert err.startswith(said)
-        Refusal.check(status, err, "too small", "--train.batch_size", "--eval.chunk", "frames")
+        Refusal.check(status, err, "too small", "--train.batch-size", "--eval.chunk", "frames")
 
 
 @pytest.mark.parametrize(

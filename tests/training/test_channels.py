@@ -66,6 +66,19 @@ def test_from_the_files_to_the_masks(trained, tmp_path, refused):
     about = json.loads((tmp_path / "out" / "prediction.json").read_text())
     assert about["channels"] == list(NAMES) and about["frames"] == 12
     assert {"masks", "overlay.mp4"} <= {path.name for path in (tmp_path / "out").iterdir()}
+    blank = root / "b" / "frames" / "0011.npy"
+    kept = np.load(blank)
+    np.save(blank, np.full_like(kept, np.nan))
+    argv = [root / "b" / "frames", "--checkpoint", workdir, "--output", tmp_path / "blank"]
+    _, err = ended_well("predict.py", *argv)
+    about = json.loads((tmp_path / "blank" / "prediction.json").read_text())
+    assert (about["blank_frames"], about["blank_ranges"], about["damaged_frames"]) == (1, [[11, 11]], 0)
+    assert "1 frame has no finite value, so that masks of nothing were made" in err
+    argv = [*argv[:-1], tmp_path / "refused", "--refuse-damaged"]
+    refused(predict_command, argv, "frame 11 (0011) has no finite value", progress=True)
+    status, out, _ = runs.finished("-m", "cffm_jax.data.check", root, "--layout", "folder", "--channels", *NAMES)
+    assert status == 1 and "0011.npy" in out and "has no finite value" in out
+    np.save(blank, kept)
     # The same from Python.
     weights = cffm_jax.load(workdir)
     frames = map(np.load, sorted((root / "b" / "frames").iterdir()))

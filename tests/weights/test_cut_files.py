@@ -1,5 +1,5 @@
-"""Files whose end is missing, as of a download that stopped: called that, with their size now and,
-where the format says it, the size that they should have."""
+"""Files whose end is missing, as of a download that stopped, or has something behind it: called that, with their size
+now and, where the format says it, the size that they should have."""
 
 import json
 import re
@@ -53,6 +53,24 @@ def test_a_few_bytes(tmp_path, name):
         assert "cut off" in message and re.search(rf"\b{size} bytes are there", message), message
 
 
+@every_format
+@pytest.mark.parametrize("behind", [b"\0", b"hello\n", b"\xff" * 70_000, b"PK\x05\x06" * 20_000])
+def test_bytes_behind_the_end(tmp_path, name, behind):
+    """Where a reader finds the end by itself they change nothing; else they are called that."""
+    whole = WRITERS[name](tmp_path / name).read_bytes()
+    path = tmp_path / "longer"
+    path.write_bytes(whole + behind)
+    if name == "legacy.pth" or (not name.endswith("safetensors") and len(behind) < 2**16):
+        assert read_state_dict(path).keys() == read_state_dict(tmp_path / name).keys()
+        return
+    message = fault_of(path)
+    told = f"it ends after {len(whole):,} bytes, and {path.stat().st_size:,} are there: {len(behind):,} too many"
+    if behind.startswith(b"PK") and not name.endswith("safetensors"):
+        assert "cannot be read" in message
+    else:
+        assert told in message and f"truncate -s {len(whole)} FILE" in message
+
+
 def test_an_index_of_shards(tmp_path):
     torch_file(tmp_path / "a.bin", ARRAYS)
     path = tmp_path / "pytorch_model.bin.index.json"
@@ -61,6 +79,8 @@ def test_an_index_of_shards(tmp_path):
     assert len(read_state_dict(path)) == len(ARRAYS)
     path.write_text(text[:-9])
     assert f"cut off: {len(text) - 9} bytes are there" in fault_of(path)
+    path.write_text(text + "more")
+    assert f"it ends after {len(text):,} bytes, and {len(text) + 4:,} are there" in fault_of(path)
     path.write_text(text[:-9] + "}}")
     assert "cut off" not in fault_of(path)
 

@@ -1,4 +1,4 @@
-"""Weights of classes by how often they occur, for ``--loss.class_weights``."""
+"""Weights of classes by how often they occur, for ``--loss.class-weights``."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ class Command:
     json: str = setting("", path=True)
     """Write everything to this file; -: to standard output, in place of the table."""
     class_weights: Literal["none", "median", "log"] = "none"
-    """Print --loss.class_weights for train.py by how often the classes occur in the training split
+    """Print --loss.class-weights for train.py by how often the classes occur in the training split
     (where it is not among the splits, in all of them): the median of their shares over a class's
     own, or 1 / ln(1.02 + share)."""
     channels: tuple[str, ...] = RGB
@@ -113,7 +113,7 @@ def main(argv: Sequence[str]) -> int:
             over, videos = _training_videos(result)
             pixels = sum((video.pixels for video in videos), np.zeros(256, np.int64))[: len(result.names)]
             weights = class_weights(pixels.tolist(), options.class_weights)
-            print(f"over {over}: --loss.class_weights", *(f"{weight:.4g}" for weight in weights))
+            print(f"over {over}: --loss.class-weights", *(f"{weight:.4g}" for weight in weights))
         if options.statistics:
             print(_statistics(result, options.channels))
         if options.json:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
 from cffm_jax.config import IGNORED_LABEL, DataConfig
 from cffm_jax.data.check.video_files import VideoFound
-from cffm_jax.data.label_sample import moved_palettes, named, one_class
+from cffm_jax.data.label_sample import named, one_class
 from cffm_jax.data.layouts.listing import MASKS, Problem
+from cffm_jax.data.palettes import Palettes
 
 _WHOLE = "."
 """Stands for the dataset's folder, where a problem is that of all masks."""
@@ -26,8 +27,7 @@ def label_problems(
       names: of the classes.
       fixed_labels: whether the layout says what masks' values mean, whatever their palettes.
     """
-    moved = None if fixed_labels else moved_palettes(video.palettes for video in videos.values())
-    problems = [Problem(MASKS, *moved)] if moved else []
+    problems = [] if fixed_labels else _contradictory_palettes(videos.values())
     labelled = [video for video in videos.values() if video.masks]
     if not labelled:
         return problems
@@ -59,6 +59,17 @@ def label_problems(
             problem = f"holds nothing but ignored pixels in its masks ({video.masks})"
             problems.append(Problem(MASKS, video.place, problem, "leave it out, or correct the masks", video.name))
     return problems
+
+
+def _contradictory_palettes(videos: Iterable[VideoFound]) -> list[Problem]:
+    """The first mask whose palette contradicts an earlier one's; nothing tells which are right."""
+    palettes = Palettes()
+    for video in videos:
+        for found, file in video.palettes.items():
+            contradiction = palettes.meet(file, found)
+            if contradiction:
+                return [Problem(MASKS, *contradiction)]
+    return []
 
 
 def _sum(videos: Sequence[VideoFound]) -> np.ndarray:

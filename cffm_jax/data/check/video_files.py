@@ -11,9 +11,9 @@ from cffm_jax.channels import COLOURS, Channels
 from cffm_jax.config import IGNORED_LABEL
 from cffm_jax.data import decode, mask_files
 from cffm_jax.data.image_files import FileName, UnreadableFile
-from cffm_jax.data.label_sample import Palettes, add_palette
 from cffm_jax.data.layouts.listing import MASKS, SIZES, UNREADABLE, Listed, Problem
 from cffm_jax.data.layouts.records import read_all
+from cffm_jax.data.palettes import Claim
 from cffm_jax.errors import InputError
 from cffm_jax.runtime.checksums import digest, relative_name
 
@@ -33,7 +33,8 @@ class VideoFound:
       digests: relative name -> sha256 of the files that could be read.
       contents: sha256 of its frames.
       problems: what is wrong with it.
-      palettes: colours that the masks use.
+      palettes: what palettes say of masks' values, where no colours are stated, and the first mask
+        that does so.
       moments: f64[3,K], for each channel how many finite values there are, their sum and their
         squares'.
       passed_over: what else lies in its folders, neither frames nor masks.
@@ -49,7 +50,7 @@ class VideoFound:
     digests: dict[str, bytes] = dataclasses.field(default_factory=dict)
     contents: set[bytes] = dataclasses.field(default_factory=set)
     problems: list[Problem] = dataclasses.field(default_factory=list)
-    palettes: Palettes = dataclasses.field(default_factory=dict)
+    palettes: dict[tuple[Claim, ...], str] = dataclasses.field(default_factory=dict)
     passed_over: tuple[str, ...] = ()
     moments: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros((3, 1)))
 
@@ -122,7 +123,8 @@ def _look_at_mask(
     counts = np.bincount(labels.reshape(-1), minlength=256)
     result.pixels += counts
     result.frames += counts > 0
-    add_palette(result.palettes, values, coding, relative_name(path, root))
+    if not coding.colours:
+        result.palettes.setdefault(mask_files.claims_of(values, coding), relative_name(path, root))
     other = np.flatnonzero(counts[num_classes:IGNORED_LABEL])
     if len(other):
         byte = coding.byte_of(num_classes + int(other[-1]))

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator
 from cffm_jax.config import IGNORED_LABEL
 from cffm_jax.data.class_names import CITYSCAPES, CITYSCAPES_COLOURS, CITYSCAPES_LABEL_IDS
 from cffm_jax.data.layouts.layout import SPLITS, Fault, Layout, Prepared, stop
-from cffm_jax.data.layouts.names import list_files, list_folders
+from cffm_jax.data.layouts.names import list_files, list_folders, missing_but_for_case
 from cffm_jax.data.layouts.video import Coding, Video
 from cffm_jax.errors import InputError
 
@@ -47,7 +47,7 @@ _Place = tuple[str, int]
 def _cities(root: str, package: str, split: str, fault: Fault) -> list[str]:
     """Names of the cities of a split; a fault if the package or the split is missing or empty."""
     if not os.path.isdir(os.path.join(root, package)):
-        problem = f"holds no {package}"
+        problem = f"holds no {package}{missing_but_for_case(os.path.join(root, package))}"
         if package == SEQUENCES and os.path.isdir(os.path.join(root, STILLS)):
             problem = "holds leftImg8bit alone, which has only the labelled frames"
         fault(InputError(root, problem, f"add the package {_PACKAGES[package]}.zip, or correct --data.root"))
@@ -55,7 +55,7 @@ def _cities(root: str, package: str, split: str, fault: Fault) -> list[str]:
     folder = os.path.join(root, package, split)
     cities = list_folders(folder)
     if not cities:
-        problem = "holds no city" if os.path.isdir(folder) else "is missing"
+        problem = "holds no city" if os.path.isdir(folder) else f"is missing{missing_but_for_case(folder)}"
         remedy = f"unpack {_PACKAGES[package]}.zip, or name another split ({', '.join(SPLITS)})"
         fault(InputError(folder, problem, remedy))
     return cities

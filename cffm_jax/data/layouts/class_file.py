@@ -7,6 +7,7 @@ The latter holds a list of names or ``{"names": [...], "colours": [[r, g, b], ..
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -85,7 +86,17 @@ def _names(path: Path, names: Any) -> tuple[str, ...]:
         raise InputError(path, "is not a list of names", "make it a JSON list of class names")
     if not 1 <= len(names) < IGNORED_LABEL:
         raise InputError(path, f"names {len(names)} classes", f"name 1 to {IGNORED_LABEL - 1}")
+    double = first_double([name.strip() for name in names])
+    if double:
+        places = [k for k, name in enumerate(names) if name.strip() == double]
+        problem = f"names the classes {' and '.join(map(str, places[:2]))} both {double!r}"
+        raise InputError(path, problem, "give each class a name of its own")
     return tuple(names)
+
+
+def first_double(names: Sequence[str]) -> str:
+    """The first name that stands there twice, "" for none."""
+    return next((name for k, name in enumerate(names) if name in names[:k]), "")
 
 
 def _colours(path: Path, colours: Any, count: int) -> np.ndarray:

@@ -50,7 +50,7 @@ class Folder(VideoFolders):
             others = tuple(path for video in videos if not video.targets for path in video.passed_over)
             if not labelled:
                 problem = "lists no video with a mask" + beside(others)
-                remedy = "add masks as <video>/masks/<frame>.png"
+                remedy = "add masks as <video>/masks/<frame>.png: of other kinds they are not read"
                 raise InputError(os.path.join(root, f"{split}.txt"), problem, remedy)
             # What videos without masks hold instead of them is not forgotten with these.
             first = dataclasses.replace(labelled[0], passed_over=(*labelled[0].passed_over, *others))

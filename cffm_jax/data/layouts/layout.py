@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from cffm_jax.data.layouts.listing import MISSING, Listed, Listing, Problem
+from cffm_jax.data.layouts.names import missing_but_for_case
 from cffm_jax.data.layouts.video import Video
 from cffm_jax.errors import InputError
 from cffm_jax.runtime.checksums import relative_name
@@ -94,7 +95,8 @@ class Layout(abc.ABC):
         paths = {split: os.path.join(root, self.split_place.format(split)) for split in SPLITS}
         there = [split for split, path in paths.items() if os.path.exists(path) and (empty or os.path.getsize(path))]
         if not there:
-            problem = f"has none of {', '.join(map(self.split_place.format, SPLITS))}"
+            close = next(filter(None, map(missing_but_for_case, paths.values())), "")
+            problem = f"has none of {', '.join(map(self.split_place.format, SPLITS))}{close}"
             raise InputError(root, problem, "name the splits with --splits, or another --layout")
         return tuple(there)
 

@@ -5,9 +5,15 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from cffm_jax.errors import InputError
+
+_IMAGES = (
+    ".bmp", ".gif", ".heic", ".jp2", ".jpeg", ".jpg", ".npy", ".npz", ".pgm", ".png", ".ppm", ".tga", ".tif", ".tiff",
+    ".webp",
+)  # fmt: skip
+"""Suffixes of pictures and labels, whether a layout reads them or not."""
 
 
 def list_files(folder: str, suffixes: Sequence[str], others: list[str] | None = None) -> dict[str, str]:
@@ -41,6 +47,27 @@ def list_files(folder: str, suffixes: Sequence[str], others: list[str] | None = 
             raise InputError(path, f"is there beside {os.path.basename(files[stem])}", "remove one of the two")
         files[stem] = path
     return files
+
+
+def missing_but_for_case(path: str) -> str:
+    """Says in brackets what is there under a missing path's name in other capitals; "" for
+    nothing."""
+    folder, name = os.path.split(path)
+    if os.path.lexists(path):
+        return ""
+    try:
+        there = sorted(os.listdir(folder or "."))
+    except OSError:
+        return ""
+    close = next((each for each in there if each.lower() == name.lower()), "")
+    return f" ({close} is there: capitals count)" if close else ""
+
+
+def unread_images(folder: str, read: Mapping[str, str], others: Iterable[str]) -> list[str]:
+    """Those images among the ``others`` of a folder that are no second version of what is ``read``
+    there, see `list_files`."""
+    images = (path for path in others if os.path.dirname(path) == folder and path.lower().endswith(_IMAGES))
+    return [path for path in images if os.path.splitext(os.path.basename(path))[0] not in read]
 
 
 def count_by_suffix(paths: Iterable[str]) -> dict[str, int]:
@@ -96,7 +123,8 @@ def read_names(path: str) -> list[str]:
         with open(path, encoding="utf-8-sig") as file:
             names = [line.strip() for line in file if line.strip()]
     except OSError as error:
-        raise InputError(path, f"cannot be read ({error.strerror})", remedy) from error
+        problem = f"cannot be read ({error.strerror}){missing_but_for_case(path)}"
+        raise InputError(path, problem, remedy) from error
     except UnicodeDecodeError as error:
         raise InputError(path, "is not a text file", remedy) from error
     if not names:

@@ -17,6 +17,7 @@ from cffm_jax.data.layouts.class_file import read_class_file
 from cffm_jax.data.layouts.layout import Layout
 from cffm_jax.data.layouts.listing import Listing
 from cffm_jax.data.layouts.video import Coding, Video
+from cffm_jax.data.palettes import Palettes
 from cffm_jax.errors import InputError
 from cffm_jax.runtime.checksums import Manifest, read_manifest
 
@@ -77,7 +78,7 @@ def read_split(root: str, split: str, masks: bool = True, layout: str | Layout =
       masks: whether to look for masks; without, `Video.masks` is empty.
       layout: a name in `config.LayoutName`, or a layout. The files `vspw`, `cityscapes`, `folder`
         and `records` say what each is, and which frames have masks. The colours that the folder's
-        class file states go into `Video.coding`.
+        class file states go into `Video.coding`, and where nothing states them `palettes.Palettes`.
 
     Raises:
       InputError: a folder, file or mask is missing, a name is unknown, a video is listed twice, or
@@ -85,16 +86,19 @@ def read_split(root: str, split: str, masks: bool = True, layout: str | Layout =
     """
     if not os.path.isdir(root):
         raise InputError(root, "there is no such folder", "point --data.root to the dataset's folder")
-    coloured = _stated_colours(root)
+    coloured = _stated_colours(root, None if source_of(layout, root).fixed_labels else Palettes())
     videos = layout_of(layout).videos(root, split, masks)
     return tuple(dataclasses.replace(video, coding=coloured(video.coding)) for video in videos)
 
 
-def _stated_colours(root: str) -> Callable[[Coding], Coding]:
-    """Adds the colours of the folder's class file to codings. InputError: it cannot be used."""
+def _stated_colours(root: str, palettes: Palettes | None = None) -> Callable[[Coding], Coding]:
+    """Adds the colours of the folder's class file to codings, or without any ``palettes``.
+
+    InputError: it cannot be used.
+    """
     stated = read_class_file(root)
     if stated is None or stated.colours is None:
-        return lambda coding: coding
+        return lambda coding: dataclasses.replace(coding, palettes=palettes)
     colours = stated.colours.tobytes()
     ignored = b"" if stated.ignored_colour is None else stated.ignored_colour.tobytes()
     return functools.cache(lambda coding: dataclasses.replace(coding, colours=colours, ignored_colour=ignored))

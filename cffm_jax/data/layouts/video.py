@@ -10,6 +10,7 @@ import numpy as np
 from cffm_jax.config import IGNORED_LABEL
 from cffm_jax.data import clips
 from cffm_jax.data.image_files import FileName
+from cffm_jax.data.palettes import Palettes
 from cffm_jax.errors import InputError
 
 NO_CLASS = 254
@@ -26,12 +27,15 @@ class Coding:
       colours: of the classes, three bytes each, where the dataset states them: palettes out of that
         order are read by colour; else the bytes alone count, whatever the palette.
       ignored_colour: three bytes, that of ignored pixels, where it is stated.
+      palettes: those of the dataset's masks that were read so far, which must not contradict each
+        other; None where colours are stated, or the layout says what the bytes mean.
     """
 
     table: bytes
     says: str
     colours: bytes = b""
     ignored_colour: bytes = b""
+    palettes: Palettes | None = dataclasses.field(default=None, compare=False, repr=False)
 
     @classmethod
     def of(cls, classes: Iterable[int], ignored: Iterable[int], says: str) -> Coding:

@@ -8,14 +8,24 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from cffm_jax.data.layouts.layout import Fault, Layout, stop
-from cffm_jax.data.layouts.listing import DATASET, MISSING, UNREADABLE, Listed, Listing, Problem
-from cffm_jax.data.layouts.names import beside, is_outside, list_files, list_folders, numeric_order, read_names
+from cffm_jax.data.layouts.listing import DATASET, MASKS, MISSING, UNREADABLE, Listed, Listing, Problem
+from cffm_jax.data.layouts.names import (
+    beside,
+    is_outside,
+    list_files,
+    list_folders,
+    missing_but_for_case,
+    numeric_order,
+    read_names,
+    unread_images,
+)
 from cffm_jax.data.layouts.video import Coding, Video
 from cffm_jax.errors import InputError
 from cffm_jax.runtime.checksums import relative_name
 
 PLAIN = "folder", "frames"
 """Name of the plain layout, and its folder of a video's frames: who has it is told so."""
+_MASK = ".png"
 _LEAVE_OUT = "add the frames or leave the video out"
 
 
@@ -55,7 +65,8 @@ class VideoFolders(Layout):
         name, frames = PLAIN
         if next(Path(root).glob(f"*/{frames}/"), None):
             remedy = f"its <video>/{frames} are of the plain layout: give {option} {name}"
-        return InputError(root, f"has no {self.base} folder inside", remedy)
+        problem = f"has no {self.base} folder inside{missing_but_for_case(os.path.join(root, self.base))}"
+        return InputError(root, problem, remedy)
 
     def _video(self, root: str, name: str, masks: bool, coding: Coding) -> Video:
         """Lists one video's frames and masks: two directory listings, no file is opened."""
@@ -64,17 +75,21 @@ class VideoFolders(Layout):
         frames = list_files(os.path.join(folder, self.frames), self.suffixes, others)
         if not frames:
             if not os.path.isdir(folder):
-                problem = "the split lists this video but it is missing"
+                problem = "the split lists this video but it is missing" + missing_but_for_case(folder)
                 raise InputError(folder, problem, "add it or correct the split file")
             remedy = "add the frames or remove the video from the split"
-            problem = self._without_frames() + beside(others)
-            raise InputError(os.path.join(folder, self.frames), problem, remedy)
-        labels = list_files(os.path.join(folder, self.masks), (".png",), others) if masks else {}
+            place = os.path.join(folder, self.frames)
+            raise InputError(place, self._without_frames(place) + beside(others), remedy)
+        place = os.path.join(folder, self.masks)
+        labels = list_files(place, (_MASK,), others) if masks else {}
+        if masks and missing_but_for_case(place):
+            raise InputError(place, *_other_case(place))
         stems = sorted(frames, key=numeric_order)
         if masks and self.every_frame:
             for stem in stems:
                 if stem not in labels:
-                    problem = f"has no mask {self.masks}/{stem}.png"
+                    unread = beside([path for path in others if os.path.dirname(path) == place])
+                    problem = f"has no mask {self.masks}/{stem}.png{unread}"
                     raise InputError(frames[stem], problem, "add the mask or remove the frame")
         else:
             for stem, mask in labels.items():
@@ -84,8 +99,8 @@ class VideoFolders(Layout):
         files = tuple(labels.get(stem) for stem in stems) if masks else ()
         return Video(name, tuple(frames[stem] for stem in stems), files, coding, (), tuple(others))
 
-    def _without_frames(self) -> str:
-        return f"holds no {' or '.join(self.suffixes)} frame"
+    def _without_frames(self, place: str) -> str:
+        return f"holds no {' or '.join(self.suffixes)} frame{missing_but_for_case(place)}"
 
     def listing(self, root: str, splits: Sequence[str], unlabelled: Sequence[str], offsets: Sequence[int]) -> Listing:
         """Lists the splits with all that is missing; see `read.list_dataset`."""
@@ -121,7 +136,8 @@ class VideoFolders(Layout):
             with open(os.path.join(root, file), encoding="utf-8-sig") as lines:
                 names = [line.strip() for line in lines if line.strip()]
         except (OSError, UnicodeDecodeError) as error:
-            problem = f"cannot be read ({getattr(error, 'strerror', None) or 'no text file'})"
+            reason = getattr(error, "strerror", None) or "no text file"
+            problem = f"cannot be read ({reason}){missing_but_for_case(os.path.join(root, file))}"
             problems.append(Problem(DATASET, file, problem, remedy))
             return ()
         if not names:
@@ -133,7 +149,8 @@ class VideoFolders(Layout):
                 problem = f"lists {name!r}, which lies outside of the dataset"
                 problems.append(Problem(DATASET, file, problem, "name folders inside of it", name))
             elif not os.path.isdir(os.path.join(root, self.base, name)):
-                problem = f"lists video {name!r}, which is not in {self.base or 'the folder'}"
+                place = missing_but_for_case(os.path.join(root, self.base, name))
+                problem = f"lists video {name!r}, which is not in {self.base or 'the folder'}{place}"
                 problems.append(Problem(DATASET, file, problem, "add the video or correct the split file", name))
         return tuple(dict.fromkeys(names))
 
@@ -149,16 +166,25 @@ class VideoFolders(Layout):
 
         others: list[str] = []
         try:
-            frames = _in_order(list_files(os.path.join(path, self.frames), self.suffixes, others))
-            without = self._without_frames() + beside(others)
-            masks = _in_order(list_files(os.path.join(path, self.masks), (".png",), others))
+            places = os.path.join(path, self.frames), os.path.join(path, self.masks)
+            frames = _in_order(list_files(places[0], self.suffixes, others))
+            without = self._without_frames(places[0]) + beside(others)
+            masks = _in_order(list_files(places[1], (_MASK,), others))
         except InputError as error:
             add(UNREADABLE, error.where, error.problem, error.remedy)
             return Listed(name, place, {}, {}, coding)
         if not frames:
-            add(MISSING, os.path.join(path, self.frames), without, _LEAVE_OUT)
+            add(MISSING, places[0], without, _LEAVE_OUT)
+        if missing_but_for_case(places[1]):
+            add(MISSING, places[1], *_other_case(places[1]))
+        for folder, read, suffixes in zip(places, (frames, masks), (self.suffixes, (_MASK,))):
+            unread = unread_images(folder, read, others) if labelled and frames else []
+            if unread:
+                more = f", nor are {len(unread) - 1} more of the folder" if len(unread) > 1 else ""
+                kind = "mask" if read is masks else "frame"
+                add(MASKS, unread[0], f"is not read as a {kind}{more}", f"save {kind}s as {' or '.join(suffixes)}")
         if labelled and self.every_frame and frames and not masks:
-            add(MISSING, os.path.join(path, self.masks), "holds no .png mask", "add the masks or leave the video out")
+            add(MISSING, places[1], "holds no .png mask", "add the masks or leave the video out")
         elif masks and self.every_frame:
             for stem in (stem for stem in frames if stem not in masks):
                 add(MISSING, frames[stem], f"has no mask {self.masks}/{stem}.png", "add the mask or remove the frame")
@@ -166,6 +192,11 @@ class VideoFolders(Layout):
         for stem in (stem for stem in masks if stem not in frames):
             add(MISSING, masks[stem], f"has no frame {self.frames}/{stem}{suffix}", "add the frame or remove the mask")
         return Listed(name, place, frames, masks, coding, passed_over=tuple(others))
+
+
+def _other_case(place: str) -> tuple[str, str]:
+    """Problem and remedy of a folder that is there under its name in other capitals."""
+    return f"there is no such folder{missing_but_for_case(place)}", "rename the one that is there"
 
 
 def _in_order(files: Mapping[str, str]) -> dict[str, str]:

@@ -29,6 +29,8 @@ from cffm_jax.data.layouts.layout import Layout
 from cffm_jax.data.layouts.read import read_split
 from cffm_jax.data.layouts.records import FRAME, FRAME_NAME, MASK_NAME, MASKS
 from cffm_jax.data.layouts.video import Coding, Video
+from cffm_jax.data.mask_files import claims_of_file
+from cffm_jax.data.palettes import Claim
 from cffm_jax.errors import InputError
 from cffm_jax.runtime.atomic import write_text
 from cffm_jax.runtime.checksums import Manifest, relative_name
@@ -43,6 +45,14 @@ class Frame(NamedTuple):
     frame: FileName
     mask: FileName | None
     size: int
+
+
+class _Read(NamedTuple):
+    """The bytes of a record's files, and what the mask says of its values."""
+
+    frame: bytes
+    mask: bytes | None = None
+    found: tuple[Claim, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,6 +156,7 @@ class Frames(tfds.core.ShardBasedBuilder, skip_registration=True):
         self._layout, self.name = layout, layout.prepared.name
         self._root, self._plans, self._written = root, plans, written
         self._manifest, self._threads = manifest, threads
+        self._coding = next((video.coding for each in plans.values() for video in each.labelled or ()), Coding(b"", ""))
         super().__init__(**kwargs)
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -176,21 +187,23 @@ class Frames(tfds.core.ShardBasedBuilder, skip_registration=True):
 
         Raises:
           UnreadableFile: see `image_files.read_bytes`.
+          InputError: the palettes of masks contradict each other, see `palettes`.
         """
-        waiting: deque[tuple[Frame, list[Future[bytes]]]] = deque()
+        waiting: deque[tuple[Frame, Future[_Read]]] = deque()
         todo = iter(frames)
         pool = ThreadPoolExecutor(self._threads)
         try:
             for i in range(len(frames)):
                 for each in itertools.islice(todo, self._threads + 1 - len(waiting)):
-                    files = filter(None, (each.frame, each.mask))
-                    waiting.append((each, [pool.submit(read_bytes, file, self._manifest) for file in files]))
+                    waiting.append((each, pool.submit(self._read, each)))
                 each, read = waiting.popleft()
-                frame, *masks = [future.result() for future in read]
+                frame, mask, found = read.result()
+                if each.mask and self._coding.palettes is not None:
+                    self._coding.palettes.require(each.mask, found)
                 example = {
                     FRAME: frame,
                     FRAME_NAME: relative_name(each.frame, self._root),
-                    MASKS: masks,
+                    MASKS: [] if mask is None else [mask],
                     MASK_NAME: relative_name(each.mask, self._root) if each.mask else "",
                 }
                 yield i, example
@@ -198,6 +211,14 @@ class Frames(tfds.core.ShardBasedBuilder, skip_registration=True):
                 self._written(each.size)
         finally:
             pool.shutdown(cancel_futures=True)
+
+    def _read(self, each: Frame) -> _Read:
+        frame = read_bytes(each.frame, self._manifest)
+        if each.mask is None:
+            return _Read(frame)
+        mask = read_bytes(each.mask, self._manifest)
+        found = () if self._coding.palettes is None else claims_of_file(each.mask, mask, self._coding)
+        return _Read(frame, mask, found)
 
     def _post_download_and_prepare_hook(self) -> None:
         """Adds the class file and, last, the index: without it a folder is not finished."""

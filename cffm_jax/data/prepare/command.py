@@ -4,7 +4,8 @@
     configs/b1_vspw.py --data.layout records --data.root data/records/vspw/1.0.0
 
 The records hold the files' bytes; training reads the same batches from them, to the byte. What is
-in the images is not looked at: that is for cffm_jax.data.check. Needs neither a model nor JAX.
+in the images is not looked at but for palettes that contradict each other: that is for
+cffm_jax.data.check. Needs neither a model nor JAX.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import tqdm
 import tyro
 
 from cffm_jax.config import LayoutName
+from cffm_jax.data.label_sample import require_palettes_agree
 from cffm_jax.data.layouts.names import passed_over_in_words
 from cffm_jax.data.layouts.read import find_splits, layout_of, layouts_with
 from cffm_jax.data.layouts.records import INDEX
@@ -78,6 +80,7 @@ def main(argv: Sequence[str]) -> None:
     if manifest is not None:
         frames = [frame for each in plans.values() for frame in each.frames]
         manifest.require(file for frame in frames for file in (frame.frame, frame.mask) if file)
+    require_palettes_agree([video for each in plans.values() for video in each.labelled or ()])
     for split, each in plans.items():
         print(f"{split}: {_counts(each)}" + (f", without masks ({each.unlabelled})" if each.unlabelled else ""))
         others = dict.fromkeys(path for video in (*(each.labelled or ()), *each.every) for path in video.passed_over)
@@ -97,7 +100,7 @@ def main(argv: Sequence[str]) -> None:
     files = [path.stat().st_size for path in folder.iterdir()]
     frames = sum(len(each.frames) for each in plans.values())
     print(f"{folder}: written ({frames} frames, {_megabytes(sum(files))} in {len(files)} files). To train:")
-    classes = "" if layout.class_names else " --model.num_classes K"
+    classes = "" if layout.class_names else " --model.num-classes K"
     config = layout.prepared.config
     print(f"  python train.py --config {config} --data.layout records --data.root {folder}{classes}")
 

@@ -119,7 +119,7 @@ def about(config: Config, dataset: classes.Classes, facts: Mapping[str, str], mo
     data = f"{config.data.root} {config.data.eval_split}"
     notes = []
     if config.eval.max_videos:
-        notes.append(f"Only the first {config.eval.max_videos} videos of the split (--eval.max_videos) at most.")
+        notes.append(f"Only the first {config.eval.max_videos} videos of the split (--eval.max-videos) at most.")
     published = published_rows(dataset.names, config.data.eval_split, model)
     paper = published[0] if model and published else None
     return About(f"{model or 'Predictions'} on {data}", {**facts, "data": data}, published, notes, paper)

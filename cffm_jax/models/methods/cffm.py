@@ -109,9 +109,9 @@ class CFFM(Method):
     OPTIONS: ClassVar[Mapping[str, str]] = {
         **Method.OPTIONS,
         "local_blocks": "--model.blocks",
-        "global_blocks": "--model.global_blocks",
-        "sources": "--model.receptive, --model.pooling, --model.pooling_rule, --model.pooling_form, --model.window",
-        "own": "--model.target_receptive, --model.target_pooling",
+        "global_blocks": "--model.global-blocks",
+        "sources": "--model.receptive, --model.pooling, --model.pooling-rule, --model.pooling-form, --model.window",
+        "own": "--model.target-receptive, --model.target-pooling",
         "halo": "--model.halo",
         "attention": "--model.mining",
     }

@@ -20,6 +20,7 @@ from cffm_jax.weights.files.stored_array import (
     MAX_BYTES,
     BinaryFile,
     CutOff,
+    Longer,
     StoredArray,
     check_shape,
     from_bytes,
@@ -67,6 +68,7 @@ def read_safetensors(file: BinaryFile, size: int, path: Path) -> ArrayFile:
 
     Raises:
       CutOff: its arrays end beyond it.
+      Longer: something is behind them.
       SafetensorError, ValueError: it is damaged.
     """
     start = 8 + int.from_bytes(file.read(8), "little")
@@ -75,6 +77,8 @@ def read_safetensors(file: BinaryFile, size: int, path: Path) -> ArrayFile:
     whole = start + _end(file.read(start - 8))
     if size < whole <= start + MAX_BYTES:
         raise CutOff(size, f"{whole:,} should be")
+    if start < whole < size:
+        raise Longer(size, whole)
     arrays = {}
     with safetensors.safe_open(path, framework="np") as described:
         metadata = dict(sorted((described.metadata() or {}).items()))  # The library draws their order.

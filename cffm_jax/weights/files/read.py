@@ -24,6 +24,7 @@ from cffm_jax.weights.files.stored_array import (
     REMEDY,
     BinaryFile,
     CutOff,
+    Longer,
     StoredArray,
     is_numeric,
     printable,
@@ -292,6 +293,8 @@ def _json(path: Path) -> Any:
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
+        if error.msg == "Extra data":
+            raise Longer(len(text), len(error.doc[: error.pos].encode())) from error
         if text.rstrip().endswith((b"}", b"]")):
             raise
         raise CutOff(len(text), "which end within its JSON") from error
@@ -304,7 +307,7 @@ def _beside(path: Path) -> dict[str, Any]:
         return {}
     try:
         config = _json(path.with_name("config.json"))
-    except (OSError, ValueError, RecursionError, CutOff):
+    except (OSError, ValueError, RecursionError, CutOff, Longer):
         return {}
     return {"config": config} if isinstance(config, dict) else {}
 

@@ -39,6 +39,14 @@ class CutOff(Exception):
         super().__init__(f"it is cut off: {size:,} bytes are there, {whole}")
 
 
+class Longer(Exception):
+    """A file of a known format, whole, with something behind its end."""
+
+    def __init__(self, size: int, whole: int):
+        super().__init__(f"it ends after {whole:,} bytes, and {size:,} are there: {size - whole:,} too many")
+        self.whole = whole
+
+
 @dataclasses.dataclass(frozen=True)
 class StoredArray:
     """One array of a file, described but not read."""
@@ -91,6 +99,9 @@ def reading(where: object) -> Iterator[None]:
         raise
     except CutOff as error:
         raise InputError(where, f"cannot be read ({error})", FETCH) from error
+    except Longer as error:
+        remedy = f"fetch it again, or cut off what is behind its end: truncate -s {error.whole} FILE"
+        raise InputError(where, f"cannot be read ({error})", remedy) from error
     except MemoryError as error:
         raise InputError(where, "cannot be read (it asks for more memory than there is)", REMEDY) from error
     except Exception as error:  # A damaged file makes the readers fail in more ways than can be listed.

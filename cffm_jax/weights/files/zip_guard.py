@@ -6,7 +6,7 @@ import re
 import zipfile
 from typing import BinaryIO
 
-from cffm_jax.weights.files.stored_array import FLOOR_BYTES, MAX_BYTES, CutOff
+from cffm_jax.weights.files.stored_array import FLOOR_BYTES, MAX_BYTES, CutOff, Longer
 
 MAX_MEMBERS = 100_000
 """Torch writes one a storage: 10,000 tensors with their optimizer's state make 40,000."""
@@ -21,6 +21,10 @@ _UNSAFE = re.compile(r"(^|/)\.\.?(/|$)|^/|^[A-Za-z]:|[\\\x00-\x1f\x7f]|//")
 _ENCRYPTED = 0x1 | 0x20 | 0x40
 _END, _COMMENT, _END_MARK = 22, 0xFFFF, b"PK\x05\x06"
 """Of the record at a zip's end: its bytes, those of a comment at most, and how it begins."""
+_LOCATOR = 20
+"""Bytes of the record before it, in a zip of more than 4 GiB."""
+_STRIDE = 16 << 20
+"""Bytes looked through at once."""
 _HEADER = 30
 """Bytes of a member's own header before its name."""
 
@@ -51,6 +55,7 @@ def open_zip(file: BinaryIO, size: int) -> zipfile.ZipFile:
 
     Raises:
       CutOff: its end is not there.
+      Longer: more than a comment is behind its end.
       BadZipFile: it is damaged, beyond a limit above, encrypted, or has names that lead elsewhere,
         members of one name or members that overlap.
     """
@@ -81,16 +86,43 @@ def open_zip(file: BinaryIO, size: int) -> zipfile.ZipFile:
 
 
 def _require_end(file: BinaryIO, size: int) -> None:
-    """CutOff unless the record at a zip's end is there, with the comment that it announces."""
+    """CutOff or Longer unless the record at a zip's end is there, with the comment that it
+    announces."""
     start = max(0, size - _END - _COMMENT)
     file.seek(start)
     tail = file.read(_END + _COMMENT)
     place = tail.rfind(_END_MARK)
     if place < 0:
+        whole = _earlier_end(file, start)
+        if whole:
+            raise Longer(size, whole)
         raise CutOff(size, "and the list of its members, which stands at its end, is not")
     whole = start + place + _END + int.from_bytes(tail[place + _END - 2 : place + _END], "little")
     if size < whole:
         raise CutOff(size, f"{whole:,} should be")
+
+
+def _earlier_end(file: BinaryIO, before: int) -> int:
+    """Where a zip ends whose record of the end begins before this place; 0 for none.
+
+    The bytes of one may be data: the list of members must end where it begins, or where the records
+    of a zip of more than 4 GiB do that stand before it.
+    """
+    while before > 0:
+        start = max(0, before - _STRIDE)
+        file.seek(start)
+        data = file.read(before - start + _END)
+        place = data.rfind(_END_MARK, 0, before - start + len(_END_MARK) - 1)
+        while place >= 0:
+            record = data[place : place + _END]
+            file.seek(max(0, start + place - _LOCATOR))
+            large = file.read(4) == b"PK\x06\x07"
+            listed = int.from_bytes(record[12:16], "little") + int.from_bytes(record[16:20], "little")
+            if len(record) == _END and (large or listed == start + place):
+                return start + place + _END + int.from_bytes(record[20:22], "little")
+            place = data.rfind(_END_MARK, 0, place)
+        before = start
+    return 0
 
 
 def _check_sizes(members: list[zipfile.ZipInfo], size: int) -> None:

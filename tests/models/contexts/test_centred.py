@@ -188,5 +188,5 @@ def test_settings_without_a_place_in_released_files():
 def test_rules_that_are_none():
     with pytest.raises(ValueError, match="^receptive, pooling: r and p must be at least 1"):
         cffm_jax.create_model("cffm_b0", 4, receptive=(49, 20, 6), pooling=(7, 0, 2), pooling_rule="paper")
-    with pytest.raises(InputError, match="--model.pooling_rule"):
+    with pytest.raises(InputError, match="--model.pooling-rule"):
         cffm_jax.models.create.build_model(dataclasses.replace(ModelConfig(), pooling_rule="mine"))
