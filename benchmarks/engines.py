@@ -157,10 +157,10 @@ def clip_by_clip(net: Network, scene: Scene) -> Engine:
     def causal_of(variables: dict[str, Any], frames: jax.Array) -> jax.Array:
         bound = model.bind(variables)
         features = bound.encode(normalise(frames))
-        running = jax.tree.map(lambda x: x[None], model.start(input_size, config))
+        running = jax.tree.map(lambda x: x[None], model.start(input_size, config.prototypes))
         for t in range(len(frames)):
             frame = jax.tree.map(lambda x, t=t: x[t : t + 1], features)
-            running, prototypes = bound.advance(running, frame, jnp.full(1, t), config)
+            running, prototypes = bound.advance(running, frame, jnp.full(1, t), config.prototypes)
         return prototypes[0]
 
     prototypes = None if given is None else given[None]

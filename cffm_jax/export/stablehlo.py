@@ -27,7 +27,6 @@ import numpy as np
 
 from cffm_jax.data import augment
 from cffm_jax.data.layouts.classes import Classes
-from cffm_jax.data.layouts.records import file_digest
 from cffm_jax.errors import InputError
 from cffm_jax.export import exported
 from cffm_jax.inference.load import Weights
@@ -36,6 +35,7 @@ from cffm_jax.models.methods.method import Method
 from cffm_jax.models.resize import resize_bilinear
 from cffm_jax.models.variables import flatten, unflatten
 from cffm_jax.runtime.atomic import WholeFolder
+from cffm_jax.runtime.checksums import digest_of_file
 from cffm_jax.weights.files.write import write_safetensors
 
 PLATFORMS = ("cpu", "cuda")
@@ -85,7 +85,7 @@ def export_stream(
         write_safetensors(partial / WEIGHTS, arrays, {"licence": weights.licence, "origin": weights.origin})
         shutil.copyfile(exported.__file__, partial / "exported.py")
         about = description(weights, segmenter, classes) | {"platforms": list(platforms)}
-        about["sha256"] = {name: file_digest(str(partial / name)) for name in (STEP, WEIGHTS)}
+        about["sha256"] = {name: digest_of_file(partial / name).hex() for name in (STEP, WEIGHTS)}
         (partial / ABOUT).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
 
 

@@ -84,11 +84,10 @@ def _dispatched(
     pool: ThreadPoolExecutor, segmenter: VideoSegmenter, variables: dict[str, Any], videos: Sequence[Video]
 ) -> Iterator[tuple[list[_Clip], dict[str, jax.Array]]]:
     """Clips of one size, and their masks, which the device is still to compute."""
-    config, references = segmenter.config, len(_offsets(segmenter))
+    references = len(_offsets(segmenter))
     count = max(1, segmenter.chunk // (1 + references))
     engine = Engine(
         segmenter.model,
-        config,
         segmenter.rows,
         tuple(range(references, 0, -1)),
         frames=1 + references,

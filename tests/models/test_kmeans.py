@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cffm_jax.config import Config, PrototypeConfig
+from cffm_jax.config import PrototypeConfig
 from cffm_jax.data.synthetic.generate import SyntheticConfig, frames
 from cffm_jax.models import kmeans as prototypes
 from cffm_jax.models.create import create_model
@@ -334,12 +334,12 @@ def run(state: RunningClusters, video: np.ndarray, memory: float = PrototypeConf
 
 
 def test_causal_prototypes_start_as_the_settings_say():
-    config = Config(prototypes=PrototypeConfig(count=5, start="random", iterations=1, seed=3))
+    settings = PrototypeConfig(count=5, start="random", iterations=1, seed=3)
     model = create_model("cffmpp_b0", 4, width=16)
     tokens = np.random.default_rng(0).normal(size=(1, 6, 4, 16)).astype(np.float32)
-    state = jax.tree.map(lambda x: x[None], model.start((48, 32), config))
+    state = jax.tree.map(lambda x: x[None], model.start((48, 32), settings))
     features = FrameFeatures(tokens, tokens)
-    state, centres = model.bind({}).advance(state, features, jnp.zeros(1, jnp.int32), config)
+    state, centres = model.bind({}).advance(state, features, jnp.zeros(1, jnp.int32), settings)
     expected = cluster(jax.random.key(3), tokens.reshape(24, 16), 5, 1, start="random").centres
     np.testing.assert_allclose(centres[0], expected, rtol=1e-5, atol=1e-6)
 

@@ -87,7 +87,7 @@ def test_streams_and_chunks_give_the_masks_of_clips(network, frames, expected):
     assert len(np.unique(expected)) > 2
     stream = list(streaming.stream(model, variables, CONFIG, frames))
     assert (np.stack(stream) != expected).mean() < 1e-3
-    engine = Engine(model, CONFIG, model.rows(), (5, 3, 1), frames=LENGTH, memory=5)
+    engine = Engine(model, model.rows(), (5, 3, 1), frames=LENGTH, memory=5)
     step = jax.jit(engine.segment, static_argnames="size")
     masks = step(variables, engine.start(SIZE), frames[None], size=SIZE)[1].masks
     assert (masks["ST-PPM"][0] != expected).mean() < 1e-3
@@ -95,7 +95,7 @@ def test_streams_and_chunks_give_the_masks_of_clips(network, frames, expected):
 
 
 def test_what_a_frame_is_remembered_by_is_small_and_kept_once(network):
-    engine = Engine(network[0], CONFIG, network[0].rows(), (5, 3, 1), memory=5)
+    engine = Engine(network[0], network[0].rows(), (5, 3, 1), memory=5)
     ring = engine.start(SIZE).ring
     assert len(ring) == 1 and [level.shape for level in ring[0]] == [(6, 1, s, s, 256) for s in (1, 2, 3, 6)]
 

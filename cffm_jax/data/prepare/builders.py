@@ -31,7 +31,7 @@ from cffm_jax.data.layouts.records import FRAME, FRAME_NAME, MASK_NAME, MASKS
 from cffm_jax.data.layouts.video import Coding, Video
 from cffm_jax.errors import InputError
 from cffm_jax.runtime.atomic import write_text
-from cffm_jax.runtime.checksums import Manifest, relative_name
+from cffm_jax.runtime.checksums import Manifest, digest_of_file, relative_name
 
 SHARD_BYTES = 512 * 2**20
 """Size of a file of records: few files, none too large to be copied again."""
@@ -215,7 +215,7 @@ class Frames(tfds.core.ShardBasedBuilder, skip_registration=True):
             "codings": [[coding.table.hex(), coding.says] for coding in codings],
             "splits": splits,
             "sizes": {name: (folder / name).stat().st_size for name in names},
-            "digests": {name: records.file_digest(str(folder / name)) for name in digested},
+            "digests": {name: digest_of_file(folder / name).hex() for name in digested},
         }
         write_text(folder / records.INDEX, json.dumps({**index, "sha256": records.digest(index)}))
 

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Float32, Int32
 
-from cffm_jax.config import Config, ModelConfig
+from cffm_jax.config import ModelConfig, PrototypeConfig
 from cffm_jax.errors import InputError
 from cffm_jax.models import cfm, layers
 from cffm_jax.models.contexts import cffa, windows
@@ -200,30 +200,31 @@ class CFFM(Method):
         unfolded = jax.tree.map(lambda x: x.reshape(n, cfm.HEADS, *x.shape[1:]), by_block)
         return tuple(zip(*unfolded, strict=True))
 
-    def start(self, size: tuple[int, int], config: Config) -> RunningClusters | tuple[()]:
+    def start(self, size: tuple[int, int], settings: PrototypeConfig) -> RunningClusters | tuple[()]:
         if not self.global_blocks:
             return ()
-        count, tokens = config.prototypes.count, size[0] // 8 * (size[1] // 8)
+        count, tokens = settings.count, size[0] // 8 * (size[1] // 8)
         if tokens < count:
             problem = f"{tokens} tokens at {size[0]}x{size[1]} are fewer than {count} prototypes"
             raise InputError("--prototypes.count", problem, "give fewer")
         return RunningClusters(jnp.zeros((count, self.width)), jnp.zeros(count), jnp.zeros((), jnp.int32))
 
     def advance(
-        self, state: RunningClusters, features: FrameFeatures, age: Int32[Array, " S"], config: Config
+        self, state: RunningClusters, features: FrameFeatures, age: Int32[Array, " S"], settings: PrototypeConfig
     ) -> tuple[RunningClusters, Float32[Array, "S P C"]]:
         """Prototypes of the frames so far, each stream's present one included."""
-        plan = config.prototypes
 
         def take_in(one: tuple[RunningClusters, jax.Array, jax.Array]) -> RunningClusters:
             running, frame, t = one
             tokens = frame.reshape(-1, frame.shape[-1]).astype(jnp.float32)
             branches = (
                 lambda: running,
-                lambda: update_running(running, tokens, memory=plan.memory),
-                lambda: start_running(jax.random.key(plan.seed), tokens, plan.count, plan.iterations, start=plan.start),
+                lambda: update_running(running, tokens, memory=settings.memory),
+                lambda: start_running(
+                    jax.random.key(settings.seed), tokens, settings.count, settings.iterations, start=settings.start
+                ),
             )
-            choice = jnp.where(t == 0, 2, jnp.where(t % plan.interval == 0, 1, 0))
+            choice = jnp.where(t == 0, 2, jnp.where(t % settings.interval == 0, 1, 0))
             return jax.lax.switch(choice, branches)
 
         # One stream after the other: of a batch of switches all branches would be computed.

@@ -27,7 +27,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Float32, Int32
 
 from cffm_jax.channels import COLOURS, Channels
-from cffm_jax.config import Config, ModelConfig
+from cffm_jax.config import ModelConfig, PrototypeConfig
 from cffm_jax.models import layers
 from cffm_jax.models.criterion import Criterion
 from cffm_jax.models.decoder import FrameDecoder, decoder_elements, decoder_macs
@@ -236,7 +236,7 @@ class Method(nn.Module):
         """
         return ()
 
-    def start(self, size: tuple[int, int], config: Config) -> Tree:
+    def start(self, size: tuple[int, int], settings: PrototypeConfig) -> Tree:
         """Zeros of the recurrent state of one stream, for inputs of size (H, W); () for a method
         without any.
 
@@ -246,7 +246,7 @@ class Method(nn.Module):
         return ()
 
     def advance(
-        self, state: Tree, features: FrameFeatures, age: Int32[Array, " S"], config: Config
+        self, state: Tree, features: FrameFeatures, age: Int32[Array, " S"], settings: PrototypeConfig
     ) -> tuple[Tree, Tree]:
         """The next recurrent state of S streams, and the context that their present frames are
         segmented with.
@@ -255,7 +255,7 @@ class Method(nn.Module):
           state: arrays [S, ...]; where ``age`` is 0 whatever it holds has to be taken for nothing.
           features: of a frame of each stream.
           age: how many frames of its video a stream has seen.
-          config: settings of the state.
+          settings: of the state.
 
         Returns:
           The state, and arrays [S, ...].
