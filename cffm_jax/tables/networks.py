@@ -18,7 +18,7 @@ class Network:
     """A network that is trained, by the run in the folder ``run``.
 
     Attributes:
-      family: of ``models.methods.cffm.FAMILIES``.
+      family: of ``cffm_families.FAMILIES``.
       backbone: of ``models.encoders.names()``; the tables have "b0", "b1", "b2" and "b5".
       variant: what tells its run from the family's own; "" for that.
       changes: settings in which it differs from the family's config.
@@ -27,7 +27,7 @@ class Network:
       data: the dataset that it is trained on.
     """
 
-    family: Literal["segformer", "cffm", "cffmp", "cffmpp"]
+    family: str
     backbone: str
     variant: str = ""
     changes: Changes = ()

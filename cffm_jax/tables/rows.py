@@ -6,6 +6,7 @@ from __future__ import annotations
 import dataclasses
 from typing import NamedTuple
 
+from cffm_jax.models.methods.cffm_families import FAMILIES, parts_of
 from cffm_jax.tables.networks import Network, cffm, on_cityscapes, segformer, with_global
 
 FIGURES = {"mIoU": "miou", "weighted IoU": "weighted_iou", "mVC8": "vc8", "mVC16": "vc16"}
@@ -304,21 +305,11 @@ def published(where: str, model: str = "") -> tuple[Row, ...]:
     rows: dict[Network, Row] = {}
     for row in (row for table in TABLES for row in table.rows):
         if row.where == where and not row.network.variant:
-            name = f"{_NAMES[row.network.family]}, {row.network.backbone.upper()}"
+            name = f"{FAMILIES[row.network.family].title}, {row.network.backbone.upper()}"
             rows.setdefault(row.network, dataclasses.replace(row, method=name))
     if not model:
         return tuple(rows.values())
     family, _, backbone = model.partition("_")
     by_model = {row.network.model: row for row in rows.values()}
-    names = [f"{part}_{backbone}" for part in _PARTS.get(family, ())]
+    names = [f"{part}_{backbone}" for part in (parts_of(family) if family in FAMILIES else ())]
     return tuple(by_model[name] for name in names if name in by_model)
-
-
-_NAMES = {"segformer": "SegFormer", "cffm": "CFFM", "cffmp": "CFFM+", "cffmpp": "CFFM++"}
-_PARTS = {
-    "segformer": ("segformer",),
-    "cffm": ("cffm", "segformer"),
-    "cffmp": ("cffmp", "segformer"),
-    "cffmpp": ("cffmpp", "cffm", "segformer"),
-}
-"""A family, and those that it holds, best first."""

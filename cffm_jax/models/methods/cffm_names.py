@@ -24,6 +24,7 @@ from cffm_jax.models.foreign.layouts import (
     weighted,
 )  # fmt: skip
 from cffm_jax.models.foreign.names import AS_RELEASED, RELEASED, HeadOrigin, Layer, MethodNames, rules
+from cffm_jax.models.methods.cffm_families import FAMILIES
 
 
 def _square(x: np.ndarray) -> np.ndarray:
@@ -175,12 +176,7 @@ NAMES = MethodNames(
     prefix="decode_head.",
     layers=LAYERS,
     origins=ORIGINS,
-    families={
-        "segformer": (),
-        "cffm": ("blocks",),
-        "cffmp": ("global_blocks",),
-        "cffmpp": ("blocks", "global_blocks"),
-    },
+    families={name: family.blocks for name, family in FAMILIES.items()},
     blocks={"blocks": _LOCAL, "global_blocks": _GLOBAL},
     lengths={"num_classes": "decode_head.linear_pred.weight", "width": "decode_head.linear_fuse.conv.weight"},
     dead_arrays=dead_arrays,
