@@ -23,6 +23,7 @@ from cffm_jax.channels import MEAN, STD
 from cffm_jax.config import Config, DataConfig, EvalConfig, ModelConfig
 from cffm_jax.data import clips, decode, evaluation_frames
 from cffm_jax.data.layouts.video import Video
+from cffm_jax.data.layouts.vspw import CODING
 from cffm_jax.inference import streaming
 from cffm_jax.inference.whole_videos import VideoSegmenter
 from cffm_jax.media.frame import Selection
@@ -218,7 +219,7 @@ def offline(net: Network, scene: Scene) -> Engine:
 
     def from_files() -> Iterator[Masks]:
         files = scene.files * -(-CHUNKS * scene.batch // len(scene.files))
-        video = Video("video", files[: CHUNKS * scene.batch], ())
+        video = Video("video", files[: CHUNKS * scene.batch], (), CODING)
         for chunk in segmenter.segment(variables, [video], labels=False):
             yield [(chunk.start + i, mask) for i, mask in enumerate(chunk.predictions)]
 

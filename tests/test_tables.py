@@ -66,7 +66,8 @@ def test_training_command_is_the_network(configs, network):
     assert bool(model.local_blocks) == (network.family in ("cffm", "cffmpp"))
     assert bool(model.global_blocks) == bool(network.base)
     if network.base:  # What the second stage demands of the run that it starts from.
-        require_same_model(configs[network.base], config, network.base.run, name=network.base.model)
+        asked = with_changes(config, [("model.name", network.base.model)])
+        require_same_model(configs[network.base], asked, network.base.run)
         assert network.base.model == {"cffmpp": "cffm", "cffmp": "segformer"}[network.family] + f"_{network.backbone}"
 
 

@@ -63,10 +63,10 @@ def _section(table: Table, fresh: Sequence[Command]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _wrapped(text: str, width: int = 120) -> list[str]:
+def _wrapped(text: str) -> list[str]:
     lines = [""]
     for word in text.split():
-        if lines[-1] and len(lines[-1]) + 1 + len(word) > width:
+        if lines[-1] and len(lines[-1]) + 1 + len(word) > 120:
             lines.append("")
         lines[-1] += (" " if lines[-1] else "") + word
     return lines

@@ -10,6 +10,7 @@ from PIL import Image
 from cffm_jax.config import Config, DataConfig, EvalConfig
 from cffm_jax.data.layouts.classes import Classes
 from cffm_jax.data.layouts.video import Video
+from cffm_jax.data.layouts.vspw import CODING
 from cffm_jax.data.prepare import command as prepare
 from cffm_jax.drawing.palette import palette
 from cffm_jax.errors import InputError
@@ -58,7 +59,7 @@ def split(tmp_path):
             write_indexed(tmp_path / "predictions" / name / f"{t:08}.png", predictions[t])
         stems = [f"{t:08}" for t in range(frames)]
         images = tuple(str(folder / "origin" / f"{stem}.jpg") for stem in stems)
-        videos.append(Video(name, images, tuple(str(folder / "mask" / f"{stem}.png") for stem in stems)))
+        videos.append(Video(name, images, tuple(str(folder / "mask" / f"{stem}.png") for stem in stems), CODING))
         arrays[name] = labels, predictions
     return tuple(videos), tmp_path / "predictions", arrays
 

@@ -11,13 +11,13 @@ a `GeneratorBasedBuilder` without shuffling sorts a whole split in memory.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import json
 import os
 import shutil
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,6 +32,7 @@ from cffm_jax.data.layouts.video import Coding, Video
 from cffm_jax.errors import InputError
 from cffm_jax.runtime.atomic import write_text
 from cffm_jax.runtime.checksums import Manifest, digest_of_file, relative_name
+from cffm_jax.runtime.read_ahead import read_ahead
 
 SHARD_BYTES = 512 * 2**20
 """Size of a file of records: few files, none too large to be copied again."""
@@ -177,16 +178,13 @@ class Frames(tfds.core.ShardBasedBuilder, skip_registration=True):
         Raises:
           UnreadableFile: see `image_files.read_bytes`.
         """
-        waiting: deque[tuple[Frame, list[Future[bytes]]]] = deque()
-        todo = iter(frames)
+
+        def reads(each: Frame) -> list[Callable[[], bytes]]:
+            return [functools.partial(read_bytes, file, self._manifest) for file in (each.frame, each.mask) if file]
+
         pool = ThreadPoolExecutor(self._threads)
         try:
-            for i in range(len(frames)):
-                for each in itertools.islice(todo, self._threads + 1 - len(waiting)):
-                    files = filter(None, (each.frame, each.mask))
-                    waiting.append((each, [pool.submit(read_bytes, file, self._manifest) for file in files]))
-                each, read = waiting.popleft()
-                frame, *masks = [future.result() for future in read]
+            for i, (each, (frame, *masks)) in enumerate(read_ahead(pool, frames, reads, self._threads)):
                 example = {
                     FRAME: frame,
                     FRAME_NAME: relative_name(each.frame, self._root),
