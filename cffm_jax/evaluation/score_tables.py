@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cffm_jax.metrics import all_metrics
-from cffm_jax.metrics.metric import Metric
+from cffm_jax.metrics.metric import Metric, number
 from cffm_jax.metrics.scores import Scores
 from cffm_jax.runtime.atomic import write_json
 
@@ -144,11 +144,6 @@ def _per_class(scores: Scores, class_names: Sequence[str]) -> list[dict[str, Any
         {"name": class_name, **{key: number(column[k].item()) for key, column in columns.items()}}
         for k, class_name in enumerate(class_names)
     ]
-
-
-def number(figure: float) -> float | None:
-    """JSON knows no nan."""
-    return None if math.isnan(figure) else figure
 
 
 def write_and_print(path: Path, source: Mapping[str, Any], rows: Mapping[str, Scores], names: Sequence[str]) -> None:
