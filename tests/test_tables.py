@@ -18,13 +18,18 @@ from cffm_jax.rules import with_changes
 from cffm_jax.runtime.command_line import parse_command, run_command
 from cffm_jax.settings import load_config
 from cffm_jax.tables import document, networks, rows
-from cffm_jax.tables.document import commands
 from cffm_jax.tables.rows import CITYSCAPES, TABLES, TEST_SERVER, VSPW
 
 from helpers.runs import ROOT
 
 ROWS = [(table, row) for table in TABLES for row in table.rows]
 NETWORKS = list(dict.fromkeys(network for _, row in ROWS for network in row.network.needs()))
+
+
+def commands(row):
+    """All that reproduces a row from nothing, in order; not evaluation without public labels."""
+    training = tuple(networks.train_command(network) for network in row.network.needs())
+    return training if row.where == TEST_SERVER else (*training, networks.eval_command(row.network))
 
 
 @pytest.fixture(scope="module")

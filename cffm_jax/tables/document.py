@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from cffm_jax.runtime.command_line import parse_command
 from cffm_jax.tables.networks import Command, eval_command, train_command
-from cffm_jax.tables.rows import COSTS, FIGURES, TABLES, TEST_SERVER, Row, Table
+from cffm_jax.tables.rows import COSTS, FIGURES, TABLES, TEST_SERVER, Table
 
 HEAD = """# The papers' tables
 
@@ -25,12 +25,6 @@ line of its evaluation.
 The rows of Tables 4 to 11 and of the text can be compared in small, on the built-in videos or one's
 own, with `python -m cffm_jax.study table8 --seeds 0 1 2`.
 """
-
-
-def commands(row: Row) -> tuple[Command, ...]:
-    """All that reproduces a row from nothing, in order; not evaluation without public labels."""
-    training = tuple(train_command(network) for network in row.network.needs())
-    return training if row.where == TEST_SERVER else (*training, eval_command(row.network))
 
 
 def markdown() -> str:

@@ -21,7 +21,7 @@ from cffm_jax.models.criterion import Criterion
 from cffm_jax.models.encoders.names import size_of
 from cffm_jax.models.foreign.names import MethodNames
 from cffm_jax.models.kmeans import RunningClusters
-from cffm_jax.models.losses import clip_loss, cross_entropy
+from cffm_jax.models.losses import cross_entropy
 from cffm_jax.models.methods import cffm_names
 from cffm_jax.models.methods.cffm_families import FAMILIES, with_blocks
 from cffm_jax.models.methods.method import PER_FRAME, Batch, FrameFeatures, Method, Prototypes
@@ -316,9 +316,7 @@ class CFFM(Method):
             targets = normalise(batch["frames"][:, -1], batch["size"], self.channels)
             logits = self.train_global(targets, batch["prototypes"])
             return criterion(logits, batch["labels"][:, -1]), {}
-        outputs = self.clip_outputs(normalise(batch["frames"], batch["size"], self.channels), train=True)
-        loss, parts = clip_loss(outputs, batch["labels"], frame_loss_weight, criterion)
-        return loss, {"clip_loss": parts.clip, "frame_loss": parts.frames}
+        return super().loss(batch, frame_loss_weight, criterion)
 
     def train_global(
         self, frames: Float[Array, "B H W K"], prototypes: Float[Array, "B P C"]

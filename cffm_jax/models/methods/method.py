@@ -35,7 +35,8 @@ from cffm_jax.models.encoders import names as encoders
 from cffm_jax.models.encoders.backbone import ENCODER_PARTS
 from cffm_jax.models.encoders.names import ENCODER
 from cffm_jax.models.foreign.names import NO_NAMES, MethodNames
-from cffm_jax.models.losses import cross_entropy
+from cffm_jax.models.losses import Logits, clip_loss, cross_entropy
+from cffm_jax.models.normalise import normalise
 from cffm_jax.models.resize import resize_bilinear
 
 Tree = Any
@@ -303,11 +304,17 @@ class Method(nn.Module):
     def loss(
         self, batch: Batch, frame_loss_weight: float, criterion: Criterion = cross_entropy
     ) -> tuple[Float32[Array, ""], dict[str, Float32[Array, ""]]]:
-        """The training loss of a batch and its parts by name; ``criterion``: that of a set of
-        logits.
+        """The training loss of a batch and its parts by name, ``clip_loss`` unless a method has
+        another; ``criterion``: that of a set of logits.
 
         Needs a "dropout" key and mutable "batch_stats".
         """
+        outputs = self.clip_outputs(normalise(batch["frames"], batch["size"], self.channels), train=True)
+        loss, parts = clip_loss(outputs, batch["labels"], frame_loss_weight, criterion)
+        return loss, {"clip_loss": parts.clip, "frame_loss": parts.frames}
+
+    def clip_outputs(self, clips: Float[Array, "B T H W K"], train: bool = False) -> Logits:
+        """The logits of normalised clips, oldest frame first, and of their frames alone."""
         raise NotImplementedError
 
     def is_trained(self, name: str) -> bool:
