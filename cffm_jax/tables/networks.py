@@ -6,6 +6,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Literal
 
+from cffm_jax.models.methods.cffm_families import FAMILIES
+
 Value = int | str | tuple[int, ...]
 Changes = tuple[tuple[str, Value], ...]
 """Settings by dotted name, as ``("model.blocks", 3)``."""
@@ -38,6 +40,11 @@ class Network:
     @property
     def model(self) -> str:
         return f"{self.family}_{self.backbone}"
+
+    @property
+    def title(self) -> str:
+        """What the papers call it, with their settings."""
+        return f"{FAMILIES[self.family].title}, {self.backbone.upper()}"
 
     @property
     def run(self) -> str:
