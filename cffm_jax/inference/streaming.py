@@ -171,18 +171,10 @@ def stream_settings(
     seconds: Sequence[float] = (),
     scale: tuple[int, ...] | None = None,
 ) -> Config:
-    """The settings of a stream: those of the weights' run, with references and sizes as it needs
-    them.
+    """The settings of the weights' run, for a stream of ``every`` so many-th of the frames at hand.
 
-    Args:
-      config: of the weights' run.
-      every: of the frames at hand only every so many-th is in the stream.
-      rate: frames a second that are at hand; 0: references lie as many of them back as trained.
-      seconds: how long before the target they lie at that rate, see ``offsets_at``.
-      scale: width and height that frames are resized to fit; None: the run's.
-
-    Raises:
-      InputError: as of ``offsets_at``.
+    References lie as far back as in training, or, with a ``rate`` (these frames a second), as
+    ``offsets_at`` says, with its errors. Frames are resized to fit the ``scale``, if it is given.
     """
     data = config.data
     if rate:
