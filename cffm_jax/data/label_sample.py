@@ -64,17 +64,17 @@ def _rgb(colour: bytes) -> str:
     return f"({', '.join(map(str, colour))})" if colour else "no colour"
 
 
-def sampled_masks(videos: Sequence[Video]) -> list[tuple[FileName, Coding]]:
-    """At most ``MOST`` masks of the targets, spread over the videos and over each one's length."""
+def sampled_masks(videos: Sequence[Video], most: int = MOST) -> list[tuple[FileName, Coding]]:
+    """At most so many masks of the targets, spread over the videos and over each one's length."""
     videos = [video for video in videos if video.masks and video.targets]
-    if not videos:
+    if not videos or most < 1:
         return []
-    each = max(1, MOST // len(videos))
-    chosen = [videos[i] for i in _spread(len(videos), MOST)]
+    each = max(1, most // len(videos))
+    chosen = [videos[i] for i in _spread(len(videos), most)]
     masks = [
         (video.mask(video.targets[i]), video.coding) for video in chosen for i in _spread(len(video.targets), each)
     ]
-    return masks[:MOST]
+    return masks[:most]
 
 
 def _spread(count: int, most: int) -> list[int]:

@@ -123,8 +123,7 @@ def test_a_sample_is_bounded_and_spread(tmp_path, monkeypatch):
     videos = read_split(str(root), "train", layout="folder")
 
     def chosen(most):
-        monkeypatch.setattr(label_sample, "MOST", most)
-        return [mask for mask, _ in label_sample.sampled_masks(videos)]
+        return [mask for mask, _ in label_sample.sampled_masks(videos, most)]
 
     everything = [mask for video in videos for mask in video.masks]
     assert sorted(chosen(1000)) == sorted(everything) and sorted(chosen(60)) == sorted(everything)
@@ -133,6 +132,7 @@ def test_a_sample_is_bounded_and_spread(tmp_path, monkeypatch):
         assert len(set(masks)) == len(masks) <= most
         assert len({mask.split("/")[-3] for mask in masks}) == min(most, len(videos))
     monkeypatch.setattr(label_sample, "MOST", 10)
+    monkeypatch.setattr(label_sample.sampled_masks, "__defaults__", (10,))
     (said,) = notes(root, 4)
     assert "by a sample of 10 of 60 masks, has no pixel of 1 of 4 classes: n3" in said
 
