@@ -64,11 +64,11 @@ def most_frequent_class(root: str, num_classes: int) -> Scores:
     """Scores of answering every pixel with the training split's most frequent class."""
     counts = np.zeros(num_classes, np.int64)
     for video in read_split(root, "train"):
-        labels = decode.read_mask(video.masks[0], num_classes)
+        labels = decode.read_mask(video.masks[0], num_classes, video.coding)
         counts += Confusion.empty(num_classes).update(labels, np.zeros_like(labels)).pixels()
     scores = Scores.empty(num_classes)
     for video in read_split(root, "val"):
-        masks = (decode.read_mask(path, num_classes) for path in video.masks)
+        masks = (decode.read_mask(path, num_classes, video.coding) for path in video.masks)
         pairs = ((mask, np.full_like(mask, counts.argmax())) for mask in masks)
         scores = scores.update(score_video(video.name, pairs, num_classes))
     return scores

@@ -23,6 +23,7 @@ from cffm_jax.channels import MEAN, STD
 from cffm_jax.config import Config, DataConfig, EvalConfig, ModelConfig
 from cffm_jax.data import clips, decode, evaluation_frames
 from cffm_jax.data.layouts.video import Video
+from cffm_jax.data.layouts.vspw import CODING
 from cffm_jax.inference import streaming
 from cffm_jax.inference.whole_videos import VideoSegmenter
 from cffm_jax.media.frame import Selection
@@ -157,10 +158,10 @@ def clip_by_clip(net: Network, scene: Scene) -> Engine:
     def causal_of(variables: dict[str, Any], frames: jax.Array) -> jax.Array:
         bound = model.bind(variables)
         features = bound.encode(normalise(frames))
-        running = jax.tree.map(lambda x: x[None], model.start(input_size, config))
+        running = jax.tree.map(lambda x: x[None], model.start(input_size, config.prototypes))
         for t in range(len(frames)):
             frame = jax.tree.map(lambda x, t=t: x[t : t + 1], features)
-            running, prototypes = bound.advance(running, frame, jnp.full(1, t), config)
+            running, prototypes = bound.advance(running, frame, jnp.full(1, t), config.prototypes)
         return prototypes[0]
 
     prototypes = None if given is None else given[None]
@@ -218,7 +219,7 @@ def offline(net: Network, scene: Scene) -> Engine:
 
     def from_files() -> Iterator[Masks]:
         files = scene.files * -(-CHUNKS * scene.batch // len(scene.files))
-        video = Video("video", files[: CHUNKS * scene.batch], ())
+        video = Video("video", files[: CHUNKS * scene.batch], (), CODING)
         for chunk in segmenter.segment(variables, [video], labels=False):
             yield [(chunk.start + i, mask) for i, mask in enumerate(chunk.predictions)]
 

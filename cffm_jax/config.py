@@ -18,8 +18,10 @@ from cffm_jax.rules import about, setting
 
 IGNORED_LABEL = 255
 """Label of the pixels that neither the loss nor the metrics count."""
-POOLINGS = (1, 2, 3, 4, 5, 7)
-"""What the papers' p may be: windows of 7 are pooled in cells of these sides."""
+POOLINGS = {1: (7, 1), 2: (3, 2), 3: (2, 3), 4: (2, 3), 5: (1, 7), 7: (1, 7)}
+"""What the papers' p may be -> cells a side of a window and side of the pooling in the release,
+whose windows of 7 hold whole cells: 5 is 7 there, 4 is 3 and 2 is 2 on a resize to 6 (3 goes as
+4)."""
 NOTHING, REQUIRED = "none", "required"
 """Instead of a file with an encoder's weights: none is to be used; one has to be named."""
 _SMALL = "{} is too small"

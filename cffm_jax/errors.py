@@ -4,6 +4,18 @@ status."""
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterable
+
+
+def first_few(things: Iterable[object], most: int, between: str = ", ") -> str:
+    """Names the first of many things in a message.
+
+    Example:
+      >>> first_few(["a", "b", "c"], 2)
+      'a, b and 1 more'
+    """
+    names = list(map(str, things))
+    return between.join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 class InputError(Exception):

@@ -12,11 +12,10 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import math
 import statistics
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from cffm_jax.config import SETTINGS, Config
 from cffm_jax.data.synthetic import generate
 from cffm_jax.errors import InputError
 from cffm_jax.metrics.all_metrics import METRICS
+from cffm_jax.metrics.metric import number
 from cffm_jax.rules import option_name, require_values, setting, values, with_changes, with_paths
 from cffm_jax.runtime.atomic import write_json
 from cffm_jax.runtime.command_line import parse_command, run_command
@@ -166,7 +166,7 @@ def measure(run: Run) -> dict[str, Any]:
 
     began = time.time()
     scores = loop.train(run.config)
-    rows = {row: _shares(of.figures()) for row, of in scores.items()}
+    rows = {row: {key: number(figure) for key, figure in of.figures().items()} for row, of in scores.items()}
     result = {
         "row": next(iter(rows)),  # The first is the network's own, the others are its parts'.
         "rows": rows,
@@ -175,11 +175,6 @@ def measure(run: Run) -> dict[str, Any]:
     }
     write_json(run.result, result, "name another --folder")
     return result
-
-
-def _shares(figures: Mapping[str, float]) -> dict[str, float | None]:
-    """JSON knows no nan."""
-    return {name: None if math.isnan(value) else value for name, value in figures.items()}
 
 
 def mean_and_spread(values: Sequence[float | None]) -> tuple[float | None, float | None]:

@@ -209,7 +209,7 @@ def test_short_videos_train_from_another_run(trained, data, tmp_path, capfd):
     assert run_command(train_command, argv) == 0
     out = capfd.readouterr().out
     assert f"from {trained[0]} (cffm_jax run, step {STEPS})" in out
-    assert "Videos of at most 16 frames (2 here) count in Eq. 9 and CC alone." in out
+    assert "Videos of at most 16 frames (2 here) count in VC8 Eq. 9, VC16 Eq. 9, CC8, CC16 alone." in out
     assert log_lines(tmp_path / "run", "train")[-1]["step"] == STEPS
 
 

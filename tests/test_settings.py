@@ -18,12 +18,11 @@ import tyro
 
 from cffm_jax.commands.eval import eval_command
 from cffm_jax.commands.train import TrainOptions, train_command
-from cffm_jax.config import EVALUATED, POOLINGS, SETTINGS, Config, DataConfig, ModelConfig
+from cffm_jax.config import EVALUATED, SETTINGS, Config, DataConfig, ModelConfig
 from cffm_jax.config_checks import check_settings
 from cffm_jax.errors import InputError
 from cffm_jax.evaluation.options import EvalOptions
 from cffm_jax.models import cfm
-from cffm_jax.models.contexts import cffa
 from cffm_jax.models.create import METHODS, create_model
 from cffm_jax.rules import about, option_name, require_together, values, with_changes
 from cffm_jax.runtime import command_line
@@ -438,7 +437,6 @@ def test_the_configs_keep_the_rules():
 
 def test_rules_are_those_of_the_model():
     assert SETTINGS["model.width"].multiple_of == cfm.HEADS
-    assert set(POOLINGS) == set(cffa.WINDOW_CELLS)
 
 
 @pytest.mark.parametrize("name", [name for name, known in SETTINGS.items() if known.bounded and not known.goes_with])

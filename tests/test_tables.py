@@ -18,13 +18,18 @@ from cffm_jax.rules import with_changes
 from cffm_jax.runtime.command_line import parse_command, run_command
 from cffm_jax.settings import load_config
 from cffm_jax.tables import document, networks, rows
-from cffm_jax.tables.document import commands
 from cffm_jax.tables.rows import CITYSCAPES, TABLES, TEST_SERVER, VSPW
 
 from helpers.runs import ROOT
 
 ROWS = [(table, row) for table in TABLES for row in table.rows]
 NETWORKS = list(dict.fromkeys(network for _, row in ROWS for network in row.network.needs()))
+
+
+def commands(row):
+    """All that reproduces a row from nothing, in order; not evaluation without public labels."""
+    training = tuple(networks.train_command(network) for network in row.network.needs())
+    return training if row.where == TEST_SERVER else (*training, networks.eval_command(row.network))
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +71,8 @@ def test_training_command_is_the_network(configs, network):
     assert bool(model.local_blocks) == (network.family in ("cffm", "cffmpp"))
     assert bool(model.global_blocks) == bool(network.base)
     if network.base:  # What the second stage demands of the run that it starts from.
-        require_same_model(configs[network.base], config, network.base.run, name=network.base.model)
+        asked = with_changes(config, [("model.name", network.base.model)])
+        require_same_model(configs[network.base], asked, network.base.run)
         assert network.base.model == {"cffmpp": "cffm", "cffmp": "segformer"}[network.family] + f"_{network.backbone}"
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from typing import Any
 
@@ -12,11 +11,10 @@ from cffm_jax.models.create import build_model
 from cffm_jax.rules import option_name, values
 
 
-def require_same_model(stored: Config, asked: Config, source: object, *, name: str = "") -> None:
+def require_same_model(stored: Config, asked: Config, source: object) -> None:
     """InputError if a checkpoint's parameters are of another model or other arithmetic than asked
-    for. ``name`` stands in for the name that is asked for: CFFM++ starts from its CFFM."""
-    wants = dataclasses.replace(asked, model=dataclasses.replace(asked.model, name=name or asked.model.name))
-    for setting, (has, asks) in _differing(stored, wants).items():
+    for."""
+    for setting, (has, asks) in _differing(stored, asked).items():
         about = SETTINGS[setting]
         if (setting.startswith("model.") or about.of_weights) and not about.any_weights:
             raise InputError(

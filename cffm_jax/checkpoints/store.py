@@ -11,7 +11,6 @@ import contextlib
 import dataclasses
 import json
 import logging
-import math
 import re
 import shutil
 from collections.abc import Collection, Iterator, Mapping
@@ -25,7 +24,8 @@ import orbax.checkpoint as ocp
 from cffm_jax.checkpoints import unchecked
 from cffm_jax.checkpoints.state import TrainState
 from cffm_jax.config import Config
-from cffm_jax.errors import InputError
+from cffm_jax.errors import InputError, first_few
+from cffm_jax.metrics.metric import number
 from cffm_jax.runtime import checksums, cluster
 from cffm_jax.runtime.atomic import write_json
 from cffm_jax.runtime.devices import device_fault
@@ -138,7 +138,7 @@ class Checkpoints:
     def record(self, step: int, miou: float) -> None:
         """Notes an evaluation."""
         if self._writes:
-            self._write_evaluations({**self.evaluations(), step: None if math.isnan(miou) else miou})
+            self._write_evaluations({**self.evaluations(), step: number(miou)})
 
     def _write_evaluations(self, evaluations: dict[int, float | None]) -> None:
         write_json(self.directory / _EVALUATIONS, evaluations)
@@ -159,7 +159,7 @@ class Checkpoints:
         problems += [f"{name} has changed" for name in differ.changed]
         problems += [f"{name} is not in {checksums.NAME}" for name in differ.extra]
         problems += [] if whole else [f"{checksums.NAME} is truncated"]
-        return problems[0] + (f" and {len(problems) - 1} more" if problems[1:] else "") if problems else ""
+        return first_few(problems, 1)
 
     def unchecked(self, step: int) -> bool:
         """Whether it was saved before there were checksums: such steps lack the counters too."""

@@ -113,7 +113,7 @@ def video_consistency(video: Video, seen: Callable[[], object] = lambda: None) -
     return result
 
 
-def split_consistency(videos: Sequence[Video], progress: bool = True) -> Consistency:
+def split_consistency(videos: Sequence[Video]) -> Consistency:
     """Consistency of all videos, several at a time; the same whatever the number of threads.
 
     Raises:
@@ -121,7 +121,7 @@ def split_consistency(videos: Sequence[Video], progress: bool = True) -> Consist
     """
     result = Consistency.empty()
     total = sum(mask is not None for video in videos for mask in video.masks)
-    with tqdm.tqdm(total=total, desc="masks", unit="mask", disable=not progress, leave=False) as bar:
+    with tqdm.tqdm(total=total, desc="masks", unit="mask", leave=False) as bar:
         pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1))
         try:
             for consistency in pool.map(lambda video: video_consistency(video, bar.update), videos):

@@ -11,9 +11,8 @@ from cffm_jax.channels import COLOURS, Channels
 from cffm_jax.data import channel_files, mask_files, pictures
 from cffm_jax.data.image_files import FRAME_READERS, TIFF, FileName, UnreadableFile, open_image
 from cffm_jax.data.layouts.records import read_all, read_one
-from cffm_jax.data.layouts.video import NO_CLASS, VSPW, Coding
+from cffm_jax.data.layouts.video import NO_CLASS, Coding
 from cffm_jax.errors import InputError
-from cffm_jax.runtime.checksums import Manifest
 
 _PNG_END = b"IEND\xaeB`\x82"
 _FRAME_IS_TURNED = (
@@ -26,23 +25,22 @@ _MASK_IS_TURNED = (
 )
 
 
-def read_frame(path: FileName, manifest: Manifest | None = None, channels: Channels = COLOURS) -> np.ndarray:
+def read_frame(path: FileName, channels: Channels = COLOURS) -> np.ndarray:
     """Reads an image as u8[H,W,3] RGB, as viewers show it, see `pictures.decode_picture`.
 
     Args:
       path: a JPEG, PNG, TIFF or .npy.
-      manifest: what the file's bytes must be.
       channels: that it has; other than RGB they are f32[H,W,K], see `channel_files.decode`.
 
     Raises:
-      UnreadableFile: it is unreadable, cut off, no image, too large or not as the manifest says.
+      UnreadableFile: it is unreadable, cut off, no image or too large.
     """
-    return decode_frame(path, read_one(path, manifest), channels=channels)
+    return decode_frame(path, read_one(path), channels=channels)
 
 
 def read_picture(path: FileName, channels: Channels) -> np.ndarray:
     """A frame as a picture u8[H,W,3] to look at, see `channel_files.picture`."""
-    return channel_files.picture(read_frame(path, channels=channels), channels)
+    return channel_files.picture(read_frame(path, channels), channels)
 
 
 def decode_frame(
@@ -108,23 +106,22 @@ def _opened(path: FileName, data: bytes, readers: Mapping[bytes, type[ImageFile.
         raise UnreadableFile(path, problem, "name its channels with --data.channels, or save it as PNG") from error
 
 
-def read_mask(path: FileName, num_classes: int, coding: Coding = VSPW, manifest: Manifest | None = None) -> np.ndarray:
+def read_mask(path: FileName, num_classes: int, coding: Coding) -> np.ndarray:
     """Reads a mask as u8[H,W] with labels 0..num_classes-1 and 255 for ignored pixels.
 
-    The file holds one byte a pixel, grey or palette, coded as ``coding`` says; VSPW's: 0 and 255
-    ignored pixels, 1..num_classes the classes from 0 on. Grey of fewer bits is read as stored. Of a
-    palette the index counts, not the colour, unless ``coding`` states the classes' colours and the
-    palette has them in another order. An orientation of the mask's own turns it; how it lies beside
-    a frame that is turned, `read_pair` and `read_label` ask.
+    The file holds one byte a pixel, grey or palette, coded as ``coding`` says. Grey of fewer bits
+    is read as stored. Of a palette the index counts, not the colour, unless ``coding`` states the
+    classes' colours and the palette has them in another order. An orientation of the mask's own
+    turns it; how it lies beside a frame that is turned, `read_pair` and `read_label` ask.
 
     Raises:
-      UnreadableFile: it is unreadable, cut off, no image, too large or not as the manifest says.
+      UnreadableFile: it is unreadable, cut off, no image or too large.
       InputError: it has other pixels, holds a label above num_classes, or a colour that none has.
     """
-    return decode_mask(path, read_one(path, manifest), num_classes, coding)
+    return decode_mask(path, read_one(path), num_classes, coding)
 
 
-def decode_mask(path: FileName, data: bytes, num_classes: int, coding: Coding = VSPW) -> np.ndarray:
+def decode_mask(path: FileName, data: bytes, num_classes: int, coding: Coding) -> np.ndarray:
     """`read_mask` of a file whose bytes are there already."""
     return labels_of(path, mask_files.read_values(path, data), num_classes, coding)
 
@@ -143,8 +140,7 @@ def read_pair(
     frame: FileName,
     mask: FileName,
     num_classes: int,
-    coding: Coding = VSPW,
-    manifest: Manifest | None = None,
+    coding: Coding,
     channels: Channels = COLOURS,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Reads a frame u8[H,W,3] and its mask u8[H,W]; see `read_frame` and `read_mask`.
@@ -153,7 +149,7 @@ def read_pair(
       InputError: one of the two cannot be used, their sizes differ, or the frame is turned and the
         mask leaves open which way it lies.
     """
-    frame_data, mask_data = read_all([frame, mask], manifest)
+    frame_data, mask_data = read_all([frame, mask])
     return decode_pair(frame, mask, frame_data, mask_data, num_classes, coding, channels)
 
 
@@ -163,7 +159,7 @@ def decode_pair(
     frame_data: bytes,
     mask_data: bytes,
     num_classes: int,
-    coding: Coding = VSPW,
+    coding: Coding,
     channels: Channels = COLOURS,
 ) -> tuple[np.ndarray, np.ndarray]:
     """`read_pair` of files whose bytes are there already."""
@@ -174,7 +170,7 @@ def decode_pair(
     return image, labels
 
 
-def read_label(frame: FileName, mask: FileName, num_classes: int, coding: Coding = VSPW) -> np.ndarray:
+def read_label(frame: FileName, mask: FileName, num_classes: int, coding: Coding) -> np.ndarray:
     """Reads a frame's mask alone, as `read_pair`; of the frame only the header is looked at."""
     frame_data, mask_data = read_all([frame, mask])
     values = mask_files.read_values(mask, mask_data)

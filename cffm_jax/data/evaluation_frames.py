@@ -7,7 +7,6 @@ import numpy as np
 from cffm_jax.channels import COLOURS, Channels
 from cffm_jax.data import augment, decode
 from cffm_jax.data.image_files import MAX_PIXELS, FileName
-from cffm_jax.data.layouts.records import read_one
 from cffm_jax.errors import InputError
 
 _MULTIPLE = 32
@@ -27,14 +26,13 @@ def evaluation_size(height: int, width: int, scale: tuple[int, int]) -> tuple[in
 
 
 def load_evaluation_frame(
-    path: FileName, scale: tuple[int, int], data: bytes | None = None, channels: Channels = COLOURS
+    path: FileName, scale: tuple[int, int], channels: Channels = COLOURS
 ) -> tuple[np.ndarray, tuple[int, int]]:
     """Reads a frame and resizes it for evaluation, see `fit_frame`.
 
     Args:
       path: image file.
       scale: width and height to fit; see `augment.fitted_size`.
-      data: its bytes, where they are there already.
       channels: that it has.
 
     Returns:
@@ -43,8 +41,7 @@ def load_evaluation_frame(
     Raises:
       InputError: the file cannot be used.
     """
-    data = read_one(path) if data is None else data
-    frame = decode.decode_frame(path, data, channels=channels)
+    frame = decode.read_frame(path, channels)
     return fit_frame(frame, scale), frame.shape[:2]
 
 

@@ -13,6 +13,7 @@ from cffm_jax.data.image_files import FileName, UnreadableFile
 from cffm_jax.data.layouts.records import read_one
 from cffm_jax.data.layouts.video import Coding, Video
 from cffm_jax.data.palettes import Claim
+from cffm_jax.errors import first_few
 
 MOST = 256
 """Masks looked at: half a second of one core for frames of 480p."""
@@ -23,8 +24,7 @@ _NAMED = 8
 
 def named(classes: Sequence[int] | np.ndarray, names: Sequence[str]) -> str:
     """The names of some classes, the first of many."""
-    more = f" and {len(classes) - _NAMED} more" if len(classes) > _NAMED else ""
-    return ", ".join(names[k] for k in classes[:_NAMED]) + more
+    return first_few((names[k] for k in classes), _NAMED)
 
 
 def one_class(where: str, name: str, ignored: bool) -> tuple[str, str]:

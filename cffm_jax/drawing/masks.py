@@ -46,7 +46,7 @@ def shown_size(height: int, width: int, longest: int) -> tuple[int, int]:
 
 
 def views(
-    frame: np.ndarray, masks: Mapping[str, np.ndarray], colours: np.ndarray, longest: int, alpha: float = ALPHA
+    frame: np.ndarray, masks: Mapping[str, np.ndarray], colours: np.ndarray, longest: int
 ) -> dict[str, np.ndarray]:
     """The frame as ``INPUT`` and, by their labels, the masks laid over it, at `shown_size`."""
     height, width = shown_size(*frame.shape[:2], longest=longest)
@@ -54,6 +54,6 @@ def views(
     picture = cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA if smaller else cv2.INTER_CUBIC)
 
     def over(mask: np.ndarray) -> np.ndarray:
-        return overlay(picture, cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST), colours, alpha)
+        return overlay(picture, cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST), colours)
 
     return {INPUT: picture, **{label: over(mask) for label, mask in masks.items()}}

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -100,20 +101,25 @@ def prediction_paths(video: Video, folder: Path) -> list[Path]:
     return paths
 
 
-class PredictionWriter:
-    """Writes chunks' masks as indexed PNGs, 0..K-1 in class colours: <folder>/<video>/<frame>.png.
+def png(mask: np.ndarray, palette: bytes = b"") -> bytes:
+    """A mask's file: in grey, or with the colours of a palette."""
+    image, file = Image.fromarray(mask), io.BytesIO()
+    if palette:
+        image.putpalette(palette)
+    image.save(file, "PNG")
+    return file.getvalue()
+
+
+class MaskWriter:
+    """Writes chunks' masks as ``encode`` gives their files: <folder>/<video>/<frame>.png.
 
     A context manager: at its end the folder appears whole, not after an error. All processes write.
     """
 
-    def __init__(self, folder: str | Path, colours: np.ndarray):
-        """``colours`` u8[256,3], as of ``drawing.palette``."""
-        if cluster.first():
-            require_new_folder(folder, CONTENTS)
-        self._made = SharedFolder(folder)
-        self._palette = colours.tobytes()
+    def __init__(self, made: SharedFolder, encode: Callable[[np.ndarray], bytes]):
+        self._made, self._encode = made, encode
 
-    def __enter__(self) -> PredictionWriter:
+    def __enter__(self) -> MaskWriter:
         self._made.__enter__()
         return self
 
@@ -124,7 +130,15 @@ class PredictionWriter:
         with self._made.writing() as root:
             folder = root / chunk.video.name
             folder.mkdir(exist_ok=True)
-            for i, mask in enumerate(chunk.predictions):
-                image = Image.fromarray(mask)
-                image.putpalette(self._palette)
-                image.save(folder / frame_file(chunk.video.frames[chunk.start + i]))
+            for i, mask in enumerate(chunk.predictions, chunk.start):
+                (folder / frame_file(chunk.video.frames[i])).write_bytes(self._encode(mask))
+
+
+class PredictionWriter(MaskWriter):
+    """Writes masks 0..K-1 in class colours."""
+
+    def __init__(self, folder: str | Path, colours: np.ndarray):
+        """``colours`` u8[256,3], as of ``drawing.palette``."""
+        if cluster.first():
+            require_new_folder(folder, CONTENTS)
+        super().__init__(SharedFolder(folder), functools.partial(png, palette=colours.tobytes()))

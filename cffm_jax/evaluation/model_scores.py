@@ -32,7 +32,6 @@ def evaluate(
     videos: Sequence[Video],
     *,
     watchers: Sequence[Callable[[Chunk], None]] = (),
-    progress: bool = True,
     copies: Sequence[dict[str, Any]] = (),
     interruption: Interruption | None = None,
 ) -> dict[str, Scores]:
@@ -52,7 +51,6 @@ def evaluate(
       videos: of ``evaluation_videos``.
       watchers: called with each chunk, for example to write its masks: with a video's in their
         order from one thread, with those of several videos from several.
-      progress: whether to show a progress bar with frames/s and time left, of this process's share.
       copies: the weights on further devices, which are used too.
       interruption: of the command, see ``jobs.run_together``.
 
@@ -64,9 +62,7 @@ def evaluate(
     mine = shares(videos, cluster.gathered(len(placed)))[jax.process_index()]
     total = sum(len(video.targets) for share in mine for video in share)
     lock = threading.Lock()
-    with tqdm(
-        total=total, unit="frame", desc="evaluate", disable=not (progress and cluster.first()), leave=False
-    ) as bar:
+    with tqdm(total=total, unit="frame", desc="evaluate", disable=not cluster.first(), leave=False) as bar:
 
         def count(frames: int) -> None:
             with lock:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 _PANEL = 480
 """Longest side of a video's panel, in pixels."""
+_FPS = 15
 
 
 def shown_times(video: Video, steps: int, first: int) -> tuple[int, ...]:
@@ -95,7 +96,6 @@ class PictureCollector:
       count: how many of the videos to draw, evenly spread over them.
       steps: time steps of each video on the sheet.
       first: earliest frame on the sheet: before the largest offset a clip is not complete.
-      fps: frames per second of the .mp4.
       colours: u8[256,3] of the classes; default: those of `drawing.palette`.
       channels: of the frames.
       beside: folders of other networks' masks, <folder>/<video>/<frame>.png: a row each, above the
@@ -112,7 +112,6 @@ class PictureCollector:
         count: int = 3,
         steps: int = 5,
         first: int = 9,
-        fps: float = 15,
         colours: np.ndarray | None = None,
         channels: Channels = COLOURS,
         beside: Sequence[str] = (),
@@ -124,7 +123,7 @@ class PictureCollector:
         self._times = {video.name: shown_times(video, steps, first) for video in chosen}
         self._names = tuple(class_names)
         self._colours = palette(len(class_names)) if colours is None else colours
-        self._fps, self._check, self._channels = fps, check, channels
+        self._check, self._channels = check, channels
         self._kept = SharedFolder(self.folder / "masks", keep=False)
         others = [(os.path.basename(os.path.abspath(path)), Path(path)) for path in beside]
         if len({name for name, _ in others}) < len(others):
@@ -169,7 +168,7 @@ class PictureCollector:
 
     def _draw(self) -> None:
         strips = []
-        with self._kept.writing() as folder, VideoFile(self.folder / "overlay.mp4", self._fps) as video:
+        with self._kept.writing() as folder, VideoFile(self.folder / "overlay.mp4", _FPS) as video:
             for name, (number, of) in self._videos.items():
                 strip = Strip(name, (), (), frozenset())
                 for path in sorted(folder.glob(f"{number}_*.npz")):

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cffm_jax.metrics import all_metrics
-from cffm_jax.metrics.metric import Metric
+from cffm_jax.metrics.metric import Metric, number
 from cffm_jax.metrics.scores import Scores
 from cffm_jax.runtime.atomic import write_json
 
@@ -30,10 +30,10 @@ def _aligned(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     )
 
 
-def main_table(rows: Mapping[str, Scores], longer_than: int | None = None) -> str:
+def main_table(rows: Mapping[str, Scores]) -> str:
     """The published figures, a line for each row, and what they count."""
     metrics = [metric for metric in all_metrics.METRICS if metric.in_papers]
-    figures = {name: scores.figures(longer_than) for name, scores in rows.items()}
+    figures = {name: scores.figures() for name, scores in rows.items()}
     lines = [
         [name, *(metric.text(f[metric.key]) for metric in metrics), str(f["videos"]), str(f["frames"])]
         for name, f in figures.items()
@@ -41,37 +41,36 @@ def main_table(rows: Mapping[str, Scores], longer_than: int | None = None) -> st
     table = _aligned(["%", *(metric.title for metric in metrics), "videos", "frames"], lines)
     left_out = max((f["left_out"] for f in figures.values()), default=0)
     if left_out:
-        table += (
-            f"\nVideos of at most {_cutoff(rows, longer_than)} frames ({left_out} here) count in Eq. 9 and CC alone."
-        )
-    return table + _measured(rows, metrics, longer_than)
+        table += f"\n{short_videos(next(iter(rows.values())).cutoff, left_out)}."
+    return table + _measured(rows, metrics)
 
 
-def _cutoff(rows: Mapping[str, Scores], longer_than: int | None) -> int:
-    """Frames up to which videos are left out."""
-    return next((scores.cutoff for scores in rows.values()), 0) if longer_than is None else longer_than
+def short_videos(cutoff: int, left_out: float) -> str:
+    """Says in which figures alone the videos count that have no more frames than the cutoff."""
+    counting = ", ".join(metric.title for metric in all_metrics.METRICS if metric.short_videos)
+    return f"Videos of at most {cutoff} frames ({left_out} here) count in {counting} alone"
 
 
-def _measured(rows: Mapping[str, Scores], metrics: Sequence[Metric], longer_than: int | None) -> str:
+def _measured(rows: Mapping[str, Scores], metrics: Sequence[Metric]) -> str:
     """A line: in how many videos the metrics of whole videos could be measured, the same in all
     rows."""
-    counts = next((scores.measured(longer_than) for scores in rows.values()), {})
+    counts = next((scores.measured() for scores in rows.values()), {})
     measured = ", ".join(f"{metric.title} {counts[metric.key]}" for metric in metrics if metric.key in counts)
     return f"\nVideos that could be measured: {measured}." if measured else ""
 
 
-def beyond_table(rows: Mapping[str, Scores], longer_than: int | None = None) -> str:
+def beyond_table(rows: Mapping[str, Scores]) -> str:
     """Table of the metrics that the papers do not report, a line for each row."""
     metrics = [metric for metric in all_metrics.METRICS if not metric.in_papers]
-    figures = {name: scores.figures(longer_than) for name, scores in rows.items()}
+    figures = {name: scores.figures() for name, scores in rows.items()}
     lines = [[name, *(metric.text(f[metric.key]) for metric in metrics)] for name, f in figures.items()]
     table = _aligned(["% (docs/metrics.md)", *(metric.title for metric in metrics)], lines)
-    return table + _measured(rows, metrics, longer_than)
+    return table + _measured(rows, metrics)
 
 
-def class_table(rows: Mapping[str, Scores], class_names: Sequence[str], longer_than: int | None = None) -> str:
+def class_table(rows: Mapping[str, Scores], class_names: Sequence[str]) -> str:
     """Each class that occurs: share of labelled pixels, then every row's IoU and accuracy, in %."""
-    counted = {name: scores.counted(longer_than).confusion() for name, scores in rows.items()}
+    counted = {name: scores.counted().confusion() for name, scores in rows.items()}
     heads, columns = ["class"], []
     for i, (name, confusion) in enumerate(counted.items()):
         pixels = confusion.pixels()
@@ -103,14 +102,13 @@ def video_table(rows: Mapping[str, Scores]) -> str:
     return _aligned(heads, lines)
 
 
-def report(rows: Mapping[str, Scores], class_names: Sequence[str], longer_than: int | None = None) -> str:
+def report(rows: Mapping[str, Scores], class_names: Sequence[str]) -> str:
     """All tables, one below the other."""
-    totals = main_table(rows, longer_than), beyond_table(rows, longer_than)
-    tables = *totals, class_table(rows, class_names, longer_than), video_table(rows)
-    return "\n\n".join(tables) + "\n"
+    totals = main_table(rows), beyond_table(rows)
+    return "\n\n".join([*totals, class_table(rows, class_names), video_table(rows)]) + "\n"
 
 
-def to_json(rows: Mapping[str, Scores], class_names: Sequence[str], longer_than: int | None = None) -> dict:
+def to_json(rows: Mapping[str, Scores], class_names: Sequence[str]) -> dict:
     """All of ``report`` for ``json.dump``: shares of 1; None where nothing was to be measured."""
     # Those of the videos' table come first.
     of_videos = sorted(
@@ -119,10 +117,10 @@ def to_json(rows: Mapping[str, Scores], class_names: Sequence[str], longer_than:
     )
     return {
         name: {
-            **{key: number(figure) for key, figure in scores.figures(longer_than).items()},
-            "videos_longer_than": scores.cutoff if longer_than is None else longer_than,
-            "measured_videos": scores.measured(longer_than),
-            "per_class": _per_class(scores.counted(longer_than), class_names),
+            **{key: number(figure) for key, figure in scores.figures().items()},
+            "videos_longer_than": scores.cutoff,
+            "measured_videos": scores.measured(),
+            "per_class": _per_class(scores.counted(), class_names),
             "per_video": [
                 {
                     "name": video.name,
@@ -146,11 +144,6 @@ def _per_class(scores: Scores, class_names: Sequence[str]) -> list[dict[str, Any
         {"name": class_name, **{key: number(column[k].item()) for key, column in columns.items()}}
         for k, class_name in enumerate(class_names)
     ]
-
-
-def number(figure: float) -> float | None:
-    """JSON knows no nan."""
-    return None if math.isnan(figure) else figure
 
 
 def write_and_print(path: Path, source: Mapping[str, Any], rows: Mapping[str, Scores], names: Sequence[str]) -> None:

@@ -6,7 +6,6 @@ default hold the same values (class k is k + 1); ``classes`` gives the class ind
 
 from __future__ import annotations
 
-import io
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
 from cffm_jax.data.decode import upright_size
@@ -22,13 +20,19 @@ from cffm_jax.data.layouts.read import source_of
 from cffm_jax.data.layouts.records import read_one
 from cffm_jax.data.layouts.video import Coding, Video
 from cffm_jax.errors import InputError
-from cffm_jax.evaluation.mask_folder import frame_file, palettes_to_compare, prediction_paths, read_prediction
+from cffm_jax.evaluation.mask_folder import (
+    MaskWriter,
+    frame_file,
+    palettes_to_compare,
+    png,
+    prediction_paths,
+    read_prediction,
+)
 from cffm_jax.runtime.atomic import require_writable, whole_file
 from cffm_jax.runtime.shared_folder import SharedFolder, when_all_have_written
 
 if TYPE_CHECKING:
     from cffm_jax.evaluation.options import EvalOptions
-    from cffm_jax.inference.whole_videos import Chunk
 
 _DATE = (1980, 1, 1, 0, 0, 0)
 """The same masks are the same bytes."""
@@ -63,35 +67,25 @@ def value_table(coding: Coding, num_classes: int, values: str) -> np.ndarray:
     return table
 
 
-class SubmissionWriter:
-    """Makes a zip of each chunk's masks: a context manager, at whose end it is there whole, not
-    after an error. All processes write masks beside it, the first puts them together."""
+class SubmissionWriter(MaskWriter):
+    """Makes a zip of each chunk's masks, which is there whole at the end. All processes write masks
+    beside it, the first puts them together."""
 
     def __init__(
         self, path: str | Path, videos: Sequence[Video], num_classes: int, values: str, check: Callable[[], None]
     ):
         """``values`` as of ``value_table``; what ``check`` raises ends the writing of the zip."""
         self._path, self._videos, self._check = Path(path), videos, check
-        self._table = value_table(videos[0].coding, num_classes, values)
-        self._made = SharedFolder(self._path.with_name(f"{self._path.name}.masks"), keep=False)
+        table = value_table(videos[0].coding, num_classes, values)
+        made = SharedFolder(self._path.with_name(f"{self._path.name}.masks"), keep=False)
+        super().__init__(made, lambda mask: png(table[mask]))
 
-    def __enter__(self) -> SubmissionWriter:
-        self._made.__enter__()
-        return self
-
-    def __call__(self, chunk: Chunk) -> None:
-        with self._made.writing() as root:
-            folder = root / chunk.video.name
-            folder.mkdir(exist_ok=True)
-            for i, mask in enumerate(chunk.predictions):
-                (folder / frame_file(chunk.video.frames[chunk.start + i])).write_bytes(_png(self._table[mask]))
-
-    def __exit__(self, kind: type | None, *rest: Any) -> None:
+    def __exit__(self, *error: Any) -> None:
         try:
-            if kind is None:
+            if error[0] is None:
                 when_all_have_written(self._write)
         finally:
-            self._made.__exit__(kind, *rest)
+            self._made.__exit__(*error)
 
     def _write(self) -> None:
         names = sorted(f"{video.name}/{frame_file(frame)}" for video in self._videos for frame in video.frames)
@@ -128,7 +122,7 @@ def submit_predictions(
         if mask.shape != size:
             problem = f"is {mask.shape[1]}x{mask.shape[0]}, its frame {size[1]}x{size[0]}"
             raise InputError(mask_path, problem, "write it at the frame's size")
-        return mask_path.name, _png(table[mask])
+        return mask_path.name, png(table[mask])
 
     def masks(pool: ThreadPoolExecutor) -> Iterator[tuple[str, bytes]]:
         for video, paths in jobs:
@@ -143,12 +137,6 @@ def print_written(path: str, videos: Sequence[Video]) -> None:
     """Prints where the submission of these videos is."""
     frames = sum(len(video.frames) for video in videos)
     print(f"submission written to {path}: {frames} masks of {len(videos)} videos")
-
-
-def _png(mask: np.ndarray) -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(mask).save(file, "PNG")
-    return file.getvalue()
 
 
 def _write_zip(path: Path, masks: Iterable[tuple[str, bytes]], count: int, check: Callable[[], None]) -> None:

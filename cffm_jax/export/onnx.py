@@ -24,7 +24,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cffm_jax.data.layouts.classes import Classes
 from cffm_jax.errors import InputError
 from cffm_jax.export import stablehlo
 from cffm_jax.inference.load import Weights
@@ -58,14 +57,7 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-def export_onnx(
-    weights: Weights,
-    path: str | Path,
-    size: tuple[int, int],
-    *,
-    streams: int = 1,
-    classes: Classes | None = None,
-) -> None:
+def export_onnx(weights: Weights, path: str | Path, size: tuple[int, int], *, streams: int = 1) -> None:
     """Writes a stream's step for frames of one size, whole or not at all, once it computes as ours.
 
     Args:
@@ -73,7 +65,6 @@ def export_onnx(
       path: a new file.
       size: (H0, W0) of the frames.
       streams: S, frames of a step, of one stream each.
-      classes: for the description; default: those of the weights.
 
     Raises:
       InputError: the file is there already or cannot be written, jax2onnx or onnxruntime is not
@@ -104,7 +95,7 @@ def export_onnx(
             step, specs, model_name=weights.model.public_name, opset=OPSET,
             input_names=[*names, "frames"], output_names=[*(f"next_{name}" for name in names), "masks"],
         )  # fmt: skip
-    for key, value in _description(weights, segmenter, classes).items():
+    for key, value in _description(weights, segmenter).items():
         made.metadata_props.add(key=key, value=value)
     data = made.SerializeToString()
     _compare(path, _session(onnxruntime, data), step, specs)
@@ -123,9 +114,9 @@ def state_names(segmenter: StreamSegmenter) -> list[str]:
     return [*names, *(f"recurrent_{i}" for i in range(len(jax.tree.leaves(state.recurrent))))]
 
 
-def _description(weights: Weights, segmenter: StreamSegmenter, classes: Classes | None) -> dict[str, str]:
+def _description(weights: Weights, segmenter: StreamSegmenter) -> dict[str, str]:
     """Metadata of the file: words as they are, all else as JSON."""
-    about = stablehlo.description(weights, segmenter, classes)
+    about = stablehlo.description(weights, segmenter)
     return {key: value if isinstance(value, str) else json.dumps(value) for key, value in about.items()}
 
 

@@ -26,8 +26,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from cffm_jax.data import augment
-from cffm_jax.data.layouts.classes import Classes
-from cffm_jax.data.layouts.records import file_digest
 from cffm_jax.errors import InputError
 from cffm_jax.export import exported
 from cffm_jax.inference.load import Weights
@@ -36,23 +34,15 @@ from cffm_jax.models.methods.method import Method
 from cffm_jax.models.resize import resize_bilinear
 from cffm_jax.models.variables import flatten, unflatten
 from cffm_jax.runtime.atomic import WholeFolder
+from cffm_jax.runtime.checksums import digest_of_file
 from cffm_jax.weights.files.write import write_safetensors
 
 PLATFORMS = ("cpu", "cuda")
-_KNOWN = (*PLATFORMS, "rocm", "tpu")
-"""JAX takes any word, for a step that then runs nowhere."""
+"""Where the step runs; none of them needs to be here."""
 STEP, WEIGHTS, ABOUT = "step.jax", "weights.safetensors", "model.json"
 
 
-def export_stream(
-    weights: Weights,
-    folder: str | Path,
-    size: tuple[int, int],
-    *,
-    streams: int = 1,
-    classes: Classes | None = None,
-    platforms: Sequence[str] = PLATFORMS,
-) -> None:
+def export_stream(weights: Weights, folder: str | Path, size: tuple[int, int], *, streams: int = 1) -> None:
     """Writes a stream's step for frames of one size, whole or not at all.
 
     Args:
@@ -60,32 +50,28 @@ def export_stream(
       folder: a new one.
       size: (H0, W0) of the frames.
       streams: S, frames of a step, of one stream each.
-      classes: for the description; default: those of the weights.
-      platforms: where it shall run, "cpu", "cuda", "rocm" or "tpu"; none of them needs to be here.
 
     Raises:
-      InputError: the folder is there already or cannot be written, a platform is none of these, or
-        the frames have too few tokens for prototypes.
+      InputError: the folder is there already or cannot be written, or the frames have too few
+        tokens for prototypes.
     """
-    if not platforms or not set(platforms) <= set(_KNOWN):
-        raise InputError("platforms", f"is {platforms!r}", f"give some of {', '.join(_KNOWN)}")
     folder = Path(folder)
     if folder.exists():
         raise InputError(folder, "is there already", "name a new folder")
     assert isinstance(weights.model, Method)  # Not of an encoder alone.
-    segmenter = StreamSegmenter(weights.model, weights.config, size, streams, apart=tuple(platforms) == ("cpu",))
+    segmenter = StreamSegmenter(weights.model, weights.config, size, streams, apart=False)
     arrays = flatten(weights.variables)
     state = tuple(jax.tree.leaves(jax.eval_shape(segmenter.start)))
     specs = {path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for path, leaf in arrays.items()}
     frames = jax.ShapeDtypeStruct((streams, *size, len(segmenter.model.channels)), segmenter.model.channels.dtype)
     program = jax.jit(functools.partial(step, segmenter))
-    made = jax.export.export(program, platforms=platforms)(specs, state, frames)
+    made = jax.export.export(program, platforms=PLATFORMS)(specs, state, frames)
     with WholeFolder(folder) as whole, whole.writing() as partial:
         (partial / STEP).write_bytes(made.serialize())
         write_safetensors(partial / WEIGHTS, arrays, {"licence": weights.licence, "origin": weights.origin})
         shutil.copyfile(exported.__file__, partial / "exported.py")
-        about = description(weights, segmenter, classes) | {"platforms": list(platforms)}
-        about["sha256"] = {name: file_digest(str(partial / name)) for name in (STEP, WEIGHTS)}
+        about = description(weights, segmenter) | {"platforms": list(PLATFORMS)}
+        about["sha256"] = {name: digest_of_file(partial / name).hex() for name in (STEP, WEIGHTS)}
         (partial / ABOUT).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
 
 
@@ -107,9 +93,9 @@ def step(
     return tuple(jax.tree.leaves(state)), masks
 
 
-def description(weights: Weights, segmenter: StreamSegmenter, classes: Classes | None) -> dict[str, Any]:
-    """Metadata of an export; the classes are those that the weights state where none are given."""
-    config, classes = segmenter.config, classes or Classes(weights.names, weights.colours)
+def description(weights: Weights, segmenter: StreamSegmenter) -> dict[str, Any]:
+    """Metadata of an export."""
+    config = segmenter.config
     return {
         "model": dataclasses.asdict(config.model),
         "origin": weights.origin,
@@ -117,8 +103,8 @@ def description(weights: Weights, segmenter: StreamSegmenter, classes: Classes |
         "frames": {"streams": segmenter.streams, "height": segmenter.size[0], "width": segmenter.size[1]},
         "channels": dataclasses.asdict(config.data.frame_channels),
         "offsets": list(config.data.offsets),
-        "classes": list(classes.names),
-        "colours": classes.colours[: len(classes.names)].tolist(),
+        "classes": list(weights.names),
+        "colours": weights.colours[: len(weights.names)].tolist(),
         "jax": jax.__version__,
         "written_by": f"cffm_jax {metadata.version('cffm-jax')}",
     }

@@ -25,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float32, Int32, Shaped, UInt8
 
-from cffm_jax.config import Config
+from cffm_jax.config import PrototypeConfig
 from cffm_jax.inference import ring as ring_buffer
 from cffm_jax.inference.argmax import segmentation_masks, winner_scores
 from cffm_jax.inference.tiles import Tiles, Tiling, tiles_of
@@ -74,13 +74,13 @@ class Engine:
 
     Attributes:
       model: the method.
-      config: its settings; ``offsets`` below takes the place of ``data.offsets``.
       rows: of ``Method.rows``, the logits whose masks are wanted.
       offsets: how many frames before the target the references lie, oldest first.
       frames: n.
       targets: which frames of a step are segmented.
       memory: frames before the step that references may lie in.
-      causal: whether the recurrent state is kept, and its contexts are used.
+      causal: settings of the recurrent state, which is kept, and its contexts are used; None: it is
+        not.
       apart: compute the streams of a step one after another, not as a batch.
       scores: whether ``segment`` gives the first row's scores.
       logits: whether it gives its logits.
@@ -91,13 +91,12 @@ class Engine:
     """
 
     model: Method
-    config: Config
     rows: tuple[str, ...]
     offsets: tuple[int, ...]
     frames: int = 1
     targets: Literal["all", "last"] = "all"
     memory: int = 0
-    causal: bool = False
+    causal: PrototypeConfig | None = None
     apart: bool = False
     scores: bool = False
     logits: bool = False
@@ -114,7 +113,7 @@ class Engine:
         places = -(-(self.memory + self.frames) // self.frames) * self.frames
         # No two are one buffer, as they are donated.
         ring = jax.tree.map(lambda x: jnp.zeros((places, parts, *x.shape[1:]), x.dtype), _remembered(self.model, size))
-        recurrent = self.model.start(size, self.config) if self.causal else ()
+        recurrent = self.model.start(size, self.causal) if self.causal else ()
         recurrent = jax.tree.map(lambda x: jnp.zeros((parts, *x.shape), x.dtype), recurrent)
         return State(jnp.zeros((), jnp.int32), jnp.zeros(streams, jnp.int32), ring, recurrent)
 
@@ -238,12 +237,13 @@ class Engine:
     ) -> tuple[Tree, Tree]:
         """The recurrent state after n frames of each stream, and the frames' contexts [S, n,
         ...]."""
-        bound = self.model.bind(variables)
+        bound, settings = self.model.bind(variables), self.causal
+        assert settings
         in_time = jax.tree.map(lambda x: jnp.moveaxis(x.reshape(-1, n, *x.shape[1:]), 1, 0), features)
 
         def advance(recurrent: Tree, item: tuple[jax.Array, Tree]) -> tuple[Tree, Tree]:
             i, frames = item
-            return bound.advance(recurrent, frames, ages + i, self.config)
+            return bound.advance(recurrent, frames, ages + i, settings)
 
         recurrent, contexts = jax.lax.scan(advance, recurrent, (jnp.arange(n, dtype=jnp.int32), in_time))
         return recurrent, jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1), contexts)

@@ -14,9 +14,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-from collections import deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import jax
@@ -29,6 +28,7 @@ from cffm_jax.errors import InputError
 from cffm_jax.inference.engine import Engine, jitted_step
 from cffm_jax.inference.read_frames import Read, read_frame
 from cffm_jax.inference.whole_videos import Chunk, VideoSegmenter, fetched, placing
+from cffm_jax.runtime.read_ahead import read_ahead
 
 
 class _Clip(NamedTuple):
@@ -93,11 +93,10 @@ def _dispatched(
     pool: ThreadPoolExecutor, segmenter: VideoSegmenter, variables: dict[str, Any], videos: Sequence[Video]
 ) -> Iterator[tuple[list[_Clip], dict[str, jax.Array]]]:
     """Clips of one size, and their masks, which the device is still to compute."""
-    config, references = segmenter.config, len(_offsets(segmenter))
+    references = len(_offsets(segmenter))
     count = max(1, segmenter.chunk // (1 + references))
     engine = Engine(
         segmenter.model,
-        config,
         segmenter.rows,
         tuple(range(references, 0, -1)),
         frames=1 + references,
@@ -139,27 +138,19 @@ def _groups(clips: Iterator[_Clip], count: int) -> Iterator[list[_Clip]]:
 def _load(pool: ThreadPoolExecutor, segmenter: VideoSegmenter, videos: Sequence[Video], ahead: int) -> Iterator[_Clip]:
     """Reads some clips ahead of the one in use."""
     offsets = _offsets(segmenter)
-    waiting: deque[tuple[Video, tuple[int, ...], bool, dict[int, Future]]] = deque()
-    todo = ((video, target) for video in videos for target in video.targets)
-    try:
-        while True:
-            for video, target in todo:
-                references = video.references(target, offsets)
-                indices = (*(references or (target,) * len(offsets)), target)
-                read = functools.partial(read_frame, video=video, config=segmenter.config)
-                futures = {i: pool.submit(read, i, label=i == target) for i in sorted(set(indices))}
-                waiting.append((video, indices, references is not None, futures))
-                if len(waiting) > ahead:
-                    break
-            if not waiting:
-                return
-            video, indices, has_reference, futures = waiting.popleft()
-            read_ = {i: future.result() for i, future in futures.items()}
-            yield _clip(video, indices, has_reference, read_)
-    finally:
-        for *_, futures in waiting:
-            for future in futures.values():
-                future.cancel()
+    targets = ((video, target, video.references(target, offsets)) for video in videos for target in video.targets)
+    wanted = (
+        (video, (*((target,) * len(offsets) if references is None else references), target), references is not None)
+        for video, target, references in targets
+    )
+
+    def reads(clip: tuple[Video, tuple[int, ...], bool]) -> list[Callable[[], Read]]:
+        video, indices, _ = clip
+        read = functools.partial(read_frame, video=video, config=segmenter.config)
+        return [functools.partial(read, i, label=i == indices[-1]) for i in sorted(set(indices))]
+
+    for (video, indices, has_reference), read in read_ahead(pool, wanted, reads, ahead):
+        yield _clip(video, indices, has_reference, dict(zip(sorted(set(indices)), read, strict=True)))
 
 
 def _clip(video: Video, indices: tuple[int, ...], has_reference: bool, read: dict[int, Read]) -> _Clip:

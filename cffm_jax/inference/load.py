@@ -103,12 +103,9 @@ class Weights:
             raise InputError(self.origin, "are the weights of an encoder alone", "give those of a whole model")
         if not 0 <= rate <= FASTEST or (reference_seconds and not rate):
             raise InputError("rate", f"is {rate:g}", f"give the frames a second, more than 0 and at most {FASTEST}")
-        if rate:
-            offsets = streaming.offsets_at(rate, len(config.data.offsets), reference_seconds)
-            config = dataclasses.replace(config, data=dataclasses.replace(config.data, offsets=offsets))
         if scale is not None:
             require_scale(scale)
-            config = dataclasses.replace(config, data=dataclasses.replace(config.data, scale=scale))
+        config = streaming.stream_settings(config, rate=rate, seconds=reference_seconds, scale=scale)
         wanted = {"scores": scores, "logits": logits, "tiles": Tiling.of(tile, overlap), "on_footprint": on_footprint}
         return streaming.predictions(model, self.variables, config, frames, ahead=ahead, **wanted)
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections import deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
@@ -15,6 +14,7 @@ from cffm_jax.data import decode, evaluation_frames
 from cffm_jax.data.layouts.records import read_all
 from cffm_jax.data.layouts.video import Video
 from cffm_jax.errors import InputError
+from cffm_jax.runtime.read_ahead import read_ahead
 
 Read = tuple[np.ndarray, np.ndarray | None, tuple[int, int]]
 """A frame as the model sees it, its labels, and its original size."""
@@ -43,24 +43,13 @@ def load_chunks(
       InputError: a file cannot be used, or frames of a chunk differ in size.
     """
     spans = [(v, s, min(s + step, len(v.frames))) for v in videos for s in range(0, len(v.frames), step)]
-    waiting: deque[tuple[Video, int, list[Future]]] = deque()
 
-    def submit(video: Video, start: int, stop: int) -> None:
-        read = functools.partial(read_frame, video=video, config=config, label=labels)
-        waiting.append((video, start, [pool.submit(read, index) for index in range(start, stop)]))
+    def reads(span: tuple[Video, int, int]) -> list[Callable[[], Read]]:
+        read = functools.partial(read_frame, video=span[0], config=config, label=labels)
+        return [functools.partial(read, i) for i in range(*span[1:])]
 
-    try:
-        for i, span in enumerate(spans):
-            if not waiting:
-                submit(*span)
-            if i + 1 < len(spans):
-                submit(*spans[i + 1])
-            video, start, futures = waiting.popleft()
-            yield video, start, _stack([future.result() for future in futures], video, start)
-    finally:
-        for _, _, futures in waiting:
-            for future in futures:
-                future.cancel()
+    for (video, start, _), read in read_ahead(pool, spans, reads, ahead=1):
+        yield video, start, _stack(read, video, start)
 
 
 def read_frame(index: int, *, video: Video, config: Config, label: bool) -> Read:

@@ -8,9 +8,11 @@ Dimension key: S streams, R references, H0 W0 the original frames, H W the model
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from fractions import Fraction
 from typing import Any, NamedTuple
 
 import jax
@@ -102,11 +104,10 @@ class StreamSegmenter:
         self.input_size = evaluation_frames.evaluation_size(*size, config.data.scale)
         self._engine = Engine(
             model,
-            config,
             model.rows("causal")[:1],
             offsets,
             memory=max(offsets, default=0),
-            causal="causal" in model.contexts("causal"),
+            causal=config.prototypes if "causal" in model.contexts("causal") else None,
             apart=jax.default_backend() == "cpu" if apart is None else apart,
             scores=scores,
             logits=logits,
@@ -161,6 +162,28 @@ def reset(state: State, streams: Sequence[int]) -> State:
         if not 0 <= number < len(state.ages):
             raise IndexError(f"stream {number} of {len(state.ages)}, which count from 0")
     return state._replace(ages=state.ages.at[jnp.array(streams, jnp.int32)].set(0))
+
+
+def stream_settings(
+    config: Config,
+    *,
+    every: int = 1,
+    rate: float | Fraction = 0,
+    seconds: Sequence[float] = (),
+    scale: tuple[int, ...] | None = None,
+) -> Config:
+    """The settings of the weights' run, for a stream of ``every`` so many-th of the frames at hand.
+
+    References lie as far back as in training, or, with a ``rate`` (these frames a second), as
+    ``offsets_at`` says, with its errors. Frames are resized to fit the ``scale``, if it is given.
+    """
+    data = config.data
+    if rate:
+        offsets = offsets_at(float(rate / every), len(data.offsets), seconds)
+    else:
+        offsets = tuple(max(1, round(offset / every)) for offset in data.offsets)
+    data = dataclasses.replace(data, offsets=offsets, scale=data.scale if scale is None else (scale[0], scale[1]))
+    return dataclasses.replace(config, data=data)
 
 
 def offsets_at(rate: float, references: int, seconds: Sequence[float] = ()) -> tuple[int, ...]:

@@ -87,12 +87,11 @@ class VideoSegmenter:
         self.tiles = Tiling.of(config.eval.tile, config.eval.overlap, "eval.")
         self.engine = Engine(
             model,
-            config,
             self.rows,
             config.data.offsets,
             frames=self.chunk,
             memory=max(config.data.offsets, default=0),
-            causal=self.causal,
+            causal=config.prototypes if self.causal else None,
             tiles=self.tiles,
         )
 

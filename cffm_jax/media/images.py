@@ -16,7 +16,7 @@ from cffm_jax.channels import COLOURS, Channels
 from cffm_jax.data import channel_files, decode
 from cffm_jax.data.image_files import FRAME_READERS, FileName, UnreadableFile, read_bytes
 from cffm_jax.data.layouts.names import numeric_order, passed_over_in_words
-from cffm_jax.errors import InputError
+from cffm_jax.errors import InputError, first_few
 from cffm_jax.media.frame import Frame, Selection, Source
 
 READERS = {
@@ -151,8 +151,9 @@ def _frames(source: Source, paths: Sequence[str], numbers: Sequence[int], step: 
         name = f"{number:06}" if doubled else stems[number]
         yield Frame(pixels, number, number * step, name, blank=bool(blank))
     if several:
-        others = f" and {len(several) - 1} more: each" if len(several) > 1 else ":"
-        source.warnings.append(f"{several[0]}{others} holds more pictures than the first, which alone was taken")
+        each = " each" if len(several) > 1 else ""
+        few = first_few(several, 1)
+        source.warnings.append(f"{few}:{each} holds more pictures than the first, which alone was taken")
 
 
 def read_image(

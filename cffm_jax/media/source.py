@@ -10,7 +10,7 @@ import stat
 import sys
 from collections.abc import Iterator, Sequence
 
-from cffm_jax.errors import InputError
+from cffm_jax.errors import InputError, first_few
 from cffm_jax.media.frame import Selection, Source
 
 STDIN = "-"
@@ -38,7 +38,7 @@ def open_source(inputs: Sequence[str], selection: Selection, rate: float) -> Ite
             source = stack.enter_context(cameras.open_camera(name, selection))
         else:
             paths = list(inputs) if len(inputs) > 1 else _paths(name)
-            shown = name if len(inputs) == 1 else f"{name} and {len(inputs) - 1} more"
+            shown = first_few(inputs, 1)
             if os.path.isdir(name) or images.is_image(paths[0]):
                 source = images.open_images(paths, shown, selection, rate)
                 if os.path.isdir(name):

@@ -79,3 +79,8 @@ def mean(values: Iterable[float]) -> float:
     """Mean of the values that are not nan, the same in any order; nan of none."""
     known = [value for value in values if not math.isnan(value)]
     return math.fsum(known) / len(known) if known else math.nan
+
+
+def number(figure: float) -> float | None:
+    """The figure in JSON, which knows no nan."""
+    return None if math.isnan(figure) else figure

@@ -156,11 +156,6 @@ class Scores:
             raise ValueError(f"video scored twice: {', '.join(sorted(twice))}")
         return dataclasses.replace(self, videos=tuple(sorted(self.videos + other.videos, key=lambda v: v.name)))
 
-    def longer_than(self, frames: int) -> Scores:
-        """Only the videos with more than so many frames, and those labelled in some frames only:
-        the released script's rule is for videos labelled throughout."""
-        return dataclasses.replace(self, videos=tuple(v for v in self.videos if v.frames > frames or v.sparse))
-
     def total(self, statistic: Statistic) -> Any:
         """The sums of all videos that have these."""
         sums = [v.sums[statistic.name] for v in self.videos if statistic.name in v.sums]
@@ -170,13 +165,14 @@ class Scores:
         """One confusion matrix over all videos."""
         return self.total(CONFUSION)
 
-    def counted(self, longer_than: int | None = None) -> Scores:
-        """Only the videos with more than ``longer_than`` frames; None: than the cutoff."""
-        return self.longer_than(self.cutoff if longer_than is None else longer_than)
+    def counted(self) -> Scores:
+        """Only the videos with more frames than the cutoff, and those labelled in some frames only:
+        the released script's rule is for videos labelled throughout."""
+        return dataclasses.replace(self, videos=tuple(v for v in self.videos if v.frames > self.cutoff or v.sparse))
 
-    def measured(self, longer_than: int | None = None) -> dict[str, int]:
+    def measured(self) -> dict[str, int]:
         """In how many of the videos that count each metric of whole videos could be measured."""
-        counted = self.counted(longer_than)
+        counted = self.counted()
         return {
             metric.key: sum(
                 not math.isnan(video.figure(metric)) for video in (self if metric.short_videos else counted).videos
@@ -185,15 +181,14 @@ class Scores:
             if metric.statistic.whole_videos
         }
 
-    def figures(self, longer_than: int | None = None) -> dict[str, float]:
-        """All figures of the videos with more than ``longer_than`` frames (some metrics count
-        shorter ones too); 0 counts every video, None those over the cutoff.
+    def figures(self) -> dict[str, float]:
+        """All figures of the videos that count (in some metrics those up to the cutoff too).
 
         Returns:
           How many ``videos`` and ``frames`` were counted, how many videos were too short
           (``left_out``), and every metric by its key, nan where nothing was there to measure.
         """
-        counted = self.counted(longer_than)
+        counted = self.counted()
         figures: dict[str, float] = {
             "videos": len(counted.videos),
             "frames": sum(v.frames for v in counted.videos),

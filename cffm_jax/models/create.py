@@ -12,11 +12,13 @@ from cffm_jax.config import ModelConfig
 from cffm_jax.config_checks import check_model
 from cffm_jax.errors import InputError
 from cffm_jax.models.encoders.names import names
-from cffm_jax.models.methods import cffm, stppm
+from cffm_jax.models.methods import stppm
+from cffm_jax.models.methods.cffm import CFFM
+from cffm_jax.models.methods.cffm_families import FAMILIES
 from cffm_jax.models.methods.method import Method
 
 METHODS: dict[str, type[Method]] = {
-    **dict.fromkeys(cffm.FAMILIES, cffm.CFFM),
+    **dict.fromkeys(FAMILIES, CFFM),
     stppm.FAMILY: stppm.TemporalPyramid,
 }
 """The first part of a model's public name -> its method: one row a method."""

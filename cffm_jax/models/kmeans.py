@@ -115,11 +115,10 @@ def start_running(
     k: int = 100,
     max_iterations: int = 10,
     *,
-    valid: Valid | None = None,
     start: str | Centres = "k-means++",
 ) -> RunningClusters:
     """Prototypes after a stream's first frame by ``cluster``: arguments and errors as there."""
-    clusters = cluster(key, tokens, k, max_iterations, valid=valid, start=start)
+    clusters = cluster(key, tokens, k, max_iterations, start=start)
     return RunningClusters(clusters.centres, clusters.counts, jnp.int32(1))
 
 
@@ -129,7 +128,6 @@ def update_running(
     tokens: Float[Array, "n c"],
     *,
     memory: float | Float[Array, ""] = PrototypeConfig.memory,
-    valid: Bool[Array, " n"] | None = None,
 ) -> RunningClusters:
     """Adds a frame by mini-batch k-means (Sculley 2010) that forgets, which neither paper has.
 
@@ -142,9 +140,8 @@ def update_running(
       state: after the frames so far.
       tokens: of the new frame.
       memory: in frames; inf never forgets, 0 forgets all but where to look for new clusters.
-      valid: as in ``cluster``.
     """
-    new = _tokens(tokens, valid, CHUNK)
+    new = _tokens(tokens, None, CHUNK)
     old = state.centres - new.mean
     step = _assign(new, old, CHUNK)
     kept = state.counts / (1 + 1 / jnp.float32(memory))

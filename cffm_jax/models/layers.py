@@ -143,6 +143,6 @@ def rematerialised(block: type[nn.Module], remat: Remat, *static: int, methods: 
     return nn.remat(block, policy=_KEPT[remat], static_argnums=positions, methods=methods)
 
 
-def channel_dropout(rate: float, name: str | None = None) -> nn.Dropout:
+def channel_dropout(rate: float) -> nn.Dropout:
     """Dropout of whole channels of an NHWC map."""
-    return nn.Dropout(rate, broadcast_dims=(1, 2), name=name)
+    return nn.Dropout(rate, broadcast_dims=(1, 2))

@@ -29,15 +29,11 @@ Convention = Literal["true", "executed", "paper"]
 
 
 class Macs(dict[str, int]):
-    """Multiply-accumulates by part; ``total`` sums all, ``encoder_attention`` its three parts."""
+    """Multiply-accumulates by part."""
 
     @property
     def total(self) -> int:
         return sum(self.values())
-
-    @property
-    def encoder_attention(self) -> int:
-        return self["attention_projections"] + self["attention_products"] + self["attention_reduction"]
 
 
 ELEMENTWISE = "elementwise"

@@ -66,16 +66,15 @@ def _resize_axis(x: jax.Array, axis: int, size: int) -> jax.Array:
     return at_low + weight * (at_high - at_low)
 
 
-def resize_bilinear(x: Float[Array, ...], size: tuple[int, int], axes: tuple[int, int] = (1, 2)) -> Float[Array, ...]:
+def resize_bilinear(x: Float[Array, ...], size: tuple[int, int]) -> Float[Array, ...]:
     """Bilinear resize with half-pixel centres and no antialias (PyTorch's ``align_corners=False``).
 
     Args:
-      x: [..., H, W, ...]; NHWC by default. Its type is kept.
+      x: [N, H, W, ...]. Its type is kept.
       size: the new (H, W).
-      axes: the positions of H and W in ``x``, not negative.
     """
     # Shrink first: the second axis then has less to do.
-    order = sorted(zip(axes, size), key=lambda pair: pair[1] / x.shape[pair[0]])
+    order = sorted(zip((1, 2), size), key=lambda pair: pair[1] / x.shape[pair[0]])
     for axis, length in order:
         x = _resize_axis(x, axis, length)
     return x

@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Sequence
 
 from cffm_jax.data.layouts.classes import plain_name
-from cffm_jax.errors import InputError
+from cffm_jax.errors import InputError, first_few
 
 
 def chosen_classes(wanted: Sequence[str], names: Sequence[str]) -> tuple[int, ...]:
@@ -25,7 +25,7 @@ def chosen_classes(wanted: Sequence[str], names: Sequence[str]) -> tuple[int, ..
         named = _places(name, indices) or _places(name, names) or _places(plain_name(name), plain)
         if not named:
             close = difflib.get_close_matches(plain_name(name), plain, n=1, cutoff=0.6)
-            hint = f"did you mean {names[plain.index(close[0])]}?" if close else f"name some of {_some(names)}"
+            hint = f"did you mean {names[plain.index(close[0])]}?" if close else f"name some of {first_few(names, 20)}"
             raise InputError("--classes", f"{name!r} is no class of this model", hint)
         if len(named) > 1:
             problem = f"{name!r} names {len(named)} classes"
@@ -36,7 +36,3 @@ def chosen_classes(wanted: Sequence[str], names: Sequence[str]) -> tuple[int, ..
 
 def _places(name: str, among: Sequence[str]) -> list[int]:
     return [k for k, each in enumerate(among) if each == name]
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join([*names[:20], *(["..."] if len(names) > 20 else [])])

@@ -25,7 +25,6 @@ from cffm_jax.media.source import open_source
 from cffm_jax.predict import overlays
 from cffm_jax.predict.class_choice import chosen_classes
 from cffm_jax.predict.input_frames import KeptFrames, first_frame, whole_frames
-from cffm_jax.predict.input_settings import settings_for
 from cffm_jax.predict.writers import (
     ClassShares,
     LogitArchives,
@@ -154,10 +153,20 @@ def predict(request: Request) -> str:
             import jax
 
             from cffm_jax.inference.load import load
+            from cffm_jax.inference.streaming import stream_settings
 
+        if request.reference_seconds is not None and source.rate > clips.FASTEST:
+            problem = f"claims {float(source.rate):g} frames a second"
+            raise InputError(source.name, problem, "leave out --reference-seconds, or convert it to its true rate")
         weights = load(request.checkpoint)
-        asked = {"every": request.every, "seconds": request.reference_seconds, "scale": request.scale}
-        weights = dataclasses.replace(weights, config=settings_for(weights.config, source, **asked))
+        settings = stream_settings(
+            weights.config,
+            every=request.every,
+            rate=0 if request.reference_seconds is None else source.rate,
+            seconds=request.reference_seconds or (),
+            scale=request.scale or None,
+        )
+        weights = dataclasses.replace(weights, config=settings)
         source.read_as(weights.config.data.frame_channels)
         first = first or first_frame(source, selection)
         stack.enter_context(folder)

@@ -109,6 +109,12 @@ def list_files(root: str) -> list[str]:
     return sorted(name for name in names if name != NAME)
 
 
+def digest_of_file(path: str | os.PathLike[str]) -> bytes:
+    """sha256 of a file. Raises: OSError."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
+
+
 def measure(root: str, known: Mapping[str, bytes], threads: int, progress: bool = True) -> dict[str, bytes]:
     """sha256 of all files below the folder; of those that are known already nothing is read.
 
@@ -121,8 +127,7 @@ def measure(root: str, known: Mapping[str, bytes], threads: int, progress: bool 
             return known[name]
         path = os.path.join(root, name)
         try:
-            with open(path, "rb") as file:
-                return hashlib.file_digest(file, "sha256").digest()
+            return digest_of_file(path)
         except OSError as error:
             problem = f"cannot be read ({error.strerror})"
             raise InputError(path, problem, "check the path and its permissions") from error

@@ -3,31 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
+import textwrap
 from collections.abc import Sequence
 
 from cffm_jax.runtime.command_line import parse_command
 from cffm_jax.tables.networks import Command, eval_command, train_command
-from cffm_jax.tables.rows import COSTS, FIGURES, TABLES, TEST_SERVER, Row, Table
+from cffm_jax.tables.rows import COSTS, FIGURES, TABLES, TEST_SERVER, Table
 
 HEAD = """# The papers' tables
 
-Printed by `python -m cffm_jax.tables`; do not edit. All figures are the papers': none of these rows has been trained
-here. Numbers are those of the second paper (CFFM++, TPAMI 2024); of the first (CFFM, CVPR 2022) Table 1 is Table 1
-here, Table 2 is Table 3, Table 3 is Table 4 and Table 4 is Table 5, for the rows that it has.
+Printed by `python -m cffm_jax.tables`; do not edit. All figures are the papers': none of these rows
+has been trained here. Numbers are those of the second paper (CFFM++, TPAMI 2024); of the first
+(CFFM, CVPR 2022) Table 1 is Table 1 here, Table 2 is Table 3, Table 3 is Table 4 and Table 4 is
+Table 5, for the rows that it has.
 
-The commands expect VSPW_480p in `data/VSPW_480p` and SegFormer's ImageNet weights `mit_b0.pth` .. `mit_b5.pth` in the
-current folder. A network's commands stand below the first table that has it, after those of the networks it starts
-from; run them in that order. A row's figures are the first line of its evaluation.
+The commands expect VSPW_480p in `data/VSPW_480p` and SegFormer's ImageNet weights `mit_b0.pth` ..
+`mit_b5.pth` in the current folder. A network's commands stand below the first table that has it,
+after those of the networks it starts from; run them in that order. A row's figures are the first
+line of its evaluation.
 
-The rows of Tables 4 to 11 and of the text can be compared in small, on the built-in videos or one's own, with
-`python -m cffm_jax.study table8 --seeds 0 1 2`.
+The rows of Tables 4 to 11 and of the text can be compared in small, on the built-in videos or one's
+own, with `python -m cffm_jax.study table8 --seeds 0 1 2`.
 """
-
-
-def commands(row: Row) -> tuple[Command, ...]:
-    """All that reproduces a row from nothing, in order; not evaluation without public labels."""
-    training = tuple(train_command(network) for network in row.network.needs())
-    return training if row.where == TEST_SERVER else (*training, eval_command(row.network))
 
 
 def markdown() -> str:
@@ -52,7 +49,7 @@ def _section(table: Table, fresh: Sequence[Command]) -> str:
     heads = ["row", "method", *costs, *given, "run"]
     lines = [f"## {table.title}", ""]
     if table.note:
-        lines += [*_wrapped(table.note), ""]
+        lines += [*textwrap.wrap(table.note, 100, break_on_hyphens=False), ""]
     lines += ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
     for row in table.rows:
         cells = [row.label, row.method, *(str(getattr(row.costs, cost)) for cost in costs.values())]
@@ -61,15 +58,6 @@ def _section(table: Table, fresh: Sequence[Command]) -> str:
     if fresh:
         lines += ["", "```", *("python " + " ".join(command) for command in fresh), "```"]
     return "\n".join(lines) + "\n"
-
-
-def _wrapped(text: str, width: int = 120) -> list[str]:
-    lines = [""]
-    for word in text.split():
-        if lines[-1] and len(lines[-1]) + 1 + len(word) > width:
-            lines.append("")
-        lines[-1] += (" " if lines[-1] else "") + word
-    return lines
 
 
 @dataclasses.dataclass(frozen=True)

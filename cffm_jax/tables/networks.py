@@ -6,6 +6,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Literal
 
+from cffm_jax.models.methods.cffm_families import FAMILIES
+
 Value = int | str | tuple[int, ...]
 Changes = tuple[tuple[str, Value], ...]
 """Settings by dotted name, as ``("model.blocks", 3)``."""
@@ -18,7 +20,7 @@ class Network:
     """A network that is trained, by the run in the folder ``run``.
 
     Attributes:
-      family: of ``models.methods.cffm.FAMILIES``.
+      family: of ``cffm_families.FAMILIES``.
       backbone: of ``models.encoders.names()``; the tables have "b0", "b1", "b2" and "b5".
       variant: what tells its run from the family's own; "" for that.
       changes: settings in which it differs from the family's config.
@@ -27,7 +29,7 @@ class Network:
       data: the dataset that it is trained on.
     """
 
-    family: Literal["segformer", "cffm", "cffmp", "cffmpp"]
+    family: str
     backbone: str
     variant: str = ""
     changes: Changes = ()
@@ -38,6 +40,11 @@ class Network:
     @property
     def model(self) -> str:
         return f"{self.family}_{self.backbone}"
+
+    @property
+    def title(self) -> str:
+        """What the papers call it, with their settings."""
+        return f"{FAMILIES[self.family].title}, {self.backbone.upper()}"
 
     @property
     def run(self) -> str:

@@ -4,8 +4,9 @@ Numbered as in the second paper (CFFM++, TPAMI 2024). Only our methods' rows and
 from __future__ import annotations
 
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from cffm_jax.models.methods.cffm_families import FAMILIES, parts_of
 from cffm_jax.tables.networks import Network, cffm, on_cityscapes, segformer, with_global
 
 FIGURES = {"mIoU": "miou", "weighted IoU": "weighted_iou", "mVC8": "vc8", "mVC16": "vc16"}
@@ -97,9 +98,13 @@ def _distilled(backbone: str) -> Network:
     return with_global(cffm("b0"), f"from_{backbone}", prototypes=cffm(backbone))
 
 
-def _city(label: str, method: str, network: Network, miou: float, parameters: float, fps: float) -> Row:
-    costs = Costs(parameters, None, fps)
-    return Row(label, method, on_cityscapes(network), miou, where=CITYSCAPES, costs=costs)
+def _row(network: Network, *figures: Any, **costs: Any) -> Row:
+    """The row of a network under its own name."""
+    return Row(network.title.lower().replace(", ", "-"), network.title, network, *figures, **costs)
+
+
+def _city(network: Network, miou: float, parameters: float, fps: float) -> Row:
+    return _row(on_cityscapes(network), miou, where=CITYSCAPES, costs=Costs(parameters, None, fps))
 
 
 _CFFM, _SEGFORMER = cffm(), segformer()
@@ -116,18 +121,18 @@ TABLE1 = Table(
     "table1",
     "Table 1: VSPW, validation split",
     (
-        Row("segformer-b0", "SegFormer, B0", segformer("b0"), 32.9, 82.7, 77.3, 56.8, costs=Costs(3.8, 14.6, 73.4)),
-        Row("segformer-b1", "SegFormer, B1", segformer("b1"), 36.5, 84.7, 79.9, 58.8, costs=Costs(13.8, 33.0, 58.7)),
-        Row("cffm-b0", "CFFM, B0", cffm("b0"), 35.4, 87.7, 82.9, 58.5, costs=Costs(4.7, 25.6, 43.1)),
-        Row("cffm-b1", "CFFM, B1", cffm("b1"), 38.5, 88.6, 84.1, 60.0, costs=Costs(15.5, 55.4, 29.8)),
-        Row("cffm++-b0", "CFFM++, B0", with_global(cffm("b0")), 35.9, 88.4, 83.8, 58.9, costs=Costs(5.7, 34.3, 40.4)),
-        Row("cffm++-b1", "CFFM++, B1", with_global(cffm("b1")), 39.9, 89.1, 84.9, 60.7, costs=Costs(16.5, 64.2, 27.6)),
-        Row("segformer-b2", "SegFormer, B2", segformer("b2"), 43.9, 86.0, 81.2, 63.7, costs=Costs(24.8, 57.2, 39.2)),
-        Row("segformer-b5", "SegFormer, B5", segformer("b5"), 48.2, 87.8, 83.7, 65.1, costs=Costs(82.1, 187.0, 17.2)),
-        Row("cffm-b2", "CFFM, B2", cffm("b2"), 44.9, 89.8, 85.8, 64.9, costs=Costs(26.5, 79.6, 23.8)),
-        Row("cffm-b5", "CFFM, B5", cffm("b5"), 49.3, 90.8, 87.1, 65.8, costs=Costs(85.5, 232.2, 11.3)),
-        Row("cffm++-b2", "CFFM++, B2", with_global(cffm("b2")), 45.5, 90.2, 86.4, 64.7, costs=Costs(28.5, 96.9, 21.5)),
-        Row("cffm++-b5", "CFFM++, B5", with_global(cffm("b5")), 50.1, 90.8, 87.4, 66.5, costs=Costs(87.5, 249.5, 10.4)),
+        _row(segformer("b0"), 32.9, 82.7, 77.3, 56.8, costs=Costs(3.8, 14.6, 73.4)),
+        _row(segformer("b1"), 36.5, 84.7, 79.9, 58.8, costs=Costs(13.8, 33.0, 58.7)),
+        _row(cffm("b0"), 35.4, 87.7, 82.9, 58.5, costs=Costs(4.7, 25.6, 43.1)),
+        _row(cffm("b1"), 38.5, 88.6, 84.1, 60.0, costs=Costs(15.5, 55.4, 29.8)),
+        _row(with_global(cffm("b0")), 35.9, 88.4, 83.8, 58.9, costs=Costs(5.7, 34.3, 40.4)),
+        _row(with_global(cffm("b1")), 39.9, 89.1, 84.9, 60.7, costs=Costs(16.5, 64.2, 27.6)),
+        _row(segformer("b2"), 43.9, 86.0, 81.2, 63.7, costs=Costs(24.8, 57.2, 39.2)),
+        _row(segformer("b5"), 48.2, 87.8, 83.7, 65.1, costs=Costs(82.1, 187.0, 17.2)),
+        _row(cffm("b2"), 44.9, 89.8, 85.8, 64.9, costs=Costs(26.5, 79.6, 23.8)),
+        _row(cffm("b5"), 49.3, 90.8, 87.1, 65.8, costs=Costs(85.5, 232.2, 11.3)),
+        _row(with_global(cffm("b2")), 45.5, 90.2, 86.4, 64.7, costs=Costs(28.5, 96.9, 21.5)),
+        _row(with_global(cffm("b5")), 50.1, 90.8, 87.4, 66.5, costs=Costs(87.5, 249.5, 10.4)),
     ),
     "SegFormer is trained here as CFFM is, on clips of four frames, with the cross-entropy of the target and half of "
     "the mean of all four. How the papers trained the baseline they do not say.",
@@ -137,15 +142,15 @@ TABLE2 = Table(
     "table2",
     "Table 2: VSPW, test split",
     (
-        Row("segformer-b0", "SegFormer, B0", segformer("b0"), 30.9, 81.6, 75.7, where=TEST_SERVER),
-        Row("segformer-b1", "SegFormer, B1", segformer("b1"), 33.5, 82.6, 76.9, where=TEST_SERVER),
-        Row("cffm-b0", "CFFM, B0", cffm("b0"), 31.8, 86.3, 80.9, where=TEST_SERVER),
-        Row("cffm-b1", "CFFM, B1", cffm("b1"), 35.1, 87.2, 82.2, where=TEST_SERVER),
-        Row("cffm++-b0", "CFFM++, B0", with_global(cffm("b0")), 32.8, 87.4, 82.4, where=TEST_SERVER),
-        Row("cffm++-b1", "CFFM++, B1", with_global(cffm("b1")), 36.0, 87.9, 83.2, where=TEST_SERVER),
-        Row("segformer-b2", "SegFormer, B2", segformer("b2"), 40.0, 84.9, 79.8, where=TEST_SERVER),
-        Row("cffm-b2", "CFFM, B2", cffm("b2"), 41.0, 88.4, 83.6, where=TEST_SERVER),
-        Row("cffm++-b2", "CFFM++, B2", with_global(cffm("b2")), 42.0, 88.9, 84.7, where=TEST_SERVER),
+        _row(segformer("b0"), 30.9, 81.6, 75.7, where=TEST_SERVER),
+        _row(segformer("b1"), 33.5, 82.6, 76.9, where=TEST_SERVER),
+        _row(cffm("b0"), 31.8, 86.3, 80.9, where=TEST_SERVER),
+        _row(cffm("b1"), 35.1, 87.2, 82.2, where=TEST_SERVER),
+        _row(with_global(cffm("b0")), 32.8, 87.4, 82.4, where=TEST_SERVER),
+        _row(with_global(cffm("b1")), 36.0, 87.9, 83.2, where=TEST_SERVER),
+        _row(segformer("b2"), 40.0, 84.9, 79.8, where=TEST_SERVER),
+        _row(cffm("b2"), 41.0, 88.4, 83.6, where=TEST_SERVER),
+        _row(with_global(cffm("b2")), 42.0, 88.9, 84.7, where=TEST_SERVER),
     ),
     "The networks are those of Table 1. The labels are not public: the figures come from the server of the VSPW2021 "
     "challenge, for which `python eval.py --checkpoint runs/cffm_b1_vspw --submission masks.zip` writes the masks "
@@ -156,12 +161,12 @@ TABLE3 = Table(
     "table3",
     "Table 3: Cityscapes",
     (
-        _city("segformer-b0", "SegFormer, B0", segformer("b0"), 71.9, 3.7, 58.5),
-        _city("cffm-b0", "CFFM, B0", cffm("b0"), 74.0, 4.6, 34.2),
-        _city("cffm++-b0", "CFFM++, B0", with_global(cffm("b0")), 74.3, 5.1, 28.8),
-        _city("segformer-b1", "SegFormer, B1", segformer("b1"), 74.1, 13.8, 46.8),
-        _city("cffm-b1", "CFFM, B1", cffm("b1"), 75.1, 15.4, 23.6),
-        _city("cffm++-b1", "CFFM++, B1", with_global(cffm("b1")), 75.7, 15.9, 20.4),
+        _city(segformer("b0"), 71.9, 3.7, 58.5),
+        _city(cffm("b0"), 74.0, 4.6, 34.2),
+        _city(with_global(cffm("b0")), 74.3, 5.1, 28.8),
+        _city(segformer("b1"), 74.1, 13.8, 46.8),
+        _city(cffm("b1"), 75.1, 15.4, 23.6),
+        _city(with_global(cffm("b1")), 75.7, 15.9, 20.4),
     ),
     "The validation split, of which one frame in 30 is labelled: the video consistency cannot be measured. The "
     "prototypes of CFFM++ are those of a snippet of 30 frames. The commands expect leftImg8bit_sequence and gtFine in "
@@ -304,21 +309,10 @@ def published(where: str, model: str = "") -> tuple[Row, ...]:
     rows: dict[Network, Row] = {}
     for row in (row for table in TABLES for row in table.rows):
         if row.where == where and not row.network.variant:
-            name = f"{_NAMES[row.network.family]}, {row.network.backbone.upper()}"
-            rows.setdefault(row.network, dataclasses.replace(row, method=name))
+            rows.setdefault(row.network, dataclasses.replace(row, method=row.network.title))
     if not model:
         return tuple(rows.values())
     family, _, backbone = model.partition("_")
     by_model = {row.network.model: row for row in rows.values()}
-    names = [f"{part}_{backbone}" for part in _PARTS.get(family, ())]
+    names = [f"{part}_{backbone}" for part in (parts_of(family) if family in FAMILIES else ())]
     return tuple(by_model[name] for name in names if name in by_model)
-
-
-_NAMES = {"segformer": "SegFormer", "cffm": "CFFM", "cffmp": "CFFM+", "cffmpp": "CFFM++"}
-_PARTS = {
-    "segformer": ("segformer",),
-    "cffm": ("cffm", "segformer"),
-    "cffmp": ("cffmp", "segformer"),
-    "cffmpp": ("cffmpp", "cffm", "segformer"),
-}
-"""A family, and those that it holds, best first."""

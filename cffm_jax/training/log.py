@@ -39,18 +39,17 @@ class RunLog:
         steps: int,
         start: int,
         batch_size: int,
-        progress: bool = True,
         writes: bool = True,
         began: float | None = None,
         work: Work | None = None,
     ):
-        self._writes, progress = writes, progress and writes
+        self._writes = writes
         before = _drop_after(start, workdir / "log.jsonl") if writes else {}
         self.clock = Clock(time.perf_counter() if began is None else began, before)
         self._work = work or Work()
         self._file = (workdir / "log.jsonl").open("a", buffering=1) if writes else None
         self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=start + 1) if writes else None
-        self._bar = tqdm(total=steps, initial=start, unit="step", desc="train", disable=not progress)
+        self._bar = tqdm(total=steps, initial=start, unit="step", desc="train", disable=not writes)
         self._batch_size = batch_size
         self._waited = 0.0
         self._since = (time.perf_counter(), start)

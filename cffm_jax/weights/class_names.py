@@ -15,6 +15,7 @@ from cffm_jax.data.layouts.class_file import first_double
 from cffm_jax.data.layouts.classes import Classes, layout_classes, numbered_classes, plain_name
 from cffm_jax.data.layouts.read import layout_of
 from cffm_jax.drawing.palette import colour_table
+from cffm_jax.errors import first_few
 from cffm_jax.weights.files.stored_array import printable
 
 Colours = tuple[tuple[int, int, int], ...]
@@ -48,9 +49,8 @@ class ClassNames(NamedTuple):
     def contradiction(self, names: Sequence[str]) -> str:
         """How the names of a dataset with as many classes differ, in words; "" if they do not."""
         differ = [k for k, (a, b) in enumerate(zip(self.names, names)) if plain_name(a) != plain_name(b)]
-        pairs = ", ".join(f"class {k} {self.names[k]!r} and {names[k]!r}" for k in differ[:_SHOWN])
-        more = f" and {len(differ) - _SHOWN} more" if len(differ) > _SHOWN else ""
-        return f"the weights and the dataset call {pairs}{more}: the dataset's names are used" if differ else ""
+        pairs = first_few((f"class {k} {self.names[k]!r} and {names[k]!r}" for k in differ), _SHOWN)
+        return f"the weights and the dataset call {pairs}: the dataset's names are used" if differ else ""
 
 
 def of_dataset(classes: Classes | None) -> ClassNames:

@@ -7,13 +7,7 @@ from pathlib import Path
 
 from cffm_jax.models.encoders.names import size_of
 from cffm_jax.weights import summary
-from cffm_jax.weights.described import (
-    FORMAT,
-    own_metadata,
-    provenance,
-    released_arrays,
-    released_description,
-)
+from cffm_jax.weights.described import FORMAT, own_metadata, provenance, released_arrays, released_description
 from cffm_jax.weights.files.write import write_safetensors, write_torch
 from cffm_jax.weights.naming.match import load_leaves
 from cffm_jax.weights.open import open_stored

@@ -18,12 +18,7 @@ from cffm_jax.models.create import build_model
 from cffm_jax.models.methods.method import Method
 from cffm_jax.models.variables import compiled_once, draw_variables, flatten, trained_parts, unflatten, variable_shapes
 from cffm_jax.weights.class_names import of_layout, of_stored
-from cffm_jax.weights.described import (
-    OF_A_RUN,
-    WHOLE,
-    StoredWeights,
-    stored_weights,
-)
+from cffm_jax.weights.described import OF_A_RUN, WHOLE, StoredWeights, stored_weights
 from cffm_jax.weights.files.read import FOLDER_FILES, open_weights
 from cffm_jax.weights.files.stored_array import StoredArray
 

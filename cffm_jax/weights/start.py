@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from cffm_jax.errors import InputError
+from cffm_jax.errors import InputError, first_few
 from cffm_jax.models import variables
 from cffm_jax.models.encoders.names import ENCODER, backbone_of
 from cffm_jax.models.methods.method import Method
@@ -50,8 +50,7 @@ class Report(NamedTuple):
         if self.fresh:
             line += "; random: " + ", ".join(f"{part} ({why})" for part, why in self.fresh.items())
         for kind, names in (("dead", self.dead), ("ignored", self.ignored)):
-            more = f" and {len(names) - 6} more" if len(names) > 6 else ""
-            line += f"; {kind}: {', '.join(names[:6])}{more}" if names else ""
+            line += f"; {kind}: {first_few(names, 6)}" if names else ""
         return f"{line}; licence: {self.licence}" if self.licence else line
 
 
@@ -142,13 +141,12 @@ def _require_same(weights: StoredWeights, model: Method, wanted: dict[str, Any],
         elif leaf is not None and leaf.shape != wanted[path].shape:
             problems.append(f"{path} is {list(leaf.shape)}, not {list(wanted[path].shape)}")
     if problems:
-        more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
         differs = [
             option for name, option in model.OPTIONS.items() if getattr(there, name, None) != getattr(model, name)
         ]
         raise InputError(
             weights.source,
             f"holds {there.public_name}, which does not fit {model.public_name} with these settings: "
-            f"{'; '.join(problems[:5])}{more}",
+            f"{first_few(problems, 5, '; ')}",
             f"set {', '.join(differs)} as it was trained, or give other weights",
         )

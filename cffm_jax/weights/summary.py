@@ -6,6 +6,7 @@ import collections
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
+from cffm_jax.errors import first_few
 from cffm_jax.models.encoders.names import ENCODER
 from cffm_jax.weights.described import StoredWeights
 from cffm_jax.weights.files.read import WeightFile
@@ -59,8 +60,7 @@ def _size(file: WeightFile) -> str:
 
 
 def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more or "nothing"
+    return first_few(names, SHOWN) or "nothing"
 
 
 def description_of_centres(source: str, centres: Mapping[str, StoredArray]) -> str:

@@ -88,16 +88,16 @@ def test_evaluation_reads_it(data, root):
     assert len(prediction_paths(videos[0], root / "Annotations" / "480p" / "swan")) == FRAMES
     names, colours = read_classes(data.root, len(CLASSES), data.layout)
     assert names == CLASSES and colours[1].tolist() == [128, 0, 0]
-    assert consistency.split_consistency(videos, progress=False).mean_of_pairs() > 0
+    assert consistency.split_consistency(videos).mean_of_pairs() > 0
 
 
 def test_check_lists_it(data, root):
     splits = layouts.find_splits(data.root, data.layout)
     assert splits == ("train", "val")
-    assert not survey(data.root, splits, layout=data.layout, progress=False).problems
+    assert not survey(data.root, splits, layout=data.layout).problems
     (root / "Annotations" / "480p" / "bear" / "00003.png").unlink()
     (root / "JPEGImages" / "480p" / "swan" / "00005.jpg").write_bytes(b"")
-    report = survey(data.root, splits, layout=data.layout, progress=False)
+    report = survey(data.root, splits, layout=data.layout)
     assert [each.file for each in report.problems] == [
         "JPEGImages/480p/bear/00003.jpg",
         "JPEGImages/480p/swan/00005.jpg",

@@ -103,7 +103,7 @@ def test_over_all_pairs_it_is_the_published_miou():
 def test_of_a_split(videos):
     root, masks = videos
     expected = of(*masks["a"]).merge(of(*masks["b"]))
-    result = consistency.split_consistency(layouts.read_split(str(root), "val"), progress=False)
+    result = consistency.split_consistency(layouts.read_split(str(root), "val"))
     assert len(result.mious) == 4 + 3 and both(result) == both(expected)
 
 
@@ -118,7 +118,7 @@ def test_command(videos, capfd):
 
 
 def test_built_in_videos_move_slowly(data):
-    result = consistency.split_consistency(layouts.read_split(str(data), "val"), progress=False)
+    result = consistency.split_consistency(layouts.read_split(str(data), "val"))
     assert 0.5 < result.mean_of_pairs() < 1 and len(result.mious) == 2 * 17
 
 

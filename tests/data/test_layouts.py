@@ -12,6 +12,7 @@ from PIL import Image
 
 from cffm_jax.data import decode, image_files
 from cffm_jax.data.layouts import read as layouts
+from cffm_jax.data.layouts.vspw import CODING
 
 from helpers.datasets import fails
 
@@ -57,7 +58,7 @@ def test_a_split_is_read_in_its_order_with_frames_by_number(tmp_path):
         assert len(video.masks) == len(video.frames)
         for frame, mask in zip(video.frames, video.masks):
             assert frame.replace("/origin/", "/mask/").replace(".jpg", ".png") == mask
-            decode.read_pair(frame, mask, 124)
+            decode.read_pair(frame, mask, 124, CODING)
 
 
 def test_a_split_without_masks(tmp_path):
@@ -190,7 +191,7 @@ def refused_at_once(match, path, read):
 def test_images_that_claim_too_many_pixels(tmp_path, size):
     path = tmp_path / "bomb.png"
     path.write_bytes(png_header(*size))
-    for read in (decode.read_frame, lambda path: decode.read_mask(path, 9)):
+    for read in (decode.read_frame, lambda path: decode.read_mask(path, 9, CODING)):
         assert f"{size[0]}x{size[1]}" in refused_at_once(path, path, read)
     path = tmp_path / "bomb.jpg"
     path.write_bytes(jpeg_header(path, *size))
@@ -201,9 +202,9 @@ def test_the_limit_on_pixels_itself_is_allowed(tmp_path, monkeypatch):
     path = tmp_path / "a.png"
     write_mask(path, np.ones((5, 8), np.uint8))
     monkeypatch.setattr(image_files, "MAX_PIXELS", 40)
-    assert decode.read_mask(str(path), 9).shape == (5, 8)
+    assert decode.read_mask(str(path), 9, CODING).shape == (5, 8)
     monkeypatch.setattr(image_files, "MAX_PIXELS", 39)
-    fails("8x5", decode.read_mask, str(path), 9)
+    fails("8x5", decode.read_mask, str(path), 9, CODING)
     fails("8x5", decode.read_frame, str(path))
 
 
@@ -212,7 +213,7 @@ def test_files_of_too_many_bytes(tmp_path):
     with path.open("wb") as file:
         file.truncate(image_files.MAX_BYTES + 1)  # Takes no room on the disk.
     assert str(image_files.MAX_BYTES + 1) in refused_at_once(path, path, decode.read_frame)
-    assert str(image_files.MAX_BYTES + 1) in refused_at_once(path, path, lambda path: decode.read_mask(path, 9))
+    assert str(image_files.MAX_BYTES + 1) in refused_at_once(path, path, lambda path: decode.read_mask(path, 9, CODING))
 
 
 # --- masks
@@ -222,7 +223,7 @@ def test_files_of_too_many_bytes(tmp_path):
 def test_labels_are_counted_from_zero_and_0_and_255_are_ignored(tmp_path, mode):
     raw = np.array([[0, 1, 2, 123], [124, 255, 7, 0]], np.uint8)
     write_mask(tmp_path / "a.png", raw, mode)
-    labels = decode.read_mask(str(tmp_path / "a.png"), 124)
+    labels = decode.read_mask(str(tmp_path / "a.png"), 124, CODING)
     assert labels.dtype == np.uint8
     np.testing.assert_array_equal(labels, [[255, 0, 1, 122], [123, 255, 6, 255]])
 
@@ -233,24 +234,25 @@ def test_palettes_of_fewer_bits(tmp_path, bits):
     image = Image.fromarray(raw)
     image.putpalette([200, 10, 30] * 2**bits)
     image.save(tmp_path / "a.png", bits=bits)
-    np.testing.assert_array_equal(decode.read_mask(str(tmp_path / "a.png"), 20), np.where(raw == 0, 255, raw - 1))
+    labels = decode.read_mask(str(tmp_path / "a.png"), 20, CODING)
+    np.testing.assert_array_equal(labels, np.where(raw == 0, 255, raw - 1))
 
 
 @pytest.mark.parametrize("num_classes", [1, 19, 124, 253, 254])
 def test_the_largest_label_is_the_number_of_classes(tmp_path, num_classes):
     path = tmp_path / "a.png"
     write_mask(path, np.array([[0, num_classes, 255]], np.uint8))
-    np.testing.assert_array_equal(decode.read_mask(str(path), num_classes), [[255, num_classes - 1, 255]])
+    np.testing.assert_array_equal(decode.read_mask(str(path), num_classes, CODING), [[255, num_classes - 1, 255]])
     if num_classes < 254:
         write_mask(path, np.array([[0, num_classes + 1, 255, 1]], np.uint8))
-        message = fails(path, decode.read_mask, str(path), num_classes)
+        message = fails(path, decode.read_mask, str(path), num_classes, CODING)
         assert f"label {num_classes + 1} " in message and "--model.num-classes" in message
 
 
 @pytest.mark.parametrize("image", [np.ones((4, 5, 3), np.uint8), np.ones((4, 5), np.uint16)])
 def test_masks_of_other_modes_are_refused(tmp_path, image):
     write_mask(tmp_path / "a.png", image)
-    fails(tmp_path / "a.png", decode.read_mask, str(tmp_path / "a.png"), 124)
+    fails(tmp_path / "a.png", decode.read_mask, str(tmp_path / "a.png"), 124, CODING)
 
 
 def test_files_that_are_no_masks_are_refused(tmp_path):
@@ -260,12 +262,12 @@ def test_files_that_are_no_masks_are_refused(tmp_path):
     damaged = data[:300] + bytes(200) + data[500:]
     for content in (b"", data[:20], data[: len(data) // 2], b"no image " * 20, damaged):
         path.write_bytes(content)
-        fails(path, decode.read_mask, str(path), 124)
-    fails(tmp_path / "gone.png", decode.read_mask, str(tmp_path / "gone.png"), 124)
+        fails(path, decode.read_mask, str(path), 124, CODING)
+    fails(tmp_path / "gone.png", decode.read_mask, str(tmp_path / "gone.png"), 124, CODING)
 
 
 def test_a_mask_of_another_size_is_refused(tmp_path):
     write_frame(tmp_path / "a.jpg", gradient())
     write_mask(tmp_path / "a.png", np.ones((40, 55), np.uint8))
-    message = fails(tmp_path / "a.png", decode.read_pair, str(tmp_path / "a.jpg"), str(tmp_path / "a.png"), 124)
+    message = fails(tmp_path / "a.png", decode.read_pair, str(tmp_path / "a.jpg"), str(tmp_path / "a.png"), 124, CODING)
     assert "55x40" in message and "56x40" in message

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from cffm_jax.data import decode
+from cffm_jax.data.layouts import vspw
 from cffm_jax.data.layouts.read import read_split
 from cffm_jax.data.layouts.video import plain_coding
 from cffm_jax.data.prepare import command as prepare
@@ -99,7 +100,7 @@ def test_where_colours_are_stated_they_decide(order):
 
 
 def test_vspws_values_have_colours_too():
-    coding = dataclasses.replace(decode.VSPW, colours=COLOURS[1:].tobytes())
+    coding = dataclasses.replace(vspw.CODING, colours=COLOURS[1:].tobytes())
     labels = np.array([[0, 1, 2, 2]])
     right = palette_png([[1, 2, 3, 3]], [[9, 9, 9], *COLOURS[1:]])
     moved = palette_png([[2, 1, 3, 3]], [[9, 9, 9], COLOURS[2], COLOURS[1], COLOURS[3]])

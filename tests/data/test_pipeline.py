@@ -19,6 +19,7 @@ from cffm_jax.config import DataConfig
 from cffm_jax.data import decode, evaluation_frames, pipeline
 from cffm_jax.data.layouts import read as layouts
 from cffm_jax.data.layouts import video as layouts_video
+from cffm_jax.data.layouts.vspw import CODING
 from cffm_jax.data.watchdog import Watchdog
 from cffm_jax.errors import InputError
 from cffm_jax.runtime import checksums
@@ -85,7 +86,7 @@ def test_every_epoch_holds_every_video_in_another_order(tmp_path):
         frame, mask = str(tmp_path / f"frame{number}.png"), str(tmp_path / f"mask{number}.png")
         Image.new("RGB", (85, 48)).save(frame)
         Image.new("L", (85, 48), number + 1).save(mask)
-        labelled.append(layouts_video.Video(str(number), (frame,) * 12, (mask,) * 12))
+        labelled.append(layouts_video.Video(str(number), (frame,) * 12, (mask,) * 12, CODING))
 
     def orders(seed):
         return [tuple(batch["labels"][:, 3, 0, 0].tolist()) for batch in take(labelled, 12, batch_size=7, seed=seed)]
@@ -145,7 +146,7 @@ def test_a_fault_arrives_as_one_line_and_ends_the_loader(videos, tmp_path, worke
     path = tmp_path / "cut.jpg"
     with open(videos[0].frames[0], "rb") as file:
         path.write_bytes(file.read()[:400])
-    broken = (layouts_video.Video("broken", (str(path),) * 12, videos[0].masks),)
+    broken = (layouts_video.Video("broken", (str(path),) * 12, videos[0].masks, CODING),)
     with pytest.raises(InputError) as expected:
         decode.read_frame(str(path))
     batches = pipeline.training_batches(
@@ -161,7 +162,7 @@ def test_a_fault_arrives_as_one_line_and_ends_the_loader(videos, tmp_path, worke
 def test_frames_of_one_video_must_have_one_size(videos):
     landscape, portrait = videos[0], videos[2]
     masks = landscape.masks[:9] + portrait.masks[:9]
-    mixed = layouts_video.Video("mixed", landscape.frames[:9] + portrait.frames[:9], masks)
+    mixed = layouts_video.Video("mixed", landscape.frames[:9] + portrait.frames[:9], masks, CODING)
     with pytest.raises(InputError, match="same size"):
         take((mixed,), 30, batch_size=1)
 
@@ -232,7 +233,7 @@ def test_too_many_unreadable_files_stop_the_run(broken):
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_where_nothing_can_be_read_the_run_stops(tmp_path, workers):
-    gone = layouts_video.Video("gone", (str(tmp_path / "gone.jpg"),) * 12, (str(tmp_path / "gone.png"),) * 12)
+    gone = layouts_video.Video("gone", (str(tmp_path / "gone.jpg"),) * 12, (str(tmp_path / "gone.png"),) * 12, CODING)
     with pytest.raises(InputError, match="^--data.max-unreadable: more than 99 clips.*gone.jpg"):
         take((gone,), 1, dataclasses.replace(LENIENT, workers=workers))
 
@@ -344,7 +345,7 @@ def test_shared_memory_without_room_is_one_line():
 def test_a_thread_that_stands_still_is_noticed(videos, tmp_path):
     path = tmp_path / "stuck.jpg"
     os.mkfifo(path)  # To open it waits until somebody writes.
-    stuck = layouts_video.Video("stuck", (str(path),) * 12, videos[0].masks)
+    stuck = layouts_video.Video("stuck", (str(path),) * 12, videos[0].masks, CODING)
     data = dataclasses.replace(DATA, stall_seconds=0.5)
     with pytest.raises(InputError, match="^--data.stall-seconds: no batch within 0.5 s;"):
         take((stuck,), 1, data, batch_size=1)

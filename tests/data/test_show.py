@@ -62,10 +62,10 @@ def test_the_rows_are_the_clips_that_training_reads(sheets, data):
 def test_the_video_shows_its_truth_and_the_classes_over_time(sheets, data):
     sheet = sheets[1]
     video = next(v for v in layouts.read_split(str(data), "val") if v.name == "val_0001")
-    masks = [decode.read_mask(path, K) for path in video.masks]
+    masks = [decode.read_mask(path, K, video.coding) for path in video.masks]
     lefts = []
     for time in drawing.spread(5, len(masks)):
-        frame, mask = decode.read_pair(video.frames[time], video.masks[time], K)
+        frame, mask = decode.read_pair(video.frames[time], video.masks[time], K, video.coding)
         truth = COLOURS[mask].repeat(2, 0).repeat(2, 1)
         shown = drawing_masks.views(frame, {"mask": mask}, COLOURS, drawing.CELL)
         where = [find(sheet, picture) for picture in (shown["input"], shown["mask"], truth)]

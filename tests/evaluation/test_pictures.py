@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 
 from cffm_jax.data.layouts.video import Video
+from cffm_jax.data.layouts.vspw import CODING
 from cffm_jax.drawing import masks as drawing_masks
 from cffm_jax.drawing import sheets, video_file
 from cffm_jax.drawing.palette import palette
@@ -270,7 +271,7 @@ def videos(tmp_path):
         paths = [str(folder / f"{t:02d}.png") for t in range(12)]
         for t, path in enumerate(paths):
             cv2.imwrite(path, frame_of((32, 48), 100 * number + t)[..., ::-1])
-        made.append(Video(f"v{number}", tuple(paths), ()))
+        made.append(Video(f"v{number}", tuple(paths), (), CODING))
     return made
 
 

@@ -1,5 +1,6 @@
 """Scores of masks on disk: tables, JSON, and faults in one line."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -9,6 +10,7 @@ from PIL import Image
 from cffm_jax.config import Config, DataConfig, EvalConfig
 from cffm_jax.data.layouts.classes import Classes
 from cffm_jax.data.layouts.video import Video
+from cffm_jax.data.layouts.vspw import CODING
 from cffm_jax.data.prepare import command as prepare
 from cffm_jax.drawing.palette import palette
 from cffm_jax.errors import InputError
@@ -57,7 +59,7 @@ def split(tmp_path):
             write_indexed(tmp_path / "predictions" / name / f"{t:08}.png", predictions[t])
         stems = [f"{t:08}" for t in range(frames)]
         images = tuple(str(folder / "origin" / f"{stem}.jpg") for stem in stems)
-        videos.append(Video(name, images, tuple(str(folder / "mask" / f"{stem}.png") for stem in stems)))
+        videos.append(Video(name, images, tuple(str(folder / "mask" / f"{stem}.png") for stem in stems), CODING))
         arrays[name] = labels, predictions
     return tuple(videos), tmp_path / "predictions", arrays
 
@@ -67,7 +69,7 @@ def rows(split):
     scored = Scores.empty(K)
     for name, (labels, predictions) in split[2].items():
         scored = scored.update(score_video(name, zip(labels, predictions, strict=True), K))
-    return {"CFFM": scored, "per-frame (SegFormer)": scored.longer_than(16)}
+    return {"CFFM": scored, "per-frame (SegFormer)": scored.counted()}
 
 
 def test_score_predictions(split, rows, capfd):
@@ -106,7 +108,8 @@ def test_short_videos_are_left_out_for_vspw_alone(split, tmp_path):
             figures, tree = found.figures(), score_tables.to_json({"x": found}, NAMES)["x"]
             assert figures["left_out"] == expected and figures["videos"] == 2 - expected
             assert tree["videos_longer_than"] == cutoff and tree["miou"] == figures["miou"]
-            assert ("count in Eq. 9 and CC alone" in score_tables.main_table({"x": found})) == bool(expected)
+            note = "count in VC8 Eq. 9, VC16 Eq. 9, CC8, CC16 alone"
+            assert (note in score_tables.main_table({"x": found})) == bool(expected)
             assert sum(entry["pixels"] for entry in tree["per_class"]) == figures["frames"] * 5 * 8
             report = page({"x": found}, About("", {}), Classes(NAMES, palette(K)), [], [])
             assert "Videos that could be measured: VC8 " in report
@@ -214,16 +217,16 @@ def test_main_table(rows):
     expected = [f"{100 * figures[field]:.2f}" for field in COLUMNS.values()]
     assert lines[2].split() == ["CFFM", *expected, "1", "20"]
     assert lines[4:] == [
-        "Videos of at most 16 frames (1 here) count in Eq. 9 and CC alone.",
+        "Videos of at most 16 frames (1 here) count in VC8 Eq. 9, VC16 Eq. 9, CC8, CC16 alone.",
         "Videos that could be measured: VC8 1, VC16 1, VC8 Eq. 9 2, VC16 Eq. 9 1.",
     ]
-    every = score_tables.main_table({"a": rows["CFFM"]}, longer_than=0).splitlines()
+    every = score_tables.main_table({"a": dataclasses.replace(rows["CFFM"], cutoff=0)}).splitlines()
     assert every[2].split()[-2:] == ["2", "29"]
     assert every[3:] == ["Videos that could be measured: VC8 2, VC16 1, VC8 Eq. 9 2, VC16 Eq. 9 1."]
 
 
 def test_class_table(rows):
-    one = score_tables.class_table({"CFFM": rows["CFFM"]}, NAMES, longer_than=0).splitlines()
+    one = score_tables.class_table({"CFFM": dataclasses.replace(rows["CFFM"], cutoff=0)}, NAMES).splitlines()
     confusion = rows["CFFM"].confusion()
     assert one[0].split() == ["class", "%", "of", "pixels", "IoU", "acc."]
     assert [line.split()[0] for line in one[2:]] == list(NAMES)
@@ -237,8 +240,8 @@ def test_class_table(rows):
 
 def test_classes_that_do_not_occur_are_left_out():
     labels = np.full((2, 3, 3), 2, np.uint8)
-    scored = Scores.empty(K).update(score_video("a", zip(labels, labels, strict=True), K))
-    lines = score_tables.class_table({"x": scored}, NAMES, longer_than=0).splitlines()
+    scored = Scores.empty(K, cutoff=0).update(score_video("a", zip(labels, labels, strict=True), K))
+    lines = score_tables.class_table({"x": scored}, NAMES).splitlines()
     assert [line.split() for line in lines[2:]] == [["person", "100.00", "100.00", "100.00"]]
 
 

@@ -17,6 +17,7 @@ import pytest
 from cffm_jax.checkpoints.store import Checkpoints
 from cffm_jax.config import EvalConfig
 from cffm_jax.data.layouts.video import Video
+from cffm_jax.data.layouts.vspw import CODING
 from cffm_jax.errors import InputError, Stopped
 from cffm_jax.evaluation.sharing import chosen_devices, shares
 from cffm_jax.models.create import build_model
@@ -77,7 +78,7 @@ if __name__ == "__main__":
 
 def test_shares_are_even_and_hold_every_video_once():
     lengths = np.random.default_rng(0).integers(1, 100, 50)
-    videos = [Video(f"v{i}", ("frame",) * n, ()) for i, n in enumerate(lengths)]
+    videos = [Video(f"v{i}", ("frame",) * n, (), CODING) for i, n in enumerate(lengths)]
     found = shares(videos, (1, 4, 2))
     assert [len(process) for process in found] == [1, 4, 2]
     devices = [share for process in found for share in process]
@@ -89,8 +90,8 @@ def test_shares_are_even_and_hold_every_video_once():
 
 
 def test_the_frames_that_are_segmented_count():
-    sparse = [Video(f"v{i}", ("frame",) * 30, (*[None] * 19, "mask", *[None] * 10)) for i in range(4)]
-    whole = Video("whole", ("frame",) * 3, ("mask",) * 3)
+    sparse = [Video(f"v{i}", ("frame",) * 30, (*[None] * 19, "mask", *[None] * 10), CODING) for i in range(4)]
+    whole = Video("whole", ("frame",) * 3, ("mask",) * 3, CODING)
     assert [len(share) for share in shares([*sparse, whole], (2,))[0]] == [2, 3]
 
 

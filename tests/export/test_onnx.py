@@ -31,7 +31,7 @@ def config():
 
 
 def loaded(name, config):
-    return weights.Weights(*made(name), config, "ours", "Apache-2.0")
+    return weights.Weights(*made(name), config, "ours", "Apache-2.0", *read_classes("nowhere", CLASSES))
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def frames():
 @pytest.fixture(scope="module")
 def file(network, tmp_path_factory):
     path = tmp_path_factory.mktemp("onnx") / "stream.onnx"
-    onnx.export_onnx(network, path, SIZE, streams=STREAMS, classes=read_classes("nowhere", CLASSES))
+    onnx.export_onnx(network, path, SIZE, streams=STREAMS)
     return path
 
 

@@ -13,7 +13,6 @@ import pytest
 
 from cffm_jax.commands.convert import convert_command
 from cffm_jax.data.layouts.classes import read_classes
-from cffm_jax.errors import InputError
 from cffm_jax.export import exported, stablehlo
 from cffm_jax.inference import streaming
 from cffm_jax.inference.load import Weights
@@ -42,8 +41,8 @@ def config():
 @pytest.fixture(scope="module")
 def folder(network, config, tmp_path_factory):
     path = tmp_path_factory.mktemp("export") / "stream"
-    weights = Weights(*network, config, "ours", "Apache-2.0")
-    stablehlo.export_stream(weights, path, SIZE, classes=read_classes("nowhere", CLASSES))
+    weights = Weights(*network, config, "ours", "Apache-2.0", *read_classes("nowhere", CLASSES))
+    stablehlo.export_stream(weights, path, SIZE)
     return path
 
 
@@ -95,13 +94,6 @@ def test_a_flipped_bit_is_found(folder, tmp_path, name):
     (copy / name).write_bytes(data)
     with pytest.raises(ValueError, match=f"{name}: is not what was written"):
         exported.load(copy)
-
-
-@pytest.mark.parametrize("platforms", ["cpu", (), ("gpu",)])
-def test_platforms_that_are_none(platforms, network, config, tmp_path):
-    with pytest.raises(InputError, match="platforms: is .*; give some of cpu, cuda"):
-        stablehlo.export_stream(Weights(*network, config, "", ""), tmp_path / "x", SIZE, platforms=platforms)
-    assert not list(tmp_path.iterdir())
 
 
 def test_misuse_of_the_command(tmp_path, refused):

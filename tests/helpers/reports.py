@@ -10,6 +10,7 @@ from cffm_jax.config import Config
 from cffm_jax.data.class_names import VSPW
 from cffm_jax.data.layouts.classes import Classes
 from cffm_jax.data.layouts.video import Video
+from cffm_jax.data.layouts.vspw import CODING
 from cffm_jax.drawing.palette import palette
 from cffm_jax.evaluation.report import write
 from cffm_jax.metrics.consistency import Steadiness, Windows
@@ -31,7 +32,7 @@ def made_videos(folder, count, frames=20, size=(480, 853)):
         write_png(folder / f"{i}_mask.png", classes_of(picture, K) + np.uint8(1))
     files = tuple(str(folder / f"{i % 3}.png") for i in range(frames))
     masks = tuple(path.replace(".png", "_mask.png") for path in files)
-    return tuple(Video(f"{n}_video", files, masks) for n in range(count))
+    return tuple(Video(f"{n}_video", files, masks, CODING) for n in range(count))
 
 
 def made_scores(videos, rows=ROWS, classes=K):

@@ -4,6 +4,7 @@ import cv2
 
 from cffm_jax.config import Config, DataConfig, EvalConfig, ModelConfig, PrototypeConfig
 from cffm_jax.data.layouts.video import Video
+from cffm_jax.data.layouts.vspw import CODING
 from cffm_jax.models.create import create_model
 
 from helpers.drawn import lively
@@ -27,4 +28,4 @@ def written(frames, folder):
     paths = [str(folder / f"{i:02}.png") for i in range(len(frames))]
     for path, frame in zip(paths, frames):
         cv2.imwrite(path, frame[..., ::-1])
-    return Video("v", tuple(paths), ())
+    return Video("v", tuple(paths), (), CODING)

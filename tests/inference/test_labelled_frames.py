@@ -72,7 +72,8 @@ def test_targets_have_the_masks_of_the_whole_video(setting, tile):
     assert found == [(video.name, t) for video, chosen in zip(videos, CHOSEN) for t in chosen]
     for chunk in chunks:
         assert list(chunk.masks) == list(segmenter.rows) and chunk.labels.shape == (1, *SIZE)
-        np.testing.assert_array_equal(chunk.labels[0], decode.read_mask(chunk.video.masks[chunk.start], K))
+        labels = decode.read_mask(chunk.video.masks[chunk.start], K, chunk.video.coding)
+        np.testing.assert_array_equal(chunk.labels[0], labels)
         for row in segmenter.rows:
             expected = whole[chunk.video.name, chunk.start, row]
             assert (chunk.masks[row][0] != expected).mean() < 2e-3, (row, chunk.start)
@@ -126,7 +127,7 @@ def test_a_missing_reference_is_replaced_by_the_future_one(setting):
 def test_only_labelled_frames_are_scored(setting, tmp_path):
     segmenter, variables, videos, sparse = setting
     with PredictionWriter(tmp_path / "masks", palette(K)) as writer:
-        rows = evaluate(segmenter, variables, sparse, watchers=[writer], progress=False)
+        rows = evaluate(segmenter, variables, sparse, watchers=[writer])
     expected = Confusion.empty(K)
     for chunk in segment_targets(segmenter, variables, sparse):
         expected = expected.update(chunk.labels, chunk.predictions)
@@ -148,10 +149,10 @@ def test_only_labelled_frames_are_scored(setting, tmp_path):
 
 def test_whole_and_sparse_videos_together(setting):
     segmenter, variables, videos, sparse = setting
-    rows = evaluate(segmenter, variables, (videos[0], sparse[1]), progress=False)
+    rows = evaluate(segmenter, variables, (videos[0], sparse[1]))
     figures = rows["CFFM"].figures()
     assert (figures["videos"], figures["frames"]) == (2, 19)
-    alone = evaluate(segmenter, variables, videos[:1], progress=False)["CFFM"].figures()
+    alone = evaluate(segmenter, variables, videos[:1])["CFFM"].figures()
     assert (figures["vc8"], figures["vc16_paper"]) == (alone["vc8"], alone["vc16_paper"])
     assert not np.isnan(figures["vc8"])
 
@@ -207,8 +208,9 @@ def test_causal_prototypes_take_in_every_frame(setting):
     assert [(chunk.video.name, chunk.start) for chunk in chunks] == [(v.name, t) for v in sparse for t in v.targets]
     for chunk in chunks:
         np.testing.assert_array_equal(chunk.predictions[0], whole[chunk.video.name, chunk.start])
-        np.testing.assert_array_equal(chunk.labels[0], decode.read_mask(chunk.video.masks[chunk.start], K))
-    figures = evaluate(segmenter, variables, sparse, progress=False)["CFFM+, causal"].figures()
+        labels = decode.read_mask(chunk.video.masks[chunk.start], K, chunk.video.coding)
+        np.testing.assert_array_equal(chunk.labels[0], labels)
+    figures = evaluate(segmenter, variables, sparse)["CFFM+, causal"].figures()
     assert (figures["videos"], figures["frames"]) == (2, 5)
     gap = dataclasses.replace(sparse[0], numbers=(*range(9), *range(10, 19)))
     with pytest.raises(InputError, match="video val_0000: frame 9 is missing, and causal prototypes need every frame"):

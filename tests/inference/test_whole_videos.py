@@ -16,6 +16,7 @@ from cffm_jax import create_model
 from cffm_jax.config import Config, DataConfig, EvalConfig, ModelConfig
 from cffm_jax.data.evaluation_frames import load_evaluation_frame
 from cffm_jax.data.layouts.video import Video
+from cffm_jax.data.layouts.vspw import CODING
 from cffm_jax.errors import InputError
 from cffm_jax.evaluation.model_scores import evaluate
 from cffm_jax.inference import labelled_frames, whole_videos
@@ -41,7 +42,7 @@ def write_video(folder, name: str, frames: int, size: tuple[int, int] = SIZE) ->
         cv2.imwrite(paths[-1], cv2.resize(coarse, size[::-1], interpolation=cv2.INTER_CUBIC))
         masks.append(str(folder / f"{name}_{i:03}.png"))
         Image.fromarray(rng.integers(0, CLASSES + 1, size, np.uint8)).save(masks[-1])
-    return Video(name, tuple(paths), tuple(masks))
+    return Video(name, tuple(paths), tuple(masks), CODING)
 
 
 @pytest.fixture(scope="module")
@@ -203,7 +204,7 @@ def test_a_video_leaves_no_trace_in_the_next(setting, chunks):
 def test_scores_count_every_frame_once(setting, chunks):
     config, model, variables, videos = setting
     seen = []
-    rows = evaluate(VideoSegmenter(model, config), variables, videos, watchers=[seen.append], progress=False)
+    rows = evaluate(VideoSegmenter(model, config), variables, videos, watchers=[seen.append])
     assert len(seen) == len(chunks)
     for row in ("CFFM", FRAME_ROW):
         expected = Confusion.empty(CLASSES)

@@ -10,7 +10,7 @@ import numba
 import numpy as np
 import pytest
 
-from cffm_jax.metrics import boundary, confusion, consistency, kernels
+from cffm_jax.metrics import all_metrics, boundary, confusion, consistency, kernels
 from cffm_jax.metrics import scores as metrics_scores
 from cffm_jax.metrics.confusion import Confusion, read_only
 from cffm_jax.metrics.consistency import VideoConsistency, Windows
@@ -79,7 +79,7 @@ def test_released_script(golden):
     for name, value in found.items():
         assert value == pytest.approx(expected[name], rel=0, abs=1e-9), name
     assert figures["videos"] == 4 and figures["left_out"] == 1 and figures["frames"] == 17 + 20 + 31 + 40
-    counted = {video.name: video for video in scores.longer_than(16).videos}
+    counted = {video.name: video for video in scores.counted().videos}
     assert counted.keys() == expected["per_video"].keys()
     for name, video in counted.items():
         for length in (8, 16):
@@ -314,7 +314,8 @@ def test_nothing_to_measure():
     labels, predictions = random_video(5, seed=0)
     short = Scores.empty(K).update(score("a", labels, predictions))
     assert math.isnan(short.figures()["miou"]) and short.figures()["left_out"] == 1
-    assert short.figures(longer_than=0)["miou"] > 0 and math.isnan(short.figures(longer_than=0)["vc8_paper"])
+    every = dataclasses.replace(short, cutoff=0).figures()
+    assert every["miou"] > 0 and math.isnan(every["vc8_paper"])
 
 
 @pytest.fixture(scope="module")
@@ -347,7 +348,9 @@ def test_short_videos_count_where_no_benchmark_leaves_them_out(many):
     assert found["miou"] == Confusion(sum(direct_confusion(*video) for video in many.values())).miou()
     assert (found["videos"], found["left_out"], found["frames"]) == (8, 0, sum(range(5, 41, 5)))
     released = dataclasses.replace(scores, cutoff=16)
-    assert released.figures() == scores.figures(longer_than=16) and released.figures(longer_than=0) == found
+    long = dataclasses.replace(scores, videos=tuple(video for video in scores.videos if video.frames > 16)).figures()
+    for metric in all_metrics.METRICS:
+        assert released.figures()[metric.key] == (found if metric.short_videos else long)[metric.key]
     with pytest.raises(ValueError, match="over 0 and over 16 frames do not merge"):
         scores.merge(Scores.empty(K))
 
@@ -474,7 +477,7 @@ def test_boundary_iou_equals_erosion_class_by_class():
         label[30:50, 40:80] = 255
     predictions = [np.where(rng.random(size) < 0.003, 0, np.roll(np.where(x == 255, 1, x), 2, 1)) for x in labels]
     predictions = np.array(predictions, np.uint8)
-    scores = Scores.empty(K).update(score("a", labels, predictions))
+    scores = Scores.empty(K, cutoff=0).update(score("a", labels, predictions))
     expected = []
     for k in range(K):
         both = either = 0
@@ -483,7 +486,7 @@ def test_boundary_iou_equals_erosion_class_by_class():
             both, either = both + (bands[0] & bands[1]).sum(), either + (bands[0] | bands[1]).sum()
         expected.append(both / either)
     np.testing.assert_allclose(boundary.boundary_ious(scores.total(boundary.BOUNDARY)), expected, rtol=1e-12)
-    assert scores.figures(0)["boundary_iou"] == pytest.approx(np.mean(expected)) and 0.2 < np.mean(expected) < 0.9
+    assert scores.figures()["boundary_iou"] == pytest.approx(np.mean(expected)) and 0.2 < np.mean(expected) < 0.9
 
 
 @pytest.mark.parametrize("seed", range(6))

@@ -14,7 +14,9 @@ import cffm_jax
 from cffm_jax.models import layers
 from cffm_jax.models.encoders.mit import SIZES
 from cffm_jax.models.losses import clip_loss
-from cffm_jax.models.methods.cffm import FAMILIES, GLOBAL_BLOCKS, LOCAL_BLOCKS, ClipOutputs
+from cffm_jax.models.methods.cffm import GLOBAL_BLOCKS, LOCAL_BLOCKS, ClipOutputs
+from cffm_jax.models.methods.cffm_families import FAMILIES, parts_of
+from cffm_jax.models.methods.method import PER_FRAME
 from cffm_jax.models.variables import variable_shapes
 from cffm_jax.weights.naming.match import convert_state_dict, export_state_dict
 
@@ -245,6 +247,14 @@ def test_the_papers_numbers_of_blocks():
 def test_unknown_names_are_refused(name):
     with pytest.raises(ValueError, match="unknown model"):
         cffm_jax.create_model(name, 124)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_families_parts_are_its_rows(family):
+    model = cffm_jax.create_model(f"{family}_b0", 19)
+    parts = parts_of(family)
+    assert model.family == parts[0] == family and parts[-1] == "segformer"
+    assert model.rows() == (*(FAMILIES[part].title for part in parts[:-1]), PER_FRAME)
 
 
 @pytest.mark.parametrize(

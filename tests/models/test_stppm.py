@@ -1,6 +1,7 @@
 """ST-PPM: a method that is none of the papers' own family, through all that the interface promises."""
 
 import dataclasses
+import functools
 import json
 
 import jax
@@ -27,7 +28,7 @@ from cffm_jax.weights.open import open_stored
 from cffm_jax.weights.start import start_from
 
 from helpers.drawn import lively
-from helpers.products import traced_products
+from helpers.products import traced_elements, traced_products
 
 K, SIZE, LENGTH = 5, (64, 96), 7
 CONFIG = Config(
@@ -87,7 +88,7 @@ def test_streams_and_chunks_give_the_masks_of_clips(network, frames, expected):
     assert len(np.unique(expected)) > 2
     stream = list(streaming.stream(model, variables, CONFIG, frames))
     assert (np.stack(stream) != expected).mean() < 1e-3
-    engine = Engine(model, CONFIG, model.rows(), (5, 3, 1), frames=LENGTH, memory=5)
+    engine = Engine(model, model.rows(), (5, 3, 1), frames=LENGTH, memory=5)
     step = jax.jit(engine.segment, static_argnames="size")
     masks = step(variables, engine.start(SIZE), frames[None], size=SIZE)[1].masks
     assert (masks["ST-PPM"][0] != expected).mean() < 1e-3
@@ -95,7 +96,7 @@ def test_streams_and_chunks_give_the_masks_of_clips(network, frames, expected):
 
 
 def test_what_a_frame_is_remembered_by_is_small_and_kept_once(network):
-    engine = Engine(network[0], CONFIG, network[0].rows(), (5, 3, 1), memory=5)
+    engine = Engine(network[0], network[0].rows(), (5, 3, 1), memory=5)
     ring = engine.start(SIZE).ring
     assert len(ring) == 1 and [level.shape for level in ring[0]] == [(6, 1, s, s, 256) for s in (1, 2, 3, 6)]
 
@@ -141,7 +142,28 @@ def test_counts_are_the_traced_products():
     expected = macs("stppm_b0", *SIZE, num_classes=K, convention="executed")
     resized = sum(8 * s * s + 8 * s * 12 for s in stppm.SIDES) * model.width  # Resizes are products as well.
     assert counts[1] - counts[0] - resized == pytest.approx(expected.total - expected["depthwise"], rel=2e-3)
-    assert training_flops(model, *SIZE) > 6 * 4 * sum(expected[part] for part in ("fuse", "encoder_mlp"))
+    maps = jax.ShapeDtypeStruct((1, 8, 12, model.width), jnp.float32)
+    levels = tuple(jax.ShapeDtypeStruct((1, side, side, model.width), jnp.float32) for side in stppm.SIDES)
+    added = traced_elements(functools.partial(model.apply, method="classify"), variables, maps, levels)
+    assert model.elements(*SIZE, prototypes=0) == model.frame_elements(*SIZE) + added
+
+
+def test_training_counts_are_near_the_traced_gradient():
+    """Which has resizes as products too, and merges no kernels."""
+    model = create_model("stppm_b0", K, depths=(1, 1, 1, 1))
+    variables = variable_shapes(model)
+    batch = {
+        "frames": jax.ShapeDtypeStruct((1, 4, *SIZE, 3), jnp.uint8),
+        "labels": jax.ShapeDtypeStruct((1, 4, *SIZE), jnp.uint8),
+        "size": jax.ShapeDtypeStruct((1, 2), jnp.int32),
+    }
+
+    def loss(params, statistics, batch):
+        options = {"method": "loss", "rngs": {"dropout": jax.random.key(0)}, "mutable": ["batch_stats"]}
+        return model.apply({"params": params, "batch_stats": statistics}, batch, 0.5, **options)[0][0]
+
+    gradient = jax.make_jaxpr(jax.grad(loss))(variables["params"], variables["batch_stats"], batch)
+    assert training_flops(model, *SIZE) == pytest.approx(2 * traced_products(gradient.jaxpr), rel=0.15)
 
 
 def test_weights_of_a_segformer_start_it_and_its_file_brings_it_back(tmp_path, network):

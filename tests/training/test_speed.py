@@ -77,7 +77,7 @@ def lines_of(workdir, group):
 
 
 def test_the_log_tells_rates_and_goes_on_with_the_time(now, tmp_path, monkeypatch):
-    options = {"progress": False, "work": Work(flops=6e12, peak=10e12)}
+    options = {"work": Work(flops=6e12, peak=10e12)}
     with RunLog(tmp_path, 20, 0, 4, began=95.0, **options) as log:
         log.clock.add("start", 5.0)
         for step in (2, 4):
@@ -97,7 +97,7 @@ def test_the_log_tells_rates_and_goes_on_with_the_time(now, tmp_path, monkeypatc
         log.finish(3, 1)
     last = lines_of(tmp_path, "time")[-1]
     assert (last["wall"], last["lost"], last["productive"], last["compilations"]) == (20, 2, 11, 1)
-    with RunLog(tmp_path, 20, 3, 4, progress=False) as log:
+    with RunLog(tmp_path, 20, 3, 4) as log:
         now[0] += 1
         log.scalars(4, {"loss": 1.0, "rate": 0.1})
     assert not {"mfu", "tflops"} & lines_of(tmp_path, "train")[-1].keys()
@@ -271,7 +271,7 @@ def test_pictures_of_the_same_frames(tmp_path, monkeypatch):
     assert list(strips.pictures) == ["v0/11", "v4/11"]
     picture = strips.pictures["v0/11"]
     assert picture.dtype == np.uint8 and picture.shape[1] == 5 * 96 + 4 * 4  # Small ones twice as large.
-    with RunLog(tmp_path, 5, 0, 1, progress=False) as log:
+    with RunLog(tmp_path, 5, 0, 1) as log:
         log.evaluation(3, {"CFFM/miou": math.nan}, "", strips.pictures)
     events = b"".join(path.read_bytes() for path in (tmp_path / "tensorboard").iterdir())
     assert events.count(b"eval/v0/11") == 1 and events.count(b"\x89PNG") == 2

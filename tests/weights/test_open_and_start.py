@@ -17,6 +17,7 @@ from cffm_jax.commands.eval import eval_command
 from cffm_jax.config import Config, InitConfig, ModelConfig
 from cffm_jax.data.class_names import synthetic_names
 from cffm_jax.data.layouts.video import Video
+from cffm_jax.data.layouts.vspw import CODING
 from cffm_jax.errors import InputError
 from cffm_jax.inference.video_prototypes import ImportedPrototypes
 from cffm_jax.models.create import build_model
@@ -318,7 +319,7 @@ def test_prototypes_of_the_authors(tmp_path, capfd, form):
     for given in (source, path):
         imported = ImportedPrototypes(str(given), 256)
         for video, array in centres.items():
-            np.testing.assert_array_equal(imported.of(Video(video, ("a.jpg",), ())), array)
+            np.testing.assert_array_equal(imported.of(Video(video, ("a.jpg",), (), CODING)), array)
     assert run_command(convert_command, ["--inspect", str(source)]) == 0
     assert "3 of [100, 256]" in capfd.readouterr().out
 

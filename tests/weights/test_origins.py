@@ -12,7 +12,7 @@ from cffm_jax.models.encoders import convnext, mit
 from cffm_jax.models.encoders import names as encoders
 from cffm_jax.models.foreign import layouts
 from cffm_jax.models.foreign.names import HeadOrigin, Layer, MethodNames, fields_of, rules
-from cffm_jax.models.methods import cffm, cffm_names
+from cffm_jax.models.methods import cffm_names
 from cffm_jax.weights.naming import recognise as recognition
 from cffm_jax.weights.naming.match import convert_state_dict, dead_arrays, describe, is_dead, key_map
 from cffm_jax.weights.naming.origins import BACKBONE, Naming
@@ -200,12 +200,6 @@ def test_dead_weights_are_the_releases():
             k: shapes[k] for k in shapes if k not in live
         }
         assert not any(array.any() for array in dead.values())
-
-
-def test_the_families_are_the_methods():
-    for name, (local, global_) in cffm.FAMILIES.items():
-        assert cffm_names.NAMES.families[name] == ("blocks",) * local + ("global_blocks",) * global_
-    assert len(cffm_names.NAMES.families) == len(cffm.FAMILIES)
 
 
 def test_a_methods_names_are_one_table(monkeypatch):

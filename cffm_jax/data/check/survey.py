@@ -64,7 +64,6 @@ def survey(
     threads: int = 2,
     channels: Channels = COLOURS,
     moments: bool = False,
-    progress: bool = True,
 ) -> Survey:
     """Reads every file of the splits' videos.
 
@@ -80,7 +79,6 @@ def survey(
       channels: of the frames.
       moments: whether to measure `VideoFound.moments`.
       threads: videos read at the same time; the result does not depend on it.
-      progress: whether to show a progress bar.
 
     Raises:
       InputError: there is no such folder, or it has another layout.
@@ -105,7 +103,7 @@ def survey(
     wanted = listing.videos.values()
     pool = ThreadPoolExecutor(threads)
     try:
-        results = tqdm.tqdm(pool.map(look, wanted), "check", len(wanted), unit="video", disable=not progress)
+        results = tqdm.tqdm(pool.map(look, wanted), "check", len(wanted), unit="video")
         videos = dict(zip(listing.videos, results, strict=True))
     finally:
         pool.shutdown(cancel_futures=True)

@@ -25,7 +25,7 @@ from cffm_jax.data.image_files import FileName, UnreadableFile, read_bytes
 from cffm_jax.data.layouts.layout import Fault, Layout, stop
 from cffm_jax.data.layouts.video import Coding, Video
 from cffm_jax.errors import InputError
-from cffm_jax.runtime.checksums import Manifest
+from cffm_jax.runtime.checksums import Manifest, digest_of_file
 
 INDEX = "videos.json"
 FORMAT = 1
@@ -70,12 +70,6 @@ def digest(tree: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
 
 
-def file_digest(path: str) -> str:
-    """sha256 of a file. Raises: OSError."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 _Row = tuple[str, list[int], list[int], int, list[int]]
 """A video in the index: name, records of its frames, which of these have masks, coding, numbers."""
 
@@ -109,8 +103,8 @@ def read_index(root: str) -> dict[str, Any]:
     for name, size in index["sizes"].items():
         file = os.path.join(root, name)
         try:
-            there = os.stat(file).st_size
-            changed = there == size and name in index["digests"] and file_digest(file) != index["digests"][name]
+            there, known = os.stat(file).st_size, index["digests"].get(name)
+            changed = there == size and known is not None and digest_of_file(file).hex() != known
         except OSError as error:
             raise InputError(file, f"cannot be read ({error.strerror})", _AGAIN) from error
         if there != size:

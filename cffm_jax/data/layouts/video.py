@@ -61,10 +61,6 @@ class Coding:
         return self.says.format(classes=num_classes, last=num_classes - 1)
 
 
-VSPW = Coding.of([IGNORED_LABEL, *range(254)], (0, IGNORED_LABEL), "labels 1..{classes}")
-"""1..K are the classes 0..K-1; 0 and 255 are ignored."""
-
-
 def plain_coding(ignored: int = IGNORED_LABEL) -> Coding:
     """0..K-1 are the classes themselves."""
     return Coding.of(range(NO_CLASS), (ignored,), "labels 0..{last}, ignored: " + str(ignored))
@@ -86,7 +82,7 @@ class Video:
     name: str
     frames: tuple[FileName, ...]
     masks: tuple[FileName | None, ...]
-    coding: Coding = VSPW
+    coding: Coding
     numbers: tuple[int, ...] = ()
     passed_over: tuple[str, ...] = dataclasses.field(default=(), compare=False)
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from cffm_jax.config import IGNORED_LABEL
 from cffm_jax.data.class_names import VSPW
-from cffm_jax.data.layouts import video
 from cffm_jax.data.layouts.layout import Prepared
+from cffm_jax.data.layouts.video import Coding
 from cffm_jax.data.layouts.video_folders import VideoFolders
+
+CODING = Coding.of([IGNORED_LABEL, *range(254)], (0, IGNORED_LABEL), "labels 1..{classes}")
+"""1..K are the classes 0..K-1; 0 and 255 are ignored."""
 
 
 class Vspw(VideoFolders):
@@ -13,7 +17,7 @@ class Vspw(VideoFolders):
 
     name = "vspw"
     base, frames, suffixes, masks, every_frame = "data", "origin", (".jpg",), "mask", True
-    default_coding = video.VSPW
+    default_coding = CODING
     class_names = VSPW
     short_videos_left_out = True
     prepared = Prepared(

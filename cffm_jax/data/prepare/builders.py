@@ -11,13 +11,13 @@ a `GeneratorBasedBuilder` without shuffling sorts a whole split in memory.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import json
 import os
 import shutil
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,7 +33,8 @@ from cffm_jax.data.mask_files import claims_of_file
 from cffm_jax.data.palettes import Claim
 from cffm_jax.errors import InputError
 from cffm_jax.runtime.atomic import write_text
-from cffm_jax.runtime.checksums import Manifest, relative_name
+from cffm_jax.runtime.checksums import Manifest, digest_of_file, relative_name
+from cffm_jax.runtime.read_ahead import read_ahead
 
 SHARD_BYTES = 512 * 2**20
 """Size of a file of records: few files, none too large to be copied again."""
@@ -189,15 +190,13 @@ class Frames(tfds.core.ShardBasedBuilder, skip_registration=True):
           UnreadableFile: see `image_files.read_bytes`.
           InputError: the palettes of masks contradict each other, see `palettes`.
         """
-        waiting: deque[tuple[Frame, Future[_Read]]] = deque()
-        todo = iter(frames)
+
+        def reads(each: Frame) -> list[Callable[[], _Read]]:
+            return [functools.partial(self._read, each)]
+
         pool = ThreadPoolExecutor(self._threads)
         try:
-            for i in range(len(frames)):
-                for each in itertools.islice(todo, self._threads + 1 - len(waiting)):
-                    waiting.append((each, pool.submit(self._read, each)))
-                each, read = waiting.popleft()
-                frame, mask, found = read.result()
+            for i, (each, ((frame, mask, found),)) in enumerate(read_ahead(pool, frames, reads, self._threads)):
                 if each.mask and self._coding.palettes is not None:
                     self._coding.palettes.require(each.mask, found)
                 example = {
@@ -236,7 +235,7 @@ class Frames(tfds.core.ShardBasedBuilder, skip_registration=True):
             "codings": [[coding.table.hex(), coding.says] for coding in codings],
             "splits": splits,
             "sizes": {name: (folder / name).stat().st_size for name in names},
-            "digests": {name: records.file_digest(str(folder / name)) for name in digested},
+            "digests": {name: digest_of_file(folder / name).hex() for name in digested},
         }
         write_text(folder / records.INDEX, json.dumps({**index, "sha256": records.digest(index)}))
 

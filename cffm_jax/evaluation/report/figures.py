@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cffm_jax.data.layouts import classes
+from cffm_jax.evaluation import score_tables
 from cffm_jax.evaluation.report.html import NONE, chip, class_name, counted, element, first_of_group, percent, scrolling
 from cffm_jax.metrics import all_metrics
 from cffm_jax.metrics.confusion import Confusion
@@ -97,8 +98,8 @@ def _notes(tree: Mapping[str, Any], about: About) -> list[str]:
         f"In percent, over {counted(figures['videos'], 'video')} with {counted(figures['frames'], 'labelled frame')}."
     ]
     if figures["left_out"]:
-        left = f"Videos of at most {figures['videos_longer_than']} frames ({figures['left_out']} here)"
-        notes.append(f"{left} count in Eq. 9 and CC alone, as the released script has it.")
+        left = score_tables.short_videos(figures["videos_longer_than"], figures["left_out"])
+        notes.append(f"{left}, as the released script has it.")
     if figures["vc8_paper"] is None:
         notes.append(NO_CONSISTENCY)
     else:

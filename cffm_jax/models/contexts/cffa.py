@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Float32, Int32, Int64
 
-from cffm_jax.config import ModelConfig
+from cffm_jax.config import POOLINGS, ModelConfig
 from cffm_jax.models import layers
 from cffm_jax.models.contexts.windows import HALO, WINDOW, fine_index
 from cffm_jax.models.resize import interpolation_matrix
@@ -86,11 +86,6 @@ class PooledSource:
         return cell_index(nh, nw, self)
 
 
-WINDOW_CELLS = {7: (1, 7), 5: (1, 7), 4: (2, 3), 3: (2, 3), 2: (3, 2), 1: (7, 1)}
-"""The papers' pooling p -> cells a side of a window and side of the pooling in the release, whose
-windows of 7 hold whole cells: 5 is 7 there, 4 is 3 and 2 is 2 on a resize to 6 (3 goes as 4)."""
-
-
 def source(name: str, r: int, p: int, window: int = WINDOW, full: bool = False) -> PooledSource:
     """A row of the context table from r and p (section 3.2; ablated: Tables 6, 7), as released.
 
@@ -98,7 +93,7 @@ def source(name: str, r: int, p: int, window: int = WINDOW, full: bool = False) 
     as the cells have a middle one. The papers' r and p, as ``config_checks.check_model`` lets them
     pass, come out as the release's; it has windows of 7 alone.
     """
-    return PooledSource(name, *WINDOW_CELLS[p], reach=2 * int(r / p / 2) + 1, window=window, full=full)
+    return PooledSource(name, *POOLINGS[p], reach=2 * int(r / p / 2) + 1, window=window, full=full)
 
 
 def reference_sources(

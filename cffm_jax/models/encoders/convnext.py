@@ -94,10 +94,11 @@ def macs(size: Size, height: int, width: int, channels: int) -> dict[str, int]:
 
 def elements(size: Size, height: int, width: int) -> int:
     """Counts what the papers add to the products of one frame, see ``macs.ELEMENTWISE``."""
-    positions = [(height // stride) * (width // stride) for stride in STRIDES]
+    maps = [(height // stride) * (width // stride) * c for stride, c in zip(STRIDES, size.channels, strict=True)]
+    normalised = [maps[0], *maps[:-1]]  # The first stage normalises what it reduced, the others what they reduce.
     # Biases of the convolution, the norm, and of the two dense layers; GELU.
     block = 2 + (2 + 1) * MLP_RATIO + 2
-    return sum((3 + depth * block) * n * c for n, c, depth in zip(positions, size.channels, size.depths, strict=True))
+    return sum(normalised) + sum((2 + depth * block) * n for n, depth in zip(maps, size.depths, strict=True))
 
 
 _PATH, _KEY = BLOCK = "stages_{stage0}/blocks_{block}/", "stages.{stage0}.{block}."

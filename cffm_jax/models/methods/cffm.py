@@ -12,17 +12,18 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Float32, Int32
 
-from cffm_jax.config import Config, ModelConfig
-from cffm_jax.errors import InputError
+from cffm_jax.config import ModelConfig, PrototypeConfig
 from cffm_jax.models import cfm, layers
+from cffm_jax.models.causal_prototypes import no_prototypes, with_frame
 from cffm_jax.models.contexts import cffa, windows
 from cffm_jax.models.contexts.centred import context_table
 from cffm_jax.models.criterion import Criterion
 from cffm_jax.models.encoders.names import size_of
 from cffm_jax.models.foreign.names import MethodNames
-from cffm_jax.models.kmeans import RunningClusters, start_running, update_running
-from cffm_jax.models.losses import clip_loss, cross_entropy
+from cffm_jax.models.kmeans import RunningClusters
+from cffm_jax.models.losses import cross_entropy
 from cffm_jax.models.methods import cffm_names
+from cffm_jax.models.methods.cffm_families import FAMILIES, with_blocks
 from cffm_jax.models.methods.method import PER_FRAME, Batch, FrameFeatures, Method, Prototypes
 from cffm_jax.models.normalise import normalise
 from cffm_jax.models.resize import resize_bilinear
@@ -30,13 +31,8 @@ from cffm_jax.models.resize import resize_bilinear
 GLOBAL_PREFIX = "global"
 """Start of the names of the parameters that the second stage trains."""
 
-FAMILIES = {
-    "segformer": (False, False),
-    "cffm": (True, False),
-    "cffmp": (False, True),
-    "cffmpp": (True, True),
-}
-"""The papers' methods -> local contexts, global contexts. ``cffmp`` is CFFM+: global ones alone."""
+LOCAL_ROW = FAMILIES["cffm"].title
+"""Name of the logits after the local blocks."""
 
 LOCAL_BLOCKS = {"b0": 1, "b1": 2, "b2": 2, "b3": 2, "b4": 4, "b5": 4}
 """Mining blocks N by MiT (CFFM section 4.1; B3 and B4, left out in the papers, as neighbours)."""
@@ -118,13 +114,12 @@ class CFFM(Method):
 
     @classmethod
     def create(cls, family: str, backbone: str, settings: ModelConfig) -> CFFM:
-        has_local, has_global = FAMILIES[family]
-        like = size_of(backbone).like
+        has, like = FAMILIES[family].blocks, size_of(backbone).like
         own, *references = context_table(settings)
         return cls(
             **cls.shared(backbone, settings),
-            local_blocks=(settings.blocks or LOCAL_BLOCKS[like]) if has_local else 0,
-            global_blocks=(settings.global_blocks or GLOBAL_BLOCKS[like]) if has_global else 0,
+            local_blocks=(settings.blocks or LOCAL_BLOCKS[like]) if "blocks" in has else 0,
+            global_blocks=(settings.global_blocks or GLOBAL_BLOCKS[like]) if "global_blocks" in has else 0,
             sources=tuple(references),
             own=own,
             halo=settings.halo,
@@ -137,8 +132,8 @@ class CFFM(Method):
 
     @property
     def family(self) -> str:
-        contexts = bool(self.local_blocks), bool(self.global_blocks)
-        return next(name for name, has in FAMILIES.items() if has == contexts)
+        counts = {"blocks": self.local_blocks, "global_blocks": self.global_blocks}
+        return with_blocks(*(name for name, count in counts.items() if count))
 
     @property
     def settings_resolved(self) -> dict[str, Any]:
@@ -166,11 +161,11 @@ class CFFM(Method):
         return tuple(kind for kind in both if prototypes in (kind, "both")) if self.global_blocks else ()
 
     def rows(self, prototypes: Prototypes = "video") -> tuple[str, ...]:
-        local = ("CFFM",) if self.local_blocks else ()
+        local = (LOCAL_ROW,) if self.local_blocks else ()
         return (*map(self._global_row, self.contexts(prototypes)), *local, PER_FRAME)
 
     def _global_row(self, prototypes: str) -> str:
-        name = "CFFM++" if self.local_blocks else "CFFM+"
+        name = FAMILIES[self.family].title
         return name if prototypes == "video" else f"{name}, {prototypes}"
 
     # --- the stages
@@ -200,35 +195,14 @@ class CFFM(Method):
         unfolded = jax.tree.map(lambda x: x.reshape(n, cfm.HEADS, *x.shape[1:]), by_block)
         return tuple(zip(*unfolded, strict=True))
 
-    def start(self, size: tuple[int, int], config: Config) -> RunningClusters | tuple[()]:
-        if not self.global_blocks:
-            return ()
-        count, tokens = config.prototypes.count, size[0] // 8 * (size[1] // 8)
-        if tokens < count:
-            problem = f"{tokens} tokens at {size[0]}x{size[1]} are fewer than {count} prototypes"
-            raise InputError("--prototypes.count", problem, "give fewer")
-        return RunningClusters(jnp.zeros((count, self.width)), jnp.zeros(count), jnp.zeros((), jnp.int32))
+    def start(self, size: tuple[int, int], settings: PrototypeConfig) -> RunningClusters | tuple[()]:
+        return no_prototypes(size, self.width, settings) if self.global_blocks else ()
 
     def advance(
-        self, state: RunningClusters, features: FrameFeatures, age: Int32[Array, " S"], config: Config
+        self, state: RunningClusters, features: FrameFeatures, age: Int32[Array, " S"], settings: PrototypeConfig
     ) -> tuple[RunningClusters, Float32[Array, "S P C"]]:
         """Prototypes of the frames so far, each stream's present one included."""
-        plan = config.prototypes
-
-        def take_in(one: tuple[RunningClusters, jax.Array, jax.Array]) -> RunningClusters:
-            running, frame, t = one
-            tokens = frame.reshape(-1, frame.shape[-1]).astype(jnp.float32)
-            branches = (
-                lambda: running,
-                lambda: update_running(running, tokens, memory=plan.memory),
-                lambda: start_running(jax.random.key(plan.seed), tokens, plan.count, plan.iterations, start=plan.start),
-            )
-            choice = jnp.where(t == 0, 2, jnp.where(t % plan.interval == 0, 1, 0))
-            return jax.lax.switch(choice, branches)
-
-        # One stream after the other: of a batch of switches all branches would be computed.
-        streams = [jax.tree.map(lambda x, i=i: x[i], (state, features.coarse, age)) for i in range(len(age))]
-        state = jax.tree.map(lambda *each: jnp.stack(each), *map(take_in, streams))
+        state = with_frame(state, features.coarse, age, settings)
         return state, state.centres
 
     def segment(
@@ -247,7 +221,7 @@ class CFFM(Method):
             folded = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), tuple(memory))
             mined = self.mine_cells(features.coarse, tuple(zip(*folded, strict=True)))
             mined_logits = self.classify_clip(features.coarse, mined)
-            local = logits["CFFM"] = jnp.where(referring[:, None, None, None], mined_logits, local)
+            local = logits[LOCAL_ROW] = jnp.where(referring[:, None, None, None], mined_logits, local)
         for kind, prototypes in contexts.items():
             added = self.classify_global(self.mine_global(features.coarse, prototypes))
             logits[self._global_row(kind)] = local + self.global_weight * added
@@ -342,9 +316,7 @@ class CFFM(Method):
             targets = normalise(batch["frames"][:, -1], batch["size"], self.channels)
             logits = self.train_global(targets, batch["prototypes"])
             return criterion(logits, batch["labels"][:, -1]), {}
-        outputs = self.clip_outputs(normalise(batch["frames"], batch["size"], self.channels), train=True)
-        loss, parts = clip_loss(outputs, batch["labels"], frame_loss_weight, criterion)
-        return loss, {"clip_loss": parts.clip, "frame_loss": parts.frames}
+        return super().loss(batch, frame_loss_weight, criterion)
 
     def train_global(
         self, frames: Float[Array, "B H W K"], prototypes: Float[Array, "B P C"]

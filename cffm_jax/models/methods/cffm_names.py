@@ -23,7 +23,8 @@ from cffm_jax.models.foreign.layouts import (
     single,
     weighted,
 )  # fmt: skip
-from cffm_jax.models.foreign.names import AS_RELEASED, RELEASED, HeadOrigin, Layer, MethodNames, rules
+from cffm_jax.models.foreign.names import AS_RELEASED, RELEASED, HeadOrigin, Layer, MethodNames, Rule, rules
+from cffm_jax.models.methods.cffm_families import FAMILIES
 
 
 def _square(x: np.ndarray) -> np.ndarray:
@@ -122,6 +123,15 @@ def stages_reversed(arrays: Sequence[np.ndarray]) -> np.ndarray:
     return np.concatenate(np.split(arrays[0], 4, axis=1)[::-1], axis=1)
 
 
+def _hugging_face(projections: str) -> tuple[Rule, ...]:
+    return rules(
+        ("decode_head.linear_c{stage}.proj.{leaf}", f"decode_head.{projections}.{{stage0}}.proj.{{leaf}}"),
+        ("decode_head.linear_fuse.conv.{leaf}", "decode_head.linear_fuse.{leaf}"),
+        ("decode_head.linear_fuse.bn.{leaf}", "decode_head.batch_norm.{leaf}"),
+        ("decode_head.linear_pred.{leaf}", "decode_head.classifier.{leaf}"),
+    )
+
+
 ORIGINS = {
     RELEASED: HeadOrigin(
         names={
@@ -142,21 +152,11 @@ ORIGINS = {
     ),
     "Hugging Face": HeadOrigin(
         names={"": "Hugging Face SegFormer"},
-        rules=rules(
-            ("decode_head.linear_c{stage}.proj.{leaf}", "decode_head.linear_c.{stage0}.proj.{leaf}"),
-            ("decode_head.linear_fuse.conv.{leaf}", "decode_head.linear_fuse.{leaf}"),
-            ("decode_head.linear_fuse.bn.{leaf}", "decode_head.batch_norm.{leaf}"),
-            ("decode_head.linear_pred.{leaf}", "decode_head.classifier.{leaf}"),
-        ),
+        rules=_hugging_face("linear_c"),
     ),
     "Hugging Face live": HeadOrigin(
         names={"": "Hugging Face SegFormer"},
-        rules=rules(
-            ("decode_head.linear_c{stage}.proj.{leaf}", "decode_head.linear_projections.{stage0}.proj.{leaf}"),
-            ("decode_head.linear_fuse.conv.{leaf}", "decode_head.linear_fuse.{leaf}"),
-            ("decode_head.linear_fuse.bn.{leaf}", "decode_head.batch_norm.{leaf}"),
-            ("decode_head.linear_pred.{leaf}", "decode_head.classifier.{leaf}"),
-        ),
+        rules=_hugging_face("linear_projections"),
     ),
     "MMSegmentation": HeadOrigin(
         names={"": "MMSegmentation SegFormer"},
@@ -175,12 +175,7 @@ NAMES = MethodNames(
     prefix="decode_head.",
     layers=LAYERS,
     origins=ORIGINS,
-    families={
-        "segformer": (),
-        "cffm": ("blocks",),
-        "cffmp": ("global_blocks",),
-        "cffmpp": ("blocks", "global_blocks"),
-    },
+    families={name: family.blocks for name, family in FAMILIES.items()},
     blocks={"blocks": _LOCAL, "global_blocks": _GLOBAL},
     lengths={"num_classes": "decode_head.linear_pred.weight", "width": "decode_head.linear_fuse.conv.weight"},
     dead_arrays=dead_arrays,

@@ -27,7 +27,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Float32, Int32
 
 from cffm_jax.channels import COLOURS, Channels
-from cffm_jax.config import Config, ModelConfig
+from cffm_jax.config import ModelConfig, PrototypeConfig
 from cffm_jax.models import layers
 from cffm_jax.models.criterion import Criterion
 from cffm_jax.models.decoder import FrameDecoder, decoder_elements, decoder_macs
@@ -35,7 +35,8 @@ from cffm_jax.models.encoders import names as encoders
 from cffm_jax.models.encoders.backbone import ENCODER_PARTS
 from cffm_jax.models.encoders.names import ENCODER
 from cffm_jax.models.foreign.names import NO_NAMES, MethodNames
-from cffm_jax.models.losses import cross_entropy
+from cffm_jax.models.losses import Logits, clip_loss, cross_entropy
+from cffm_jax.models.normalise import normalise
 from cffm_jax.models.resize import resize_bilinear
 
 Tree = Any
@@ -236,7 +237,7 @@ class Method(nn.Module):
         """
         return ()
 
-    def start(self, size: tuple[int, int], config: Config) -> Tree:
+    def start(self, size: tuple[int, int], settings: PrototypeConfig) -> Tree:
         """Zeros of the recurrent state of one stream, for inputs of size (H, W); () for a method
         without any.
 
@@ -246,7 +247,7 @@ class Method(nn.Module):
         return ()
 
     def advance(
-        self, state: Tree, features: FrameFeatures, age: Int32[Array, " S"], config: Config
+        self, state: Tree, features: FrameFeatures, age: Int32[Array, " S"], settings: PrototypeConfig
     ) -> tuple[Tree, Tree]:
         """The next recurrent state of S streams, and the context that their present frames are
         segmented with.
@@ -255,7 +256,7 @@ class Method(nn.Module):
           state: arrays [S, ...]; where ``age`` is 0 whatever it holds has to be taken for nothing.
           features: of a frame of each stream.
           age: how many frames of its video a stream has seen.
-          config: settings of the state.
+          settings: of the state.
 
         Returns:
           The state, and arrays [S, ...].
@@ -303,11 +304,17 @@ class Method(nn.Module):
     def loss(
         self, batch: Batch, frame_loss_weight: float, criterion: Criterion = cross_entropy
     ) -> tuple[Float32[Array, ""], dict[str, Float32[Array, ""]]]:
-        """The training loss of a batch and its parts by name; ``criterion``: that of a set of
-        logits.
+        """The training loss of a batch and its parts by name, ``clip_loss`` unless a method has
+        another; ``criterion``: that of a set of logits.
 
         Needs a "dropout" key and mutable "batch_stats".
         """
+        outputs = self.clip_outputs(normalise(batch["frames"], batch["size"], self.channels), train=True)
+        loss, parts = clip_loss(outputs, batch["labels"], frame_loss_weight, criterion)
+        return loss, {"clip_loss": parts.clip, "frame_loss": parts.frames}
+
+    def clip_outputs(self, clips: Float[Array, "B T H W K"], train: bool = False) -> Logits:
+        """The logits of normalised clips, oldest frame first, and of their frames alone."""
         raise NotImplementedError
 
     def is_trained(self, name: str) -> bool:

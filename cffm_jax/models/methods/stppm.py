@@ -19,10 +19,7 @@ from jaxtyping import Array, Bool, Float, Float32
 
 from cffm_jax.config import ModelConfig
 from cffm_jax.models import layers
-from cffm_jax.models.criterion import Criterion
-from cffm_jax.models.losses import clip_loss, cross_entropy
-from cffm_jax.models.methods.method import PER_FRAME, Batch, FrameFeatures, Method, Prototypes
-from cffm_jax.models.normalise import normalise
+from cffm_jax.models.methods.method import PER_FRAME, FrameFeatures, Method, Prototypes
 from cffm_jax.models.resize import resize_bilinear
 
 FAMILY, ROW = "stppm", "ST-PPM"
@@ -120,7 +117,7 @@ class TemporalPyramid(Method):
         return self.clip_outputs(clips, train).logits
 
     def clip_outputs(self, clips: Float[Array, "B T H W K"], train: bool = False) -> ClipOutputs:
-        """The logits of clips, normalised, oldest first, and of their frames alone."""
+        """The logits of clips, and of their frames alone, which TCB has an auxiliary loss of."""
         b, t, h, w, _ = clips.shape
         features = self.encode(clips.reshape(b * t, *clips.shape[2:]), train)
         frame_logits = self.classify_frames(features.fine, train).reshape(b, t, h // 4, w // 4, -1)
@@ -140,14 +137,6 @@ class TemporalPyramid(Method):
         x = self.fuse(jnp.concatenate([target, *levels], -1), train)
         logits = self.clip_classifier(self.clip_dropout(x, deterministic=not train)).astype(jnp.float32)
         return resize_bilinear(logits, (2 * h, 2 * w))
-
-    def loss(
-        self, batch: Batch, frame_loss_weight: float, criterion: Criterion = cross_entropy
-    ) -> tuple[Float32[Array, ""], dict[str, Float32[Array, ""]]]:
-        """``clip_loss``: TCB's auxiliary loss of every frame is that of the per-frame logits."""
-        outputs = self.clip_outputs(normalise(batch["frames"], batch["size"], self.channels), train=True)
-        loss, parts = clip_loss(outputs, batch["labels"], frame_loss_weight, criterion)
-        return loss, {"clip_loss": parts.clip, "frame_loss": parts.frames}
 
     def macs(self, height: int, width: int, *, prototypes: int, executed: bool) -> dict[str, int]:
         positions, c = height * width // 64, self.width

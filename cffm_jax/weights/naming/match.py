@@ -11,7 +11,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from cffm_jax.errors import InputError
+from cffm_jax.errors import InputError, first_few
 from cffm_jax.models.encoders.names import backbone_of
 from cffm_jax.models.foreign.layouts import Layout, alone
 from cffm_jax.models.foreign.names import fields_of, layer_at
@@ -155,8 +155,7 @@ def load_leaves(leaves: Mapping[str, StoredArray], source: object) -> dict[str, 
     arrays = {path: leaf.load() for path, leaf in leaves.items()}
     damaged = [path for path, array in arrays.items() if not np.isfinite(array).all()]
     if damaged:
-        problem = f"holds values that are not finite (NaN, infinity) in {', '.join(damaged[:5])}"
-        problem += f" and {len(damaged) - 5} more" if len(damaged) > 5 else ""
+        problem = f"holds values that are not finite (NaN, infinity) in {first_few(damaged, 5)}"
         raise InputError(source, problem, "use another file: this one is damaged, or its training diverged")
     return arrays
 
