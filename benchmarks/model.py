@@ -41,7 +41,7 @@ from cffm_jax.models.macs import macs
 from cffm_jax.models.methods.cffm import CFFM
 from cffm_jax.models.methods.method import INPUT_MULTIPLE
 from cffm_jax.models.normalise import normalise
-from cffm_jax.models.variables import init_variables
+from cffm_jax.models.variables import init_variables, variable_shapes
 from cffm_jax.rules import setting
 from cffm_jax.runtime.command_line import parse_command, run_command
 from cffm_jax.runtime.memory import use_huge_pages
@@ -250,8 +250,7 @@ def config_for(name: str, dtype: str, options: Options) -> Config:
 
 
 def count_parameters(model: CFFM) -> int:
-    shapes = jax.eval_shape(functools.partial(init_variables, model), jax.random.key(0))
-    return sum(leaf.size for leaf in jax.tree.leaves(shapes["params"]))
+    return sum(leaf.size for leaf in jax.tree.leaves(variable_shapes(model)["params"]))
 
 
 def published_figures(name: str, options: Options) -> tuple[float | None, float | None]:

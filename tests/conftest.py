@@ -14,11 +14,13 @@ sys.dont_write_bytecode = False
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Eight devices, to test sharding; and machine code that is made quickly, of loops by XLA's older means, which take half
-# the time, and without passes that pay off in long runs alone: nearly all of the suite's is compiling.
+# the time, in one piece, as both cores are busy, and without passes that pay off in long runs alone: nearly all of the
+# suite's is compiling.
 for flag in (
     "--xla_force_host_platform_device_count=8",
     "--xla_backend_optimization_level=0",
     "--xla_cpu_use_fusion_emitters=false",
+    "--xla_cpu_parallel_codegen_split_count=1",
     "--xla_disable_hlo_passes=tree_reduction_rewriter,reshape-mover,while-loop-constant-sinking,constant_folding",
 ):
     if flag.split("=")[0] not in os.environ.get("XLA_FLAGS", ""):

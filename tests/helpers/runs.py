@@ -15,7 +15,7 @@ import numpy as np
 
 from cffm_jax.checkpoints.by_path import open_checkpoints
 from cffm_jax.models.create import build_model
-from cffm_jax.models.variables import init_variables
+from cffm_jax.models.variables import variable_shapes
 from cffm_jax.runtime.command_line import run_command
 
 ROOT = Path(__file__).parents[2]
@@ -99,8 +99,7 @@ def leaves(tree):
 def final_variables(workdir, step=STEPS):
     with open_checkpoints(workdir) as checkpoints:
         model = build_model(checkpoints.config(step).model)
-        like = jax.eval_shape(lambda key: init_variables(model, key), jax.random.key(0))
-        return model, checkpoints.restore_variables(step, like)
+        return model, checkpoints.restore_variables(step, variable_shapes(model))
 
 
 def log_lines(workdir, group):

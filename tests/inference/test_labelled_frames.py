@@ -30,7 +30,7 @@ from cffm_jax.inference import labelled_frames
 from cffm_jax.inference.labelled_frames import segment_targets
 from cffm_jax.inference.whole_videos import VideoSegmenter
 from cffm_jax.metrics.confusion import Confusion
-from cffm_jax.models.variables import init_variables
+from cffm_jax.models.variables import draw_variables, variable_shapes
 from cffm_jax.runtime.command_line import run_command
 from cffm_jax.training.sharding import init_state, make_mesh
 from cffm_jax.training.step import make_train_step
@@ -100,7 +100,7 @@ def test_a_video_that_lacks_few_masks_is_segmented_whole(setting, monkeypatch):
     chunks = list(segment_targets(segmenter, variables, [sparse[0], few, sparse[1]]))
     assert seen == [sparse[0], sparse[1]] and tuple(chunk.start for chunk in chunks) == few.targets
     for chunk in chunks:
-        np.testing.assert_array_equal(chunk.labels[0], decode.read_mask(few.mask(chunk.start), K))
+        np.testing.assert_array_equal(chunk.labels[0], decode.read_mask(few.mask(chunk.start), K, few.coding))
         np.testing.assert_array_equal(chunk.predictions[0], whole[chunk.start])
         rows["whole"] = rows["whole"].update(chunk.labels, chunk.predictions)
     assert abs(rows["whole"].counts - rows["clips"].counts).sum() < 4e-3 * rows["clips"].counts.sum()
@@ -173,7 +173,7 @@ def test_each_target_has_the_prototypes_of_its_video(setting):
     _, variables, _, sparse = setting
     model = create_model("cffmpp_b0", K).clone(depths=(1, 1, 1, 1))
     rng = np.random.default_rng(0)
-    shapes = jax.eval_shape(lambda key: init_variables(model, key), jax.random.key(0))["params"]
+    shapes = variable_shapes(model)["params"]
     fresh = {name: tree for name, tree in shapes.items() if name not in variables["params"]}
     fresh = jax.tree.map(lambda x: rng.normal(0, 0.1, x.shape).astype(np.float32), fresh)
     variables = {**variables, "params": {**variables["params"], **fresh}}
@@ -236,7 +236,7 @@ def test_a_training_step_takes_labels_of_the_target_alone():
         "labels": jax.ShapeDtypeStruct((2, 1, 64, 64), np.uint8),
         "size": jax.ShapeDtypeStruct((2, 2), np.int32),
     }
-    start = jax.eval_shape(lambda key: init_state(model, init_variables(model, key), optimizer, mesh), key)
+    start = jax.eval_shape(lambda key: init_state(model, draw_variables(model, key), optimizer, mesh), key)
     state, metrics = jax.eval_shape(step, start, batch, key)
     assert jax.tree.structure(state) == jax.tree.structure(start) and metrics["frame_loss"].shape == ()
 

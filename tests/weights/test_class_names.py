@@ -149,7 +149,7 @@ def test_exports_have_them():
     classes = ClassNames(OWN, SHADES).classes(19)
     config = Config(model=ModelConfig("segformer_b0", 19))
     weights = SimpleNamespace(names=classes.names, colours=classes.colours, origin="", licence="")
-    about = description(weights, SimpleNamespace(config=config, streams=1, size=(2, 2)), None)
+    about = description(weights, SimpleNamespace(config=config, streams=1, size=(2, 2)))
     assert about["classes"] == list(OWN) and about["colours"] == [list(shade) for shade in SHADES]
 
 

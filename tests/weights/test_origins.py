@@ -1,6 +1,7 @@
 """Other people's names for the same weights, written here from the released ones, without their libraries."""
 
 import re
+import zlib
 
 import jax
 import numpy as np
@@ -43,13 +44,14 @@ def model_of(origin):
     return cffm_jax.create_model(name, 7, **settings)
 
 
+def drawn(key, shape):
+    return np.random.default_rng(zlib.crc32(key.encode())).standard_normal(shape, np.float32)
+
+
 def released(model, encoder=False):
     """Drawn weights in the released layout."""
-    keys, rng = key_map(model, "encoder" if encoder else "all"), np.random.default_rng(0)
-    return {
-        key: rng.standard_normal(layout.save(np.empty(shape, bool)).shape, np.float32)
-        for key, (_, _, layout, shape) in keys.items()
-    }
+    keys = key_map(model, "encoder" if encoder else "all")
+    return {key: drawn(key, layout.save(np.empty(shape, bool)).shape) for key, (_, _, layout, shape) in keys.items()}
 
 
 def renamed(origin, state_dict):
