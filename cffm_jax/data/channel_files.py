@@ -54,7 +54,7 @@ def decode(
 
     What is not finite, as where a depth is not known, is read as the channel's mean: 0 when it is
     normalised, as padding; so is what GDAL calls "no data" in a TIFF. Without a mean it stays.
-    The path of a frame without one finite value is added to ``blank``, which makes it a mean alone.
+    The path of a frame without one finite value is added to ``blank``.
 
     Raises:
       UnreadableFile: it cannot be read, has another number of channels, or, without ``blank``, has

@@ -16,7 +16,7 @@ from cffm_jax.data.palettes import Claim
 from cffm_jax.errors import first_few
 
 MOST = 256
-"""Masks looked at: half a second of one core for frames of 480p."""
+"""Masks of a sample: half a second of one core for frames of 480p."""
 _THREADS = 8
 _NAMED = 8
 """Classes named; of more their number alone."""

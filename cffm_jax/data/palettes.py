@@ -8,6 +8,7 @@ they were made, and which were, nothing tells.
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -20,9 +21,12 @@ from cffm_jax.drawing import palette as drawing
 from cffm_jax.errors import InputError
 
 _REMEDY = (
-    'state the classes\' "colours" in classes.json (in place of classes.txt), which then decide, '
-    "or save all masks with one palette"
+    "save all masks with one palette, or, where a colour is the same class in all of them, "
+    'state the classes\' "colours" in classes.json (in place of classes.txt), which then decide'
 )
+
+
+_MEETING = threading.Lock()
 
 
 class Claim(NamedTuple):
@@ -65,7 +69,7 @@ def values_in_use(values: np.ndarray) -> list[int]:
 
 
 class Palettes:
-    """The claims of the masks met so far. Threads may share it; a copy goes to each process."""
+    """The claims of the masks that a process has met so far: others have a copy of their own."""
 
     def __init__(self) -> None:
         self._by_value: dict[int, dict[Claim, str]] = {}
@@ -76,6 +80,10 @@ class Palettes:
 
     def meet(self, file: FileName, found: Sequence[Claim]) -> tuple[str, str, str] | None:
         """Adds the claims of a mask; if they contradict earlier ones: its file, problem, remedy."""
+        with _MEETING:  # Threads read masks.
+            return self._meet(file, found)
+
+    def _meet(self, file: FileName, found: Sequence[Claim]) -> tuple[str, str, str] | None:
         said = []
         for claim in found:
             if claim.colour:

@@ -38,9 +38,9 @@ def evaluate(
     """Scores by row of ``Method.rows``: the model's own, then those of its parts down to the
     per-frame logits.
 
-    Of videos of which only some frames have masks only these are segmented, each with its
-    references; they have no video consistency, which needs the labels of all frames. Videos without
-    any masks are segmented and not scored.
+    Of videos of which only some frames have masks only these are scored; they have no video
+    consistency, which needs the labels of all frames. Videos without any masks are segmented and
+    not scored.
 
     The devices, and the processes, share the videos (``sharing.shares``), and all processes get the
     scores of all of them: the same as one device's.

@@ -59,7 +59,7 @@ def _is_sooner_whole(segmenter: VideoSegmenter, video: Video) -> bool:
     """Whether it has to be segmented up to its last target, or that takes no more frames than the
     clips. Where references go by numbers one that is missing has another in its place."""
     of_clips = len(video.targets) * (1 + len(_offsets(segmenter)))
-    return segmenter.causal or (not video.numbers and video.targets[-1] + 1 <= of_clips)
+    return segmenter.causal or (not video.numbers and max(video.targets, default=0) < of_clips)
 
 
 def _of_clips(segmenter: VideoSegmenter, variables: dict[str, Any], videos: Sequence[Video]) -> Iterator[Chunk]:

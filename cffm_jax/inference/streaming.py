@@ -242,8 +242,8 @@ def predictions(
       on_footprint: called before the first frame is segmented, with what that takes.
 
     Raises:
-      InputError: a frame is no such array or differs in size from the first, or its features, of
-        which causal prototypes are made, are not finite.
+      InputError: a frame is no such array or differs in size from the first; where prototypes are
+        causal, its features or the weights are not finite.
     """
     segmenter, state, channels = None, None, model.channels
     wanted = "u8[H,W,3] in RGB" if channels.coloured else f"f32[H,W,{len(channels)}] of {', '.join(channels.names)}"

@@ -24,7 +24,7 @@ class Frame(NamedTuple):
       name: what its mask is called.
       damaged: whether the decoder had to fill gaps, in it or in a frame since the last key frame,
         on which it may build.
-      blank: whether no value of it is finite, so that it was read as its channels' means.
+      blank: whether no value of it is finite.
     """
 
     pixels: np.ndarray

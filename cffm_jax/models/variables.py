@@ -51,8 +51,8 @@ def init_variables(model: Method, key: jax.Array) -> dict[str, Any]:
 
 
 def compiled_once(draw: Callable[..., T], **options: Any) -> Callable[..., T]:
-    """``jax.jit`` of what runs a single time: the random bits of a hundred leaves take LLVM a
-    minute to optimise on CPUs, and a blink to draw without."""
+    """``jax.jit`` of what runs a single time: on CPUs two thirds of the time that random
+    bits take to compile is LLVM optimising them, and a blink draws them without."""
     quick = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else {}
     return jax.jit(draw, compiler_options=quick, **options)
 

@@ -109,7 +109,7 @@ def _checked(names: Any, colours: Any, count: int, source: str) -> ClassNames:
         source += "" if colours is None or colours == [] else ", whose colours do not fit"
         rows = ()
     double = first_double(names)  # Harmless but to --classes, which then asks for an index.
-    source += f", which names two classes {printable(double)!r}" if double else ""
+    source += f" and names two classes {printable(double)!r}" if double else ""
     shades = tuple((int(red), int(green), int(blue)) for red, green, blue in rows)
     return ClassNames(tuple(printable(name) for name in names), shades, source)
 

@@ -93,8 +93,10 @@ def survey(
         names = ()
         problems.append(Problem(DATASET, relative_name(error.where, root), error.problem, error.remedy))
 
+    palettes = not source.fixed_labels
+
     def look(listed: Listed) -> VideoFound:
-        video = look_at_video(root, listed, num_classes or listed.coding.num_classes, channels, moments)
+        video = look_at_video(root, listed, num_classes or listed.coding.num_classes, channels, moments, palettes)
         if 0 < video.length < min_frames and not listed.numbered:
             problem = f"has {video.length} frames, fewer than {min_frames}: its clips lack references"
             video.problems.append(Problem(SHORT, listed.place, problem, "leave it out, or accept that", listed.name))

@@ -56,9 +56,15 @@ class VideoFound:
 
 
 def look_at_video(
-    root: str, listed: Listed, num_classes: int, channels: Channels = COLOURS, moments: bool = False
+    root: str,
+    listed: Listed,
+    num_classes: int,
+    channels: Channels = COLOURS,
+    moments: bool = False,
+    palettes: bool = False,
 ) -> VideoFound:
-    """Reads all files of a video; ``moments``: whether to measure those of its frames."""
+    """Reads all files of a video; ``moments`` and ``palettes``: whether to take down those of its
+    frames and masks."""
     result = VideoFound(listed.name, listed.place, len(listed.frames), passed_over=listed.passed_over)
 
     def add(group: str, file: FileName, problem: str, remedy: str) -> None:
@@ -87,7 +93,7 @@ def look_at_video(
                 add(SIZES, listed.frames[stem], problem, "give all frames of a video one size")
     for stem, path in listed.masks.items():
         try:
-            size, turn = _look_at_mask(result, path, listed, root, num_classes)
+            size, turn = _look_at_mask(result, path, listed, root, num_classes, palettes)
             if stem in shapes:
                 frame_size = shapes[stem][::-1]
                 try:
@@ -107,7 +113,7 @@ def _moments(frame: np.ndarray) -> np.ndarray:
 
 
 def _look_at_mask(
-    result: VideoFound, path: FileName, listed: Listed, root: str, num_classes: int
+    result: VideoFound, path: FileName, listed: Listed, root: str, num_classes: int, palettes: bool
 ) -> tuple[tuple[int, ...], int | None]:
     """Counts a mask's labels. Returns its height and width, and its `pictures.orientation`.
 
@@ -123,7 +129,7 @@ def _look_at_mask(
     counts = np.bincount(labels.reshape(-1), minlength=256)
     result.pixels += counts
     result.frames += counts > 0
-    if not coding.colours:
+    if palettes and not coding.colours:
         result.palettes.setdefault(mask_files.claims_of(values, coding), relative_name(path, root))
     other = np.flatnonzero(counts[num_classes:IGNORED_LABEL])
     if len(other):

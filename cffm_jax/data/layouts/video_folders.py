@@ -181,8 +181,8 @@ class VideoFolders(Layout):
             unread = unread_images(folder, read, others) if labelled and frames else []
             if unread:
                 more = f", nor are {len(unread) - 1} more of the folder" if len(unread) > 1 else ""
-                kind = "mask" if read is masks else "frame"
-                add(MASKS, unread[0], f"is not read as a {kind}{more}", f"save {kind}s as {' or '.join(suffixes)}")
+                kind, group = ("mask", MASKS) if read is masks else ("frame", UNREADABLE)
+                add(group, unread[0], f"is not read as a {kind}{more}", f"save {kind}s as {' or '.join(suffixes)}")
         if labelled and self.every_frame and frames and not masks:
             add(MISSING, places[1], "holds no .png mask", "add the masks or leave the video out")
         elif masks and self.every_frame:

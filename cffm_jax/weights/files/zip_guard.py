@@ -25,6 +25,8 @@ _LOCATOR = 20
 """Bytes of the record before it, in a zip of more than 4 GiB."""
 _STRIDE = 16 << 20
 """Bytes looked through at once."""
+_SEARCHED = 256 << 20
+"""Bytes looked through: a file may be on a network."""
 _HEADER = 30
 """Bytes of a member's own header before its name."""
 
@@ -103,13 +105,15 @@ def _require_end(file: BinaryIO, size: int) -> None:
 
 
 def _earlier_end(file: BinaryIO, before: int) -> int:
-    """Where a zip ends whose record of the end begins before this place; 0 for none.
+    """Where a zip ends whose record of the end begins before this place, at most ``_SEARCHED``
+    bytes; 0 for none.
 
     The bytes of one may be data: the list of members must end where it begins, or where the records
     of a zip of more than 4 GiB do that stand before it.
     """
-    while before > 0:
-        start = max(0, before - _STRIDE)
+    first = max(0, before - _SEARCHED)
+    while before > first:
+        start = max(first, before - _STRIDE)
         file.seek(start)
         data = file.read(before - start + _END)
         place = data.rfind(_END_MARK, 0, before - start + len(_END_MARK) - 1)
