@@ -147,6 +147,8 @@ class _Stated:
             return colour != self._colours[label]
         if label == IGNORED_LABEL and self._ignored:
             return colour != self._ignored
+        if self._ignored and colour == self._ignored:
+            return True
         # Masks often have black for ignored pixels and for a class: no harm while that is in its
         # place.
         places = [self._labels.find(k) for k, other in enumerate(self._colours) if other == colour]

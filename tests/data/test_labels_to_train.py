@@ -264,6 +264,24 @@ def test_names_in_other_capitals_are_told(tmp_path, capfd, name, said):
         assert len(read_split(str(root), "train", False, "folder")) == 2, "where no masks are asked for"
 
 
+def test_what_lies_beside_the_folder_in_other_capitals_is_told(tmp_path, capfd):
+    """Half of the masks were passed over without a word."""
+    root = write_dataset(tmp_path, {"a": [ALL] * LENGTH})
+    mask = sorted((root / "a" / "masks").iterdir())[0]
+    (root / "a" / "Masks").mkdir()
+    mask.rename(root / "a" / "Masks" / mask.name)
+    said = "is there beside Masks: capitals count"
+    assert said in fails("masks", read_split, str(root), "train", layout="folder")
+    assert ("a/masks", said, "a") in problems(capfd, root)[0]
+
+
+@pytest.mark.parametrize("file", ["Classes.txt", "classes.JSON"])
+def test_a_class_file_in_other_capitals_is_refused(tmp_path, file):
+    root = write_dataset(tmp_path, {"a": [ALL] * LENGTH}, None)
+    (root / file).write_text("sky\nroad")
+    assert f"is no {file.lower()}: capitals count" in fails(root / file, stated_classes, root, 2, "folder")
+
+
 def test_vspws_folders_in_other_capitals_and_masks_of_another_kind(tmp_path):
     for i in range(3):
         write_png(tmp_path / "data" / "a" / "origin" / f"{i}.jpg", frame(i, SIZE))

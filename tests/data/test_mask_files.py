@@ -138,6 +138,8 @@ def test_ignored_pixels_have_a_colour_where_it_is_stated():
     np.testing.assert_array_equal(
         labels_of(palette_png([[0, 255]], [[0, 0, 0]] + [[7, 7, 7]] * 255), coding), [[0, 255]]
     )
+    beyond = palette_png([[0, 3, 4, 2]], [*COLOURS, [7, 7, 7]])  # Void as a value above the classes'.
+    np.testing.assert_array_equal(labels_of(beyond, coding), [[0, 3, 255, 2]])
 
 
 def test_two_classes_of_one_colour_are_told_apart_by_their_values_alone():

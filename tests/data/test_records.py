@@ -281,7 +281,6 @@ def test_a_fault_in_the_middle_leaves_nothing(tmp_path, refused, monkeypatch):
     (root / "a" / "frames" / "0004.png").write_bytes(bytes(50_001))
     argv = [root, tmp_path / "out", "--layout", "folder"]
     said = root / "a" / "frames" / "0004.png", "50001 bytes"
-    (tmp_path / "out" / "video_folder").mkdir(parents=True)  # What it may leave.
     refused(prepare.main, argv, *said, progress=True)
     (root / "a" / "frames" / "0004.png").unlink()
     assert run(*argv) == 0
@@ -362,7 +361,7 @@ def test_a_disk_that_is_full_leaves_nothing(folders, tmp_path):
     ]
     status, _, err = runs.finished("-c", "\n".join(lines), folders["vspw"], tmp_path / "out")
     runs.Refusal.check(status, err.replace("\r", "\n"), "cannot be written", "File too large", progress=True)
-    assert not list((tmp_path / "out" / "vspw").iterdir())
+    assert not (tmp_path / "out").exists()
 
 
 def test_masks_may_be_missing_only_where_that_is_said(folders, tmp_path, refused):

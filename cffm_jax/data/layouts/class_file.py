@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cffm_jax.config import IGNORED_LABEL
+from cffm_jax.data.layouts.names import in_other_case
 from cffm_jax.errors import InputError
 
 
@@ -54,6 +55,10 @@ def read_class_file(root: str | Path) -> ClassFile | None:
     paths = [path for path in (Path(root) / "classes.txt", Path(root) / "classes.json") if path.exists()]
     if len(paths) > 1:
         raise InputError(paths[0], "is there beside classes.json", "remove one of the two")
+    for name in ("classes.txt", "classes.json"):
+        close = in_other_case(str(Path(root) / name))
+        if close:
+            raise InputError(Path(root) / close, f"is no {name}: capitals count", f"rename it {name}, or remove it")
     if not paths:
         return None
     path = paths[0]

@@ -49,17 +49,23 @@ def list_files(folder: str, suffixes: Sequence[str], others: list[str] | None = 
     return files
 
 
-def missing_but_for_case(path: str) -> str:
-    """Says in brackets what is there under a missing path's name in other capitals; "" for
-    nothing."""
+def in_other_case(path: str) -> str:
+    """The name of another file or folder beside a path whose name differs in capitals alone, ""
+    for none."""
     folder, name = os.path.split(path)
-    if os.path.lexists(path):
-        return ""
     try:
         there = sorted(os.listdir(folder or "."))
     except OSError:
         return ""
-    close = next((each for each in there if each.lower() == name.lower()), "")
+    if name not in there and os.path.lexists(path):  # Capitals do not count on this disk.
+        return ""
+    return next((each for each in there if each != name and each.lower() == name.lower()), "")
+
+
+def missing_but_for_case(path: str) -> str:
+    """Says in brackets what is there under a missing path's name in other capitals; "" for
+    nothing."""
+    close = "" if os.path.lexists(path) else in_other_case(path)
     return f" ({close} is there: capitals count)" if close else ""
 
 

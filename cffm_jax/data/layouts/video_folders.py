@@ -11,6 +11,7 @@ from cffm_jax.data.layouts.layout import Fault, Layout, stop
 from cffm_jax.data.layouts.listing import DATASET, MASKS, MISSING, UNREADABLE, Listed, Listing, Problem
 from cffm_jax.data.layouts.names import (
     beside,
+    in_other_case,
     is_outside,
     list_files,
     list_folders,
@@ -82,7 +83,7 @@ class VideoFolders(Layout):
             raise InputError(place, self._without_frames(place) + beside(others), remedy)
         place = os.path.join(folder, self.masks)
         labels = list_files(place, (_MASK,), others) if masks else {}
-        if masks and missing_but_for_case(place):
+        if masks and in_other_case(place):
             raise InputError(place, *_other_case(place))
         stems = sorted(frames, key=numeric_order)
         if masks and self.every_frame:
@@ -175,8 +176,8 @@ class VideoFolders(Layout):
             return Listed(name, place, {}, {}, coding)
         if not frames:
             add(MISSING, places[0], without, _LEAVE_OUT)
-        if missing_but_for_case(places[1]):
-            add(MISSING, places[1], *_other_case(places[1]))
+        for folder in filter(in_other_case, places if frames else places[1:]):
+            add(MISSING, folder, *_other_case(folder))
         for folder, read, suffixes in zip(places, (frames, masks), (self.suffixes, (_MASK,))):
             unread = unread_images(folder, read, others) if labelled and frames else []
             if unread:
@@ -196,6 +197,8 @@ class VideoFolders(Layout):
 
 def _other_case(place: str) -> tuple[str, str]:
     """Problem and remedy of a folder that is there under its name in other capitals."""
+    if os.path.lexists(place):
+        return f"is there beside {in_other_case(place)}: capitals count", "move the files of the two into it"
     return f"there is no such folder{missing_but_for_case(place)}", "rename the one that is there"
 
 

@@ -17,7 +17,7 @@ import io
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -87,9 +87,7 @@ def main(argv: Sequence[str]) -> None:
         if others:
             print(f"{split}: {passed_over_in_words([*others])}")
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        _require_space(folder.parent, sum(each.size for each in plans.values()))
-        with lock_on(folder), _bar(plans) as bar:
+        with _parents(folder, sum(each.size for each in plans.values())), lock_on(folder), _bar(plans) as bar:
             _require_free(folder, options.overwrite)  # As it is now: another process may have made it.
             more = {"written": bar.update, "manifest": manifest, "threads": options.threads}
             make = functools.partial(builders.Frames, layout, options.root, plans, file_format="array_record", **more)
@@ -125,6 +123,22 @@ def _require_free(folder: Path, overwrite: bool) -> None:
         raise InputError(folder, "is there already", "name another folder, or add --overwrite")
     if not (folder / INDEX).is_file():
         raise InputError(folder, "is there, but this command did not write it", "name another folder, or remove it")
+
+
+@contextlib.contextmanager
+def _parents(folder: Path, size: int) -> Iterator[None]:
+    """Makes the folders above one of so many bytes; if the work fails, those that are new and empty
+    go again."""
+    new = [path for path in folder.parents if not path.exists()]
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        _require_space(folder.parent, size)
+        yield
+    except BaseException:
+        for path in new:
+            with contextlib.suppress(OSError):  # Something lies in it.
+                path.rmdir()
+        raise
 
 
 def _require_space(folder: Path, size: int) -> None:
