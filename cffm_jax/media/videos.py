@@ -15,6 +15,7 @@ from cffm_jax.data.image_files import MAX_PIXELS
 from cffm_jax.errors import InputError
 from cffm_jax.media.frame import Frame, Selection, Source
 from cffm_jax.media.images import INSTALL_HEIF
+from cffm_jax.media.mp4 import require_whole
 from cffm_jax.media.pyav import Piped, Seekable, require_av
 
 CONTAINERS = (
@@ -68,6 +69,8 @@ def _open(file: Piped, name: str, selection: Selection, live: bool) -> Iterator[
         except (av.FFmpegError, OSError) as error:
             raise _unreadable(file, name, "is no video or image that can be read") from error
         if stream is None or stream.disposition & av.stream.Disposition.attached_pic:
+            if isinstance(file, Seekable):
+                require_whole(file.file, name)
             raise InputError(name, "holds no video", "name a file with a video in it")
         taken_of = _several(av, name, container, stream)
         codec = stream.codec_context
@@ -146,6 +149,8 @@ def _unreadable(file: Piped, name: str, problem: str) -> InputError:
     if isinstance(file.error, OSError):
         return InputError(name, f"cannot be read ({file.error.strerror})", "check the disk it is on")
     file.reraise()
+    if isinstance(file, Seekable):
+        require_whole(file.file, name)
     hint = "; of an mp4 from a pipe the index must come first (ffmpeg -movflags +faststart)"
     remedy = "check what it is, or convert it to H.264 in an mp4"
     return InputError(name, problem, remedy if isinstance(file, Seekable) else remedy + hint.replace("; ", ": "))

@@ -1,5 +1,6 @@
 """Inputs as a player or a viewer shows them: every container, turned, of odd sizes, grey, with alpha, of 16 bits."""
 
+import io
 import sys
 from fractions import Fraction
 
@@ -10,7 +11,7 @@ import pytest
 from PIL import Image
 
 from cffm_jax.errors import InputError
-from cffm_jax.media import images, videos
+from cffm_jax.media import images, mp4, videos
 from cffm_jax.media.frame import Damage, Frame, Selection
 from cffm_jax.media.pyav import Seekable
 from cffm_jax.media.source import open_source
@@ -55,6 +56,16 @@ def test_containers(tmp_path, monkeypatch, name, options):
     np.testing.assert_allclose([float(frame.time) for frame in frames], np.arange(6) / 15, atol=1e-3)
     assert [frame.name for frame in frames] == [f"{i:06}" for i in range(6)]
     assert source.count in (5, 6, 7)
+
+
+def test_an_mp4_without_its_end_is_cut_off(tmp_path):
+    data = film(tmp_path / "a.mp4").read_bytes()
+    (tmp_path / "b.mp4").write_bytes(data[: len(data) * 6 // 10])
+    said = rf"b.mp4: is cut off: {len(data) * 6 // 10:,} bytes are there, at least [\d,]+ should be; copy it again"
+    with pytest.raises(InputError, match=said):
+        read(tmp_path / "b.mp4")
+    assert mp4.announced_size(io.BytesIO(data)) == len(data)
+    assert mp4.announced_size(io.BytesIO(b"RIFF" + data)) == 0
 
 
 @pytest.mark.parametrize("how", MATRICES)
