@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -10,10 +11,11 @@ import numpy as np
 from cffm_jax.config import IGNORED_LABEL
 from cffm_jax.data import decode, mask_files
 from cffm_jax.data.image_files import FileName, UnreadableFile
+from cffm_jax.data.layouts.read import find_splits, read_split
 from cffm_jax.data.layouts.records import read_one
 from cffm_jax.data.layouts.video import Coding, Video
 from cffm_jax.data.palettes import Claim
-from cffm_jax.errors import first_few
+from cffm_jax.errors import InputError, first_few
 
 MOST = 256
 """Masks of a sample: half a second of one core for frames of 480p."""
@@ -49,6 +51,23 @@ def sampled_masks(videos: Sequence[Video], most: int = MOST) -> list[tuple[FileN
 def _spread(count: int, most: int) -> list[int]:
     """At most so many numbers below ``count``, evenly spread, each once."""
     return sorted({int((i + 0.5) * count / min(count, most)) for i in range(min(count, most))})
+
+
+def require_splits_agree(root: str, layout: str, splits: Sequence[str], videos: Sequence[Video]) -> None:
+    """`require_palettes_agree` for the videos of some splits and those of the others: a network
+    knows the order of the split that it was trained on.
+
+    Raises:
+      InputError: palettes contradict each other.
+    """
+    others: list[Video] = []
+    if any(video.masks and video.coding.palettes is not None for video in videos):
+        # What else is wrong with a split that is not read is no fault here.
+        with contextlib.suppress(InputError):
+            for split in sorted({*find_splits(root, layout)} - {*splits}):
+                with contextlib.suppress(InputError):
+                    others += read_split(root, split, True, layout)
+    require_palettes_agree((*videos, *others))
 
 
 def require_palettes_agree(videos: Sequence[Video], most: int = MOST) -> None:

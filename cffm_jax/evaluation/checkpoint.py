@@ -14,7 +14,7 @@ import jax
 from cffm_jax.checkpoints.compatible import as_option, changed_settings, require_same_model
 from cffm_jax.config import EVALUATED, ClusterConfig, Config
 from cffm_jax.config_checks import check_settings
-from cffm_jax.data.label_sample import require_palettes_agree
+from cffm_jax.data.label_sample import require_splits_agree
 from cffm_jax.data.layouts.classes import Classes, stated_classes
 from cffm_jax.data.layouts.video import Video
 from cffm_jax.errors import InputError
@@ -128,7 +128,7 @@ def _prepare(options: EvalOptions, with_config: Callable[[Config], EvalOptions])
         model = build_model(config.model, config.data.frame_channels)
         devices = chosen_devices(config.eval.devices, jax.local_devices())
         videos = evaluation_videos(config, masks=not options.submission)
-        require_palettes_agree(videos)
+        require_splits_agree(config.data.root, config.data.layout, [config.data.eval_split], videos)
         classes, note = _classes(config, weights)
         output = Path(options.output or beside(options.checkpoint, "eval.json"))
         if cluster.first():

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from cffm_jax.config import EVALUATED
 from cffm_jax.config_checks import check_settings
 from cffm_jax.data import decode
-from cffm_jax.data.label_sample import require_palettes_agree
+from cffm_jax.data.label_sample import require_splits_agree
 from cffm_jax.data.layouts.classes import read_classes
 from cffm_jax.data.layouts.records import RecordedFile
 from cffm_jax.data.layouts.video import Video
@@ -108,7 +108,7 @@ def evaluate_predictions(options: EvalOptions, interruption: Interruption) -> No
         print_written(options.submission, videos)
         return
     videos = evaluation_videos(config)
-    require_palettes_agree(videos)
+    require_splits_agree(config.data.root, config.data.layout, [config.data.eval_split], videos)
     dataset = read_classes(config.data.root, config.model.num_classes, config.data.layout)
     names = dataset.names
     output = Path(options.output or f"{options.predictions.rstrip('/')}.json")

@@ -163,10 +163,24 @@ def test_what_a_sample_misses_is_refused_where_it_is_read(own, tmp_path, monkeyp
     for video in (videos[1], pickle.loads(pickle.dumps(videos))[1]):
         said = fails("07.png", label_sample.decode.read_pair, video.frames[7], video.mask(7), 4, video.coding)
         assert "own/" in said.split(", but ")[1]
-    monkeypatch.setattr(prepare, "require_palettes_agree", lambda videos: None)
+    monkeypatch.setattr(prepare, "require_splits_agree", lambda *_: None)
     status, text = said_of(capfd, prepare.main, own, tmp_path / "out", "--layout", "folder")
     assert status == 2 and "07.png: has value 1 as" in text
     assert not [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+
+
+def test_the_order_is_that_of_the_other_splits(own, tmp_path, capfd):
+    """A network was trained on one of them."""
+    (own / "train.txt").write_text("a\n")
+    (own / "val.txt").write_text("b\n")
+    for path in (own / "b" / "masks").iterdir():
+        path.write_bytes(png(MOVED, size=(64, 64)))
+    assert said_of(capfd, prepare.main, own, tmp_path / "a", "--layout", "folder", "--splits", "val")[0] == 2
+    options = ("--data.root", own, "--data.layout", "folder", "--model.num_classes", 4)
+    status, text = said_of(capfd, eval_command, "--predictions", own, *options)
+    assert status == 2 and "has value 1 as" in text and "own/a/masks" in text and "own/b/masks" in text
+    (own / "train.txt").write_text("nothing\n")  # A split that cannot be read says nothing.
+    assert said_of(capfd, prepare.main, own, tmp_path / "a", "--layout", "folder", "--splits", "val")[0] == 0
 
 
 def test_a_layout_that_fixes_the_values_takes_any_palette(own, monkeypatch):

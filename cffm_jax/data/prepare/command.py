@@ -25,7 +25,7 @@ import tqdm
 import tyro
 
 from cffm_jax.config import LayoutName
-from cffm_jax.data.label_sample import require_palettes_agree
+from cffm_jax.data.label_sample import require_splits_agree
 from cffm_jax.data.layouts.names import passed_over_in_words
 from cffm_jax.data.layouts.read import find_splits, layout_of, layouts_with
 from cffm_jax.data.layouts.records import INDEX
@@ -80,7 +80,8 @@ def main(argv: Sequence[str]) -> None:
     if manifest is not None:
         frames = [frame for each in plans.values() for frame in each.frames]
         manifest.require(file for frame in frames for file in (frame.frame, frame.mask) if file)
-    require_palettes_agree([video for each in plans.values() for video in each.labelled or ()])
+    labelled = [video for each in plans.values() for video in each.labelled or ()]
+    require_splits_agree(options.root, options.layout, splits, labelled)
     for split, each in plans.items():
         print(f"{split}: {_counts(each)}" + (f", without masks ({each.unlabelled})" if each.unlabelled else ""))
         others = dict.fromkeys(path for video in (*(each.labelled or ()), *each.every) for path in video.passed_over)
