@@ -51,23 +51,29 @@ def expected(network, video):
     return whole(*network, video)
 
 
+def changed(variables, part, factor):
+    """The weights with those of a part times a factor."""
+
+    def change(path, x):
+        return x * factor if part in jax.tree_util.keystr(path) else x
+
+    return jax.tree_util.tree_map_with_path(change, variables)
+
+
+@pytest.mark.long
 def test_causal_prototypes_of_features_that_are_not_finite_are_refused(network, frames, video):
-    """As those of whole videos are; XLA's ReLU on CPUs hides NaN among the weights."""
-    model, variables = network
-
-    def changed(part, factor):
-        def change(path, x):
-            return x * factor if part in jax.tree_util.keystr(path) else x
-
-        return jax.tree_util.tree_map_with_path(change, variables)
-
-    huge = changed("['norm']['scale']", 1e30)
+    """As those of whole videos are."""
+    huge = changed(network[1], "['norm']['scale']", 1e30)
     with pytest.raises(InputError, match=r"^frame 0: its features are not finite"):
-        next(streaming.stream(model, huge, CONFIG, frames[:1]))
+        next(streaming.stream(network[0], huge, CONFIG, frames[:1]))
     with pytest.raises(InputError, match=r"after it are not finite"):
-        whole(model, huge, video)
+        whole(network[0], huge, video)
+
+
+def test_causal_prototypes_by_weights_that_are_not_finite_are_refused(network, frames):
+    """XLA's ReLU on CPUs hides NaN among the weights."""
     with pytest.raises(InputError, match=r"decoder.*fuse.*is not finite"):
-        next(streaming.stream(model, changed("fuse", np.nan), CONFIG, frames[:1]))
+        next(streaming.stream(network[0], changed(network[1], "fuse", np.nan), CONFIG, frames[:1]))
 
 
 def share_of_others(masks, expected):
