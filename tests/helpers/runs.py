@@ -88,8 +88,8 @@ def place(where, process):
 
 
 def files(folder):
-    """Every path below a folder and its size."""
-    return {path: path.stat().st_size for path in folder.rglob("*")}
+    """Every path below a folder and its size, but for Python's bytecode of a config."""
+    return {path: path.stat().st_size for path in folder.rglob("*") if "__pycache__" not in path.parts}
 
 
 def leaves(tree):
