@@ -74,7 +74,7 @@ def test_the_whole_chain(mit, tmp_path, capfd):
                 assert path != second or weights.origin.endswith("EMA weights") != raw
     assert licence.startswith(f"inherited from {converted['torch']}: inherited from {first}: inherited from {mit}: ")
     exported = SimpleNamespace(config=config_of(), streams=1, size=(2, 2))
-    assert description(cffm_jax.load(second), exported, None)["licence"] == licence.split(": ", 1)[1]
+    assert description(cffm_jax.load(second), exported)["licence"] == licence.split(": ", 1)[1]
 
 
 def test_a_run_that_goes_on_keeps_its_notice(mit, tmp_path):
