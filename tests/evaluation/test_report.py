@@ -74,7 +74,7 @@ def tables_of(text):
 def split(tmp_path_factory):
     """(page of many videos, their scores, those as JSON)."""
     folder = tmp_path_factory.mktemp("report")
-    videos = made_videos(folder / "frames", VIDEOS)
+    videos = made_videos(folder / "frames", VIDEOS, size=(240, 427))
     scored = made_scores(videos)
     path = made_report(folder / "new" / "report", videos, scored)
     assert [file.name for file in path.parent.iterdir()] == ["index.html"]
