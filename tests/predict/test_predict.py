@@ -383,7 +383,7 @@ REFUSED = {
     "playlist": (lambda f: text(film(f / "secret.mp4").with_name("a.mp4"), PLAYLIST), "no video"),
     "list of files": (lambda f: text(f / "a.mp4", "ffconcat version 1.0\nfile secret.mp4\n"), "no video"),
     "session": (lambda f: text(f / "a.mp4", SDP), "no video"),
-    "without its index": (lambda f: cut(film(f / "a.mp4"), 0.6), "no video"),
+    "without its index": (lambda f: cut(film(f / "a.mp4"), 0.6), "is cut off"),
     "header alone": (lambda f: cut(film(f / "a.mkv"), 0.1), "a.mkv: "),
     "no frames": (lambda f: no_frames(f / "a.mp4"), "no frame that can be decoded"),
     "no frame whole": (lambda f: spoilt(f / "a.mkv"), "no frame that can be decoded"),
