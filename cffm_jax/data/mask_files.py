@@ -11,7 +11,7 @@ from PIL import Image
 from cffm_jax.config import IGNORED_LABEL
 from cffm_jax.data.image_files import FileName, UnreadableFile, open_image
 from cffm_jax.data.layouts.video import NO_CLASS, Coding
-from cffm_jax.data.palettes import Claim, claims, values_in_use
+from cffm_jax.data.palettes import Claim, claims, rgb, values_in_use
 from cffm_jax.data.pictures import grey_bits, is_png, orientation, upright
 from cffm_jax.errors import InputError
 
@@ -164,7 +164,7 @@ class _Stated:
             return classes[0]
         if not classes and ignored and not self._ignored:
             return IGNORED_LABEL
-        shown = f"({', '.join(map(str, colour))})" if colour else "missing"
+        shown = rgb(colour) if colour else "missing"
         what = "none of the stated colours"
         if classes:
             what = f"the colour of the classes {', '.join(map(str, classes))}" if classes[1:] else "a class's colour"

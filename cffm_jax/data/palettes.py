@@ -24,8 +24,6 @@ _REMEDY = (
     "save all masks with one palette, or, where a colour is the same class in all of them, "
     'state the classes\' "colours" in classes.json (in place of classes.txt), which then decide'
 )
-
-
 _MEETING = threading.Lock()
 
 
@@ -110,17 +108,18 @@ class Palettes:
 
     def _contradictions(self, claim: Claim) -> list[str]:
         """What an earlier mask says otherwise, in words: of a value, of which the first counts."""
-        for other, file in list(self._by_value.get(claim.value, {}).items()):
+        for other, file in self._by_value.get(claim.value, {}).items():
             if other.colour != claim.colour and not claim.ignored:
-                here, there = _rgb(claim.colour), _rgb(other.colour)
+                here, there = rgb(claim.colour), rgb(other.colour)
                 return [f"has value {claim.value} as {here} in its palette, but {file} as {there}"]
-        for other, file in list(self._by_colour.get(claim.colour, {}).items()):
+        for other, file in self._by_colour.get(claim.colour, {}).items():
             if claim.value not in other.twins and other.value not in claim.twins:
-                return [f"has {_rgb(claim.colour)} as value {claim.value} of its palette, but {file} as {other.value}"]
+                return [f"has {rgb(claim.colour)} as value {claim.value} of its palette, but {file} as {other.value}"]
         return []
 
 
-def _rgb(colour: bytes) -> str:
+def rgb(colour: bytes) -> str:
+    """A colour's three bytes in words."""
     return f"({', '.join(map(str, colour))})"
 
 
@@ -132,7 +131,7 @@ def _reordered(found: Sequence[Claim]) -> dict[int, str]:
         if all(claim.colour in known for claim in coloured):
             homes = {known[claim.colour]: claim for claim in coloured if known[claim.colour] not in claim.twins}
             return {
-                home: f"has value {claim.value} as {_rgb(claim.colour)} in its palette, {name} {home}"
+                home: f"has value {claim.value} as {rgb(claim.colour)} in its palette, {name} {home}"
                 for home, claim in homes.items()
             }
     return {}

@@ -17,6 +17,8 @@ from cffm_jax.config import IGNORED_LABEL
 from cffm_jax.data.layouts.names import in_other_case
 from cffm_jax.errors import InputError
 
+NAMES = ("classes.txt", "classes.json")
+
 
 class ClassFile(NamedTuple):
     """The contents of a class file.
@@ -52,13 +54,15 @@ def read_class_file(root: str | Path) -> ClassFile | None:
     Raises:
       InputError: it cannot be used, or there are two.
     """
-    paths = [path for path in (Path(root) / "classes.txt", Path(root) / "classes.json") if path.exists()]
+    places = [Path(root) / name for name in NAMES]
+    paths = [path for path in places if path.exists()]
     if len(paths) > 1:
         raise InputError(paths[0], "is there beside classes.json", "remove one of the two")
-    for name in ("classes.txt", "classes.json"):
-        close = in_other_case(str(Path(root) / name))
+    for path in places:
+        close = in_other_case(str(path))
         if close:
-            raise InputError(Path(root) / close, f"is no {name}: capitals count", f"rename it {name}, or remove it")
+            problem, remedy = f"is no {path.name}: capitals count", f"rename it {path.name}, or remove it"
+            raise InputError(path.with_name(close), problem, remedy)
     if not paths:
         return None
     path = paths[0]

@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import os
 
+from cffm_jax.data.layouts import class_file
 from cffm_jax.data.layouts.class_file import ignored_label
 from cffm_jax.data.layouts.layout import Fault, Prepared, stop
 from cffm_jax.data.layouts.names import beside
@@ -61,7 +62,7 @@ class Folder(VideoFolders):
 def _require_known_class_file(root: str) -> None:
     """InputError for classes.yaml and the like, which would go unread."""
     for name in sorted(os.listdir(root)):
-        known = name in ("classes.txt", "classes.json")
+        known = name in class_file.NAMES
         if os.path.splitext(name)[0].lower() == "classes" and not known and os.path.isfile(os.path.join(root, name)):
             problem = "is no class file that is read here"
             raise InputError(os.path.join(root, name), problem, "write classes.txt or classes.json")

@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import tensorflow_datasets as tfds
 
 from cffm_jax.data.image_files import FileName, UnreadableFile, read_bytes
-from cffm_jax.data.layouts import records
+from cffm_jax.data.layouts import class_file, records
 from cffm_jax.data.layouts.layout import Layout
 from cffm_jax.data.layouts.read import read_split
 from cffm_jax.data.layouts.records import FRAME, FRAME_NAME, MASK_NAME, MASKS
@@ -222,7 +222,7 @@ class Frames(tfds.core.ShardBasedBuilder, skip_registration=True):
     def _post_download_and_prepare_hook(self) -> None:
         """Adds the class file and, last, the index: without it a folder is not finished."""
         folder = Path(self.data_dir)
-        for name in ("classes.txt", "classes.json"):
+        for name in class_file.NAMES:
             if os.path.exists(os.path.join(self._root, name)):
                 shutil.copyfile(os.path.join(self._root, name), folder / name)
         codings: list[Coding] = []
