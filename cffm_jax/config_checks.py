@@ -77,11 +77,12 @@ def _require_contexts(settings: ModelConfig) -> None:
         problem = f"r must be at least 1 and p one of {list(POOLINGS)}, not {receptive} and {pooling}"
     if problem:
         raise InputError("--model.receptive, --model.pooling", problem, "see Tables 6 and 7 of the papers")
-    released, paper = settings.pooling_rule == "release", "give --model.pooling-rule paper"
+    released, paper = settings.pooling_rule == "release", "or --model.pooling-rule paper"
     if released and settings.window != 7:
-        raise InputError("--model.window", f"{settings.window}: the release has windows of 7 alone", paper)
+        raise InputError("--model.window", f"{settings.window}: the release has windows of 7 alone", f"give 7, {paper}")
     if 2 * settings.halo > settings.window:
         half = settings.window // 2
         raise InputError("--model.halo", f"{settings.halo} is more than half a window", f"give at most {half}")
     if released and settings.target_pooling not in POOLINGS:
-        raise InputError("--model.target-pooling", f"{settings.target_pooling} is none of {list(POOLINGS)}", paper)
+        remedy = f"give one of these, {paper}"
+        raise InputError("--model.target-pooling", f"{settings.target_pooling} is none of {list(POOLINGS)}", remedy)

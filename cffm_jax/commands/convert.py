@@ -64,7 +64,7 @@ def convert_command(argv: Sequence[str]) -> None:
         print(f"{output}: written (prototypes of {len(centres)} videos, for --prototypes.imported)")
     elif options.inspect:
         with open_stored(options.file, raw=options.raw, take=options.take) as weights:
-            print(summary.description(weights))
+            print(summary.description(weights, weights.faults()))
     else:
         _require_new(Path(options.output))
         if options.to in ("jax-export", "onnx"):

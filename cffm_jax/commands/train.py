@@ -10,7 +10,7 @@ from typing import NoReturn
 from cffm_jax.config import REQUIRED, ClusterConfig, Config
 from cffm_jax.errors import InputError
 from cffm_jax.rules import setting, with_changes
-from cffm_jax.runtime.command_line import parse_command, run_command
+from cffm_jax.runtime.command_line import CommandLine, run_command
 from cffm_jax.runtime.devices import warn_of_missing_platforms
 from cffm_jax.runtime.memory import use_huge_pages
 from cffm_jax.runtime.signals import Interruption
@@ -35,13 +35,12 @@ class TrainOptions:
 def train_command(argv: Sequence[str]) -> None:
     """``train.py``: trains, or resumes the run in ``--workdir``."""
 
-    def default(path: str) -> TrainOptions:
-        return TrainOptions(path, load_config(path) if path else Config())
-
-    options = parse_command(TrainOptions, argv, default, "Train a model; the same command resumes a run that stopped.")
+    line = CommandLine(TrainOptions, argv, "Train a model; the same command resumes a run that stopped.")
+    config = load_config(line.config) if line.config else Config()
+    options = line.over(TrainOptions(line.config, config))
     if not options.config:
         raise InputError("--config", "is missing", "name one of configs/*.py")
-    if not options.settings.init.encoder and default(options.config).settings.init.encoder == REQUIRED:
+    if not options.settings.init.encoder and config.init.encoder == REQUIRED:
         # Nothing is no answer to the config's question, which has a word for it.
         options = with_changes(options, [("settings.init.encoder", REQUIRED)])
     if options.deterministic:

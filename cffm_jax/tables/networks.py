@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Literal
 
 from cffm_jax.models.methods.cffm_families import FAMILIES
+from cffm_jax.rules import option_name
 
 Value = int | str | tuple[int, ...]
 Changes = tuple[tuple[str, Value], ...]
@@ -96,7 +97,7 @@ def train_command(network: Network) -> Command:
     if network.family not in ("cffm", "cffmpp"):
         argv += ["--model.name", network.model]
     for name, value in network.changes:
-        argv += [f"--{name}", *(map(str, value) if isinstance(value, tuple) else [str(value)])]
+        argv += [option_name(name), *(map(str, value) if isinstance(value, tuple) else [str(value)])]
     if network.prototypes:
         argv += ["--prototypes.checkpoint", network.prototypes.run]
     if network.base:

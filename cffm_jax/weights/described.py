@@ -25,7 +25,14 @@ from cffm_jax.settings import config_from_dict
 from cffm_jax.weights.class_names import ClassNames, of_layout, of_metadata, of_stored
 from cffm_jax.weights.files.read import WeightFile, file_digest
 from cffm_jax.weights.files.stored_array import StoredArray
-from cffm_jax.weights.naming.match import as_float32, export_state_dict, load_leaves, match, without_counterpart
+from cffm_jax.weights.naming.match import (
+    as_float32,
+    export_state_dict,
+    load_leaves,
+    match,
+    not_finite,
+    without_counterpart,
+)
 from cffm_jax.weights.naming.origins import ENCODER
 from cffm_jax.weights.naming.recognise import Chosen, Named, choose
 
@@ -90,6 +97,14 @@ class StoredWeights:
                 f"does not fit {self.model.public_name}, which it resembles most: {'; '.join(self.problems)}",
                 "give the whole file as its authors wrote it",
             )
+
+    def faults(self) -> tuple[str, ...]:
+        """``problems``, or where there are none what is wrong with the values: reads them, one leaf
+        after another. InputError: one cannot be read."""
+        if self.problems:
+            return self.problems
+        fault = not_finite(path for path, leaf in self.leaves.items() if not np.isfinite(leaf.load()).all())
+        return (fault,) if fault else ()
 
     def load(self) -> dict[str, Any]:
         """The variables. InputError if they are not sound, cannot be read or are not finite."""

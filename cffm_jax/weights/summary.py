@@ -16,8 +16,8 @@ SHOWN = 12
 """Names of a list that are printed; the others are counted."""
 
 
-def description(weights: StoredWeights) -> str:
-    """Lines about weights: what, whose, how many, what is missing. Reads none of them."""
+def description(weights: StoredWeights, faults: Sequence[str] = ()) -> str:
+    """Lines about weights: what, whose, how many, and their ``faults``. Reads none of them."""
     model, file = weights.model, weights.file
     contents = f"an encoder alone ({model.backbone})" if weights.part == ENCODER else model.public_name
     rows = [("format", "checkpoint of a run (Orbax)" if file is None else f"{file.format}, {_size(file)}")]
@@ -29,9 +29,7 @@ def description(weights: StoredWeights) -> str:
     if weights.part != ENCODER:
         rows += [("classes", str(model.num_classes)), ("class names", _class_names(weights))]
     rows.append(("parameters", f"{weights.parameters:,} of the model, {_types(weights)}"))
-    rows.append(
-        ("fits", "all that the model needs is there" if not weights.problems else "NO: " + _some(weights.problems))
-    )
+    rows.append(("fits", "NO: " + _some(faults) if faults else "all that the model needs is there"))
     if weights.fresh:
         rows.append(("starts afresh", _some(weights.fresh)))
     rows.append(("dead keys", _some(weights.dead)))

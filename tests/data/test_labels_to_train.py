@@ -275,11 +275,22 @@ def test_what_lies_beside_the_folder_in_other_capitals_is_told(tmp_path, capfd):
     assert ("a/masks", said, "a") in problems(capfd, root)[0]
 
 
-@pytest.mark.parametrize("file", ["Classes.txt", "classes.JSON"])
-def test_a_class_file_in_other_capitals_is_refused(tmp_path, file):
+@pytest.mark.parametrize(
+    ("file", "said"),
+    [
+        ("Classes.txt", "is no classes.txt: capitals count"),
+        ("classes.JSON", "is no classes.json: capitals count"),
+        ("Classes.yaml", "is no class file that is read here"),
+    ],
+)
+def test_a_class_file_of_another_name_is_refused(tmp_path, capfd, file, said):
+    """By all that reads the dataset alike, check too."""
     root = write_dataset(tmp_path, {"a": [ALL] * LENGTH}, None)
     (root / file).write_text("sky\nroad")
-    assert f"is no {file.lower()}: capitals count" in fails(root / file, stated_classes, root, 2, "folder")
+    assert said in fails(root / file, stated_classes, root, 2, "folder")
+    assert said in fails(root / file, read_split, str(root), "train", layout="folder")
+    assert run_command(check.main, [str(root), "--layout", "folder", "--num_classes", "2"])
+    assert said in "".join(capfd.readouterr())
 
 
 def test_vspws_folders_in_other_capitals_and_masks_of_another_kind(tmp_path):

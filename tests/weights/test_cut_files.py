@@ -56,19 +56,30 @@ def test_a_few_bytes(tmp_path, name):
 @every_format
 @pytest.mark.parametrize("behind", [b"\0", b"hello\n", b"\xff" * 70_000, b"PK\x05\x06" * 20_000])
 def test_bytes_behind_the_end(tmp_path, name, behind):
-    """Where a reader finds the end by itself they change nothing; else they are called that."""
+    """They are called that, but for a few behind a zip, whose reader finds the end by itself."""
     whole = WRITERS[name](tmp_path / name).read_bytes()
     path = tmp_path / "longer"
     path.write_bytes(whole + behind)
-    if name == "legacy.pth" or (not name.endswith("safetensors") and len(behind) < 2**16):
+    finds_its_end = name.endswith("safetensors") or name == "legacy.pth"
+    if not finds_its_end and len(behind) < 2**16:
         assert read_state_dict(path).keys() == read_state_dict(tmp_path / name).keys()
         return
     message = fault_of(path)
     told = f"it ends after {len(whole):,} bytes, and {path.stat().st_size:,} are there: {len(behind):,} too many"
-    if behind.startswith(b"PK") and not name.endswith("safetensors"):
+    if behind.startswith(b"PK") and not finds_its_end:
         assert "cannot be read" in message
     else:
         assert told in message and f"truncate -s {len(whole)} FILE" in message
+
+
+@every_format
+def test_two_files_in_one(tmp_path, name):
+    """Neither is silently taken."""
+    whole = WRITERS[name](tmp_path / name).read_bytes()
+    path = tmp_path / "both"
+    path.write_bytes(whole + whole)
+    message = fault_of(path)
+    assert f"{len(whole):,} bytes stand before its start" in message or f"it ends after {len(whole):,} bytes" in message
 
 
 def test_an_index_of_shards(tmp_path):

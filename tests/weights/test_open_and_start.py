@@ -276,6 +276,15 @@ def test_inspection_names_what_is_missing(released, tmp_path, capfd):
     assert "NO: missing backbone.norm3.bias, left over more" in out
 
 
+def test_inspection_looks_at_the_values(tmp_path, capfd):
+    state_dict = golden_values.state_dict("cffm_b0_96x160")
+    state_dict["backbone.norm3.bias"] = np.full_like(state_dict["backbone.norm3.bias"], np.nan)
+    safetensors.numpy.save_file(state_dict, tmp_path / "nan.safetensors")
+    assert run_command(convert_command, ["--inspect", str(tmp_path / "nan.safetensors")]) == 0
+    out = capfd.readouterr().out
+    assert "NO: holds values that are not finite (NaN, infinity) in params/encoder/" in out
+
+
 def test_what_is_written_says_where_it_is_from(released, tmp_path):
     import hashlib
 

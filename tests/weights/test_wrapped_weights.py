@@ -111,6 +111,15 @@ def test_any_entry_of_a_checkpoint(tmp_path, entry):
         assert value_of(weights) == 1 and "epoch" in weights.ignored
 
 
+@pytest.mark.parametrize("place", ["", "models", "state_dict"])
+def test_a_list_of_models(tmp_path, place):
+    def wrap(tensors):
+        return {place: [tensors, {"lr": 1e-4}]} if place else ([tensors],)
+
+    with open_stored(torch_file(tmp_path / "a.pth", released(), wrap)) as weights:
+        assert value_of(weights) == 1
+
+
 def test_averaged_models_of_torch(tmp_path):
     arrays = under("module.") | {"n_averaged": np.array(7)}
     for name, wrap in (("bare", lambda x: x), ("wrapped", lambda x: {"state_dict": x})):

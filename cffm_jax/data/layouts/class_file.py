@@ -52,17 +52,13 @@ def read_class_file(root: str | Path) -> ClassFile | None:
     """Reads the class file of a dataset's folder; None if there is none.
 
     Raises:
-      InputError: it cannot be used, or there are two.
+      InputError: it cannot be used, there are two, or there is one of another kind.
     """
     places = [Path(root) / name for name in NAMES]
     paths = [path for path in places if path.exists()]
     if len(paths) > 1:
         raise InputError(paths[0], "is there beside classes.json", "remove one of the two")
-    for path in places:
-        close = in_other_case(str(path))
-        if close:
-            problem, remedy = f"is no {path.name}: capitals count", f"rename it {path.name}, or remove it"
-            raise InputError(path.with_name(close), problem, remedy)
+    _require_known(places)
     if not paths:
         return None
     path = paths[0]
@@ -88,6 +84,19 @@ def read_class_file(root: str | Path) -> ClassFile | None:
         raise InputError(path, f'"ignored" is {ignored!r}', "give a label in 0..255")
     colours = None if colours is None else _colours(path, colours, len(names))
     return ClassFile(path, names, colours, ignored, _ignored_colour(path, tree.get("ignored_colour"), colours))
+
+
+def _require_known(places: Sequence[Path]) -> None:
+    """InputError for a file beside them that would go unread: Classes.txt, classes.yaml."""
+    for path in places:
+        close = in_other_case(str(path))
+        if close:
+            problem, remedy = f"is no {path.name}: capitals count", f"rename it {path.name}, or remove it"
+            raise InputError(path.with_name(close), problem, remedy)
+    for path in sorted(places[0].parent.glob("[cC][lL][aA][sS][sS][eE][sS].*")):
+        if path.name.lower() not in NAMES and path.is_file():
+            problem = "is no class file that is read here"
+            raise InputError(path, problem, f"write {' or '.join(NAMES)}, and name this one otherwise")
 
 
 def _names(path: Path, names: Any) -> tuple[str, ...]:

@@ -13,7 +13,6 @@ from __future__ import annotations
 import dataclasses
 import os
 
-from cffm_jax.data.layouts import class_file
 from cffm_jax.data.layouts.class_file import ignored_label
 from cffm_jax.data.layouts.layout import Fault, Prepared, stop
 from cffm_jax.data.layouts.names import beside
@@ -44,7 +43,6 @@ class Folder(VideoFolders):
           InputError: a file or folder is missing or empty, a mask has no frame, no video has a
             mask, or the class file cannot be used.
         """
-        _require_known_class_file(root)
         videos = super().videos(root, split, masks, fault)
         if masks:
             labelled = [video for video in videos if video.targets]
@@ -57,15 +55,6 @@ class Folder(VideoFolders):
             first = dataclasses.replace(labelled[0], passed_over=(*labelled[0].passed_over, *others))
             return (first, *labelled[1:])
         return videos
-
-
-def _require_known_class_file(root: str) -> None:
-    """InputError for classes.yaml and the like, which would go unread."""
-    for name in sorted(os.listdir(root)):
-        known = name in class_file.NAMES
-        if os.path.splitext(name)[0].lower() == "classes" and not known and os.path.isfile(os.path.join(root, name)):
-            problem = "is no class file that is read here"
-            raise InputError(os.path.join(root, name), problem, "write classes.txt or classes.json")
 
 
 LAYOUT = Folder()

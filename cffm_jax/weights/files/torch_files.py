@@ -20,6 +20,7 @@ from cffm_jax.weights.files.stored_array import (
     FLOOR_BYTES,
     BinaryFile,
     CutOff,
+    Longer,
     StoredArray,
     check_shape,
     from_bytes,
@@ -175,6 +176,7 @@ def read_legacy(file: BinaryFile, size: int, where: object) -> TorchFile:
     Raises:
       InputError: its bytes are in an order that is not read here.
       CutOff: its end is missing.
+      Longer: more is behind its end, as where two were saved into one file.
       UnpicklingError, ValueError: it is damaged.
     """
     storages: dict[str, Storage] = {}
@@ -229,6 +231,8 @@ def _places(file: BinaryFile, size: int, keys: Any, storages: dict[str, Storage]
     whole = file.tell() + sum(8 + storages[key].nbytes for key in keys)
     if size < whole:
         raise CutOff(size, f"{whole:,} should be")
+    if size > whole:
+        raise Longer(size, whole)
     for key in keys:
         count = int.from_bytes(file.read(8), "little")
         places[key] = file.tell()

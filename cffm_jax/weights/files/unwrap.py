@@ -20,14 +20,17 @@ FEWEST = 8
 """Tensors of a dictionary of another name that may hold weights; a model has a hundred."""
 
 _DEPTH = 4
-"""Dictionaries in dictionaries; one may hold itself."""
+"""Dictionaries and lists within each other; one may hold itself."""
+
+_HOLDERS = (Pairs, list, tuple)
+"""What may hold a state dict."""
 
 
 class StateDict(NamedTuple):
     """A dictionary of a file that holds tensors.
 
     Attributes:
-      name: of the entry that it is, "model.state_dict"; "" for the whole file.
+      name: of the entry that it is, "model.state_dict", "models.0"; "" for the whole file.
       known: whether all parts of the name are of ``WRAPPERS``.
       value: the dictionary.
       ignored: what is beside it and around it, by name.
@@ -85,12 +88,15 @@ def _find(
     around: tuple[str, ...] = (),
     meta: Any = None,
 ) -> Iterator[StateDict]:
-    """Those below the usual names first, then the dictionary itself, then those of other names."""
-    if not isinstance(value, Pairs) or id(value) in seen or name.count(".") >= _DEPTH:
+    """Those below the usual names first, then the dictionary itself, then those of other names; the
+    dictionaries of a list go by their numbers."""
+    if not isinstance(value, _HOLDERS) or id(value) in seen or name.count(".") >= _DEPTH:
         return
     seen.add(id(value))
+    if not isinstance(value, Pairs):
+        value = Pairs([(str(i), item) for i, item in enumerate(value) if isinstance(item, _HOLDERS)])
     named = value.named()
-    dictionaries = [key for key, item in named.items() if isinstance(item, Pairs)]
+    dictionaries = [key for key, item in named.items() if isinstance(item, _HOLDERS)]
 
     def below(keys: list[str], known: bool) -> Iterator[StateDict]:
         for key in keys:

@@ -58,8 +58,8 @@ def open_zip(file: BinaryIO, size: int) -> zipfile.ZipFile:
     Raises:
       CutOff: its end is not there.
       Longer: more than a comment is behind its end.
-      BadZipFile: it is damaged, beyond a limit above, encrypted, or has names that lead elsewhere,
-        members of one name or members that overlap.
+      BadZipFile: it is damaged, beyond a limit above, encrypted, has something before its start,
+        names that lead elsewhere, members of one name or members that overlap.
     """
     _require_end(file, size)
     guarded = _Guarded(file, MAX_DIRECTORY)
@@ -136,8 +136,12 @@ def _check_sizes(members: list[zipfile.ZipInfo], size: int) -> None:
 
 
 def _check_overlaps(members: list[zipfile.ZipInfo], end: int) -> None:
-    """Each member ends before the next one starts, and the last before the list of members."""
+    """Nothing is before the first member; each ends before the next one starts, and the last before
+    the list of members."""
     ordered = sorted(members, key=lambda member: member.header_offset)
+    before = ordered[0].header_offset if ordered else 0
+    if before > 0:  # As of two files one after the other; zipfile finds the last one.
+        raise zipfile.BadZipFile(f"{before:,} bytes stand before its start")
     for member, following in zip(ordered, [*(m.header_offset for m in ordered[1:]), end]):
         if member.header_offset < 0 or member.header_offset + _HEADER + member.compress_size > following:
             raise zipfile.BadZipFile(f"{member.orig_filename} overlaps what follows it")

@@ -153,11 +153,16 @@ def as_float32(array: np.ndarray) -> np.ndarray:
 def load_leaves(leaves: Mapping[str, StoredArray], source: object) -> dict[str, np.ndarray]:
     """Reads them all. InputError if one holds values that are not finite, naming all that do."""
     arrays = {path: leaf.load() for path, leaf in leaves.items()}
-    damaged = [path for path, array in arrays.items() if not np.isfinite(array).all()]
-    if damaged:
-        problem = f"holds values that are not finite (NaN, infinity) in {first_few(damaged, 5)}"
+    problem = not_finite(path for path, array in arrays.items() if not np.isfinite(array).all())
+    if problem:
         raise InputError(source, problem, "use another file: this one is damaged, or its training diverged")
     return arrays
+
+
+def not_finite(paths: Iterable[str]) -> str:
+    """What is wrong with weights of which these leaves hold NaN or infinities; "" for none."""
+    paths = tuple(paths)
+    return f"holds values that are not finite (NaN, infinity) in {first_few(paths, 5)}" if paths else ""
 
 
 def convert_state_dict(
