@@ -51,11 +51,11 @@ def read_values(path: FileName, data: bytes) -> MaskFile:
         problem = f"has pixels of mode {image.mode}"
         raise InputError(path, problem, "save masks with one byte a pixel, grey (L) or palette (P)")
     turn = orientation(image, data)
-    palette = palette_of(image) if image.mode == "P" else None
-    return MaskFile(upright(as_stored(values, data), turn), palette, turn)
+    palette = _palette_of(image) if image.mode == "P" else None
+    return MaskFile(upright(_as_stored(values, data), turn), palette, turn)
 
 
-def as_stored(values: np.ndarray, data: bytes) -> np.ndarray:
+def _as_stored(values: np.ndarray, data: bytes) -> np.ndarray:
     """Values of a PNG as Pillow gives them -> as the file holds them: it spreads those of a grey
     PNG of 2 or 4 bits over 0..255, and makes truth values of one bit."""
     bits = grey_bits(data)
@@ -64,7 +64,7 @@ def as_stored(values: np.ndarray, data: bytes) -> np.ndarray:
     return values.astype(np.uint8) if bits == 1 else values
 
 
-def palette_of(image: Image.Image) -> np.ndarray:
+def _palette_of(image: Image.Image) -> np.ndarray:
     """Colours u8[n,3] of an image with a palette."""
     colours = image.getpalette() or []
     return np.array(colours, np.uint8).reshape(-1, 3)

@@ -14,9 +14,8 @@ from PIL import Image
 
 from cffm_jax.data.image_files import FileName, read_bytes
 from cffm_jax.data.layouts.video import Video, plain_coding
-from cffm_jax.data.mask_files import as_stored, palette_of
-from cffm_jax.data.palettes import Palettes, claims, values_in_use
-from cffm_jax.data.pictures import orientation
+from cffm_jax.data.mask_files import claims_of, read_values
+from cffm_jax.data.palettes import Palettes, values_in_use
 from cffm_jax.errors import InputError
 from cffm_jax.runtime import cluster
 from cffm_jax.runtime.atomic import require_new_folder
@@ -42,25 +41,16 @@ def read_prediction(
     palettes anew: where all colours in use are stated ones, they decide, else the indices do.
     ``palettes``: of the predictions read before, which must not contradict this one's.
     """
-    data = read_bytes(path)
-    remedy = f"write one 8-bit channel or a palette with the class index (0..{num_classes - 1}) of each pixel"
-    try:
-        with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
-            mode, classes = image.mode, np.asarray(image)
-            palette = palette_of(image) if mode == "P" else None
-            turn = orientation(image, data)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise InputError(path, "cannot be read as a PNG", "write it again") from error
-    if mode not in ("P", "L", "1"):
-        raise InputError(path, f"is a PNG of mode {mode}, not of class indices", remedy)
-    if (turn or 1) != 1:
-        raise InputError(path, f"is turned by EXIF (orientation {turn})", "write it upright, without EXIF")
-    classes = as_stored(classes, data)
+    mask = read_values(path, read_bytes(path))
+    if (mask.turn or 1) != 1:
+        raise InputError(path, f"is turned by EXIF (orientation {mask.turn})", "write it upright, without EXIF")
     if palettes is not None:
-        palettes.require(path, claims(classes, palette, plain_coding().table))
-    if palette is not None and stated:
-        classes = _by_colour(path, classes, palette, np.frombuffer(stated, np.uint8).reshape(-1, 3))
+        palettes.require(path, claims_of(mask, plain_coding()))
+    classes = mask.values
+    if mask.palette is not None and stated:
+        classes = _by_colour(path, classes, mask.palette, np.frombuffer(stated, np.uint8).reshape(-1, 3))
     if classes.size and classes.max() >= num_classes:
+        remedy = f"write one 8-bit channel or a palette with the class index (0..{num_classes - 1}) of each pixel"
         raise InputError(path, f"holds the value {classes.max()}", remedy)
     return classes
 

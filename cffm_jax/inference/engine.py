@@ -26,6 +26,7 @@ import numpy as np
 from jaxtyping import Array, Float, Float32, Int32, Shaped, UInt8
 
 from cffm_jax.config import PrototypeConfig
+from cffm_jax.errors import InputError
 from cffm_jax.inference import ring as ring_buffer
 from cffm_jax.inference.argmax import segmentation_masks, winner_scores
 from cffm_jax.inference.tiles import Tiles, Tiling, tiles_of
@@ -269,6 +270,14 @@ def jitted_step(
 def is_finite(recurrent: Tree) -> jax.Array:
     """bool[]: whether all that a recurrent state holds, such as causal prototypes, is finite."""
     return jnp.all(jnp.stack([jnp.isfinite(x).all() for x in jax.tree.leaves(recurrent)]))
+
+
+def not_finite(where: object, others: int = 0) -> InputError:
+    """The error of a frame whose features are not finite, or those of one of the ``others`` that
+    follow it."""
+    more = f", or those of the {others} frames after it" if others else ""
+    remedy = "check the frame and the weights: they may be damaged"
+    return InputError(where, f"its features{more} are not finite", remedy)
 
 
 @functools.lru_cache(maxsize=64)

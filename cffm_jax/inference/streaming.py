@@ -23,7 +23,7 @@ from cffm_jax.config import Config, DataConfig
 from cffm_jax.config_checks import require_offsets
 from cffm_jax.data import clips, evaluation_frames
 from cffm_jax.errors import InputError
-from cffm_jax.inference.engine import Engine, Segmented, State, is_finite
+from cffm_jax.inference.engine import Engine, Segmented, State, is_finite, not_finite
 from cffm_jax.inference.prediction import Prediction
 from cffm_jax.inference.tiles import Tiling, tiles_of
 from cffm_jax.inference.video_prototypes import finite_leaves
@@ -278,8 +278,7 @@ def predictions(
 def _on_host(number: int, segmented: Segmented, finite: jax.Array | None) -> Prediction:
     """Of the first and only stream. InputError unless its causal prototypes are finite."""
     if finite is not None and not finite:
-        remedy = "check the frame and the weights: they may be damaged"
-        raise InputError(f"frame {number}", "its features are not finite", remedy)
+        raise not_finite(f"frame {number}")
     (masks,), scores, logits = segmented.masks.values(), segmented.scores, segmented.logits
     first = [None if x is None else np.asarray(x)[0] for x in (scores, logits)]
     return Prediction(np.asarray(masks)[0], *first)

@@ -28,6 +28,7 @@ from cffm_jax.data.image_files import FileName
 from cffm_jax.data.layouts.records import file_size
 from cffm_jax.data.layouts.video import Video
 from cffm_jax.errors import InputError
+from cffm_jax.inference.engine import not_finite
 from cffm_jax.inference.prototype_store import PrototypeStore
 from cffm_jax.inference.tiles import Tiling, tiles_of
 from cffm_jax.models.kmeans import cluster as cluster_tokens
@@ -135,7 +136,7 @@ class Prototyper:
         clusters = _cluster(self._model, plan, self._tiles, self._variables, frames, valid)
         centres, inertia = jax.device_get(clusters)
         if not np.isfinite(inertia):
-            raise InputError(video.frames[0], "its features are not finite", "check the weights: they may be damaged")
+            raise not_finite(video.frames[0])
         return centres
 
 

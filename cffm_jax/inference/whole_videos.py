@@ -16,7 +16,7 @@ from cffm_jax.config import Config
 from cffm_jax.data.evaluation_frames import evaluation_size
 from cffm_jax.data.layouts.video import Video
 from cffm_jax.errors import InputError
-from cffm_jax.inference.engine import Engine, is_finite, jitted_step
+from cffm_jax.inference.engine import Engine, is_finite, jitted_step, not_finite
 from cffm_jax.inference.read_frames import Loaded, load_chunks
 from cffm_jax.inference.tiles import Tiling
 from cffm_jax.models.methods.method import Method
@@ -118,9 +118,7 @@ class VideoSegmenter:
             for (video, start, loaded, finite), masks in fetched(self._dispatched(pool, variables, videos, labels)):
                 count = len(loaded.frames)
                 if finite is not None and not finite:
-                    more = f", or those of the {count - 1} frames after it" if count > 1 else ""
-                    problem = f"its features{more} are not finite"
-                    raise InputError(video.frames[start], problem, "check the weights: they may be damaged")
+                    raise not_finite(video.frames[start], count - 1)
                 yield Chunk(video, start, loaded.labels, {row: masks[row][0, :count] for row in self.rows})
 
     def _dispatched(

@@ -186,10 +186,10 @@ def colours(folder):
         (remove_two_frames, "00000003.png", "prediction is missing (2 of 20 frames of the video)"),
         (other_size, "00000003.png", "is 5x3, its mask 8x6"),
         (no_class, "00000003.png", "holds the value 4"),
-        (no_png, "00000003.png", "cannot be read as a PNG"),
-        (cut_off, "00000003.png", "cannot be read as a PNG"),
+        (no_png, "00000003.png", "is damaged or no image"),
+        (cut_off, "00000003.png", "cannot be read (truncated"),
         (folder_in_place, "00000003.png", "cannot be read (Is a directory)"),
-        (colours, "00000003.png", "is a PNG of mode RGB"),
+        (colours, "00000003.png", "has pixels of mode RGB"),
     ],
 )
 def test_faults_are_one_line(split, spoil, where, problem):

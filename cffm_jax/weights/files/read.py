@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from cffm_jax.errors import InputError
+from cffm_jax.runtime.checksums import digest, digest_of_file
 from cffm_jax.weights.files import array_files, detect, torch_files, unwrap, zip_guard
 from cffm_jax.weights.files.stored_array import (
     MAX_BYTES,
@@ -164,9 +164,9 @@ def file_digest(files: Sequence[str | Path]) -> str:
     """
     digests = []
     for path in files:
-        with reading(path), Path(path).open("rb") as file:
-            digests.append(hashlib.file_digest(file, "sha256").hexdigest())
-    return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+        with reading(path):
+            digests.append(digest_of_file(path).hex())
+    return digests[0] if len(digests) == 1 else digest("".join(digests).encode()).hex()
 
 
 # --- files and folders ----------------------------------------------------------------------------
