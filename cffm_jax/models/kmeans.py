@@ -1,4 +1,4 @@
-"""Prototypes by k-means over a video's frame features (CFFM++ section 3.4), and causal for streams.
+"""Prototypes by k-means over a video's frame features (CFFM++ section 4.1), and causal for streams.
 
 Dimension key: N tokens, C channels, k centres; m blocks of n tokens; S tokens to draw starts from.
 """
