@@ -15,7 +15,7 @@ import tyro
 from tqdm import tqdm
 
 from cffm_jax.config import IGNORED_LABEL, TILE, Config
-from cffm_jax.config_checks import require_scale, require_tiles
+from cffm_jax.config.checks import require_scale, require_tiles
 from cffm_jax.data import clips
 from cffm_jax.drawing.masks import ALPHA
 from cffm_jax.errors import InputError, Stopped
