@@ -18,7 +18,7 @@ from cffm_jax.data.prepare import command as prepare
 from cffm_jax.data.synthetic import generate
 from cffm_jax.errors import InputError
 from cffm_jax.evaluation.options import EvalOptions
-from cffm_jax.predict.job import Request
+from cffm_jax.predict.request import Request
 from cffm_jax.rules import option_name, with_paths
 from cffm_jax.runtime.command_line import parse_command
 from cffm_jax.settings import load_config
