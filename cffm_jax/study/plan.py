@@ -16,7 +16,8 @@ from cffm_jax.errors import InputError
 from cffm_jax.rules import option_name, require_values, setting, values, with_changes, with_paths
 from cffm_jax.settings import Settings, load_config
 from cffm_jax.tables.networks import Network
-from cffm_jax.tables.rows import TABLE4, TABLE8, TABLE10, TABLES, Row, Table
+from cffm_jax.tables.rows import TABLE4, TABLE8, TABLE10, TABLES
+from cffm_jax.tables.table_types import Row, Table
 
 DEFAULT_CONFIG = "synthetic"
 DEFAULT_TABLES = (TABLE8, TABLE10, TABLE4)

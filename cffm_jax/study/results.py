@@ -15,7 +15,7 @@ from cffm_jax.runtime.atomic import write_json
 from cffm_jax.study.plan import Run, Study, StudyOptions
 
 FIGURES = {metric.title: metric.key for metric in METRICS if metric.key in ("miou", "vc8", "vc16")}
-"""Heading -> key of the metric, and field of ``tables.Row``: what every table of the papers has."""
+"""Heading -> key of the metric, and field of `Row`: what every table of the papers has."""
 
 
 def measure(run: Run) -> dict[str, Any]:
