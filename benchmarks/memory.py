@@ -25,6 +25,7 @@ from cffm_jax.inference import load as weights
 from cffm_jax.models.create import create_model
 from cffm_jax.models.variables import init_variables
 from cffm_jax.predict import job
+from cffm_jax.predict.request import Request
 from cffm_jax.runtime.memory import share_freed_memory
 
 SIZE = (64, 96)
@@ -85,7 +86,7 @@ def measure(name: str, count: int, options: dict) -> dict[int, float]:
         with tempfile.TemporaryDirectory() as folder:
             video = Path(folder) / "video.mp4"
             make_video(video, count)
-            print(job.predict(job.Request(inputs=(str(video),), checkpoint="random", **options)))
+            print(job.predict(Request(inputs=(str(video),), checkpoint="random", **options)))
     finally:
         weights.load = load
     return readings

@@ -64,7 +64,7 @@ def load_config(name: str | Path) -> Config:
         config = module.get_config()
     except Exception as error:  # The file is a program of the user's: anything can go wrong in it.
         reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise InputError(path, reason, "see the fields in cffm_jax/config.py") from error
+        raise InputError(path, reason, "see the fields in cffm_jax/config") from error
     finally:
         del sys.path[:2]
     if not isinstance(config, Config):

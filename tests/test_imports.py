@@ -12,8 +12,8 @@ PACKAGE = "cffm_jax"
 COMMANDS = {"train", "eval", "predict", "convert"}
 DOWNWARDS = (
     "commands", "study", "training", "export", "evaluation", "predict", "inference", "media", "weights", "data",
-    "checkpoints", "drawing", "tables", "runtime", "models", "metrics", "settings", "config_checks", "config",
-    "channels", "rules", "errors",
+    "checkpoints", "drawing", "tables", "runtime", "models", "metrics", "settings", "config", "channels",
+    "rules", "errors",
 )  # fmt: skip
 """The packages and files of ``cffm_jax``: each imports only what stands below it, or itself."""
 

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from cffm_jax import study
 from cffm_jax.commands.convert import ConvertOptions, convert_command
 from cffm_jax.commands.eval import eval_command
 from cffm_jax.commands.predict import predict_command
@@ -19,10 +18,12 @@ from cffm_jax.data.prepare import command as prepare
 from cffm_jax.data.synthetic import generate
 from cffm_jax.errors import InputError
 from cffm_jax.evaluation.options import EvalOptions
-from cffm_jax.predict.job import Request
+from cffm_jax.predict.request import Request
 from cffm_jax.rules import option_name, with_paths
 from cffm_jax.runtime.command_line import parse_command
 from cffm_jax.settings import load_config
+from cffm_jax.study import command as study
+from cffm_jax.study import plan
 
 # Each command with its options, those that it cannot do without, and its positional arguments.
 COMMANDS = {
@@ -30,7 +31,7 @@ COMMANDS = {
     "eval": (eval_command, EvalOptions, ["--checkpoint", "run"], ()),
     "predict": (predict_command, Request, ["--checkpoint", "run"], ("inputs",)),
     "convert": (convert_command, ConvertOptions, [], ("file", "output")),
-    "study": (study.main, study.StudyOptions, [], ()),
+    "study": (study.main, plan.StudyOptions, [], ()),
     "show": (show.main, show.ShowOptions, ["--output", "new"], ()),
     "check": (check.main, check.Command, [], ("root",)),
     "prepare": (prepare.main, prepare.Command, [], ("root", "output")),
@@ -124,6 +125,6 @@ def test_a_study_may_be_of_a_config_with_home_in_it(tmp_path, monkeypatch):
     lines += "    return dataclasses.replace(synthetic.get_config(), workdir='~/run')\n"
     (tmp_path / "mine.py").write_text(lines)
     path = str(tmp_path / "mine.py")
-    made = study.StudyOptions(config=path, settings=load_config(path))
-    options = parse_command(study.StudyOptions, ["table8", "--config", path], lambda _: made, "")
-    assert study.prepare(options)
+    made = plan.StudyOptions(config=path, settings=load_config(path))
+    options = parse_command(plan.StudyOptions, ["table8", "--config", path], lambda _: made, "")
+    assert plan.prepare(options)

@@ -19,7 +19,7 @@ import tyro
 from cffm_jax.commands.eval import eval_command
 from cffm_jax.commands.train import TrainOptions, train_command
 from cffm_jax.config import EVALUATED, SETTINGS, Config, DataConfig, ModelConfig
-from cffm_jax.config_checks import check_settings
+from cffm_jax.config.checks import check_settings
 from cffm_jax.errors import InputError
 from cffm_jax.evaluation.options import EvalOptions
 from cffm_jax.models import cfm
@@ -381,7 +381,7 @@ def test_a_faulty_command_line_ends_with_status_2():
     [
         value
         for value in vars(sys.modules[Config.__module__]).values()
-        if dataclasses.is_dataclass(value) and value.__module__ == Config.__module__
+        if dataclasses.is_dataclass(value) and value.__module__.startswith(Config.__module__)
     ],
 )
 def test_every_setting_is_documented_and_frozen(cls):

@@ -7,14 +7,15 @@ import shutil
 
 import pytest
 
-from cffm_jax import study
 from cffm_jax.data.synthetic import generate
 from cffm_jax.errors import InputError
 from cffm_jax.metrics.all_metrics import METRICS
 from cffm_jax.rules import with_changes
 from cffm_jax.runtime.command_line import run_command
 from cffm_jax.settings import load_config
-from cffm_jax.study import FIGURES, StudyOptions, mean_and_spread, prepare
+from cffm_jax.study import command, plan
+from cffm_jax.study.plan import StudyOptions, prepare
+from cffm_jax.study.results import FIGURES, mean_and_spread
 from cffm_jax.training import loop
 
 from helpers.runs import CONFIG, ROOT, STEPS, TINY, files
@@ -30,7 +31,7 @@ def small(data, tmp_path_factory):
     folder = tmp_path_factory.mktemp("study") / "studies"
     more = ("--config", CONFIG, *TINY, "--data.root", str(data), "--prototypes.count", "12", "--folder", str(folder))
     more += ("--second_steps", str(STEPS), "--second_rate", "1e-3")  # test_second_stage.py compiles the same program.
-    assert run_command(study.main, [*TABLE8, *more]) == 0
+    assert run_command(command.main, [*TABLE8, *more]) == 0
     return more, folder
 
 
@@ -103,10 +104,10 @@ def test_what_is_done_is_not_done_again(small, monkeypatch, capfd):
     monkeypatch.setattr(loop, "train", lambda config: pytest.fail(f"{config.workdir} is trained again"))
     more, folder = small
     before = files(folder)
-    assert run_command(study.main, [*TABLE8, *more]) == 0
+    assert run_command(command.main, [*TABLE8, *more]) == 0
     assert "run 3 of 3" in capfd.readouterr().out and files(folder) == before
     again = ["table4", "table10", "--rows", "b0-segformer", "b0-n1", "b1-n1", "cffm"]
-    assert run_command(study.main, [*again, *more]) == 0
+    assert run_command(command.main, [*again, *more]) == 0
     out = capfd.readouterr().out
     assert "run 2 of 2" in out and "table4 b0-n1, table4 b1-n1, table10 cffm" in out
     assert {path.name for path in files(folder)} - {path.name for path in before} == {"table4.json", "table10.json"}
@@ -116,7 +117,7 @@ def test_what_is_done_is_not_done_again(small, monkeypatch, capfd):
 
 
 def test_rows_of_the_same_network_share_a_run():
-    opts = options(*(table.name for table in study.STUDIED))
+    opts = options(*(table.name for table in plan.STUDIED))
     found = {row: run.name for row, run in names(opts).items()}
     cffm, segformer, whole = (found[f"table8 {label}"] for label in "CAF")
     for row in ("table4 b0-n1", "table4 b1-n1", "table5 9-6-3", "table6 49-20-6", "table9 4-cffm", "table10 cffm"):
@@ -141,7 +142,7 @@ def test_bases_are_those_of_the_rows():
 
 
 def test_all_rows_have_the_backbone_of_the_config():
-    opts = changed(options(*(table.name for table in study.STUDIED)), ("model.name", "cffm_b2"))
+    opts = changed(options(*(table.name for table in plan.STUDIED)), ("model.name", "cffm_b2"))
     for row, run in names(opts).items():
         wanted = "b0" if row.startswith("table11") else "b2"
         assert {run.config.model.name[-2:]} | {run.needs[0].config.model.name[-2:] for _ in run.needs} == {wanted}
@@ -167,11 +168,11 @@ def test_a_folder_holds_one_network():
 
 def test_second_stage_is_that_of_the_vspw_configs():
     first, second = (load_config(ROOT / "configs" / f"b1_vspw{end}.py") for end in ("", "_pp"))
-    derived = study.second_stage(first)
+    derived = plan.second_stage(first)
     assert derived.train.steps == second.train.steps
     assert dataclasses.replace(derived.optim, rate=0) == dataclasses.replace(second.optim, rate=0)
     assert derived.optim.rate == pytest.approx(second.optim.rate)
-    given = study.second_stage(first, steps=5, rate=0.1)
+    given = plan.second_stage(first, steps=5, rate=0.1)
     assert (given.train.steps, given.optim.rate) == (5, 0.1)
 
 
@@ -187,7 +188,7 @@ def test_mean_and_spread():
 
 def test_table_of_three_seeds(trained_names, data, tmp_path, capfd):
     argv = ["table8", "--rows", "C", "F", "--seeds", "0", "1", "2", "--config", CONFIG, "--data.root", data]
-    assert run_command(study.main, [*map(str, argv), "--folder", str(tmp_path)]) == 0
+    assert run_command(command.main, [*map(str, argv), "--folder", str(tmp_path)]) == 0
     out = capfd.readouterr().out
     line = "| C | A + static/motional (CFFM) | 38.5 | 60.0 ± 10.0 | 88.6 | 50.0 ± 0.0 | 84.1 | - |"
     assert line in out and "3 seed(s)" in out and "| 39.9 | 50.0 | 89.1 |" in out  # After the first seed, and the last.
@@ -211,16 +212,16 @@ def test_interrupted_study_goes_on(trained_names, data, tmp_path, monkeypatch, c
     monkeypatch.setattr(loop, "train", stops)
     argv = ["table8", "--config", CONFIG, "--data.root", str(data), "--folder", str(tmp_path)]
     with pytest.raises(SystemExit) as end:
-        run_command(study.main, argv)
+        run_command(command.main, argv)
     assert end.value.code == 130 and "goes on" in capfd.readouterr().err and len(list(tmp_path.glob("*/*/*"))) == 3
     monkeypatch.setattr(loop, "train", pretend)
-    assert run_command(study.main, argv) == 0
+    assert run_command(command.main, argv) == 0
     assert len(trained_names) == len(set(trained_names)) == 6
     assert [row["label"] for row in json.loads((tmp_path / "table8.json").read_text())["rows"]] == list("ABCDEF")
 
 
 def test_without_a_table_those_of_the_default(trained_names, data, tmp_path):
-    assert run_command(study.main, ["--config", CONFIG, "--data.root", str(data), "--folder", str(tmp_path)]) == 0
+    assert run_command(command.main, ["--config", CONFIG, "--data.root", str(data), "--folder", str(tmp_path)]) == 0
     assert {path.name for path in tmp_path.glob("*.json")} == {"table8.json", "table10.json", "table4.json"}
 
 
@@ -229,13 +230,13 @@ def test_built_in_videos_are_written_where_there_are_none(trained_names, tmp_pat
     monkeypatch.setattr(generate, "generate", lambda root, config: made.append(str(root)))
     shutil.copytree(ROOT / "configs", tmp_path / "configs")
     monkeypatch.chdir(tmp_path)
-    assert run_command(study.main, ["table8", "--rows", "A"]) == 0
+    assert run_command(command.main, ["table8", "--rows", "A"]) == 0
     assert made == ["data/synthetic"]
     (tmp_path / "data" / "synthetic").mkdir(parents=True)
-    assert run_command(study.main, ["table8", "--rows", "A"]) == 0
+    assert run_command(command.main, ["table8", "--rows", "A"]) == 0
     (tmp_path / "configs" / "synthetic.py").rename(tmp_path / "configs" / "mine.py")
     argv = ["table8", "--rows", "A", "--config", "configs/mine.py", "--data.root", "nowhere"]
-    assert run_command(study.main, argv) == 0
+    assert run_command(command.main, argv) == 0
     assert len(made) == 1 and len(trained_names) == 2
 
 
@@ -263,12 +264,12 @@ def test_built_in_videos_are_written_where_there_are_none(trained_names, tmp_pat
 )
 def test_options_at_fault(data, tmp_path, refused, argv, said):
     more = ["--config", CONFIG, "--data.root", data, "--folder", tmp_path / "studies"]
-    refused(study.main, [*argv, *more], *said)
+    refused(command.main, [*argv, *more], *said)
 
 
 def test_faults_of_a_run_are_one_line(tmp_path, refused, monkeypatch):
     argv = ["table8", "--config", tmp_path / "none.py"]
-    refused(study.main, argv, tmp_path / "none.py", "no such config file")
+    refused(command.main, argv, tmp_path / "none.py", "no such config file")
     (tmp_path / "file").write_text("")
     (tmp_path / "config.py").write_text((ROOT / "configs" / "synthetic.py").read_text())
     argv = ["table8", "--config", tmp_path / "config.py", "--data.root", tmp_path, "--folder", tmp_path / "file"]
@@ -277,6 +278,6 @@ def test_faults_of_a_run_are_one_line(tmp_path, refused, monkeypatch):
         raise InputError(config.data.root, "has no data folder inside", "point --data.root to it")
 
     monkeypatch.setattr(loop, "train", train)
-    refused(study.main, argv, "has no data folder inside")
+    refused(command.main, argv, "has no data folder inside")
     monkeypatch.setattr(loop, "train", lambda config: {"own": Pretended(0.5)})
-    refused(study.main, argv, tmp_path / "file", "cannot be written")
+    refused(command.main, argv, tmp_path / "file", "cannot be written")

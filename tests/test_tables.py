@@ -18,7 +18,8 @@ from cffm_jax.rules import with_changes
 from cffm_jax.runtime.command_line import parse_command, run_command
 from cffm_jax.settings import load_config
 from cffm_jax.tables import document, networks, rows
-from cffm_jax.tables.rows import CITYSCAPES, TABLES, TEST_SERVER, VSPW
+from cffm_jax.tables.rows import TABLES
+from cffm_jax.tables.table_types import CITYSCAPES, TEST_SERVER, VSPW
 
 from helpers.runs import ROOT
 

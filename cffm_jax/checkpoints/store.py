@@ -22,6 +22,7 @@ import jax
 import orbax.checkpoint as ocp
 
 from cffm_jax.checkpoints import unchecked
+from cffm_jax.checkpoints.space import require_space
 from cffm_jax.checkpoints.state import TrainState
 from cffm_jax.config import Config
 from cffm_jax.errors import InputError, first_few
@@ -298,13 +299,3 @@ def _abstract(tree: Any) -> Any:
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=getattr(leaf, "sharding", None) or first)
 
     return jax.tree.map(describe, tree)
-
-
-def require_space(folder: str | Path, state: TrainState) -> None:
-    """InputError if a checkpoint of this state does not fit on the disk of a (future) folder."""
-    needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
-    folder = Path(folder).absolute()
-    free = shutil.disk_usage(next(path for path in (folder, *folder.parents) if path.exists())).free
-    if free < needed:
-        problem = f"a checkpoint takes {needed / 1e6:,.0f} MB, {free / 1e6:,.0f} MB are free"
-        raise InputError(folder, problem, "free some space, or name another folder with --workdir")

@@ -14,7 +14,8 @@ from cffm_jax.runtime.xla import cache_compilations
 def predict_command(argv: Sequence[str]) -> None:
     """``predict.py``: masks of any video."""
     description = "Segment a video, images or a camera: masks, an overlay video and the classes' shares."
-    from cffm_jax.predict.job import Request, predict
+    from cffm_jax.predict.job import predict
+    from cffm_jax.predict.request import Request
 
     request = parse_command(Request, argv, lambda _: Request(), description)
     share_freed_memory()

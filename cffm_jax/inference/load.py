@@ -11,7 +11,7 @@ import flax.linen as nn
 import numpy as np
 
 from cffm_jax.config import Config
-from cffm_jax.config_checks import require_scale
+from cffm_jax.config.checks import require_scale
 from cffm_jax.data.clips import FASTEST
 from cffm_jax.errors import InputError
 from cffm_jax.inference import streaming

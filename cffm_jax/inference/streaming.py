@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cffm_jax.config import Config, DataConfig
-from cffm_jax.config_checks import require_offsets
+from cffm_jax.config.checks import require_offsets
 from cffm_jax.data import clips, evaluation_frames
 from cffm_jax.errors import InputError
 from cffm_jax.inference.engine import Engine, Segmented, State, is_finite, not_finite

@@ -19,8 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float32, Int, Shaped
 
-from cffm_jax.config_checks import require_tiles
-from cffm_jax.models.methods.method import INPUT_MULTIPLE
+from cffm_jax.config.checks import require_tiles
+from cffm_jax.models.methods.frame_network import INPUT_MULTIPLE
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from cffm_jax.channels import COLOURS, Channels
 from cffm_jax.config import ModelConfig
-from cffm_jax.config_checks import check_model
+from cffm_jax.config.checks import check_model
 from cffm_jax.errors import InputError
 from cffm_jax.models.encoders.names import names
 from cffm_jax.models.methods import stppm

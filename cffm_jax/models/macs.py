@@ -23,7 +23,8 @@ from __future__ import annotations
 from typing import Literal
 
 from cffm_jax.models.create import create_model
-from cffm_jax.models.methods.method import INPUT_MULTIPLE, Method
+from cffm_jax.models.methods.frame_network import INPUT_MULTIPLE
+from cffm_jax.models.methods.method import Method
 
 Convention = Literal["true", "executed", "paper"]
 

@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 
 from cffm_jax.models.encoders.names import repeat_blocks
-from cffm_jax.models.methods.method import INPUT_MULTIPLE, Method
+from cffm_jax.models.methods.frame_network import INPUT_MULTIPLE
+from cffm_jax.models.methods.method import Method
 
 T = TypeVar("T")
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from cffm_jax.config import ModelConfig
-from cffm_jax.config_checks import check_model
+from cffm_jax.config.checks import check_model
 from cffm_jax.models.contexts.centred import context_table
 from cffm_jax.runtime.command_line import parse_command, run_command
 

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 
 from cffm_jax.runtime.command_line import parse_command
 from cffm_jax.tables.networks import Command, eval_command, train_command
-from cffm_jax.tables.rows import COSTS, FIGURES, TABLES, TEST_SERVER, Table
+from cffm_jax.tables.rows import TABLES
+from cffm_jax.tables.table_types import COSTS, FIGURES, TEST_SERVER, Table
 
 HEAD = """# The papers' tables
 

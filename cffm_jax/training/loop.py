@@ -13,7 +13,8 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
-from cffm_jax.checkpoints.store import Checkpoints, require_space
+from cffm_jax.checkpoints.space import require_space
+from cffm_jax.checkpoints.store import Checkpoints
 from cffm_jax.config import Config
 from cffm_jax.errors import InputError, Stopped
 from cffm_jax.evaluation.model_scores import evaluate

@@ -19,7 +19,7 @@ from cffm_jax.checkpoints.by_path import newest_whole, open_checkpoints
 from cffm_jax.checkpoints.compatible import require_same_run
 from cffm_jax.checkpoints.state import TrainState
 from cffm_jax.config import NOTHING, REQUIRED, SETTINGS, Config, InitConfig
-from cffm_jax.config_checks import check_settings
+from cffm_jax.config.checks import check_settings
 from cffm_jax.data.label_sample import require_palettes_agree, sample_notes
 from cffm_jax.data.layouts.classes import Classes, numbered_classes, stated_classes
 from cffm_jax.data.layouts.names import passed_over_in_words

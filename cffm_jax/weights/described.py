@@ -23,8 +23,9 @@ from cffm_jax.models.create import build_model
 from cffm_jax.models.methods.method import Method
 from cffm_jax.settings import config_from_dict
 from cffm_jax.weights.class_names import ClassNames, of_layout, of_metadata, of_stored
-from cffm_jax.weights.files.read import WeightFile, file_digest
+from cffm_jax.weights.files.read import file_digest
 from cffm_jax.weights.files.stored_array import StoredArray
+from cffm_jax.weights.files.weight_file import WeightFile
 from cffm_jax.weights.naming.match import (
     as_float32,
     export_state_dict,

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from cffm_jax.errors import first_few
 from cffm_jax.models.encoders.names import ENCODER
 from cffm_jax.weights.described import StoredWeights
-from cffm_jax.weights.files.read import WeightFile
 from cffm_jax.weights.files.stored_array import StoredArray
+from cffm_jax.weights.files.weight_file import WeightFile
 
 SHOWN = 12
 """Names of a list that are printed; the others are counted."""

@@ -19,7 +19,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from cffm_jax import settings
 from cffm_jax.channels import MEAN, STD
-from cffm_jax.checkpoints import by_path, store
+from cffm_jax.checkpoints import by_path, space
 from cffm_jax.checkpoints.by_path import newest_whole, open_checkpoints, sound_step
 from cffm_jax.checkpoints.compatible import changed_settings, require_same_model, require_same_run
 from cffm_jax.checkpoints.state import TrainState
@@ -219,13 +219,13 @@ def test_checkpoints_by_name(copy):
 
 def test_too_little_space(copy, monkeypatch):
     usage = shutil.disk_usage(copy)._replace(free=100)
-    monkeypatch.setattr(store.shutil, "disk_usage", lambda path: usage)
+    monkeypatch.setattr(space.shutil, "disk_usage", lambda path: usage)
     with Checkpoints(copy, create=True) as checkpoints:
         with pytest.raises(InputError, match=r"checkpoints: a checkpoint takes 0 MB, 0 MB are free; free some space"):
             checkpoints.save(state_at(8), Config())
     assert newest_whole(copy) == (6, ())
     with pytest.raises(InputError, match="not/yet"):
-        store.require_space(copy / "not" / "yet", state_at(8))
+        space.require_space(copy / "not" / "yet", state_at(8))
 
 
 @contextlib.contextmanager

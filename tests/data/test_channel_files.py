@@ -11,7 +11,7 @@ from PIL import Image
 
 from cffm_jax.channels import COLOURS, Channels
 from cffm_jax.config import Config, DataConfig
-from cffm_jax.config_checks import check_settings
+from cffm_jax.config.checks import check_settings
 from cffm_jax.data import augment, channel_files, decode
 from cffm_jax.data.check.command import main as check
 from cffm_jax.errors import InputError

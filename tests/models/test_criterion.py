@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from cffm_jax.config import Config, LossConfig, ModelConfig
-from cffm_jax.config_checks import check_settings
+from cffm_jax.config.checks import check_settings
 from cffm_jax.errors import InputError
 from cffm_jax.models.criterion import make_criterion
 from cffm_jax.models.losses import cross_entropy

@@ -16,8 +16,8 @@ from cffm_jax.errors import InputError
 from cffm_jax.models import layers
 from cffm_jax.models.create import build_model
 from cffm_jax.models.encoders import names as encoders
-from cffm_jax.models.methods.cffm import GLOBAL_BLOCKS, LOCAL_BLOCKS
 from cffm_jax.models.methods.cffm_families import FAMILIES
+from cffm_jax.models.methods.cffm_sizes import GLOBAL_BLOCKS, LOCAL_BLOCKS
 from cffm_jax.models.variables import flatten, variable_shapes
 from cffm_jax.rules import option_name
 

@@ -13,7 +13,7 @@ from cffm_jax.models import kmeans as prototypes
 from cffm_jax.models.create import create_model
 from cffm_jax.models.kmeans import RunningClusters, cluster, kmeans, start_running, update_running
 from cffm_jax.models.kmeans_starts import STARTS
-from cffm_jax.models.methods.method import FrameFeatures
+from cffm_jax.models.methods.frame_network import FrameFeatures
 from cffm_jax.models.normalise import normalise
 
 # Few sizes, so that few programs are compiled: N and K centres, and a set larger than the sample of k-means++.

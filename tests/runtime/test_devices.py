@@ -19,13 +19,13 @@ from helpers.runs import CONFIG, K, Refusal, finished
 # The real commands, each in a child of a process that has imported them, but has not asked for a device yet.
 COMMANDS = """
 import os, sys
-from cffm_jax import study
 from cffm_jax.commands.convert import convert_command
 from cffm_jax.commands.eval import eval_command
 from cffm_jax.commands.predict import predict_command
 from cffm_jax.commands.train import train_command
 from cffm_jax.runtime.command_line import run_command
 from cffm_jax.evaluation import checkpoint
+from cffm_jax.study import command as study
 from cffm_jax.training import loop
 
 config, data, weights, image, out = sys.argv[1:]

@@ -14,7 +14,7 @@ from cffm_jax.evaluation.report.html import NONE, chip, class_name, counted, ele
 from cffm_jax.metrics import all_metrics
 from cffm_jax.metrics.confusion import Confusion
 from cffm_jax.metrics.metric import Metric
-from cffm_jax.tables.rows import FIGURES, Row
+from cffm_jax.tables.table_types import FIGURES, Row
 
 _PAIRS = 15
 """Confusions listed."""

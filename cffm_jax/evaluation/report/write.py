@@ -33,7 +33,8 @@ from cffm_jax.metrics.confusion import CONFUSION
 from cffm_jax.metrics.scores import Scores
 from cffm_jax.runtime import cluster
 from cffm_jax.runtime.atomic import WholeFolder, require_new_folder, unwritable
-from cffm_jax.tables import rows as papers
+from cffm_jax.tables import table_types
+from cffm_jax.tables.rows import published
 
 if TYPE_CHECKING:
     from cffm_jax.inference.whole_videos import Chunk
@@ -100,11 +101,11 @@ def prediction_samples(row: str, predictions: str | Path, num_classes: int, firs
     return of
 
 
-def published_rows(class_names: Sequence[str], split: str, model: str = "") -> tuple[papers.Row, ...]:
+def published_rows(class_names: Sequence[str], split: str, model: str = "") -> tuple[table_types.Row, ...]:
     """The papers' rows to set beside a model's ("": any's); none for other data than theirs."""
-    known = {(VSPW, "val"): papers.VSPW, (CITYSCAPES, "val"): papers.CITYSCAPES}
+    known = {(VSPW, "val"): table_types.VSPW, (CITYSCAPES, "val"): table_types.CITYSCAPES}
     where = known.get((tuple(class_names), split))
-    return papers.published(where, model) if where else ()
+    return published(where, model) if where else ()
 
 
 def about(config: Config, dataset: classes.Classes, facts: Mapping[str, str], model: str = "") -> About:

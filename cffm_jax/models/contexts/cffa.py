@@ -90,7 +90,7 @@ def source(name: str, r: int, p: int, window: int = WINDOW, full: bool = False) 
     """A row of the context table from r and p (section 3.2; ablated: Tables 6, 7), as released.
 
     A window reads r / p cells a side, rounded to the nearest odd number (up where two are as near),
-    as the cells have a middle one. The papers' r and p, as ``config_checks.check_model`` lets them
+    as the cells have a middle one. The papers' r and p, as ``config.checks.check_model`` lets them
     pass, come out as the release's; it has windows of 7 alone.
     """
     return PooledSource(name, *POOLINGS[p], reach=2 * int(r / p / 2) + 1, window=window, full=full)

@@ -19,25 +19,19 @@ prototypes.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-import flax.linen as nn
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Float32, Int32
 
-from cffm_jax.channels import COLOURS, Channels
 from cffm_jax.config import ModelConfig, PrototypeConfig
-from cffm_jax.models import layers
 from cffm_jax.models.criterion import Criterion
-from cffm_jax.models.decoder import FrameDecoder, decoder_elements, decoder_macs
 from cffm_jax.models.encoders import names as encoders
-from cffm_jax.models.encoders.backbone import ENCODER_PARTS
 from cffm_jax.models.encoders.names import ENCODER
 from cffm_jax.models.foreign.names import NO_NAMES, MethodNames
 from cffm_jax.models.losses import Logits, clip_loss, cross_entropy
+from cffm_jax.models.methods.frame_network import FrameFeatures, FrameNetwork
 from cffm_jax.models.normalise import normalise
-from cffm_jax.models.resize import resize_bilinear
 
 Tree = Any
 """Arrays in nested tuples; an axis that all of them have leads."""
@@ -47,49 +41,15 @@ Batch = Mapping[str, jax.Array]
 labels u8[B, L, H, W] of the last L of them, size
 i32[B, 2] without padding, and where the method reads them prototypes f32[B, P, C]."""
 
-INPUT_MULTIPLE = 32
 PER_FRAME = "per-frame (SegFormer)"
 """Name of the logits of a frame on its own."""
 
 
-class FrameFeatures(NamedTuple):
-    """Features of N frames: ``fine`` at stride 4, for the per-frame logits; ``coarse`` at stride
-    8."""
+class Method(FrameNetwork):
+    """The interface; ``encode`` is that of the network of single frames, which all methods share.
 
-    fine: Float[Array, "N 2*h 2*w C"]
-    coarse: Float[Array, "N h w C"]
-
-
-class Method(nn.Module):
-    """The interface, and what its methods share: an encoder, SegFormer's decoder and its classifier
-    of single frames.
-
-    Attributes:
-      backbone: one of ``encoders.names()``.
-      num_classes: K.
-      norm_epsilons: of the encoder's norms: those of embeddings and reductions, those of blocks and
-        stages.
-      projection: of the encoder's stages, see ``FrameDecoder``.
-      width: C, channels of the frame features.
-      dropout: share of channels dropped before each classifier.
-      drop_path: the encoder's largest drop path rate.
-      dtype: compute type; parameters, norms, softmax and logits are float32.
-      depths: blocks of the encoder's stages; () as the backbone has.
-      channels: of the frames.
-      remat: what the backward pass computes anew, see ``layers.rematerialised``.
+    The attributes are its own too, see `FrameNetwork`; a method adds some.
     """
-
-    backbone: str
-    num_classes: int
-    norm_epsilons: tuple[float, float]
-    projection: Literal["linear", "normalised"] = ModelConfig.projection
-    width: int = ModelConfig.width
-    dropout: float = ModelConfig.dropout
-    drop_path: float = ModelConfig.drop_path
-    dtype: jnp.dtype = jnp.float32
-    depths: tuple[int, ...] = ()
-    remat: layers.Remat = "none"
-    channels: Channels = COLOURS
 
     if TYPE_CHECKING:  # Flax adds it to each of its modules, which its annotations do not tell.
 
@@ -124,21 +84,6 @@ class Method(nn.Module):
           settings: the other fields; ``name`` is not read.
         """
         raise NotImplementedError
-
-    @classmethod
-    def shared(cls, backbone: str, settings: ModelConfig) -> dict[str, Any]:
-        """The attributes above, for ``create``."""
-        return {
-            "backbone": backbone,
-            "num_classes": settings.num_classes,
-            "norm_epsilons": tuple(settings.norm_epsilons) or encoders.size_of(backbone).norm_epsilons,
-            "depths": settings.depths,
-            "projection": settings.projection,
-            "width": settings.width,
-            "dropout": settings.dropout,
-            "drop_path": settings.drop_path,
-            "dtype": jnp.dtype(settings.dtype),
-        }
 
     # --- what it is
 
@@ -206,29 +151,6 @@ class Method(nn.Module):
 
     # --- the stages
 
-    def setup(self) -> None:
-        self.encoder = encoders.make_encoder(
-            self.backbone, self.norm_epsilons, self.drop_path, self.dtype, self.depths, self.remat
-        )
-        self.decoder = FrameDecoder(self.width, self.dtype, self.projection)
-        self.frame_dropout = layers.channel_dropout(self.dropout)
-        self.frame_classifier = layers.Dense(self.num_classes, self.dtype)
-
-    def encode_stages(
-        self, frames: Float[Array, "N H W K"], train: bool = False
-    ) -> tuple[Float[Array, "N _ _ _"], ...]:
-        """The encoder's four maps: [N, H/s, W/s, C_s] for s = 4, 8, 16, 32."""
-        _, h, w, _ = frames.shape
-        if h % INPUT_MULTIPLE or w % INPUT_MULTIPLE:
-            raise ValueError(f"frames are {h}x{w}: both sides must be multiples of {INPUT_MULTIPLE}")
-        return self.encoder(frames, train)
-
-    def encode(self, frames: Float[Array, "N H W K"], train: bool = False) -> FrameFeatures:
-        """Features of normalised frames; each frame on its own, so that none is encoded twice."""
-        fine = self.decoder(self.encode_stages(frames, train), train)
-        n, h, w, c = fine.shape
-        return FrameFeatures(fine, resize_bilinear(fine, (h // 2, w // 2)))
-
     def remember(self, features: FrameFeatures) -> tuple[Tree, ...]:
         """Keeps of frames the arrays that later targets read: for each of the R references that a
         frame may become arrays [N, ...].
@@ -283,17 +205,6 @@ class Method(nn.Module):
           Those at stride 4 for each of the ``rows``.
         """
         return {PER_FRAME: self.classify_frames(features.fine)}
-
-    def classify_frames(
-        self, fine: Float[Array, "*map C"], train: bool = False
-    ) -> Float32[Array, "*map {self.num_classes}"]:
-        """Per-frame logits of stride-4 features: [N, H/4, W/4, C] -> f32[N, H/4, W/4, K]."""
-        fine = self.frame_dropout(fine, deterministic=not train)
-        return self.frame_classifier(fine).astype(jnp.float32)
-
-    def frame_logits(self, frames: Float[Array, "N H W K"]) -> Float32[Array, "N H//4 W//4 {self.num_classes}"]:
-        """SegFormer's logits of normalised frames."""
-        return self.classify_frames(self.encode(frames).fine)
 
     def prototype_tokens(self, frames: Float[Array, "N H W K"]) -> Float[Array, "N H//8 W//8 C"]:
         """The features that prototypes are clustered of."""
@@ -362,25 +273,9 @@ class Method(nn.Module):
         """
         return self.frame_macs(height, width, executed=executed)
 
-    def frame_macs(self, height: int, width: int, *, executed: bool) -> dict[str, int]:
-        """Multiply-accumulates of encoding a frame, and of its per-frame logits."""
-        size = encoders.size_of(self.backbone, self.depths)
-        counts = encoders.backbone_of(self.backbone).macs(size, height, width, len(self.channels))
-        return dict.fromkeys(ENCODER_PARTS, 0) | counts | decoder_macs(
-            size.channels, height, width, self.width, self.num_classes,
-            normalised=self.projection == "normalised", merged=executed,
-        )  # fmt: skip
-
     def elements(self, height: int, width: int, *, prototypes: int) -> int:
         """Counts what the papers add to the products of ``macs``, see ``macs.ELEMENTWISE``."""
         return self.frame_elements(height, width) + height * width // 16 * self.num_classes
-
-    def frame_elements(self, height: int, width: int) -> int:
-        """``elements`` of encoder and decoder, without a classifier's bias."""
-        size = encoders.size_of(self.backbone, self.depths)
-        return encoders.backbone_of(self.backbone).elements(size, height, width) + decoder_elements(
-            size.channels, height, width, self.width, normalised=self.projection == "normalised"
-        )
 
     def training_macs(self, height: int, width: int, *, prototypes: int) -> int:
         """Multiply-accumulates of a training step for one clip, forward and backward, as executed;

@@ -19,7 +19,8 @@ from jaxtyping import Array, Bool, Float, Float32
 
 from cffm_jax.config import ModelConfig
 from cffm_jax.models import layers
-from cffm_jax.models.methods.method import PER_FRAME, FrameFeatures, Method, Prototypes
+from cffm_jax.models.methods.frame_network import FrameFeatures
+from cffm_jax.models.methods.method import PER_FRAME, Method, Prototypes
 from cffm_jax.models.resize import resize_bilinear
 
 FAMILY, ROW = "stppm", "ST-PPM"

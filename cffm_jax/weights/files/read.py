@@ -10,7 +10,7 @@ import contextlib
 import dataclasses
 import functools
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +30,10 @@ from cffm_jax.weights.files.stored_array import (
     printable,
     reading,
 )
-from cffm_jax.weights.files.torch_files import Tensor, TorchFile
+from cffm_jax.weights.files.torch_files import TorchFile
+from cffm_jax.weights.files.torch_tensors import Tensor
 from cffm_jax.weights.files.unpickle import Pairs
-
-__all__ = ["StoredArray", "WeightFile", "file_digest", "open_weights", "read_array", "read_state_dict"]
+from cffm_jax.weights.files.weight_file import Choice, WeightFile
 
 FOLDER_FILES = (
     "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json",
@@ -48,42 +48,6 @@ MAX_JSON = 16 << 20
 
 MAX_KEY = 512
 """Characters of a key; the longest of this family has some eighty."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Choice:
-    """One of the state dicts of a file.
-
-    Attributes:
-      name: of the entry that holds it, "ema_state_dict"; "" for the whole file.
-      known: whether that is a usual name for weights, of which the first is taken.
-      shapes: its arrays, which only describe.
-      take: the file with it.
-    """
-
-    name: str
-    known: bool
-    shapes: Mapping[str, StoredArray]
-    take: Callable[[], WeightFile]
-
-
-@dataclasses.dataclass(frozen=True)
-class WeightFile:
-    """A state dict in a file, described; its arrays can be read while the file is open."""
-
-    path: Path
-    """As given."""
-    files: tuple[Path, ...]
-    """All files that it consists of: for checksums."""
-    format: str
-    """"torch (zip)", "torch (legacy)", "safetensors", "safetensors, 3 shards", "npz"."""
-    arrays: dict[str, StoredArray]
-    metadata: dict[str, Any]
-    """Plain values: safetensors' own metadata, a checkpoint's ``meta``, config.json as "config"."""
-    ignored: tuple[str, ...]
-    """Other contents by name: "optimizer", "meta", keys of the state dict that are no arrays."""
-    choices: tuple[Choice, ...] = ()
-    """All state dicts that it holds, the one above first; () where its format holds one."""
 
 
 @contextlib.contextmanager

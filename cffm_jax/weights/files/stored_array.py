@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
+import math
 from collections.abc import Callable, Iterator
 
 import ml_dtypes
@@ -23,6 +24,9 @@ MAX_BYTES = 16 << 30
 
 FLOOR_BYTES = 64 << 20
 """Up to here the size of a file's content is nobody's concern, however small the file."""
+
+MAX_SHOWN = 160
+"""Characters of a file's text in a message."""
 
 _KINDS = "biuf"
 _FLOATS = {
@@ -59,10 +63,7 @@ class StoredArray:
 
     @property
     def nbytes(self) -> int:
-        size = self.dtype.itemsize
-        for n in self.shape:
-            size *= n
-        return size
+        return self.dtype.itemsize * math.prod(self.shape)
 
 
 def is_numeric(dtype: np.dtype) -> bool:
@@ -83,11 +84,10 @@ def from_bytes(data: np.ndarray, dtype: np.dtype, shape: tuple[int, ...]) -> np.
     return data.view(dtype).reshape(shape)
 
 
-def printable(text: object, limit: int = 160) -> str:
+def printable(text: object) -> str:
     """Text of a file for a message: one line, of bounded length."""
-    text = str(text)
-    text = "".join(c if c.isprintable() else "?" for c in text[: limit + 1])
-    return text if len(text) <= limit else text[:limit] + "..."
+    text = "".join(c if c.isprintable() else "?" for c in str(text)[: MAX_SHOWN + 1])
+    return text if len(text) <= MAX_SHOWN else text[:MAX_SHOWN] + "..."
 
 
 @contextlib.contextmanager

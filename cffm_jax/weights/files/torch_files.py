@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import io
 import zipfile
@@ -11,7 +10,6 @@ from collections.abc import Callable
 from pickle import UnpicklingError
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 
 from cffm_jax.errors import InputError
@@ -22,11 +20,11 @@ from cffm_jax.weights.files.stored_array import (
     CutOff,
     Longer,
     StoredArray,
-    check_shape,
     from_bytes,
     reading,
 )
-from cffm_jax.weights.files.unpickle import Inert, Name, Pairs
+from cffm_jax.weights.files.torch_tensors import Storage, Tensor, make, storage_of
+from cffm_jax.weights.files.unpickle import Pairs
 
 SAVE_WEIGHTS = "save model.state_dict() with torch.save and give that"
 
@@ -36,60 +34,6 @@ _PROTOCOL = 1001
 
 MAX_REUSE = 8
 """Bytes of arrays for a byte of storage: a few tensors of a model may share one."""
-
-_MODULES = ("torch", "torch.cuda", "torch.storage")
-_STORAGES = {
-    "FloatStorage": np.float32,
-    "DoubleStorage": np.float64,
-    "HalfStorage": np.float16,
-    "BFloat16Storage": ml_dtypes.bfloat16,
-    "LongStorage": np.int64,
-    "IntStorage": np.int32,
-    "ShortStorage": np.int16,
-    "CharStorage": np.int8,
-    "ByteStorage": np.uint8,
-    "BoolStorage": np.bool_,
-    "ComplexFloatStorage": np.complex64,
-    "ComplexDoubleStorage": np.complex128,
-    "UntypedStorage": np.uint8,
-    "QInt8Storage": np.int8,
-    "QUInt8Storage": np.uint8,
-    "QInt32Storage": np.int32,
-    "QUInt4x2Storage": np.uint8,
-    "QUInt2x4Storage": np.uint8,
-}
-_DTYPES = {
-    name: np.dtype(getattr(ml_dtypes, name, name))
-    for name in ("float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz", "float8_e8m0fnu",
-                 "uint16", "uint32", "uint64")
-}  # fmt: skip
-"""Types without a storage class of their own."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Storage:
-    """A run of elements in the file."""
-
-    key: str
-    dtype: np.dtype
-    count: int
-    start: int = 0
-    """First element, of a view of another storage (torch < 0.4)."""
-
-    @property
-    def nbytes(self) -> int:
-        return self.count * self.dtype.itemsize
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Tensor:
-    """A strided view of a storage; offset and stride in elements of ``dtype``."""
-
-    storage: Storage
-    dtype: np.dtype
-    offset: int
-    shape: tuple[int, ...]
-    stride: tuple[int, ...]
 
 
 class TorchFile:
@@ -123,9 +67,8 @@ class TorchFile:
             if shared:  # Kept until the last tensor that needs it: never read once for each of them.
                 self._kept[key] = data
             start = tensor.storage.start * tensor.storage.dtype.itemsize + tensor.offset * tensor.dtype.itemsize
-            count = _span(tensor.shape, tensor.stride)
-            view = data[start : start + count * tensor.dtype.itemsize]
-            if not _is_contiguous(tensor.shape, tensor.stride):
+            view = data[start : start + tensor.span * tensor.dtype.itemsize]
+            if not tensor.contiguous:
                 strides = tuple(s * tensor.dtype.itemsize for s in tensor.stride)
                 elements = view.view(np.dtype((np.void, tensor.dtype.itemsize)))
                 view = np.lib.stride_tricks.as_strided(elements, tensor.shape, strides).copy().reshape(-1)
@@ -155,7 +98,7 @@ def read_zip(archive: zipfile.ZipFile, where: object) -> TorchFile | None:
         raise UnpicklingError(f"its pickle is larger than {unpickle.MAX_BYTES} bytes")
 
     def reference(pid: Any) -> Any:
-        storage = _storage(pid)
+        storage = storage_of(pid)
         if isinstance(storage, Storage):
             member = members.get(f"{prefix}data/{storage.key}")
             if member is None or member.file_size != storage.nbytes:
@@ -167,7 +110,7 @@ def read_zip(archive: zipfile.ZipFile, where: object) -> TorchFile | None:
         return data.copy()
 
     data = archive.read(pickles[0])
-    return TorchFile(unpickle.interpret(io.BytesIO(data), len(data), _make, reference), "torch (zip)", where, read)
+    return TorchFile(unpickle.interpret(io.BytesIO(data), len(data), make, reference), "torch (zip)", where, read)
 
 
 def read_legacy(file: BinaryFile, size: int, where: object) -> TorchFile:
@@ -190,7 +133,7 @@ def read_legacy(file: BinaryFile, size: int, where: object) -> TorchFile:
             raise CutOff(size, "which end within the description of its arrays") from error
 
     def reference(pid: Any) -> Any:
-        storage = _storage(pid)
+        storage = storage_of(pid)
         if isinstance(storage, Storage):
             view = pid[5] if len(pid) > 5 else None
             base = Storage(storage.key, storage.dtype, pid[4])
@@ -210,7 +153,7 @@ def read_legacy(file: BinaryFile, size: int, where: object) -> TorchFile:
     system = load()
     if not isinstance(system, Pairs) or system.named().get("little_endian") is not True:
         raise InputError(where, "was written on a machine of another byte order", "save it again on a usual one")
-    value = load(make=_make, reference=reference)
+    value = load(make=make, reference=reference)
     places = _places(file, size, load(), storages)
 
     def read(key: str) -> np.ndarray:
@@ -243,72 +186,3 @@ def _places(file: BinaryFile, size: int, keys: Any, storages: dict[str, Storage]
     if len(places) != len(keys):
         raise UnpicklingError("its list of storages is damaged")
     return places
-
-
-def _storage(pid: Any) -> Storage | Name:
-    """('storage', class, key, device, elements, ...) of a persistent id; of ('module', class, its
-    source code) the class is kept, by its name."""
-    if type(pid) is tuple and len(pid) > 1 and pid[0] == "module" and type(pid[1]) is Name:
-        return pid[1]
-    kind, cls, key, _, count = pid[:5] if type(pid) is tuple and len(pid) >= 5 else (None,) * 5
-    sound = kind == "storage" and type(key) is str and type(count) is int and 0 <= count < 2**48
-    if not sound or type(cls) is not Name or cls.module not in _MODULES or cls.name not in _STORAGES:
-        raise UnpicklingError("it refers to a storage of no known type")
-    return Storage(key, np.dtype(_STORAGES[cls.name]), count)
-
-
-def _make(function: Name, arguments: tuple) -> Any:
-    """What a known function returns: dictionaries, tensors; of others only the name is kept."""
-    match (function.module, function.name):
-        case ("collections", "OrderedDict" | "defaultdict"):
-            pairs = arguments[0] if arguments and function.name == "OrderedDict" else []
-            return Pairs([(key, value) for key, value in (pairs.items if type(pairs) is Pairs else pairs)])
-        case ("torch._utils", "_rebuild_tensor" | "_rebuild_tensor_v2"):
-            negated = len(arguments) > 6 and type(arguments[6]) is Pairs and bool(arguments[6].items)
-            return Inert("torch tensor with flags") if negated else _tensor(*arguments[:4])
-        case ("torch._utils", "_rebuild_tensor_v3"):
-            return _tensor(*arguments[:4], dtype=arguments[6])
-        case ("torch._utils", "_rebuild_parameter" | "_rebuild_parameter_with_state"):
-            return arguments[0]
-        case ("torch.nn.parameter", "Parameter" | "Buffer") if arguments:
-            return arguments[0]
-        case ("torch._tensor", "_rebuild_from_type_v2"):
-            return _make(arguments[0], arguments[2])
-        case ("torch", "Size"):
-            return tuple(arguments[0])
-    return Inert(str(function))
-
-
-def _tensor(storage: Any, offset: Any, shape: Any, stride: Any, dtype: Any = None) -> Tensor | Inert:
-    """A tensor once it is known to lie within its storage."""
-    if type(dtype) is Name and str(dtype).removeprefix("torch.") not in _DTYPES:
-        return Inert(f"tensor of {dtype}")
-    kind = _DTYPES[dtype.name] if type(dtype) is Name else storage.dtype
-    numbers = (offset, *shape, *stride)
-    if not all(type(n) is int and 0 <= n < 2**48 for n in numbers) or len(shape) != len(stride):
-        raise UnpicklingError("a tensor has an impossible shape")
-    shape, stride = tuple(shape), tuple(stride)
-    check_shape(shape)
-    room = storage.nbytes // kind.itemsize
-    size = 1
-    for n in shape:
-        size *= n
-    if size > room or offset + _span(shape, stride) > room:
-        raise UnpicklingError("a tensor reaches beyond its storage")
-    return Tensor(storage, kind, offset, shape, stride)
-
-
-def _span(shape: tuple[int, ...], stride: tuple[int, ...]) -> int:
-    """Elements from the first to the last."""
-    return 0 if 0 in shape else 1 + sum((n - 1) * s for n, s in zip(shape, stride))
-
-
-def _is_contiguous(shape: tuple[int, ...], stride: tuple[int, ...]) -> bool:
-    expected = 1
-    if 0 in shape:
-        return True
-    for n, s in zip(reversed(shape), reversed(stride)):
-        if n > 1 and s != expected:
-            return False
-        expected *= n
-    return True

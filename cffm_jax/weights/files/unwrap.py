@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 
 from cffm_jax.errors import InputError
 from cffm_jax.weights.files.stored_array import StoredArray, printable
-from cffm_jax.weights.files.torch_files import SAVE_WEIGHTS, Tensor, TorchFile
+from cffm_jax.weights.files.torch_files import SAVE_WEIGHTS, TorchFile
+from cffm_jax.weights.files.torch_tensors import Tensor
 from cffm_jax.weights.files.unpickle import Inert, Pairs, plain
 
 WRAPPERS = (

@@ -21,6 +21,8 @@ import numpy as np
 from cffm_jax.errors import InputError
 from cffm_jax.runtime.atomic import whole_file
 from cffm_jax.weights.files.array_files import SAFETENSORS_TYPES
+from cffm_jax.weights.files.stored_array import is_numeric
+from cffm_jax.weights.files.torch_tensors import STORAGES
 
 Entry = tuple[str, tuple[int, ...], np.dtype, Callable[[], np.ndarray]]
 """(key, shape, dtype, load) of an array that is read when it is written."""
@@ -30,18 +32,8 @@ Arrays = Mapping[str, np.ndarray] | Iterable[Entry]
 ALIGNMENT = 64
 """Bytes; where torch starts the data of a storage, so that it can be mapped into memory."""
 
-_STORAGES = {
-    "float32": "FloatStorage",
-    "float64": "DoubleStorage",
-    "float16": "HalfStorage",
-    "bfloat16": "BFloat16Storage",
-    "int64": "LongStorage",
-    "int32": "IntStorage",
-    "int16": "ShortStorage",
-    "int8": "CharStorage",
-    "uint8": "ByteStorage",
-    "bool": "BoolStorage",
-}
+_STORAGES = {np.dtype(kind).name: name for name, kind in reversed(STORAGES.items()) if is_numeric(np.dtype(kind))}
+"""Types -> torch's storages of them, of several the first."""
 _DATE = (1980, 1, 1, 0, 0, 0)
 _HEADER = 30
 _PADDING = struct.Struct("<HH")

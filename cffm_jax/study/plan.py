@@ -1,39 +1,23 @@
-"""Trains and measures the papers' ablations in small for several seeds, beside published figures.
-
-    python -m cffm_jax.study table8 --seeds 0 1 2
-    python -m cffm_jax.study table8 --rows A C F --config configs/synthetic.py --train.steps 900
-
-Rows of one network share a run; finished ones are kept, interrupted ones go on at their last
-checkpoint. ``<folder>/<table>.json`` holds the figures, ``<folder>/<network>/seed<s>/`` each run.
-"""
+"""The runs of a study: a network with a seed, and the runs that it starts from; rows of one network
+share theirs."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
 import json
-import statistics
-import sys
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import tyro
 
 from cffm_jax.config import SETTINGS, Config
-from cffm_jax.data.synthetic import generate
 from cffm_jax.errors import InputError
-from cffm_jax.metrics.all_metrics import METRICS
-from cffm_jax.metrics.metric import number
 from cffm_jax.rules import option_name, require_values, setting, values, with_changes, with_paths
-from cffm_jax.runtime.atomic import write_json
-from cffm_jax.runtime.command_line import parse_command, run_command
-from cffm_jax.runtime.devices import warn_of_missing_platforms
-from cffm_jax.runtime.xla import cache_compilations
-from cffm_jax.settings import Settings, find_config, load_config
+from cffm_jax.settings import Settings, load_config
 from cffm_jax.tables.networks import Network
-from cffm_jax.tables.rows import TABLE4, TABLE8, TABLE10, TABLES, Row, Table
+from cffm_jax.tables.rows import TABLE4, TABLE8, TABLE10, TABLES
+from cffm_jax.tables.table_types import Row, Table
 
 DEFAULT_CONFIG = "synthetic"
 DEFAULT_TABLES = (TABLE8, TABLE10, TABLE4)
@@ -42,9 +26,6 @@ STUDIED = tuple(table for table in TABLES if table.ablation)
 SECOND_STAGE_STEPS = 40_000 / 160_000
 SECOND_STAGE_RATE = 2e-4 / 6e-5
 """The training of the global blocks relative to the first stage's (CFFM++ section 5.1)."""
-
-FIGURES = {metric.title: metric.key for metric in METRICS if metric.key in ("miou", "vc8", "vc16")}
-"""Heading -> key of the metric, and field of ``tables.Row``: what every table of the papers has."""
 
 _OR_PAPERS = {"least": 0, "problem": "less than 0", "remedy": "give 0 for the paper's share"}
 
@@ -154,84 +135,12 @@ def _digest(config: Config, needs: Sequence[str]) -> str:
     return hashlib.sha256(json.dumps([kept, needs], sort_keys=True).encode()).hexdigest()[:8]
 
 
-def measure(run: Run) -> dict[str, Any]:
-    """A run's result, trained and measured unless it is there; the runs that it needs must be done.
-
-    Raises:
-      InputError: the data, the weights or the checkpoints cannot be used.
-    """
-    if run.result.is_file():
-        return json.loads(run.result.read_text())
-    from cffm_jax.training import loop
-
-    began = time.time()
-    scores = loop.train(run.config)
-    rows = {row: {key: number(figure) for key, figure in of.figures().items()} for row, of in scores.items()}
-    result = {
-        "row": next(iter(rows)),  # The first is the network's own, the others are its parts'.
-        "rows": rows,
-        "minutes": round((time.time() - began) / 60, 2),
-        "config": dataclasses.asdict(run.config),
-    }
-    write_json(run.result, result, "name another --folder")
-    return result
-
-
-def mean_and_spread(values: Sequence[float | None]) -> tuple[float | None, float | None]:
-    """Mean and sample standard deviation; None if a value is missing, or for one value's spread."""
-    known = [value for value in values if value is not None]
-    if not known or len(known) < len(values):
-        return None, None
-    return statistics.fmean(known), statistics.stdev(known) if len(known) > 1 else None
-
-
 @dataclasses.dataclass(frozen=True)
 class Study:
     """A table's rows and their runs, one for each seed."""
 
     table: Table
     runs: tuple[tuple[Row, tuple[Run, ...]], ...]
-
-    def results(self, seeds: int) -> list[dict[str, Any]]:
-        """Each row's published figures (percent) and ours (shares of 1) for the first ``seeds``."""
-        tree = []
-        for row, runs in self.runs:
-            results = [json.loads(run.result.read_text()) for run in runs[:seeds]]
-            by_seed = [result["rows"][result["row"]] for result in results]
-            ours = {figure: mean_and_spread([figures[figure] for figures in by_seed]) for figure in by_seed[0]}
-            tree.append(
-                {
-                    "label": row.label,
-                    "method": row.method,
-                    "published": {figure: getattr(row, figure) for figure in FIGURES.values()},
-                    "mean": {figure: mean for figure, (mean, _) in ours.items()},
-                    "spread": {figure: spread for figure, (_, spread) in ours.items()},
-                    "runs": [str(run.workdir) for run in runs[:seeds]],
-                    "figures": by_seed,
-                }
-            )
-        return tree
-
-
-def markdown(study: Study, options: StudyOptions, seeds: int) -> str:
-    """Published figures beside ours: mean ± sample standard deviation of the first ``seeds``."""
-    settings = options.settings
-    lines = [
-        f"{study.table.title}. Ours: {settings.model.name.partition('_')[2]}, {settings.train.steps} steps, "
-        f"{settings.data.eval_split} of {settings.data.root}, {seeds} seed(s). Papers: VSPW val.",
-        "",
-        "| row | method | " + " | ".join(f"{head} papers | {head} ours" for head in FIGURES) + " |",
-        "|---" * (2 + 2 * len(FIGURES)) + "|",
-    ]
-    for row in study.results(seeds):
-        cells = [row["label"], row["method"]]
-        for figure in FIGURES.values():
-            published, mean, spread = row["published"][figure], row["mean"][figure], row["spread"][figure]
-            cells.append("-" if published is None else f"{published:.1f}")
-            ours = "-" if mean is None else f"{100 * mean:.1f}"
-            cells.append(ours if spread is None else f"{ours} ± {100 * spread:.1f}")
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
 
 
 def chosen_tables(options: StudyOptions) -> list[tuple[Table, tuple[Row, ...]]]:
@@ -267,9 +176,9 @@ def prepare(options: StudyOptions) -> list[Study]:
     if build_model(options.settings.model, options.settings.data.frame_channels).base is not None:
         problem = f"{options.settings.model.name} is trained in the second stage"
         raise InputError("--model.name", problem, "give the config of its first stage: a study derives the second")
-    settings = with_changes(options.settings, [("init.model", ""), ("prototypes.checkpoint", "")])
-    settings = with_changes(settings, [("prototypes.folder", "")])  # Runs of several seeds must not share a file.
-    options = dataclasses.replace(options, settings=settings)
+    # Runs of several seeds must not share a file.
+    cleared = [(name, "") for name in ("init.model", "prototypes.checkpoint", "prototypes.folder")]
+    options = dataclasses.replace(options, settings=with_changes(options.settings, cleared))
     studies = []
     for table, rows in chosen_tables(options):
         runs = []
@@ -289,50 +198,3 @@ def distinct_runs(studies: Sequence[Study], seed: int) -> list[tuple[Run, list[s
                 needed.setdefault(run.name, (run, []))
             needed[runs[seed].name][1].append(f"{study.table.name} {row.label}")
     return list(needed.values())
-
-
-def conduct(options: StudyOptions) -> None:
-    """Trains what is missing, seed after seed, and prints and keeps the tables after each seed."""
-    studies = prepare(options)
-    cache_compilations()
-    warn_of_missing_platforms()
-    root = Path(options.settings.data.root)
-    if find_config(options.config).resolve() == find_config(DEFAULT_CONFIG).resolve() and not root.exists():
-        generate.generate(root, generate.SyntheticConfig())
-    per_seed = [distinct_runs(studies, i) for i in range(len(options.seeds))]
-    total, done = sum(map(len, per_seed)), 0
-    for i, runs in enumerate(per_seed):
-        for run, rows in runs:
-            done += 1
-            state = "done already" if run.result.is_file() else f"{run.config.train.steps} steps"
-            print(f"run {done} of {total}: {run.workdir} ({', '.join(rows) or 'a base'}), {state}", flush=True)
-            measure(run)
-        for study in studies:
-            tree = {
-                "table": study.table.name,
-                "seeds": options.seeds[: i + 1],
-                "settings": dataclasses.asdict(options.settings),
-                "rows": study.results(i + 1),
-            }
-            write_json(Path(options.folder) / f"{study.table.name}.json", tree, "name another --folder")
-            print(f"\n{markdown(study, options, i + 1)}\n", flush=True)
-
-
-def main(argv: Sequence[str]) -> None:
-    """Train and measure the rows of the papers' tables on any videos; the same command goes on
-    where it stopped."""
-
-    def default(path: str) -> StudyOptions:
-        path = path or DEFAULT_CONFIG
-        return StudyOptions(config=path, settings=load_config(path))
-
-    options = parse_command(StudyOptions, argv, default, main.__doc__)
-    try:
-        conduct(options)
-    except KeyboardInterrupt:
-        print("stopped: the same command goes on where it was", file=sys.stderr)
-        sys.exit(130)
-
-
-if __name__ == "__main__":
-    sys.exit(run_command(main))

@@ -1,0 +1,118 @@
+"""Settings of the network, and of the prototypes that its global contexts are."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+from cffm_jax.config.data import IGNORED_LABEL
+from cffm_jax.rules import setting
+
+POOLINGS = {1: (7, 1), 2: (3, 2), 3: (2, 3), 4: (2, 3), 5: (1, 7), 7: (1, 7)}
+"""What the papers' p may be -> cells a side of a window and side of the pooling in the release,
+whose windows of 7 hold whole cells: 5 is 7 there, 4 is 3 and 2 is 2 on a resize to 6 (3 goes as
+4)."""
+_OR_PAPERS = {"least": 0, "problem": "less than 0", "remedy": "give 0 for the papers' numbers"}
+_EPSILONS = {
+    "lengths": (0, 2),
+    "above": 0,
+    "problem": "is {numbers}",
+    "remedy": "give two numbers above 0, or none for the backbone's own",
+}
+_DEPTHS = {
+    "lengths": (0, 4),
+    "least": 1,
+    "problem": "is {numbers}",
+    "remedy": "give four numbers of at least 1, or none for the backbone's own",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    name: str = "cffm_b1"
+    """Method and backbone: segformer_b0, cffm_b1, cffmpp_b1 (CFFM++), cffmp_b1 (global contexts
+    alone, CFFM+), stppm_b1, cffm_pvtv2_b1, cffm_convnext_tiny and so on. An unknown name is
+    answered with all that there are."""
+    num_classes: int = setting(124, least=1, most=IGNORED_LABEL - 1, remedy=f"give a number in 1..{IGNORED_LABEL - 1}")
+    """Number of classes K; labels are 0..K-1."""
+    blocks: int = setting(0, **_OR_PAPERS)
+    """Mining blocks N; 0: as many as the papers give the backbone."""
+    global_blocks: int = setting(0, **_OR_PAPERS)
+    """Global mining blocks N_g; 0: as many as the papers give the backbone."""
+    receptive: tuple[int, ...] = setting((49, 20, 6), goes_with=("model.pooling",), part="method")
+    """r of the references, oldest first: side of the region that a window reads, in positions of
+    the stride-8 map."""
+    pooling: tuple[int, ...] = setting((7, 4, 2), goes_with=("model.receptive",), part="method")
+    """p of the references: side of the patch that is pooled into one context token (1, 2, 3, 4, 5
+    or 7)."""
+    pooling_rule: Literal["release", "paper"] = setting("release", part="method")
+    """How r and p are read: as the release computes them (for p other than 7 windows are resized
+    first, and regions lie off their middle), or as the papers describe them, for any r and p."""
+    pooling_form: Literal["position", "full"] = setting("position", part="method")
+    """What pools a patch: a weight a position that all channels share, as released, or a dense
+    layer of all its positions and channels (Eq. 2). Either starts as the mean."""
+    target_receptive: int = setting(35, least=1, part="method")
+    """r' of the target's own pooled tokens."""
+    target_pooling: int = setting(7, least=1, part="method")
+    """p' of the target's own pooled tokens: 7 in the release, 5 in the papers."""
+    window: int = setting(7, least=1, goes_with=("model.halo", "model.pooling_rule"), part="method")
+    """s, side of the windows of the target; with pooling_rule release 7 alone."""
+    halo: int = setting(3, least=0, goes_with=("model.window",), part="method")
+    """Positions around a window that it reads of the target, unpooled, at most half a window: 3 in
+    the release, 0 in the papers, whose r_t is s."""
+    references: Literal["past", "self"] = setting("past", any_weights=True, part="method")
+    """What a target is mined with: past frames, or itself in their place (static contexts
+    alone)."""
+    mining: Literal["attention", "positions"] = setting("attention", part="method")
+    """How context tokens are weighed: by attention, or by a learned weight of their position (CFFA
+    without CFM)."""
+    global_weight: float = setting(0.5, least=0, changes="figures", any_weights=True, part="method")
+    """Lambda, weight of the global logits beside the local ones; training does not read it."""
+    norm_epsilons: tuple[float, ...] = setting((), **_EPSILONS)
+    """Epsilons of the encoder's layer norms: those of its embeddings and reductions, those of its
+    blocks and stages; without any the backbone's own. Weights from elsewhere may need theirs."""
+    depths: tuple[int, ...] = setting((), **_DEPTHS)
+    """Blocks of the encoder's four stages; without any the backbone's own, which weights from
+    elsewhere need."""
+    projection: Literal["linear", "normalised"] = "linear"
+    """How the decoder projects the encoder's stages: dense with bias (SegFormer), or without and
+    with BatchNorm and ReLU (MMSegmentation)."""
+    width: int = setting(256, least=8, multiple_of=8, remedy="give a multiple of the 8 heads, at least 8")
+    """Channels of the frame features; the papers have 256 for every backbone, SegFormer's own B2 to
+    B5 768."""
+    dtype: Literal["float32", "bfloat16"] = setting("float32", any_weights=True)
+    """Compute type. Parameters, norms, softmax, logits and the loss stay in float32."""
+    dropout: float = setting(0.1, least=0, below=1, any_weights=True)
+    """Share of whole channels dropped before each classifier."""
+    drop_path: float = setting(0.1, least=0, below=1, any_weights=True)
+    """Largest probability of skipping an encoder block's branch; rises linearly from 0 over the
+    blocks."""
+
+
+@dataclasses.dataclass(frozen=True)
+class PrototypeConfig:
+    count: int = setting(100, least=1)
+    """Prototypes N_p of a video."""
+    frames: int = setting(10, least=1)
+    """Frames of a video whose features are clustered."""
+    rule: Literal["release", "paper"] = "release"
+    """Which frames: int((i + 0.5) * d), or i * d (counted from 0), where d = length // frames."""
+    start: Literal["k-means++", "random"] = "k-means++"
+    """Start of k-means; the release draws tokens at random."""
+    iterations: int = setting(10, least=1)
+    """Iterations of k-means at most."""
+    seed: int = setting(0, least=0)
+    """Seed of the start."""
+    checkpoint: str = setting("", set_by_study=True, path=True)
+    """Run whose network computes the features that are clustered; default: the weights of the model
+    itself."""
+    imported: str = setting("", path=True)
+    """Prototypes that the authors' code computed, to be used instead of computing any: their folder
+    with <video>/centers.pt, a zip of it, or a .safetensors with a key for each video."""
+    folder: str = setting("", changes="figures", set_by_study=True, path=True)
+    """Where computed prototypes are kept, to be used again; default: <workdir>/prototypes."""
+    memory: float = setting(10.0, above=0, changes="figures")
+    """Causal prototypes: frames' worth of tokens that a centre remembers: as many as the paper
+    clusters of a video."""
+    interval: int = setting(1, least=1, changes="figures")
+    """Causal prototypes: every so many frames one is taken in."""

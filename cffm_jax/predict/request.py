@@ -1,0 +1,95 @@
+"""What ``predict.py`` can be asked for, and its rules."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+import tyro
+
+from cffm_jax.config import TILE
+from cffm_jax.config.checks import require_scale, require_tiles
+from cffm_jax.data import clips
+from cffm_jax.drawing.masks import ALPHA
+from cffm_jax.errors import InputError
+from cffm_jax.rules import require_values, setting
+
+_RATES = f"give 0.01 to {clips.FASTEST} frames a second"
+_ADDRESSES = "download it, or pipe it: ffmpeg -i ADDRESS -f matroska - | python predict.py - --output FOLDER"
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """Options of ``predict.py``."""
+
+    inputs: tyro.conf.Positional[tuple[str, ...]] = setting((), path=True, remedy=_ADDRESSES)
+    """A video, an image, several images, a folder of images or a pattern in quotes (one video in
+    the order of their numbers), a camera's index, or - for a video on standard input."""
+    checkpoint: str = setting("", path=True)
+    """Folder of a run, or a file of weights of any kind, see convert.py. CFFM++ has prototypes of
+    the frames so far."""
+    output: str = setting("", path=True)
+    """Folder to write into; default: <input>_prediction, beside the input."""
+    masks: Literal["png", "npz", "none"] = "png"
+    """Masks at the input's size: masks/<frame>.png with the classes' colours, or all of them in
+    masks.npz; the index is the class, 255 what --classes leaves out."""
+    scores: bool = False
+    """Write scores/<frame>.png: the probability that the network gives each pixel's class, of all
+    classes, in 16 bits: 65535 is 1."""
+    logits: bool = False
+    """Write logits/<frame>.npz: the logits of all classes as the network gives them, at a quarter
+    of its input's size, 13 MB for a frame of 480p and 124 classes."""
+    overlay: bool = True
+    """Write overlay.mp4 (H.264, each frame at its time in the input), of a single image
+    overlay.png."""
+    alpha: float = setting(ALPHA, least=0, most=1, problem="is {:g}", remedy="give 0 to 1")
+    """How much of the classes' colours covers the frame, 0 to 1."""
+    legend: bool = False
+    """Write the names of the frame's classes into the overlay's corner."""
+    side_by_side: bool = False
+    """Put the frame itself on the overlay's left; the overlay is twice as wide."""
+    csv: bool = True
+    """Write shares.csv: a row for each frame, of which share of its pixels each class has."""
+    classes: tuple[str, ...] = ()
+    """Names or indices of the classes that are written and drawn; default: all."""
+    start: float = 0.0
+    """First frame: in seconds, but for images its number, from 0."""
+    end: float | None = None
+    """Where to end, before the frame of this time; for images before this number."""
+    every: int = 1
+    """Take every so many-th frame; the network sees only these, and its references are the nearest
+    of them."""
+    rate: float = setting(15.0, least=0.01, most=clips.FASTEST, problem="is {:g}", remedy=_RATES)
+    """Frames a second that images stand for."""
+    reference_seconds: tuple[float, ...] | None = None
+    """How many seconds before the target the references lie, oldest first; without numbers the
+    papers' 9/15, 6/15 and 3/15. The nearest frames are taken, at the input's rate. Default: as many
+    frames back as in training."""
+    scale: tuple[int, ...] = setting((), lengths=(0, 2), problem="is {numbers}", remedy="give a width and a height")
+    """Width and height that frames are resized to fit for the network, aspect kept; 0 0: their own
+    size. Default: as the checkpoint was evaluated, 853 480 for VSPW."""
+    tile: tuple[int, ...] = setting((), **TILE)
+    """Width and height of tiles that frames, resized, are segmented in, one after another, for
+    those too large for memory. Default: whole frames."""
+    overlap: int = -1
+    """Pixels that neighbouring tiles share at least, where their logits are blended: a multiple of
+    32; -1: a quarter of the tile's shorter side."""
+    refuse_damaged: bool = False
+    """Refuse a video with a damaged frame, or one that cannot be decoded, and frames without one
+    finite value; without this they are counted, with those that may build on damaged ones."""
+    overwrite: bool = False
+    """Replace the folder of an earlier prediction."""
+
+    def require_sound(self) -> None:
+        """InputError if it asks for nothing, or for what cannot be."""
+        if not self.inputs or not all(self.inputs):
+            raise InputError("command line", "names no input", "give a video, images, a folder, - or a camera's index")
+        if not self.checkpoint:
+            raise InputError("--checkpoint", "is missing", "name a run's folder, or a file of weights")
+        if self.masks == "none" and not any((self.scores, self.logits, self.overlay, self.csv)):
+            raise InputError("command line", "leaves nothing to write", "give --masks png, --overlay or --csv")
+        require_values(self)
+        if self.scale:
+            require_scale(self.scale)
+        require_tiles(self.tile, self.overlap)
+        clips.require_seconds(self.reference_seconds or ())
