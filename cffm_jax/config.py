@@ -228,11 +228,11 @@ class OptimConfig:
 @dataclasses.dataclass(frozen=True)
 class InitConfig:
     encoder: str = setting("", path=True)
-    """File with ImageNet weights of the encoder; the rest starts at random. none: all of it does.
-    Configs of VSPW and Cityscapes say required: one of the two has to be given."""
+    """File with ImageNet weights of the encoder, or hf:owner/name; the rest starts at random. none:
+    all of it does. Configs of VSPW and Cityscapes say required: one of the two has to be given."""
     model: str = setting("", set_by_study=True, path=True)
-    """File (released CFFM or SegFormer state dict) or checkpoint folder with weights of the whole
-    model; for CFFM++ those of its CFFM will do, and the global blocks start at random."""
+    """File (released CFFM or SegFormer state dict), checkpoint folder or hf:owner/name with weights
+    of the whole model; for CFFM++ those of its CFFM will do: the global blocks start at random."""
 
     @property
     def source(self) -> str:
@@ -255,8 +255,8 @@ class PrototypeConfig:
     seed: int = setting(0, least=0)
     """Seed of the start."""
     checkpoint: str = setting("", set_by_study=True, path=True)
-    """Run whose network computes the features that are clustered; default: the weights of the model
-    itself."""
+    """Run, file or hf:owner/name whose network computes the features that are clustered; default:
+    the weights of the model itself."""
     imported: str = setting("", path=True)
     """Prototypes that the authors' code computed, to be used instead of computing any: their folder
     with <video>/centers.pt, a zip of it, or a .safetensors with a key for each video."""

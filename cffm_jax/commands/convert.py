@@ -20,8 +20,8 @@ from cffm_jax.runtime.devices import warn_of_missing_platforms
 @dataclasses.dataclass(frozen=True)
 class ConvertOptions:
     file: tyro.conf.Positional[str] = setting("", path=True)
-    """A file of weights, a folder of save_pretrained, the folder of a run, or the authors'
-    cluster_centers."""
+    """A file of weights, a folder of save_pretrained, hf:owner/name of the Hugging Face hub, the
+    folder of a run, or the authors' cluster_centers."""
     output: tyro.conf.Positional[str] = setting("", path=True)
     """The file to write."""
     to: Literal["cffm_jax", "torch", "safetensors", "jax-export", "onnx"] = "cffm_jax"
