@@ -101,7 +101,7 @@ def _fetch(address: _Address, get: Get, files: list[str]) -> Fetched:
             break
     else:
         held = [name for name in files if name.endswith(_WEIGHTS)]
-        remedy = f"name one of its files: {address.given}:FILE" if not address.file else "name another"
+        remedy = "name another" if address.file else f"name one of its files: {PREFIX}{address.repository}:FILE"
         remedy = f"{remedy}, of {printable(first_few(held, 6))}" if held else "name another repository or revision"
         raise InputError(address.given, f"holds no {address.file or ' or '.join(FOLDER_FILES)}", remedy)
     folder, commit = PurePosixPath(name).parent, file.parents[name.count("/")].name
@@ -187,6 +187,9 @@ def _one_line(address: _Address, hub: types.ModuleType, errors: types.ModuleType
     except errors.HTTPError as error:  # httpx's, of all that a network does.
         problem = f"{_not_reached(error, hub)}, and the cache has no copy"
         raise InputError(address.given, problem, f"check the network, or HF_ENDPOINT; {elsewhere}") from error
+    except ValueError as error:  # JSON of no hub.
+        problem = f"what {hub.constants.ENDPOINT} answers is not a hub's ({printable(error)})"
+        raise InputError(address.given, problem, f"check HF_ENDPOINT and the network; {elsewhere}") from error
     except (OSError, RuntimeError) as error:  # The cache's disk; hf_xet, the hub's means for large files.
         reason = printable((str(error).splitlines() or [type(error).__name__])[0])
         problem = f"cannot be fetched into {hub.constants.HF_HUB_CACHE} ({reason})"

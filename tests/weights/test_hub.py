@@ -141,6 +141,10 @@ def down(hub, monkeypatch):
     hub.down = 503
 
 
+def no_hub(hub, monkeypatch):
+    hub.down = 200
+
+
 def offline(hub, monkeypatch):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
 
@@ -166,6 +170,7 @@ REFUSED = [
     (NAME, offline, "is not in the cache, and HF_HUB_OFFLINE is set"),
     (NAME, closed, "http://127.0.0.1:9 cannot be reached ([Errno 111] Connection refused), and the cache has no copy"),
     (NAME, down, "cannot be fetched (HTTP 503 of the hub)"),
+    (NAME, no_hub, "answers is not a hub's (Expecting value: line 1 column 1 (char 0)); check HF_ENDPOINT"),
     (NAME, gated, "is gated; ask for access at http://127.0.0.1:"),
     (NAME, gated_with_another_token, "is gated; ask for access at http://127.0.0.1:"),
     (NAME, not_installed, "needs huggingface_hub, and it is not installed; install it: make install-hub"),
@@ -173,6 +178,7 @@ REFUSED = [
     (f"{NAME}@v9", None, "there is no revision v9; name a branch"),
     (f"{NAME}:net.pth", None, "holds no net.pth; name another, of model.safetensors"),
     ("owner/named", None, "or pytorch_model.bin.index.json; name one of its files: hf:owner/named:FILE, of a.pth"),
+    ("owner/named@main", None, "name one of its files: hf:owner/named:FILE, of a.pth"),
     ("owner/empty", None, "or pytorch_model.bin.index.json; name another repository or revision"),
     ("owner/lacking", None, "lacks model-1.safetensors, a shard that model.safetensors.index.json names"),
     ("owner/outside", None, "names a shard outside its folder: ../../x"),
