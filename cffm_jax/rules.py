@@ -185,6 +185,8 @@ def with_paths(options: Options, shown: Callable[[str], str] = option_name) -> O
 
 def local_path(option: str, value: str, remedy: str = "") -> str:
     """The path that an option names, as of `with_paths`."""
+    if value.startswith("hf:/"):
+        raise InputError(option, f"is {value}", "write hf:owner/name for weights of the Hugging Face hub")
     if _ADDRESS.match(value):
         remedy = remedy or "name a place on this machine, copied or mounted (./ before a local name that looks so)"
         raise InputError(option, f"is {value}, and only files and folders of this machine can be used", remedy)

@@ -20,14 +20,15 @@ from cffm_jax.runtime.devices import warn_of_missing_platforms
 @dataclasses.dataclass(frozen=True)
 class ConvertOptions:
     file: tyro.conf.Positional[str] = setting("", path=True)
-    """A file of weights, a folder of save_pretrained, the folder of a run, or the authors'
-    cluster_centers."""
+    """A file of weights, a folder of save_pretrained, hf:owner/name of the Hugging Face hub, the
+    folder of a run, or the authors' cluster_centers."""
     output: tyro.conf.Positional[str] = setting("", path=True)
-    """The file to write."""
-    to: Literal["cffm_jax", "torch", "safetensors", "jax-export", "onnx"] = "cffm_jax"
+    """The file or folder to write."""
+    to: Literal["cffm_jax", "torch", "safetensors", "hub", "jax-export", "onnx"] = "cffm_jax"
     """What to write: our .safetensors; the released layout as torch's .pth or as .safetensors; a
-    folder with the step of a stream as StableHLO, which runs with JAX alone, on CPUs and CUDA; or
-    the step as a file of ONNX (not of CFFM++ and CFFM+; needs the extra onnx)."""
+    folder for the Hugging Face hub, of a SegFormer as transformers reads it; a folder with the step
+    of a stream as StableHLO, which runs with JAX alone, on CPUs and CUDA; or the step as a file of
+    ONNX (not of CFFM++ and CFFM+; needs the extra onnx)."""
     size: tuple[int, int] = setting((480, 853), least=1)
     """jax-export, onnx: height and width of the frames."""
     streams: int = setting(1, least=1)

@@ -104,8 +104,8 @@ class PrototypeConfig:
     seed: int = setting(0, least=0)
     """Seed of the start."""
     checkpoint: str = setting("", set_by_study=True, path=True)
-    """Run whose network computes the features that are clustered; default: the weights of the model
-    itself."""
+    """Run, file or hf:owner/name whose network computes the features that are clustered; default:
+    the weights of the model itself."""
     imported: str = setting("", path=True)
     """Prototypes that the authors' code computed, to be used instead of computing any: their folder
     with <video>/centers.pt, a zip of it, or a .safetensors with a key for each video."""

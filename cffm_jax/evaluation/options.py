@@ -38,14 +38,15 @@ class EvalOptions:
     checkpoint."""
     checkpoint: str = setting("", path=True)
     """Folder of a run, whose latest checkpoint is evaluated (RUN/checkpoints/best,
-    RUN/checkpoints/STEP: another), or a file of weights of any kind, see convert.py."""
+    RUN/checkpoints/STEP: another), a file of weights of any kind, see convert.py, or hf:owner/name
+    of the Hugging Face hub."""
     raw: bool = setting(False, **_OF_A_NETWORK)
     """Of a run with --optim.ema, evaluate the last weights and not their average."""
     predictions: str = setting("", path=True)
     """Score PNGs (0..K-1) in DIR/<video>/<frame>.png that any program wrote, without a model."""
     output: str = setting("", path=True, **_OF_FIGURES)
     """Write all figures to this JSON file; default: <checkpoint>/eval.json, or next to the
-    predictions."""
+    predictions; of the hub's weights in this folder."""
     save_predictions: str = setting("", place=True, **_OF_A_NETWORK)
     """Write the masks as indexed PNGs to this new folder: DIR/<video>/<frame>.png."""
     pictures: str = setting("", place=True, **_OF_A_NETWORK)

@@ -116,14 +116,15 @@ def load(path: str | Path, *, raw: bool = False, take: str = "") -> Weights:
     Args:
       path: the folder of a run, a ``.safetensors`` of ``convert.py``, or a file that it would take:
         NVlabs', MMSegmentation's or Hugging Face's MiT and SegFormer, the authors' CFFM and CFFM++,
-        PVTv2, ConvNeXt. Position tables and pooling weights do not depend on the size of the
+        PVTv2, ConvNeXt; or ``hf:owner/name``, ``hf:owner/name:file@revision`` of the Hugging Face
+        hub (extra ``hub``). Position tables and pooling weights do not depend on the size of the
         frames: none is ever resized.
       raw: of a run with a moving average (``optim.ema``), the last weights, not the average.
       take: of a file with several sets of weights, the name of one as ``convert.py --inspect`` has
         it: "ema_model.*".
 
     Raises:
-      InputError: it is none of these, damaged, or of no model that is known.
+      InputError: it is none of these, damaged, of no model that is known, or cannot be fetched.
 
     Example:
       >>> weights = cffm_jax.load("cffm_b1.pth")  # doctest: +SKIP

@@ -26,8 +26,8 @@ class Request:
     """A video, an image, several images, a folder of images or a pattern in quotes (one video in
     the order of their numbers), a camera's index, or - for a video on standard input."""
     checkpoint: str = setting("", path=True)
-    """Folder of a run, or a file of weights of any kind, see convert.py. CFFM++ has prototypes of
-    the frames so far."""
+    """Folder of a run, a file of weights of any kind, see convert.py, or hf:owner/name of the
+    Hugging Face hub. CFFM++ has prototypes of the frames so far."""
     output: str = setting("", path=True)
     """Folder to write into; default: <input>_prediction, beside the input."""
     masks: Literal["png", "npz", "none"] = "png"

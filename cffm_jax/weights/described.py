@@ -22,6 +22,7 @@ from cffm_jax.models import variables
 from cffm_jax.models.create import build_model
 from cffm_jax.models.methods.method import Method
 from cffm_jax.settings import config_from_dict
+from cffm_jax.weights import hub
 from cffm_jax.weights.class_names import ClassNames, of_layout, of_metadata, of_stored
 from cffm_jax.weights.files.read import file_digest
 from cffm_jax.weights.files.stored_array import StoredArray
@@ -241,9 +242,10 @@ def _load(array: StoredArray) -> np.ndarray:
 
 
 def provenance(weights: StoredWeights) -> dict[str, Any]:
-    """Where weights come from: files' name and sha256, origin, licence, each array's own keys."""
+    """Where weights come from: files' name (of the hub: address) and sha256, origin, licence, each
+    array's own keys."""
     return {
-        "source": Path(weights.source).name,
+        "source": weights.source if hub.is_address(weights.source) else Path(weights.source).name,
         "sha256": file_digest(weights.file.files) if weights.file else "",
         "origin": weights.origin,
         "licence": weights.licence,

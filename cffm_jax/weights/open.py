@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from cffm_jax.errors import InputError
 from cffm_jax.models.create import build_model
 from cffm_jax.models.methods.method import Method
 from cffm_jax.models.variables import compiled_once, draw_variables, flatten, trained_parts, unflatten, variable_shapes
+from cffm_jax.weights import hub
 from cffm_jax.weights.class_names import of_layout, of_stored
 from cffm_jax.weights.described import OF_A_RUN, WHOLE, StoredWeights, stored_weights
 from cffm_jax.weights.files.read import FOLDER_FILES, open_weights
@@ -46,12 +48,19 @@ def random_leaves(model: Method, key: jax.Array, paths: Sequence[str]) -> dict[s
 
 @contextlib.contextmanager
 def open_stored(path: str | Path, *, raw: bool = False, take: str = "") -> Iterator[StoredWeights]:
-    """Describes the weights of a run's folder or a file, to load while open; ``raw`` and ``take``:
-    see ``load``.
+    """Describes the weights of a run's folder, a file or the hub, to load while open; ``raw`` and
+    ``take``: see ``load``.
 
     Raises:
       InputError: there are none, or they are of no model that is known.
     """
+    if hub.is_address(path):
+        found = hub.fetch(path)
+        with open_weights(found.file) as file:
+            weights = stored_weights(dataclasses.replace(file, path=Path(found.source)), take)
+            licence = "; ".join(filter(None, (weights.licence, found.licence)))
+            yield dataclasses.replace(weights, licence=licence)
+        return
     path = Path(path)
     if is_run(path):
         if take:
@@ -74,8 +83,9 @@ def is_run(path: Path) -> bool:
 
 
 def beside(path: str | Path, name: str) -> Path:
-    """Where to put what belongs to weights: into the run's folder, or next to their file."""
-    path = Path(path)
+    """Where to put what belongs to weights: into the run's folder, next to their file, or of the
+    hub's into the folder one is in."""
+    path = Path(hub.file_name(path) if hub.is_address(path) else path)
     if is_run(path):
         return by_path.workdir_of(path) / name
     return path.with_name(f"{path.name}.{name}")

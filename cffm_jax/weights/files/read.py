@@ -133,6 +133,16 @@ def file_digest(files: Sequence[str | Path]) -> str:
     return digests[0] if len(digests) == 1 else digest("".join(digests).encode()).hex()
 
 
+def shard_names(index: str | Path) -> list[str]:
+    """The files beside an index of shards that it names.
+
+    Raises:
+      InputError: it is none, or names what is no file beside it.
+    """
+    with reading(index):
+        return sorted(set(_places(Path(index)).values()))
+
+
 # --- files and folders ----------------------------------------------------------------------------
 
 
@@ -207,16 +217,8 @@ def _contents(file: BinaryFile, size: int, path: Path) -> TorchFile | array_file
 
 def _sharded(path: Path, stack: contextlib.ExitStack) -> WeightFile:
     """The shards that an index names, each a file beside it."""
-    index = _json(path)
-    places = index.get("weight_map") if isinstance(index, dict) else None
-    if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()) or not places:
-        raise InputError(path, "is JSON, but no index of shards", REMEDY)
+    places = _places(path)
     names = sorted(set(places.values()))
-    if len(names) > MAX_SHARDS:
-        raise InputError(path, f"names {len(names)} shards, more than {MAX_SHARDS}", "save it in fewer")
-    for name in names:
-        if not name or "/" in name or "\\" in name or ":" in name or name in (".", "..") or not name.isprintable():
-            raise InputError(path, f"names a shard outside its folder: {printable(name)}", "name files beside it")
     shards: dict[str, WeightFile] = {}
     for name in names:
         shard = path.with_name(name)
@@ -237,6 +239,21 @@ def _sharded(path: Path, stack: contextlib.ExitStack) -> WeightFile:
             key for name in names for key in (*shards[name].arrays, *shards[name].ignored) if places.get(key) != name
         ),
     )
+
+
+def _places(path: Path) -> dict[str, str]:
+    """Key -> shard of an index, each the name of a file beside it."""
+    index = _json(path)
+    places = index.get("weight_map") if isinstance(index, dict) else None
+    if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()) or not places:
+        raise InputError(path, "is JSON, but no index of shards", REMEDY)
+    names = sorted(set(places.values()))
+    if len(names) > MAX_SHARDS:
+        raise InputError(path, f"names {len(names)} shards, more than {MAX_SHARDS}", "save it in fewer")
+    for name in names:
+        if not name or "/" in name or "\\" in name or ":" in name or name in (".", "..") or not name.isprintable():
+            raise InputError(path, f"names a shard outside its folder: {printable(name)}", "name files beside it")
+    return places
 
 
 def _whole(path: Path, stack: contextlib.ExitStack) -> WeightFile:
