@@ -15,7 +15,7 @@ TORCH := torch==2.13.0
 TEST := $(PYTHON) -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-cuda12 install-cuda13 install-video install-heif install-tiff install-onnx check test test-long test-reference test-browser test-onnx demo bench-data lock clean
+.PHONY: help install install-cuda12 install-cuda13 install-video install-heif install-tiff install-import install-onnx check test test-long test-reference test-browser test-onnx demo bench-data lock clean
 .DELETE_ON_ERROR:
 
 help:  ## List the targets
@@ -27,6 +27,7 @@ install-cuda13: $(VENV)/.cuda13  ## The same, with JAX for NVIDIA GPUs (CUDA 13)
 install-video: $(VENV)/.video  ## The same, with PyAV for video files (predict.py); joins any of the above
 install-heif: $(VENV)/.heif  ## The same, with pillow-heif for HEIC pictures (predict.py); joins any of the above
 install-tiff: $(VENV)/.tiff  ## The same, with tifffile for TIFF frames of other channels than RGB; joins any of the above
+install-import: $(VENV)/.import  ## The same, with pycocotools for polygons of COCO (data.import_labels); joins any of the above
 install-onnx: $(VENV)/.onnx  ## The same, with jax2onnx and onnxruntime for convert.py --to onnx; joins any of the above
 
 check: $(VENV)/.check $(VENV)/.video  ## Lint, format and types (those of PyAV are its own)
@@ -74,7 +75,7 @@ $(VENV)/.base: requirements/build.txt requirements/base.txt pyproject.toml setup
 	@$(PIP) install --no-deps --no-build-isolation -e .
 	@touch $@
 
-$(VENV)/.check $(VENV)/.test $(VENV)/.video $(VENV)/.heif $(VENV)/.tiff $(VENV)/.cuda12 $(VENV)/.cuda13: $(VENV)/.%: requirements/%.txt $(VENV)/.base
+$(VENV)/.check $(VENV)/.test $(VENV)/.video $(VENV)/.heif $(VENV)/.tiff $(VENV)/.import $(VENV)/.cuda12 $(VENV)/.cuda13: $(VENV)/.%: requirements/%.txt $(VENV)/.base
 	@$(LOCKED) -r $<
 	@touch $@
 
@@ -109,6 +110,7 @@ lock:  ## Solve the locks anew (needs uv; UPGRADE=--upgrade moves the pins)
 	$(COMPILE) requirements/video.in -c requirements/base.txt -o requirements/video.txt
 	$(COMPILE) requirements/heif.in -c requirements/base.txt -o requirements/heif.txt
 	$(COMPILE) requirements/tiff.in -c requirements/base.txt -o requirements/tiff.txt
+	$(COMPILE) requirements/import.in -c requirements/base.txt -o requirements/import.txt
 	$(COMPILE) requirements/onnx.in --override requirements/base.txt -o requirements/onnx.txt
 	$(COMPILE) requirements/test.in -c requirements/base.txt -c requirements/video.txt -o requirements/test.txt
 	$(COMPILE) requirements/check.in -c requirements/base.txt -o requirements/check.txt
