@@ -57,10 +57,14 @@ def table(path, form="{0}:{1},{2},{3}::"):
 
 
 def cvat_masks(root):
+    """Masks in RGB, with a palette, and with opaque pixels."""
     table(root / "labelmap.txt")
     for video, i, name in each_frame():
         write_png(root / "JPEGImages" / f"{name}.png", picture(video, i))
-        write_png(root / "SegmentationClass" / f"{name}.png", np.array(COLOURS, np.uint8)[truth(i)])
+        mask = Image.fromarray(np.array(COLOURS, np.uint8)[truth(i)])
+        (root / "SegmentationClass").mkdir(exist_ok=True)
+        mask = [mask, mask.quantize(8), mask.convert("RGBA")][i % 3]
+        mask.save(root / "SegmentationClass" / f"{name}.png")
     for video, split in VIDEOS.items():
         lists = root / "ImageSets" / "Segmentation" / f"{split}.txt"
         lists.parent.mkdir(parents=True, exist_ok=True)

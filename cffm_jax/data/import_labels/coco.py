@@ -122,7 +122,7 @@ def _regions(
             polygons = shape if isinstance(shape, list) else []
             short = [polygon for polygon in polygons if len(polygon) < 6]
             told["polygons of fewer than three points hold no pixel"] += len(short)
-            told["regions are crowds"] += crowd
+            told["regions are crowds, and lie below all others"] += crowd
             shape = [polygon for polygon in polygons if len(polygon) >= 6] if polygons else shape
             name = str(categories[each["category_id"]]["name"]).strip()
             regions[each["image_id"]].append(_Region(each.get("id"), name, shape, crowd))
@@ -161,9 +161,7 @@ def _frames(
 def _drawn(
     path: Path, regions: Sequence[_Region], size: tuple[int, int], places: dict[str, int], frame: tuple[int, int]
 ) -> Drawn:
-    if size != frame:  # Before room is made for it.
-        problem = f"says that an image is {size[1]}x{size[0]}, and it is {frame[1]}x{frame[0]}"
-        raise InputError(path, f"{problem} (annotation {regions[0].id})", "import the images that were annotated")
+    require_size(path, f"the image of annotation {regions[0].id}", size, frame)
     canvas = Canvas(size)
     for region in regions:
         try:
@@ -195,6 +193,13 @@ def _filled(polygons: Sequence[Sequence[float]], size: tuple[int, int]) -> np.nd
     masks = _polygons()
     united = masks.merge(masks.frPyObjects([list(map(float, each)) for each in polygons], *size))
     return _runs({"size": size, "counts": united["counts"].decode()}, size)
+
+
+def require_size(path: Path, what: str, said: tuple[int, int], size: tuple[int, int]) -> None:
+    """InputError if a label file says another height and width of an image than it has."""
+    if said != size:
+        problem = f"says that {what} is {said[1]}x{said[0]}, and it is {size[1]}x{size[0]}"
+        raise InputError(path, problem, "import the images that were annotated, as they were")
 
 
 def require_near(points: Sequence[Sequence[float]], size: tuple[int, int]) -> None:

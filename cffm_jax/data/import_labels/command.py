@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING, Literal
 
 import tyro
 
-from cffm_jax.config import IGNORED_LABEL
+from cffm_jax.config import IGNORED_LABEL, DataConfig
 from cffm_jax.data.import_labels import coco, colour_masks, label_studio, labelme, roboflow, voc
 from cffm_jax.data.import_labels.source import Format, Labels, Source
 from cffm_jax.data.import_labels.videos import Placed, Way, arrange
 from cffm_jax.data.import_labels.write import Background, Classes, Written, choose_classes, write_dataset
+from cffm_jax.data.layouts.classes import plain_name
 from cffm_jax.data.layouts.names import passed_over_in_words
 from cffm_jax.errors import InputError
 from cffm_jax.rules import require_values, required, setting
@@ -84,7 +85,7 @@ def main(argv: Sequence[str]) -> None:
     classes = choose_classes(read, options.names, options.ignored, options.background, chosen.whole)
     videos = arrange(read.frames, options.videos)
     print(f"{options.source}: {chosen.title}, {_counts(videos.placed)}")
-    for note in (*videos.notes, *read.notes, _classes_in_words(classes, read, options)):
+    for note in (*videos.notes, *read.notes, *_classes_in_words(classes, read, options)):
         print(f"  {note}")
     with WholeFolder(options.output) as made, made.writing() as partial:
         written = write_dataset(partial, source, videos.placed, classes, options.threads)
@@ -92,6 +93,8 @@ def main(argv: Sequence[str]) -> None:
     others = [image for image in source.images if image not in used]
     for note in (*_written_in_words(written, videos.placed, read, classes), *_left_out(others)):
         print(f"  {note}")
+    if DataConfig.eval_split not in {each.split for each in videos.placed}:
+        print(f"  there is no {DataConfig.eval_split}.txt: move names there to evaluate on, from the others")
     shown = shlex.quote(options.output)
     print(f"{options.output}: written. To check it, and to train:")
     print(f"  python -m cffm_jax.data.check {shown} --layout folder")
@@ -125,11 +128,16 @@ def _counts(placed: Sequence[Placed]) -> str:
     return f"{len(videos)} videos ({', '.join(shares)}{stated}), {len(placed)} frames, {masks} with labels"
 
 
-def _classes_in_words(classes: Classes, read: Labels, options: Command) -> str:
+def _classes_in_words(classes: Classes, read: Labels, options: Command) -> list[str]:
     order = "that of --names" if options.names else read.order
     words = ", ".join(f"{k} {name}" for k, name in enumerate(classes.names))
     ignored = f"; ignored: {', '.join(options.ignored)}" if options.ignored else ""
-    return f"{len(classes.names)} classes, their order {order}: {words}{ignored}"
+    notes = [f"{len(classes.names)} classes, their order {order}: {words}{ignored}"]
+    plain = [plain_name(name) for name in classes.names]
+    alike = [name for name, each in zip(classes.names, plain) if plain.count(each) > 1]
+    if alike:
+        notes.append(f"classes whose names differ in capitals or spaces alone stay apart: {', '.join(alike)}")
+    return notes
 
 
 def _written_in_words(written: Written, placed: Sequence[Placed], read: Labels, classes: Classes) -> list[str]:

@@ -59,6 +59,7 @@ def _read(source: Source, colours: str) -> Labels:
                 continue
             layers = _layers(source, file, task, unused)
             frames.append((Frame(image, split_of_folders(image), None, file), layers))
+        notes = _others(tasks)
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         problem = f"is not as Label Studio has it ({type(error).__name__}: {' '.join(str(error).split())})"
         raise InputError(source.path(file), problem, "export it again") from error
@@ -77,7 +78,7 @@ def _read(source: Source, colours: str) -> Labels:
     done += source.unlisted(done)
     done = [frame for frame in done if frame.file not in set(masks.values())]
     over = "regions lie over earlier ones of the JSON file"
-    return Labels(tuple(names), "that of the alphabet", done, masks=masks.values(), over=over)
+    return Labels(tuple(names), "that of the alphabet", done, masks=masks.values(), over=over, notes=notes)
 
 
 def _image_of(source: Source, file: str, task: dict[str, Any]) -> str:
@@ -98,16 +99,14 @@ def _layers(
     Raises:
       InputError: several annotations have regions, a region has several labels, or no mask.
     """
-    brushed = [each for each in task["annotations"] if any("rle" in region["value"] for region in each["result"])]
+    brushed = [each for each in task["annotations"] if any(map(_is_brushed, each["result"]))]
     if len(brushed) > 1:
         problem = f"has {len(brushed)} annotations of task {task['id']}: {', '.join(str(a['id']) for a in brushed)}"
         raise InputError(source.path(file), problem, "keep the one that counts, in the JSON and of the masks")
     layers = []
     for annotation in brushed:
         counts: Counter[str] = Counter()
-        for region in annotation["result"]:
-            if "rle" not in region["value"]:
-                continue
+        for region in filter(_is_brushed, annotation["result"]):
             labels = region["value"].get("brushlabels") or region["value"].get("labels") or []
             if len(labels) != 1:
                 problem = f"has a region of {len(labels)} labels in task {task['id']}"
@@ -120,6 +119,17 @@ def _layers(
                 raise InputError(source.path(file), problem, "export masks and JSON at one time")
             layers.append((str(labels[0]).strip(), unused.pop(key)))
     return layers
+
+
+def _is_brushed(region: dict[str, Any]) -> bool:
+    return "rle" in region.get("value", {})
+
+
+def _others(tasks: Sequence[dict[str, Any]]) -> tuple[str, ...]:
+    """Tells of regions that are in no mask."""
+    regions = (region for task in tasks for each in task["annotations"] for region in each["result"])
+    kinds = Counter(str(region.get("type")) for region in regions if not _is_brushed(region))
+    return tuple(f"{count:,} regions of the kind {kind} are in no mask: left out" for kind, count in kinds.items())
 
 
 def _drawn(source: Source, layers: Sequence[tuple[str, str]], names: list[str], size: tuple[int, int]) -> Drawn:

@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from cffm_jax.data.image_files import open_image
-from cffm_jax.data.import_labels.coco import require_near
+from cffm_jax.data.import_labels.coco import require_near, require_size
 from cffm_jax.data.import_labels.source import Canvas, Drawn, Format, Frame, Labels, Source, split_of_folders
 from cffm_jax.data.pictures import DAMAGED
 from cffm_jax.errors import InputError, first_few
@@ -46,7 +46,7 @@ def _recognise(source: Source) -> bool:
 def _read(source: Source, colours: str) -> Labels:
     files = [file for file, kind in source.json_kinds.items() if kind == "labelme"]
     told: Counter[str] = Counter()
-    read: list[tuple[Frame, list[_Shape]]] = []
+    read: list[tuple[Frame, list[_Shape], tuple[int, int] | None]] = []
     listed: dict[str, str] = {}
     missing: dict[str, str] = {}
     for file in files:
@@ -54,7 +54,8 @@ def _read(source: Source, colours: str) -> Labels:
             tree = source.json(file)
             shapes = _shapes(tree["shapes"], told)
             image = source.find(file, tree["imagePath"], posixpath.dirname(file))
-            data = tree.get("imageData")
+            data, stated = tree.get("imageData"), (tree.get("imageHeight"), tree.get("imageWidth"))
+            size = (int(stated[0]), int(stated[1])) if all(stated) else None
             suffix = next((suffix for start, suffix in _STARTS.items() if str(data).startswith(start)), "")
         except (LookupError, TypeError, ValueError, AttributeError) as error:
             problem = f"is not as labelme has it ({type(error).__name__}: {' '.join(str(error).split())})"
@@ -68,14 +69,16 @@ def _read(source: Source, colours: str) -> Labels:
         if other != file:
             problem = f"is of {place}, as {other} is"
             raise InputError(source.path(file), problem, "keep one of the two files there")
-        read.append((Frame(place, split_of_folders(place), None, file, inside), shapes))
+        read.append((Frame(place, split_of_folders(place), None, file, inside), shapes, size))
     if missing:
         source.require_all(next(iter(missing)), list(missing.values()), len(files))
-    names = sorted({shape.label for _, shapes in read for shape in shapes})
+    names = sorted({shape.label for _, shapes, _ in read for shape in shapes})
     places = {name: k for k, name in enumerate(names)}
     done = [
-        frame._replace(draw=functools.partial(_drawn, source.path(frame.where), shapes, places)) if shapes else frame
-        for frame, shapes in read
+        frame._replace(draw=functools.partial(_drawn, source.path(frame.where), shapes, said, places))
+        if shapes
+        else frame
+        for frame, shapes, said in read
     ]
     done += source.unlisted(done)
     taken = sum(frame.data is not None for frame in done)
@@ -107,7 +110,14 @@ def _image_data(source: Source, file: str) -> bytes:
         raise InputError(source.path(file), f"has no image in imageData ({error})", "add its file") from error
 
 
-def _drawn(path: Path, shapes: Sequence[_Shape], places: dict[str, int], size: tuple[int, int]) -> Drawn:
+def _drawn(
+    path: Path,
+    shapes: Sequence[_Shape],
+    said: tuple[int, int] | None,
+    places: dict[str, int],
+    size: tuple[int, int],
+) -> Drawn:
+    require_size(path, "its image", said or size, size)
     canvas = Canvas(size)
     for number, shape in enumerate(shapes, 1):
         try:

@@ -133,6 +133,14 @@ def _notes(
     single = sum(count == 1 for count in lengths.values())
     if single:
         notes.append(f"{single} of {len(lengths)} videos have one frame alone: nothing moves in them")
+    numbers: dict[str, list[int]] = defaultdict(list)
+    for each in placed:
+        numbered = _NUMBERED.fullmatch(each.name)
+        numbers[each.video] += [int(numbered[2])] if numbered else []
+    gaps = [video for video, each in numbers.items() if len({b - a for a, b in zip(each, each[1:])}) > 1]
+    if gaps:
+        words = first_few(gaps, 4)
+        notes.append(f"{len(gaps)} videos have gaps in their numbers: frames are not equally far apart in {words}")
     if cleaned:
         notes.append(f"{cleaned} names lose what Roboflow adds to them (_jpg.rf.…)")
     if prefixed:

@@ -131,7 +131,9 @@ def small(root, boxes, split="train", size=exports.SIZE):
 
 def test_pixels_without_a_label_are_asked_for(tmp_path, capfd, refused):
     box, other = (1, 1, 5, 5), (2, 2, 6, 6)
-    small(tmp_path / "source", [box, None, other])
+    path, tree = small(tmp_path / "source", [box, None, other])
+    tree["categories"][0]["name"] = "Road"
+    exports.write_json(path, tree)
     exports.write_png(tmp_path / "source" / "a_003.png", exports.picture("a", 3))
     exports.write_png(tmp_path / "source" / "cover.png", exports.picture("a", 3))
     argv = [tmp_path / "source", tmp_path / "out"]
@@ -139,8 +141,9 @@ def test_pixels_without_a_label_are_asked_for(tmp_path, capfd, refused):
     refused(command.main, argv, *said, progress=True)
     said = imported(capfd, *argv, "--background", "ignored")
     assert "736 of 768 pixels (95.8%) are ignored" in said and "2 frames have no label" in said
-    assert "2 classes have no pixel: road, sky" in said and "left out, as neither frames nor masks: 1 .png" in said
-    assert "no split stated" in said
+    assert "2 classes have no pixel: road, Road" in said and "left out, as neither frames nor masks: 1 .png" in said
+    assert "there is no val.txt" in said
+    assert "no split stated" in said and "differ in capitals or spaces alone stay apart: road, Road" in said
     out = tmp_path / "out"
     assert sorted(path.name for path in out.glob("a/*/*")) == sorted(
         [*(f"a_00{i}.png" for i in range(4)), "a_000.png", "a_002.png"]
@@ -149,7 +152,7 @@ def test_pixels_without_a_label_are_asked_for(tmp_path, capfd, refused):
     np.testing.assert_array_equal(values, np.where(exports.inside(other), 0, 255))
     refused(command.main, argv, "exists and is not empty")
     said = imported(capfd, argv[0], tmp_path / "more", "--background", "class", "--ignored", "road")
-    assert "0 background, 1 car, 2 sky; ignored: road" in said
+    assert "0 background, 1 car, 2 Road; ignored: road" in said
     values, _ = exports.mask_values(tmp_path / "more" / "a" / "masks" / "a_002.png")
     np.testing.assert_array_equal(values, exports.inside(other))
 

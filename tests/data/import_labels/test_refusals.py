@@ -33,16 +33,21 @@ def spoilt(path, change):
 
 def test_colours_that_the_table_lacks(source, fails):
     exports.cvat_masks(source)
-    mask = source / "SegmentationClass" / "b_002.png"
+    mask = source / "SegmentationClass" / "b_003.png"
 
     def change(values):
         values[0, :5] = (70, 131, 180)
         values[1, 0] = 9
 
+    clear = source / "SegmentationClass" / "a_002.png"
+    opaque = clear.read_bytes()
+    spoilt(clear, lambda values: np.copyto(values[0, 0, 3:], 254))
+    fails(clear, "has transparent pixels", progress=True)
+    clear.write_bytes(opaque)
     spoilt(mask, change)
     said = "has 6 pixels of 2 colours", "most of (70, 131, 180); the nearest is sky (70, 130, 180)"
     fails(mask, *said, progress=True)
-    exports.Image.open(source / "JPEGImages" / "b_002.png").save(mask, "JPEG")
+    exports.Image.open(source / "JPEGImages" / "b_003.png").save(mask, "JPEG")
     fails("is a JPEG, which changes colours", progress=True)
     exports.write_png(mask, np.zeros((8, 12, 3), np.uint8) + np.array(exports.COLOURS[0], np.uint8))
     fails("is 12x8 but its frame is 24x16", progress=True)
@@ -111,7 +116,7 @@ def test_label_studio(source, fails):
     fails("names 2 images in task 3")
     write(lambda tree: tree[2].update(data={"image": "s3://bucket/other.png"}))
     fails("names 20 images, of which 1 are not there, such as s3://bucket/other.png")
-    write(lambda tree: None)
+    write(lambda tree: tree[2]["annotations"][0]["result"].append({"type": "relation", "from_id": "x"}))
     spoilt(mask, lambda values: np.copyto(values[0, :3], 100))
     fails("has 3 pixels that are neither in nor out", progress=True)
     mask.unlink()
@@ -145,7 +150,7 @@ def coco_with(source, change):
         (lambda tree: tree["annotations"][4]["segmentation"].update(counts="zz~"), "no string of COCO's"),
         (lambda tree: tree["annotations"][4]["segmentation"].update(counts="P"), "are cut off"),
         (lambda tree: tree["annotations"][4]["segmentation"].update(size=[24, 16]), "its size is [24, 16]"),
-        (lambda tree: tree["images"][0].update(height=15), "says that an image is 24x15, and it is 24x16"),
+        (lambda tree: tree["images"][0].update(height=15), "says that the image of annotation 0 is 24x15, and it is"),
         (lambda tree: tree["images"][0].update(file_name="x/y.jpg"), "names 10 images, of which 1 are not there"),
         (lambda tree: tree["images"][0].update(file_name="a_001.png"), "lists train2017/a_001.png twice"),
         (lambda tree: tree["images"][0].pop("file_name"), "is not as COCO has it (KeyError"),
@@ -185,6 +190,8 @@ def test_labelme(source, fails):
     fails("a_001.png: is damaged or no image", progress=True)
     exports.write_json(path, {**tree, "imagePath": "a_000.png"})
     fails("a_001.json: is of train/a_000.png, as train/a_000.json is")
+    exports.write_json(path, {**tree, "imageHeight": 32, "imageWidth": 48})
+    fails("a_001.json: says that its image is 48x32, and it is 24x16", progress=True)
     tree["shapes"][1]["points"] = [[0, 0], [1, 1], [2, 2]]
     exports.write_json(path, tree)
     fails("a_001.json: has a rectangle of road that cannot be drawn (it has 3 points, not 2)", progress=True)

@@ -45,6 +45,7 @@ def test_several_names_in_a_folder_are_asked_for():
 def test_a_video_in_two_splits_is_cut_and_that_is_told():
     files = [Frame(f"c_{i}.jpg", split) for i, split in enumerate(("val", "train", None, "train"))]
     found, said = placed(files)
+    assert "gaps" not in said and "1 videos have gaps" in placed(["c_0.jpg", "c_1.jpg", "c_3.jpg"])[1]
     assert found == [("c_train", "c_1", "train"), ("c_train", "c_3", "train"), ("c_val", "c_0", "val")]
     assert "1 names of videos are in several splits, and become a video in each: c" in said
     assert "1 images are in no split, nor their videos in one: left out" in said
