@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import functools
 import importlib
-import math
 import posixpath
 import types
 from collections import Counter, defaultdict
@@ -22,7 +21,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cffm_jax.data.import_labels.source import Canvas, Drawn, Format, Frame, Labels, Source, split_of
+from cffm_jax.data.import_labels.interface import (
+    Canvas,
+    Drawn,
+    Format,
+    Frame,
+    Labels,
+    require_near,
+    require_size,
+    unlisted,
+)
+from cffm_jax.data.import_labels.source import Source, split_of
 from cffm_jax.errors import InputError
 
 _AGAIN = "export it again"
@@ -80,7 +89,7 @@ def _read(source: Source, colours: str) -> Labels:
         else frame
         for frame, regions, size in frames
     ]
-    done += source.unlisted(done)
+    done += unlisted(source, done)
     over = "annotations lie over earlier ones of the file, all over crowds"
     return Labels(tuple(kept), "that of the category ids", done, over=over, notes=tuple(notes))
 
@@ -193,22 +202,6 @@ def _filled(polygons: Sequence[Sequence[float]], size: tuple[int, int]) -> np.nd
     masks = _polygons()
     united = masks.merge(masks.frPyObjects([list(map(float, each)) for each in polygons], *size))
     return _runs({"size": size, "counts": united["counts"].decode()}, size)
-
-
-def require_size(path: Path, what: str, said: tuple[int, int], size: tuple[int, int]) -> None:
-    """InputError if a label file says another height and width of an image than it has."""
-    if said != size:
-        problem = f"says that {what} is {said[1]}x{said[0]}, and it is {size[1]}x{size[0]}"
-        raise InputError(path, problem, "import the images that were annotated, as they were")
-
-
-def require_near(points: Sequence[Sequence[float]], size: tuple[int, int]) -> None:
-    """ValueError for a point (x, y) farther outside of an image than it is wide or high: filling
-    would take any time and room."""
-    for x, y in points:
-        within = math.isfinite(x) and math.isfinite(y)
-        if not within or not -size[1] <= x <= 2 * size[1] or not -size[0] <= y <= 2 * size[0]:
-            raise ValueError(f"the point ({x:g}, {y:g}) is far outside of the image of {size[1]}x{size[0]}")
 
 
 def _runs(shape: dict[str, Any], size: tuple[int, int]) -> np.ndarray:

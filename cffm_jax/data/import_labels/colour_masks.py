@@ -10,7 +10,8 @@ import functools
 import posixpath
 
 from cffm_jax.data.import_labels.colour_table import read_coloured, read_table
-from cffm_jax.data.import_labels.source import Format, Frame, Labels, Source, split_of_folders
+from cffm_jax.data.import_labels.interface import Format, Frame, Labels, unlisted
+from cffm_jax.data.import_labels.source import Source, split_of_folders
 from cffm_jax.errors import InputError, first_few
 
 _IMAGES, _MASKS, _SUFFIX = ("images", "frames"), "masks", "_mask"
@@ -56,7 +57,7 @@ def _read(source: Source, colours: str) -> Labels:
         Frame(image, split_of_folders(image), functools.partial(read_coloured, source.path(mask), table), mask)
         for image, mask in pairs.items()
     ]
-    frames += source.unlisted(frames)
+    frames += unlisted(source, frames)
     return Labels(table.names, f"that of {colours}", frames, table.colours, pairs.values())
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from cffm_jax.data.image_files import FileName, UnreadableFile, open_image, read_bytes
-from cffm_jax.data.import_labels.source import NO_LABEL, Drawn
+from cffm_jax.data.import_labels.interface import NO_LABEL, Drawn
 from cffm_jax.data.layouts.class_file import first_double
 from cffm_jax.data.palettes import rgb
 from cffm_jax.data.pictures import DAMAGED, is_png, orientation

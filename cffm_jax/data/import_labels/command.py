@@ -19,7 +19,8 @@ import tyro
 
 from cffm_jax.config import IGNORED_LABEL, DataConfig
 from cffm_jax.data.import_labels import coco, colour_masks, label_studio, labelme, roboflow, voc
-from cffm_jax.data.import_labels.source import Format, Labels, Source
+from cffm_jax.data.import_labels.interface import Format, Labels
+from cffm_jax.data.import_labels.source import Source
 from cffm_jax.data.import_labels.videos import Placed, Way, arrange
 from cffm_jax.data.import_labels.write import Background, Classes, Written, choose_classes, write_dataset
 from cffm_jax.data.layouts.classes import plain_name
@@ -83,7 +84,7 @@ def main(argv: Sequence[str]) -> None:
             source.root, f"holds no label ({chosen.title}, {len(read.frames)} images)", "label some images"
         )
     classes = choose_classes(read, options.names, options.ignored, options.background, chosen.whole)
-    videos = arrange(read.frames, options.videos)
+    videos = arrange(read.frames, options.videos, source.root)
     print(f"{options.source}: {chosen.title}, {_counts(videos.placed)}")
     for note in (*videos.notes, *read.notes, *_classes_in_words(classes, read, options)):
         print(f"  {note}")

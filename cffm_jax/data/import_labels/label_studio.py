@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 
 from cffm_jax.data.image_files import read_bytes
-from cffm_jax.data.import_labels.source import Canvas, Drawn, Format, Frame, Labels, Source, split_of_folders
+from cffm_jax.data.import_labels.interface import Canvas, Drawn, Format, Frame, Labels, unlisted
+from cffm_jax.data.import_labels.source import Source, split_of_folders
 from cffm_jax.data.layouts.folder import LAYOUT
 from cffm_jax.data.mask_files import read_values
 from cffm_jax.errors import InputError, first_few
@@ -75,7 +76,7 @@ def _read(source: Source, colours: str) -> Labels:
         frame._replace(draw=functools.partial(_drawn, source, layers, names)) if layers else frame
         for frame, layers in frames
     ]
-    done += source.unlisted(done)
+    done += unlisted(source, done)
     done = [frame for frame in done if frame.file not in set(masks.values())]
     over = "regions lie over earlier ones of the JSON file"
     return Labels(tuple(names), "that of the alphabet", done, masks=masks.values(), over=over, notes=notes)

@@ -19,8 +19,17 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from cffm_jax.data.image_files import open_image
-from cffm_jax.data.import_labels.coco import require_near, require_size
-from cffm_jax.data.import_labels.source import Canvas, Drawn, Format, Frame, Labels, Source, split_of_folders
+from cffm_jax.data.import_labels.interface import (
+    Canvas,
+    Drawn,
+    Format,
+    Frame,
+    Labels,
+    require_near,
+    require_size,
+    unlisted,
+)
+from cffm_jax.data.import_labels.source import Source, split_of_folders
 from cffm_jax.data.pictures import DAMAGED
 from cffm_jax.errors import InputError, first_few
 
@@ -80,7 +89,7 @@ def _read(source: Source, colours: str) -> Labels:
         else frame
         for frame, shapes, said in read
     ]
-    done += source.unlisted(done)
+    done += unlisted(source, done)
     taken = sum(frame.data is not None for frame in done)
     notes = [f"{count:,} {words}" for words, count in told.items()]
     if taken:

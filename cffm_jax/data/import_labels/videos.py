@@ -6,10 +6,12 @@ import posixpath
 import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Literal, NamedTuple
 
+from cffm_jax.data.import_labels.interface import Frame
 from cffm_jax.data.import_labels.label_studio import UPLOAD
-from cffm_jax.data.import_labels.source import Frame, is_split
+from cffm_jax.data.import_labels.source import is_split
 from cffm_jax.data.layouts.names import numeric_order
 from cffm_jax.errors import InputError, first_few
 
@@ -38,12 +40,16 @@ class Videos(NamedTuple):
     notes: tuple[str, ...]
 
 
-def arrange(frames: Sequence[Frame], way: Way = "auto") -> Videos:
+def arrange(frames: Sequence[Frame], way: Way = "auto", root: Path = Path()) -> Videos:
     """Puts frames into videos.
 
     A folder is a video, but for those that a format has for its images or splits; where there is
-    none but these, what stands before the number at the end of a file's name is. ``way`` asks for
-    one of the two, or for both where there are folders and several such names in them.
+    none but these, what stands before the number at the end of a file's name is.
+
+    Args:
+      frames: in any order.
+      way: asks for one of the two, or for both where folders hold several such names.
+      root: the source's folder, for messages.
 
     Raises:
       InputError: a folder holds frames of several names, and ``way`` is open; or two frames, or
@@ -63,9 +69,9 @@ def arrange(frames: Sequence[Frame], way: Way = "auto") -> Videos:
     for folder, each in stems.items():
         if way == "auto" and folder and len(each) > 1:
             problem = f"holds frames of {len(each)} names ({first_few(sorted(each), 3)}), which may be videos"
-            raise InputError(folder, problem, "give --videos folder (it is one video) or stem (a name is one)")
+            raise InputError(root / folder, problem, "give --videos folder (it is one video) or stem (a name is one)")
     placed, cut, unknown = _with_splits(by_video)
-    _require_distinct(placed)
+    _require_distinct(placed, root)
     placed.sort(key=lambda each: (each.split, numeric_order(each.video), numeric_order(each.name)))
     return Videos(placed, _notes(placed, way, cut, unknown, cleaned, prefixed, any(stems)))
 
@@ -108,7 +114,7 @@ def _with_splits(
     return placed, cut, unknown
 
 
-def _require_distinct(placed: Sequence[Placed]) -> None:
+def _require_distinct(placed: Sequence[Placed], root: Path) -> None:
     """InputError for two frames of one video that have one name, or one place in its order."""
     there: dict[tuple[str, str], Frame] = {}
     for each in placed:
@@ -116,7 +122,7 @@ def _require_distinct(placed: Sequence[Placed]) -> None:
         other = there.setdefault(key, each.frame)
         if other is not each.frame:
             problem = f"would be frame {each.name} of the video {each.video}, as {other.file} would"
-            raise InputError(each.frame.file, problem, "remove one of the two (export without augmentations)")
+            raise InputError(root / each.frame.file, problem, "remove one of the two (export without augmentations)")
 
 
 def _notes(

@@ -14,7 +14,8 @@ import functools
 import posixpath
 
 from cffm_jax.data.import_labels.colour_table import read_coloured, read_table
-from cffm_jax.data.import_labels.source import Format, Frame, Labels, Source, split_of
+from cffm_jax.data.import_labels.interface import Format, Frame, Labels
+from cffm_jax.data.import_labels.source import Source, split_of
 from cffm_jax.errors import InputError, first_few
 
 _TABLE, _MASKS, _IMAGES, _LISTS = "labelmap.txt", "SegmentationClass/", "JPEGImages/", "ImageSets/Segmentation/"

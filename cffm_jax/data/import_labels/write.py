@@ -15,7 +15,8 @@ from PIL import Image
 
 from cffm_jax.config import IGNORED_LABEL
 from cffm_jax.data.decode import require_one_way, upright_size
-from cffm_jax.data.import_labels.source import NO_LABEL, Drawn, Frame, Labels, Source, image_bytes
+from cffm_jax.data.import_labels.interface import NO_LABEL, Drawn, Frame, Labels, image_bytes
+from cffm_jax.data.import_labels.source import Source
 from cffm_jax.data.import_labels.videos import Placed
 from cffm_jax.data.layouts.class_file import first_double
 from cffm_jax.data.layouts.folder import LAYOUT

@@ -2,7 +2,7 @@
 
 import pytest
 
-from cffm_jax.data.import_labels.source import Frame
+from cffm_jax.data.import_labels.interface import Frame
 from cffm_jax.data.import_labels.videos import arrange
 from cffm_jax.errors import InputError
 
