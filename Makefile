@@ -15,7 +15,7 @@ TORCH := torch==2.13.0
 TEST := $(PYTHON) -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-cuda12 install-cuda13 install-video install-heif install-tiff install-hub install-onnx check test test-long test-reference test-browser test-onnx demo bench-data lock clean
+.PHONY: help install install-cuda12 install-cuda13 install-video install-heif install-tiff install-hub install-import install-onnx check test test-long test-reference test-browser test-onnx docs demo bench-data lock clean
 .DELETE_ON_ERROR:
 
 help:  ## List the targets
@@ -28,6 +28,7 @@ install-video: $(VENV)/.video  ## The same, with PyAV for video files (predict.p
 install-heif: $(VENV)/.heif  ## The same, with pillow-heif for HEIC pictures (predict.py); joins any of the above
 install-tiff: $(VENV)/.tiff  ## The same, with tifffile for TIFF frames of other channels than RGB; joins any of the above
 install-hub: $(VENV)/.hub  ## The same, with huggingface_hub for weights by name (hf:owner/name); joins any of the above
+install-import: $(VENV)/.import  ## The same, with pycocotools for polygons of COCO (data.import_labels); joins any of the above
 install-onnx: $(VENV)/.onnx  ## The same, with jax2onnx and onnxruntime for convert.py --to onnx; joins any of the above
 
 check: $(VENV)/.check $(VENV)/.video  ## Lint, format and types (those of PyAV are its own)
@@ -49,6 +50,9 @@ test-browser: $(VENV)/.browser  ## Tests of the report in Chromium, which has to
 
 test-onnx: $(VENV)/.test $(VENV)/.onnx  ## Tests of the streams as ONNX, in onnxruntime
 	@$(PYTHON) -m pytest -m onnx $(PYTEST_ARGS)
+
+docs: $(VENV)/.base $(VENV)/.docs  ## The documentation as a site in build/site; a broken link or reference is an error
+	@NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict --quiet --site-dir build/site
 
 demo: $(VENV)/.base  ## Small run from training to masks on synthetic videos (DEMO_ARGS="...")
 	@$(PYTHON) benchmarks/demo.py $(DEMO_ARGS)
@@ -75,7 +79,7 @@ $(VENV)/.base: requirements/build.txt requirements/base.txt pyproject.toml setup
 	@$(PIP) install --no-deps --no-build-isolation -e .
 	@touch $@
 
-$(VENV)/.check $(VENV)/.test $(VENV)/.video $(VENV)/.heif $(VENV)/.tiff $(VENV)/.hub $(VENV)/.cuda12 $(VENV)/.cuda13: $(VENV)/.%: requirements/%.txt $(VENV)/.base
+$(VENV)/.check $(VENV)/.test $(VENV)/.video $(VENV)/.heif $(VENV)/.tiff $(VENV)/.hub $(VENV)/.import $(VENV)/.docs $(VENV)/.cuda12 $(VENV)/.cuda13: $(VENV)/.%: requirements/%.txt $(VENV)/.base
 	@$(LOCKED) -r $<
 	@touch $@
 
@@ -111,9 +115,11 @@ lock:  ## Solve the locks anew (needs uv; UPGRADE=--upgrade moves the pins)
 	$(COMPILE) requirements/heif.in -c requirements/base.txt -o requirements/heif.txt
 	$(COMPILE) requirements/tiff.in -c requirements/base.txt -o requirements/tiff.txt
 	$(COMPILE) requirements/hub.in -c requirements/base.txt -o requirements/hub.txt
+	$(COMPILE) requirements/import.in -c requirements/base.txt -o requirements/import.txt
 	$(COMPILE) requirements/onnx.in --override requirements/base.txt -o requirements/onnx.txt
 	$(COMPILE) requirements/test.in -c requirements/base.txt -c requirements/video.txt -o requirements/test.txt
 	$(COMPILE) requirements/check.in -c requirements/base.txt -o requirements/check.txt
+	$(COMPILE) requirements/docs.in -c requirements/base.txt -c requirements/test.txt -o requirements/docs.txt
 	$(COMPILE) requirements/cuda12.in -c requirements/base.txt -o requirements/cuda12.txt
 	$(COMPILE) requirements/cuda13.in -c requirements/base.txt -o requirements/cuda13.txt
 	$(COMPILE) requirements/reference.in -c requirements/base.txt -c requirements/test.txt -o requirements/reference.txt

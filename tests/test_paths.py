@@ -14,6 +14,7 @@ from cffm_jax.commands.train import TrainOptions, train_command
 from cffm_jax.config import Config
 from cffm_jax.data import consistency, show
 from cffm_jax.data.check import command as check
+from cffm_jax.data.import_labels import command as import_labels
 from cffm_jax.data.prepare import command as prepare
 from cffm_jax.data.synthetic import generate
 from cffm_jax.errors import InputError
@@ -34,13 +35,15 @@ COMMANDS = {
     "study": (study.main, plan.StudyOptions, [], ()),
     "show": (show.main, show.ShowOptions, ["--output", "new"], ()),
     "check": (check.main, check.Command, [], ("root",)),
+    "import_labels": (import_labels.main, import_labels.Command, [], ("source", "output")),
     "prepare": (prepare.main, prepare.Command, [], ("root", "output")),
     "synthetic": (generate.main, generate.Command, [], ("root",)),
     "consistency": (consistency.main, consistency.Command, [], ("root",)),
 }
 NO_PATHS = {
     "model.name", "data.train_split", "data.eval_split", "cluster.coordinator", "tables", "rows", "classes", "splits",
-    "unlabelled", "split", "video", "mean", "take", "data.channels", "channels",
+    "unlabelled", "split", "video", "mean", "take", "data.channels", "channels", "names",
+    "ignored",
 }  # fmt: skip
 """Options that are words, but name neither a file nor a folder."""
 

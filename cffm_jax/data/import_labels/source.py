@@ -1,0 +1,171 @@
+"""What is imported: the files of a folder, and what their names say."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import posixpath
+import re
+import string
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+from cffm_jax.data.layouts.folder import LAYOUT
+from cffm_jax.errors import InputError, first_few
+
+_SPLITS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+
+
+class Source:
+    """The files below a folder, hidden ones left out; names are relative to it, with slashes.
+
+    Raises:
+      InputError: it is no folder that can be listed.
+    """
+
+    def __init__(self, root: str):
+        self.root = Path(root)
+        if not self.root.is_dir():
+            remedy = "name the folder that holds the labels and their images (unpack an archive first)"
+            raise InputError(root, "is no folder", remedy)
+
+        def refuse(error: OSError) -> None:
+            raise InputError(error.filename, f"cannot be listed ({error.strerror})", "check its permissions")
+
+        found = []
+        for folder, below, names in os.walk(self.root, onerror=refuse):
+            below[:] = sorted(name for name in below if not name.startswith("."))
+            place = Path(folder).relative_to(self.root).as_posix()
+            found += [posixpath.normpath(posixpath.join(place, name)) for name in names if not name.startswith(".")]
+        self.files = sorted(found)
+        self._there = set(self.files)
+        self._by_name: dict[str, list[str]] = defaultdict(list)
+        for file in self.files:
+            self._by_name[posixpath.basename(file)].append(file)
+
+    def path(self, file: str) -> Path:
+        return self.root / file
+
+    def having(self, *suffixes: str) -> list[str]:
+        """The files with one of these suffixes, in capitals or not."""
+        return [file for file in self.files if file.lower().endswith(suffixes)]
+
+    @functools.cached_property
+    def images(self) -> list[str]:
+        """All files that can be frames."""
+        return self.having(*LAYOUT.suffixes)
+
+    def by_stem(self, files: Iterable[str]) -> dict[str, str]:
+        """File without suffix -> file. InputError: two differ in their suffix alone."""
+        found: dict[str, str] = {}
+        for file in files:
+            other = found.setdefault(posixpath.splitext(file)[0], file)
+            if other != file:
+                raise InputError(
+                    self.path(file), f"is there beside {posixpath.basename(other)}", "remove one of the two"
+                )
+        return found
+
+    def find(self, where: str, said: str, near: str = "", within: str = "") -> str | None:
+        """The file that a label file means, None if it is not there.
+
+        It is the one of that path from ``near`` on; else the one whose path ends in most of it.
+
+        Args:
+          where: the label file.
+          said: a path or an address, in slashes of either kind.
+          near: the folder that a relative path starts from.
+          within: of several, the one with a folder of this name is meant.
+
+        Raises:
+          InputError: there are several.
+        """
+        for path in dict.fromkeys((said.replace("\\", "/"), unquote(said).replace("\\", "/"))):
+            straight = posixpath.normpath(posixpath.join(near, path))
+            if straight in self._there:
+                return straight
+            parts = [part for part in path.split("/") if part not in ("", ".", "..")]
+            named = self._by_name.get(parts[-1], []) if parts else []
+            for count in range(len(parts), 0, -1):
+                found = [file for file in named if file.split("/")[-count:] == parts[-count:]]
+                if len(found) > 1 and within:
+                    found = [file for file in found if within in file.split("/")[:-1]] or found
+                if len(found) > 1:
+                    problem = f"names the image {said}, which is there {len(found)} times ({first_few(found, 2)})"
+                    raise InputError(self.path(where), problem, "move apart what does not belong together")
+                if found:
+                    return found[0]
+        return None
+
+    def require_all(self, where: str, missing: Sequence[str], of: int) -> None:
+        """InputError if images that a label file names are missing."""
+        if missing:
+            problem = f"names {of} images, of which {len(missing)} are not there, such as {missing[0]}"
+            raise InputError(self.path(where), problem, f"copy the images into {self.root}")
+
+    def text(self, file: str) -> str:
+        """The text of a file in UTF-8. InputError: it cannot be read."""
+        try:
+            return self.path(file).read_text(encoding="utf-8-sig")
+        except (OSError, ValueError) as error:
+            problem = f"cannot be read ({' '.join(str(error).split())})"
+            raise InputError(self.path(file), problem, "export it again") from error
+
+    def json(self, file: str) -> Any:
+        """The contents of a JSON file. InputError: it cannot be read."""
+        try:
+            return json.loads(self.text(file))
+        except (ValueError, RecursionError) as error:
+            raise InputError(self.path(file), f"is no JSON ({error})", "export it again") from error
+
+    @functools.cached_property
+    def json_kinds(self) -> dict[str, str]:
+        """JSON file -> name of the format whose keys it holds, "" for none: they are looked for as
+        they are written, as a file may be large."""
+        keys = {
+            "coco": (b'"images"', b'"annotations"', b'"categories"'),
+            "labelme": (b'"shapes"', b'"imagePath"'),
+            "label-studio": (b'"annotations"', b'"result"', b'"data"'),
+        }
+        kinds = {}
+        for file in self.having(".json"):
+            data = read_json_bytes(self.path(file))
+            kinds[file] = next((kind for kind, each in keys.items() if all(key in data for key in each)), "")
+        return kinds
+
+
+def read_json_bytes(path: Path) -> bytes:
+    """The bytes of a JSON file, of any size. InputError: it cannot be read."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(path, f"cannot be read ({error.strerror})", "check its permissions") from error
+
+
+def split_of(*words: str) -> str:
+    """The split that the first of some names has among its words, "" for none.
+
+    Example:
+      >>> split_of("instances_train2017"), split_of("_annotations.coco", "valid"), split_of("all")
+      ('train', 'val', '')
+    """
+    parts = (part for word in words for part in re.split(r"[^a-z]+", word.lower()))
+    return next((_SPLITS[part] for part in parts if part in _SPLITS), "")
+
+
+def is_split(folder: str) -> bool:
+    """Whether a folder has the name of a split, which may end in a number: val, valid, val2017."""
+    return folder.rstrip(string.digits).lower() in _SPLITS
+
+
+def split_of_folders(file: str) -> str:
+    """The split that one of a file's folders names, the outermost first, "" for none."""
+    return next((split_of(part) for part in file.split("/")[:-1] if is_split(part)), "")

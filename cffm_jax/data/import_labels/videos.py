@@ -1,0 +1,159 @@
+"""Which video a frame is of, and its place therein: by folders, or by the names of the files."""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from cffm_jax.data.import_labels.interface import Frame
+from cffm_jax.data.import_labels.label_studio import UPLOAD
+from cffm_jax.data.import_labels.source import is_split
+from cffm_jax.data.layouts.names import numeric_order
+from cffm_jax.errors import InputError, first_few
+
+Way = Literal["auto", "folder", "stem"]
+_NUMBERED = re.compile(r"(.*?)[-_. ]*(\d+)")
+"""A name that ends in a number: what is before it, and the number."""
+_ROBOFLOW = re.compile(r"_(?:jpg|jpeg|png|bmp|tif|tiff|webp)\.rf\.\w+$", re.IGNORECASE)
+"""What Roboflow puts behind the name of an image: its old suffix and a number of its own."""
+_NO_VIDEO = re.compile(r"images?|imgs?|jpegimages|frames|default", re.IGNORECASE)
+"""Folders that formats have for their images."""
+
+
+class Placed(NamedTuple):
+    """A frame in a dataset: its video, its name there, and the split."""
+
+    frame: Frame
+    video: str
+    name: str
+    split: str
+
+
+class Videos(NamedTuple):
+    """The frames of a dataset, in the order of their videos and numbers, and lines to tell."""
+
+    placed: Sequence[Placed]
+    notes: tuple[str, ...]
+
+
+def arrange(frames: Sequence[Frame], way: Way = "auto", root: Path = Path()) -> Videos:
+    """Puts frames into videos.
+
+    A folder is a video, but for those that a format has for its images or splits; where there is
+    none but these, what stands before the number at the end of a file's name is.
+
+    Args:
+      frames: in any order.
+      way: asks for one of the two, or for both where folders hold several such names.
+      root: the source's folder, for messages.
+
+    Raises:
+      InputError: a folder holds frames of several names, and ``way`` is open; or two frames, or
+        videos, come to have one name.
+    """
+    prefixed = all(UPLOAD.match(posixpath.basename(frame.file)) for frame in frames)
+    by_video: dict[tuple[str, str], list[tuple[Frame, str]]] = defaultdict(list)
+    stems: dict[str, set[str]] = defaultdict(set)
+    cleaned = 0
+    for frame in frames:
+        folder, name, changed = _folder(frame.file), *_name(frame.file, prefixed)
+        cleaned += changed
+        numbered = _NUMBERED.fullmatch(name)
+        stem = numbered[1] if numbered else name
+        stems[folder].add(stem)
+        by_video[folder, "" if way == "folder" or (way == "auto" and folder) else stem].append((frame, name))
+    for folder, each in stems.items():
+        if way == "auto" and folder and len(each) > 1:
+            problem = f"holds frames of {len(each)} names ({first_few(sorted(each), 3)}), which may be videos"
+            raise InputError(root / folder, problem, "give --videos folder (it is one video) or stem (a name is one)")
+    placed, cut, unknown = _with_splits(by_video)
+    _require_distinct(placed, root)
+    placed.sort(key=lambda each: (each.split, numeric_order(each.video), numeric_order(each.name)))
+    return Videos(placed, _notes(placed, way, cut, unknown, cleaned, prefixed, any(stems)))
+
+
+def _folder(file: str) -> str:
+    """The folders of a file that are not the format's own, with slashes."""
+    parts = posixpath.dirname(file).split("/")
+    return "/".join(part for part in parts if part and not _NO_VIDEO.fullmatch(part) and not is_split(part))
+
+
+def _name(file: str, prefixed: bool) -> tuple[str, bool]:
+    """A frame's name without what exports add to it, and whether they did."""
+    stem = posixpath.splitext(posixpath.basename(file))[0]
+    name = _ROBOFLOW.sub("", stem)
+    return (UPLOAD.sub("", name, count=1) if prefixed else name), name != stem
+
+
+def _with_splits(
+    by_video: dict[tuple[str, str], list[tuple[Frame, str]]],
+) -> tuple[list[Placed], list[str], int]:
+    """The frames with the split of each, the videos that splits cut, and how many frames stay
+    out."""
+    placed, cut, names, unknown = [], [], {}, 0
+    for (folder, stem), frames in by_video.items():
+        splits = sorted({frame.split or "train" for frame, _ in frames if frame.split is not None})
+        name = "_".join(filter(None, (folder.replace("/", "_"), stem.strip())))
+        if len(splits) > 1:
+            cut.append(name or "(without a name)")
+        for frame, own in frames:
+            if frame.split is None and len(splits) != 1:
+                unknown += 1
+                continue
+            split = splits[0] if frame.split is None else frame.split or "train"
+            video = "_".join(filter(None, (name, split if len(splits) > 1 or not name else "")))
+            other = names.setdefault(video, (folder, stem))
+            if other != (folder, stem):
+                problem = f"is the name of two videos, {'/'.join(other)} and {folder}/{stem}"
+                raise InputError(video, problem, "rename one of the folders")
+            placed.append(Placed(frame, video, own, split))
+    return placed, cut, unknown
+
+
+def _require_distinct(placed: Sequence[Placed], root: Path) -> None:
+    """InputError for two frames of one video that have one name, or one place in its order."""
+    there: dict[tuple[str, str], Frame] = {}
+    for each in placed:
+        key = each.video, str(numeric_order(each.name))
+        other = there.setdefault(key, each.frame)
+        if other is not each.frame:
+            problem = f"would be frame {each.name} of the video {each.video}, as {other.file} would"
+            raise InputError(root / each.frame.file, problem, "remove one of the two (export without augmentations)")
+
+
+def _notes(
+    placed: Sequence[Placed], way: Way, cut: list[str], unknown: int, cleaned: int, prefixed: bool, folders: bool
+) -> tuple[str, ...]:
+    lengths = Counter(each.video for each in placed)
+    rule = {"folder": "a folder is a video", "stem": "what stands before a name's last number is a video"}
+    said = rule["folder"] if way == "folder" or (way == "auto" and folders) else rule["stem"]
+    if way == "stem" and folders:
+        said += ", in each folder"
+    notes = [
+        f"{said}: {first_few((f'{video} ({count})' for video, count in lengths.items()), 6)}; in order of the numbers"
+    ]
+    single = sum(count == 1 for count in lengths.values())
+    if single:
+        notes.append(f"{single} of {len(lengths)} videos have one frame alone: nothing moves in them")
+    numbers: dict[str, list[int]] = defaultdict(list)
+    for each in placed:
+        numbered = _NUMBERED.fullmatch(each.name)
+        numbers[each.video] += [int(numbered[2])] if numbered else []
+    gaps = [video for video, each in numbers.items() if len({b - a for a, b in zip(each, each[1:])}) > 1]
+    if gaps:
+        words = first_few(gaps, 4)
+        notes.append(f"{len(gaps)} videos have gaps in their numbers: frames are not equally far apart in {words}")
+    if cleaned:
+        notes.append(f"{cleaned} names lose what Roboflow adds to them (_jpg.rf.…)")
+    if prefixed:
+        notes.append("names lose the 8 digits that Label Studio puts before them")
+    if cut:
+        words = first_few(sorted(cut), 4)
+        notes.append(f"{len(cut)} names of videos are in several splits, and become a video in each: {words}")
+    if unknown:
+        notes.append(f"{unknown} images are in no split, nor their videos in one: left out")
+    return tuple(notes)

@@ -1,0 +1,70 @@
+"""Which frames are one video, in which order, and in which split."""
+
+import pytest
+
+from cffm_jax.data.import_labels.interface import Frame
+from cffm_jax.data.import_labels.videos import arrange
+from cffm_jax.errors import InputError
+
+
+def placed(files, way="auto", split=""):
+    """[(video, name, split)] and what is told."""
+    frames = [each if isinstance(each, Frame) else Frame(each, split) for each in files]
+    videos = arrange(frames, way)
+    return [(each.video, each.name, each.split) for each in videos.placed], "\n".join(videos.notes)
+
+
+@pytest.mark.parametrize(
+    ("files", "videos"),
+    [
+        (["images/c_10.jpg", "images/c_9.jpg", "images/d-1.jpg"], [("c", "c_9"), ("c", "c_10"), ("d", "d-1")]),
+        (["img/x/2.jpg", "img/x/10.jpg", "img/y/1.jpg"], [("x", "2"), ("x", "10"), ("y", "1")]),
+        (["train2017/0001.jpg"], [("train", "0001")]),
+        (["day/x/f1.jpg", "day/y/f1.jpg"], [("day_x", "f1"), ("day_y", "f1")]),
+        (["frame_000001.PNG", "frame_000000.PNG"], [("frame", "frame_000000"), ("frame", "frame_000001")]),
+        (["cover.jpg"], [("cover", "cover")]),
+        (["c_1_jpg.rf.0af2.jpg", "c_2_png.rf.b4.jpg"], [("c", "c_1"), ("c", "c_2")]),
+        (["0123abcd-c_1.jpg", "89ab0123-c_2.jpg"], [("c", "c_1"), ("c", "c_2")]),
+        (["0123abcd-c_1.jpg", "c_2.jpg"], [("0123abcd-c", "0123abcd-c_1"), ("c", "c_2")]),
+    ],
+)
+def test_folders_or_names(files, videos):
+    found, said = placed(files)
+    assert found == [(*each, "train") for each in videos]
+    assert ("a folder is a video" in said) == ("/x/" in files[0])
+
+
+def test_several_names_in_a_folder_are_asked_for():
+    files = ["day/c_1.jpg", "day/d_1.jpg"]
+    with pytest.raises(InputError, match=r"day: holds frames of 2 names \(c, d\).*--videos folder .* or stem"):
+        placed(files)
+    assert placed(files, "folder")[0] == [("day", "c_1", "train"), ("day", "d_1", "train")]
+    assert placed(files, "stem")[0] == [("day_c", "c_1", "train"), ("day_d", "d_1", "train")]
+
+
+def test_a_video_in_two_splits_is_cut_and_that_is_told():
+    files = [Frame(f"c_{i}.jpg", split) for i, split in enumerate(("val", "train", None, "train"))]
+    found, said = placed(files)
+    assert "gaps" not in said and "1 videos have gaps" in placed(["c_0.jpg", "c_1.jpg", "c_3.jpg"])[1]
+    assert found == [("c_train", "c_1", "train"), ("c_train", "c_3", "train"), ("c_val", "c_0", "val")]
+    assert "1 names of videos are in several splits, and become a video in each: c" in said
+    assert "1 images are in no split, nor their videos in one: left out" in said
+
+
+def test_images_that_no_file_lists_go_with_their_video():
+    files = [Frame("c_0.jpg", None), Frame("c_1.jpg", "val"), Frame("d_0.jpg", "train")]
+    assert placed(files)[0] == [("d", "d_0", "train"), ("c", "c_0", "val"), ("c", "c_1", "val")]
+
+
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        (["c_1_jpg.rf.aa.jpg", "c_1_jpg.rf.ab.jpg"], "would be frame c_1 of the video c, as .* would; .*augmentations"),
+        (["c_1.jpg", "c_01.jpg"], "would be frame c_01 of the video c"),
+        (["c_1.jpg", "images/c_1.png"], "would be frame c_1"),
+        (["a/b/1.jpg", "a_b/1.jpg"], "a_b: is the name of two videos"),
+    ],
+)
+def test_names_that_collide_are_refused(files, said):
+    with pytest.raises(InputError, match=said):
+        placed(files)
