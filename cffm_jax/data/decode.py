@@ -8,8 +8,9 @@ import numpy as np
 from PIL import Image, ImageFile
 
 from cffm_jax.channels import COLOURS, Channels
-from cffm_jax.data import channel_files, mask_files, pictures
+from cffm_jax.data import channel_files, pictures
 from cffm_jax.data.image_files import FRAME_READERS, TIFF, FileName, UnreadableFile, open_image
+from cffm_jax.data.labels import mask_files
 from cffm_jax.data.layouts.records import read_all, read_one
 from cffm_jax.data.layouts.video import NO_CLASS, Coding
 from cffm_jax.errors import InputError

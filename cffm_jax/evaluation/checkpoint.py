@@ -14,7 +14,7 @@ import jax
 from cffm_jax.checkpoints.compatible import as_option, changed_settings, require_same_model
 from cffm_jax.config import EVALUATED, ClusterConfig, Config
 from cffm_jax.config.checks import check_settings
-from cffm_jax.data.label_sample import require_splits_agree
+from cffm_jax.data.labels.label_sample import require_splits_agree
 from cffm_jax.data.layouts.classes import Classes, stated_classes
 from cffm_jax.data.layouts.video import Video
 from cffm_jax.errors import InputError

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from cffm_jax.config import EVALUATED
 from cffm_jax.config.checks import check_settings
 from cffm_jax.data import decode
-from cffm_jax.data.label_sample import require_splits_agree
+from cffm_jax.data.labels.label_sample import require_splits_agree
 from cffm_jax.data.layouts.classes import read_classes
 from cffm_jax.data.layouts.records import RecordedFile
 from cffm_jax.data.layouts.video import Video

@@ -20,7 +20,7 @@ from cffm_jax.checkpoints.compatible import require_same_run
 from cffm_jax.checkpoints.state import TrainState
 from cffm_jax.config import NOTHING, REQUIRED, SETTINGS, Config, InitConfig
 from cffm_jax.config.checks import check_settings
-from cffm_jax.data.label_sample import require_palettes_agree, sample_notes
+from cffm_jax.data.labels.label_sample import require_palettes_agree, sample_notes
 from cffm_jax.data.layouts.classes import Classes, numbered_classes, stated_classes
 from cffm_jax.data.layouts.names import passed_over_in_words
 from cffm_jax.data.layouts.read import manifest_of, read_videos

@@ -21,8 +21,8 @@ import numpy as np
 from cffm_jax.data.image_files import read_bytes
 from cffm_jax.data.import_labels.interface import Canvas, Drawn, Format, Frame, Labels, unlisted
 from cffm_jax.data.import_labels.source import Source, split_of_folders
+from cffm_jax.data.labels.mask_files import read_values
 from cffm_jax.data.layouts.folder import LAYOUT
-from cffm_jax.data.mask_files import read_values
 from cffm_jax.errors import InputError, first_few
 
 _MASK = re.compile(r"task-(\d+)-annotation-(\d+)-by-[^-]*-(.+-\d+)\.png")

@@ -17,7 +17,7 @@ import numpy as np
 from cffm_jax.data.image_files import read_bytes
 from cffm_jax.data.import_labels.interface import NO_LABEL, Drawn, Format, Frame, Labels
 from cffm_jax.data.import_labels.source import Source, split_of
-from cffm_jax.data.mask_files import read_values
+from cffm_jax.data.labels.mask_files import read_values
 from cffm_jax.errors import InputError, first_few
 
 _TABLE, _MASK = "_classes.csv", "_mask"

@@ -25,7 +25,7 @@ import tqdm
 import tyro
 
 from cffm_jax.config import LayoutName
-from cffm_jax.data.label_sample import require_splits_agree
+from cffm_jax.data.labels.label_sample import require_splits_agree
 from cffm_jax.data.layouts.names import passed_over_in_words
 from cffm_jax.data.layouts.read import find_splits, layout_of, layouts_with
 from cffm_jax.data.layouts.records import INDEX

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from cffm_jax.config import Config, DataConfig, ModelConfig
-from cffm_jax.data import label_sample
 from cffm_jax.data.check import command as check
+from cffm_jax.data.labels import label_sample
 from cffm_jax.data.layouts.classes import stated_classes
 from cffm_jax.data.layouts.names import list_files
 from cffm_jax.data.layouts.read import read_split

@@ -347,6 +347,6 @@ def test_a_process_of_its_own_ends_in_peace(tmp_path):
         "for path in sys.argv[1:]:\n    try:\n        read_state_dict(path)\n"
         "    except InputError:\n        print('refused')\n"
     )
-    root = str(Path(__file__).parents[2])
+    root = str(Path(__file__).parents[3])
     done = subprocess.run([sys.executable, "-c", program, *paths], capture_output=True, text=True, cwd=root)
     assert done.returncode == 0 and done.stdout.split() == ["refused"] * 3 and not done.stderr, done.stderr
