@@ -46,6 +46,8 @@ class About:
       any_weights: an evaluation may have another value than the training of its weights.
       part: its only readers: some methods (`models.methods.method.Method.settings_read`), or the
         loader of the clips.
+      reads_only_with: dotted names of settings, of which one has to be other than 0 for this one to
+        be read.
       evaluated: of a section: an evaluation reads it.
       set_by_study: the study sets it for each of its runs.
       only_with, not_with: another option of the command, without which, or with which, this one has
@@ -69,6 +71,7 @@ class About:
     of_weights: bool = False
     any_weights: bool = False
     part: Literal["", "method", "loader"] = ""
+    reads_only_with: tuple[str, ...] = ()
     evaluated: bool = False
     set_by_study: bool = False
     only_with: str = ""

@@ -98,16 +98,18 @@ class LossConfig:
     """Weight of the cross-entropy."""
     focal: float = setting(0.0, least=0)
     """Weight of the focal loss: the cross-entropy of a pixel times (1 - p) ** focal_gamma."""
-    focal_gamma: float = setting(2.0, least=0)
+    focal_gamma: float = setting(2.0, least=0, reads_only_with=("loss.focal",))
     """Exponent of the focal loss."""
     dice: float = setting(0.0, least=0)
     """Weight of the dice loss, the mean over the classes that a batch's labels have."""
-    class_weights: tuple[float, ...] = setting((), least=0, goes_with=("model.num_classes",))
+    class_weights: tuple[float, ...] = setting(
+        (), least=0, goes_with=("model.num_classes",), reads_only_with=("loss.cross_entropy", "loss.focal")
+    )
     """Weight of each class in cross-entropy and focal loss; without any all are 1. python -m
     cffm_jax.data.check ROOT --class-weights log prints some for a dataset."""
-    label_smoothing: float = setting(0.0, least=0, below=1)
+    label_smoothing: float = setting(0.0, least=0, below=1, reads_only_with=("loss.cross_entropy",))
     """Share of the cross-entropy that is spread over all classes."""
-    ohem_threshold: float = setting(0.0, least=0, below=1)
+    ohem_threshold: float = setting(0.0, least=0, below=1, reads_only_with=("loss.cross_entropy", "loss.focal"))
     """Only hard pixels count: those whose class has at most this probability; 0: all do (OHEM)."""
-    ohem_kept: int = setting(100_000, least=1)
+    ohem_kept: int = setting(100_000, least=1, reads_only_with=("loss.ohem_threshold",))
     """The hardest pixels that count in any case, of each set of logits of a batch."""

@@ -11,6 +11,7 @@ import io
 import logging
 import lzma
 import math
+import os
 import zlib
 from typing import Any
 
@@ -18,8 +19,8 @@ import cv2
 import numpy as np
 
 from cffm_jax.channels import RGB, Channels
-from cffm_jax.data.image_files import MAX_PIXELS, TIFF, FileName, UnreadableFile, open_image
-from cffm_jax.data.pictures import DAMAGED, orientation, upright
+from cffm_jax.data.image_files import FRAME_READERS, MAX_PIXELS, TIFF, FileName, UnreadableFile, open_image
+from cffm_jax.data.pictures import DAMAGED, grey_bits, orientation, upright
 
 _ARRAY = b"\x93NUMPY"
 _ORDERS = {3: [2, 1, 0], 4: [2, 1, 0, 3]}
@@ -90,6 +91,8 @@ def read_values(path: FileName, data: bytes) -> tuple[np.ndarray, int | None]:
       UnreadableFile: it is cut off, damaged, too large, or of a kind that is not read.
     """
     read = _array if is_array(data) else _tiff if data.startswith(TIFF) else _picture
+    if os.fspath(path).lower().endswith(".npy") and not data.startswith((_ARRAY, *FRAME_READERS)):
+        raise UnreadableFile(path, "is no array that NumPy reads", _AGAIN)
     values, turn = read(path, data)
     return upright(values if values.ndim == 3 else values[..., None], turn), turn
 
@@ -138,7 +141,8 @@ def _tiff(path: FileName, data: bytes) -> tuple[np.ndarray, int | None]:
     # Of damaged files; that of a codec says which package has it.
     except (*DAMAGED, zlib.error, lzma.LZMAError) as error:
         why = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UnreadableFile(path, f"cannot be read ({why})", f"{_AGAIN}, or {_AS_ARRAY}") from error
+        first_of_all = "install imagecodecs (pip install imagecodecs)" if "imagecodecs" in why else _AGAIN
+        raise UnreadableFile(path, f"cannot be read ({why})", f"{first_of_all}, or {_AS_ARRAY}") from error
     _require_numbers(path, values.dtype, values.shape)
     if missing is not None:
         values = np.where(values == _number(path, missing.value), np.nan, values)
@@ -163,6 +167,9 @@ def _picture(path: FileName, data: bytes) -> tuple[np.ndarray, int | None]:
         raise UnreadableFile(path, "is damaged, or of a kind that is not read", f"{_AGAIN}, or {_AS_ARRAY}")
     pixels = pixels[..., _ORDERS[pixels.shape[2]]] if pixels.ndim == 3 and pixels.shape[2] in _ORDERS else pixels
     pixels = pixels[..., [0, 3]] if image.mode == "LA" else pixels  # OpenCV repeats the grey.
+    bits = grey_bits(data)
+    if 1 <= bits < 8:  # Which OpenCV spreads over 0..255.
+        pixels = pixels // (255 // (2**bits - 1))
     return pixels, orientation(image, data)
 
 

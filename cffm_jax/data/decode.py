@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-from PIL import Image, ImageFile
+from PIL import Image, ImageFile, TiffImagePlugin
 
 from cffm_jax.channels import COLOURS, Channels
 from cffm_jax.data import channel_files, pictures
@@ -97,14 +97,21 @@ def decode_upright(
 
 
 def _opened(path: FileName, data: bytes, readers: Mapping[bytes, type[ImageFile.ImageFile]]) -> Image.Image:
-    """`open_image`, with a word on a TIFF of which Pillow does not know the samples."""
+    """`open_image`, with a word on a TIFF of which Pillow does not know the samples, or takes the
+    first alone."""
+    problem = "is a TIFF of other samples than a picture's in RGB, or damaged"
+    remedy = "name its channels with --data.channels, or save it as PNG"
     try:
-        return open_image(path, data, readers)
+        image = open_image(path, data, readers)
     except UnreadableFile as error:
         if not data.startswith(TIFF):
             raise
-        problem = "is a TIFF of other samples than a picture's in RGB, or damaged"
-        raise UnreadableFile(path, problem, "name its channels with --data.channels, or save it as PNG") from error
+        raise UnreadableFile(path, problem, remedy) from error
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        samples = image.tag_v2.get(TiffImagePlugin.SAMPLESPERPIXEL, 1)
+        if samples != len(image.getbands()):
+            raise UnreadableFile(path, f"{problem} ({samples} samples a pixel)", remedy)
+    return image
 
 
 def read_mask(path: FileName, num_classes: int, coding: Coding) -> np.ndarray:

@@ -9,7 +9,7 @@ import struct
 
 import cv2
 import numpy as np
-from PIL import ExifTags, Image, ImageOps, JpegImagePlugin, PngImagePlugin
+from PIL import ExifTags, Image, ImageOps, JpegImagePlugin, PngImagePlugin, TiffImagePlugin
 
 from cffm_jax.data.image_files import FileName, UnreadableFile, quiet
 
@@ -96,9 +96,13 @@ def _by_opencv(path: FileName, data: bytes) -> np.ndarray:
 
 
 def _by_pillow(path: FileName, image: Image.Image) -> np.ndarray:
+    # Pillow turns grey that counts from white round where it has 8 bits or fewer.
+    tags = image.tag_v2 if isinstance(image, TiffImagePlugin.TiffImageFile) else {}
+    from_white = tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):
         grey = np.asarray(image)
+        grey = 65535 - grey if from_white and image.mode.startswith("I;16") else grey
         if grey.size and (grey.min() < 0 or grey.max() > 65535):
             raise _no_range(path, "32 bits")
         return np.repeat(_as_bytes(grey)[..., None], 3, axis=-1)

@@ -14,6 +14,7 @@ import numpy as np
 from cffm_jax.data.image_files import MAX_PIXELS
 from cffm_jax.errors import InputError
 from cffm_jax.media.frame import Frame, Selection, Source
+from cffm_jax.media.gaps import Gaps
 from cffm_jax.media.images import INSTALL_HEIF
 from cffm_jax.media.mp4 import require_whole
 from cffm_jax.media.pyav import Piped, Seekable, require_av
@@ -167,6 +168,7 @@ class _Reader:
         self._reformatter = VideoReformatter()
         self._dropped = 0
         self._flagged: set[int | None] = set()
+        self._gaps = Gaps(1 / source.rate)
 
     def frames(self, announced: _Announced) -> Iterator[Frame]:
         """The selected frames; afterwards ``source.warnings`` say what was missing."""
@@ -201,6 +203,8 @@ class _Reader:
         notes = []
         if self._source.lost:
             notes.append(f"{self._source.lost} damaged packets could not be decoded")
+        if self._gaps.missing > self._source.lost:
+            notes.append(f"{self._gaps.missing} frames are missing, or came at a wrong time: something is damaged")
         if came + self._dropped < announced.frames:
             notes.append(f"{came} frames came of the {announced.frames} that were announced; it may be cut off")
         elif seconds < announced.seconds - announced.within:
@@ -212,7 +216,8 @@ class _Reader:
         passed over, as players do.
 
         FFmpeg tells of the frames whose gaps it fills (``is_corrupt``), and not of those that build
-        on them: all may until the next key frame.
+        on them: all may until the next key frame. Nor does it tell of those that it leaves out for
+        want of what they build on: `Gaps` does.
         """
         packets, damaged = self._container.demux(self._stream), False
         while True:
@@ -229,6 +234,8 @@ class _Reader:
             self._dropped += packet.is_discard
             if packet.is_corrupt:
                 self._flagged.add(packet.pts)
+            if packet.size and not packet.is_discard:
+                self._gaps.sent(packet.pts)
             try:
                 frames = packet.decode()
             except self._av.FFmpegError:
@@ -236,9 +243,10 @@ class _Reader:
                 damaged = True
                 continue
             for frame in frames:
-                damaged = self._is_flagged(frame) or (damaged and not frame.key_frame)
                 if frame.pts is None and frame.time_base is None:
                     frame.time_base = self._source.tick
+                gap = self._gaps.before(frame.pts, frame.time_base)
+                damaged = self._is_flagged(frame) or gap or (damaged and not frame.key_frame)
                 yield frame, damaged
 
     def _is_flagged(self, frame: Any) -> bool:

@@ -215,15 +215,20 @@ def check(config: Config, mesh: Mesh) -> Classes | None:
 
 
 def unread_notes(config: Config, model: Method) -> tuple[str, ...]:
-    """A line on the settings that were changed, and that this method does not read."""
-    usual, read = values(Config()), model.settings_read
-    unread = [
+    """Lines on the settings that were changed, and that this method or loss does not read."""
+    usual, given, read = values(Config()), values(config), model.settings_read
+    changed = [name for name in given if given[name] != usual[name] and not SETTINGS[name].set_by_study]
+    of_others = [
         name
-        for name, value in values(config).items()
-        if SETTINGS[name].part == "method" and not SETTINGS[name].set_by_study and value != usual[name]
-        and not {name, f"{name.partition('.')[0]}."} & {*read}
-    ]  # fmt: skip
-    return (f"without effect on {config.model.name}: {', '.join(unread)}",) if unread else ()
+        for name in changed
+        if SETTINGS[name].part == "method" and not {name, f"{name.partition('.')[0]}."} & {*read}
+    ]
+    notes = [f"without effect on {config.model.name}: {', '.join(of_others)}"] if of_others else []
+    for name in changed:
+        needed = SETTINGS[name].reads_only_with
+        if needed and not any(given[other] for other in needed):
+            notes.append(f"without effect: {name}, as {' and '.join(needed)} {'are' if needed[1:] else 'is'} 0")
+    return tuple(notes)
 
 
 def dataset_notes(

@@ -116,6 +116,34 @@ def test_pages_in_rgb_are_not_guessed():
         )
 
 
+@pytest.mark.parametrize("bands", [2, 3, 4, 5])
+@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+@pytest.mark.parametrize("way", ["separate", "contig"])
+@pytest.mark.parametrize("compression", [None, "zlib", "lzw"])
+def test_bands_in_rgb_are_not_taken_for_their_first(bands, dtype, way, compression):
+    """Pillow opens some of them as grey."""
+    values = np.arange(6 * 9 * bands, dtype=dtype).reshape((bands, 6, 9) if way == "separate" else (6, 9, bands))
+    look = {"photometric": "minisblack", "planarconfig": way, "compression": compression}
+    with pytest.raises(InputError, match="TIFF of other samples than a picture's"):
+        decode.decode_frame("x", by_tifffile(values, look))
+
+
+@pytest.mark.parametrize("compression", ["lzw", "zstd", "packbits"])
+def test_compressions_of_tiffs(compression):
+    values = (np.random.default_rng(0).random((6, 9, 5)) * 200).astype(np.uint16)
+    look = {"photometric": "minisblack", "planarconfig": "contig", "compression": compression}
+    assert np.array_equal(decode.decode_frame("x", by_tifffile(values, look), channels=FIVE), values)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_grey_pngs_of_few_bits_are_as_stored(bits):
+    values = np.random.default_rng(0).integers(0, 2**bits, (6, 9), np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(values).save(file, "PNG", bits=bits) if bits > 1 else Image.fromarray(values > 0).save(file, "PNG")
+    assert file.getvalue()[24] == bits
+    assert np.array_equal(decode.decode_frame("x", file.getvalue(), channels=THERMAL)[..., 0], values)
+
+
 def test_values_that_gdal_calls_missing_are_not_finite():
     values = np.array([[1, -9999], [3, 4]], np.float32)
     data = by_tifffile(values, {"extratags": [(42113, "s", 0, "-9999", True)]})
@@ -187,6 +215,12 @@ def test_blank_frames_of_an_input(tmp_path):
 def test_what_cannot_be_used_is_refused(data, problem):
     with pytest.raises(InputError, match=problem):
         decode.decode_frame("x", data, channels=FIVE)
+
+
+@pytest.mark.parametrize("data", [b"", b"PK\x03\x04 an archive", as_npy(np.zeros(3))[1:]])
+def test_a_file_that_is_called_an_array_and_is_none(data):
+    with pytest.raises(InputError, match="is no array that NumPy reads"):
+        decode.decode_frame("x.npy", data, channels=FIVE)
 
 
 def test_a_clip_of_any_channels_is_resized_cut_and_distorted_alike():

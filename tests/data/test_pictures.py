@@ -6,6 +6,7 @@ import warnings
 import cv2
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image, ImageOps
 
 from cffm_jax.data import decode
@@ -109,6 +110,17 @@ def test_sixteen_bits_are_divided_by_257(tmp_path):
         data = cv2.imencode(".png", pixels[..., ::-1] if pixels.ndim == 3 else pixels)[1].tobytes()
         there = expected if pixels.ndim == 3 else expected[..., :1].repeat(3, -1)
         np.testing.assert_array_equal(read_everywhere(tmp_path, data, "PNG"), there)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_grey_that_counts_from_white(tmp_path, dtype):
+    values = np.random.default_rng(0).integers(0, np.iinfo(dtype).max, (9, 11), dtype)
+    file = io.BytesIO()
+    tifffile.imwrite(file, values, photometric="miniswhite")
+    expected = np.iinfo(dtype).max - values
+    expected = expected if dtype == np.uint8 else np.round(expected / 257)
+    read = read_everywhere(tmp_path, file.getvalue(), "TIFF")
+    np.testing.assert_array_equal(read, expected[..., None].repeat(3, -1))
 
 
 def test_printers_colours(tmp_path):

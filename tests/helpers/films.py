@@ -34,11 +34,21 @@ def drifting(count, size=(48, 64)):
 
 
 def film(
-    path, count=6, *, size=(48, 64), codec="libx264", pixels="yuv420p", rate=15, times=None, pictures=None, **more
+    path,
+    count=6,
+    *,
+    size=(48, 64),
+    codec="libx264",
+    pixels="yuv420p",
+    rate=15,
+    times=None,
+    pictures=None,
+    encoder=None,
+    **more,
 ):
     """Writes a video; ``times`` in 1/600 s where frames come at their own times."""
     with av.open(str(path), "w", **more) as container:
-        stream = container.add_stream(codec, rate=rate)
+        stream = container.add_stream(codec, rate=rate, options=encoder or {})
         stream.height, stream.width, stream.pix_fmt = *size, pixels
         if times:
             stream.codec_context.time_base = Fraction(1, 600)

@@ -13,6 +13,7 @@ from PIL import Image
 from cffm_jax.errors import InputError
 from cffm_jax.media import images, mp4, videos
 from cffm_jax.media.frame import Damage, Frame, Selection
+from cffm_jax.media.gaps import Gaps
 from cffm_jax.media.pyav import Seekable
 from cffm_jax.media.source import open_source
 
@@ -187,6 +188,42 @@ def test_whole_videos_have_no_damage(tmp_path, name, codec):
     """With frames between others too, and whose packets are cut up."""
     frames, source = read(film(tmp_path / name, 40, codec=codec, pictures=noise(40)))
     assert len(frames) == 40 and not any(frame.damaged for frame in frames) and not source.lost
+
+
+def test_frames_that_the_decoder_leaves_out_are_told(tmp_path):
+    """Their packets came, but not the key frame that they build on; FFmpeg says nothing of it."""
+    options = {"g": "8", "keyint_min": "8", "sc_threshold": "0"}
+    whole, path = film(tmp_path / "whole.mkv", 24, pictures=noise(24), encoder=options), tmp_path / "less.mkv"
+    with av.open(str(whole)) as old, av.open(str(path), "w") as new:
+        stream = new.add_stream_from_template(old.streams.video[0])
+        packets = [packet for packet in old.demux(old.streams.video[0]) if packet.size]
+        _, second, _ = (packet for packet in packets if packet.is_keyframe)
+        for packet in (packet for packet in packets if packet is not second):
+            packet.stream = stream
+            new.mux(packet)
+    frames, source = read(path)
+    assert len(frames) < 23 and any(frame.damaged for frame in frames)
+    assert "frames are missing, or came at a wrong time" in source.warnings[0]
+
+
+@pytest.mark.parametrize(
+    ("sent", "came", "missing", "damaged"),
+    [
+        ((0, 2, 1, 3, 4), (0, 1, 2, 3, 4), 0, []),
+        ((0, 2, 1, 3, 5, 4, 6), (0, 1, 2, 6), 3, [6]),
+        ((0, 7, 9), (0, 7, 9), 0, []),  # Frames at their own times.
+        ((0, 0.5, 1, 1.5, 2), (0, 1, 2), 0, []),  # A packet for each field.
+        ((0, 3, 1, 2), (0, 3, 1, 2), 3, [3, 1]),
+        ((0, 1, 2), (0, None, 2), 0, []),
+    ],
+)
+def test_packets_without_a_frame(sent, came, missing, damaged):
+    """In frames of half a second, and units of a quarter."""
+    gaps = Gaps(Fraction(1, 2))
+    for time in sent:
+        gaps.sent(int(2 * time))
+    found = [time for time in came if gaps.before(None if time is None else int(2 * time), Fraction(1, 4))]
+    assert (gaps.missing, found) == (missing, damaged)
 
 
 def test_the_way_to_a_late_start_is_told(tmp_path):

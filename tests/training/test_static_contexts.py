@@ -35,6 +35,22 @@ def test_settings_that_a_method_does_not_read_are_told():
     assert setup.unread_notes(config, build_model(config.model)) == ()
 
 
+def test_settings_that_a_loss_does_not_read_are_told():
+    changed = [("loss.focal_gamma", 3.0), ("loss.ohem_kept", 7), ("loss.dice", 1.0), ("loss.label_smoothing", 0.1)]
+    config = with_changes(load_config(CONFIG), changed)
+    model = build_model(config.model)
+    assert setup.unread_notes(config, model) == (
+        "without effect: loss.focal_gamma, as loss.focal is 0",
+        "without effect: loss.ohem_kept, as loss.ohem_threshold is 0",
+    )
+    config = with_changes(config, [("loss.cross_entropy", 0.0)])
+    *_, last = setup.unread_notes(config, model)
+    assert last == "without effect: loss.ohem_kept, as loss.ohem_threshold is 0"
+    assert "without effect: loss.label_smoothing, as loss.cross_entropy is 0" in setup.unread_notes(config, model)
+    config = with_changes(config, [("loss.focal", 1.0), ("loss.ohem_threshold", 0.7), ("loss.label_smoothing", 0.0)])
+    assert setup.unread_notes(config, model) == ()
+
+
 @pytest.mark.long
 def test_the_loss_is_that_of_the_target():
     """Of the target's clip logits and of its own per-frame logits, nothing else; and the work is one frame's."""

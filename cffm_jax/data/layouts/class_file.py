@@ -66,8 +66,8 @@ def read_class_file(root: str | Path) -> ClassFile | None:
     try:
         text = path.read_text(encoding="utf-8-sig")
         if path.suffix == ".txt":
-            return ClassFile(path, _names(path, [line.strip() for line in text.splitlines() if line.strip()]))
-        tree = json.loads(text)
+            return ClassFile(path, _names(path, _lines(path, text)))
+        tree = json.loads(text, object_pairs_hook=_each_key_once)
     except (OSError, ValueError, RecursionError) as error:
         reason = " ".join(str(error).split())
         raise InputError(path, f"cannot be read ({reason})", remedy) from error
@@ -84,6 +84,23 @@ def read_class_file(root: str | Path) -> ClassFile | None:
         raise InputError(path, f'"ignored" is {ignored!r}', "give a label in 0..255")
     colours = None if colours is None else _colours(path, colours, len(names))
     return ClassFile(path, names, colours, ignored, _ignored_colour(path, tree.get("ignored_colour"), colours))
+
+
+def _lines(path: Path, text: str) -> list[str]:
+    """The names in the lines of a file; those at its end may be blank."""
+    lines = [line.strip() for line in text.rstrip().splitlines()]
+    if "" in lines:
+        problem = f"has a blank line {lines.index('') + 1} between names: it leaves open whether a class has none"
+        raise InputError(path, problem, "remove it, or give the class a name")
+    return lines
+
+
+def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The object of JSON's pairs. ValueError: it has a key twice."""
+    double = first_double([key for key, _ in pairs])
+    if double:
+        raise ValueError(f"the key {double!r} is there twice")
+    return dict(pairs)
 
 
 def _require_known(places: Sequence[Path]) -> None:

@@ -118,7 +118,7 @@ def test_labels_are_the_classes_but_for_the_ignored(tmp_path, ignored):
 
 
 def test_classes_of_a_text_file(tmp_path):
-    (tmp_path / "classes.txt").write_bytes("\ufeffroad\r\n\r\n side walk \r\nhaus fünf\n".encode())
+    (tmp_path / "classes.txt").write_bytes("\ufeffroad\r\n side walk \r\nhaus fünf\n\r\n".encode())
     for layout in ("folder", "vspw"):
         names, colours = classes.read_classes(tmp_path, 3, layout)
         assert names == ("road", "side walk", "haus fünf")
@@ -177,6 +177,12 @@ def test_class_files_of_other_kinds(tmp_path):
     (tmp_path / "classes.yaml").unlink()
     (tmp_path / "classes.txt").write_bytes(b"\xff\xfe\xff")
     fails(tmp_path / "classes.txt", read, tmp_path)
+    (tmp_path / "classes.txt").write_text("a\n\nb\n")
+    assert "has a blank line 2 between names" in fails(tmp_path / "classes.txt", read, tmp_path)
+    (tmp_path / "classes.txt").unlink()
+    (tmp_path / "classes.json").write_text('{"names": ["a"], "names": ["b"]}')
+    assert "the key 'names' is there twice" in fails(tmp_path / "classes.json", read, tmp_path)
+    (tmp_path / "classes.json").unlink()
     (tmp_path / "classes.txt").write_text("a\n")
     (tmp_path / "classes.json").write_text('["a"]')
     assert "classes.json" in fails(tmp_path / "classes.txt", read, tmp_path)
