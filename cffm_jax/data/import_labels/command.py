@@ -34,6 +34,7 @@ FORMATS = {
     each.name: each
     for each in (voc.FORMAT, roboflow.FORMAT, label_studio.FORMAT, colour_masks.FORMAT, coco.FORMAT, labelme.FORMAT)
 }
+_UNPACKED = "name the folder of the unpacked export"
 if TYPE_CHECKING:
     _Name = str
 else:
@@ -75,7 +76,7 @@ def main(argv: Sequence[str]) -> None:
     if inside.startswith(os.path.realpath(options.source) + os.sep):
         raise InputError(options.output, f"lies in {options.source}", "name a folder outside of it")
     source = Source(options.source)
-    chosen = _format(source, options.format)
+    chosen = _format(source, options.format, bool(options.colours))
     if options.colours and not chosen.table:
         raise InputError("--colours", f"has no use: {chosen.title} say what each class is", "leave it out")
     read = chosen.read(source, options.colours)
@@ -103,18 +104,23 @@ def main(argv: Sequence[str]) -> None:
     print(f"  python train.py --config b1_vspw {more} --init.encoder mit_b1.pth --workdir runs/own")
 
 
-def _format(source: Source, name: str) -> Format:
-    """The format of that name, or the one that fits. InputError: none does, or several."""
+def _format(source: Source, name: str, table: bool) -> Format:
+    """The format of that name, or the one that fits; ``table``: whether --colours is given.
+
+    Raises:
+      InputError: none does, or several.
+    """
     if name != "auto":
         if not FORMATS[name].recognise(source):
             problem = f"does not hold {FORMATS[name].title}"
-            raise InputError(source.root, problem, "give another --format, or the folder of the unpacked export")
+            raise InputError(source.root, problem, f"give another --format, or {_UNPACKED}")
         return FORMATS[name]
     found = [each for each in FORMATS.values() if each.recognise(source)]
     if not found:
         known = ", ".join(each.title for each in FORMATS.values())
         problem = f"holds nothing that is known here, in {len(source.files)} files (known: {known})"
-        raise InputError(source.root, problem, "name the folder of the unpacked export")
+        remedy = "put images into images/ and masks of the same names into masks/" if table else _UNPACKED
+        raise InputError(source.root, problem, remedy)
     if len(found) > 1:
         titles = " and ".join(each.title for each in found)
         raise InputError(source.root, f"holds {titles}", f"give --format {' or '.join(each.name for each in found)}")

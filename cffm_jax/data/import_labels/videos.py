@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple
 from cffm_jax.data.import_labels.interface import Frame
 from cffm_jax.data.import_labels.label_studio import UPLOAD
 from cffm_jax.data.import_labels.source import is_split
+from cffm_jax.data.layouts.folder import LAYOUT
 from cffm_jax.data.layouts.names import numeric_order
 from cffm_jax.errors import InputError, first_few
 
@@ -52,9 +53,14 @@ def arrange(frames: Sequence[Frame], way: Way = "auto", root: Path = Path()) -> 
       root: the source's folder, for messages.
 
     Raises:
-      InputError: a folder holds frames of several names, and ``way`` is open; or two frames, or
-        videos, come to have one name.
+      InputError: an image is of a kind that the plain layout does not have; a folder holds frames
+        of several names, and ``way`` is open; or two frames, or videos, come to have one name.
     """
+    unread = [frame.file for frame in frames if not frame.file.lower().endswith(LAYOUT.suffixes)]
+    if unread:
+        more = f", nor are {len(unread) - 1} more" if len(unread) > 1 else ""
+        remedy = f"save frames as {' or '.join(LAYOUT.suffixes)}, and name them so in the labels"
+        raise InputError(root / unread[0], f"is not read as a frame{more}", remedy)
     prefixed = all(UPLOAD.match(posixpath.basename(frame.file)) for frame in frames)
     by_video: dict[tuple[str, str], list[tuple[Frame, str]]] = defaultdict(list)
     stems: dict[str, set[str]] = defaultdict(set)

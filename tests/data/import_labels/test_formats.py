@@ -173,6 +173,25 @@ def test_classes_are_put_in_order_and_left_out(tmp_path, capfd, refused):
     assert palette[[0, 2, 255]].tolist() == [list(exports.COLOURS[k]) for k in (2, 0, 1)], "all keep their colours"
 
 
+def test_images_of_coco_may_have_several_sizes(tmp_path, capfd):
+    path, tree = small(tmp_path / "source", [(0, 0, 24, 16)])
+    for k, (height, width) in enumerate([(33, 20), (7, 50)], 1):
+        exports.write_png(path.parent / f"size{k}" / "1.png", np.zeros((height, width, 3), np.uint8))
+        tree["images"].append({"id": 90 + k, "file_name": f"size{k}/1.png", "height": height, "width": width})
+        shape = [[0, 0, width, 0, width, height], [0, 0, width, height, 0, height]]
+        tree["annotations"].append({"id": 90 + k, "image_id": 90 + k, "category_id": 5 + k, "segmentation": shape})
+    exports.write_json(path, tree)
+    said = imported(capfd, path.parent, tmp_path / "out")
+    assert "a (1), size1 (1), size2 (1)" in said
+    for video, name, shape, label in (
+        ("a", "a_000", (16, 24), 0),
+        ("size1", "1", (33, 20), 1),
+        ("size2", "1", (7, 50), 2),
+    ):
+        values, _ = exports.mask_values(tmp_path / "out" / video / "masks" / f"{name}.png")
+        assert values.shape == shape and (values == label).all()
+
+
 def test_crowds_lie_below_and_supercategories_are_left_out(tmp_path, capfd):
     path, tree = small(tmp_path / "source", [(0, 0, 24, 16)])
     crowd = {

@@ -211,4 +211,6 @@ def test_places(source, fails, refused, tmp_path):
     assert read_bytes(source / "val" / "images" / "b_003.png") == b"no image"
     empty = tmp_path / "empty"
     empty.mkdir()
-    refused(command.main, [empty, tmp_path / "out"], "holds nothing that is known here, in 0 files")
+    argv = [empty, tmp_path / "out"]
+    refused(command.main, argv, "holds nothing that is known here, in 0 files", "of the unpacked export")
+    refused(command.main, [*argv, "--colours", table], "put images into images/ and masks")

@@ -62,9 +62,10 @@ def test_images_that_no_file_lists_go_with_their_video():
         (["c_1_jpg.rf.aa.jpg", "c_1_jpg.rf.ab.jpg"], "would be frame c_1 of the video c, as .* would; .*augmentations"),
         (["c_1.jpg", "c_01.jpg"], "would be frame c_01 of the video c"),
         (["c_1.jpg", "images/c_1.png"], "would be frame c_1"),
+        (["c_1.jpg", "c_2.webp", "c_3.bmp"], "c_2.webp: is not read as a frame, nor are 1 more; save frames as .jpg"),
         (["a/b/1.jpg", "a_b/1.jpg"], "a_b: is the name of two videos"),
     ],
 )
-def test_names_that_collide_are_refused(files, said):
+def test_names_that_collide_or_cannot_be_used_are_refused(files, said):
     with pytest.raises(InputError, match=said):
         placed(files)
