@@ -9,6 +9,9 @@ from cffm_jax.config import POOLINGS, SECTIONS, SETTINGS, Config, ModelConfig
 from cffm_jax.errors import InputError
 from cffm_jax.rules import require_value, require_values
 
+_MOST_TOKENS = 64
+"""Of a source, a side of what a window reads of it; the papers have 7 at most."""
+
 
 def check_settings(config: Config, sections: Iterable[str] = SECTIONS) -> None:
     """InputError for the first setting of these sections that breaks its rule, or for those that do
@@ -75,8 +78,13 @@ def _require_contexts(settings: ModelConfig) -> None:
         problem = "r and p must be at least 1" if min(*receptive, *pooling) < 1 else ""
     elif not set(pooling) <= set(POOLINGS) or min(receptive) < 1:
         problem = f"r must be at least 1 and p one of {list(POOLINGS)}, not {receptive} and {pooling}"
+    elif max(r / p for r, p in zip(receptive, pooling)) > _MOST_TOKENS:
+        problem = f"a window would read more than {_MOST_TOKENS} tokens a side (r / p)"
     if problem:
         raise InputError("--model.receptive, --model.pooling", problem, "see Tables 6 and 7 of the papers")
+    if settings.target_receptive / settings.target_pooling > _MOST_TOKENS:
+        problem = f"{settings.target_receptive}: a window would read more than {_MOST_TOKENS} tokens a side (r' / p')"
+        raise InputError("--model.target-receptive", problem, "give less; the release has 35")
     released, paper = settings.pooling_rule == "release", "or --model.pooling-rule paper"
     if released and settings.window != 7:
         raise InputError("--model.window", f"{settings.window}: the release has windows of 7 alone", f"give 7, {paper}")

@@ -47,7 +47,9 @@ class ModelConfig:
     or 7)."""
     pooling_rule: Literal["release", "paper"] = setting("release", part="method")
     """How r and p are read: as the release computes them (for p other than 7 windows are resized
-    first, and regions lie off their middle), or as the papers describe them, for any r and p."""
+    first, and regions lie off their middle), or as the papers describe them, for any r and p; where
+    p does not divide r, a window reads the nearest whole number of tokens, see python -m
+    cffm_jax.tables.contexts."""
     pooling_form: Literal["position", "full"] = setting("position", part="method")
     """What pools a patch: a weight a position that all channels share, as released, or a dense
     layer of all its positions and channels (Eq. 2). Either starts as the mean."""

@@ -100,7 +100,7 @@ def _opened(path: FileName, data: bytes, readers: Mapping[bytes, type[ImageFile.
     """`open_image`, with a word on a TIFF of which Pillow does not know the samples, or takes the
     first alone."""
     problem = "is a TIFF of other samples than a picture's in RGB, or damaged"
-    remedy = "name its channels with --data.channels, or save it as PNG"
+    remedy = "name its channels (--data.channels, in training), or save it as PNG"
     try:
         image = open_image(path, data, readers)
     except UnreadableFile as error:

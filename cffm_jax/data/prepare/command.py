@@ -101,7 +101,8 @@ def main(argv: Sequence[str]) -> None:
     print(f"{folder}: written ({frames} frames, {_megabytes(sum(files))} in {len(files)} files). To train:")
     classes = "" if layout.class_names else " --model.num-classes K"
     config = layout.prepared.config
-    print(f"  python train.py --config {config} --data.layout records --data.root {folder}{classes}")
+    encoder = " --init.encoder FILE"  # The configs of datasets ask for one.
+    print(f"  python train.py --config {config} --data.layout records --data.root {folder}{classes}{encoder}")
 
 
 def _checked(options: Command) -> tuple[str, ...]:

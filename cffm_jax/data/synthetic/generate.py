@@ -9,11 +9,9 @@ the undamaged scene (`scenes.World`): only the frames before tell what a patch h
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import os
-import shutil
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
@@ -29,7 +27,7 @@ from cffm_jax.data.synthetic.damage import damage
 from cffm_jax.data.synthetic.scenes import World
 from cffm_jax.errors import InputError
 from cffm_jax.rules import required
-from cffm_jax.runtime.atomic import lock_on, swap
+from cffm_jax.runtime.atomic import WholeFolder, unwritable
 from cffm_jax.runtime.command_line import parse_command
 
 SPLITS = ("train", "val", "test")
@@ -164,24 +162,14 @@ def generate(root: str | Path, config: SyntheticConfig, *, overwrite: bool = Fal
     if not 1 <= threads <= 256:
         raise InputError("--threads", f"{threads} is out of range", "give a number in 1..256")
     root = Path(os.path.realpath(root))
+    remedy = "choose a folder that can be written"
     try:
         if _is_there(root, config, overwrite):
             return False
-        root.parent.mkdir(parents=True, exist_ok=True)
-        with lock_on(root):
-            if _is_there(root, config, overwrite):  # Made by another process meanwhile.
-                return False
-            made = root.with_name(f".{root.name}.{os.getpid()}")
-            made.mkdir()
-            try:
-                write_dataset(made, config, threads)
-                swap(made, root)
-            finally:
-                with contextlib.suppress(FileNotFoundError):
-                    shutil.rmtree(made)
     except OSError as error:
-        reason = error.strerror or type(error).__name__
-        raise InputError(root, f"cannot be written ({reason})", "choose a folder that can be written") from error
+        raise unwritable(root, error, remedy) from error
+    with WholeFolder(root, overwrite=overwrite, remedy=remedy) as made, made.writing() as folder:
+        write_dataset(folder, config, threads)
     return True
 
 

@@ -66,7 +66,7 @@ def prepared(folders, tmp_path_factory):
     assert status == 0, err
     assert "Traceback" not in err and "B/s" in err and "Downloading" not in out + err
     root = output / "vspw" / "1.0.0"
-    last = f"python train.py --config configs/b1_vspw.py --data.layout records --data.root {root}"
+    last = f"python train.py --config configs/b1_vspw.py --data.layout records --data.root {root} --init.encoder FILE"
     lines = out.splitlines()
     assert len(lines) == 5 and lines[0].startswith("train: 4 videos, 72 frames, 72 masks") and lines[4].strip() == last
     assert "without masks" in lines[2] and "144 frames" in lines[3]
