@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parents[1] / "cffm_jax"
 PLACE = "<!-- messages -->"
 ERRORS = {"InputError", "UnreadableFile"}
 AREAS = {
-    "Settings and command lines": ("rules", "settings", "config", "config_checks", "channels", "commands", "study"),
+    "Settings and command lines": ("rules", "settings", "config", "channels", "commands", "study"),
     "Datasets": ("data",),
     "Frames and videos": ("media", "predict", "drawing"),
     "Weights": ("weights", "models"),

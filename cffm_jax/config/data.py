@@ -25,7 +25,7 @@ class DataConfig:
     """How it is laid out: VSPW_480p (data/<video>/origin/*.jpg, data/<video>/mask/*.png,
     <split>.txt), Cityscapes (leftImg8bit_sequence, gtFine), plain (<video>/frames, <video>/masks,
     <split>.txt, classes.txt), or any of these as python -m cffm_jax.data.prepare wrote it; see the
-    README."""
+    documentation (docs/your_data.md)."""
     channels: tuple[str, ...] = setting(RGB, of_weights=True)
     """Names of the frames' channels, in the order of the files. Other than red green blue (thermal,
     depth, near-infrared) they keep the files' values, as float32, and need data.mean and

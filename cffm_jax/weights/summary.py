@@ -6,8 +6,10 @@ import collections
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
+from cffm_jax.config import ModelConfig
 from cffm_jax.errors import first_few
 from cffm_jax.models.encoders.names import ENCODER
+from cffm_jax.rules import values
 from cffm_jax.weights.described import StoredWeights
 from cffm_jax.weights.files.stored_array import StoredArray
 from cffm_jax.weights.files.weight_file import WeightFile
@@ -28,6 +30,8 @@ def description(weights: StoredWeights, faults: Sequence[str] = ()) -> str:
         rows.append(("channels", ", ".join(f"{name} ({mean:g} +- {std:g})" for name, mean, std in each)))
     if weights.part != ENCODER:
         rows += [("classes", str(model.num_classes)), ("class names", _class_names(weights))]
+    settings = _changed_settings(weights)
+    rows += [("settings", settings)] if settings else []
     rows.append(("parameters", f"{weights.parameters:,} of the model, {_types(weights)}"))
     rows.append(("fits", "NO: " + _some(faults) if faults else "all that the model needs is there"))
     if weights.fresh:
@@ -36,6 +40,17 @@ def description(weights: StoredWeights, faults: Sequence[str] = ()) -> str:
     rows.append(("ignored", _some(weights.ignored)))
     rows.append(("licence", weights.licence or "not known"))
     return "\n".join([weights.source, *(f"  {name:<14}{value}" for name, value in rows)])
+
+
+def _changed_settings(weights: StoredWeights) -> str:
+    """The settings of the model that are not the defaults, but for what other lines say."""
+    stored, usual = values(weights.config.model), values(ModelConfig())
+    changed = (name for name in stored if name not in ("name", "num_classes") and stored[name] != usual[name])
+    return ", ".join(f"{name} {_value(stored[name])}" for name in changed)
+
+
+def _value(value: object) -> str:
+    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def _class_names(weights: StoredWeights) -> str:

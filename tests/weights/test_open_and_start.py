@@ -265,6 +265,7 @@ def test_inspection(released, trained, tmp_path):
     assert "an encoder alone (b0)" in said["mit"] and "head.weight" in said["mit"]
     assert "conv_seg" in said["segformer"] and "non-commercial" in said["segformer"]
     assert "checkpoint of a run" in said[trained[0].stem] and "step 4" in said[trained[0].stem]
+    assert "settings" not in said["cffm"] and "depths 1 1 1 1" in said[trained[0].stem]
 
 
 def test_inspection_names_what_is_missing(released, tmp_path, capfd):

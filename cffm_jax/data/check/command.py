@@ -41,7 +41,7 @@ class Command:
     root: tyro.conf.Positional[str] = required(path=True)
     """Dataset folder."""
     layout: LayoutName = DataConfig.layout
-    """How it is laid out; see the README."""
+    """How it is laid out; see docs/your_data.md."""
     splits: tuple[str, ...] = ()
     """Split files, without .txt, or folders; default: those of train, val and test that are there,
     or all records."""
@@ -139,7 +139,9 @@ def _statistics(result: Survey, names: Sequence[str]) -> str:
     if not count.any():
         raise InputError("--statistics", "no frame could be read", "see the problems above")
     if not count.all():
-        raise InputError("--statistics", f"{names[int(count.argmin())]} has no finite value", "see the problems above")
+        raise InputError(
+            "--statistics", f"{names[int(count.argmin())]} has no finite value in any frame", "leave this channel out"
+        )
     mean = total / count
     std = np.sqrt(np.maximum(squares / count - mean**2, 0))
     if not std.all():
