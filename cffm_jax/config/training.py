@@ -9,6 +9,7 @@ from cffm_jax.rules import setting
 
 NOTHING, REQUIRED = "none", "required"
 """Instead of a file with an encoder's weights: none is to be used; one has to be named."""
+_EACH_CLASS = ("model.num_classes",)
 _OF_PIXELS = ("loss.cross_entropy", "loss.focal")
 """The losses that are means over pixels."""
 
@@ -104,9 +105,7 @@ class LossConfig:
     """Exponent of the focal loss."""
     dice: float = setting(0.0, least=0)
     """Weight of the dice loss, the mean over the classes that a batch's labels have."""
-    class_weights: tuple[float, ...] = setting(
-        (), least=0, goes_with=("model.num_classes",), reads_only_with=_OF_PIXELS
-    )
+    class_weights: tuple[float, ...] = setting((), least=0, goes_with=_EACH_CLASS, reads_only_with=_OF_PIXELS)
     """Weight of each class in cross-entropy and focal loss; without any all are 1. python -m
     cffm_jax.data.check ROOT --class-weights log prints some for a dataset."""
     label_smoothing: float = setting(0.0, least=0, below=1, reads_only_with=("loss.cross_entropy",))

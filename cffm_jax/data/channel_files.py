@@ -32,8 +32,9 @@ _TURN = 274
 """The tag of a TIFF's orientation; the values are those of EXIF."""
 _NO_DATA = 42113
 """The tag of GDAL that says which value stands for missing ones."""
-_REDUCED = 1
-"""The bit of a TIFF page's type that marks a smaller copy of another page."""
+_REDUCED, _MASK = 1, 4
+"""The bits of a TIFF page's type that mark a smaller copy of another page, and a mask, of which 0
+says that nothing is there."""
 _SPREAD = 2.0
 """Standard deviations from the mean that a picture shows as black and white."""
 
@@ -122,8 +123,10 @@ def _tiff(path: FileName, data: bytes) -> tuple[np.ndarray, int | None]:
         raise UnreadableFile(path, "is a TIFF, which tifffile reads, and that is not installed", remedy) from error
     try:
         with tifffile.TiffFile(io.BytesIO(data)) as file:
-            pages = [page for page in file.pages if not page.subfiletype & _REDUCED]
+            full = [page for page in file.pages if not page.subfiletype & _REDUCED]
+            pages = [page for page in full if not page.subfiletype & _MASK]
             first = pages[0]
+            masks = [page.asarray() for page in full if page.subfiletype & _MASK and page.shape == first.shape[:2]]
             # Several pictures of one sample each are channels too: nothing else can be meant by
             # them.
             if len(pages) > 1 and any(page.samplesperpixel > 1 or page.shape != first.shape for page in pages):
@@ -146,6 +149,8 @@ def _tiff(path: FileName, data: bytes) -> tuple[np.ndarray, int | None]:
     _require_numbers(path, values.dtype, values.shape)
     if missing is not None:
         values = np.where(values == _number(path, missing.value), np.nan, values)
+    for mask in masks:
+        values = np.where(mask[..., None] if values.ndim == 3 else mask, values, np.nan)
     return values, turn
 
 

@@ -106,12 +106,8 @@ class Weights:
         if scale is not None:
             require_scale(scale)
         config = streaming.stream_settings(config, rate=rate, seconds=reference_seconds, scale=scale)
-        wanted = {
-            "scores": scores,
-            "logits": logits,
-            "tiles": Tiling.of(tuple(tile), overlap),
-            "on_footprint": on_footprint,
-        }
+        tiles = Tiling.of(tuple(tile), overlap)
+        wanted = {"scores": scores, "logits": logits, "tiles": tiles, "on_footprint": on_footprint}
         return streaming.predictions(model, self.variables, config, frames, ahead=ahead, **wanted)
 
 

@@ -139,9 +139,8 @@ def _statistics(result: Survey, names: Sequence[str]) -> str:
     if not count.any():
         raise InputError("--statistics", "no frame could be read", "see the problems above")
     if not count.all():
-        raise InputError(
-            "--statistics", f"{names[int(count.argmin())]} has no finite value in any frame", "leave this channel out"
-        )
+        problem = f"{names[int(count.argmin())]} has no finite value in any frame"
+        raise InputError("--statistics", problem, "leave this channel out")
     mean = total / count
     std = np.sqrt(np.maximum(squares / count - mean**2, 0))
     if not std.all():
