@@ -10,7 +10,7 @@ from collections.abc import Iterable
 def first_few(things: Iterable[object], most: int, between: str = ", ") -> str:
     """Names the first of many things in a message.
 
-    Example:
+    Examples:
       >>> first_few(["a", "b", "c"], 2)
       'a, b and 1 more'
     """

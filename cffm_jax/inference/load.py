@@ -127,7 +127,7 @@ def load(path: str | Path, *, raw: bool = False, take: str = "") -> Weights:
     Raises:
       InputError: it is none of these, damaged, of no model that is known, or cannot be fetched.
 
-    Example:
+    Examples:
       >>> weights = cffm_jax.load("cffm_b1.pth")  # doctest: +SKIP
       >>> logits = weights.model.apply(weights.variables, clips)  # doctest: +SKIP
       >>> for mask in weights.stream(frames): ...  # doctest: +SKIP

@@ -44,7 +44,7 @@ def create_model(name: str, num_classes: int, *, channels: Channels = COLOURS, *
       TypeError: there is no such setting.
       ValueError: the name is unknown, or a setting breaks its rule (``ModelConfig``).
 
-    Example:
+    Examples:
       >>> model = create_model("cffm_b0", num_classes=124)
       >>> model.local_blocks
       1

@@ -73,7 +73,7 @@ def macs(
     Raises:
       ValueError: the name is unknown or a side is no multiple of 32.
 
-    Example:
+    Examples:
       >>> round(macs("cffm_b1", 480, 864).total / 1e9, 2)
       39.9
     """
@@ -96,7 +96,7 @@ def training_flops(model: Method, height: int, width: int, *, prototypes: int = 
     Two for a multiply-accumulate, and the backward pass of what is trained as twice its forward
     pass; what rematerialisation computes again is no part of it.
 
-    Example:
+    Examples:
       >>> from cffm_jax.models.create import create_model
       >>> round(training_flops(create_model("cffm_b1", 124), 480, 480) / 1e9)
       283

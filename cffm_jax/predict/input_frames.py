@@ -43,7 +43,7 @@ def whole_frames(source: Source, frames: Iterator[Frame]) -> Iterator[Frame]:
     remedy = "copy it again, or leave out --refuse-damaged"
     for frame in frames:
         if frame.damaged or source.lost:
-            what = "is damaged, or follows one that is" if frame.damaged else "follows one that cannot be decoded"
+            what = "follows one that cannot be decoded" if source.lost else "is damaged, or follows one that is"
             raise InputError(source.name, f"frame {frame.number}, at {float(frame.time):.2f} s, {what}", remedy)
         if frame.blank:
             problem = f"frame {frame.number} ({frame.name}) has no finite value: nothing is in it"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from cffm_jax.config import IGNORED_LABEL, Config
+from cffm_jax.config import IGNORED_LABEL
 from cffm_jax.data import clips
 from cffm_jax.errors import InputError, Stopped
 from cffm_jax.media.frame import Damage, Selection, Source
@@ -36,6 +36,7 @@ from cffm_jax.predict.writers import (
 from cffm_jax.runtime.signals import Interruption
 
 if TYPE_CHECKING:
+    from cffm_jax.inference.load import Weights
     from cffm_jax.inference.prediction import Prediction
     from cffm_jax.inference.streaming import Footprint
 
@@ -89,7 +90,7 @@ def predict(request: Request) -> str:
         first = first or first_frame(source, selection)
         stack.enter_context(folder)
         chosen = chosen_classes(request.classes, weights.names)
-        job = _Job(request, source, folder, weights.config, weights.names, weights.colours, chosen, [])
+        job = _Job(request, source, folder, weights, chosen, [])
         frames = KeptFrames(first, source.frames)
         ahead = 0 if source.live or jax.default_backend() == "cpu" else _AHEAD
         predictions = weights.predictions(
@@ -119,9 +120,7 @@ class _Job(NamedTuple):
     request: Request
     source: Source
     folder: OutputFolder
-    config: Config
-    names: Sequence[str]
-    colours: np.ndarray
+    weights: Weights
     chosen: Sequence[int]
     footprints: list[Footprint]
 
@@ -179,18 +178,18 @@ class _Job(NamedTuple):
             writers.append(writer)
 
         if request.masks == "png":
-            add(MaskImages(folder, self.colours))
+            add(MaskImages(folder, self.weights.colours))
         if request.masks == "npz":
-            add(MaskArchive(folder, self.names, self.colours))
+            add(MaskArchive(folder, self.weights.names, self.weights.colours))
         if request.scores:
             add(ScoreImages(folder))
         if request.logits:
-            add(LogitArchives(folder, self.names, self.config.data.scale))
+            add(LogitArchives(folder, self.weights.names, self.weights.config.data.scale))
         if request.csv:
-            add(ClassShares(folder, self.names, self.chosen))
+            add(ClassShares(folder, self.weights.names, self.chosen))
         if request.overlay:
             look = {"alpha": request.alpha, "legend": request.legend, "side_by_side": request.side_by_side}
-            painter = overlays.Painter(self.names, self.colours, channels=self.source.channels, **look)
+            painter = overlays.Painter(self.weights.names, self.weights.colours, channels=self.source.channels, **look)
             if self.source.single:
                 add(overlays.OverlayImage(folder, painter))
             else:
@@ -203,7 +202,8 @@ class _Job(NamedTuple):
         return {
             "input": self.source.name,
             "checkpoint": request.checkpoint,
-            "model": self.config.model.name,
+            "model": self.weights.config.model.name,
+            "licence": self.weights.licence,
             "frames": count,
             "scores": request.scores,
             "logits": request.logits,
@@ -220,9 +220,9 @@ class _Job(NamedTuple):
             "start": request.start,
             "end": request.end,
             "every": request.every,
-            "offsets": list(self.config.data.offsets),
-            "classes": {k: self.names[k] for k in self.chosen},
-            "colours": {k: self.colours[k].tolist() for k in self.chosen},
+            "offsets": list(self.weights.config.data.offsets),
+            "classes": {k: self.weights.names[k] for k in self.chosen},
+            "colours": {k: self.weights.colours[k].tolist() for k in self.chosen},
             "ignored": IGNORED_LABEL,
         }
 

@@ -106,6 +106,7 @@ def test_everything_of_a_video(shared, tmp_path, capfd):
         )
         assert float(row["seconds"]) == pytest.approx(time_, abs=1e-4)
     about = json.loads((out / "prediction.json").read_text())
+    assert about["licence"] == "as nobody knows"
     assert (
         about["scores"]
         and about["logits"]

@@ -153,7 +153,7 @@ def read_json_bytes(path: Path) -> bytes:
 def split_of(*words: str) -> str:
     """The split that the first of some names has among its words, "" for none.
 
-    Example:
+    Examples:
       >>> split_of("instances_train2017"), split_of("_annotations.coco", "valid"), split_of("all")
       ('train', 'val', '')
     """

@@ -37,7 +37,7 @@ def _pattern(template: str) -> re.Pattern[str]:
 def fields_of(template: str, name: str) -> dict[str, str] | None:
     """The placeholders' values in a name of this form, the stage's by both counts; None for others.
 
-    Example:
+    Examples:
       >>> fields_of("norm{stage}.{leaf}", "norm2.bias")
       {'stage': '2', 'leaf': 'bias', 'stage0': '1'}
     """
