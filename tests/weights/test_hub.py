@@ -189,7 +189,7 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize(("name", "how", "said"), REFUSED, ids=str)
+@pytest.mark.parametrize(("name", "how", "said"), REFUSED)
 def test_one_line_for_what_there_is_not(hub, monkeypatch, refused, tmp_path, name, how, said):
     shards = in_shards(safetensors.numpy.save({"a": np.zeros(1), "b": np.zeros(1)}))
     hub.add(NAME, **{"model.safetensors": b"x", "README.md": CARD})
@@ -240,7 +240,6 @@ def test_the_licence_of_a_card(hub, card, said):
         (predict_command, ("in.png", "--checkpoint", "{}")),
         (train_command, ("--config", "synthetic", "--init.encoder", "{}")),
     ],
-    ids=str,
 )
 def test_addresses_of_hf_tell_the_form(main, argv, refused):
     refused(main, [each.format("hf://owner/name") for each in argv], "write hf:owner/name")
