@@ -126,7 +126,6 @@ def _tiff(path: FileName, data: bytes) -> tuple[np.ndarray, int | None]:
             full = [page for page in file.pages if not page.subfiletype & _REDUCED]
             pages = [page for page in full if not page.subfiletype & _MASK]
             first = pages[0]
-            masks = [page.asarray() for page in full if page.subfiletype & _MASK and page.shape == first.shape[:2]]
             # Several pictures of one sample each are channels too: nothing else can be meant by
             # them.
             if len(pages) > 1 and any(page.samplesperpixel > 1 or page.shape != first.shape for page in pages):
@@ -134,6 +133,8 @@ def _tiff(path: FileName, data: bytes) -> tuple[np.ndarray, int | None]:
             if first.colormap is not None:
                 raise UnreadableFile(path, "is a TIFF with a palette", f"save it without, or {_AS_ARRAY}")
             _require_room(path, (first.imagelength, first.imagewidth, first.samplesperpixel * len(pages)))
+            size = first.imagelength, first.imagewidth
+            masks = [page.asarray() for page in full if page.subfiletype & _MASK and page.shape == size]
             missing = first.tags.get(_NO_DATA)
             tag = first.tags.get(_TURN)
             turn = int(tag.value) if tag is not None and tag.value in range(1, 9) else None

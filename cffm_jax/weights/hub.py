@@ -73,10 +73,14 @@ def fetch(path: str | Path) -> Fetched:
     """
     address = _parse(str(path))
     try:
-        hub, errors = importlib.import_module("huggingface_hub"), importlib.import_module("huggingface_hub.errors")
+        parts = ("huggingface_hub", "huggingface_hub.errors", "huggingface_hub.file_download")
+        hub, errors, _ = map(importlib.import_module, parts)
     except ImportError as error:
         remedy = "install it: make install-hub, or pip install 'cffm-jax[hub]'; or fetch the file and name that"
         raise InputError(address.given, "needs huggingface_hub, and it is not installed", remedy) from error
+    except ValueError as error:  # It reads its switches when it is imported.
+        problem = f"huggingface_hub cannot read its environment ({printable(error)})"
+        raise InputError(address.given, problem, "correct the variables HF_... (env | grep HF_)") from error
     with _quiet(), _one_line(address, hub, errors):
         get, files = _source(address, hub, errors)
         return _fetch(address, get, files)
@@ -153,13 +157,18 @@ def _unreachable(error: Exception, errors: types.ModuleType) -> bool:
 
 def _not_reached(error: Exception, hub: types.ModuleType) -> str:
     reason = printable((str(error).splitlines() or [""])[0]) or type(error).__name__
-    return f"{hub.constants.ENDPOINT} cannot be reached ({reason})"
+    return f"{_endpoint(hub)} cannot be reached ({reason})"
+
+
+def _endpoint(hub: types.ModuleType) -> str:
+    """The hub's address, for messages: without a user's name and password."""
+    return re.sub("//[^/@]*@", "//", hub.constants.ENDPOINT)
 
 
 @contextlib.contextmanager
 def _one_line(address: _Address, hub: types.ModuleType, errors: types.ModuleType) -> Iterator[None]:
     """Every fault of huggingface_hub becomes an InputError that names the address."""
-    page = f"{hub.constants.ENDPOINT}/{address.repository}"
+    page = f"{_endpoint(hub)}/{address.repository}"
     token = "give the token of one who may read it in HF_TOKEN, or by `hf auth login`"
     elsewhere = "fetch it elsewhere and name the file, or try again"
     try:
@@ -172,7 +181,7 @@ def _one_line(address: _Address, hub: types.ModuleType, errors: types.ModuleType
         raise InputError(address.given, "is gated", f"ask for access at {page}; then {token}") from error
     except errors.RepositoryNotFoundError as error:
         remedy = f"check its name; of a private one, {token}"
-        raise InputError(address.given, f"there is no such repository at {hub.constants.ENDPOINT}", remedy) from error
+        raise InputError(address.given, f"there is no such repository at {_endpoint(hub)}", remedy) from error
     except errors.RevisionNotFoundError as error:
         problem = f"there is no revision {address.revision}"
         raise InputError(address.given, problem, f"name a branch, a tag or a commit, see {page}/tree/main") from error
@@ -188,7 +197,7 @@ def _one_line(address: _Address, hub: types.ModuleType, errors: types.ModuleType
         problem = f"{_not_reached(error, hub)}, and the cache has no copy"
         raise InputError(address.given, problem, f"check the network, or HF_ENDPOINT; {elsewhere}") from error
     except ValueError as error:  # JSON of no hub.
-        problem = f"what {hub.constants.ENDPOINT} answers is not a hub's ({printable(error)})"
+        problem = f"what {_endpoint(hub)} answers is not a hub's ({printable(error)})"
         raise InputError(address.given, problem, f"check HF_ENDPOINT and the network; {elsewhere}") from error
     except (OSError, RuntimeError) as error:  # The cache's disk; hf_xet, the hub's means for large files.
         reason = printable((str(error).splitlines() or [type(error).__name__])[0])

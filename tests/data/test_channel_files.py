@@ -153,15 +153,17 @@ def test_values_that_gdal_calls_missing_are_not_finite():
     assert np.isnan(read[0, 1, 0]) and np.isfinite(read).sum() == 3
 
 
-def test_a_mask_within_a_tiff_says_what_is_missing():
+@pytest.mark.parametrize("way", ["contig", "separate"])
+def test_a_mask_within_a_tiff_says_what_is_missing(way):
     """As GDAL writes it: a page of its own, which is no channel."""
-    values = np.random.default_rng(0).integers(0, 200, (6, 9), np.int16)
+    values = np.random.default_rng(0).integers(0, 200, (6, 9, 2), np.int16)
     there, file = np.arange(54).reshape(6, 9) % 3 > 0, io.BytesIO()
     with tifffile.TiffWriter(file) as writer:
-        writer.write(values, photometric="minisblack")
+        stored = values if way == "contig" else np.moveaxis(values, -1, 0)
+        writer.write(stored, photometric="minisblack", planarconfig=way)
         writer.write(there, photometric="minisblack", subfiletype=4)
     read, _ = channel_files.read_values("x", file.getvalue())
-    np.testing.assert_array_equal(read[..., 0], np.where(there, values, np.nan))
+    np.testing.assert_array_equal(read, np.where(there[..., None], values, np.nan))
 
 
 def test_grey_with_transparency_has_two_channels():

@@ -67,7 +67,7 @@ def _read(source: Source, colours: str) -> Labels:
             parents |= {str(each.get("supercategory", "")).strip() for each in categories.values()}
             regions = _regions(source.path(file), tree["annotations"], categories, tree["images"], told)
             found = _frames(source, file, tree["images"], regions)
-        except (LookupError, TypeError, ValueError, AttributeError) as error:
+        except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
             problem = f"is not as COCO has it ({type(error).__name__}: {' '.join(str(error).split())})"
             raise InputError(source.path(file), problem, _AGAIN) from error
         for frame, here, _ in found:
@@ -129,10 +129,11 @@ def _regions(
         else:
             crowd = bool(each.get("iscrowd"))
             polygons = shape if isinstance(shape, list) else []
-            short = [polygon for polygon in polygons if len(polygon) < 6]
+            # What holds other things than numbers is no polygon of COCO's: drawing refuses it.
+            short = [each for each in polygons if len(each) < 6 and all(isinstance(x, int | float) for x in each)]
             told["polygons of fewer than three points hold no pixel"] += len(short)
             told["regions are crowds, and lie below all others"] += crowd
-            shape = [polygon for polygon in polygons if len(polygon) >= 6] if polygons else shape
+            shape = [polygon for polygon in polygons if polygon not in short] if polygons else shape
             name = str(categories[each["category_id"]]["name"]).strip()
             regions[each["image_id"]].append(_Region(each.get("id"), name, shape, crowd))
     if faults:
@@ -175,7 +176,7 @@ def _drawn(
     for region in regions:
         try:
             where = _runs(region.shape, size) if isinstance(region.shape, dict) else _filled(region.shape, size)
-        except (LookupError, TypeError, ValueError) as error:
+        except (LookupError, TypeError, ValueError, ArithmeticError) as error:
             problem = f"has a segmentation in annotation {region.id} that cannot be drawn ({error})"
             raise InputError(path, problem, "mend or remove it") from error
         canvas.draw(where, places[region.label])
@@ -209,10 +210,11 @@ def _runs(shape: dict[str, Any], size: tuple[int, int]) -> np.ndarray:
     if tuple(shape["size"]) != size:
         raise ValueError(f"its size is {shape['size']}, the image's {list(size)}")
     counts = _uncompressed(shape["counts"]) if isinstance(shape["counts"], str) else shape["counts"]
-    runs = np.array(counts, np.int64)
-    if runs.ndim != 1 or (runs < 0).any() or runs.sum() != size[0] * size[1]:
-        raise ValueError(f"its runs do not add up to {size[0] * size[1]} pixels")
-    return np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(size[::-1]).T
+    pixels = size[0] * size[1]
+    # Of Python's numbers, which do not wrap around.
+    if not all(type(run) is int and 0 <= run <= pixels for run in counts) or sum(counts) != pixels:
+        raise ValueError(f"its runs do not add up to {pixels} pixels")
+    return np.repeat(np.arange(len(counts)) % 2 == 1, counts).reshape(size[::-1]).T
 
 
 def _uncompressed(text: str) -> list[int]:

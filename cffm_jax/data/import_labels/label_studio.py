@@ -61,7 +61,7 @@ def _read(source: Source, colours: str) -> Labels:
             layers = _layers(source, file, task, unused)
             frames.append((Frame(image, split_of_folders(image), None, file), layers))
         notes = _others(tasks)
-    except (LookupError, TypeError, ValueError, AttributeError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         problem = f"is not as Label Studio has it ({type(error).__name__}: {' '.join(str(error).split())})"
         raise InputError(source.path(file), problem, "export it again") from error
     source.require_all(file, missing, len(tasks))

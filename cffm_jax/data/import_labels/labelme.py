@@ -66,7 +66,7 @@ def _read(source: Source, colours: str) -> Labels:
             data, stated = tree.get("imageData"), (tree.get("imageHeight"), tree.get("imageWidth"))
             size = (int(stated[0]), int(stated[1])) if all(stated) else None
             suffix = next((suffix for start, suffix in _STARTS.items() if str(data).startswith(start)), "")
-        except (LookupError, TypeError, ValueError, AttributeError) as error:
+        except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
             problem = f"is not as labelme has it ({type(error).__name__}: {' '.join(str(error).split())})"
             raise InputError(source.path(file), problem, "save it again") from error
         if image is None and not suffix:

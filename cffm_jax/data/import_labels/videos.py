@@ -103,7 +103,8 @@ def _with_splits(
     placed, cut, names, unknown = [], [], {}, 0
     for (folder, stem), frames in by_video.items():
         splits = sorted({frame.split or "train" for frame, _ in frames if frame.split is not None})
-        name = "_".join(filter(None, (folder.replace("/", "_"), stem.strip())))
+        # Without dots at its start: a folder of that name would be hidden, or another's.
+        name = "_".join(filter(None, (folder.replace("/", "_"), stem.strip()))).lstrip(". ")
         if len(splits) > 1:
             cut.append(name or "(without a name)")
         for frame, own in frames:
