@@ -3,7 +3,7 @@
 Command:   make demo, or: python -m cffm_jax.data.synthetic data/synthetic
                           python train.py --config configs/synthetic.py
 Cost:      some minutes on 2 cores
-Expected:  see the README
+Expected:  see docs/demo.md
 """
 
 from cffm_jax.config import Config, DataConfig, EvalConfig, ModelConfig, OptimConfig, TrainConfig

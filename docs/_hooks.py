@@ -23,6 +23,9 @@ AREAS = {
 """Heading -> the parts of the package whose messages stand below it."""
 
 
+Values = dict[str, list[ast.expr]]
+
+
 class Message(NamedTuple):
     """What a line says is wrong, and what it tells to do; "..." for what differs."""
 
@@ -48,57 +51,69 @@ def messages_of(part: str) -> Iterator[Message]:
     path = PACKAGE / part
     for file in sorted(path.rglob("*.py")) if path.is_dir() else [path.with_suffix(".py")]:
         tree = ast.parse(file.read_text(encoding="utf-8"))
-        yield from _messages(tree, [_constants(), _assigned(tree)])
+        yield from _messages(tree, [_assigned(tree)])
 
 
-@functools.cache
-def _constants() -> dict[str, ast.expr]:
-    """What files import from each other."""
-    trees = (ast.parse(file.read_text(encoding="utf-8")) for file in sorted(PACKAGE.rglob("*.py")))
-    return {name: value for tree in trees for name, value in _assigned(tree).items() if name.isupper()}
-
-
-def _messages(node: ast.AST, known: list[dict[str, ast.expr]]) -> Iterator[Message]:
+def _messages(node: ast.AST, known: list[Values]) -> Iterator[Message]:
     for child in ast.iter_child_nodes(node):
         inner = [*known, _assigned(child)] if isinstance(child, ast.FunctionDef) else known
         if isinstance(child, ast.Call) and isinstance(child.func, ast.Name) and child.func.id in ERRORS:
-            texts = [_text(argument, inner) for argument in child.args[1:]]
+            texts = [_text(argument, inner, child.lineno) for argument in child.args[1:]]
             if len(texts) == 2 and texts[0].strip(". "):
                 yield Message(*texts)
         yield from _messages(child, inner)
 
 
-def _assigned(scope: ast.AST) -> dict[str, ast.expr]:
-    """Name -> value of what is assigned within a scope, the first of several."""
-    values: dict[str, ast.expr] = {}
-    for node in ast.walk(scope):
-        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
-            values.setdefault(node.targets[0].id, node.value)
-        elif (
-            isinstance(node, ast.Assign)
-            and isinstance(node.targets[0], ast.Tuple)
-            and isinstance(node.value, ast.Tuple)
-        ):
-            pairs = zip(node.targets[0].elts, node.value.elts, strict=False)
-            values |= {target.id: value for target, value in pairs if isinstance(target, ast.Name)}
+@functools.cache
+def _constants() -> Values:
+    """What files import from each other."""
+    values: Values = {}
+    for file in sorted(PACKAGE.rglob("*.py")):
+        found = _assigned(ast.parse(file.read_text(encoding="utf-8")))
+        values |= {name: each for name, each in found.items() if name.isupper()}
     return values
 
 
-def _text(node: ast.expr, known: list[dict[str, ast.expr]], depth: int = 3) -> str:
+def _assigned(scope: ast.AST) -> Values:
+    """Name -> all that is assigned to it within a scope, in the order of the lines."""
+    values: Values = {}
+    for node in ast.walk(scope):
+        if not isinstance(node, ast.Assign):
+            continue
+        [target, *_], value = node.targets, node.value
+        if isinstance(target, ast.Name):
+            values.setdefault(target.id, []).append(value)
+        elif isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple):
+            for name, each in zip(target.elts, value.elts, strict=False):
+                if isinstance(name, ast.Name):
+                    values.setdefault(name.id, []).append(each)
+    return {name: sorted(each, key=lambda value: value.lineno) for name, each in values.items()}
+
+
+def _value(name: str, known: list[Values], line: int) -> ast.expr | None:
+    """What a name stands for in a line: the last assigned before it, in the nearest scope."""
+    for values in reversed(known):
+        before = [value for value in values.get(name, ()) if value.lineno <= line]
+        if before:
+            return before[-1]
+    return next(iter(_constants().get(name, ())), None)
+
+
+def _text(node: ast.expr, known: list[Values], line: int, depth: int = 3) -> str:
     match node:
         case ast.Constant(value=str(text)):
             return text
         case ast.JoinedStr(values=parts):
-            return "".join(_text(part, known, depth) for part in parts)
-        case ast.FormattedValue(value=value) if isinstance(value, ast.Constant):
-            return str(value.value)
+            return "".join(_text(part, known, line, depth) for part in parts)
+        case ast.FormattedValue(value=value):
+            return str(value.value) if isinstance(value, ast.Constant) else _text(value, known, line, depth)
         case ast.BinOp(left=left, right=right, op=ast.Add()):
-            return _text(left, known, depth) + _text(right, known, depth)
+            return _text(left, known, line, depth) + _text(right, known, line, depth)
         case ast.IfExp(body=body):
-            return _text(body, known, depth)
+            return _text(body, known, line, depth)
         case ast.Name(id=name) if depth:
-            value = next((values[name] for values in reversed(known) if name in values), None)
-            return _text(value, known, depth - 1) if value is not None else "..."
+            value = _value(name, known, line)
+            return _text(value, known, line, depth - 1) if value is not None else "..."
     return "..."
 
 

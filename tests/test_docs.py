@@ -106,7 +106,28 @@ def test_every_import_works():
 
 def test_paths_of_the_package_that_are_named_exist():
     for page, text in TEXTS.items():
-        if page == "CHANGELOG.md":
-            continue
         for path in re.findall(r"`((?:cffm_jax|configs|benchmarks|tests)/[\w/]+\.py)`", text):
             assert (ROOT / path).exists(), f"{page} names {path}"
+
+
+def test_links_between_files_of_the_repository_are_there():
+    """Of pages that are read outside of the site too, which checks its own."""
+    for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md"):
+        links = [link for link in re.findall(r"\]\(([^)]+)\)", page.read_text()) if "://" not in link]
+        assert links or page.name == "CONTRIBUTING.md"
+        for link in links:
+            assert (ROOT / link.partition("#")[0]).exists(), f"{page.name} links to {link}"
+
+
+def test_messages_of_the_source():
+    """With what each of them tells to do, not what another does that has the same names."""
+    hooks = runpy.run_path(str(ROOT / "docs" / "_hooks.py"))
+    parts = [part for each in hooks["AREAS"].values() for part in each]
+    there = {path.stem for path in (ROOT / "cffm_jax").iterdir() if path.suffix == ".py" or path.is_dir()}
+    assert sorted(parts) == sorted(there - {"__init__", "__pycache__"})
+    found = [message for part in parts for message in hooks["messages_of"](part)]
+    assert len(found) > 300
+    assert ("lists no video", "write one video name a line") in found
+    gated = [remedy for problem, remedy in found if problem == "is gated"]
+    assert len(gated) == 1 and gated[0].startswith("ask for access at ") and gated[0].endswith("by `hf auth login`")
+    assert all(problem.strip(". ") for problem, _ in found)

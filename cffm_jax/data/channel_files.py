@@ -134,7 +134,10 @@ def _tiff(path: FileName, data: bytes) -> tuple[np.ndarray, int | None]:
                 raise UnreadableFile(path, "is a TIFF with a palette", f"save it without, or {_AS_ARRAY}")
             _require_room(path, (first.imagelength, first.imagewidth, first.samplesperpixel * len(pages)))
             size = first.imagelength, first.imagewidth
-            masks = [page.asarray() for page in full if page.subfiletype & _MASK and page.shape == size]
+            masks = [page for page in full if page.subfiletype & _MASK]
+            if any(page.shape != size for page in masks):
+                raise UnreadableFile(path, "holds a mask of another size", f"save it without, or {_AS_ARRAY}")
+            masks = [page.asarray() for page in masks]
             missing = first.tags.get(_NO_DATA)
             tag = first.tags.get(_TURN)
             turn = int(tag.value) if tag is not None and tag.value in range(1, 9) else None

@@ -13,7 +13,7 @@ class Gaps:
     """Compares the times of the packets of a video with those of its frames.
 
     Attributes:
-      missing: frames so far that were left out, or that go back in time.
+      missing: frames so far that were left out between two that came, or that go back in time.
     """
 
     def __init__(self, duration: Fraction):

@@ -28,6 +28,8 @@ CONTAINERS = (
 _RESTRICTED = {"format_whitelist": ",".join(CONTAINERS), "protocol_whitelist": "none"}
 _RATE = Fraction(25)
 """Frames a second of a stream that states none."""
+_HIDE = ("vp8", "vp9", "av1")
+"""Codecs whose packets may hold frames that are not shown: without one, none is missing."""
 _HD = (1280, 576)
 """Unless told, players take frames wider or higher than this for BT.709, others for BT.601."""
 
@@ -168,7 +170,7 @@ class _Reader:
         self._reformatter = VideoReformatter()
         self._dropped = 0
         self._flagged: set[int | None] = set()
-        self._gaps = Gaps(1 / source.rate)
+        self._gaps, self._hides = Gaps(1 / source.rate), stream.codec_context.codec.canonical_name in _HIDE
 
     def frames(self, announced: _Announced) -> Iterator[Frame]:
         """The selected frames; afterwards ``source.warnings`` say what was missing."""
@@ -234,7 +236,7 @@ class _Reader:
             self._dropped += packet.is_discard
             if packet.is_corrupt:
                 self._flagged.add(packet.pts)
-            if packet.size and not packet.is_discard:
+            if packet.size and not packet.is_discard and not self._hides:
                 self._gaps.sent(packet.pts)
             try:
                 frames = packet.decode()

@@ -18,11 +18,9 @@ from jax.typing import ArrayLike
 from cffm_jax.checkpoints.by_path import newest_whole, open_checkpoints
 from cffm_jax.checkpoints.compatible import require_same_run
 from cffm_jax.checkpoints.state import TrainState
-from cffm_jax.config import NOTHING, REQUIRED, SETTINGS, Config, InitConfig
+from cffm_jax.config import NOTHING, REQUIRED, Config, InitConfig
 from cffm_jax.config.checks import check_settings
-from cffm_jax.data.labels.label_sample import require_palettes_agree, sample_notes
 from cffm_jax.data.layouts.classes import Classes, numbered_classes, stated_classes
-from cffm_jax.data.layouts.names import passed_over_in_words
 from cffm_jax.data.layouts.read import manifest_of, read_videos
 from cffm_jax.data.layouts.video import Video
 from cffm_jax.data.pipeline import training_batches
@@ -37,8 +35,9 @@ from cffm_jax.models.encoders.names import ENCODER
 from cffm_jax.models.macs import training_flops
 from cffm_jax.models.methods.method import Method
 from cffm_jax.models.variables import init_variables, variable_shapes
-from cffm_jax.rules import values, with_changes
+from cffm_jax.rules import with_changes
 from cffm_jax.runtime import cluster
+from cffm_jax.training.notes import dataset_notes, unread_notes
 from cffm_jax.training.optim import learning_rate, make_optimizer
 from cffm_jax.training.sharding import batch_sharded, init_state, make_mesh, replicated, require_shares
 from cffm_jax.training.speed import Work, peak_flops
@@ -212,39 +211,6 @@ def check(config: Config, mesh: Mesh) -> Classes | None:
     chosen_devices(config.eval.devices, mesh.local_devices)
     manifest_of(config.data)
     return stated_classes(config.data.root, config.model.num_classes, config.data.layout)
-
-
-def unread_notes(config: Config, model: Method) -> tuple[str, ...]:
-    """Lines on the settings that were changed, and that this method or loss does not read."""
-    usual, given, read = values(Config()), values(config), model.settings_read
-    changed = [name for name in given if given[name] != usual[name] and not SETTINGS[name].set_by_study]
-    of_others = [
-        name
-        for name in changed
-        if SETTINGS[name].part == "method" and not {name, f"{name.partition('.')[0]}."} & {*read}
-    ]
-    notes = [f"without effect on {config.model.name}: {', '.join(of_others)}"] if of_others else []
-    for name in changed:
-        needed = SETTINGS[name].reads_only_with
-        if needed and not any(given[other] for other in needed):
-            notes.append(f"without effect: {name}, as {' and '.join(needed)} {'are' if needed[1:] else 'is'} 0")
-    return tuple(notes)
-
-
-def dataset_notes(
-    config: Config, classes: Classes | None, videos: Sequence[Video], held_out: Sequence[Video]
-) -> tuple[str, ...]:
-    """Lines about what is left out of the dataset's folders, and missing in its labels.
-
-    Raises:
-      InputError: a mask that was looked at cannot be used, or contradicts another.
-    """
-    require_palettes_agree((*videos, *held_out))
-    num_classes = config.model.num_classes
-    others = list(dict.fromkeys(path for video in (*videos, *held_out) for path in video.passed_over))
-    names = (classes or numbered_classes(num_classes)).names
-    left_out = [f"data: {passed_over_in_words(others)}"] if others else []
-    return (*left_out, *sample_notes(videos, num_classes, names, held_out))
 
 
 def on_device(

@@ -12,7 +12,7 @@ from cffm_jax.models.losses import cross_entropy
 from cffm_jax.models.normalise import normalise
 from cffm_jax.rules import with_changes
 from cffm_jax.settings import load_config
-from cffm_jax.training import setup
+from cffm_jax.training import notes, setup
 
 from helpers.drawn import lively
 from helpers.runs import CONFIG, DEPTHS, SIZE, WIDTH
@@ -29,26 +29,26 @@ def test_a_clip_is_its_target(name):
 def test_settings_that_a_method_does_not_read_are_told():
     changed = [("model.mining", "positions"), ("prototypes.count", 5), ("model.dropout", 0.2)]
     config = with_changes(load_config(CONFIG), [("model.name", "segformer_b0"), *changed])
-    (line,) = setup.unread_notes(config, build_model(config.model))
+    (line,) = notes.unread_notes(config, build_model(config.model))
     assert line == "without effect on segformer_b0: model.mining, prototypes.count"
     config = with_changes(config, [("model.name", "cffmpp_b0")])
-    assert setup.unread_notes(config, build_model(config.model)) == ()
+    assert notes.unread_notes(config, build_model(config.model)) == ()
 
 
 def test_settings_that_a_loss_does_not_read_are_told():
     changed = [("loss.focal_gamma", 3.0), ("loss.ohem_kept", 7), ("loss.dice", 1.0), ("loss.label_smoothing", 0.1)]
     config = with_changes(load_config(CONFIG), changed)
     model = build_model(config.model)
-    assert setup.unread_notes(config, model) == (
+    assert notes.unread_notes(config, model) == (
         "without effect: loss.focal_gamma, as loss.focal is 0",
         "without effect: loss.ohem_kept, as loss.ohem_threshold is 0",
     )
     config = with_changes(config, [("loss.cross_entropy", 0.0)])
-    *_, last = setup.unread_notes(config, model)
+    *_, last = notes.unread_notes(config, model)
     assert last == "without effect: loss.ohem_kept, as loss.ohem_threshold is 0"
-    assert "without effect: loss.label_smoothing, as loss.cross_entropy is 0" in setup.unread_notes(config, model)
+    assert "without effect: loss.label_smoothing, as loss.cross_entropy is 0" in notes.unread_notes(config, model)
     config = with_changes(config, [("loss.focal", 1.0), ("loss.ohem_threshold", 0.7), ("loss.label_smoothing", 0.0)])
-    assert setup.unread_notes(config, model) == ()
+    assert notes.unread_notes(config, model) == ()
 
 
 @pytest.mark.long

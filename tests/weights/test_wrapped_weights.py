@@ -120,6 +120,13 @@ def test_a_list_of_models(tmp_path, place):
         assert value_of(weights) == 1
 
 
+def test_a_long_history_beside_the_weights(tmp_path):
+    """It took minutes: what is beside was listed anew for each of its items."""
+    history = [(i, float(i)) for i in range(20_000)]
+    with open_stored(torch_file(tmp_path / "a.pth", released(), lambda x: {"model": x, "log": history})) as weights:
+        assert value_of(weights) == 1 and weights.ignored == ("log",)
+
+
 def test_averaged_models_of_torch(tmp_path):
     arrays = under("module.") | {"n_averaged": np.array(7)}
     for name, wrap in (("bare", lambda x: x), ("wrapped", lambda x: {"state_dict": x})):

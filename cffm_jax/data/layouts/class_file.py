@@ -110,8 +110,9 @@ def _require_known(places: Sequence[Path]) -> None:
         if close:
             problem, remedy = f"is no {path.name}: capitals count", f"rename it {path.name}, or remove it"
             raise InputError(path.with_name(close), problem, remedy)
-    for path in sorted(places[0].parent.glob("[cC][lL][aA][sS][sS][eE][sS].*")):
-        if path.name.lower() not in NAMES and path.is_file():
+    for path in sorted(places[0].parent.glob("*")):
+        known = path.name.lower() in NAMES or path.name.endswith("~")  # An editor's copy.
+        if path.stem.lower() == "classes" and not known and path.is_file():
             problem = "is no class file that is read here"
             raise InputError(path, problem, f"write {' or '.join(NAMES)}, and name this one otherwise")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 from cffm_jax.errors import InputError
@@ -22,9 +22,6 @@ FEWEST = 8
 
 _DEPTH = 4
 """Dictionaries and lists within each other; one may hold itself."""
-
-_HOLDERS = (Pairs, list, tuple)
-"""What may hold a state dict."""
 
 
 class StateDict(NamedTuple):
@@ -81,34 +78,28 @@ def _is_other_tensor(item: Any) -> bool:
     return isinstance(item, Inert) and "tensor" in item.kind
 
 
-def _find(
-    value: Any,
-    seen: set[int],
-    name: str = "",
-    known: bool = True,
-    around: tuple[str, ...] = (),
-    meta: Any = None,
-) -> Iterator[StateDict]:
+def _find(value: Any, seen: set[int], name: str = "", known: bool = True, meta: Any = None) -> Iterator[StateDict]:
     """Those below the usual names first, then the dictionary itself, then those of other names; the
-    dictionaries of a list go by their numbers."""
-    if not isinstance(value, _HOLDERS) or id(value) in seen or name.count(".") >= _DEPTH:
+    items of a list go by their numbers. ``ignored`` are the things from here on."""
+    if not isinstance(value, Pairs | list | tuple) or id(value) in seen or name.count(".") >= _DEPTH:
         return
     seen.add(id(value))
     if not isinstance(value, Pairs):
-        value = Pairs([(str(i), item) for i, item in enumerate(value) if isinstance(item, _HOLDERS)])
+        for i, item in enumerate(value):
+            yield from _find(item, seen, f"{name}.{i}" if name else str(i), False, meta)
+        return
     named = value.named()
-    dictionaries = [key for key, item in named.items() if isinstance(item, _HOLDERS)]
 
-    def below(keys: list[str], known: bool) -> Iterator[StateDict]:
+    def below(keys: Iterable[str], known: bool) -> Iterator[StateDict]:
         for key in keys:
-            others = (*around, *(printable(other) for other in named if other != key))
             place = f"{name}.{printable(key)}" if name else printable(key)
-            yield from _find(named[key], seen, place, known, others, meta or named.get("meta"))
+            for each in _find(named[key], seen, place, known, meta or named.get("meta")):
+                others = (printable(other) for other in named if other != key)
+                yield each._replace(ignored=(*others, *each.ignored))
 
-    yield from below([key for key in WRAPPERS if key in dictionaries], known)
+    yield from below([key for key in WRAPPERS if key in named], known)
     rest = tuple(printable(key) for key, item in value.items if not isinstance(item, Tensor))
-    itself = StateDict(name, known, value, (*around, *rest), meta)
     count = sum(isinstance(item, Tensor) or _is_other_tensor(item) for item in named.values())
     if count >= (1 if known else FEWEST):
-        yield itself
-    yield from below([key for key in dictionaries if key not in WRAPPERS], False)
+        yield StateDict(name, known, value, rest, meta)
+    yield from below([key for key in named if key not in WRAPPERS], False)

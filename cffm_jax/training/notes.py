@@ -1,0 +1,46 @@
+"""Lines at the start of a training: what is left out, and what its settings do not change."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from cffm_jax.config import SETTINGS, Config
+from cffm_jax.data.labels.label_sample import require_palettes_agree, sample_notes
+from cffm_jax.data.layouts.classes import Classes, numbered_classes
+from cffm_jax.data.layouts.names import passed_over_in_words
+from cffm_jax.data.layouts.video import Video
+from cffm_jax.models.methods.method import Method
+from cffm_jax.rules import values
+
+
+def unread_notes(config: Config, model: Method) -> tuple[str, ...]:
+    """Lines on the settings that were changed, and that this method or loss does not read."""
+    usual, given, read = values(Config()), values(config), model.settings_read
+    changed = [name for name in given if given[name] != usual[name] and not SETTINGS[name].set_by_study]
+    of_others = [
+        name
+        for name in changed
+        if SETTINGS[name].part == "method" and not {name, f"{name.partition('.')[0]}."} & {*read}
+    ]
+    notes = [f"without effect on {config.model.name}: {', '.join(of_others)}"] if of_others else []
+    for name in changed:
+        needed = SETTINGS[name].reads_only_with
+        if needed and not any(given[other] for other in needed):
+            notes.append(f"without effect: {name}, as {' and '.join(needed)} {'are' if needed[1:] else 'is'} 0")
+    return tuple(notes)
+
+
+def dataset_notes(
+    config: Config, classes: Classes | None, videos: Sequence[Video], held_out: Sequence[Video]
+) -> tuple[str, ...]:
+    """Lines about what is left out of the dataset's folders, and missing in its labels.
+
+    Raises:
+      InputError: a mask that was looked at cannot be used, or contradicts another.
+    """
+    require_palettes_agree((*videos, *held_out))
+    num_classes = config.model.num_classes
+    others = list(dict.fromkeys(path for video in (*videos, *held_out) for path in video.passed_over))
+    names = (classes or numbered_classes(num_classes)).names
+    left_out = [f"data: {passed_over_in_words(others)}"] if others else []
+    return (*left_out, *sample_notes(videos, num_classes, names, held_out))
