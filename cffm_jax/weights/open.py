@@ -69,7 +69,10 @@ def open_stored(path: str | Path, *, raw: bool = False, take: str = "") -> Itera
             yield _of_run(checkpoints, path, raw)
         return
     if not path.exists():
-        raise InputError(path, "no such file or folder", "name the folder of a run, or a file of weights")
+        remedy = "name the folder of a run, or a file of weights"
+        if path.as_posix().count("/") == 1 and not path.is_absolute():
+            remedy += f", or {hub.PREFIX}{path.as_posix()} if that is a name on the Hugging Face hub"
+        raise InputError(path, "no such file or folder", remedy)
     if path.is_dir() and not any((path / name).is_file() for name in FOLDER_FILES):
         remedy = f"name a run's folder, as --workdir of train.py, or one that holds {' or '.join(FOLDER_FILES)}"
         raise InputError(path, "holds neither checkpoints nor weights", remedy)
