@@ -96,7 +96,7 @@ def _export(options: ConvertOptions) -> None:
 def _require_new(path: Path) -> None:
     """InputError, before the work, for a file that is there already or cannot be written."""
     if path.exists():
-        raise InputError(path, "is there already", "name a new file")
+        raise InputError(path, "is there already", "name a new place")
     require_writable(path)
 
 

@@ -103,7 +103,9 @@ def _by_pillow(path: FileName, image: Image.Image) -> np.ndarray:
     if image.mode.startswith("I"):
         grey = np.asarray(image)
         grey = 65535 - grey if from_white and image.mode.startswith("I;16") else grey
-        if grey.size and (grey.min() < 0 or grey.max() > 65535):
+        if grey.size and grey.min() < 0:
+            raise _no_range(path, "numbers below 0")
+        if max(tags.get(TiffImagePlugin.BITSPERSAMPLE, (0,))) > 16 or (grey.size and grey.max() > 65535):
             raise _no_range(path, "32 bits")
         return np.repeat(_as_bytes(grey)[..., None], 3, axis=-1)
     if image.mode == "F":

@@ -10,6 +10,7 @@ import tifffile
 from PIL import Image, ImageOps
 
 from cffm_jax.data import decode
+from cffm_jax.errors import InputError
 from cffm_jax.media import images
 
 
@@ -121,6 +122,17 @@ def test_grey_that_counts_from_white(tmp_path, dtype):
     expected = expected if dtype == np.uint8 else np.round(expected / 257)
     read = read_everywhere(tmp_path, file.getvalue(), "TIFF")
     np.testing.assert_array_equal(read, expected[..., None].repeat(3, -1))
+
+
+@pytest.mark.parametrize(("dtype", "said"), [(np.uint32, "holds 32 bits"), (np.int16, "holds numbers below 0")])
+def test_greys_of_which_no_range_is_known(dtype, said):
+    """However small their values are."""
+    file = io.BytesIO()
+    tifffile.imwrite(
+        file, np.arange(-2, 97).reshape(9, 11).astype(dtype) if dtype == np.int16 else np.full((9, 11), 94, dtype)
+    )
+    with pytest.raises(InputError, match=said):
+        decode.decode_frame("x.tif", file.getvalue())
 
 
 def test_printers_colours(tmp_path):
