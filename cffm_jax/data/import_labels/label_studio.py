@@ -2,7 +2,7 @@
 
     task-<id>-annotation-<id>-by-<who>-<tag>-<label>-<number>.png    one binary mask each
     <export>.json                                                    "JSON", not "JSON-MIN"
-    the images, under the names that the JSON has, with or without the upload's 8 digits before them
+    the images, under the names that the JSON has, with or without the upload's digits before them
 
 The masks' names say neither which image a task is of nor which mask lies above: the JSON does.
 """
@@ -20,14 +20,12 @@ import numpy as np
 
 from cffm_jax.data.image_files import read_bytes
 from cffm_jax.data.import_labels.interface import Canvas, Drawn, Format, Frame, Labels, unlisted
-from cffm_jax.data.import_labels.source import Source, split_of_folders
+from cffm_jax.data.import_labels.source import UPLOAD, Source, split_of_folders
 from cffm_jax.data.labels.mask_files import read_values
 from cffm_jax.data.layouts.folder import LAYOUT
 from cffm_jax.errors import InputError, first_few
 
 _MASK = re.compile(r"task-(\d+)-annotation-(\d+)-by-[^-]*-(.+-\d+)\.png")
-UPLOAD = re.compile(r"[0-9a-f]{8}-")
-"""What Label Studio puts before the name of a file that is uploaded."""
 
 
 def _recognise(source: Source) -> bool:
@@ -54,7 +52,8 @@ def _read(source: Source, colours: str) -> Labels:
         tasks = source.json(file)
         for task in tasks:
             said = _image_of(source, file, task)
-            image = source.find(file, said) or source.find(file, UPLOAD.sub("", posixpath.basename(said), count=1))
+            folder, name = posixpath.split(said)
+            image = source.find(file, said) or source.find(file, posixpath.join(folder, UPLOAD.sub("", name)))
             if image is None:
                 missing.append(said)
                 continue

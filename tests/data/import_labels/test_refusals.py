@@ -116,6 +116,8 @@ def test_label_studio(source, fails):
     fails("names 2 images in task 3")
     write(lambda tree: tree[2].update(data={"image": "s3://bucket/other.png"}))
     fails("names 20 images, of which 1 are not there, such as s3://bucket/other.png")
+    write(lambda tree: tree[2].update(data={"image": "/data/local-files/?d=other/a_002.png"}))
+    fails("of which 1 are not there, such as other/a_002.png")
     write(lambda tree: tree[2]["annotations"][0]["result"].append({"type": "relation", "from_id": "x"}))
     spoilt(mask, lambda values: np.copyto(values[0, :3], 100))
     fails("has 3 pixels that are neither in nor out", progress=True)
