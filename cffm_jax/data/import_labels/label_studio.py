@@ -29,13 +29,18 @@ _MASK = re.compile(r"task-(\d+)-annotation-(\d+)-by-[^-]*-(.+-\d+)\.png")
 
 
 def _recognise(source: Source) -> bool:
-    return bool(_masks(source))
+    return any(_MASK.fullmatch(posixpath.basename(file)) for file in source.having(".png"))
 
 
 def _masks(source: Source) -> dict[tuple[str, str, str], str]:
-    """(Task, annotation, tag with label and number) -> file."""
-    found = ((_MASK.fullmatch(posixpath.basename(file)), file) for file in source.having(".png"))
-    return {(match[1], match[2], match[3]): file for match, file in found if match}
+    """(Task, annotation, tag with label and number) -> file. InputError: several are of one."""
+    masks: dict[tuple[str, str, str], str] = {}
+    for file in source.having(".png"):
+        match = _MASK.fullmatch(posixpath.basename(file))
+        other = masks.setdefault((match[1], match[2], match[3]), file) if match else file
+        if other != file:
+            raise InputError(source.path(file), f"is there as {other} too", "keep the masks of one export")
+    return masks
 
 
 def _read(source: Source, colours: str) -> Labels:
@@ -129,7 +134,7 @@ def _others(tasks: Sequence[dict[str, Any]]) -> tuple[str, ...]:
     """Tells of regions that are in no mask."""
     regions = (region for task in tasks for each in task["annotations"] for region in each["result"])
     kinds = Counter(str(region.get("type")) for region in regions if not _is_brushed(region))
-    return tuple(f"{count:,} regions of the kind {kind} are in no mask: left out" for kind, count in kinds.items())
+    return tuple(f"{count:,} regions of the kind {kind!r} are in no mask: left out" for kind, count in kinds.items())
 
 
 def _drawn(source: Source, layers: Sequence[tuple[str, str]], names: list[str], size: tuple[int, int]) -> Drawn:
