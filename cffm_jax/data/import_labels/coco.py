@@ -81,7 +81,8 @@ def _read(source: Source, colours: str) -> Labels:
     kept = [name for name in names if name not in empty]
     notes = [f"{count:,} {words}" for words, count in told.items()]
     if empty:
-        notes.append(f"left out, as others' supercategory without an annotation of its own: {', '.join(empty)}")
+        words = ", ".join(map(repr, empty))
+        notes.append(f"left out, as others' supercategory without an annotation of its own: {words}")
     places = {name: k for k, name in enumerate(kept)}
     done = [
         frame._replace(draw=functools.partial(_drawn, source.path(frame.where), regions, size, places))

@@ -2,7 +2,7 @@
 
     task-<id>-annotation-<id>-by-<who>-<tag>-<label>-<number>.png    one binary mask each
     <export>.json                                                    "JSON", not "JSON-MIN"
-    the images, under the names that the JSON has, with or without the upload's 8 digits before them
+    the images, under the names that the JSON has, with or without the upload's digits before them
 
 The masks' names say neither which image a task is of nor which mask lies above: the JSON does.
 """
@@ -20,24 +20,27 @@ import numpy as np
 
 from cffm_jax.data.image_files import read_bytes
 from cffm_jax.data.import_labels.interface import Canvas, Drawn, Format, Frame, Labels, unlisted
-from cffm_jax.data.import_labels.source import Source, split_of_folders
+from cffm_jax.data.import_labels.source import UPLOAD, Source, split_of_folders
 from cffm_jax.data.labels.mask_files import read_values
 from cffm_jax.data.layouts.folder import LAYOUT
 from cffm_jax.errors import InputError, first_few
 
 _MASK = re.compile(r"task-(\d+)-annotation-(\d+)-by-[^-]*-(.+-\d+)\.png")
-UPLOAD = re.compile(r"[0-9a-f]{8}-")
-"""What Label Studio puts before the name of a file that is uploaded."""
 
 
 def _recognise(source: Source) -> bool:
-    return bool(_masks(source))
+    return any(_MASK.fullmatch(posixpath.basename(file)) for file in source.having(".png"))
 
 
 def _masks(source: Source) -> dict[tuple[str, str, str], str]:
-    """(Task, annotation, tag with label and number) -> file."""
-    found = ((_MASK.fullmatch(posixpath.basename(file)), file) for file in source.having(".png"))
-    return {(match[1], match[2], match[3]): file for match, file in found if match}
+    """(Task, annotation, tag with label and number) -> file. InputError: several are of one."""
+    masks: dict[tuple[str, str, str], str] = {}
+    for file in source.having(".png"):
+        match = _MASK.fullmatch(posixpath.basename(file))
+        other = masks.setdefault((match[1], match[2], match[3]), file) if match else file
+        if other != file:
+            raise InputError(source.path(file), f"is there as {other} too", "keep the masks of one export")
+    return masks
 
 
 def _read(source: Source, colours: str) -> Labels:
@@ -54,7 +57,8 @@ def _read(source: Source, colours: str) -> Labels:
         tasks = source.json(file)
         for task in tasks:
             said = _image_of(source, file, task)
-            image = source.find(file, said) or source.find(file, UPLOAD.sub("", posixpath.basename(said), count=1))
+            folder, name = posixpath.split(said)
+            image = source.find(file, said) or source.find(file, posixpath.join(folder, UPLOAD.sub("", name)))
             if image is None:
                 missing.append(said)
                 continue
@@ -130,7 +134,7 @@ def _others(tasks: Sequence[dict[str, Any]]) -> tuple[str, ...]:
     """Tells of regions that are in no mask."""
     regions = (region for task in tasks for each in task["annotations"] for region in each["result"])
     kinds = Counter(str(region.get("type")) for region in regions if not _is_brushed(region))
-    return tuple(f"{count:,} regions of the kind {kind} are in no mask: left out" for kind, count in kinds.items())
+    return tuple(f"{count:,} regions of the kind {kind!r} are in no mask: left out" for kind, count in kinds.items())
 
 
 def _drawn(source: Source, layers: Sequence[tuple[str, str]], names: list[str], size: tuple[int, int]) -> Drawn:

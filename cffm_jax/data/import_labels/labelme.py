@@ -104,9 +104,9 @@ def _shapes(shapes: Sequence[dict[str, Any]], told: Counter[str]) -> list[_Shape
     for each in shapes:
         kind, points = each.get("shape_type") or "polygon", each["points"]
         if kind not in _DRAWN:
-            told[f"shapes of the kind {kind} have no area, and are left out"] += 1
+            told[f"shapes of the kind {kind!r} have no area, and are left out"] += 1
         elif len(points) < _DRAWN[kind]:
-            told[f"shapes of the kind {kind} have fewer than {_DRAWN[kind]} points, and are left out"] += 1
+            told[f"shapes of the kind {kind!r} have fewer than {_DRAWN[kind]} points, and are left out"] += 1
         else:
             found.append(_Shape(str(each["label"]).strip(), kind, points, each.get("mask") or ""))
     return found

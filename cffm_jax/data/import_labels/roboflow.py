@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import functools
 import posixpath
+import re
 from pathlib import Path
 
 import numpy as np
@@ -67,12 +68,19 @@ def _read(source: Source, colours: str) -> Labels:
 def _table(source: Source, file: str) -> dict[int, str]:
     """Value -> name. InputError: it is not so."""
     remedy = "give lines of a pixel's value, 0 to 255, and a class"
-    rows = [row for row in csv.reader(source.text(file).splitlines(), skipinitialspace=True) if row]
+    rows = []
+    for number, line in enumerate(source.text(file).splitlines(), 1):
+        try:
+            # Line by line: a quote that stays open would join the next ones.
+            rows += filter(None, csv.reader([line], skipinitialspace=True, strict=True))
+        except csv.Error as error:
+            raise InputError(source.path(file), f"cannot be read in line {number} ({error})", remedy) from error
     values: dict[int, str] = {}
     for row in rows[1:]:
         value = row[0].strip()
-        if len(row) != 2 or not value.isdecimal() or int(value) > 255 or int(value) in values:
-            raise InputError(source.path(file), f"has the line {','.join(row)!r}", remedy)
+        known = re.fullmatch(r"\d{1,3}", value) and int(value) <= 255
+        if len(row) != 2 or not known or int(value) in values:
+            raise InputError(source.path(file), f"has the line {','.join(row)[:80]!r}", remedy)
         values[int(value)] = row[1].strip()
     if not rows or not _is_header(rows[0]) or not values:
         raise InputError(source.path(file), "is no table of values and classes", remedy)

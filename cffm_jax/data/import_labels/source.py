@@ -22,6 +22,11 @@ _SPLITS = {
     **dict.fromkeys(("val", "valid", "validation"), "val"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
+_OF_FORMATS = re.compile(r"images?|imgs?|jpegimages|frames|default", re.IGNORECASE)
+_ELSEWHERE = re.compile(r"/|[a-z][a-z0-9+.-]*:", re.IGNORECASE)
+"""Begins an absolute path, or an address."""
+UPLOAD = re.compile(r"^([0-9a-f]{8})-")
+"""What Label Studio puts before the name of a file that is uploaded."""
 
 
 class Source:
@@ -63,6 +68,11 @@ class Source:
         """All files that can be frames."""
         return self.having(*LAYOUT.suffixes)
 
+    @functools.cached_property
+    def _pictured(self) -> set[str]:
+        """The folders that hold images."""
+        return {posixpath.dirname(image) for image in self.images}
+
     def by_stem(self, files: Iterable[str]) -> dict[str, str]:
         """File without suffix -> file. InputError: two differ in their suffix alone."""
         found: dict[str, str] = {}
@@ -78,6 +88,8 @@ class Source:
         """The file that a label file means, None if it is not there.
 
         It is the one of that path from ``near`` on; else the one whose path ends in most of it.
+        Leading folders of another computer (of an absolute path, an address, a path out of the
+        source) count for nothing. Others do: a path that names a video means no other's image.
 
         Args:
           where: the label file.
@@ -94,8 +106,13 @@ class Source:
                 return straight
             parts = [part for part in path.split("/") if part not in ("", ".", "..")]
             named = self._by_name.get(parts[-1], []) if parts else []
+            elsewhere = bool(_ELSEWHERE.match(path)) or straight.startswith("../")
+            if near in self._pictured and not elsewhere:
+                parts = straight.split("/")
             for count in range(len(parts), 0, -1):
                 found = [file for file in named if file.split("/")[-count:] == parts[-count:]]
+                if not elsewhere and not all(_may_be(parts[:-count], file.split("/")[:-count]) for file in found):
+                    break
                 if len(found) > 1 and within:
                     found = [file for file in found if within in file.split("/")[:-1]] or found
                 if len(found) > 1:
@@ -148,6 +165,18 @@ def read_json_bytes(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise InputError(path, f"cannot be read ({error.strerror})", "check its permissions") from error
+
+
+def is_of_format(folder: str) -> bool:
+    """Whether a folder has a name that formats give to that of their images."""
+    return bool(_OF_FORMATS.fullmatch(folder))
+
+
+def _may_be(said: Sequence[str], there: Sequence[str]) -> bool:
+    """Whether a path of the folders ``said`` can mean an image in those that are ``there``: but
+    for folders of formats they are the same, or one names none."""
+    own, others = ([part for part in parts if not is_of_format(part)] for parts in (said, there))
+    return not own or not others or own == others
 
 
 def split_of(*words: str) -> str:

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from cffm_jax.data.import_labels.interface import Frame
-from cffm_jax.data.import_labels.label_studio import UPLOAD
-from cffm_jax.data.import_labels.source import is_split
+from cffm_jax.data.import_labels.source import UPLOAD, is_of_format, is_split
+from cffm_jax.data.layouts.class_file import NAMES
 from cffm_jax.data.layouts.folder import LAYOUT
 from cffm_jax.data.layouts.names import numeric_order
 from cffm_jax.errors import InputError, first_few
@@ -21,8 +21,10 @@ _NUMBERED = re.compile(r"(.*?)[-_. ]*(\d+)")
 """A name that ends in a number: what is before it, and the number."""
 _ROBOFLOW = re.compile(r"_(?:jpg|jpeg|png|bmp|tif|tiff|webp)\.rf\.\w+$", re.IGNORECASE)
 """What Roboflow puts behind the name of an image: its old suffix and a number of its own."""
-_NO_VIDEO = re.compile(r"images?|imgs?|jpegimages|frames|default", re.IGNORECASE)
-"""Folders that formats have for their images."""
+_TAKEN = (*NAMES, "train.txt", "val.txt", "test.txt")
+"""Files that stand beside the videos of a dataset."""
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+"""What ends a line of a split file, steers a terminal, or is no text."""
 
 
 class Placed(NamedTuple):
@@ -54,14 +56,15 @@ def arrange(frames: Sequence[Frame], way: Way = "auto", root: Path = Path()) -> 
 
     Raises:
       InputError: an image is of a kind that the plain layout does not have; a folder holds frames
-        of several names, and ``way`` is open; or two frames, or videos, come to have one name.
+        of several names, and ``way`` is open; two frames, or videos, come to have one name; or one
+        has a name that cannot be a file's there.
     """
     unread = [frame.file for frame in frames if not frame.file.lower().endswith(LAYOUT.suffixes)]
     if unread:
         more = f", nor are {len(unread) - 1} more" if len(unread) > 1 else ""
         remedy = f"save frames as {' or '.join(LAYOUT.suffixes)}, and name them so in the labels"
         raise InputError(root / unread[0], f"is not read as a frame{more}", remedy)
-    prefixed = all(UPLOAD.match(posixpath.basename(frame.file)) for frame in frames)
+    prefixed = _are_uploads(frames)
     by_video: dict[tuple[str, str], list[tuple[Frame, str]]] = defaultdict(list)
     stems: dict[str, set[str]] = defaultdict(set)
     cleaned = 0
@@ -77,22 +80,31 @@ def arrange(frames: Sequence[Frame], way: Way = "auto", root: Path = Path()) -> 
             problem = f"holds frames of {len(each)} names ({first_few(sorted(each), 3)}), which may be videos"
             raise InputError(root / folder, problem, "give --videos folder (it is one video) or stem (a name is one)")
     placed, cut, unknown = _with_splits(by_video)
+    _require_usable(placed, root)
     _require_distinct(placed, root)
     placed.sort(key=lambda each: (each.split, numeric_order(each.video), numeric_order(each.name)))
     return Videos(placed, _notes(placed, way, cut, unknown, cleaned, prefixed, any(stems)))
 
 
+def _are_uploads(frames: Sequence[Frame]) -> bool:
+    """Whether all names begin as Label Studio has them: each upload has other digits, and not all
+    are decimal, as those of dates are."""
+    found = [UPLOAD.match(posixpath.basename(frame.file)) for frame in frames]
+    digits = {match[1] for match in found if match}
+    return len(digits) == len(frames) and not all(map(str.isdecimal, digits))
+
+
 def _folder(file: str) -> str:
     """The folders of a file that are not the format's own, with slashes."""
     parts = posixpath.dirname(file).split("/")
-    return "/".join(part for part in parts if part and not _NO_VIDEO.fullmatch(part) and not is_split(part))
+    return "/".join(part for part in parts if part and not is_of_format(part) and not is_split(part))
 
 
 def _name(file: str, prefixed: bool) -> tuple[str, bool]:
     """A frame's name without what exports add to it, and whether they did."""
     stem = posixpath.splitext(posixpath.basename(file))[0]
     name = _ROBOFLOW.sub("", stem)
-    return (UPLOAD.sub("", name, count=1) if prefixed else name), name != stem
+    return (UPLOAD.sub("", name) if prefixed else name), name != stem
 
 
 def _with_splits(
@@ -104,7 +116,7 @@ def _with_splits(
     for (folder, stem), frames in by_video.items():
         splits = sorted({frame.split or "train" for frame, _ in frames if frame.split is not None})
         # Without dots at its start: a folder of that name would be hidden, or another's.
-        name = "_".join(filter(None, (folder.replace("/", "_"), stem.strip()))).lstrip(". ")
+        name = "_".join(filter(None, (folder.replace("/", "_"), stem.strip()))).lstrip(". ").rstrip()
         if len(splits) > 1:
             cut.append(name or "(without a name)")
         for frame, own in frames:
@@ -119,6 +131,21 @@ def _with_splits(
                 raise InputError(video, problem, "rename one of the folders")
             placed.append(Placed(frame, video, own, split))
     return placed, cut, unknown
+
+
+def _require_usable(placed: Sequence[Placed], root: Path) -> None:
+    """InputError for a name that hides a frame or leads out of its folder, that a file of the
+    dataset has, or that is no line of text."""
+    for each in placed:
+        if not each.name or each.name.startswith("."):
+            problem = f"would be a hidden frame, named {each.name!r}"
+        elif each.video.lower() in _TAKEN:
+            problem = f"would be of the video {each.video}, and the dataset has a file of that name"
+        elif _CONTROL.search(each.video + each.name):
+            problem = "has a control character in its name, or in its folder's"
+        else:
+            continue
+        raise InputError(root / each.frame.file, problem, "rename it, here and in the labels")
 
 
 def _require_distinct(placed: Sequence[Placed], root: Path) -> None:
@@ -157,7 +184,7 @@ def _notes(
     if cleaned:
         notes.append(f"{cleaned} names lose what Roboflow adds to them (_jpg.rf.…)")
     if prefixed:
-        notes.append("names lose the 8 digits that Label Studio puts before them")
+        notes.append("names lose the 8 hexadecimal digits that Label Studio puts before them")
     if cut:
         words = first_few(sorted(cut), 4)
         notes.append(f"{len(cut)} names of videos are in several splits, and become a video in each: {words}")

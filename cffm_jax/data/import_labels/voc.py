@@ -30,8 +30,8 @@ def _read(source: Source, colours: str) -> Labels:
         raise InputError(source.root, f"has no {_TABLE}", "give a table of the classes' colours with --colours")
     table = read_table(colours or source.path(_TABLE))
     splits = _splits(source)
-    files = {file[len(_MASKS) :]: file for file in source.having(".png") if file.startswith(_MASKS)}
-    masks = {posixpath.splitext(name)[0]: file for name, file in files.items()}
+    marked = source.by_stem(file for file in source.having(".png") if file.startswith(_MASKS))
+    masks = {stem[len(_MASKS) :]: file for stem, file in marked.items()}
     found = source.by_stem(file for file in source.images if file.startswith(_IMAGES))
     images = {stem[len(_IMAGES) :]: file for stem, file in found.items()}
     lost = sorted(set(masks) - set(images))

@@ -87,6 +87,9 @@ def choose_classes(
       InputError: the options do not fit to what was read.
     """
     known = first_few(read.names, 8)
+    for name in (*read.names, *names):
+        if not name or not name.isprintable():
+            raise InputError("classes", f"one has the name {name!r}", "give each class a name that can be read")
     double = first_double(read.names)
     if double:
         raise InputError("classes", f"two are called {double!r}", "give each class a name of its own")

@@ -207,7 +207,7 @@ def test_crowds_lie_below_and_supercategories_are_left_out(tmp_path, capfd):
     path.write_text(json.dumps(tree))
     said = imported(capfd, path.parent, tmp_path / "out", "--threads", 1)
     assert "1 regions are crowds" in said and "1 polygons of fewer than three points hold no pixel" in said
-    assert "supercategory without an annotation of its own: things" in said and "192 pixels of 1 masks" in said
+    assert "supercategory without an annotation of its own: 'things'" in said and "192 pixels of 1 masks" in said
     assert not exports.mask_values(tmp_path / "out" / "a" / "masks" / "a_000.png")[0].any()
 
 
@@ -226,8 +226,8 @@ def test_masks_of_labelme_and_shapes_without_area(tmp_path, capfd):
     exports.write_json(tmp_path / "s" / "x.json", {"shapes": shapes, "imagePath": "x.png"})
     said = imported(capfd, tmp_path / "s", tmp_path / "out")
     assert (
-        "1 shapes of the kind linestrip have no area" in said
-        and "1 shapes of the kind polygon have fewer than 3" in said
+        "1 shapes of the kind 'linestrip' have no area" in said
+        and "1 shapes of the kind 'polygon' have fewer than 3" in said
     )
     values, _ = exports.mask_values(tmp_path / "out" / "x" / "masks" / "x.png")
     expected = np.zeros(exports.SIZE, np.uint8)

@@ -76,6 +76,10 @@ def test_files_that_do_not_belong_together(source, fails):
     (source / "ImageSets" / "Segmentation" / "trainval.txt").write_text("a_001\n")
     fails("trainval.txt: lists a_001, as train.txt does")
     (source / "ImageSets" / "Segmentation" / "trainval.txt").unlink()
+    again = source / "SegmentationClass" / "b_003.PNG"
+    again.write_bytes(again.with_suffix(".png").read_bytes())
+    fails("SegmentationClass/b_003.png: is there beside b_003.PNG")
+    again.unlink()
     (source / "JPEGImages" / "b_003.png").unlink()
     fails("20 masks, of which 1 have no image in JPEGImages/: b_003")
     exports.write_png(source / "JPEGImages" / "b_003.png", exports.picture("b", 3))
@@ -97,6 +101,27 @@ def test_roboflow(source, fails):
     fails("holds 1 masks without an image: train/a_003_png.rf.")
 
 
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ('0,"car', "_classes.csv: cannot be read in line 2 (unexpected end of data)"),
+        ('0,"car\n1,road"', "_classes.csv: cannot be read in line 2"),
+        ('0,"car"x', "_classes.csv: cannot be read in line 2"),
+        pytest.param(f"0,{'x' * 200_000}", "cannot be read in line 2 (field larger than field limit", id="a long name"),
+        pytest.param(f"{'0' * 5000},car", "_classes.csv: has the line '0000", id="a long number"),
+        ("256,car", "has the line '256,car'"),
+        ("02,car", "has the line '2,sky'"),
+        ("0,", "classes: one has the name ''; give each class a name that can be read"),
+        ("0,\x1b[2Jcar", r"classes: one has the name '\x1b[2Jcar'"),
+    ],
+)
+def test_roboflow_tables_that_cannot_be_used(row, said, source, fails):
+    exports.roboflow(source)
+    for table in source.glob("*/_classes.csv"):
+        table.write_text(f"Pixel Value, Class\n{row}\n1,road\n2,sky\n")
+    fails(said)
+
+
 def test_label_studio(source, fails):
     exports.label_studio(source)
     path = source / "project.json"
@@ -116,6 +141,12 @@ def test_label_studio(source, fails):
     fails("names 2 images in task 3")
     write(lambda tree: tree[2].update(data={"image": "s3://bucket/other.png"}))
     fails("names 20 images, of which 1 are not there, such as s3://bucket/other.png")
+    again = source / "more" / mask.name
+    exports.write_png(again, np.zeros(exports.SIZE, np.uint8))
+    fails("is there as more/task-3-annotation-93-by-1-tag-sky-0.png too; keep the masks of one export")
+    again.unlink()
+    write(lambda tree: tree[2].update(data={"image": "/data/local-files/?d=other/a_002.png"}))
+    fails("of which 1 are not there, such as other/a_002.png")
     write(lambda tree: tree[2]["annotations"][0]["result"].append({"type": "relation", "from_id": "x"}))
     spoilt(mask, lambda values: np.copyto(values[0, :3], 100))
     fails("has 3 pixels that are neither in nor out", progress=True)
@@ -156,6 +187,9 @@ def coco_with(source, change):
         (lambda tree: tree["images"][0].pop("file_name"), "is not as COCO has it (KeyError"),
         (lambda tree: tree["images"][0].update(id=1), "has 2 images of the id 1"),
         (lambda tree: tree["categories"][0].update(name="car"), "has 2 categories of the name car"),
+        (lambda tree: tree["images"][0].update(height=float("inf")), "is not as COCO has it (OverflowError"),
+        (lambda tree: tree["annotations"][3].update(segmentation=[[0, 0, 10**400, 0, 5, 5]]), "cannot be drawn"),
+        (lambda tree: tree["annotations"][4]["segmentation"].update(counts=[10**30]), "do not add up"),
     ],
 )
 def test_coco(change, said, source, fails):
@@ -192,6 +226,11 @@ def test_labelme(source, fails):
     fails("a_001.json: is of train/a_000.png, as train/a_000.json is")
     exports.write_json(path, {**tree, "imageHeight": 32, "imageWidth": 48})
     fails("a_001.json: says that its image is 48x32, and it is 24x16", progress=True)
+    exports.write_json(path, {**tree, "imageHeight": float("inf"), "imageWidth": 24})
+    fails("a_001.json: is not as labelme has it (OverflowError")
+    tree["shapes"][1]["points"] = [[0, 0], [10**400, 1]]
+    exports.write_json(path, tree)
+    fails("a_001.json: has a rectangle of road that cannot be drawn", progress=True)
     tree["shapes"][1]["points"] = [[0, 0], [1, 1], [2, 2]]
     exports.write_json(path, tree)
     fails("a_001.json: has a rectangle of road that cannot be drawn (it has 3 points, not 2)", progress=True)

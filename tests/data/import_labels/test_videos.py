@@ -3,6 +3,7 @@
 import pytest
 
 from cffm_jax.data.import_labels.interface import Frame
+from cffm_jax.data.import_labels.source import Source
 from cffm_jax.data.import_labels.videos import arrange
 from cffm_jax.errors import InputError
 
@@ -25,13 +26,16 @@ def placed(files, way="auto", split=""):
         (["cover.jpg"], [("cover", "cover")]),
         (["c_1_jpg.rf.0af2.jpg", "c_2_png.rf.b4.jpg"], [("c", "c_1"), ("c", "c_2")]),
         (["0123abcd-c_1.jpg", "89ab0123-c_2.jpg"], [("c", "c_1"), ("c", "c_2")]),
+        (["20240101-c_1.jpg", "20240102-c_1.jpg"], [("20240101-c", "20240101-c_1"), ("20240102-c", "20240102-c_1")]),
+        (["0123abcd-c_1.jpg", "0123abcd-c_2.jpg"], [("0123abcd-c", f"0123abcd-c_{i}") for i in (1, 2)]),
+        (["..a/1.jpg", "b /1.jpg"], [("a", "1"), ("b", "1")]),
         (["0123abcd-c_1.jpg", "c_2.jpg"], [("0123abcd-c", "0123abcd-c_1"), ("c", "c_2")]),
     ],
 )
 def test_folders_or_names(files, videos):
     found, said = placed(files)
     assert found == [(*each, "train") for each in videos]
-    assert ("a folder is a video" in said) == ("/x/" in files[0])
+    assert ("a folder is a video" in said) == ("/x/" in files[0] or files[0] == "..a/1.jpg")
 
 
 def test_several_names_in_a_folder_are_asked_for():
@@ -64,8 +68,42 @@ def test_images_that_no_file_lists_go_with_their_video():
         (["c_1.jpg", "images/c_1.png"], "would be frame c_1"),
         (["c_1.jpg", "c_2.webp", "c_3.bmp"], "c_2.webp: is not read as a frame, nor are 1 more; save frames as .jpg"),
         (["a/b/1.jpg", "a_b/1.jpg"], "a_b: is the name of two videos"),
+        (["0123abcd-...jpg"], "would be a hidden frame, named '..'"),
+        (["0123abcd-.jpg", "0123abce-c_1.jpg"], "0123abcd-.jpg: would be a hidden frame, named ''"),
+        (["c/._jpg.rf.aa.jpg"], "would be a hidden frame, named '.'"),
+        (["0123abcd-.c_1.jpg"], "named '.c_1'"),
+        (["Train.txt/1.jpg"], "would be of the video Train.txt, and the dataset has a file of that name"),
+        (["classes.json_1.jpg"], "would be of the video classes.json"),
+        (["a\nb/1.jpg"], r"a\\nb/1.jpg: has a control character"),
+        (["a/\x1b[2J1.jpg"], "has a control character"),
+        (["a\udcff/1.jpg"], "has a control character"),
     ],
 )
 def test_names_that_collide_or_cannot_be_used_are_refused(files, said):
     with pytest.raises(InputError, match=said):
         placed(files)
+
+
+@pytest.mark.parametrize(
+    ("said", "near", "found"),
+    [
+        ("videoA/1.jpg", "", None),
+        ("./videoA/1.jpg", "labels", None),
+        ("1.jpg", "videoA", None),
+        ("videoB/1.jpg", "labels", "videoB/1.jpg"),
+        ("images/videoB/1.jpg", "", "videoB/1.jpg"),
+        ("project/videoB/1.jpg", "", "videoB/1.jpg"),
+        ("1.jpg", "labels", "videoB/1.jpg"),
+        ("/mnt/all/1.jpg", "", "videoB/1.jpg"),
+        ("s3://bucket/1.jpg", "videoA", "videoB/1.jpg"),
+        ("C:\\all\\1.jpg", "", "videoB/1.jpg"),
+        ("../../upload/1.jpg", "labels", "videoB/1.jpg"),
+        ("videoC/3.jpg", "", "images/3.jpg"),
+        ("videoC/4.jpg", "", None),
+    ],
+)
+def test_a_path_that_names_a_video_means_no_other(said, near, found, tmp_path):
+    for file in ("videoA/2.jpg", "videoB/1.jpg", "images/3.jpg", "images/4.jpg", "videoD/4.jpg"):
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        (tmp_path / file).touch()
+    assert Source(tmp_path).find("labels.json", said, near) == found
