@@ -85,7 +85,7 @@ def of_metadata(metadata: Mapping[str, Any], count: int) -> ClassNames:
         return _checked(metadata["CLASSES"], metadata.get("PALETTE"), count, "CLASSES")
     if isinstance(config, Mapping) and isinstance(config.get("id2label"), Mapping):
         return _of_labels(config["id2label"], count)
-    return ClassNames()
+    return ClassNames(source="config.json cannot be read" if "config" in metadata and config is None else "")
 
 
 def _of_labels(labels: Mapping[Any, Any], count: int) -> ClassNames:

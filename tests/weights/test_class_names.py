@@ -67,6 +67,9 @@ def test_id2label(nineteen, tmp_path):
     with open_stored(folder) as weights:
         assert "class names   part 0, part 1" in summary.description(weights)
         assert "(id2label of config.json)" in summary.description(weights)
+    (folder / "config.json").write_text("{")
+    with open_stored(folder) as weights:
+        assert "none: called by their numbers (config.json cannot be read)" in summary.description(weights)
 
 
 @pytest.mark.parametrize(

@@ -98,7 +98,9 @@ def _read(source: Source, colours: str) -> Labels:
 def _by_id(path: Path, what: str, entries: Sequence[dict[str, Any]]) -> dict[Any, dict[str, Any]]:
     """InputError: two have one id, or a name."""
     for key in ("id", "name") if what == "categories" else ("id",):
-        value, count = Counter(entry[key] for entry in entries).most_common(1)[0] if entries else ("", 0)
+        # A name as it will be written: 7 and "7", "car" and "car " are one.
+        values = (str(entry[key]).strip() if key == "name" else entry[key] for entry in entries)
+        value, count = next(iter(Counter(values).most_common(1)), ("", 0))
         if count > 1:
             raise InputError(path, f"has {count} {what} of the {key} {value}", f"give each a {key} of its own")
     return {entry["id"]: entry for entry in entries}

@@ -104,7 +104,8 @@ def _layers(
     Raises:
       InputError: several annotations have regions, a region has several labels, or no mask.
     """
-    brushed = [each for each in task["annotations"] if any(map(_is_brushed, each["result"]))]
+    given = (each for each in task["annotations"] if not each.get("was_cancelled"))  # Skipped by its annotator.
+    brushed = [each for each in given if any(map(_is_brushed, each["result"]))]
     if len(brushed) > 1:
         problem = f"has {len(brushed)} annotations of task {task['id']}: {', '.join(str(a['id']) for a in brushed)}"
         raise InputError(source.path(file), problem, "keep the one that counts, in the JSON and of the masks")

@@ -33,7 +33,8 @@ from cffm_jax.data.import_labels.source import Source, split_of_folders
 from cffm_jax.data.pictures import DAMAGED
 from cffm_jax.errors import InputError, first_few
 
-_DRAWN = {"polygon": 3, "rectangle": 2, "circle": 2, "mask": 2}
+_POLYGONS = {"polygon": 3, "oriented_rectangle": 4, "rotation": 4}
+_DRAWN = {**_POLYGONS, "rectangle": 2, "circle": 2, "mask": 2}
 """Kinds of shapes that have an area -> their least number of points."""
 _STARTS = {"/9j/": ".jpg", "iVBORw0KGgo": ".png"}
 """First characters of an image in base64 -> its suffix."""
@@ -104,7 +105,7 @@ def _shapes(shapes: Sequence[dict[str, Any]], told: Counter[str]) -> list[_Shape
     for each in shapes:
         kind, points = each.get("shape_type") or "polygon", each["points"]
         if kind not in _DRAWN:
-            told[f"shapes of the kind {kind!r} have no area, and are left out"] += 1
+            told[f"shapes of the kind {kind!r} are not drawn, and are left out"] += 1
         elif len(points) < _DRAWN[kind]:
             told[f"shapes of the kind {kind!r} have fewer than {_DRAWN[kind]} points, and are left out"] += 1
         else:
@@ -142,13 +143,13 @@ def _filled(shape: _Shape, size: tuple[int, int]) -> np.ndarray:
     """bool[H,W]. ValueError: it cannot be drawn."""
     points = [(float(x), float(y)) for x, y in shape.points]
     require_near(points, size)
-    if shape.kind != "polygon" and len(points) != 2:
+    if shape.kind not in _POLYGONS and len(points) != 2:
         raise ValueError(f"it has {len(points)} points, not 2")
     if shape.kind == "mask":
         return _pasted(shape, size)
     image = Image.new("L", size[::-1])
     draw = ImageDraw.Draw(image)
-    if shape.kind == "polygon":
+    if shape.kind in _POLYGONS:
         draw.polygon(points, fill=1, outline=1)
     elif shape.kind == "rectangle":
         (left, right), (top, bottom) = (sorted(each) for each in zip(*points))

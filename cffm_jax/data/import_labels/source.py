@@ -7,7 +7,6 @@ import json
 import os
 import posixpath
 import re
-import string
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -191,8 +190,9 @@ def split_of(*words: str) -> str:
 
 
 def is_split(folder: str) -> bool:
-    """Whether a folder has the name of a split, which may end in a number: val, valid, val2017."""
-    return folder.rstrip(string.digits).lower() in _SPLITS
+    """Whether a folder has the name of a split, which may end in a year: val, valid, val2017; not
+    test1 and test2, which may be videos."""
+    return re.sub(r"(19|20)\d\d$", "", folder).lower() in _SPLITS
 
 
 def split_of_folders(file: str) -> str:

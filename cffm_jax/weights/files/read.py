@@ -282,15 +282,16 @@ def _json(path: Path) -> Any:
 
 
 def _beside(path: Path) -> dict[str, Any]:
-    """{"config": ...} of the config.json that ``save_pretrained`` writes beside its files; as it is
-    not needed, {} without a readable one."""
-    if path.name not in FOLDER_FILES:
+    """{"config": ...} of the config.json that ``save_pretrained`` writes beside its files; {}
+    without one, and, as it is not needed, None for one that cannot be read."""
+    beside = path.with_name("config.json")
+    if path.name not in FOLDER_FILES or not beside.exists():
         return {}
     try:
-        config = _json(path.with_name("config.json"))
+        config = _json(beside)
     except (OSError, ValueError, RecursionError, CutOff, Longer):
-        return {}
-    return {"config": config} if isinstance(config, dict) else {}
+        config = None
+    return {"config": config if isinstance(config, dict) else None}
 
 
 def _check_arrays(arrays: dict[str, StoredArray], where: object) -> None:

@@ -226,7 +226,7 @@ def test_masks_of_labelme_and_shapes_without_area(tmp_path, capfd):
     exports.write_json(tmp_path / "s" / "x.json", {"shapes": shapes, "imagePath": "x.png"})
     said = imported(capfd, tmp_path / "s", tmp_path / "out")
     assert (
-        "1 shapes of the kind 'linestrip' have no area" in said
+        "1 shapes of the kind 'linestrip' are not drawn" in said
         and "1 shapes of the kind 'polygon' have fewer than 3" in said
     )
     values, _ = exports.mask_values(tmp_path / "out" / "x" / "masks" / "x.png")

@@ -187,6 +187,7 @@ def coco_with(source, change):
         (lambda tree: tree["images"][0].pop("file_name"), "is not as COCO has it (KeyError"),
         (lambda tree: tree["images"][0].update(id=1), "has 2 images of the id 1"),
         (lambda tree: tree["categories"][0].update(name="car"), "has 2 categories of the name car"),
+        (lambda tree: tree["categories"][0].update(name="car "), "has 2 categories of the name car"),
         (lambda tree: tree["images"][0].update(height=float("inf")), "is not as COCO has it (OverflowError"),
         (lambda tree: tree["annotations"][3].update(segmentation=[[0, 0, 10**400, 0, 5, 5]]), "cannot be drawn"),
         (lambda tree: tree["annotations"][4]["segmentation"].update(counts=[10**30]), "do not add up"),

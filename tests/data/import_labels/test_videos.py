@@ -3,7 +3,7 @@
 import pytest
 
 from cffm_jax.data.import_labels.interface import Frame
-from cffm_jax.data.import_labels.source import Source
+from cffm_jax.data.import_labels.source import Source, is_split
 from cffm_jax.data.import_labels.videos import arrange
 from cffm_jax.errors import InputError
 
@@ -44,6 +44,11 @@ def test_several_names_in_a_folder_are_asked_for():
         placed(files)
     assert placed(files, "folder")[0] == [("day", "c_1", "train"), ("day", "d_1", "train")]
     assert placed(files, "stem")[0] == [("day_c", "c_1", "train"), ("day_d", "d_1", "train")]
+
+
+def test_folders_that_are_splits_and_those_that_may_be_videos():
+    assert all(map(is_split, ("train", "Val", "val2017", "test1999")))
+    assert not any(map(is_split, ("test1", "test2", "train12", "value", "2017")))
 
 
 def test_a_video_in_two_splits_is_cut_and_that_is_told():
