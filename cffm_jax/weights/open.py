@@ -56,7 +56,7 @@ def open_stored(path: str | Path, *, raw: bool = False, take: str = "") -> Itera
     """
     if hub.is_address(path):
         found = hub.fetch(path)
-        with open_weights(found.file) as file:
+        with hub.naming(path, found.file), open_weights(found.file) as file:
             weights = stored_weights(dataclasses.replace(file, path=Path(found.source)), take)
             licence = "; ".join(filter(None, (weights.licence, found.licence)))
             yield dataclasses.replace(weights, licence=licence)
