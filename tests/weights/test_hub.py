@@ -104,13 +104,14 @@ def test_the_notice_goes_along_the_chain(hub, model, tmp_path):
     config = Config(model=ModelConfig("segformer_b0", 3), init=InitConfig(model=f"hf:{NAME}"))
     net = cffm_jax.create_model("segformer_b0", 3)
     _, said, licence = initial_weights(net, config, jax.random.key(0))
-    assert licence.startswith(f"inherited from hf:{NAME}: ") and "its model card states other (mine" in licence
-    assert f"from hf:{NAME}@{hub.commits[NAME, 'main']} (" in said
+    named = f"hf:{NAME}@{hub.commits[NAME, 'main']}"
+    assert licence.startswith(f"inherited from {named}: ") and "its model card states other (mine" in licence
+    assert f"from {named} (" in said
     convert_command([f"hf:{NAME}", str(tmp_path / "ours.safetensors")])
     with open_stored(tmp_path / "ours.safetensors") as weights:
         assert weights.licence.endswith("its model card states other (mine, https://a.b/c)")
         history = json.loads(weights.file.metadata["provenance"])
-    assert history["source"] == f"hf:{NAME}@{hub.commits[NAME, 'main']}" and len(history["sha256"]) == 64
+    assert history["source"] == named and len(history["sha256"]) == 64
 
 
 def test_a_download_that_breaks_off_is_resumed(hub, monkeypatch, capfd):
