@@ -54,6 +54,7 @@ class About:
         no use.
       not_with_because: what is said then: the problem and the remedy.
       path: it names a file or a folder, or each of a tuple does, see `with_paths`.
+      hub: of a path: it names weights, for which hf:owner/name of the Hugging Face hub will do.
       place: it names what is written, where nothing else may lie.
     """
 
@@ -78,6 +79,7 @@ class About:
     not_with: str = ""
     not_with_because: tuple[str, str] = ("", "")
     path: bool = False
+    hub: bool = False
     place: bool = False
 
     @property
@@ -174,24 +176,28 @@ def with_paths(options: Options, shown: Callable[[str], str] = option_name) -> O
       shown: from an option's dotted name to what messages call it.
 
     Raises:
-      InputError: one names an address, such as gs://bucket/run, of which a folder of that name
-        would be made here; or the home of a user that there is not.
+      InputError: one names an address, such as gs://bucket/run, or hf:owner/name where no weights
+        are read, of which a folder of that name would be made here; or the home of a user that
+        there is not.
     """
     rules, changes = about(type(options)), []
     for name, value in values(options).items():
         if (rules[name].path or rules[name].place) and isinstance(value, str | tuple):
             each = (value,) if isinstance(value, str) else value
-            paths = tuple(local_path(shown(name), path, rules[name].remedy) for path in each)
+            paths = tuple(local_path(shown(name), path, rules[name]) for path in each)
             changes.append((name, paths[0] if isinstance(value, str) else paths))
     return with_changes(options, changes)
 
 
-def local_path(option: str, value: str, remedy: str = "") -> str:
+def local_path(option: str, value: str, rule: About = About()) -> str:
     """The path that an option names, as of `with_paths`."""
-    if value.startswith("hf:/"):
+    remedy = rule.remedy or "name a place on this machine, copied or mounted (./ before a local name that looks so)"
+    if rule.hub and value.startswith("hf:/"):
         raise InputError(option, f"is {value}", "write hf:owner/name for weights of the Hugging Face hub")
+    if not rule.hub and value.startswith("hf:"):
+        problem = f"is {value}, and the Hugging Face hub is asked for nothing but the weights that are read"
+        raise InputError(option, problem, remedy)
     if _ADDRESS.match(value):
-        remedy = remedy or "name a place on this machine, copied or mounted (./ before a local name that looks so)"
         raise InputError(option, f"is {value}, and only files and folders of this machine can be used", remedy)
     expanded = os.path.expanduser(value)
     if expanded.startswith("~") and not os.path.lexists(expanded):

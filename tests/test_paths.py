@@ -20,7 +20,7 @@ from cffm_jax.data.synthetic import generate
 from cffm_jax.errors import InputError
 from cffm_jax.evaluation.options import EvalOptions
 from cffm_jax.predict.request import Request
-from cffm_jax.rules import option_name, with_paths
+from cffm_jax.rules import about, option_name, with_paths
 from cffm_jax.runtime.command_line import parse_command
 from cffm_jax.settings import load_config
 from cffm_jax.study import command as study
@@ -46,6 +46,8 @@ NO_PATHS = {
     "ignored",
 }  # fmt: skip
 """Options that are words, but name neither a file nor a folder."""
+OF_WEIGHTS = {"checkpoint", "init.encoder", "init.model", "prototypes.checkpoint", "file"}
+"""Options that take hf:owner/name."""
 
 
 def words(cls):
@@ -76,10 +78,24 @@ def test_no_option_takes_an_address_for_a_place(command, name, refused, tmp_path
     monkeypatch.chdir(tmp_path)
     main, _, argv, positional = COMMANDS[command]
     named = name.removeprefix("settings.")
-    argv = [*argv, *("gs://bucket/place" if each == named else "here" for each in positional)]
-    argv += [] if named in positional else [f"--{named}", "gs://bucket/place"]
     shown = named.upper() if named in positional else option_name(named)
-    refused(main, argv, f"error: {shown}: is gs://bucket/place, and only files and folders of this machine")
+    said = {"gs://bucket/place": "and only files and folders of this machine"}
+    if named not in OF_WEIGHTS:
+        said["hf:owner/name"] = "and the Hugging Face hub is asked for nothing but the weights that are read"
+    for address, why in said.items():
+        given = [*argv, *(address if each == named else "here" for each in positional)]
+        given += [] if named in positional else [f"--{named}", address]
+        refused(main, given, f"error: {shown}: is {address}, {why}")
+    assert not [*tmp_path.iterdir()]
+
+
+def test_weights_alone_go_by_name():
+    rules = [pair for _, cls, *_ in COMMANDS.values() for pair in about(cls).items()]
+    assert {name.removeprefix("settings.") for name, rule in rules if rule.hub} == OF_WEIGHTS
+
+
+def test_what_is_for_the_hub_is_written_here(refused):
+    refused(convert_command, ["run", "hf:owner/name", "--to", "hub"], "`hf upload OWNER/NAME FOLDER` uploads")
 
 
 @pytest.mark.parametrize(

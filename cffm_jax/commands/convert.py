@@ -16,13 +16,15 @@ from cffm_jax.runtime.atomic import require_writable
 from cffm_jax.runtime.command_line import parse_command, run_command
 from cffm_jax.runtime.devices import warn_of_missing_platforms
 
+_UPLOAD = "name a new file or folder on this machine; `hf upload OWNER/NAME FOLDER` uploads that of --to hub"
+
 
 @dataclasses.dataclass(frozen=True)
 class ConvertOptions:
-    file: tyro.conf.Positional[str] = setting("", path=True)
+    file: tyro.conf.Positional[str] = setting("", path=True, hub=True)
     """A file of weights, a folder of save_pretrained, hf:owner/name of the Hugging Face hub, the
     folder of a run, or the authors' cluster_centers."""
-    output: tyro.conf.Positional[str] = setting("", path=True)
+    output: tyro.conf.Positional[str] = setting("", path=True, remedy=_UPLOAD)
     """The file or folder to write."""
     to: Literal["cffm_jax", "torch", "safetensors", "hub", "jax-export", "onnx"] = "cffm_jax"
     """What to write: our .safetensors; the released layout as torch's .pth or as .safetensors; a

@@ -105,7 +105,7 @@ class PrototypeConfig:
     """Iterations of k-means at most."""
     seed: int = setting(0, least=0)
     """Seed of the start."""
-    checkpoint: str = setting("", set_by_study=True, path=True)
+    checkpoint: str = setting("", set_by_study=True, path=True, hub=True)
     """Run, file or hf:owner/name whose network computes the features that are clustered; default:
     the weights of the model itself."""
     imported: str = setting("", path=True)

@@ -36,7 +36,7 @@ class EvalOptions:
     config: str = setting("", path=True)
     """Config file, or the name of one of configs/; without one, the config stored with the
     checkpoint."""
-    checkpoint: str = setting("", path=True)
+    checkpoint: str = setting("", path=True, hub=True)
     """Folder of a run, whose latest checkpoint is evaluated (RUN/checkpoints/best,
     RUN/checkpoints/STEP: another), a file of weights of any kind, see convert.py, or hf:owner/name
     of the Hugging Face hub."""

@@ -25,7 +25,7 @@ class Request:
     inputs: tyro.conf.Positional[tuple[str, ...]] = setting((), path=True, remedy=_ADDRESSES)
     """A video, an image, several images, a folder of images or a pattern in quotes (one video in
     the order of their numbers), a camera's index, or - for a video on standard input."""
-    checkpoint: str = setting("", path=True)
+    checkpoint: str = setting("", path=True, hub=True)
     """Folder of a run, a file of weights of any kind, see convert.py, or hf:owner/name of the
     Hugging Face hub. CFFM++ has prototypes of the frames so far."""
     output: str = setting("", path=True)

@@ -267,4 +267,4 @@ def initial_weights(model: Method, config: Config, key: jax.Array, start: int = 
             only=() if init.model else (ENCODER,),
             may_be_fresh=model.fresh_parts,
         )
-    return variables, str(report), inherited(init.source, report.licence)
+    return variables, str(report), inherited(report.source, report.licence)

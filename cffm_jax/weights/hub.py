@@ -65,11 +65,12 @@ def file_name(address: str | Path) -> str:
 
 def fetch(path: str | Path) -> Fetched:
     """Fetches the weights that an address names, as far as the cache lacks them. Where the hub
-    cannot be reached, what the cache has is taken, and that is said.
+    cannot be reached, or does not hand the file out, what the cache has is taken, and that is said.
 
     Raises:
       InputError: the address is none, there are no such weights, they are not for this user, they
-        cannot be fetched and are not in the cache, or huggingface_hub is not installed.
+        cannot be fetched and are not in the cache, their index is damaged, or huggingface_hub is
+        not installed.
     """
     address = _parse(str(path))
     try:
@@ -88,7 +89,10 @@ def fetch(path: str | Path) -> Fetched:
 
 def _parse(given: str) -> _Address:
     match = _ADDRESS.fullmatch(given)
-    if not match or {"", ".", ".."} & {*(match[2] or "x").split("/")}:
+    # huggingface_hub makes paths of both; a revision is also the name of a file in its cache.
+    named = [name for name in match.groups()[1:] if name] if match else []
+    parts = {part for name in named for part in name.split("/")}
+    if not match or {"", ".", ".."} & parts or any("\\" in part or not part.isprintable() for part in parts):
         raise _malformed(given)
     return _Address(given, match[1], match[2] or "", match[3] or "main")
 
@@ -108,12 +112,14 @@ def _fetch(address: _Address, get: Get, files: list[str]) -> Fetched:
         remedy = "name another" if address.file else f"name one of its files: {PREFIX}{address.repository}:FILE"
         remedy = f"{remedy}, of {printable(first_few(held, 6))}" if held else "name another repository or revision"
         raise InputError(address.given, f"holds no {address.file or ' or '.join(FOLDER_FILES)}", remedy)
-    folder, commit = PurePosixPath(name).parent, file.parents[name.count("/")].name
+    folder, commit = PurePosixPath(name).parent, _commit(file, name)
 
     def beside(other: str) -> Path | None:
         return get(str(folder / other), commit)
 
-    for shard in shard_names(file) if name.endswith(".index.json") else ():
+    with naming(address.given, file):
+        shards = shard_names(file) if name.endswith(".index.json") else []
+    for shard in shards:
         if not beside(shard):
             problem = f"lacks {printable(shard)}, a shard that {name} names"
             raise InputError(address.given, problem, "name another file or revision, or fetch it anew")
@@ -121,6 +127,22 @@ def _fetch(address: _Address, get: Get, files: list[str]) -> Fetched:
         beside("config.json")
     source = f"{PREFIX}{address.repository}{f':{address.file}' if address.file else ''}@{commit}"
     return Fetched(file, source, _licence(get(_CARD, commit)))
+
+
+@contextlib.contextmanager
+def naming(given: str | Path, file: Path) -> Iterator[None]:
+    """Errors that name the file in the cache, or one beside it, name the address given."""
+    try:
+        yield
+    except InputError as error:
+        if not Path(error.where).is_relative_to(file.parent):
+            raise
+        raise InputError(given, error.problem, f"{error.remedy} (in the cache: {error.where})") from error
+
+
+def _commit(file: Path, name: str) -> str:
+    """The commit that a file in the cache is of, which holds it by this name."""
+    return file.parents[name.count("/")].name
 
 
 def _source(address: _Address, hub: types.ModuleType, errors: types.ModuleType) -> tuple[Get, list[str]]:
@@ -131,8 +153,22 @@ def _source(address: _Address, hub: types.ModuleType, errors: types.ModuleType) 
         return Path(found) if isinstance(found, str) else None
 
     def fetched(name: str, revision: str) -> Path | None:
+        if revision not in (address.revision, info.sha):  # What is beside the older file, see below.
+            return cached(name, revision)
+        if name not in files:
+            return None
+        before = cached(name, revision)
         # The name of the revision, not the commit, so that the cache knows it when offline.
-        return Path(hub.hf_hub_download(address.repository, name, revision=revision)) if name in files else None
+        file = Path(hub.hf_hub_download(address.repository, name, revision=revision))
+        if _commit(file, name) != info.sha:
+            if file != before:
+                raise InputError(address.given, "was changed while it was fetched", "try again")
+            # Where this request fails, huggingface_hub takes what the cache has, unsaid.
+            warn(f"its commit {info.sha} cannot be fetched from {_endpoint(hub)}")
+        return file
+
+    def warn(problem: str) -> None:
+        print(f"warning: {address.given}: {problem}: the copy in the cache is used", file=sys.stderr)
 
     try:
         timeout = hub.constants.HF_HUB_ETAG_TIMEOUT
@@ -142,9 +178,10 @@ def _source(address: _Address, hub: types.ModuleType, errors: types.ModuleType) 
         if not _unreachable(error, errors) or not any(cached(name, address.revision) for name in wanted):
             raise
         if not isinstance(error, errors.OfflineModeIsEnabled):
-            problem = f"{_not_reached(error, hub)}: the copy in the cache is used"
-            print(f"warning: {address.given}: {problem}", file=sys.stderr)
+            warn(_not_reached(error, hub))
         return cached, []
+    if not info.sha:
+        raise ValueError("it states no commit")
     files = [each.rfilename for each in info.siblings or ()]
     return fetched, files
 

@@ -14,24 +14,27 @@ from typing import Any
 
 import numpy as np
 
+from cffm_jax.config import SETTINGS, Config
 from cffm_jax.errors import InputError
 from cffm_jax.metrics.all_metrics import METRICS
 from cffm_jax.models.encoders.mit import HEADS, REDUCTIONS, MiTSize
 from cffm_jax.models.encoders.names import ENCODER, backbone_of, size_of
 from cffm_jax.models.foreign.names import Origin
+from cffm_jax.rules import values, with_changes
 from cffm_jax.runtime.atomic import WholeFolder
 from cffm_jax.weights.described import FORMAT, StoredWeights, own_metadata, provenance, released_description
 from cffm_jax.weights.files.write import write_safetensors
+from cffm_jax.weights.hub import is_address
 from cffm_jax.weights.naming.match import dead_arrays, export_state_dict, load_leaves, without_counterpart
 from cffm_jax.weights.naming.origins import Naming
-from cffm_jax.weights.open import RANDOM
+from cffm_jax.weights.open import RANDOM, to_publish
 
 _NAMING = "Hugging Face"
 """Of whole models in transformers' files, see ``Origin.heads``."""
 
 
 def write_hub_folder(weights: StoredWeights, folder: Path, figures: Path) -> str:
-    """Writes the folder, whole or not at all.
+    """Writes the folder, whole or not at all; without a path of this machine.
 
     Args:
       weights: of a whole model, or an encoder alone.
@@ -44,6 +47,7 @@ def write_hub_folder(weights: StoredWeights, folder: Path, figures: Path) -> str
     Raises:
       InputError: the weights or the figures are unusable, or the folder cannot be written.
     """
+    weights = _to_publish(weights)
     history, origin = provenance(weights), _origin(weights)
     arrays = _renamed(weights, origin) if origin else {}
     if arrays:
@@ -65,6 +69,14 @@ def write_hub_folder(weights: StoredWeights, folder: Path, figures: Path) -> str
     if weights.licence == RANDOM:
         said.append("note: its README.md states no licence: choose one")
     return "\n".join(said)
+
+
+def _to_publish(weights: StoredWeights) -> StoredWeights:
+    """The weights with the defaults and base names in the place of local paths."""
+    given, usual = values(weights.config), values(Config())
+    local = [name for name, rule in SETTINGS.items() if (rule.path or rule.place) and not is_address(given[name])]
+    config = with_changes(weights.config, [(name, usual[name]) for name in local])
+    return dataclasses.replace(weights, config=config, licence=to_publish(weights.licence))
 
 
 def _origin(weights: StoredWeights) -> Origin | None:

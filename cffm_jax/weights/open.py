@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ from cffm_jax.weights.files.read import FOLDER_FILES, open_weights
 from cffm_jax.weights.files.stored_array import StoredArray
 
 RANDOM = "yours: trained from random weights"
+_SOURCE = re.compile("(?<=inherited from ).+?(?=: )|(?<=that of ).+?(?=, from which it was trained)")
+"""What a notice names, see ``inherited`` and ``licence_of_run``."""
 
 
 def complete(weights: StoredWeights) -> dict[str, Any]:
@@ -56,7 +59,7 @@ def open_stored(path: str | Path, *, raw: bool = False, take: str = "") -> Itera
     """
     if hub.is_address(path):
         found = hub.fetch(path)
-        with open_weights(found.file) as file:
+        with hub.naming(path, found.file), open_weights(found.file) as file:
             weights = stored_weights(dataclasses.replace(file, path=Path(found.source)), take)
             licence = "; ".join(filter(None, (weights.licence, found.licence)))
             yield dataclasses.replace(weights, licence=licence)
@@ -132,3 +135,12 @@ def licence_of_run(about: Mapping[str, Any], config: Config) -> str:
 def inherited(source: str, licence: str) -> str:
     """The notice of what is trained from weights with a notice: it names all that came before."""
     return f"inherited from {source}: {licence or 'not known'}"
+
+
+def to_publish(notice: str) -> str:
+    """A notice with base names in the place of local paths; addresses of the hub stay."""
+
+    def name(found: re.Match[str]) -> str:
+        return found[0] if hub.is_address(found[0]) else Path(found[0]).name or "a folder"
+
+    return _SOURCE.sub(name, notice)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import sys
 import time
 from pathlib import Path
@@ -103,13 +104,14 @@ def test_the_notice_goes_along_the_chain(hub, model, tmp_path):
     config = Config(model=ModelConfig("segformer_b0", 3), init=InitConfig(model=f"hf:{NAME}"))
     net = cffm_jax.create_model("segformer_b0", 3)
     _, said, licence = initial_weights(net, config, jax.random.key(0))
-    assert licence.startswith(f"inherited from hf:{NAME}: ") and "its model card states other (mine" in licence
-    assert f"from hf:{NAME}@{hub.commits[NAME, 'main']} (" in said
+    named = f"hf:{NAME}@{hub.commits[NAME, 'main']}"
+    assert licence.startswith(f"inherited from {named}: ") and "its model card states other (mine" in licence
+    assert f"from {named} (" in said
     convert_command([f"hf:{NAME}", str(tmp_path / "ours.safetensors")])
     with open_stored(tmp_path / "ours.safetensors") as weights:
         assert weights.licence.endswith("its model card states other (mine, https://a.b/c)")
         history = json.loads(weights.file.metadata["provenance"])
-    assert history["source"] == f"hf:{NAME}@{hub.commits[NAME, 'main']}" and len(history["sha256"]) == 64
+    assert history["source"] == named and len(history["sha256"]) == 64
 
 
 def test_a_download_that_breaks_off_is_resumed(hub, monkeypatch, capfd):
@@ -135,6 +137,36 @@ def test_without_a_network_the_cache_serves(hub, model, monkeypatch, capfd):
     [line] = capfd.readouterr().err.splitlines()
     assert line.startswith(f"warning: hf:{NAME}: {hub.address} cannot be reached (")
     assert line.endswith("the copy in the cache is used")
+
+
+def test_an_older_copy_is_told(hub, monkeypatch, capfd):
+    """The hub answers which commit is the newest, and not for the file."""
+    old = hub.add(NAME, **{"model.safetensors": b"old", "README.md": CARD})
+    found = fetch(f"hf:{NAME}")
+    new = hub.add(NAME, **{"model.safetensors": b"new", "config.json": b"{}"})
+    asked = huggingface_hub.HfApi.model_info
+
+    def and_no_more(*args, **named):
+        info = asked(*args, **named)
+        hub.down = 503
+        return info
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", and_no_more)
+    assert fetch(f"hf:{NAME}") == found and found.source.endswith(old)
+    said = f"its commit {new} cannot be fetched from {hub.address}: the copy in the cache is used"
+    assert capfd.readouterr().err == f"warning: hf:{NAME}: {said}\n"
+
+
+def test_damaged_files_are_named_by_their_address(hub, model):
+    shards = in_shards(model["model.safetensors"])
+    shards["model-1.safetensors"] = shards["model-1.safetensors"][:-9]
+    hub.add("owner/cut", **{"model.safetensors": model["model.safetensors"][:-9]})
+    hub.add("owner/shards", **shards)
+    for address, name in {"hf:owner/cut": "model", "hf:owner/shards@main": "model-1"}.items():
+        with pytest.raises(InputError) as caught, open_stored(address):
+            pass
+        assert caught.value.where == address and "cut off" in caught.value.problem
+        assert re.search(rf"\(in the cache: /.*/{name}\.safetensors\)$", caught.value.remedy)
 
 
 def down(hub, monkeypatch):
@@ -184,6 +216,8 @@ REFUSED = [
     ("owner/outside", None, "names a shard outside its folder: ../../x"),
     ("owner", None, "names no repository of the Hugging Face hub; write hf:owner/name"),
     (f"{NAME}:../x.pth", None, "names no repository of the Hugging Face hub"),
+    (f"{NAME}:a\\..\\x.pth", None, "names no repository of the Hugging Face hub"),
+    (f"{NAME}@../../../z", None, "names no repository of the Hugging Face hub"),
     ("a--b/c", None, "names no repository of the Hugging Face hub"),
     ("//owner/name", None, "write hf:owner/name"),
 ]
@@ -196,6 +230,7 @@ def test_one_line_for_what_there_is_not(hub, monkeypatch, refused, tmp_path, nam
     hub.add("owner/named", **{"a.pth": b"x", "README.md": CARD})
     hub.add("owner/empty", **FILES)
     hub.add("owner/lacking", **{name: data for name, data in shards.items() if name != "model-1.safetensors"})
+    hub.add(NAME, "../../../z", **{"model.safetensors": b"x"})
     hub.add("owner/outside", **{"model.safetensors.index.json": b'{"weight_map": {"a": "../../x"}}'})
     (tmp_path / "cache").mkdir()
     if how:
@@ -203,8 +238,8 @@ def test_one_line_for_what_there_is_not(hub, monkeypatch, refused, tmp_path, nam
     before = {*tmp_path.rglob("*")}
     with pytest.raises(InputError) as caught:
         fetch(f"hf:{name}")
-    assert said in str(caught.value) and str(caught.value).count("\n") == 0
-    assert "owner/outside" == name or str(caught.value).startswith(f"hf:{name}: ")
+    assert said in str(caught.value) and str(caught.value).startswith(f"hf:{name}: ")
+    assert (caught.value.problem + caught.value.remedy).isprintable()
     assert all("cache" in path.parts for path in {*tmp_path.rglob("*")} - before)
     assert not [path for path in (tmp_path / "cache").rglob("*.incomplete")]
 

@@ -1,6 +1,8 @@
 """Folders for the Hugging Face hub: read here, by name from a small hub, and by transformers."""
 
+import dataclasses
 import json
+import re
 
 import numpy as np
 import pytest
@@ -8,9 +10,10 @@ import yaml
 
 import cffm_jax
 from cffm_jax.commands.convert import convert_command
-from cffm_jax.config import Config, ModelConfig
+from cffm_jax.config import SETTINGS, Config, ModelConfig
 from cffm_jax.models.create import build_model
 from cffm_jax.models.variables import flatten
+from cffm_jax.rules import with_changes
 from cffm_jax.runtime.command_line import run_command
 from cffm_jax.weights.class_names import ClassNames
 from cffm_jax.weights.described import StoredWeights
@@ -61,6 +64,24 @@ def test_a_folder_is_read_by_name(tmp_path, monkeypatch, name):
     expected = leaves(weights.load())
     for path, array in leaves(found.variables).items():
         np.testing.assert_array_equal(array, expected[path], err_msg=path)
+
+
+@pytest.mark.parametrize("name", ["segformer_b0", "segformer_pvtv2_b0"])
+def test_no_path_of_this_machine_is_published(tmp_path, name):
+    weights, home = stored(name=name), "/home/anna/secret"
+    paths = [key for key, rule in SETTINGS.items() if rule.path or rule.place]
+    config = with_changes(weights.config, [*((key, f"{home}/{key}") for key in paths), ("train.steps", 77)])
+    config = with_changes(config, [("prototypes.checkpoint", "hf:owner/name")])
+    chain = "inherited from {0}1: inherited from hf:a/b:c/d.bin@e: that of {0}mit.pth, from which it was trained"
+    weights = dataclasses.replace(weights, source=f"{home}/2", config=config, licence=chain.format(f"{home}/"))
+    assert len(paths) > 5 and write_hub_folder(weights, tmp_path / "out", tmp_path / "none")
+    for file in (tmp_path / "out").iterdir():
+        assert not re.search(b"anna|secret", file.read_bytes()), file
+    with open_stored(tmp_path / "out") as found:
+        assert found.licence == chain.format("")
+        if name != "segformer_b0":  # Of our own format, which has the config.
+            kept = {"train.steps": 77, "prototypes.checkpoint": "hf:owner/name", "model": weights.config.model}
+            assert found.config == with_changes(Config(), kept.items())
 
 
 def test_figures_of_another_step_and_a_licence_of_ones_own(tmp_path):
