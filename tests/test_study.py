@@ -15,7 +15,7 @@ from cffm_jax.runtime.command_line import run_command
 from cffm_jax.settings import load_config
 from cffm_jax.study import command, plan
 from cffm_jax.study.plan import StudyOptions, prepare
-from cffm_jax.study.results import FIGURES, mean_and_spread
+from cffm_jax.study.results import COMPARED, mean_and_spread
 from cffm_jax.training import loop
 
 from helpers.runs import CONFIG, ROOT, STEPS, TINY, files
@@ -196,7 +196,7 @@ def test_table_of_three_seeds(trained_names, data, tmp_path, capfd):
     assert tree["seeds"] == [0, 1, 2] and len(trained_names) == len(set(trained_names)) == 6
     row = tree["rows"][0]
     published = {"miou": 38.5, "vc8": 88.6, "vc16": 84.1}
-    assert row["published"] == published and set(published) == set(FIGURES.values())
+    assert row["published"] == published and set(published) == set(COMPARED.values())
     assert row["mean"]["miou"] == pytest.approx(0.6) and row["spread"]["miou"] == pytest.approx(0.1)
     assert row["mean"]["vc16"] is None and row["runs"] == [name for name in trained_names if "cffm_b0" in name]
 

@@ -14,8 +14,8 @@ from PIL import Image
 
 from cffm_jax.data.image_files import FileName, read_bytes
 from cffm_jax.data.labels.mask_files import claims_of, read_values
-from cffm_jax.data.labels.palettes import Palettes, values_in_use
 from cffm_jax.data.layouts.video import Video, plain_coding
+from cffm_jax.data.palettes import Palettes, values_in_use
 from cffm_jax.errors import InputError
 from cffm_jax.runtime import cluster
 from cffm_jax.runtime.atomic import require_new_folder

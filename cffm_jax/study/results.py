@@ -14,7 +14,7 @@ from cffm_jax.metrics.metric import number
 from cffm_jax.runtime.atomic import write_json
 from cffm_jax.study.plan import Run, Study, StudyOptions
 
-FIGURES = {metric.title: metric.key for metric in METRICS if metric.key in ("miou", "vc8", "vc16")}
+COMPARED = {metric.title: metric.key for metric in METRICS if metric.key in ("miou", "vc8", "vc16")}
 """Heading -> key of the metric, and field of `Row`: what every table of the papers has."""
 
 
@@ -60,7 +60,7 @@ def results(study: Study, seeds: int) -> list[dict[str, Any]]:
             {
                 "label": row.label,
                 "method": row.method,
-                "published": {figure: getattr(row, figure) for figure in FIGURES.values()},
+                "published": {figure: getattr(row, figure) for figure in COMPARED.values()},
                 "mean": {figure: mean for figure, (mean, _) in ours.items()},
                 "spread": {figure: spread for figure, (_, spread) in ours.items()},
                 "runs": [str(run.workdir) for run in runs[:seeds]],
@@ -77,12 +77,12 @@ def markdown(study: Study, options: StudyOptions, seeds: int) -> str:
         f"{study.table.title}. Ours: {settings.model.name.partition('_')[2]}, {settings.train.steps} steps, "
         f"{settings.data.eval_split} of {settings.data.root}, {seeds} seed(s). Papers: VSPW val.",
         "",
-        "| row | method | " + " | ".join(f"{head} papers | {head} ours" for head in FIGURES) + " |",
-        "|---" * (2 + 2 * len(FIGURES)) + "|",
+        "| row | method | " + " | ".join(f"{head} papers | {head} ours" for head in COMPARED) + " |",
+        "|---" * (2 + 2 * len(COMPARED)) + "|",
     ]
     for row in results(study, seeds):
         cells = [row["label"], row["method"]]
-        for figure in FIGURES.values():
+        for figure in COMPARED.values():
             published, mean, spread = row["published"][figure], row["mean"][figure], row["spread"][figure]
             cells.append("-" if published is None else f"{published:.1f}")
             ours = "-" if mean is None else f"{100 * mean:.1f}"

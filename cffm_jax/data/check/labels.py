@@ -9,8 +9,8 @@ import numpy as np
 from cffm_jax.config import IGNORED_LABEL, DataConfig
 from cffm_jax.data.check.video_files import VideoFound
 from cffm_jax.data.labels.label_sample import named, one_class
-from cffm_jax.data.labels.palettes import Palettes
 from cffm_jax.data.layouts.listing import MASKS, Problem
+from cffm_jax.data.palettes import Palettes
 
 _WHOLE = "."
 """Stands for the dataset's folder, where a problem is that of all masks."""

@@ -12,9 +12,9 @@ from cffm_jax.config import IGNORED_LABEL
 from cffm_jax.data import decode
 from cffm_jax.data.image_files import FileName, UnreadableFile
 from cffm_jax.data.labels import mask_files
-from cffm_jax.data.labels.palettes import Claim
 from cffm_jax.data.layouts.listing import MASKS, SIZES, UNREADABLE, Listed, Problem
 from cffm_jax.data.layouts.records import read_all
+from cffm_jax.data.palettes import Claim
 from cffm_jax.errors import InputError
 from cffm_jax.runtime.checksums import digest, relative_name
 

@@ -12,8 +12,8 @@ from PIL import Image
 
 from cffm_jax.data.image_files import FileName, UnreadableFile, open_image, read_bytes
 from cffm_jax.data.import_labels.interface import NO_LABEL, Drawn
-from cffm_jax.data.labels.palettes import rgb
 from cffm_jax.data.layouts.class_file import first_double
+from cffm_jax.data.palettes import rgb
 from cffm_jax.data.pictures import DAMAGED, is_png, orientation
 from cffm_jax.errors import InputError
 

@@ -1,1 +1,1 @@
-"""Labels: what mask files hold, what their palettes say, and samples of them."""
+"""Labels: what mask files hold, and samples of them."""

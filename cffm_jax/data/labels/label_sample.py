@@ -12,10 +12,10 @@ from cffm_jax.config import IGNORED_LABEL
 from cffm_jax.data import decode
 from cffm_jax.data.image_files import FileName, UnreadableFile
 from cffm_jax.data.labels import mask_files
-from cffm_jax.data.labels.palettes import Claim
 from cffm_jax.data.layouts.read import find_splits, read_split
 from cffm_jax.data.layouts.records import read_one
 from cffm_jax.data.layouts.video import Coding, Video
+from cffm_jax.data.palettes import Claim
 from cffm_jax.errors import InputError, first_few
 
 MOST = 256

@@ -10,8 +10,8 @@ from PIL import Image
 
 from cffm_jax.config import IGNORED_LABEL
 from cffm_jax.data.image_files import FileName, UnreadableFile, open_image
-from cffm_jax.data.labels.palettes import Claim, claims, rgb, values_in_use
 from cffm_jax.data.layouts.video import NO_CLASS, Coding
+from cffm_jax.data.palettes import Claim, claims, rgb, values_in_use
 from cffm_jax.data.pictures import grey_bits, is_png, orientation, upright
 from cffm_jax.errors import InputError
 

@@ -13,11 +13,11 @@ from collections.abc import Callable, Sequence
 from typing import get_args
 
 from cffm_jax.config import DataConfig, LayoutName
-from cffm_jax.data.labels.palettes import Palettes
 from cffm_jax.data.layouts.class_file import read_class_file
 from cffm_jax.data.layouts.layout import Layout
 from cffm_jax.data.layouts.listing import Listing
 from cffm_jax.data.layouts.video import Coding, Video
+from cffm_jax.data.palettes import Palettes
 from cffm_jax.errors import InputError
 from cffm_jax.runtime.checksums import Manifest, read_manifest
 

@@ -10,7 +10,7 @@ import numpy as np
 from cffm_jax.config import IGNORED_LABEL
 from cffm_jax.data import clips
 from cffm_jax.data.image_files import FileName
-from cffm_jax.data.labels.palettes import Palettes
+from cffm_jax.data.palettes import Palettes
 from cffm_jax.errors import InputError
 
 NO_CLASS = 254

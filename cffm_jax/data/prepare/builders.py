@@ -25,12 +25,12 @@ import tensorflow_datasets as tfds
 
 from cffm_jax.data.image_files import FileName, UnreadableFile, read_bytes
 from cffm_jax.data.labels.mask_files import claims_of_file
-from cffm_jax.data.labels.palettes import Claim
 from cffm_jax.data.layouts import class_file, records
 from cffm_jax.data.layouts.layout import Layout
 from cffm_jax.data.layouts.read import read_split
 from cffm_jax.data.layouts.records import FRAME, FRAME_NAME, MASK_NAME, MASKS
 from cffm_jax.data.layouts.video import Coding, Video
+from cffm_jax.data.palettes import Claim
 from cffm_jax.errors import InputError
 from cffm_jax.runtime.atomic import write_text
 from cffm_jax.runtime.checksums import Manifest, digest_of_file, relative_name

@@ -13,10 +13,10 @@ from cffm_jax.commands.train import train_command
 from cffm_jax.data.check import command as check
 from cffm_jax.data.labels import label_sample
 from cffm_jax.data.labels.mask_files import claims_of_file
-from cffm_jax.data.labels.palettes import Palettes
 from cffm_jax.data.layouts.layout import Layout
 from cffm_jax.data.layouts.read import layout_of, read_split
 from cffm_jax.data.layouts.video import plain_coding
+from cffm_jax.data.palettes import Palettes
 from cffm_jax.data.prepare import command as prepare
 from cffm_jax.drawing.palette import palette
 from cffm_jax.errors import InputError
