@@ -16,8 +16,10 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import cv2
 import numpy as np
 import tyro
+from PIL import Image
 
 from cffm_jax.data import decode
 from cffm_jax.data.layouts.read import read_split
@@ -33,6 +35,11 @@ FIGURES = {
     "VC8": "vc8", "VC16": "vc16", "VC8 Eq. 9": "vc8_paper", "VC16 Eq. 9": "vc16_paper",
 }  # fmt: skip
 
+MINUTES = 11
+"""What a network takes, see docs/demo.md."""
+FRAMES = 24
+"""Of the moving picture: one video."""
+
 
 @dataclasses.dataclass(frozen=True)
 class DemoOptions:
@@ -44,12 +51,15 @@ class DemoOptions:
     """Training iterations; 0: as configs/synthetic.py says."""
 
 
-def run(*command: str) -> None:
-    """Shows and runs one of the project's commands; a failure ends the demo with its status."""
+def run(*command: str) -> float:
+    """Shows and runs one of the project's commands, and returns how many minutes it took; a failure ends the demo
+    with its status."""
+    began = time.time()
     print(f"\n$ python {' '.join(command)}", flush=True)
     status = subprocess.run([sys.executable, *command], cwd=ROOT, check=False).returncode
     if status:
         sys.exit(status)
+    return (time.time() - began) / 60
 
 
 def require_one_compilation(workdir: Path) -> None:
@@ -89,27 +99,52 @@ def table(results: Sequence[dict], constant: Scores) -> str:
     return "\n".join(lines)
 
 
+def moving_picture(video: Path, path: Path) -> None:
+    """The first frames of a video as an animated WebP, at most 960 pixels wide, as the README shows it."""
+    reader, pictures = cv2.VideoCapture(str(video)), []
+    while len(pictures) < FRAMES:
+        read, frame = reader.read()
+        if not read:
+            break
+        scale = min(1.0, 960 / frame.shape[1])
+        small = cv2.resize(frame, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+        pictures.append(Image.fromarray(np.ascontiguousarray(small[..., ::-1])))
+    reader.release()
+    pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=150, loop=0, quality=70, method=6)
+
+
 def main() -> None:
     began = time.time()
     options = tyro.cli(DemoOptions, description=__doc__)
     folder, config = Path(options.folder), load_config(ROOT / CONFIG)
-    videos = str(folder / "videos")
-    run("-m", "cffm_jax.data.synthetic", videos)
+    videos, minutes = str(folder / "videos"), {"training": 0.0, "evaluation and pictures": 0.0}
+    count = options.steps or config.train.steps
+    print(
+        f"Makes small videos, trains {config.model.name} on them for {count} steps from random weights, evaluates it "
+        f"and draws its masks beside the per-frame ones. {config.train.steps} steps take some {MINUTES} minutes on two "
+        "quiet CPU cores."
+    )
+    minutes = {"videos": run("-m", "cffm_jax.data.synthetic", videos), **minutes}
     results = []
     for seed in options.seeds:
         workdir = str(folder / f"seed{seed}")
         shared = ("--data.root", videos)
         steps = ("--train.steps", str(options.steps)) if options.steps else ()
-        run("train.py", "--config", CONFIG, *shared, "--workdir", workdir, "--train.seed", str(seed), *steps)
+        minutes["training"] += run(
+            "train.py", "--config", CONFIG, *shared, "--workdir", workdir, "--train.seed", str(seed), *steps
+        )
         require_one_compilation(ROOT / workdir)
         output = str(folder / f"seed{seed}.json")
         pictures = ("--pictures", str(folder / "pictures")) if seed == options.seeds[0] else ()
-        run("eval.py", "--checkpoint", workdir, "--output", output, *pictures)
+        minutes["evaluation and pictures"] += run("eval.py", "--checkpoint", workdir, "--output", output, *pictures)
         results.append(json.loads((ROOT / output).read_text()))
     print(f"\n{config.model.name}, {len(results)} seed(s), validation videos of {videos}:\n")
     print(table(results, most_frequent_class(ROOT / videos, config.model.num_classes)))
-    print(f"\nPictures: {folder}/pictures/sheet.png, {folder}/pictures/overlay.mp4")
-    print(f"Took {(time.time() - began) / 60:.1f} min.")
+    pictures = folder / "pictures"
+    moving_picture(ROOT / pictures / "overlay.mp4", ROOT / pictures / "overlay.webp")
+    print(f"\nPictures: {pictures}/sheet.png, {pictures}/overlay.mp4 (its beginning as overlay.webp)")
+    parts = ", ".join(f"{part} {each:.1f}" for part, each in minutes.items())
+    print(f"Took {(time.time() - began) / 60:.1f} min ({parts}).")
 
 
 if __name__ == "__main__":

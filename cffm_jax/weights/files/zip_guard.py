@@ -139,9 +139,9 @@ def _check_overlaps(members: list[zipfile.ZipInfo], end: int) -> None:
     """Nothing is before the first member; each ends before the next one starts, and the last before
     the list of members."""
     ordered = sorted(members, key=lambda member: member.header_offset)
-    before = ordered[0].header_offset if ordered else 0
-    if before > 0:  # As of two files one after the other; zipfile finds the last one.
-        raise zipfile.BadZipFile(f"{before:,} bytes stand before its start")
     for member, following in zip(ordered, [*(m.header_offset for m in ordered[1:]), end]):
         if member.header_offset < 0 or member.header_offset + _HEADER + member.compress_size > following:
             raise zipfile.BadZipFile(f"{member.orig_filename} overlaps what follows it")
+    before = ordered[0].header_offset if ordered else 0
+    if before > 0:  # As of two files one after the other; zipfile finds the last one.
+        raise zipfile.BadZipFile(f"{before:,} bytes stand before its start")
