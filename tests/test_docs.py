@@ -20,12 +20,18 @@ TEXTS = {page.name: page.read_text() for page in PAGES}
 COMMANDS = {"train.py": "train", "eval.py": "eval", "predict.py": "predict", "convert.py": "convert"}
 
 
+def blocks_of(text):
+    """Each block of code: its language, "" without one, and its lines."""
+    return re.findall(r"^```(\w*)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+
+
 def commands_of(text):
     """The commands of Python in a page's blocks and in its lines, as words, without placeholders."""
-    for block in re.findall(r"```(?:bash|sh)?\n(.*?)```", text, re.DOTALL):
-        for line in block.splitlines():
-            yield from words_of(re.split(r"\s{2,}#", line.removeprefix("host1$ ").removeprefix("host2$ "))[0])
-    for line in re.findall(r"`((?:python|cffm-)[^`]+)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL)):
+    for line in (line for language, block in blocks_of(text) if not language for line in block.splitlines()):
+        yield from words_of(re.split(r"\s{2,}#", line.removeprefix("host1$ ").removeprefix("host2$ "))[0])
+    for line in re.findall(
+        r"`((?:python|cffm-)[^`]+)`", re.sub(r"^```.*?^```$", "", text, flags=re.DOTALL | re.MULTILINE)
+    ):
         yield from words_of(" ".join(line.split()))
 
 
@@ -97,7 +103,7 @@ def test_the_options_of_every_command_are_there(words, monkeypatch):
 
 
 def test_every_import_works():
-    blocks = [block for text in TEXTS.values() for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL)]
+    blocks = [block for text in TEXTS.values() for language, block in blocks_of(text) if language == "python"]
     lines = {line for block in blocks for line in block.splitlines() if line.startswith(("import ", "from "))}
     lines = sorted(line for line in lines if "onnxruntime" not in line)
     assert len(lines) >= 3
