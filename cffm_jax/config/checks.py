@@ -78,7 +78,7 @@ def _require_contexts(settings: ModelConfig) -> None:
         problem = "r and p must be at least 1" if min(*receptive, *pooling) < 1 else ""
     elif not set(pooling) <= set(POOLINGS) or min(receptive) < 1:
         problem = f"r must be at least 1 and p one of {list(POOLINGS)}, not {receptive} and {pooling}"
-    elif max(r / p for r, p in zip(receptive, pooling)) > _MOST_TOKENS:
+    if not problem and max(r / p for r, p in zip(receptive, pooling)) > _MOST_TOKENS:
         problem = f"a window would read more than {_MOST_TOKENS} tokens a side (r / p)"
     if problem:
         raise InputError("--model.receptive, --model.pooling", problem, "see Tables 6 and 7 of the papers")

@@ -85,6 +85,9 @@ def test_the_command_says_what_is_read(capsys):
     assert [line.split("|")[5].strip() for line in capsys.readouterr().out.splitlines()[4:]] == ["5", "3", "3"]
     assert run_command(contexts.main, ["--receptive", "0", "20", "6", "--pooling_rule", "paper"]) == 2
     assert "r and p must be at least 1" in capsys.readouterr().err
+    for rule in ("paper", "release"):
+        assert run_command(contexts.main, ["--receptive", "100000", "20", "6", "--pooling_rule", rule]) == 2
+        assert "more than 64 tokens a side" in capsys.readouterr().err
 
 
 @pytest.mark.long
