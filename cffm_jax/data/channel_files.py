@@ -20,7 +20,7 @@ import numpy as np
 
 from cffm_jax.channels import RGB, Channels
 from cffm_jax.data.image_files import FRAME_READERS, MAX_PIXELS, TIFF, FileName, UnreadableFile, open_image
-from cffm_jax.data.pictures import DAMAGED, grey_bits, orientation, upright
+from cffm_jax.data.pictures import DAMAGED, grey_bits, orientation, unspread, upright
 
 _ARRAY = b"\x93NUMPY"
 _ORDERS = {3: [2, 1, 0], 4: [2, 1, 0, 3]}
@@ -176,10 +176,7 @@ def _picture(path: FileName, data: bytes) -> tuple[np.ndarray, int | None]:
         raise UnreadableFile(path, "is damaged, or of a kind that is not read", f"{_AGAIN}, or {_AS_ARRAY}")
     pixels = pixels[..., _ORDERS[pixels.shape[2]]] if pixels.ndim == 3 and pixels.shape[2] in _ORDERS else pixels
     pixels = pixels[..., [0, 3]] if image.mode == "LA" else pixels  # OpenCV repeats the grey.
-    bits = grey_bits(data)
-    if 1 <= bits < 8:  # Which OpenCV spreads over 0..255.
-        pixels = pixels // (255 // (2**bits - 1))
-    return pixels, orientation(image, data)
+    return unspread(pixels, grey_bits(data)), orientation(image, data)
 
 
 def _require_numbers(path: FileName, dtype: np.dtype, shape: tuple[int, ...]) -> None:

@@ -34,6 +34,12 @@ def grey_bits(data: bytes) -> int:
     return data[_BIT_DEPTH] if is_png(data) and data[_COLOUR_TYPE] == _GREY else 0
 
 
+def unspread(pixels: np.ndarray, bits: int) -> np.ndarray:
+    """Values of a grey PNG of so many bits as the file holds them: readers spread those of fewer
+    than 8 over 0..255. Others (0 bits, 8 or more) stay."""
+    return pixels // (255 // (2**bits - 1)) if 0 < bits < 8 else pixels
+
+
 def orientation(image: Image.Image, data: bytes) -> int | None:
     """How viewers turn an image, 1..8 as in EXIF; None where it does not say, or is damaged there.
 

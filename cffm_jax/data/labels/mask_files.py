@@ -12,7 +12,7 @@ from cffm_jax.config import IGNORED_LABEL
 from cffm_jax.data.image_files import FileName, UnreadableFile, open_image
 from cffm_jax.data.layouts.video import NO_CLASS, Coding
 from cffm_jax.data.palettes import Claim, claims, rgb, values_in_use
-from cffm_jax.data.pictures import grey_bits, is_png, orientation, upright
+from cffm_jax.data.pictures import grey_bits, is_png, orientation, unspread, upright
 from cffm_jax.errors import InputError
 
 _STATE = 'save it with the stated colours, or correct "colours" or add "ignored_colour" in the class file'
@@ -56,12 +56,10 @@ def read_values(path: FileName, data: bytes) -> MaskFile:
 
 
 def _as_stored(values: np.ndarray, data: bytes) -> np.ndarray:
-    """Values of a PNG as Pillow gives them -> as the file holds them: it spreads those of a grey
-    PNG of 2 or 4 bits over 0..255, and makes truth values of one bit."""
+    """Values of a PNG as Pillow gives them -> as the file holds them, see `pictures.unspread`; of
+    one bit Pillow makes truth values."""
     bits = grey_bits(data)
-    if 1 < bits < 8:
-        return values // (255 // (2**bits - 1))
-    return values.astype(np.uint8) if bits == 1 else values
+    return values.astype(np.uint8) if bits == 1 else unspread(values, bits)
 
 
 def _palette_of(image: Image.Image) -> np.ndarray:
