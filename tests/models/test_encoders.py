@@ -89,14 +89,27 @@ def test_sides_that_are_no_multiples_of_32_are_refused(name):
         jax.eval_shape(functools.partial(model.init, method="encode_stages"), jax.random.key(0), frames)
 
 
+@pytest.mark.parametrize("platform", ["cpu", "default"])
 @pytest.mark.parametrize("side", [3, 7])
-def test_depthwise_convolution_is_xlas_grouped_one(side):
+def test_depthwise_convolution_and_its_gradients_are_xlas(side, platform, monkeypatch):
+    monkeypatch.setattr(jax.lax, "platform_dependent", lambda **branches: branches[platform]())
     x, kernel, bias = normal(2, 6, 9, 5), normal(side, side, 5, seed=1), normal(5, seed=2)
-    ours = layers.DepthwiseConv(side=side).apply({"params": {"kernel": kernel, "bias": bias}}, x)
-    expected = jax.lax.conv_general_dilated(
-        x, kernel[:, :, None], (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"), feature_group_count=5
-    )
-    np.testing.assert_allclose(ours, expected + bias, rtol=0, atol=2e-5)
+    cotangent = normal(2, 6, 9, 5, seed=3)
+
+    def grouped(x, kernel, bias):
+        filters, dimensions = kernel[:, :, None], ("NHWC", "HWIO", "NHWC")
+        form = {"dimension_numbers": dimensions, "feature_group_count": 5, "precision": "highest"}
+        return bias + jax.lax.conv_general_dilated(x, filters, (1, 1), "SAME", **form)
+
+    ours, back = jax.vjp(layers.depthwise, x, kernel, bias)
+    expected, expected_back = jax.vjp(grouped, x, kernel, bias)
+    np.testing.assert_allclose(ours, expected, rtol=0, atol=2e-5)
+    for gradient, other in zip(back(cotangent), expected_back(cotangent), strict=True):
+        np.testing.assert_allclose(gradient, other, rtol=0, atol=5e-5)
+    half = jax.vjp(layers.depthwise, *(each.astype(jnp.bfloat16) for each in (x, kernel, bias)))[1]
+    for gradient, other in zip(half(cotangent.astype(jnp.bfloat16)), expected_back(cotangent), strict=True):
+        assert gradient.dtype == jnp.bfloat16
+        np.testing.assert_allclose(gradient, other, rtol=0, atol=0.02 * np.abs(other).max())
 
 
 # --- epsilons ------------------------------------------------------------------------------------------------------
