@@ -2,7 +2,7 @@
 
     python benchmarks/data.py                                     # synthetic videos of 480x853
     python benchmarks/data.py --root data/VSPW_480p --clips 400   # a dataset's own files
-    python benchmarks/data.py --height 1080 --width 1920          # frames stored larger than the training's scale
+    python benchmarks/data.py --height 1080 --width 1920          # frames stored larger than data.frame_size
 
 Times are CPU time, of this process and the loader's together, as other work on the machine hardly moves it; clips/s
 is by the clock. What is compared takes turns, a figure is the median over the rounds. Synthetic files: rendered scenes
@@ -142,7 +142,7 @@ class TorchClips:
 
     The same file names, resize, crop by the target's largest class, flip, distortion frame by frame and padding. Its
     own are the order of flip and crop (no difference in what comes out) and albumentations' saturation, which blends
-    with grey where ours scales HSV's. Frames must have the size of `DataConfig.scale` already.
+    with grey where ours scales HSV's. Frames must have the size of `DataConfig.frame_size` already.
     """
 
     def __init__(self, videos: tuple[Video, ...], data: DataConfig):

@@ -61,15 +61,10 @@ class Scene(NamedTuple):
     def files(self) -> tuple[str, ...]:
         return tuple(sorted(str(path) for path in (self.folder / "frames").glob("*.jpg")))
 
-    @property
-    def scale(self) -> tuple[int, int]:
-        """As ``DataConfig.scale``."""
-        return self.size[::-1]
-
     def read(self, number: int) -> np.ndarray:
         """A frame u8[H, W, 3] out of its file, as the model sees it."""
         files = self.files
-        return evaluation_frames.load_evaluation_frame(files[number % len(files)], self.scale)[0]
+        return evaluation_frames.load_evaluation_frame(files[number % len(files)], self.size)[0]
 
 
 class Engine(NamedTuple):
@@ -107,7 +102,7 @@ class Network(NamedTuple):
 def network(name: str, scene: Scene) -> Network:
     config = Config(
         model=ModelConfig(name=name, dtype=scene.dtype),
-        data=DataConfig(scale=scene.scale),
+        data=DataConfig(frame_size=scene.size),
         eval=EvalConfig(chunk=scene.batch),
     )
     model = build_model(config.model)
@@ -249,7 +244,7 @@ def streams(net: Network, scene: Scene) -> Engine:
     def together(pictures: Sequence[Iterator[np.ndarray]]) -> Iterator[Masks]:
         own = segmenter.start()
         for number in itertools.count():
-            fitted = [evaluation_frames.fit_frame(next(each), config.data.scale) for each in pictures]
+            fitted = [evaluation_frames.fit_frame(next(each), config.data.frame_size) for each in pictures]
             own, masks = step(variables, own, np.stack(fitted))
             yield [(number, mask) for mask in np.asarray(masks)]
 

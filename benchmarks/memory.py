@@ -70,7 +70,7 @@ def measure(name: str, count: int, options: dict) -> dict[int, float]:
     """Memory in MB by the number of frames that were read."""
     config = Config(
         model=ModelConfig(name, CLASSES),
-        data=DataConfig(root="", layout="folder", scale=SIZE[::-1]),
+        data=DataConfig(root="", layout="folder", frame_size=SIZE),
         prototypes=PrototypeConfig(count=20),
     )
     model = create_model(name, CLASSES)

@@ -211,7 +211,7 @@ def inference_programs(model: CFFM, variables: dict[str, Any], config: Config, o
     yield jitted("frame_logits", functools.partial(model.apply, method="frame_logits"), n, variables, frames)
     masked = functools.partial(whole, model, options.output)
     yield jitted("whole", masked, n, variables, pixels, references if model.local_blocks else None, prototypes)
-    if evaluation_size(*options.output, config.data.scale) == size:
+    if evaluation_size(*options.output, config.data.frame_size) == size:
         given = prototypes if prototypes is None else prototypes[:1]
         segmenter = VideoSegmenter(model, config, types.SimpleNamespace(of=lambda video: given))
         arguments = (variables, segmenter.engine.start(size), pixels[None], given)
@@ -244,7 +244,7 @@ def training_program(model: CFFM, config: Config, options: Options) -> Program:
 def config_for(name: str, dtype: str, options: Options) -> Config:
     return Config(
         model=ModelConfig(name=name, num_classes=options.classes, dtype=dtype),
-        data=DataConfig(scale=options.output[::-1], crop=options.crop),
+        data=DataConfig(frame_size=options.output, crop=options.crop),
         eval=EvalConfig(chunk=options.batch),
     )
 

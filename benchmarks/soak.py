@@ -29,7 +29,7 @@ from cffm_jax.rules import setting
 
 ROOT = Path(__file__).resolve().parents[1]
 SETTINGS = (
-    "--config", "configs/synthetic.py", "--data.scale", "96", "64", "--data.crop", "32", "32",
+    "--config", "configs/synthetic.py", "--data.frame_size", "64", "96", "--data.crop", "32", "32",
     "--optim.warmup_steps", "1", "--train.batch_size", "1", "--train.log_every", "1", "--train.keep", "2",
 )  # fmt: skip
 ON_CORES = (

@@ -31,7 +31,7 @@ CLASSES = 124
 def row(model_name: str, size: tuple[int, int], tile: tuple[int, ...], overlap: int, frames: int) -> str:
     """A row of the table, of so many frames after the first."""
     model = create_model(model_name, CLASSES)
-    config = Config(model=ModelConfig(model_name, CLASSES), data=DataConfig(scale=(0, 0)))
+    config = Config(model=ModelConfig(model_name, CLASSES), data=DataConfig(frame_size=(0, 0)))
     segmenter = StreamSegmenter(model, config, size[::-1], tiles=Tiling.of(tile, overlap))
     footprint = segmenter.footprint(variable_shapes(model))
     took = peak = "not run"

@@ -126,7 +126,7 @@ def ours(name: str, dtype: str, remat: str, options: Options, root: Path, folder
     workdir, half = folder / f"{name}_{dtype}_{remat}", options.steps // 2
     settings = {
         "model.name": name, "model.dtype": dtype, "model.num_classes": CLASSES, "data.crop": options.crop,
-        "data.scale": (max(options.crop[1], options.crop[0] * 16 // 9), options.crop[0]), "data.ratio": (1.0, 2.0),
+        "data.frame_size": (options.crop[0], max(options.crop[1], options.crop[0] * 16 // 9)), "data.ratio": (1.0, 2.0),
         "data.workers": options.workers, "train.batch_size": options.batch, "train.steps": options.steps,
         "train.log_every": half, "train.checkpoint_every": half, "train.eval_every": 0, "train.remat": remat,
         "train.devices": 1, "optim.warmup_steps": 0, "eval.max_videos": 1,

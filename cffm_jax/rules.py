@@ -13,7 +13,7 @@ import os
 import re
 import typing
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
 from cffm_jax.errors import InputError
 
@@ -25,6 +25,20 @@ Options = TypeVar("Options", bound="DataclassInstance")
 _KEY = "cffm_jax"
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 """How gs://bucket/run begins, and what pathlib makes of it: gs:/bucket/run."""
+
+
+class Formerly(NamedTuple):
+    """What a setting was before it was given another name, since its values mean something else.
+
+    Attributes:
+      name: its field's name then.
+      values: what to give now, in words, in its order.
+      today: from a value then, as stored with a run, to the one that means the same now.
+    """
+
+    name: str
+    values: str
+    today: Callable[[Any], Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +70,7 @@ class About:
       path: it names a file or a folder, or each of a tuple does, see `with_paths`.
       hub: of a path: it names weights, for which hf:owner/name of the Hugging Face hub will do.
       place: it names what is written, where nothing else may lie.
+      formerly: its earlier name, under which stored settings may have it.
     """
 
     least: float | None = None
@@ -81,6 +96,7 @@ class About:
     path: bool = False
     hub: bool = False
     place: bool = False
+    formerly: Formerly | None = None
 
     @property
     def bounded(self) -> bool:
@@ -141,6 +157,17 @@ def about(cls: type) -> dict[str, About]:
             inherited = {"part": below.part or here.part, "evaluated": here.evaluated}
             known[f"{field.name}.{name}"] = dataclasses.replace(below, **inherited)
     return known
+
+
+def earlier_names(cls: type) -> dict[str, str]:
+    """What to say of the earlier name of each option of a dataclass that has one, by that dotted
+    name: what it is now."""
+    said = {}
+    for name, rule in about(cls).items():
+        if rule.formerly:
+            earlier = ".".join((*name.split(".")[:-1], rule.formerly.name))
+            said[earlier] = f"is {option_name(name.removeprefix('settings.'))} now, {rule.formerly.values}"
+    return said
 
 
 def values(section: Any) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import tyro
 
 from cffm_jax.config import Config
 from cffm_jax.errors import InputError
+from cffm_jax.rules import about, earlier_names
 
 T = TypeVar("T")
 Settings = Annotated[Config, tyro.conf.arg(name="")]
@@ -64,7 +65,7 @@ def load_config(name: str | Path) -> Config:
         config = module.get_config()
     except Exception as error:  # The file is a program of the user's: anything can go wrong in it.
         reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise InputError(path, reason, "see the fields in cffm_jax/config") from error
+        raise InputError(path, _earlier_name(reason) or reason, "see the fields in cffm_jax/config") from error
     finally:
         del sys.path[:2]
     if not isinstance(config, Config):
@@ -72,10 +73,20 @@ def load_config(name: str | Path) -> Config:
     return config
 
 
+def _earlier_name(reason: str) -> str:
+    """What to say where Python has missed a field in a config file that had this name; "" else."""
+    for name, now in earlier_names(Config).items():
+        section, _, field = name.rpartition(".")
+        if type(getattr(Config(), section)).__name__ in reason and f"'{field}'" in reason:
+            return f"{name} {now}"
+    return ""
+
+
 def config_from_dict(stored: dict[str, Any], source: object) -> Config:
     """The inverse of ``dataclasses.asdict``, as stored with a checkpoint.
 
-    Fields that are not stored are newer and have their defaults. InputError on an unknown field.
+    Fields that are not stored are newer and have their defaults; those that had another name
+    (`rules.Formerly`) mean what they did. InputError on an unknown field.
     """
     return _from_dict(Config, stored, source, "")
 
@@ -84,6 +95,10 @@ def _from_dict(cls: type[T], stored: dict[str, Any], source: object, prefix: str
     types = typing.get_type_hints(cls)
     if not isinstance(stored, dict):
         raise InputError(source, f"stored config: {prefix.rstrip('.')} is no section", "name another run")
+    stored = dict(stored)
+    for name, rule in about(cls).items():
+        if rule.formerly and "." not in name and rule.formerly.name in stored:
+            stored[name] = rule.formerly.today(stored.pop(rule.formerly.name))
     unknown = [prefix + key for key in stored if key not in types]
     if unknown:
         problem = f"stored config: unknown {', '.join(unknown)}"

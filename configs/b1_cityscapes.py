@@ -24,7 +24,7 @@ def get_config() -> Config:
             base.data,
             root="data/cityscapes",
             layout="cityscapes",
-            scale=(1024, 512),
+            frame_size=(512, 1024),
             crop=(512, 1024),
             # The labelled frame is always the 20th: read backwards, its references would be frames
             # that no evaluation reads, of a car that drives backwards.

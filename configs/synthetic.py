@@ -13,7 +13,7 @@ def get_config() -> Config:
     return Config(
         workdir="runs/synthetic",
         model=ModelConfig(name="cffm_b0", num_classes=8, drop_path=0.0),
-        data=DataConfig(root="data/synthetic", scale=(160, 96), ratio=(0.8, 1.5), crop=(96, 96)),
+        data=DataConfig(root="data/synthetic", frame_size=(96, 160), ratio=(0.8, 1.5), crop=(96, 96)),
         optim=OptimConfig(rate=1e-3, head_multiplier=1.0, warmup_steps=20),
         train=TrainConfig(steps=450, batch_size=8, log_every=10, eval_every=0, checkpoint_every=150),
         eval=EvalConfig(chunk=8),

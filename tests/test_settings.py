@@ -167,6 +167,26 @@ def test_stored_configs_name_what_does_not_fit():
     assert "model is no section" in fault_of(config_from_dict, {"model": 3}, "config.json")
 
 
+def test_a_size_that_was_stored_width_first_comes_back():
+    """Under the name that it had; no option and no config file may have that any more."""
+    stored = dataclasses.asdict(Config())
+    del stored["data"]["frame_size"]
+    stored["data"]["scale"] = [1024, 512]
+    read = config_from_dict(json.loads(json.dumps(stored)), "config.json")
+    assert read == with_changes(Config(), [("data.frame_size", (512, 1024))])
+
+
+@pytest.mark.parametrize("argument", ["--data.scale", "--data.scale=853"])
+def test_an_earlier_name_says_what_it_is_now(argument, tmp_path):
+    now = "is --data.frame-size now, the height before the width; "
+    assert fault_of(parse, argument, "480").startswith(f"--data.scale: {now}")
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "from cffm_jax.config import *\ndef get_config():\n    return Config(data=DataConfig(scale=(9, 6)))\n"
+    )
+    assert fault_of(load_config, path).startswith(f"{path}: data.scale {now}")
+
+
 def test_fields_younger_than_a_stored_config_have_their_default():
     stored = json.loads(json.dumps(dataclasses.asdict(Config(workdir="elsewhere"))))
     del stored["train"]["seed"], stored["eval"]
@@ -177,10 +197,10 @@ def test_fields_younger_than_a_stored_config_have_their_default():
 
 
 def test_options_change_the_config():
-    argv = "--workdir runs/x --model.name cffm_b0 --optim.rate 1e-4 --data.scale 320 160"
+    argv = "--workdir runs/x --model.name cffm_b0 --optim.rate 1e-4 --data.frame_size 160 320"
     settings = parse(*argv.split(), "--train.steps=7", "--data.offsets", "6", "3").settings
     assert settings.workdir == "runs/x" and settings.model == ModelConfig(name="cffm_b0")
-    assert settings.optim.rate == 1e-4 and settings.data.scale == (320, 160)
+    assert settings.optim.rate == 1e-4 and settings.data.frame_size == (160, 320)
     assert settings.train.steps == 7 and settings.data.offsets == (6, 3)
     assert settings.eval == Config().eval
 
@@ -216,7 +236,7 @@ def test_without_options_the_defaults_hold():
         (["--train.steps", "many"], "many"),
         (["--train.steps", "1.5"], "1.5"),
         (["--train.steps"], "--train.steps"),
-        (["--data.scale", "320"], "--data.scale"),
+        (["--data.frame-size", "320"], "--data.frame-size"),
         (["--model.dtype", "float64"], "float64"),
         (["--config"], "--config: needs a file"),
     ],
@@ -236,7 +256,7 @@ def test_faults_are_all_that_is_said(capfd):
     ("argv", "told"),
     [
         (["--data.verify", "--train.steps"], "command line: --train.steps needs 1 value; see --help"),
-        (["--data.scale=320", "--workdir", "x"], "command line: --data.scale needs 2 values; see --help"),
+        (["--data.frame-size=320", "--workdir", "x"], "command line: --data.frame-size needs 2 values; see --help"),
         (["--train.steps", "many"], "command line: --train.steps is many; give INT"),
         (["--data.offsets", "3", "b"], "command line: --data.offsets is 3 b; give [INT [INT ...]]"),
         (["--model.dtype", "float64"], "command line: --model.dtype is float64; give one of float32, bfloat16"),
@@ -465,8 +485,8 @@ def test_rules_hold_at_their_bounds(name):
         ({"data.offsets": (9, 6)}, "--data.offsets: is 9 6; give 3 numbers of at least 1, the largest first; as many"),
         ({"data.offsets": (9, 3, 6)}, "--data.offsets: is 9 3 6; give 3 numbers"),
         ({"data.offsets": (9, 6, 0)}, "--data.offsets: is 9 6 0; give 3 numbers"),
-        ({"data.scale": (853, 0)}, "--data.scale: is 853 0; give at least 1"),
-        ({"data.scale": (0, 0)}, "--data.scale: is 0 0; give at least 1"),
+        ({"data.frame_size": (0, 853)}, "--data.frame-size: is 0 853; give at least 1"),
+        ({"data.frame_size": (0, 0)}, "--data.frame-size: is 0 0; give at least 1"),
         ({"eval.tile": (512,)}, "--eval.tile: is 512; give a width and a height"),
         ({"eval.tile": (64, 96), "eval.overlap": 64}, "--eval.overlap: is 64; give a multiple of 32 below 64"),
         ({"data.crop": (480, 70)}, "--data.crop: is 480 70; give multiples of 32"),
@@ -486,7 +506,7 @@ def test_what_is_said_of_a_broken_rule(changes, told):
 
 def test_frames_of_their_own_size_are_evaluated():
     """And not trained on."""
-    check_settings(with_changes(Config(), [("data.scale", (0, 0))]), EVALUATED)
+    check_settings(with_changes(Config(), [("data.frame_size", (0, 0))]), EVALUATED)
 
 
 def test_options_that_belong_to_others():

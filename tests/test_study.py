@@ -157,7 +157,12 @@ def test_a_folder_holds_one_network():
         return "".join(row[-1] for row in first if other[row].name != first[row])
 
     assert which() == which(("train.log_every", 3), ("eval.chunk", 2), ("data.threads", 5)) == ""
-    for change in (("train.steps", 7), ("data.scale", (96, 64)), ("optim.betas", (0.9, 0.99)), ("eval.max_videos", 1)):
+    for change in (
+        ("train.steps", 7),
+        ("data.frame_size", (64, 96)),
+        ("optim.betas", (0.9, 0.99)),
+        ("eval.max_videos", 1),
+    ):
         assert which(change) == "ABCDEF"
     assert which(("prototypes.iterations", 3)) == which(second_steps=3) == which(second_rate=0.1) == "DEF"
     assert which(("model.blocks", 1)) == which(("model.global_blocks", 1)) == ""  # B0's own numbers

@@ -140,7 +140,7 @@ def test_cityscapes_is_its_own_table_and_configs(configs):
     for row in rows.TABLE3.rows:
         config = configs[row.network]
         assert config.model.num_classes == 19 and config.data.reverse == 0
-        assert evaluation_size(1024, 2048, config.data.scale) == config.data.crop == (512, 1024)
+        assert evaluation_size(1024, 2048, config.data.frame_size) == config.data.crop == (512, 1024)
         if row.network.family != "segformer":
             assert f"mIoU {row.miou} " in (ROOT / networks.config_file(row.network)).read_text()
 

@@ -22,7 +22,7 @@ def check_settings(config: Config, sections: Iterable[str] = SECTIONS) -> None:
     for section in sections:
         require_values(getattr(config, section), f"{section}.")
     _require_contexts(config.model)
-    require_scale(config.data.scale, "data.", own="train" not in sections)
+    require_frame_size("--data.frame-size", config.data.frame_size, own="train" not in sections)
     require_tiles(config.eval.tile, config.eval.overlap, "eval.")
     require_offsets(config.data.offsets, len(config.model.receptive))
     _ = config.data.frame_channels  # Raises what does not fit.
@@ -49,12 +49,12 @@ def check_model(settings: ModelConfig) -> None:
     _require_contexts(settings)
 
 
-def require_scale(scale: tuple[int, ...], prefix: str = "", *, own: bool = True) -> None:
-    """InputError unless these are a width and a height that frames can be resized to fit, or, where
-    that is allowed, 0 0 for their ``own``; ``prefix``: of the setting's section."""
-    if len(scale) != 2 or (min(scale) < 1 and not (own and scale == (0, 0))):
+def require_frame_size(option: str, size: tuple[int, ...], *, own: bool = True) -> None:
+    """InputError unless these are two sides that frames can be resized to fit, or, where that is
+    allowed, 0 0 for their ``own``."""
+    if len(size) != 2 or (min(size) < 1 and not (own and size == (0, 0))):
         or_own = ", or 0 0 for the frames' own size" if own else ""
-        raise InputError(f"--{prefix}scale", f"is {' '.join(map(str, scale))}", f"give at least 1{or_own}")
+        raise InputError(option, f"is {' '.join(map(str, size))}", f"give at least 1{or_own}")
 
 
 def require_tiles(tile: tuple[int, ...], overlap: int, prefix: str = "") -> None:

@@ -8,13 +8,14 @@ from typing import Literal
 
 from cffm_jax.channels import MEAN, RGB, STD, Channels
 from cffm_jax.errors import InputError
-from cffm_jax.rules import setting
+from cffm_jax.rules import Formerly, setting
 
 IGNORED_LABEL = 255
 """Label of the pixels that neither the loss nor the metrics count."""
 LayoutName = Literal["vspw", "cityscapes", "folder", "records"]
 """The layouts of datasets: each is a file of that name in ``data/layouts``."""
 _SMALL = "{} is too small"
+_SCALE = Formerly("scale", "the height before the width", lambda size: size[::-1])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,11 +42,11 @@ class DataConfig:
     """Split file (without .txt; in Cityscapes a folder's name) to evaluate on."""
     offsets: tuple[int, ...] = setting((9, 6, 3), goes_with=("model.receptive",))
     """How many frames before the target the references lie, oldest first."""
-    scale: tuple[int, int] = setting((853, 480), goes_with=("data.ratio",))
-    """Width and height that frames are resized to fit, aspect kept; 0 0: their own size, which
+    frame_size: tuple[int, int] = setting((480, 853), goes_with=("data.ratio",), formerly=_SCALE)
+    """Height and width that frames are resized to fit, aspect kept; 0 0: their own size, which
     training does not take."""
     ratio: tuple[float, float] = setting((0.5, 2.0), above=0, ascending=True)
-    """Range of the training resize, relative to the scale."""
+    """Range of the training resize, relative to data.frame_size."""
     crop: tuple[int, int] = setting((480, 480), least=32, multiple_of=32, remedy="give multiples of 32, at least 32")
     """Height and width of a training crop."""
     max_class_share: float = setting(0.75, above=0, most=1)

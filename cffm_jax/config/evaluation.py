@@ -34,8 +34,9 @@ class EvalConfig:
     max_videos: int = setting(0, least=0, changes="figures", remedy="give at least 1, or 0 for all")
     """Evaluate the first so many videos of the split only; 0 evaluates all."""
     tile: tuple[int, ...] = setting((), changes="figures", **TILE)
-    """Width and height of the tiles that frames, resized as data.scale says, are segmented in, one
-    after another: less memory for large ones. Without any they are segmented whole."""
+    """Width, then height of the tiles that frames, resized as data.frame_size says, are
+    segmented in, one after another: less memory for large ones. Without any they are segmented
+    whole."""
     overlap: int = setting(-1, goes_with=("eval.tile",), changes="figures")
     """Pixels that neighbouring tiles share at least, where their logits are blended; -1: a quarter
     of a tile's shorter side."""

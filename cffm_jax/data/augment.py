@@ -52,9 +52,10 @@ def fitted_size(height: int, width: int, box: tuple[int, int]) -> tuple[int, int
 
 
 def draw_size(height: int, width: int, data: DataConfig, rng: np.random.Generator) -> tuple[int, int]:
-    """Height and width of a frame fitted to `data.scale` times a factor uniform in `data.ratio`."""
+    """Height and width of a frame fitted to `data.frame_size` times a factor uniform in
+    `data.ratio`."""
     ratio = rng.uniform(*data.ratio)
-    rows, columns = (max(1, int(side * ratio)) for side in data.scale)
+    rows, columns = (max(1, int(side * ratio)) for side in data.frame_size)
     return fitted_size(height, width, (rows, columns))
 
 

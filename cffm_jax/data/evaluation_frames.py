@@ -1,4 +1,4 @@
-"""Frames for evaluation: resized to fit a scale, then to sides of multiples of 32."""
+"""Frames for evaluation: resized to fit a box, then to sides of multiples of 32."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ _MULTIPLE = 32
 """Sides of evaluated frames are multiples of the encoder's coarsest stride."""
 
 
-def evaluation_size(height: int, width: int, scale: tuple[int, int]) -> tuple[int, int]:
-    """Evaluated size (h, w): fitted to the scale, then each side up to a multiple of 32.
+def evaluation_size(height: int, width: int, box: tuple[int, int]) -> tuple[int, int]:
+    """Evaluated size (h, w): fitted to the box, then each side up to a multiple of 32.
 
     InputError: that is more than the pixels that a frame's file may have.
     """
-    h, w = (-(-side // _MULTIPLE) * _MULTIPLE for side in augment.fitted_size(height, width, scale))
+    h, w = (-(-side // _MULTIPLE) * _MULTIPLE for side in augment.fitted_size(height, width, box))
     if h * w > MAX_PIXELS:
         problem = f"makes frames of {w}x{h}, more than the {MAX_PIXELS} pixels allowed"
-        raise InputError(f"a scale of {scale[0]} {scale[1]}", problem, "give a smaller one")
+        raise InputError(f"a frame size of {' '.join(map(str, box))}", problem, "give a smaller one")
     return h, w
 
 
 def load_evaluation_frame(
-    path: FileName, scale: tuple[int, int], channels: Channels = COLOURS
+    path: FileName, box: tuple[int, int], channels: Channels = COLOURS
 ) -> tuple[np.ndarray, tuple[int, int]]:
     """Reads a frame and resizes it for evaluation, see `fit_frame`.
 
     Args:
       path: image file.
-      scale: width and height to fit; see `augment.fitted_size`.
+      box: two sides to fit, (0, 0) for its own; see `augment.fitted_size`.
       channels: that it has.
 
     Returns:
@@ -42,14 +42,14 @@ def load_evaluation_frame(
       InputError: the file cannot be used.
     """
     frame = decode.read_frame(path, channels)
-    return fit_frame(frame, scale), frame.shape[:2]
+    return fit_frame(frame, box), frame.shape[:2]
 
 
-def fit_frame(frame: np.ndarray, scale: tuple[int, int]) -> np.ndarray:
-    """Resizes a frame u8[H,W,3] or f32[H,W,K] bilinearly: first to fit the scale, then up to
+def fit_frame(frame: np.ndarray, box: tuple[int, int]) -> np.ndarray:
+    """Resizes a frame u8[H,W,3] or f32[H,W,K] bilinearly: first to fit the box, then up to
     multiples of 32."""
     original = frame.shape[:2]
-    for size in (augment.fitted_size(*original, box=scale), evaluation_size(*original, scale=scale)):
+    for size in (augment.fitted_size(*original, box), evaluation_size(*original, box)):
         if frame.shape[:2] != size:
             frame = augment.resize(frame, size)
     return frame

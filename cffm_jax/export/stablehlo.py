@@ -86,7 +86,7 @@ def step(
     x = frames.astype(jnp.float32)
     channels = segmenter.model.channels
     # Bytes are rounded in between as well, where the other engines have bytes.
-    for size in (augment.fitted_size(*segmenter.size, segmenter.config.data.scale), segmenter.input_size):
+    for size in (augment.fitted_size(*segmenter.size, segmenter.config.data.frame_size), segmenter.input_size):
         x = resize_bilinear(x, size)
         x = jnp.round(x) if channels.coloured else x
     state, masks = segmenter.function(unflatten(arrays), state, x.astype(channels.dtype))

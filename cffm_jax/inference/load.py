@@ -11,7 +11,7 @@ import flax.linen as nn
 import numpy as np
 
 from cffm_jax.config import Config
-from cffm_jax.config.checks import require_scale
+from cffm_jax.config.checks import require_frame_size
 from cffm_jax.data.clips import FASTEST
 from cffm_jax.errors import InputError
 from cffm_jax.inference import streaming
@@ -87,7 +87,7 @@ class Weights:
             rate and without these the papers' 9/15, 6/15 and 3/15 s. The nearest frames are taken.
           ahead: see ``inference.streaming.stream``; more than 0 is faster where answers can wait.
           scale: width and height that frames are resized to fit; (0, 0): their own size; None:
-            ``data.scale``.
+            ``data.frame_size``.
           tile: width and height of the tiles that they are then segmented in; none: whole.
           overlap: pixels that tiles share at least, where their logits are blended; -1: a quarter
             of a tile's shorter side.
@@ -104,7 +104,7 @@ class Weights:
         if not 0 <= rate <= FASTEST or (reference_seconds and not rate):
             raise InputError("rate", f"is {rate:g}", f"give the frames a second, more than 0 and at most {FASTEST}")
         if scale is not None:
-            require_scale(scale)
+            require_frame_size("--scale", scale)
         config = streaming.stream_settings(config, rate=rate, seconds=reference_seconds, scale=scale)
         tiles = Tiling.of(tuple(tile), overlap)
         wanted = {"scores": scores, "logits": logits, "tiles": tiles, "on_footprint": on_footprint}

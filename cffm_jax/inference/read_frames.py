@@ -58,15 +58,15 @@ def read_frame(index: int, *, video: Video, config: Config, label: bool) -> Read
     Raises:
       InputError: one of the two cannot be used, or their sizes differ.
     """
-    frame, scale, channels = video.frames[index], config.data.scale, config.data.frame_channels
+    frame, box, channels = video.frames[index], config.data.frame_size, config.data.frame_channels
     if not label:
-        image, size = evaluation_frames.load_evaluation_frame(frame, scale, channels=channels)
+        image, size = evaluation_frames.load_evaluation_frame(frame, box, channels=channels)
         return image, None, size
     mask = video.mask(index)
     stored, stored_mask = read_all([frame, mask])
     files, classes = (frame, mask, stored, stored_mask), config.model.num_classes
     image, labels = decode.decode_pair(*files, classes, video.coding, channels)
-    return evaluation_frames.fit_frame(image, scale), labels, labels.shape
+    return evaluation_frames.fit_frame(image, box), labels, labels.shape
 
 
 def _stack(read: list[Read], video: Video, start: int) -> Loaded:

@@ -101,7 +101,7 @@ class StreamSegmenter:
         if model.reference_names:
             require_offsets(offsets, len(model.reference_names))
         self.model, self.config, self.size, self.streams = model, config, size, streams
-        self.input_size = evaluation_frames.evaluation_size(*size, config.data.scale)
+        self.input_size = evaluation_frames.evaluation_size(*size, config.data.frame_size)
         self._engine = Engine(
             model,
             model.rows("causal")[:1],
@@ -175,14 +175,17 @@ def stream_settings(
     """The settings of the weights' run, for a stream of ``every`` so many-th of the frames at hand.
 
     References lie as far back as in training, or, with a ``rate`` (these frames a second), as
-    ``offsets_at`` says, with its errors. Frames are resized to fit the ``scale``, if it is given.
+    ``offsets_at`` says, with its errors. Frames are resized to fit the ``scale``, a width and a
+    height, if it is given.
     """
     data = config.data
     if rate:
         offsets = offsets_at(float(rate / every), len(data.offsets), seconds)
     else:
         offsets = tuple(max(1, round(offset / every)) for offset in data.offsets)
-    data = dataclasses.replace(data, offsets=offsets, scale=data.scale if scale is None else (scale[0], scale[1]))
+    data = dataclasses.replace(
+        data, offsets=offsets, frame_size=data.frame_size if scale is None else (scale[1], scale[0])
+    )
     return dataclasses.replace(config, data=data)
 
 
@@ -232,7 +235,8 @@ def predictions(
     Args:
       model: the module; with global contexts its prototypes are causal.
       variables: its weights.
-      config: ``data.scale`` says how frames are resized, ``data.offsets`` where references lie.
+      config: ``data.frame_size`` says how frames are resized, ``data.offsets`` where
+        references lie.
       frames: of one size.
       ahead: frames that are taken before the mask of a frame is waited for. 0 answers every frame
         at once; 1 or 2 let reading, computing and what the caller does overlap.
@@ -265,7 +269,7 @@ def predictions(
         elif frame.shape[:2] != segmenter.size:
             problem = f"is {frame.shape[1]}x{frame.shape[0]}, the first {segmenter.size[1]}x{segmenter.size[0]}"
             raise InputError(f"frame {number}", problem, "give a stream one size, or start another")
-        fitted = evaluation_frames.fit_frame(frame, config.data.scale)[None]
+        fitted = evaluation_frames.fit_frame(frame, config.data.frame_size)[None]
         state, segmented = segmenter.segment(variables, state, fitted)
         finite = is_finite(state.recurrent) if causal else None
         waiting.append((number, segmented, finite))

@@ -84,7 +84,8 @@ class Prototyper:
         plan = dataclasses.asdict(self.config.prototypes)
         used = {name: plan[name] for name in ("count", "frames", "rule", "start", "iterations", "seed")}
         model = self._model
-        settings = [used, jnp.dtype(model.dtype).name, model.norm_epsilons, model.channels, self.config.data.scale]
+        size = self.config.data.frame_size[::-1]  # As it was when the first prototypes were kept.
+        settings = [used, jnp.dtype(model.dtype).name, model.norm_epsilons, model.channels, size]
         settings += [self._tiles] if self._tiles else []
         text = json.dumps([fingerprint(self._variables), *settings], default=dataclasses.asdict)
         return hashlib.sha256(text.encode()).hexdigest()
@@ -120,7 +121,7 @@ class Prototyper:
     def _compute(self, video: Video) -> np.ndarray:
         plan = self.config.prototypes
         read = functools.partial(
-            evaluation_frames.load_evaluation_frame, scale=self.config.data.scale, channels=self._model.channels
+            evaluation_frames.load_evaluation_frame, box=self.config.data.frame_size, channels=self._model.channels
         )
         with ThreadPoolExecutor(max(1, self.config.data.threads)) as pool:
             frames = [frame for frame, _ in pool.map(read, self._frames(video))]

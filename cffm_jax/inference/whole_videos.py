@@ -62,7 +62,7 @@ def chunk_size(config: Config) -> int:
     On CPUs the maps of two frames of 480p no longer fit into the cache, and each frame takes longer
     than alone.
     """
-    pixels = math.prod(config.data.scale)  # 0 of frames of their own size, which is not known here.
+    pixels = math.prod(config.data.frame_size)  # 0 of frames of their own size, which is not known here.
     on_cpu = max(1, min(_CHUNK, _CPU_PIXELS // pixels)) if pixels else 1
     return config.eval.chunk or (on_cpu if jax.default_backend() == "cpu" else _CHUNK)
 
@@ -97,7 +97,7 @@ class VideoSegmenter:
 
     def lower(self, variables: dict[str, Any], size: tuple[int, int]) -> jax.stages.Lowered:
         """The chunk's program for original frames of ``size``, uncompiled: for measuring it."""
-        h, w = evaluation_size(*size, self.config.data.scale)
+        h, w = evaluation_size(*size, self.config.data.frame_size)
         prototypes = jax.ShapeDtypeStruct((1, self.config.prototypes.count, self.model.width), jnp.float32)
         frames = jax.ShapeDtypeStruct((1, self.chunk, h, w, len(self.model.channels)), self.model.channels.dtype)
         state = self.engine.start((h, w))

@@ -184,7 +184,7 @@ class _Job(NamedTuple):
         if request.scores:
             add(ScoreImages(folder))
         if request.logits:
-            add(LogitArchives(folder, self.weights.names, self.weights.config.data.scale))
+            add(LogitArchives(folder, self.weights.names, self.weights.config.data.frame_size))
         if request.csv:
             add(ClassShares(folder, self.weights.names, self.chosen))
         if request.overlay:

@@ -8,7 +8,7 @@ from typing import Literal
 import tyro
 
 from cffm_jax.config import TILE
-from cffm_jax.config.checks import require_scale, require_tiles
+from cffm_jax.config.checks import require_frame_size, require_tiles
 from cffm_jax.data import clips
 from cffm_jax.drawing.masks import ALPHA
 from cffm_jax.errors import InputError
@@ -90,6 +90,6 @@ class Request:
             raise InputError("command line", "leaves nothing to write", "give --masks png, --overlay or --csv")
         require_values(self)
         if self.scale:
-            require_scale(self.scale)
+            require_frame_size("--scale", self.scale)
         require_tiles(self.tile, self.overlap)
         clips.require_seconds(self.reference_seconds or ())

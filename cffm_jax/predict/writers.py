@@ -147,14 +147,14 @@ class LogitArchives(FrameFiles):
 
     kind = LOGITS
 
-    def __init__(self, folder: Path, names: Sequence[str], scale: tuple[int, int]):
-        """``scale``: what frames are resized to fit."""
+    def __init__(self, folder: Path, names: Sequence[str], box: tuple[int, int]):
+        """``box``: what frames are resized to fit."""
         super().__init__(folder)
-        self._names, self._scale = np.array(names), scale
+        self._names, self._box = np.array(names), box
 
     def write(self, frame: Frame, prediction: Prediction) -> None:
         size = prediction.mask.shape
-        sizes = {"input_size": evaluation_size(size[0], size[1], self._scale), "size": size}
+        sizes = {"input_size": evaluation_size(size[0], size[1], self._box), "size": size}
         assert prediction.logits is not None
         arrays = {"logits": prediction.logits, "names": self._names, **sizes}
         np.savez(self.path(frame), **arrays)

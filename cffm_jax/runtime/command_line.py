@@ -20,7 +20,7 @@ import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 from cffm_jax.errors import InputError, Stopped
-from cffm_jax.rules import local_path, option_name, values, with_changes, with_paths
+from cffm_jax.rules import earlier_names, local_path, option_name, values, with_changes, with_paths
 from cffm_jax.runtime.devices import device_fault
 
 if TYPE_CHECKING:
@@ -109,6 +109,9 @@ class CommandLine(Generic[T]):
 
     def _unknown(self, argument: str) -> InputError:
         asked = argument.split("=")[0].replace("-", "_")
+        earlier = earlier_names(self._cls).get(f"settings.{asked.removeprefix('__')}")
+        if earlier:
+            return InputError(argument.split("=")[0], earlier, "give it by this name, in this order")
         close = difflib.get_close_matches(asked, [f"__{name}" for name in self._kinds], n=1, cutoff=0.6)
         remedy = f"did you mean {close[0].replace('_', '-')}?" if close else "see --help"
         return InputError(argument, "is no option or config key", remedy)

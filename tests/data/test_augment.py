@@ -10,7 +10,7 @@ import pytest
 from cffm_jax.config import DataConfig
 from cffm_jax.data import augment
 
-DATA = DataConfig(scale=(85, 48), crop=(32, 32))
+DATA = DataConfig(frame_size=(48, 85), crop=(32, 32))
 STILL = dataclasses.replace(DATA, ratio=(1.0, 1.0), flip=0.0, distort=0.0)
 
 

@@ -241,7 +241,7 @@ def test_a_clip_of_any_channels_is_resized_cut_and_distorted_alike():
     rng = np.random.default_rng(0)
     frames = [rng.normal(size=(40, 60, 5)).astype(np.float32) for _ in range(2)]
     labels = [rng.integers(0, 3, (40, 60), np.uint8)]
-    data = DataConfig(scale=(60, 40), crop=(64, 64), channels=FIVE.names, mean=FIVE.mean, std=FIVE.std)
+    data = DataConfig(frame_size=(40, 60), crop=(64, 64), channels=FIVE.names, mean=FIVE.mean, std=FIVE.std)
     whole, *_ = augment.augment(frames, labels, data, np.random.default_rng(1))
     assert whole.shape == (2, 64, 64, 5) and whole.dtype == np.float32
     for k in range(5):

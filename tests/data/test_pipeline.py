@@ -26,7 +26,7 @@ from cffm_jax.runtime import checksums
 
 from helpers.datasets import assert_same_batches
 
-DATA = DataConfig(scale=(85, 48), crop=(32, 32), prefetch=2)
+DATA = DataConfig(frame_size=(48, 85), crop=(32, 32), prefetch=2)
 LENGTHS = (12, 11, 15, 5, 2, 1, 20)
 
 
@@ -379,20 +379,20 @@ def test_numbers_that_do_not_fit(videos, option, data, settings):
 
 
 @pytest.mark.parametrize(
-    ("size", "scale", "expected"),
+    ("size", "box", "expected"),
     [
-        ((480, 853), (853, 480), (480, 864)),
-        ((853, 480), (853, 480), (864, 480)),
-        ((720, 1280), (853, 480), (480, 864)),
-        ((480, 640), (853, 480), (480, 640)),
-        ((240, 320), (853, 480), (480, 640)),
-        ((1024, 2048), (1024, 512), (512, 1024)),
-        ((10, 1000), (853, 480), (32, 864)),
+        ((480, 853), (480, 853), (480, 864)),
+        ((853, 480), (480, 853), (864, 480)),
+        ((720, 1280), (480, 853), (480, 864)),
+        ((480, 640), (480, 853), (480, 640)),
+        ((240, 320), (480, 853), (480, 640)),
+        ((1024, 2048), (512, 1024), (512, 1024)),
+        ((10, 1000), (480, 853), (32, 864)),
         ((1080, 1920), (0, 0), (1088, 1920)),
     ],
 )
-def test_evaluation_size(size, scale, expected):
-    assert evaluation_frames.evaluation_size(*size, scale) == expected
+def test_evaluation_size(size, box, expected):
+    assert evaluation_frames.evaluation_size(*size, box) == expected
     with pytest.raises(InputError, match="more than the 67108864 pixels allowed"):
         evaluation_frames.evaluation_size(*size, (100_000, 100_000))
 

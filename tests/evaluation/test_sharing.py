@@ -180,7 +180,7 @@ def checkpoint(split, tmp_path_factory):
     config = load_config(CONFIG)
     config = dataclasses.replace(
         config,
-        data=dataclasses.replace(config.data, root=str(split), scale=SIZE[::-1]),
+        data=dataclasses.replace(config.data, root=str(split), frame_size=SIZE),
         model=dataclasses.replace(config.model, blocks=1, depths=DEPTHS),
         eval=EvalConfig(chunk=4),
     )

@@ -27,7 +27,7 @@ SIZE, STREAMS, LENGTH, AGAIN = (64, 90), 2, 13, 7
 
 @pytest.fixture(scope="module")
 def config():
-    return dataclasses.replace(CONFIG, data=dataclasses.replace(CONFIG.data, scale=(96, 64)))
+    return dataclasses.replace(CONFIG, data=dataclasses.replace(CONFIG.data, frame_size=(64, 96)))
 
 
 def loaded(name, config):

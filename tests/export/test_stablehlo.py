@@ -35,7 +35,7 @@ def frames():
 
 @pytest.fixture(scope="module")
 def config():
-    return dataclasses.replace(CONFIG, data=dataclasses.replace(CONFIG.data, scale=SIZE[::-1]))
+    return dataclasses.replace(CONFIG, data=dataclasses.replace(CONFIG.data, frame_size=SIZE))
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,7 @@ K, STEPS, FRAMES, SIZE = 8, 4, 18, (64, 96)
 DEPTHS, WIDTH = (1, 1, 1, 1), 64
 TINY = (
     "--model.depths", *map(str, DEPTHS), "--model.width", str(WIDTH),
-    "--data.scale", "96", "64", "--data.crop", "64", "64", "--optim.warmup_steps", "1", "--train.devices", "1",
+    "--data.frame_size", "64", "96", "--data.crop", "64", "64", "--optim.warmup_steps", "1", "--train.devices", "1",
     "--train.batch_size", "2", "--train.steps", str(STEPS), "--train.checkpoint_every", "2", "--train.log_every", "1",
     "--eval.devices", "1",
 )  # fmt: skip

@@ -12,7 +12,7 @@ from helpers.drawn import lively
 SIZE, CLASSES, LENGTH = (60, 90), 5, 13
 CONFIG = Config(
     model=ModelConfig("cffmpp_b0", CLASSES),
-    data=DataConfig(scale=(90, 60), threads=1, offsets=(5, 3, 1)),
+    data=DataConfig(frame_size=(60, 90), threads=1, offsets=(5, 3, 1)),
     prototypes=PrototypeConfig(count=6),
     eval=EvalConfig(chunk=LENGTH, prototypes="causal"),
 )

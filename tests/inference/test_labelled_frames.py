@@ -39,7 +39,7 @@ from helpers.datasets import write_own, write_snippet
 from helpers.drawn import lively
 from helpers.runs import SIZE, STEPS, K, log_lines, train_argv
 
-CONFIG = Config(model=ModelConfig("cffm_b0", K), data=DataConfig(scale=SIZE[::-1], threads=2), eval=EvalConfig(chunk=8))
+CONFIG = Config(model=ModelConfig("cffm_b0", K), data=DataConfig(frame_size=SIZE, threads=2), eval=EvalConfig(chunk=8))
 CHOSEN = ((1, 4, 11, 17), (9,))
 """Frames of the two videos that keep their masks."""
 
@@ -294,7 +294,7 @@ def test_own_videos_train_and_evaluate(own, trained, tmp_path, capfd):
 def test_faults_of_the_layouts_are_one_line(refused, tmp_path):
     root = tmp_path / "cityscapes"
     write_snippet(root, "train", "ulm", 0)
-    argv = ["--data.root", root, "--workdir", tmp_path / "run", "--data.scale", 128, 64, "--data.crop", 64, 64]
+    argv = ["--data.root", root, "--workdir", tmp_path / "run", "--data.frame_size", 64, 128, "--data.crop", 64, 64]
     city = ["--config", "configs/b0_cityscapes.py", *argv, "--init.encoder", "none"]
     refused(train_command, city, root / "leftImg8bit_sequence" / "val", "is missing", "_trainvaltest.zip")
     refused(train_command, [*city, "--data.layout", "folder"], root / "train.txt", "cannot be read")

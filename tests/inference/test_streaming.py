@@ -120,7 +120,7 @@ def test_streams_side_by_side_that_start_anew_at_any_time(network, frames, expec
     segmenter = streaming.StreamSegmenter(model, CONFIG, SIZE, streams=2, apart=apart)
     state = segmenter.start()
     sizes = {leaf.nbytes for leaf in jax.tree.leaves(state)}
-    inputs = np.stack([fit_frame(frame, CONFIG.data.scale) for frame in frames])
+    inputs = np.stack([fit_frame(frame, CONFIG.data.frame_size) for frame in frames])
     first, second = [], []
     for t in range(LENGTH):
         if t in (2, 7):
@@ -141,7 +141,7 @@ def test_loaded_weights_stream_at_any_rate(network, frames, expected):
     found = list(weights.predictions(frames[:7], logits=True, rate=15, reference_seconds=seconds))
     assert share_of_others([each.mask for each in found], expected[:7]) < 1e-3
     for mask, scores, logits in found:
-        fitted = resize_bilinear(jnp.asarray(logits)[None], evaluation_size(*SIZE, CONFIG.data.scale))
+        fitted = resize_bilinear(jnp.asarray(logits)[None], evaluation_size(*SIZE, CONFIG.data.frame_size))
         full = np.asarray(jax.nn.softmax(resize_bilinear(fitted, SIZE)))[0]
         np.testing.assert_allclose(scores, full.max(-1), atol=1e-5)
         assert (mask != full.argmax(-1)).mean() < 1e-3
@@ -223,7 +223,7 @@ def test_no_place_of_the_ring_is_read_before_it_is_written(network, frames, expe
     state = state._replace(ring=jax.tree.map(lambda places: np.full_like(places, np.nan), state.ring))
     masks = []
     for frame in frames[:6]:
-        state, segmented = segmenter.segment(variables, state, fit_frame(frame, CONFIG.data.scale)[None])
+        state, segmented = segmenter.segment(variables, state, fit_frame(frame, CONFIG.data.frame_size)[None])
         masks.append(next(iter(segmented.masks.values()))[0])
     assert share_of_others(masks, expected[:6]) < 1e-3
 

@@ -24,7 +24,7 @@ from cffm_jax.models.resize import resize_bilinear
 
 from helpers.streams import CLASSES, CONFIG, made, written
 
-OWN_SIZE = dataclasses.replace(CONFIG, data=dataclasses.replace(CONFIG.data, scale=(0, 0)))
+OWN_SIZE = dataclasses.replace(CONFIG, data=dataclasses.replace(CONFIG.data, frame_size=(0, 0)))
 SIZE, LENGTH = (96, 96), 7
 TILING = Tiling((64, 64), 32)
 PLACES = tuple(itertools.product((0, 32), (0, 32)))

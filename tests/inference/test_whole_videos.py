@@ -48,7 +48,7 @@ def write_video(folder, name: str, frames: int, size: tuple[int, int] = SIZE) ->
 @pytest.fixture(scope="module")
 def setting(tmp_path_factory):
     config = Config(
-        model=ModelConfig("cffm_b0", CLASSES), data=DataConfig(scale=(90, 60), threads=2), eval=EvalConfig(chunk=4)
+        model=ModelConfig("cffm_b0", CLASSES), data=DataConfig(frame_size=(60, 90), threads=2), eval=EvalConfig(chunk=4)
     )
     model = create_model("cffm_b0", CLASSES, depths=(1, 1, 1, 1))
     folder = tmp_path_factory.mktemp("videos")
@@ -75,7 +75,7 @@ def test_chunks_cover_each_video_in_order(chunks):
 
 def test_masks_equal_the_clip_by_clip_definition(setting, chunks):
     config, model, variables, videos = setting
-    frames = np.stack([load_evaluation_frame(path, config.data.scale)[0] for path in videos[0].frames])
+    frames = np.stack([load_evaluation_frame(path, config.data.frame_size)[0] for path in videos[0].frames])
     clip_logits = jax.jit(model.apply)
     frame_logits = jax.jit(lambda v, x: model.apply(v, x, method="frame_logits"))
     clip, frame = gathered(chunks, "long", "CFFM"), gathered(chunks, "long", FRAME_ROW)
@@ -100,15 +100,15 @@ def test_the_first_three_frames_have_their_own_logits(chunks):
 
 
 @pytest.mark.parametrize(
-    ("backend", "scale", "given", "expected"),
+    ("backend", "size", "given", "expected"),
     [
-        ("cpu", (853, 480), 0, 1), ("cpu", (426, 240), 0, 4), ("cpu", (96, 64), 0, 8), ("cpu", (1920, 1080), 0, 1),
-        ("gpu", (853, 480), 0, 8), ("gpu", (96, 64), 0, 8), ("cpu", (853, 480), 5, 5), ("gpu", (96, 64), 5, 5),
+        ("cpu", (480, 853), 0, 1), ("cpu", (240, 426), 0, 4), ("cpu", (64, 96), 0, 8), ("cpu", (1080, 1920), 0, 1),
+        ("gpu", (480, 853), 0, 8), ("gpu", (64, 96), 0, 8), ("cpu", (480, 853), 5, 5), ("gpu", (64, 96), 5, 5),
     ],
 )  # fmt: skip
-def test_frames_of_a_call(monkeypatch, backend, scale, given, expected):
+def test_frames_of_a_call(monkeypatch, backend, size, given, expected):
     monkeypatch.setattr(whole_videos.jax, "default_backend", lambda: backend)
-    assert whole_videos.chunk_size(Config(data=DataConfig(scale=scale), eval=EvalConfig(chunk=given))) == expected
+    assert whole_videos.chunk_size(Config(data=DataConfig(frame_size=size), eval=EvalConfig(chunk=given))) == expected
 
 
 @pytest.mark.parametrize("chunk", [1, *(pytest.param(n, marks=pytest.mark.long) for n in (5, 16))])
@@ -191,7 +191,7 @@ def test_own_references_are_the_target_repeated(setting, chunks):
         return resize_bilinear(resize_bilinear(logits, (64, 96)), SIZE)[0]
 
     for t in (0, 3, 11):
-        full = np.asarray(full_logits(load_evaluation_frame(videos[0].frames[t], config.data.scale)[0]))
+        full = np.asarray(full_logits(load_evaluation_frame(videos[0].frames[t], config.data.frame_size)[0]))
         assert (masks[t] == full.argmax(-1)).mean() > 0.995
 
 

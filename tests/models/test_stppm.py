@@ -33,7 +33,7 @@ from helpers.products import traced_elements, traced_products
 K, SIZE, LENGTH = 5, (64, 96), 7
 CONFIG = Config(
     model=ModelConfig("stppm_b0", K),
-    data=DataConfig(scale=SIZE[::-1], offsets=(5, 3, 1)),
+    data=DataConfig(frame_size=SIZE, offsets=(5, 3, 1)),
     eval=EvalConfig(chunk=4),
 )
 

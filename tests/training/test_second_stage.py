@@ -186,7 +186,7 @@ def network(second):
     encode = jax.jit(lambda v, frame: model.apply(v, normalise(frame[None]), method="encode").coarse.reshape(-1, WIDTH))
 
     def features(paths):
-        frames = [evaluation_frames.load_evaluation_frame(path, config.data.scale)[0] for path in paths]
+        frames = [evaluation_frames.load_evaluation_frame(path, config.data.frame_size)[0] for path in paths]
         return np.concatenate([encode(variables, frame) for frame in frames])
 
     return model, variables, config, features
@@ -310,7 +310,9 @@ def test_masks_equal_the_clip_by_clip_definition(network, data, segmented):
     model, variables, config, _ = network
     found = segmented(8, "both")
     video = layouts.read_split(str(data), "val")[0]
-    frames = np.stack([evaluation_frames.load_evaluation_frame(path, config.data.scale)[0] for path in video.frames])
+    frames = np.stack(
+        [evaluation_frames.load_evaluation_frame(path, config.data.frame_size)[0] for path in video.frames]
+    )
     clip = jax.jit(lambda v, x, p: model.apply(v, normalise(x)[None], prototypes=p[None]))
     for t in (9, 17):
         logits = clip(variables, frames[[t - 9, t - 6, t - 3, t]], some_prototypes())
@@ -322,7 +324,7 @@ def test_masks_equal_the_clip_by_clip_definition(network, data, segmented):
 def test_without_references_the_frames_own_logits_are_the_local_ones(network, data, segmented):
     model, variables, config, _ = network
     video = layouts.read_split(str(data), "val")[0]
-    frame = evaluation_frames.load_evaluation_frame(video.frames[0], config.data.scale)[0][None]
+    frame = evaluation_frames.load_evaluation_frame(video.frames[0], config.data.frame_size)[0][None]
 
     def logits(model, frame, p):
         features = model.encode(normalise(frame))

@@ -83,7 +83,7 @@ def test_the_loader_reads_one_frame_a_clip(data, tmp_path):
     config = load_config(CONFIG)
     config = dataclasses.replace(config, workdir=str(tmp_path / "run"))
     config = with_changes(config, [
-        ("data.root", str(data)), ("data.scale", SIZE[::-1]), ("data.crop", (64, 64)), ("train.batch_size", 2),
+        ("data.root", str(data)), ("data.frame_size", SIZE), ("data.crop", (64, 64)), ("train.batch_size", 2),
         ("train.devices", 1), ("eval.devices", 1), ("model.depths", DEPTHS), ("model.width", WIDTH),
     ])  # fmt: skip
     for references, frames in (("self", 1), ("past", 4)):

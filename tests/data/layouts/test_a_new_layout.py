@@ -64,7 +64,7 @@ def root(tmp_path):
 
 @pytest.fixture
 def data(root):
-    return dataclasses.replace(DataConfig(root=str(root), scale=SIZE[::-1], crop=(64, 64)), layout=Davis())
+    return dataclasses.replace(DataConfig(root=str(root), frame_size=SIZE, crop=(64, 64)), layout=Davis())
 
 
 def test_training_reads_it(data):

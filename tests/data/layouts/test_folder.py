@@ -18,7 +18,7 @@ from cffm_jax.errors import InputError
 
 from helpers.datasets import SIZE, fails, frame, write_own, write_png
 
-DATA = DataConfig(layout="folder", scale=SIZE[::-1], crop=(64, 64), workers=0)
+DATA = DataConfig(layout="folder", frame_size=SIZE, crop=(64, 64), workers=0)
 
 OFFSETS = (9, 6, 3)
 
@@ -89,7 +89,7 @@ def test_batches_hold_the_targets_labels_alone_unless_all_frames_have_masks(tmp_
 
 def test_the_targets_labels_follow_its_frame(tmp_path):
     write_own(tmp_path, {"a": (12, {11})})
-    plain = DataConfig(layout="folder", scale=SIZE[::-1], ratio=(1, 1), crop=SIZE, reverse=0, flip=1, distort=0)
+    plain = DataConfig(layout="folder", frame_size=SIZE, ratio=(1, 1), crop=SIZE, reverse=0, flip=1, distort=0)
     batch = first_batch(read(tmp_path), plain)
     for frames, labels in zip(batch["frames"], batch["labels"]):
         np.testing.assert_array_equal(frames, [frame([i, *b"a"])[:, ::-1] for i in (2, 5, 8, 11)])

@@ -128,7 +128,7 @@ def test_training_is_set_up_with_records(prepared):
 def take(root, layout, count, source, **kwargs):
     """The first batches of a dataset whose layout was ``source``."""
     crop = (64, 64)
-    data = DataConfig(root=root, layout=layout, scale=SIZE[::-1], crop=crop, prefetch=2, **kwargs.pop("data", {}))
+    data = DataConfig(root=root, layout=layout, frame_size=SIZE, crop=crop, prefetch=2, **kwargs.pop("data", {}))
     videos = layouts.read_videos(data, "train")
     with training_batches(videos, data, num_classes=CLASSES[source], batch_size=2, seed=3, **kwargs) as batches:
         return list(itertools.islice(batches, count))
