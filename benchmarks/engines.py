@@ -22,6 +22,7 @@ from model import whole
 from cffm_jax.channels import MEAN, STD
 from cffm_jax.config import Config, DataConfig, EvalConfig, ModelConfig
 from cffm_jax.data import clips, decode, evaluation_frames
+from cffm_jax.data.class_names import VSPW
 from cffm_jax.data.layouts.video import Video
 from cffm_jax.data.layouts.vspw import CODING
 from cffm_jax.inference import streaming
@@ -101,7 +102,7 @@ class Network(NamedTuple):
 
 def network(name: str, scene: Scene) -> Network:
     config = Config(
-        model=ModelConfig(name=name, dtype=scene.dtype),
+        model=ModelConfig(name, len(VSPW), dtype=scene.dtype),
         data=DataConfig(frame_size=scene.size),
         eval=EvalConfig(chunk=scene.batch),
     )
@@ -275,7 +276,7 @@ def hugging_face(size: str, scene: Scene) -> Engine:
     torch.manual_seed(0)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True  # As JAX by default.
     config = SegformerConfig(
-        depths=list(shape.depths), hidden_sizes=list(shape.channels), num_labels=ModelConfig().num_classes,
+        depths=list(shape.depths), hidden_sizes=list(shape.channels), num_labels=len(VSPW),
         decoder_hidden_size=ModelConfig().width, num_attention_heads=[1, 2, 5, 8], sr_ratios=[8, 4, 2, 1],
         mlp_ratios=[4, 4, 4, 4],
     )  # fmt: skip

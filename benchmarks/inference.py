@@ -31,6 +31,7 @@ import numpy as np
 from model import environment, fixed, header, line
 
 from cffm_jax.config import DataConfig, ModelConfig
+from cffm_jax.data.class_names import VSPW
 from cffm_jax.data.evaluation_frames import evaluation_size
 from cffm_jax.drawing.palette import palette
 from cffm_jax.errors import InputError
@@ -233,7 +234,7 @@ def compared(
 def rate(found: Iterator[engines.Masks], folder: Path, seconds: float) -> float:
     """Frames a second of reading, segmenting and writing, over one call or more."""
     folder.mkdir()
-    writer = MaskImages(folder, palette(ModelConfig().num_classes))
+    writer = MaskImages(folder, palette(len(VSPW)))
     began, count = time.perf_counter(), 0
     while not count or time.perf_counter() - began < seconds:
         for number, mask in next(found):
@@ -300,7 +301,7 @@ def check(options: Options) -> None:
     if options.compare > FRAMES - FIRST:
         raise InputError("--compare", f"is {options.compare}", f"give at most {FRAMES - FIRST}")
     for name in options.models:
-        build_model(ModelConfig(name=name))
+        build_model(ModelConfig(name, len(VSPW)))
     unknown = [size for size in options.torch if size not in SIZES]
     if unknown:
         raise InputError("--torch", f"{unknown[0]} is no SegFormer", "give some of b0 to b5, or nothing")
@@ -356,9 +357,7 @@ def main(argv: Sequence[str]) -> int:
         print("\n".join(f"- {key}: {value}" for key, value in about.items()))
         height, width = evaluation_size(*options.size, options.size[::-1])
         print(f"- frames: {options.size[0]}x{options.size[1]}, as the model sees them {height}x{width};", end=" ")
-        print(
-            f"{ModelConfig().num_classes} classes; {options.seconds:g} s a measurement, {options.calls} calls at least"
-        )
+        print(f"{len(VSPW)} classes; {options.seconds:g} s a measurement, {options.calls} calls at least")
         header(
             "model", "dtype", "engine", "masks/call", "frames/s", "x clip by clip", "ms/call", "p99", "calls",
             "JPEG to PNG, frames/s", "x clip by clip", "from video, frames/s", "compile, s",

@@ -22,6 +22,7 @@ import numpy as np
 
 from benchmarks.collectives import collectives
 from cffm_jax.config import Config, ModelConfig
+from cffm_jax.data.class_names import VSPW
 from cffm_jax.models.create import build_model
 from cffm_jax.models.variables import variable_shapes
 from cffm_jax.runtime.command_line import parse_command, run_command
@@ -53,7 +54,7 @@ class Options:
 
 def compiled_step(name: str, fsdp: int) -> tuple[str, int]:
     """(HLO of the training step of 8 clips on 8 devices, bytes of the parameters)."""
-    config = Config(model=ModelConfig(name=name))
+    config = Config(model=ModelConfig(name, len(VSPW)))
     model, mesh = build_model(config.model), make_mesh(8, fsdp)
     optimizer = make_optimizer(config.optim, config.train.steps, model)
     variables = variable_shapes(model)

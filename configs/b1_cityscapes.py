@@ -19,7 +19,6 @@ def get_config() -> Config:
     return dataclasses.replace(
         base,
         workdir="runs/cffm_b1_cityscapes",
-        model=dataclasses.replace(base.model, num_classes=19),
         data=dataclasses.replace(
             base.data,
             root="data/cityscapes",

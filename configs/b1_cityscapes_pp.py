@@ -16,5 +16,4 @@ from cffm_jax.config import Config
 def get_config() -> Config:
     base = b1_vspw_pp.get_config()
     first = b1_cityscapes.get_config()
-    model = dataclasses.replace(base.model, num_classes=first.model.num_classes)
-    return dataclasses.replace(base, workdir="runs/cffmpp_b1_cityscapes", model=model, data=first.data)
+    return dataclasses.replace(base, workdir="runs/cffmpp_b1_cityscapes", data=first.data)

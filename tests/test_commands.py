@@ -141,7 +141,7 @@ def test_training_changes_the_weights(trained):
 
 def test_training_prints_the_final_table(trained):
     lines = trained[1].splitlines()
-    assert "4 training videos, 1 device(s), weights: random" in lines[0]
+    assert "4 training videos, 8 classes, 1 device(s), weights: random" in lines[0]
     assert lines[1] == "step 4:" and "mIoU" in lines[2] and "VC16" in lines[2]
     assert lines[4].split()[0] == "CFFM" and lines[5].startswith("per-frame (SegFormer)")
 
@@ -559,7 +559,7 @@ def test_training_data_at_fault_in_loader_processes(broken, tmp_path, spoil):
         (["--optim.clip_norm", "-1"], ["--optim.clip-norm", "is -1", "0 for none"]),
         (["--model.dtype", "float8"], ["model.dtype", "float8"]),
         (["--model.name", "cffm_b9"], ["--model.name", "unknown model 'cffm_b9'"]),
-        (["--model.num_classes", "0"], ["--model.num-classes", "is 0"]),
+        (["--model.num_classes", "-1"], ["--model.num-classes", "is -1"]),
         (["--model.num_classes", "255"], ["--model.num-classes", "is 255"]),
         (["--data.crop", "64", "60"], ["--data.crop", "multiples of 32"]),
         (["--data.verify"], ["manifest.sha256: cannot be read", "cffm_jax.data.check"]),

@@ -65,7 +65,7 @@ def test_there_are_configs():
 def test_config_files_load(path):
     config = load_config(path)
     assert isinstance(config, Config)
-    model = create_model(config.model.name, config.model.num_classes, dtype=config.model.dtype)
+    model = create_model(config.model.name, config.model.num_classes or 3, dtype=config.model.dtype)
     assert model.public_name == config.model.name
     if path.stem.endswith("_vspw") and model.family == "cffm":
         assert config.model.name == f"cffm_{path.stem.removesuffix('_vspw')}"

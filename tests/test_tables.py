@@ -1,5 +1,6 @@
 """The papers' tables: every command parses and builds its model, bases fit, and the facts agree with each other."""
 
+import dataclasses
 import itertools
 import math
 import subprocess
@@ -11,6 +12,7 @@ import pytest
 from cffm_jax.checkpoints.compatible import require_same_model
 from cffm_jax.commands.train import TrainOptions
 from cffm_jax.data.evaluation_frames import evaluation_size
+from cffm_jax.data.layouts.classes import count_classes
 from cffm_jax.evaluation.options import EvalOptions
 from cffm_jax.models.create import build_model
 from cffm_jax.models.variables import variable_shapes
@@ -139,7 +141,7 @@ def test_cityscapes_is_its_own_table_and_configs(configs):
             assert data.layout == network.data and configs[network].workdir.split("_")[2] == network.data
     for row in rows.TABLE3.rows:
         config = configs[row.network]
-        assert config.model.num_classes == 19 and config.data.reverse == 0
+        assert count_classes("none", config.data.layout) == 19 and config.data.reverse == 0
         assert evaluation_size(1024, 2048, config.data.frame_size) == config.data.crop == (512, 1024)
         if row.network.family != "segformer":
             assert f"mIoU {row.miou} " in (ROOT / networks.config_file(row.network)).read_text()
@@ -180,11 +182,12 @@ def test_options_at_fault(refused):
 def counted(network, configs):
     """Millions of parameters: the network's with what the release adds and never calls; one global block's MLP's."""
     config = configs[network]
-    shapes = variable_shapes(build_model(config.model))["params"]
+    classes = count_classes("none", config.data.layout)
+    shapes = variable_shapes(build_model(dataclasses.replace(config.model, num_classes=classes)))["params"]
     sizes = {name: sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree)) for name, tree in shapes.items()}
     # A classifier; of each global block two thirds of its qkv layer, an output layer and a table of positions.
     blocks = sum(name.startswith("globals") for name in sizes)
-    dead = 129 * config.model.num_classes + blocks * (3 * (256 * 256 + 256) + 169 * 8)
+    dead = 129 * classes + blocks * (3 * (256 * 256 + 256) + 169 * 8)
     mlp = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes.get("globals_0", {}).get("mlp", {})))
     return (sum(sizes.values()) + dead) / 1e6, mlp / 1e6
 

@@ -27,7 +27,7 @@ def check_settings(config: Config, sections: Iterable[str] = SECTIONS) -> None:
     require_offsets(config.data.offsets, len(config.model.receptive))
     _ = config.data.frame_channels  # Raises what does not fit.
     given, classes = config.loss.class_weights, config.model.num_classes
-    if given and len(given) != classes:
+    if given and classes and len(given) != classes:
         raise InputError("--loss.class-weights", f"has {len(given)} numbers", f"give {classes}, one for each class")
     if given and not any(given):
         raise InputError("--loss.class-weights", "has no weight above 0", "give one class at least a weight")

@@ -33,8 +33,9 @@ class ModelConfig:
     """Method and backbone: segformer_b0, cffm_b1, cffmpp_b1 (CFFM++), cffmp_b1 (global contexts
     alone, CFFM+), stppm_b1, cffm_pvtv2_b1, cffm_convnext_tiny and so on. An unknown name is
     answered with all that there are."""
-    num_classes: int = setting(124, least=1, most=IGNORED_LABEL - 1, remedy=f"give a number in 1..{IGNORED_LABEL - 1}")
-    """Number of classes K; labels are 0..K-1."""
+    num_classes: int = setting(0, least=0, most=IGNORED_LABEL - 1, remedy=f"give a number in 1..{IGNORED_LABEL - 1}")
+    """Number of classes K; labels are 0..K-1. 0: as many as the data's classes.txt or classes.json
+    names, without one VSPW's 124 or Cityscapes' 19; where nothing names them it has to be given."""
     blocks: int = setting(0, **_OR_PAPERS)
     """Mining blocks N; 0: as many as the papers give the backbone."""
     global_blocks: int = setting(0, **_OR_PAPERS)

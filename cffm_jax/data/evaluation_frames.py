@@ -49,7 +49,7 @@ def fit_frame(frame: np.ndarray, box: tuple[int, int]) -> np.ndarray:
     """Resizes a frame u8[H,W,3] or f32[H,W,K] bilinearly: first to fit the box, then up to
     multiples of 32."""
     original = frame.shape[:2]
-    for size in (augment.fitted_size(*original, box), evaluation_size(*original, box)):
+    for size in (augment.fitted_size(*original, box=box), evaluation_size(*original, box=box)):
         if frame.shape[:2] != size:
             frame = augment.resize(frame, size)
     return frame

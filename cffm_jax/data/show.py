@@ -19,7 +19,7 @@ import numpy as np
 from cffm_jax.channels import COLOURS, Channels
 from cffm_jax.config import IGNORED_LABEL, Config
 from cffm_jax.data import channel_files, decode
-from cffm_jax.data.layouts.classes import read_classes
+from cffm_jax.data.layouts.classes import read_classes, with_num_classes
 from cffm_jax.data.layouts.read import read_videos
 from cffm_jax.data.layouts.video import Video
 from cffm_jax.data.pipeline import training_batches
@@ -121,7 +121,7 @@ def main(argv: Sequence[str]) -> None:
     require_values(options)
     folder = Path(options.output)
     require_new_folder(folder, "the pictures")
-    config = options.settings
+    config = with_num_classes(options.settings)
     videos = read_videos(config.data, config.data.train_split)
     names, colours = read_classes(config.data.root, config.model.num_classes, config.data.layout)
     video = _find(config, videos, options.video)

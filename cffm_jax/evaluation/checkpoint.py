@@ -31,6 +31,7 @@ from cffm_jax.inference.whole_videos import PrototypeSource, VideoSegmenter
 from cffm_jax.metrics.scores import Scores
 from cffm_jax.models.create import build_model
 from cffm_jax.models.methods.method import Method
+from cffm_jax.rules import with_changes
 from cffm_jax.runtime import cluster
 from cffm_jax.runtime.atomic import require_new_folder, require_writable
 from cffm_jax.runtime.signals import Interruption
@@ -122,6 +123,8 @@ def _prepare(options: EvalOptions, with_config: Callable[[Config], EvalOptions])
         if not options.config:
             # The stored config takes the place of a config file: the overrides go on top of it.
             options = with_config(weights.config)
+        if not options.settings.model.num_classes:
+            options = with_changes(options, [("settings.model.num_classes", weights.config.model.num_classes)])
         config = options.settings
         require_same_model(weights.config, config, options.checkpoint)
         check_settings(config, EVALUATED)

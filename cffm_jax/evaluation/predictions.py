@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +15,7 @@ from cffm_jax.config import EVALUATED
 from cffm_jax.config.checks import check_settings
 from cffm_jax.data import decode
 from cffm_jax.data.labels.label_sample import require_splits_agree
-from cffm_jax.data.layouts.classes import read_classes
+from cffm_jax.data.layouts.classes import read_classes, with_num_classes
 from cffm_jax.data.layouts.records import RecordedFile
 from cffm_jax.data.layouts.video import Video
 from cffm_jax.errors import InputError
@@ -96,8 +97,9 @@ def _read_label(video: Video, i: int, num_classes: int) -> np.ndarray:
 
 def evaluate_predictions(options: EvalOptions, interruption: Interruption) -> None:
     """Scores or submits masks that any program wrote. InputError for what cannot be used."""
-    config = options.settings
-    check_settings(config, EVALUATED)
+    check_settings(options.settings, EVALUATED)
+    config = with_num_classes(options.settings)
+    options = dataclasses.replace(options, settings=config)
     if options.submission:
         videos = evaluation_videos(config, masks=False)
         require_submission(options, videos)

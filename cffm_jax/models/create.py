@@ -49,6 +49,8 @@ def create_model(name: str, num_classes: int, *, channels: Channels = COLOURS, *
       >>> model.local_blocks
       1
     """
+    if not num_classes:
+        raise ValueError("num_classes: is 0; here are no data that say how many there are")
     settings = {key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()}
     if "dtype" in settings:
         settings["dtype"] = jnp.dtype(settings["dtype"]).name

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from cffm_jax.data.layouts.classes import with_num_classes
 from cffm_jax.data.synthetic import generate
 from cffm_jax.runtime.atomic import write_json
 from cffm_jax.runtime.command_line import parse_command
@@ -60,6 +61,7 @@ def main(argv: Sequence[str]) -> None:
         return StudyOptions(config=path, settings=load_config(path))
 
     options = parse_command(StudyOptions, argv, default, main.__doc__)
+    options = dataclasses.replace(options, settings=with_num_classes(options.settings))
     try:
         conduct(options)
     except KeyboardInterrupt:

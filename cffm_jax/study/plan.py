@@ -128,6 +128,7 @@ def _digest(config: Config, needs: Sequence[str]) -> str:
         and not about.set_by_study
         and (about.part != "method" or not {name, f"{name.partition('.')[0]}."}.isdisjoint(model.settings_read))
     }
+    kept["data.scale"] = kept.pop("data.frame_size")[::-1]  # As it was named.
     if not config.optim.clip_norm:
         del kept["optim.clip_norm"]
     if cutoff_of(config):  # As before there was a choice.

@@ -16,6 +16,8 @@ from jax.sharding import Mesh, NamedSharding
 from cffm_jax.checkpoints.space import require_space
 from cffm_jax.checkpoints.store import Checkpoints
 from cffm_jax.config import Config
+from cffm_jax.config.checks import check_settings
+from cffm_jax.data.layouts.classes import with_num_classes
 from cffm_jax.errors import InputError, Stopped
 from cffm_jax.evaluation.model_scores import evaluate
 from cffm_jax.evaluation.pictures import FrameStrips
@@ -45,6 +47,9 @@ def train(config: Config, interruption: Interruption | None = None, *, profile: 
         row; the last good step is kept.
       Stopped: by SIGTERM or Ctrl-C; the step that was under way is done and saved.
     """
+    with cluster.together():
+        check_settings(config)
+        config = with_num_classes(config)
     plan, workdir = config.train, Path(config.workdir)
     began = time.perf_counter()
     with (

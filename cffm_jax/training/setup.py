@@ -153,7 +153,10 @@ def prepare(config: Config) -> Iterator[Run]:
             clips=clips,
             segmenter=VideoSegmenter(model, config, sources.get(data.eval_split)),
             held_out=held_out,
-            summary=f"{config.model.name}: {len(videos)} training videos, {_machines(mesh)}, weights: {origin}",
+            summary=(
+                f"{config.model.name}: {len(videos)} training videos, {_classes(config, classes)}, {_machines(mesh)}, "
+                f"weights: {origin}"
+            ),
             devices=tuple(mesh.devices.flat),
             work=work_of_a_step(config, model, mesh),
             colours=(classes or numbered_classes(config.model.num_classes)).colours,
@@ -169,6 +172,10 @@ def work_of_a_step(config: Config, model: Method, mesh: Mesh) -> Work:
     peak = peak or peak_flops(kind, config.model.dtype, precision)
     flops = training_flops(model, *config.data.crop, prototypes=config.prototypes.count)
     return Work(plan.batch_size * flops, peak * mesh.size)
+
+
+def _classes(config: Config, classes: Classes | None) -> str:
+    return f"{config.model.num_classes} classes{'' if classes else ' without names'}"
 
 
 def _machines(mesh: Mesh) -> str:

@@ -42,6 +42,8 @@ FORMAT = "cffm_jax"
 WHOLE = "all"
 OF_A_RUN = "cffm_jax run"
 """How the origin of a run's weights begins."""
+_UNNAMED = ModelConfig(num_classes=124)
+"""An encoder alone has no classes; its model is built with some, which change nothing of it."""
 _MODEL_FIELDS = {field.name for field in dataclasses.fields(ModelConfig)}
 
 
@@ -137,7 +139,7 @@ def _foreign(file: WeightFile, chosen: Chosen) -> StoredWeights:
     foreign = dataclasses.replace(chosen.foreign, arrays=described)
     description = _own_description(file)
     settings = {**foreign.settings(file.path), **description["model"]}
-    config = Config(model=dataclasses.replace(ModelConfig(), **settings))
+    config = Config(model=dataclasses.replace(_UNNAMED, **settings))
     part = ENCODER if foreign.family == ENCODER else WHOLE
     model = _described_model(file, config)
     matched = match(foreign, model, part)

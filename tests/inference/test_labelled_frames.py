@@ -297,12 +297,14 @@ def test_faults_of_the_layouts_are_one_line(refused, tmp_path):
     argv = ["--data.root", root, "--workdir", tmp_path / "run", "--data.frame_size", 64, 128, "--data.crop", 64, 64]
     city = ["--config", "configs/b0_cityscapes.py", *argv, "--init.encoder", "none"]
     refused(train_command, city, root / "leftImg8bit_sequence" / "val", "is missing", "_trainvaltest.zip")
-    refused(train_command, [*city, "--data.layout", "folder"], root / "train.txt", "cannot be read")
+    folder = [*city, "--data.layout", "folder"]
+    refused(train_command, folder, "--model.num-classes: is missing", f"the classes in {root / 'classes.txt'}")
+    refused(train_command, [*folder, "--model.num_classes", 3], root / "train.txt", "cannot be read")
     refused(train_command, [*city, "--data.layout", "vspw"], root, "no data folder", "--data.layout")
     write_own(tmp_path / "own", {"a": (3, {0})})
     (tmp_path / "own" / "classes.txt").write_text("one\ntwo\n")
     argv = ["--config", "configs/synthetic.py", "--data.layout", "folder", "--data.root", tmp_path / "own"]
     argv += ["--workdir", tmp_path / "run"]
-    refused(train_command, argv, tmp_path / "own" / "classes.txt", "names 2 classes, not 8", "model.num_classes")
+    refused(train_command, argv, tmp_path / "own" / "classes.txt", "names 2 classes, not 8; give --model.num-classes 2")
     argv += ["--model.num_classes", 2]
     refused(train_command, argv, tmp_path / "own" / "val.txt", "cannot be read")

@@ -73,7 +73,7 @@ def assert_same(found, expected):
 
 def test_load_of_a_foreign_file(released):
     weights = cffm_jax.load(released / "cffm.safetensors")
-    assert weights.config == Config(model=ModelConfig("cffm_b0"))
+    assert weights.config == Config(model=ModelConfig("cffm_b0", 124))
     assert weights.model == cffm_jax.create_model("cffm_b0", 124)
     assert_same(
         weights.variables, cffm_jax.convert_state_dict(golden_values.state_dict("cffm_b0_96x160"), weights.model)

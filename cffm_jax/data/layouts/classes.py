@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from cffm_jax.data.layouts.class_file import read_class_file
+from cffm_jax.config import Config
+from cffm_jax.data.layouts.class_file import NAMES, read_class_file
 from cffm_jax.data.layouts.layout import Layout
-from cffm_jax.data.layouts.read import source_of
+from cffm_jax.data.layouts.read import require_folder, source_of
 from cffm_jax.drawing.palette import colour_table, palette
 from cffm_jax.errors import InputError
+from cffm_jax.rules import with_changes
 
 
 class Classes(NamedTuple):
@@ -50,7 +53,8 @@ def stated_classes(root: str | Path, num_classes: int, layout: str | Layout = "v
         return layout_classes(num_classes, layout)
     if len(stated.names) != num_classes:
         problem = f"names {len(stated.names)} classes, not {num_classes}"
-        raise InputError(stated.path, problem, "set model.num_classes to that, or correct the file")
+        remedy = f"give --model.num-classes {len(stated.names)}, or correct the file"
+        raise InputError(stated.path, problem, remedy)
     if stated.ignored is not None and layout.fixed_labels:
         problem = f'states an ignored label, but the layout "{layout.name}" fixes those'
         raise InputError(stated.path, problem, 'remove "ignored", or give --data.layout folder')
@@ -79,6 +83,24 @@ def count_classes(root: str | Path, layout: str | Layout = "vspw") -> int:
     """
     stated = read_class_file(root)
     return len(stated.names if stated else source_of(layout, str(root)).class_names)
+
+
+def with_num_classes(config: Config) -> Config:
+    """The config with the number of classes of its data, where it leaves that to them.
+
+    Raises:
+      InputError: nothing says how many there are, or the class file cannot be used.
+    """
+    if config.model.num_classes:
+        return config
+    root = config.data.root
+    require_folder(root)
+    count = count_classes(root, config.data.layout)
+    if not count:
+        problem = f"is missing: {root} has no {' or '.join(NAMES)}"
+        remedy = f"name the classes in {os.path.join(root, NAMES[0])}, one a line, or give their number"
+        raise InputError("--model.num-classes", problem, remedy)
+    return with_changes(config, [("model.num_classes", count)])
 
 
 def class_names(root: str | Path, num_classes: int, layout: str | Layout = "vspw") -> tuple[str, ...]:

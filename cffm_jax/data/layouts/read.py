@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import importlib
 import os
+import shlex
 from collections.abc import Callable, Sequence
 from typing import get_args
 
@@ -22,6 +23,8 @@ from cffm_jax.errors import InputError
 from cffm_jax.runtime.checksums import Manifest, read_manifest
 
 _NAMES: tuple[str, ...] = get_args(LayoutName)
+_BUILT_IN = "synthetic"
+"""Name of the folder of the built-in videos, in the config and the documentation."""
 
 
 @functools.cache
@@ -84,11 +87,21 @@ def read_split(root: str, split: str, masks: bool = True, layout: str | Layout =
       InputError: a folder, file or mask is missing, a name is unknown, a video is listed twice, or
         the class file cannot be used.
     """
-    if not os.path.isdir(root):
-        raise InputError(root, "there is no such folder", "point --data.root to the dataset's folder")
+    require_folder(root)
     coloured = _stated_colours(root, None if source_of(layout, root).fixed_labels else Palettes())
     videos = layout_of(layout).videos(root, split, masks)
     return tuple(dataclasses.replace(video, coding=coloured(video.coding)) for video in videos)
+
+
+def require_folder(root: str) -> None:
+    """InputError unless a run's data lie there."""
+    if not root:
+        raise InputError("--data.root", "is missing", "name the dataset's folder")
+    if not os.path.isdir(root):
+        remedy = "point --data.root to the dataset's folder"
+        if os.path.basename(root) == _BUILT_IN:
+            remedy += f", or make the built-in videos there: python -m cffm_jax.data.synthetic {shlex.quote(root)}"
+        raise InputError(root, "there is no such folder", remedy)
 
 
 def _stated_colours(root: str, palettes: Palettes | None = None) -> Callable[[Coding], Coding]:
