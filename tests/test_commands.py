@@ -839,7 +839,9 @@ def test_submissions_that_cannot_be(trained, unlabelled, data, tmp_path, refused
     refused(eval_command, [*argv, tmp_path / "there.zip" / "x.zip"], "x.zip", "cannot be written")
     refused(eval_command, [*argv, tmp_path / "x.zip", "--report", tmp_path / "report"], "--report", "needs figures")
     argv = [*argv, tmp_path / "x.zip"]
-    refused(eval_command, [*argv, "--data.eval_split", "none"], unlabelled / "none.txt", "cannot be read")
+    for option in ("--data.eval_split", "--split"):
+        refused(eval_command, [*argv, option, "none"], unlabelled / "none.txt", "cannot be read")
+    refused(eval_command, [*argv, "--data.eval_split", "none", "--split", "val"], "--split: given together with")
     refused(eval_command, [*argv, "--data.root", data], data / "test.txt", "lists no video")
     masks = tmp_path / "masks"
     for path in (unlabelled / "data").glob("[ab]/origin/*.jpg"):

@@ -27,10 +27,13 @@ def eval_command(argv: Sequence[str]) -> None:
     line = CommandLine(EvalOptions, argv, "Evaluate a checkpoint, or predictions that another program wrote.")
 
     def with_config(config: Config) -> EvalOptions:
-        if line.given.get("submission"):  # Another default, on top of which --data.eval-split still goes.
+        if line.given.get("submission"):  # Another default, on top of which --split still goes.
             config = with_changes(config, [("data.eval_split", _SUBMITTED)])
-        return line.over(EvalOptions(settings=config))
+        options = line.over(EvalOptions(settings=config))
+        return with_changes(options, [("settings.data.eval_split", options.split)] if options.split else [])
 
+    if len({line.given[name] for name in ("split", "data.eval_split") if name in line.given}) > 1:
+        raise InputError("--split", "given together with another --data.eval-split", "give one of them")
     options = with_config(load_config(line.config) if line.config else Config())
     if bool(options.checkpoint) == bool(options.predictions):
         raise InputError("--checkpoint", "give either this or --predictions", "name a run's folder or a folder of PNGs")

@@ -23,10 +23,10 @@ class DataConfig:
     root: str = setting("data/VSPW_480p", changes="figures", path=True)
     """Dataset folder."""
     layout: LayoutName = "vspw"
-    """How it is laid out: VSPW_480p (data/<video>/origin/*.jpg, data/<video>/mask/*.png,
-    <split>.txt), Cityscapes (leftImg8bit_sequence, gtFine), plain (<video>/frames, <video>/masks,
-    <split>.txt, classes.txt), or any of these as python -m cffm_jax.data.prepare wrote it; see the
-    documentation (docs/your_data.md)."""
+    """How it is laid out: vspw (VSPW_480p: data/<video>/origin/*.jpg, data/<video>/mask/*.png,
+    <split>.txt), cityscapes (leftImg8bit_sequence, gtFine), folder (one's own videos:
+    <video>/frames, <video>/masks, <split>.txt, classes.txt), or records (any of these as python -m
+    cffm_jax.data.prepare wrote it); see the documentation (docs/your_data.md)."""
     channels: tuple[str, ...] = setting(RGB, of_weights=True)
     """Names of the frames' channels, in the order of the files. Other than red green blue (thermal,
     depth, near-infrared) they keep the files' values, as float32, and need data.mean and

@@ -42,6 +42,9 @@ class EvalOptions:
     of the Hugging Face hub."""
     raw: bool = setting(False, **_OF_A_NETWORK)
     """Of a run with --optim.ema, evaluate the last weights and not their average."""
+    split: str = ""
+    """The split to evaluate on, in place of the config's: val, test, train; also
+    --data.eval-split."""
     predictions: str = setting("", path=True)
     """Score PNGs (0..K-1) in DIR/<video>/<frame>.png that any program wrote, without a model."""
     output: str = setting("", path=True, **_OF_FIGURES)
@@ -60,7 +63,7 @@ class EvalOptions:
     """Write a page to this new folder that shows all figures beside the papers', the best and the
     worst videos, and what is taken for what: DIR/index.html, for any browser, without a network."""
     submission: str = setting("", place=True)
-    """Write the masks of all frames of the split "test" (or --data.eval-split) to this new .zip,
+    """Write the masks of all frames of the split "test" (or --split) to this new .zip,
     for a challenge's server: <video>/<frame>.png. No labels are needed, and there are no
     figures."""
     submission_values: Literal["stored", "classes"] = setting("stored", only_with="submission")

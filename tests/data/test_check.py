@@ -411,7 +411,7 @@ def test_misuse(root, tmp_path, refused):
     refused(check.main, [root], "has no data folder", "or give another --layout")
     (root / "videos" / "a" / "frames").mkdir(parents=True)
     shutil.copytree(root / "videos", root, dirs_exist_ok=True)
-    refused(check.main, [root], "its <video>/frames are of the plain layout: give --layout folder")
+    refused(check.main, [root], "its <video>/frames are of the layout folder: give --layout folder")
 
 
 def test_a_file_of_json_beside_the_table(root, tmp_path, capfd):

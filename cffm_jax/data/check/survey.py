@@ -73,7 +73,7 @@ def survey(
       layout: as for `read_split`.
       unlabelled: splits whose videos need no masks.
       num_classes: larger labels are a problem; 0: as many as the class file names, without one as
-        VSPW and Cityscapes have, or, in the plain layout, as many as the masks hold.
+        VSPW and Cityscapes have, or, in the layout folder, as many as the masks hold.
       min_frames: least length of a video, unless references go by frame numbers, as in Cityscapes.
       offsets: where they do, distances of references from their target; a missing one is a problem.
       channels: of the frames.

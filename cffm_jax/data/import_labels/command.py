@@ -1,4 +1,4 @@
-"""Brings labels as annotation programs export them into the plain layout.
+"""Brings labels as annotation programs export them into the layout folder.
 
     python -m cffm_jax.data.import_labels SOURCE OUT
     python -m cffm_jax.data.import_labels SOURCE OUT --background ignored --ignored void

@@ -55,7 +55,7 @@ def arrange(frames: Sequence[Frame], way: Way = "auto", root: Path = Path()) -> 
       root: the source's folder, for messages.
 
     Raises:
-      InputError: an image is of a kind that the plain layout does not have; a folder holds frames
+      InputError: an image is of a kind that the layout folder does not have; a folder holds frames
         of several names, and ``way`` is open; two frames, or videos, come to have one name; or one
         has a name that cannot be a file's there.
     """

@@ -1,4 +1,4 @@
-"""What was read, as the plain layout: classes, frames and masks as indexed PNGs."""
+"""What was read, as the layout folder: classes, frames and masks as indexed PNGs."""
 
 from __future__ import annotations
 

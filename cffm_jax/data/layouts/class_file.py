@@ -39,7 +39,7 @@ class ClassFile(NamedTuple):
 
 
 def ignored_label(root: str | Path) -> int:
-    """The label that the plain layout's masks ignore: what the class file states, else 255.
+    """The label that the layout folder's masks ignore: what the class file states, else 255.
 
     Raises:
       InputError: the class file cannot be used.

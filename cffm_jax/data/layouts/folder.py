@@ -1,4 +1,4 @@
-"""The plain layout, for one's own videos.
+"""The layout folder, for one's own videos.
 
     <root>/<video>/frames/<frame>.jpg, .png, .tif or .npy
     <root>/<video>/masks/<frame>.png     of as many frames as one likes
@@ -17,7 +17,7 @@ from cffm_jax.data.layouts.class_file import ignored_label
 from cffm_jax.data.layouts.layout import Fault, Prepared, stop
 from cffm_jax.data.layouts.names import beside
 from cffm_jax.data.layouts.video import Coding, Video, plain_coding
-from cffm_jax.data.layouts.video_folders import PLAIN, VideoFolders
+from cffm_jax.data.layouts.video_folders import FOLDER, VideoFolders
 from cffm_jax.errors import InputError
 
 _FRAMES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".npy")
@@ -26,7 +26,7 @@ _FRAMES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".npy")
 class Folder(VideoFolders):
     """One's own videos."""
 
-    name, frames = PLAIN
+    name, frames = FOLDER
     base, suffixes, masks, every_frame = "", _FRAMES, "masks", False
     default_coding = plain_coding()
     fixed_labels = False

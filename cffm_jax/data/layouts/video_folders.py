@@ -24,8 +24,8 @@ from cffm_jax.data.layouts.video import Coding, Video
 from cffm_jax.errors import InputError
 from cffm_jax.runtime.checksums import relative_name
 
-PLAIN = "folder", "frames"
-"""Name of the plain layout, and its folder of a video's frames: who has it is told so."""
+FOLDER = "folder", "frames"
+"""Name of the layout folder, and its folder of a video's frames: who has it is told so."""
 _MASK = ".png"
 _LEAVE_OUT = "add the frames or leave the video out"
 
@@ -63,9 +63,9 @@ class VideoFolders(Layout):
 
     def _without_base(self, root: str, give: str, option: str) -> InputError:
         remedy = f"{give} the folder that holds {self.base}/<video>, or give another {option}"
-        name, frames = PLAIN
+        name, frames = FOLDER
         if next(Path(root).glob(f"*/{frames}/"), None):
-            remedy = f"its <video>/{frames} are of the plain layout: give {option} {name}"
+            remedy = f"its <video>/{frames} are of the layout folder: give {option} {name}"
         problem = f"has no {self.base} folder inside{missing_but_for_case(os.path.join(root, self.base))}"
         return InputError(root, problem, remedy)
 
