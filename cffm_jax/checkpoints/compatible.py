@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from cffm_jax.config import NOTHING, SETTINGS, Config
+from cffm_jax.config import NOTHING, REQUIRED, SETTINGS, Config
 from cffm_jax.errors import InputError
 from cffm_jax.models.create import build_model
 from cffm_jax.rules import option_name, values
@@ -30,7 +30,15 @@ def require_same_run(stored: Config, asked: Config, source: object) -> None:
     if differ:
         pairs = (f"{name} {json.dumps(has)}, not {json.dumps(asks)}" for name, (has, asks) in differ.items())
         options = " ".join(as_option(name, has) for name, (has, _) in differ.items())
-        raise InputError(source, f"is a run with {', '.join(pairs)}", f"give {options} to go on, or another --workdir")
+        remedy = f"give {options} to go on, or another --workdir"
+        if set(differ) == {"train.steps"}:
+            # Its rate falls to 0 with its own steps: it has not followed a longer schedule.
+            instead = " in place of --init.encoder" if asked.init.encoder not in ("", NOTHING, REQUIRED) else ""
+            remedy = (
+                f"{remedy}: --init.model {source}{instead} --workdir NEW trains on from its weights, "
+                "with a schedule of its own"
+            )
+        raise InputError(source, f"is a run with {', '.join(pairs)}", remedy)
 
 
 def changed_settings(stored: Config, asked: Config) -> dict[str, Any]:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 from collections.abc import Sequence
 
-from cffm_jax.config import SETTINGS, Config
+from cffm_jax.config import SETTINGS, Config, DataConfig
+from cffm_jax.data import decode
+from cffm_jax.data.augment import fitted_size
+from cffm_jax.data.image_files import UnreadableFile
 from cffm_jax.data.labels.label_sample import require_palettes_agree, sample_notes
 from cffm_jax.data.layouts.classes import Classes, numbered_classes
 from cffm_jax.data.layouts.names import passed_over_in_words
+from cffm_jax.data.layouts.records import read_one
 from cffm_jax.data.layouts.video import Video
 from cffm_jax.models.methods.method import Method
 from cffm_jax.rules import values
@@ -43,4 +49,32 @@ def dataset_notes(
     others = list(dict.fromkeys(path for video in (*videos, *held_out) for path in video.passed_over))
     names = (classes or numbered_classes(num_classes)).names
     left_out = [f"data: {passed_over_in_words(others)}"] if others else []
-    return (*left_out, *sample_notes(videos, num_classes, names, held_out))
+    padded = padding_notes(config.data, sampled_sizes(videos))
+    return (*left_out, *padded, *sample_notes(videos, num_classes, names, held_out))
+
+
+def sampled_sizes(videos: Sequence[Video], most: int = 16) -> list[tuple[int, int]]:
+    """Height and width of the first frame of some videos, as it is shown; those that cannot be read
+    are left out: training says, or tolerates, that."""
+    sizes = []
+    for video in videos[:: max(1, -(-len(videos) // most))]:
+        with contextlib.suppress(UnreadableFile):
+            sizes.append(decode.upright_size(video.frames[0], read_one(video.frames[0]))[0])
+    return sizes
+
+
+def padding_notes(data: DataConfig, sizes: Sequence[tuple[int, int]]) -> tuple[str, ...]:
+    """A line if frames of these sizes (h, w), fitted to ``data.frame_size``, are smaller than a
+    crop."""
+    fitted = [fitted_size(*size, data.frame_size) for size in sizes]
+    smaller = [size for size in fitted if size[0] < data.crop[0] or size[1] < data.crop[1]]
+    if not smaller:
+        return ()
+    area = math.prod(data.crop)
+    padding = 1 - sum(math.prod(map(min, size, data.crop)) / area for size in smaller) / len(smaller)
+    (height, width), (rows, columns) = smaller[0], data.crop
+    return (
+        f"data: frames are {height}x{width} where they fit data.frame_size, a crop is {rows}x{columns}: about "
+        f"{100 * padding:.0f} % of it is padding, which counts as ignored; give a smaller --data.crop, or a larger "
+        "--data.frame-size",
+    )

@@ -267,6 +267,19 @@ def test_settings_that_a_run_may_not_go_on_with():
     )
 
 
+@pytest.mark.parametrize(
+    ("encoder", "instead"), [("", ""), ("none", ""), ("mit_b1.pth", " in place of --init.encoder")]
+)
+def test_more_steps_name_the_command_that_makes_them(encoder, instead):
+    """The schedule falls to 0 with the steps that a run has."""
+    config = with_changes(load_config(CONFIG), [("init.encoder", encoder)])
+    with pytest.raises(InputError) as error:
+        require_same_run(config, with_changes(config, [("train.steps", 900)]), "runs/x")
+    assert error.value.remedy.startswith(
+        f"give --train.steps 450 to go on, or another --workdir: --init.model runs/x{instead} --workdir NEW trains on"
+    )
+
+
 def another(name, value):
     """A value of a setting that is not this one, of the same type."""
     of_model = {"name": "cffm_b2", "blocks": 3, "global_blocks": 3, "receptive": (7, 5, 3), "pooling": (7, 5, 3)}
