@@ -6,9 +6,12 @@ import dataclasses
 import difflib
 import importlib.resources
 import importlib.util
+import inspect
 import sys
 import typing
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, TypeVar
 
 import tyro
@@ -47,8 +50,19 @@ def find_config(name: str | Path) -> Path:
     return known[path.name.removesuffix(".py")]
 
 
-def load_config(name: str | Path) -> Config:
-    """The config of a file that defines ``get_config() -> Config``, named as for `find_config`.
+def load_config(name: str | Path, given: Mapping[str, Any] = MappingProxyType({})) -> Config:
+    """The config of a file alone, see `load_recipe`."""
+    return load_recipe(name, given)[0]
+
+
+def load_recipe(name: str | Path, given: Mapping[str, Any] = MappingProxyType({})) -> tuple[Config, tuple[str, ...]]:
+    """The config of a file, named as for `find_config`, and lines about it.
+
+    The file defines ``get_config() -> Config``, or, where the settings depend on others such as
+    ``data.root``, ``get_config(given) -> (Config, lines)``.
+
+    Args:
+      given: the values of the command line, by dotted name; they go on top of the config later.
 
     Raises:
       InputError: the file is missing, is no such file, or sets a field that does not exist.
@@ -62,15 +76,18 @@ def load_config(name: str | Path) -> Config:
     sys.path[:0] = [str(path.parent.resolve()), str(shipped_configs())]
     try:
         spec.loader.exec_module(module)
-        config = module.get_config()
+        made = module.get_config(*((given,) if inspect.signature(module.get_config).parameters else ()))
+    except InputError:
+        raise
     except Exception as error:  # The file is a program of the user's: anything can go wrong in it.
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise InputError(path, _earlier_name(reason) or reason, "see the fields in cffm_jax/config") from error
     finally:
         del sys.path[:2]
+    config, lines = made if isinstance(made, tuple) and len(made) == 2 else (made, ())
     if not isinstance(config, Config):
         raise InputError(path, f"get_config() returned {type(config).__name__}, not Config", "return a Config")
-    return config
+    return config, tuple(lines)
 
 
 def _earlier_name(reason: str) -> str:

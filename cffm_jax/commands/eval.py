@@ -34,7 +34,7 @@ def eval_command(argv: Sequence[str]) -> None:
 
     if len({line.given[name] for name in ("split", "data.eval_split") if name in line.given}) > 1:
         raise InputError("--split", "given together with another --data.eval-split", "give one of them")
-    options = with_config(load_config(line.config) if line.config else Config())
+    options = with_config(load_config(line.config, line.given) if line.config else Config())
     if bool(options.checkpoint) == bool(options.predictions):
         raise InputError("--checkpoint", "give either this or --predictions", "name a run's folder or a folder of PNGs")
     with Interruption() as interruption:

@@ -15,7 +15,7 @@ from cffm_jax.runtime.devices import warn_of_missing_platforms
 from cffm_jax.runtime.memory import use_huge_pages
 from cffm_jax.runtime.signals import Interruption
 from cffm_jax.runtime.xla import cache_compilations, require_determinism
-from cffm_jax.settings import Settings, load_config
+from cffm_jax.settings import Settings, load_recipe
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +36,7 @@ def train_command(argv: Sequence[str]) -> None:
     """``train.py``: trains, or resumes the run in ``--workdir``."""
 
     line = CommandLine(TrainOptions, argv, "Train a model; the same command resumes a run that stopped.")
-    config = load_config(line.config) if line.config else Config()
+    config, lines = load_recipe(line.config, line.given) if line.config else (Config(), ())
     options = line.over(TrainOptions(line.config, config))
     if not options.config:
         raise InputError("--config", "is missing", "name one of configs/*.py")
@@ -53,7 +53,7 @@ def train_command(argv: Sequence[str]) -> None:
         cache_compilations()
         with connected(options.cluster):
             warn_of_missing_platforms()
-            train(options.settings, interruption, profile=options.profile)
+            train(options.settings, interruption, profile=options.profile, notes=lines)
 
 
 def main() -> NoReturn:

@@ -28,7 +28,7 @@ from cffm_jax.drawing.sheets import CELL, Strip, contact_sheet, spread, write_pn
 from cffm_jax.errors import InputError
 from cffm_jax.rules import require_values, setting
 from cffm_jax.runtime.atomic import WholeFolder, require_new_folder
-from cffm_jax.runtime.command_line import parse_command, run_command
+from cffm_jax.runtime.command_line import CommandLine, run_command
 from cffm_jax.settings import Settings, load_config
 
 OVERLAY = "with its mask"
@@ -112,10 +112,9 @@ def video_strip(video: Video, num_classes: int, colours: np.ndarray, channels: C
 def main(argv: Sequence[str]) -> None:
     """Draws augmented training clips with their masks, and a video with its ground truth."""
 
-    def default(path: str) -> ShowOptions:
-        return ShowOptions(config=path, settings=load_config(path) if path else Config())
-
-    options = parse_command(ShowOptions, argv, default, main.__doc__)
+    line = CommandLine(ShowOptions, argv, main.__doc__)
+    config = load_config(line.config, line.given) if line.config else Config()
+    options = line.over(ShowOptions(config=line.config, settings=config))
     if not options.output:
         raise InputError("--output", "is missing", "name a new folder for the pictures")
     require_values(options)

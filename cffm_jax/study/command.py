@@ -17,7 +17,7 @@ from pathlib import Path
 from cffm_jax.data.layouts.classes import with_num_classes
 from cffm_jax.data.synthetic import generate
 from cffm_jax.runtime.atomic import write_json
-from cffm_jax.runtime.command_line import parse_command
+from cffm_jax.runtime.command_line import CommandLine
 from cffm_jax.runtime.devices import warn_of_missing_platforms
 from cffm_jax.runtime.xla import cache_compilations
 from cffm_jax.settings import find_config, load_config
@@ -56,11 +56,9 @@ def main(argv: Sequence[str]) -> None:
     """Train and measure the rows of the papers' tables on any videos; the same command goes on
     where it stopped."""
 
-    def default(path: str) -> StudyOptions:
-        path = path or DEFAULT_CONFIG
-        return StudyOptions(config=path, settings=load_config(path))
-
-    options = parse_command(StudyOptions, argv, default, main.__doc__)
+    line = CommandLine(StudyOptions, argv, main.__doc__)
+    path = line.config or DEFAULT_CONFIG
+    options = line.over(StudyOptions(config=path, settings=load_config(path, line.given)))
     options = dataclasses.replace(options, settings=with_num_classes(options.settings))
     try:
         conduct(options)

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import jax
@@ -34,12 +34,18 @@ from cffm_jax.training.sharding import on_each_device
 from cffm_jax.training.speed import Compilations, Profile
 
 
-def train(config: Config, interruption: Interruption | None = None, *, profile: bool = False) -> dict[str, Scores]:
+def train(
+    config: Config,
+    interruption: Interruption | None = None,
+    *,
+    profile: bool = False,
+    notes: Sequence[str] = (),
+) -> dict[str, Scores]:
     """Trains as the config says, or goes on where the run in ``workdir`` stopped. Returns the last
     evaluation.
 
     Signals are handled from here on, or by ``interruption`` from before. ``profile``: a trace of a
-    few steps goes to ``<workdir>/profile``.
+    few steps goes to ``<workdir>/profile``. ``notes``: lines that the log begins with.
 
     Raises:
       InputError: the config, the data, the initial weights or the checkpoints cannot be used,
@@ -68,7 +74,7 @@ def train(config: Config, interruption: Interruption | None = None, *, profile: 
             Checkpoints(workdir, plan.keep, create=True) as checkpoints,
             log_of(workdir, plan.steps, run.start, plan.batch_size) as log,
         ):
-            for line in (*run.notes, run.summary):
+            for line in (*notes, *run.notes, run.summary):
                 log.say(line)
             checkpoints.set_aside(run.start)
             if cluster.first():
