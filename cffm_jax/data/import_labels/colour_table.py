@@ -12,12 +12,15 @@ from PIL import Image
 
 from cffm_jax.data.image_files import FileName, UnreadableFile, open_image, read_bytes
 from cffm_jax.data.import_labels.interface import NO_LABEL, Drawn
+from cffm_jax.data.import_labels.source import read_text
 from cffm_jax.data.layouts.class_file import first_double
 from cffm_jax.data.palettes import rgb
 from cffm_jax.data.pictures import DAMAGED, is_png, orientation
 from cffm_jax.errors import InputError
 
-_ROW = re.compile(r"(.*?\S)\s*[:,;\s]\s*(\d{1,3})\s*[,;\s]\s*(\d{1,3})\s*[,;\s]\s*(\d{1,3})\s*(?::.*)?")
+_COLOUR = r"(\d{1,3})\s*[,;\s]\s*(\d{1,3})\s*[,;\s]\s*(\d{1,3})\s*(?::.*)?"
+_ROWS = [re.compile(rf"(.*?\S)\s*{separator}\s*{_COLOUR}") for separator in (":", r"[:,;\s]")]
+"""A colon comes first: before it a name may end in numbers itself."""
 _HEADER = re.compile(r"#.*|name\W+r\W+g\W+b\W*", re.IGNORECASE)
 
 
@@ -48,16 +51,11 @@ def read_table(path: str | Path) -> ColourTable:
     Raises:
       InputError: it cannot be read, a line is not so, or two classes have one name or colour.
     """
-    try:
-        text = Path(path).read_text(encoding="utf-8-sig")
-    except (OSError, ValueError) as error:
-        problem = f"cannot be read ({' '.join(str(error).split())})"
-        raise InputError(path, problem, "name a text file of a class and its colour a line") from error
     names, colours = [], []
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(read_text(Path(path)).splitlines(), 1):
         if not line.strip() or _HEADER.fullmatch(line.strip()):
             continue
-        row = _ROW.fullmatch(line.strip())
+        row = next(filter(None, (form.fullmatch(line.strip()) for form in _ROWS)), None)
         colour = tuple(int(value) for value in row.groups()[1:]) if row else ()
         if not row or max(colour) > 255:
             problem = f"has {line.strip()!r} as line {number}"

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
@@ -20,7 +21,7 @@ import tyro
 from cffm_jax.config import IGNORED_LABEL, DataConfig
 from cffm_jax.data.import_labels import coco, colour_masks, label_studio, labelme, roboflow, voc
 from cffm_jax.data.import_labels.interface import Format, Labels
-from cffm_jax.data.import_labels.source import Source
+from cffm_jax.data.import_labels.source import Source, bytes_of
 from cffm_jax.data.import_labels.videos import Placed, Way, arrange
 from cffm_jax.data.import_labels.write import Background, Classes, Written, choose_classes, write_dataset
 from cffm_jax.data.layouts.classes import plain_name
@@ -35,6 +36,10 @@ FORMATS = {
     for each in (voc.FORMAT, roboflow.FORMAT, label_studio.FORMAT, colour_masks.FORMAT, coco.FORMAT, labelme.FORMAT)
 }
 _UNPACKED = "name the folder of the unpacked export"
+_START = 4096
+"""Bytes at the start of a file that show whose it is."""
+_YOLO = re.compile(r"\s*\d+(?: (?:0|1|[01]?\.\d+|\d(?:\.\d+)?e-\d+)){4,}\s*?(?:\n|$)")
+"""The first line of YOLO's labels: a class, and a box or polygon in shares of the image's sides."""
 if TYPE_CHECKING:
     _Name = str
 else:
@@ -117,6 +122,7 @@ def _format(source: Source, name: str, table: bool) -> Format:
         return FORMATS[name]
     found = [each for each in FORMATS.values() if each.recognise(source)]
     if not found:
+        _refuse_others(source)
         known = ", ".join(each.title for each in FORMATS.values())
         problem = f"holds nothing that is known here, in {len(source.files)} files (known: {known})"
         remedy = "put images into images/ and masks of the same names into masks/" if table else _UNPACKED
@@ -125,6 +131,28 @@ def _format(source: Source, name: str, table: bool) -> Format:
         titles = " and ".join(each.title for each in found)
         raise InputError(source.root, f"holds {titles}", f"give --format {' or '.join(each.name for each in found)}")
     return found[0]
+
+
+def _refuse_others(source: Source) -> None:
+    """InputError for an export of a program that has another one which is read here: names that."""
+    kinds = source.json_kinds
+    for file in source.having(".xml", ".json", ".txt"):
+        start = bytes_of(source.path(file))[:_START].decode(errors="replace")
+        if file.lower().endswith(".xml") and "<annotations" in start:
+            problem = 'is of "CVAT for images" or "CVAT for video", which is not read here'
+            remedy = 'export the same task from CVAT as "Segmentation mask 1.1", with "Save images"'
+        elif file.lower().endswith(".xml") and "<annotation" in start:
+            problem = "is of PASCAL VOC's boxes, which do not say which pixels are meant"
+            remedy = 'draw areas, and export them as masks, from CVAT as "Segmentation mask 1.1"'
+        elif kinds.get(file, "").startswith("label-studio"):
+            problem = "is Label Studio's JSON, and there are no brush masks beside it"
+            remedy = 'export polygons as "COCO" instead, with the images; of brushes add "Brush labels to PNG"'
+        elif file.lower().endswith(".txt") and _YOLO.match(start):
+            problem = "is of YOLO, whose text files are not read here"
+            remedy = 'export as COCO JSON, or as "Segmentation mask" (CVAT), "Semantic Segmentation Masks" (Roboflow)'
+        else:
+            continue
+        raise InputError(source.path(file), problem, remedy)
 
 
 def _counts(placed: Sequence[Placed]) -> str:

@@ -20,7 +20,7 @@ import numpy as np
 
 from cffm_jax.data.image_files import read_bytes
 from cffm_jax.data.import_labels.interface import Canvas, Drawn, Format, Frame, Labels, unlisted
-from cffm_jax.data.import_labels.source import UPLOAD, Source, split_of_folders
+from cffm_jax.data.import_labels.source import UPLOAD, Source, split_of_folders, without_query
 from cffm_jax.data.labels.mask_files import read_values
 from cffm_jax.data.layouts.folder import LAYOUT
 from cffm_jax.errors import InputError, first_few
@@ -89,6 +89,8 @@ def _read(source: Source, colours: str) -> Labels:
 def _image_of(source: Source, file: str, task: dict[str, Any]) -> str:
     """The one image that a task's data names. InputError: there are none, or several."""
     texts = [value.split("?d=")[-1] for value in task["data"].values() if isinstance(value, str)]
+    # Of an address; a file's name may have a "?" of its own.
+    texts = [text if text.lower().endswith(LAYOUT.suffixes) else without_query(text) for text in texts]
     images = [text for text in texts if text.lower().endswith(LAYOUT.suffixes)]
     if len(images) != 1:
         problem = f"names {len(images)} images in task {task['id']}"

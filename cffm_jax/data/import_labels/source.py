@@ -29,10 +29,11 @@ UPLOAD = re.compile(r"^([0-9a-f]{8})-")
 
 
 class Source:
-    """The files below a folder, hidden ones left out; names are relative to it, with slashes.
+    """The files below a folder, hidden ones left out, folders that are links followed; names are
+    relative to it, with slashes.
 
     Raises:
-      InputError: it is no folder that can be listed.
+      InputError: it is no folder that can be listed, or a link in it leads around in a circle.
     """
 
     def __init__(self, root: str):
@@ -45,8 +46,9 @@ class Source:
             raise InputError(error.filename, f"cannot be listed ({error.strerror})", "check its permissions")
 
         found = []
-        for folder, below, names in os.walk(self.root, onerror=refuse):
+        for folder, below, names in os.walk(self.root, onerror=refuse, followlinks=True):
             below[:] = sorted(name for name in below if not name.startswith("."))
+            self._require_no_circle(Path(folder), below)
             place = Path(folder).relative_to(self.root).as_posix()
             found += [posixpath.normpath(posixpath.join(place, name)) for name in names if not name.startswith(".")]
         self.files = sorted(found)
@@ -54,6 +56,13 @@ class Source:
         self._by_name: dict[str, list[str]] = defaultdict(list)
         for file in self.files:
             self._by_name[posixpath.basename(file)].append(file)
+
+    def _require_no_circle(self, folder: Path, below: Iterable[str]) -> None:
+        """InputError for a link that leads to a folder that it lies in, by itself or by others."""
+        for link in (folder / name for name in below if (folder / name).is_symlink()):
+            passed = [folder, *folder.parents[: len(folder.parts) - len(self.root.parts)]]
+            if any(each.resolve().is_relative_to(link.resolve()) for each in passed):
+                raise InputError(link, "is a link to a folder that it lies in", "remove the link")
 
     def path(self, file: str) -> Path:
         return self.root / file
@@ -88,7 +97,8 @@ class Source:
 
         It is the one of that path from ``near`` on; else the one whose path ends in most of it.
         Leading folders of another computer (of an absolute path, an address, a path out of the
-        source) count for nothing. Others do: a path that names a video means no other's image.
+        source) count for nothing, nor does what follows a "?", such as a token. Others do: a path
+        that names a video means no other's image.
 
         Args:
           where: the label file.
@@ -99,7 +109,8 @@ class Source:
         Raises:
           InputError: there are several.
         """
-        for path in dict.fromkeys((said.replace("\\", "/"), unquote(said).replace("\\", "/"))):
+        tried = (said, unquote(said), without_query(said), unquote(without_query(said)))
+        for path in dict.fromkeys(each.replace("\\", "/") for each in tried):
             straight = posixpath.normpath(posixpath.join(near, path))
             if straight in self._there:
                 return straight
@@ -128,12 +139,8 @@ class Source:
             raise InputError(self.path(where), problem, f"copy the images into {self.root}")
 
     def text(self, file: str) -> str:
-        """The text of a file in UTF-8. InputError: it cannot be read."""
-        try:
-            return self.path(file).read_text(encoding="utf-8-sig")
-        except (OSError, ValueError) as error:
-            problem = f"cannot be read ({' '.join(str(error).split())})"
-            raise InputError(self.path(file), problem, "export it again") from error
+        """The text of a file, as of `read_text`."""
+        return read_text(self.path(file))
 
     def json(self, file: str) -> Any:
         """The contents of a JSON file. InputError: it cannot be read."""
@@ -150,20 +157,51 @@ class Source:
             "coco": (b'"images"', b'"annotations"', b'"categories"'),
             "labelme": (b'"shapes"', b'"imagePath"'),
             "label-studio": (b'"annotations"', b'"result"', b'"data"'),
+            "label-studio-min": (b'"annotation_id"', b'labels"'),
         }
         kinds = {}
         for file in self.having(".json"):
-            data = read_json_bytes(self.path(file))
+            data = _in_utf8(bytes_of(self.path(file)))
             kinds[file] = next((kind for kind, each in keys.items() if all(key in data for key in each)), "")
         return kinds
 
 
-def read_json_bytes(path: Path) -> bytes:
-    """The bytes of a JSON file, of any size. InputError: it cannot be read."""
+def bytes_of(path: Path) -> bytes:
+    """The bytes of a file of labels, of any size. InputError: it cannot be read."""
     try:
         return path.read_bytes()
     except OSError as error:
         raise InputError(path, f"cannot be read ({error.strerror})", "check its permissions") from error
+
+
+def read_text(path: Path) -> str:
+    """The text of a file in UTF-8, or in UTF-16 or UTF-32 as its first bytes show. InputError: it
+    cannot be read, or is in another encoding."""
+    try:
+        return _in_utf8(bytes_of(path)).decode("utf-8-sig")
+    except ValueError as error:
+        problem = f"is no text in UTF-8 ({' '.join(str(error).split())})"
+        raise InputError(path, problem, "save it in UTF-8, or export it again") from error
+
+
+def _in_utf8(data: bytes) -> bytes:
+    """Text in UTF-16 or UTF-32, told by its mark or zero bytes as Python's JSON reader does, in
+    UTF-8; other bytes, and what turns out to be no such text, as they are."""
+    encoding = json.detect_encoding(data)
+    try:
+        return data if encoding.startswith("utf-8") else data.decode(encoding).encode()
+    except UnicodeError:
+        return data
+
+
+def without_query(said: str) -> str:
+    """A path or an address without what follows a "?", such as a token, or a "#".
+
+    Examples:
+      >>> without_query("https://host/a_1.png?token=b/c")
+      'https://host/a_1.png'
+    """
+    return re.split(r"[?#]", said, maxsplit=1)[0]
 
 
 def is_of_format(folder: str) -> bool:

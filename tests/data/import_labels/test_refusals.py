@@ -254,3 +254,24 @@ def test_places(source, fails, refused, tmp_path):
     argv = [empty, tmp_path / "out"]
     refused(command.main, argv, "holds nothing that is known here, in 0 files", "of the unpacked export")
     refused(command.main, [*argv, "--colours", table], "put images into images/ and masks")
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "said"),
+    [
+        ("annotations.xml", '<?xml version="1.0"?>\n<annotations>\n  <version>1.1', '"Segmentation mask 1.1"'),
+        ("Annotations/a_001.xml", "<annotation>\n  <object><bndbox>", "boxes, which do not say which pixels"),
+        ("labels/a_001.txt", "0 0.5 0.5 0.25 1\n", "is of YOLO"),
+        ("train/labels/a_001.txt", "12 0.1 .5 0 1 1.0 2e-05\n3 0 0 1 1", "is of YOLO"),
+        ("project.json", [{"data": {"image": "a.png"}, "annotations": [{"result": []}]}], 'export polygons as "COCO"'),
+        ("min.json", [{"image": "a.png", "label": [{"polygonlabels": ["car"]}], "annotation_id": 1}], '"COCO"'),
+    ],
+)
+def test_exports_that_are_not_read_here(file, text, said, source, fails):
+    exports.write_png(source / "a_001.png", exports.picture("a", 1))
+    (source / file).parent.mkdir(parents=True, exist_ok=True)
+    (source / file).write_text(text if isinstance(text, str) else json.dumps(text))
+    (source / "README.txt").write_text("0 1 files")
+    fails(file, said)
+    (source / file).rename(source / "notes.md")
+    fails("holds nothing that is known here, in 3 files")
