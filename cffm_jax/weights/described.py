@@ -127,11 +127,18 @@ def stored_weights(file: WeightFile, take: str = "") -> StoredWeights:
             raise InputError(file.path, f"holds no weights {take!r}, but one set alone", "leave out --take")
         return _ours(file)
     named = [Named(choice.name, choice.known, choice.shapes) for choice in file.choices]
-    chosen = choose(named or [Named("", True, file.arrays)], file.path, take)
+    chosen = choose(named or [Named("", True, file.arrays)], file.path, take, _architecture(file))
     for choice in file.choices[1:]:  # The first is described already.
         if choice.name == chosen.name:
             file = dataclasses.replace(choice.take(), path=file.path, choices=file.choices)
     return _foreign(file, chosen)
+
+
+def _architecture(file: WeightFile) -> str:
+    """The class that the config.json beside a file names, "" for none."""
+    config = file.metadata.get("config")
+    named = config.get("architectures") if isinstance(config, dict) else None
+    return str(named[0]) if isinstance(named, list) and named else ""
 
 
 def _foreign(file: WeightFile, chosen: Chosen) -> StoredWeights:

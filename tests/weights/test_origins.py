@@ -1,11 +1,13 @@
 """Other people's names for the same weights, written here from the released ones, without their libraries."""
 
+import json
 import re
 import zlib
 
 import jax
 import numpy as np
 import pytest
+import safetensors.numpy
 
 import cffm_jax
 from cffm_jax.errors import InputError
@@ -148,6 +150,29 @@ def test_names_of_no_model():
     arrays = describe({"conv1.weight": np.ones((3, 3)), "fc.bias": np.ones(3)})
     with pytest.raises(InputError, match=r"weights.pth: holds no weights of a model .*conv1.weight.*NVlabs SegFormer"):
         recognise(arrays, "weights.pth")
+
+
+OTHER_NETWORKS = {
+    "BertModel": ("embeddings.word_embeddings.weight", "embeddings.LayerNorm.weight", "encoder.layer.{}.output.bias"),
+    "ViTModel": ("embeddings.patch_embeddings.projection.weight", "embeddings.cls_token", "encoder.layer.{}.x.bias"),
+    "SwinModel": ("embeddings.norm.weight", "encoder.layers.{}.blocks.0.layernorm_before.weight"),
+    "ResNetModel": ("embedder.embedder.normalization.bias", "encoder.stages.{}.layers.0.layer.0.normalization.bias"),
+    "timm's ViT": ("patch_embed.proj.weight", "blocks.{}.norm1.weight"),
+}
+"""Some keys of each, as transformers and timm have them; {} a number."""
+
+
+@pytest.mark.parametrize("network", OTHER_NETWORKS)
+def test_a_network_that_shares_some_names_is_none_of_the_known(network, tmp_path):
+    keys = [key.format(number) for key in OTHER_NETWORKS[network] for number in range(4)]
+    arrays = {key: np.ones(8, np.float32) for key in keys}
+    safetensors.numpy.save_file(arrays, tmp_path / "model.safetensors")
+    with pytest.raises(InputError, match=f"holds no weights of a model that is known here .*{min(keys)}") as caught:
+        cffm_jax.load(tmp_path / "model.safetensors")
+    assert "config.json" not in str(caught.value)
+    (tmp_path / "config.json").write_text(json.dumps({"architectures": [network]}))
+    with pytest.raises(InputError, match=f"its config.json says {network}"):
+        cffm_jax.load(tmp_path / "model.safetensors")
 
 
 @pytest.mark.parametrize("size", ["b0", "b1", "b2", "b3", "b4", "b5", "pvtv2_b0", "pvtv2_b2", "convnext_small"])

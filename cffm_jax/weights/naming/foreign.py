@@ -91,6 +91,12 @@ class Foreign:
         return [self._count(BACKBONE + block, parts, stage=i + 1, stage0=i) for i in range(len(STRIDES))]
 
     @property
+    def has_blocks(self) -> bool:
+        """Whether an array of any block of its encoder is there: other networks, such as a text
+        encoder, may have some of the names beside them."""
+        return any(any(self._depths(family)) for family in self._families())
+
+    @property
     def backbone(self) -> str | None:
         """The encoder of nearest sizes, to compare a damaged file with; None if none is near."""
         return self._nearest[0]

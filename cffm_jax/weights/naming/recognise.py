@@ -84,21 +84,24 @@ def recognise(arrays: Mapping[str, StoredArray], source: object) -> Foreign:
     return choose([Named("", True, arrays)], source).foreign
 
 
-def choose(state_dicts: Sequence[Named], source: object, take: str = "") -> Chosen:
+def choose(state_dicts: Sequence[Named], source: object, take: str = "", stated: str = "") -> Chosen:
     """The weights of a known model in a file, chosen by ``RULE`` where there are several.
 
     Args:
       state_dicts: all of the file.
       source: what to name in errors.
       take: the name of one set, as messages print it; default: by the rule.
+      stated: what the file says that it is, for the message where it is nothing known.
 
     Raises:
       InputError: there are none, or several that the rule does not tell apart, or not those.
     """
-    candidates = [(i, each, foreign) for i, each in enumerate(state_dicts) for foreign in _sets(each.arrays)]
+    sets = [(i, each, foreign) for i, each in enumerate(state_dicts) for foreign in _sets(each.arrays)]
+    candidates = [(i, each, foreign) for i, each, foreign in sets if foreign.has_blocks]
     if not candidates:
         some = ", ".join(printable(key) for each in state_dicts for key in list(each.arrays)[:3]) or "nothing"
-        problem = f"holds no weights of a model that is known here ({printable(some)}, ...)"
+        said = f"; its config.json says {printable(stated)}" if stated else ""
+        problem = f"holds no weights of a model that is known here ({printable(some)}, ...{said})"
         raise InputError(source, problem, f"known are {', '.join(known_names())}")
     fitting = [(i, each, foreign) for i, each, foreign in candidates if foreign.fits]
     if not fitting:  # Damaged, or of an unknown size: the most complete one is compared.
@@ -111,15 +114,15 @@ def choose(state_dicts: Sequence[Named], source: object, take: str = "") -> Chos
         return averaged, i if each.known else len(state_dicts), bool(_WRAPPER.sub("", foreign.under))
 
     first, *rest = sorted(fitting, key=rank)
-    sets = " and ".join(label(each.name, foreign) for _, each, foreign in fitting)
+    names = " and ".join(label(each.name, foreign) for _, each, foreign in fitting)
     if take:
         wanted = [entry for entry in fitting if label(entry[1].name, entry[2]) == take]
         if not wanted:
-            raise InputError(source, f"holds no weights {take!r}", f"name one of {sets}, or leave out --take")
+            raise InputError(source, f"holds no weights {take!r}", f"name one of {names}, or leave out --take")
         first, rest = wanted[0], [entry for entry in fitting if entry is not wanted[0]]
     elif rest and rank(rest[0]) == rank(first):
         remedy = f"name one with convert.py --take ({RULE})"
-        raise InputError(source, f"holds several sets of weights: {sets}", remedy)
+        raise InputError(source, f"holds several sets of weights: {names}", remedy)
     others = tuple(label(each.name, foreign) for _, each, foreign in rest)
     return Chosen(first[1].name, first[2], others, bool(take))
 
