@@ -28,6 +28,7 @@ from cffm_jax.errors import InputError
 from cffm_jax.inference.engine import Engine, jitted_step
 from cffm_jax.inference.read_frames import Read, read_frame
 from cffm_jax.inference.whole_videos import Chunk, VideoSegmenter, fetched, placing
+from cffm_jax.runtime.compiling import compiling
 from cffm_jax.runtime.read_ahead import read_ahead
 
 
@@ -114,7 +115,9 @@ def _dispatched(
         ages = np.array([0 if clip.has_reference else -references for clip in filled], np.int32)
         state = engine.start(frames.shape[2:4], count)._replace(ages=jnp.asarray(ages))
         arguments = jax.device_put((state, frames, prototypes), placing(variables))
-        _, masks = jitted_step(engine, variables, *arguments, size=clips[0].labels.shape)
+        size = clips[0].labels.shape
+        with compiling("the evaluation", segmenter.config.model.name, *frames.shape[:4], size):
+            _, masks = jitted_step(engine, variables, *arguments, size=size)
         yield clips, masks
 
 

@@ -28,6 +28,7 @@ from cffm_jax.inference.prediction import Prediction
 from cffm_jax.inference.tiles import Tiling, tiles_of
 from cffm_jax.inference.video_prototypes import finite_leaves
 from cffm_jax.models.methods.method import Method
+from cffm_jax.runtime.compiling import compiling
 
 _SECOND = 15
 """Frames of a second of VSPW: the papers' offsets 9, 6, 3 are 9/15, 6/15 and 3/15 s."""
@@ -127,10 +128,12 @@ class StreamSegmenter:
         return self._engine.start(self.input_size, self.streams)
 
     def footprint(self, variables: dict[str, Any]) -> Footprint:
-        """What ``segment`` takes. Compiles it; its first call then does not."""
+        """What ``segment`` takes. Compiles it, and says so; its first call then does not."""
         channels = self.model.channels
         frames = jax.ShapeDtypeStruct((self.streams, *self.input_size, len(channels)), channels.dtype)
-        plan = self.segment.lower(variables, jax.eval_shape(self.start), frames).compile().memory_analysis()
+        with compiling("the step of a stream", self.config.model.name, *frames.shape[:3], self.size):
+            program = self.segment.lower(variables, jax.eval_shape(self.start), frames).compile()
+        plan = program.memory_analysis()
         memory = None
         if plan:  # What is donated counts among arguments and results.
             kept = plan.argument_size_in_bytes + plan.output_size_in_bytes - plan.alias_size_in_bytes

@@ -35,6 +35,7 @@ from cffm_jax.models.kmeans import cluster as cluster_tokens
 from cffm_jax.models.methods.method import Method
 from cffm_jax.models.normalise import normalise
 from cffm_jax.runtime import cluster
+from cffm_jax.runtime.compiling import compiling
 from cffm_jax.weights.authors_prototypes import find_centres
 from cffm_jax.weights.open import complete, open_stored
 
@@ -134,7 +135,8 @@ class Prototyper:
             raise InputError(video.frames[0], problem, "give fewer with --prototypes.count, or a longer video")
         valid = np.arange(plan.frames) < len(frames)
         frames = np.stack(frames + frames[-1:] * (plan.frames - len(frames)))
-        clusters = _cluster(self._model, plan, self._tiles, self._variables, frames, valid)
+        with compiling("the clustering of prototypes", self.config.model.name, *frames.shape[:3]):
+            clusters = _cluster(self._model, plan, self._tiles, self._variables, frames, valid)
         centres, inertia = jax.device_get(clusters)
         if not np.isfinite(inertia):
             raise not_finite(video.frames[0])

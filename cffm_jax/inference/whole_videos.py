@@ -20,6 +20,7 @@ from cffm_jax.inference.engine import Engine, is_finite, jitted_step, not_finite
 from cffm_jax.inference.read_frames import Loaded, load_chunks
 from cffm_jax.inference.tiles import Tiling
 from cffm_jax.models.methods.method import Method
+from cffm_jax.runtime.compiling import compiling
 
 T = TypeVar("T")
 
@@ -141,9 +142,10 @@ class VideoSegmenter:
                     f"is {loaded.size[0]}x{loaded.size[1]}, the video's first frame {size[0]}x{size[1]}",
                     "give a video one size",
                 )
-            state, masks = jitted_step(
-                self.engine, variables, state, self._fill(loaded.frames)[None], prototypes, size=size
-            )
+            with compiling("the evaluation", self.config.model.name, self.chunk, *loaded.frames.shape[1:3], size):
+                state, masks = jitted_step(
+                    self.engine, variables, state, self._fill(loaded.frames)[None], prototypes, size=size
+                )
             yield (video, start, loaded, is_finite(state.recurrent) if self.causal else None), masks
 
     def _start(self, video: Video, loaded: Loaded) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import math
@@ -25,13 +26,14 @@ from cffm_jax.evaluation.score_tables import main_table
 from cffm_jax.metrics.scores import Scores
 from cffm_jax.runtime import cluster
 from cffm_jax.runtime.atomic import write_json
+from cffm_jax.runtime.compiling import Compilations, compiling
 from cffm_jax.runtime.signals import Interruption
 from cffm_jax.training import provenance
 from cffm_jax.training.log import RunLog
 from cffm_jax.training.run_lock import RunLock
 from cffm_jax.training.setup import Run, prepare
 from cffm_jax.training.sharding import on_each_device
-from cffm_jax.training.speed import Compilations, Profile
+from cffm_jax.training.speed import Profile
 
 
 def train(
@@ -118,6 +120,7 @@ class _Training:
         self._config, self._run, self._checkpoints = config, run, checkpoints
         self._log, self._interruption = log, interruption
         self._compilations, self._profile, self._compiled = compilations, profile, 0
+        self._kind = (config.model.name, config.model.dtype, config.train.batch_size, config.data.crop)
         self._unlogged: tuple[int, Mapping[str, jax.Array], bool] | None = None
         self._votes = None
         self.step = self._saved = run.start
@@ -198,7 +201,11 @@ class _Training:
         first = self.step == self._run.start
         began, compiled = time.perf_counter(), self._compilations.count
         # Compiling places the model's constants.
-        with self._profile.step(self.step + 1), jax.transfer_guard("allow" if first else "disallow"):
+        with (
+            compiling("the training step", *self._kind) if first else contextlib.nullcontext(),
+            self._profile.step(self.step + 1),
+            jax.transfer_guard("allow" if first else "disallow"),
+        ):
             self.state, metrics = self._run.step(self.state, batch, self._run.key)
         self.step += 1
         if self._compilations.count > compiled:

@@ -1,9 +1,8 @@
-"""Speed of a run: wall time by cause, the device's peak, compilations, a trace of some steps."""
+"""Speed of a run: wall time by cause, the device's peak, a trace of some steps."""
 
 from __future__ import annotations
 
 import contextlib
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -118,30 +117,6 @@ def _names(device_kind: str, name: str) -> bool:
 def device_peak() -> int | None:
     """Most bytes this process used on its first device; None where the backend does not tell."""
     return (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
-
-
-# --- compilations
-
-
-class Compilations:
-    """Counts, while entered, what this thread compiles or takes from the compilation cache."""
-
-    _EVENT = "/jax/core/compile/backend_compile_duration"
-
-    def __init__(self) -> None:
-        self.count = 0
-        self._thread = threading.get_ident()
-
-    def __enter__(self) -> Compilations:
-        jax.monitoring.register_event_duration_secs_listener(self._notice)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        jax.monitoring.unregister_event_duration_listener(self._notice)
-
-    def _notice(self, event: str, duration_secs: float, **_: object) -> None:
-        if event == self._EVENT and threading.get_ident() == self._thread:
-            self.count += 1
 
 
 # --- profile

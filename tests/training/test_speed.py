@@ -23,10 +23,11 @@ from cffm_jax.models import macs
 from cffm_jax.models.create import build_model
 from cffm_jax.models.methods.method import PER_FRAME as FRAME_ROW
 from cffm_jax.runtime import xla
+from cffm_jax.runtime.compiling import Compilations
 from cffm_jax.training import provenance, setup, speed
 from cffm_jax.training.log import RunLog
 from cffm_jax.training.sharding import make_mesh
-from cffm_jax.training.speed import Clock, Compilations, Profile, Work, goodput, in_words, peak_flops, taken_up
+from cffm_jax.training.speed import Clock, Profile, Work, goodput, in_words, peak_flops, taken_up
 from cffm_jax.training.step import next_state
 
 from helpers.runs import ROOT
