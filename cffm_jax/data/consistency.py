@@ -22,7 +22,6 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import tqdm
 import tyro
 
 from cffm_jax.config import IGNORED_LABEL, LayoutName
@@ -32,6 +31,7 @@ from cffm_jax.data.layouts.video import Video
 from cffm_jax.errors import InputError
 from cffm_jax.rules import required
 from cffm_jax.runtime.command_line import parse_command, run_command
+from cffm_jax.runtime.progress import Progress
 
 if TYPE_CHECKING:
     _Suited = LayoutName
@@ -121,7 +121,7 @@ def split_consistency(videos: Sequence[Video]) -> Consistency:
     """
     result = Consistency.empty()
     total = sum(mask is not None for video in videos for mask in video.masks)
-    with tqdm.tqdm(total=total, desc="masks", unit="mask", leave=False) as bar:
+    with Progress(total=total, desc="masks", unit="mask", leave=False) as bar:
         pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1))
         try:
             for consistency in pool.map(lambda video: video_consistency(video, bar.update), videos):

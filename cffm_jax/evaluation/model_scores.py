@@ -13,7 +13,6 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
-from tqdm import tqdm
 
 from cffm_jax.data.layouts.video import Video
 from cffm_jax.evaluation.options import cutoff_of
@@ -23,6 +22,7 @@ from cffm_jax.inference.whole_videos import Chunk, VideoSegmenter, placing
 from cffm_jax.metrics.scores import Scores, VideoTally
 from cffm_jax.runtime import cluster
 from cffm_jax.runtime.jobs import run_together
+from cffm_jax.runtime.progress import Progress
 from cffm_jax.runtime.signals import Interruption
 
 
@@ -62,7 +62,7 @@ def evaluate(
     mine = shares(videos, cluster.gathered(len(placed)))[jax.process_index()]
     total = sum(len(video.targets) for share in mine for video in share)
     lock = threading.Lock()
-    with tqdm(total=total, unit="frame", desc="evaluate", disable=not cluster.first(), leave=False) as bar:
+    with Progress(total=total, unit="frame", desc="evaluate", disable=not cluster.first(), leave=False) as bar:
 
         def count(frames: int) -> None:
             with lock:

@@ -9,7 +9,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from cffm_jax.config import EVALUATED
 from cffm_jax.config.checks import check_settings
@@ -26,6 +25,7 @@ from cffm_jax.evaluation.report import write
 from cffm_jax.evaluation.submission import print_written, require_submission, submit_predictions
 from cffm_jax.metrics.scores import RELEASE_LONGER_THAN, Scores, VideoScore, score_video
 from cffm_jax.runtime.atomic import require_writable
+from cffm_jax.runtime.progress import Progress
 from cffm_jax.runtime.signals import Interruption
 
 
@@ -61,7 +61,7 @@ def score_predictions(
     scores = Scores.empty(num_classes, cutoff)
     palettes = palettes_to_compare(videos)
     total = sum(len(paths) for _, paths in jobs)
-    with tqdm(total=total, desc="score", unit="frame", dynamic_ncols=True) as bar:
+    with Progress(total=total, desc="score", unit="frame", dynamic_ncols=True) as bar:
 
         def score(job: tuple[Video, list[Path]]) -> VideoScore:
             video, paths = job

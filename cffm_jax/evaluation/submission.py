@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from tqdm import tqdm
 
 from cffm_jax.data.decode import upright_size
 from cffm_jax.data.layouts.read import source_of
@@ -29,6 +28,7 @@ from cffm_jax.evaluation.mask_folder import (
     read_prediction,
 )
 from cffm_jax.runtime.atomic import require_writable, whole_file
+from cffm_jax.runtime.progress import Progress
 from cffm_jax.runtime.shared_folder import SharedFolder, when_all_have_written
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ def print_written(path: str, videos: Sequence[Video]) -> None:
 
 
 def _write_zip(path: Path, masks: Iterable[tuple[str, bytes]], count: int, check: Callable[[], None]) -> None:
-    bar = tqdm(masks, desc="zip", unit="mask", total=count, leave=False)
+    bar = Progress(masks, desc="zip", unit="mask", total=count, leave=False)
     with whole_file(path) as partial, bar, zipfile.ZipFile(partial, "w") as file:
         for name, data in bar:
             check()

@@ -20,7 +20,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from tqdm import tqdm
 
 from cffm_jax.config import Config, PrototypeConfig
 from cffm_jax.data import clips, evaluation_frames
@@ -36,6 +35,7 @@ from cffm_jax.models.methods.method import Method
 from cffm_jax.models.normalise import normalise
 from cffm_jax.runtime import cluster
 from cffm_jax.runtime.compiling import compiling
+from cffm_jax.runtime.progress import Progress
 from cffm_jax.weights.authors_prototypes import find_centres
 from cffm_jax.weights.open import complete, open_stored
 
@@ -188,7 +188,7 @@ def all_prototypes(source: Prototyper | ImportedPrototypes, videos: Sequence[Vid
       InputError: those of a video cannot be had, or videos differ in their number of prototypes.
     """
     with cluster.together():
-        mine = tqdm(
+        mine = Progress(
             cluster.share(tuple(videos)), f"prototypes, {name}", unit="video", leave=False, disable=not cluster.first()
         )
         share = {video.name: source.of(video) for video in mine}

@@ -4,15 +4,14 @@ their masks come."""
 from __future__ import annotations
 
 import contextlib
-import sys
 from collections import deque
 from collections.abc import Iterator
 
 import numpy as np
-from tqdm import tqdm
 
 from cffm_jax.errors import InputError
 from cffm_jax.media.frame import Frame, Selection, Source
+from cffm_jax.runtime.progress import Progress
 
 _WAY = "{l_bar}{bar}| {n:.0f}/{total:.0f} s [{elapsed}<{remaining}]"
 
@@ -31,8 +30,8 @@ def first_frame(source: Source, selection: Selection) -> Frame:
 def _passing_over(source: Source, start: float) -> Iterator[None]:
     """A bar of the seconds of video that are passed over on the way to ``start``, if it takes
     long: every frame has to be decoded to be counted."""
-    look = {"unit": "s", "desc": "to --start", "leave": False, "delay": 2, "disable": sys.stderr is None or not start}
-    with tqdm(total=start, bar_format=_WAY, **look) as bar:
+    look = {"unit": "s", "desc": "to --start", "leave": False, "delay": 2, "disable": not start}
+    with Progress(total=start, bar_format=_WAY, **look) as bar:
         source.passing = lambda since: bar.update(since - bar.n)
         yield
     source.passing = None

@@ -33,6 +33,7 @@ from cffm_jax.predict.writers import (
     Writer,
     default_output,
 )
+from cffm_jax.runtime.progress import Progress
 from cffm_jax.runtime.signals import Interruption
 
 if TYPE_CHECKING:
@@ -143,8 +144,8 @@ class _Job(NamedTuple):
         keep[list(self.chosen)] = self.chosen
         count, began = 0, time.perf_counter()
         with contextlib.ExitStack() as stack:
-            look = {"unit": "frame", "desc": "predict", "bar_format": _BAR, "disable": sys.stderr is None}
-            bar = stack.enter_context(tqdm(total=self.source.count, **look))
+            look = {"unit": "frame", "desc": "predict", "bar_format": _BAR}
+            bar = stack.enter_context(Progress(total=self.source.count, **look))
             with self.folder.writing():
                 writers = self._writers(stack)
             try:

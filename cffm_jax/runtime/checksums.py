@@ -14,10 +14,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-import tqdm
-
 from cffm_jax.errors import InputError
 from cffm_jax.runtime.atomic import write_text
+from cffm_jax.runtime.progress import Progress
 
 NAME = "manifest.sha256"
 _MAKE = "write one with python -m cffm_jax.data.check ROOT --manifest"
@@ -135,7 +134,7 @@ def measure(root: str, known: Mapping[str, bytes], threads: int, progress: bool 
     names = list_files(root)
     pool = ThreadPoolExecutor(threads)
     try:
-        digests = tqdm.tqdm(pool.map(of, names), "sha256", len(names), unit="file", disable=not progress, leave=False)
+        digests = Progress(pool.map(of, names), "sha256", len(names), unit="file", disable=not progress, leave=False)
         return dict(zip(names, digests, strict=True))
     finally:
         pool.shutdown(cancel_futures=True)

@@ -7,15 +7,25 @@ import json
 import math
 import sys
 import time
+from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from tensorboardX import SummaryWriter
-from tqdm import tqdm
 
 from cffm_jax.runtime.atomic import write_text
+from cffm_jax.runtime.progress import Progress
 from cffm_jax.training.speed import CAUSES, Clock, Work, device_peak, goodput, in_words, taken_up
+
+
+class Figure(Protocol):
+    """A figure of a step that was sent to the devices: a jax.Array."""
+
+    def is_ready(self) -> bool: ...
+
+    def block_until_ready(self) -> object: ...
 
 
 class RunLog:
@@ -49,7 +59,8 @@ class RunLog:
         self._work = work or Work()
         self._file = (workdir / "log.jsonl").open("a", buffering=1) if writes else None
         self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=start + 1) if writes else None
-        self._bar = tqdm(total=steps, initial=start, unit="step", desc="train", disable=not writes)
+        self._bar = Progress(total=steps, initial=start, unit="step", desc="train", disable=not writes)
+        self._sent: deque[tuple[int, Figure]] = deque()
         self._batch_size = batch_size
         self._waited = 0.0
         self._since = (time.perf_counter(), start)
@@ -65,15 +76,26 @@ class RunLog:
             self._board.close()
             self._file.close()
 
-    def step(self, waited: float) -> None:
-        """Counts a step that waited so many seconds for its data."""
-        self._waited += waited
-        self.clock.add("data", waited)
-        self._bar.update()
+    def waited(self, seconds: float) -> None:
+        """Counts what a step waited for its data."""
+        self._waited += seconds
+        self.clock.add("data", seconds)
 
-    def restart_clock(self) -> None:
+    def sent(self, step: int, figure: Figure) -> None:
+        """Notes a step that the devices are to do, by one of its figures."""
+        self._sent.append((step, figure))
+
+    def done(self, until: int = 0) -> None:
+        """Moves the bar by the steps whose figures are there, and one by one as they come by those
+        that are waited for, up to the step ``until``."""
+        while self._sent and (self._sent[0][0] <= until or self._sent[0][1].is_ready()):
+            self._sent.popleft()[1].block_until_ready()
+            self._bar.update()
+
+    def restart_clock(self, step: int) -> None:
         """Leaves what came since the last line (compiling, an evaluation) out of the rates."""
-        self._waited, self._since = 0.0, (time.perf_counter(), self._bar.n if not self._bar.disable else self._since[1])
+        self._waited, self._since = 0.0, (time.perf_counter(), step)
+        self._bar.pause()
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
         """A line of training figures; adds clips/s and the share of time spent waiting for data."""

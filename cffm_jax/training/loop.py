@@ -139,13 +139,13 @@ class _Training:
                 batch = next(self._run.clips)
                 # While the device computes nothing waits for data but the host.
                 idle = self.state.step.is_ready()  # pyrefly: ignore[missing-attribute]  # jax.Array hides it
-                self._log.step(time.perf_counter() - began if idle else 0.0)
+                self._log.waited(time.perf_counter() - began if idle else 0.0)
                 with self._interruption.deferred():
                     self.advance(batch)
                 self._agree()
             if self._evaluates(self.step):
                 self.evaluate()
-                self._log.restart_clock()
+                self._log.restart_clock(self.step)
         with self._log.clock.spent("checkpoint"):
             self._checkpoints.wait()
         scores = self.evaluate()
@@ -208,14 +208,17 @@ class _Training:
         ):
             self.state, metrics = self._run.step(self.state, batch, self._run.key)
         self.step += 1
+        self._log.sent(self.step, metrics["loss"])  # pyrefly: ignore[bad-argument-type]  # jax.Array hides it
+        self._log.done()
         if self._compilations.count > compiled:
             self._compiled += 1
             if not first:
                 self._log.say(f"step {self.step} was compiled anew, with other shapes or placing than the one before")
         if first:  # compiling is no part of the rates
             jax.block_until_ready(self.state)
+            self._log.done(self.step)
             self._log.clock.add("compile", time.perf_counter() - began)
-            self._log.restart_clock()
+            self._log.restart_clock(self.step)
         # A save has the time of one step: a kill costs no more than the interval and that one.
         with self._log.clock.spent("checkpoint"):
             self._checkpoints.wait()
@@ -227,6 +230,7 @@ class _Training:
         if self._unlogged is None:
             return
         (step, metrics, logs), self._unlogged = self._unlogged, None
+        self._log.done(step)
         values = {name: float(value) for name, value in metrics.items()}
         bad = int(values.pop("bad_in_a_row"))
         if logs:

@@ -83,7 +83,7 @@ def test_the_log_tells_rates_and_goes_on_with_the_time(now, tmp_path, monkeypatc
         log.clock.add("start", 5.0)
         for step in (2, 4):
             now[0] += 3
-            log.step(1.0)
+            log.waited(1.0)
             log.scalars(step, {"loss": 1.0, "rate": 0.1})
     line = lines_of(tmp_path, "train")[0]
     assert line["clips_per_second"] == pytest.approx(8 / 3) and line["data_wait"] == pytest.approx(1 / 3)
@@ -102,6 +102,33 @@ def test_the_log_tells_rates_and_goes_on_with_the_time(now, tmp_path, monkeypatc
         now[0] += 1
         log.scalars(4, {"loss": 1.0, "rate": 0.1})
     assert not {"mfu", "tflops"} & lines_of(tmp_path, "train")[-1].keys()
+
+
+def test_steps_count_when_they_are_done_and_not_when_they_are_sent(tmp_path):
+    done = []
+
+    class Figure:
+        def __init__(self, step):
+            self.step = step
+
+        def is_ready(self):
+            return self.step in done
+
+        def block_until_ready(self):
+            done.append(self.step)
+            counted.append(log._bar.n)
+
+    counted = []
+    with RunLog(tmp_path, 20, 4, 1) as log:
+        for step in range(5, 11):
+            log.sent(step, Figure(step))
+        log.done()
+        assert log._bar.n == 4
+        done += [5, 6, 8]  # 8 on another device: after 7.
+        log.done()
+        assert log._bar.n == 6 and counted == [4, 5]
+        log.done(9)  # A line of figures waits for 9, while 10 is computed: the bar moves with each.
+        assert log._bar.n == 9 and counted == [4, 5, 6, 7, 8] and 10 not in done
 
 
 # --- MFU

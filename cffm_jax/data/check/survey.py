@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-import tqdm
 
 from cffm_jax.channels import COLOURS, Channels
 from cffm_jax.config import IGNORED_LABEL, DataConfig
@@ -21,6 +20,7 @@ from cffm_jax.data.layouts.listing import DATASET, DUPLICATES, GROUPS, SHORT, Li
 from cffm_jax.data.layouts.read import list_dataset, source_of
 from cffm_jax.errors import InputError
 from cffm_jax.runtime.checksums import relative_name
+from cffm_jax.runtime.progress import Progress
 
 _SAME = 0.5
 """Two videos are the same where this share of the shorter one's frames are the same files."""
@@ -105,7 +105,7 @@ def survey(
     wanted = listing.videos.values()
     pool = ThreadPoolExecutor(threads)
     try:
-        results = tqdm.tqdm(pool.map(look, wanted), "check", len(wanted), unit="video")
+        results = Progress(pool.map(look, wanted), "check", len(wanted), unit="video")
         videos = dict(zip(listing.videos, results, strict=True))
     finally:
         pool.shutdown(cancel_futures=True)

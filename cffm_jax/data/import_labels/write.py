@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
-import tqdm
 from PIL import Image
 
 from cffm_jax.config import IGNORED_LABEL
@@ -22,6 +21,7 @@ from cffm_jax.data.layouts.class_file import first_double
 from cffm_jax.data.layouts.folder import LAYOUT
 from cffm_jax.drawing.palette import palette
 from cffm_jax.errors import InputError, first_few
+from cffm_jax.runtime.progress import Progress
 
 Background = Literal["refused", "class", "ignored"]
 BACKGROUND = "background"
@@ -143,7 +143,7 @@ def write_dataset(folder: Path, source: Source, placed: Sequence[Placed], classe
             (folder / video / part).mkdir(parents=True)
     total = _NOTHING
     write = functools.partial(_write, folder, source, classes)
-    with ThreadPoolExecutor(threads) as pool, tqdm.tqdm(total=len(placed), desc="import", unit="frame") as bar:
+    with ThreadPoolExecutor(threads) as pool, Progress(total=len(placed), desc="import", unit="frame") as bar:
         try:
             for one in pool.map(write, placed):
                 total = total.plus(one)

@@ -21,7 +21,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-import tqdm
 import tyro
 
 from cffm_jax.config import LayoutName
@@ -34,6 +33,7 @@ from cffm_jax.rules import require_values, required, setting
 from cffm_jax.runtime.atomic import lock_on, swap
 from cffm_jax.runtime.checksums import read_manifest
 from cffm_jax.runtime.command_line import parse_command
+from cffm_jax.runtime.progress import Progress
 
 if TYPE_CHECKING:
     from cffm_jax.data.prepare import builders
@@ -176,10 +176,10 @@ def _remove(folder: Path) -> None:
         shutil.rmtree(folder)
 
 
-def _bar(plans: Mapping[str, builders.Plan]) -> tqdm.tqdm:
+def _bar(plans: Mapping[str, builders.Plan]) -> Progress:
     """Progress in bytes, with rate and time left."""
     total = sum(each.size for each in plans.values())
-    return tqdm.tqdm(total=total, desc="prepare", unit="B", unit_scale=True, unit_divisor=1024, dynamic_ncols=True)
+    return Progress(total=total, desc="prepare", unit="B", unit_scale=True, unit_divisor=1024, dynamic_ncols=True)
 
 
 def _counts(each: builders.Plan) -> str:

@@ -19,7 +19,6 @@ from typing import Any
 
 import cv2
 import numpy as np
-import tqdm
 import tyro
 
 from cffm_jax.data.class_names import synthetic_names
@@ -29,6 +28,7 @@ from cffm_jax.errors import InputError
 from cffm_jax.rules import required
 from cffm_jax.runtime.atomic import WholeFolder, unwritable
 from cffm_jax.runtime.command_line import parse_command
+from cffm_jax.runtime.progress import Progress
 
 SPLITS = ("train", "val", "test")
 MARKER = "synthetic.json"
@@ -118,7 +118,7 @@ def write_dataset(root: Path, config: SyntheticConfig, threads: int) -> None:
     with ThreadPoolExecutor(threads) as pool:
         jobs = [pool.submit(write_video, root, config, split, index) for split, index in videos]
         try:
-            for job in tqdm.tqdm(as_completed(jobs), total=len(jobs), unit="video", desc="synthetic"):
+            for job in Progress(as_completed(jobs), total=len(jobs), unit="video", desc="synthetic"):
                 job.result()
         except BaseException:
             pool.shutdown(cancel_futures=True)
