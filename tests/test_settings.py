@@ -5,7 +5,6 @@ import dataclasses
 import io
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -376,17 +375,6 @@ def test_faults_of_the_commands(command, argv, told, capsys, monkeypatch):
     captured = capsys.readouterr()
     assert captured.err.startswith("error: ") and captured.err.count("\n") == 1
     assert told in captured.err
-
-
-@pytest.mark.parametrize(("script", "options"), [("train.py", TrainOptions), ("eval.py", EvalOptions)])
-def test_help_lists_every_field(script, options):
-    done = subprocess.run(
-        [sys.executable, ROOT / script, "--help"], capture_output=True, text=True, check=True, cwd=ROOT
-    )
-    names = [name.removeprefix("settings.").replace("_", "-") for name in fields(options)]
-    assert len(names) > 40
-    text = done.stdout.replace("_", "-")
-    assert [name for name in names if not re.search(rf"--{re.escape(name)}[ ,\n]", text)] == []
 
 
 def test_a_faulty_command_line_ends_with_status_2():

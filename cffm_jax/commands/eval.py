@@ -20,11 +20,17 @@ from cffm_jax.settings import load_config
 _SUBMITTED = "test"
 """The split that ``--submission`` takes unless another is named."""
 
+COMMON = (
+    "data.root", "data.layout", "data.eval_split",
+    "eval.prototypes", "eval.devices", "eval.max_videos", "eval.tile", "eval.overlap",
+)  # fmt: skip
+"""Settings that ``--help`` shows."""
+
 
 def eval_command(argv: Sequence[str]) -> None:
     """``eval.py``: figures of a checkpoint or of predictions on disk, or a submission."""
 
-    line = CommandLine(EvalOptions, argv, "Evaluate a checkpoint, or predictions that another program wrote.")
+    line = CommandLine(EvalOptions, argv, "Evaluate a checkpoint, or predictions that another program wrote.", COMMON)
 
     def with_config(config: Config) -> EvalOptions:
         if line.given.get("submission"):  # Another default, on top of which --split still goes.

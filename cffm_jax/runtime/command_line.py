@@ -13,7 +13,7 @@ import re
 import signal
 import sys
 import typing
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Generic, TypeVar
 
 import tyro
@@ -22,12 +22,14 @@ from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, Pri
 from cffm_jax.errors import InputError, Stopped
 from cffm_jax.rules import earlier_names, local_path, option_name, values, with_changes, with_paths
 from cffm_jax.runtime.devices import device_fault
+from cffm_jax.runtime.help import Option, docstrings, help_text, metavar_in_words
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 T = TypeVar("T", bound="DataclassInstance")
-_HELP = {"-h", "--help"}
+_HELP_ALL = "--help-all"
+_HELP = {"-h", "--help", _HELP_ALL}
 _OPTION = re.compile(r"--|-[A-Za-z]")
 _POSITIONAL = typing.get_args(tyro.conf.Positional[str])[1]
 
@@ -39,6 +41,8 @@ class CommandLine(Generic[T]):
       cls: dataclass of the options; those of its section ``settings`` lack a prefix: --train.steps.
       argv: the arguments without the program's name.
       description: first lines of ``--help``.
+      common: options of sections that ``--help`` shows, all others being left to ``--help-all``;
+        (): it shows all.
 
     Raises:
       InputError: an option is unknown or cannot be read.
@@ -48,8 +52,8 @@ class CommandLine(Generic[T]):
       config: the file that ``--config`` names, "" without one.
     """
 
-    def __init__(self, cls: type[T], argv: Sequence[str], description: str | None):
-        self._cls, self._description = cls, description
+    def __init__(self, cls: type[T], argv: Sequence[str], description: str | None, common: Collection[str] = ()):
+        self._cls, self._description = cls, description or ""
         self._kinds = dict(_kinds(cls))
         # tyro leaves out of a TypedDict what may be missing and was not given, so its result is no
         # more than the arguments. It tells its faults on the terminal alone: what a value has wrong
@@ -66,6 +70,7 @@ class CommandLine(Generic[T]):
         except SystemExit as error:
             raise self._lacks_values(argv) from error
         self._help = bool(_HELP & set(unknown))
+        self._common = () if _HELP_ALL in unknown else common
         if unknown and not self._help:
             raise self._unknown(unknown[0])
 
@@ -81,7 +86,9 @@ class CommandLine(Generic[T]):
           InputError: one that the default leaves open is missing, or a path is an address.
         """
         if self._help:
-            tyro.cli(self._cls, args=["--help"], default=default, description=self._description)
+            about = dict(_about(self._cls))
+            print(help_text(_program(), self._description, _options(default), self._common, about))
+            sys.exit()
         paths = {_shown(path): path for path in values(default)}
         options = with_changes(default, [(paths[name], value) for name, value in self.given.items()])
         for name, value in values(options).items():
@@ -92,7 +99,7 @@ class CommandLine(Generic[T]):
     def _called(self, path: str) -> str:
         """What messages call the option at a dotted path."""
         name = _shown(path)
-        return name.upper() if _POSITIONAL in getattr(self._kinds[name], "__metadata__", ()) else option_name(name)
+        return name.upper() if _is_positional(self._kinds[name]) else option_name(name)
 
     def _lacks_values(self, argv: Sequence[str]) -> InputError:
         """What tyro has refused: it does not say which option it was."""
@@ -143,6 +150,35 @@ def _kinds(cls: type, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield from _kinds(typing.cast(type, section), _shown(f"{prefix}{name}."))
         else:
             yield prefix + name, kind
+
+
+def _program() -> str:
+    """The command as it was called: train.py, or python -m and a module."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    return f"python -m {spec.name.removesuffix('.__main__')}" if spec else os.path.basename(sys.argv[0])
+
+
+def _about(cls: type, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """The docstring of each option, by dotted name, and of each section, by its own."""
+    for name, words in docstrings(cls).items():
+        yield (_shown(prefix + name) if name else prefix[:-1]), words
+    for name, kind in typing.get_type_hints(cls).items():
+        if dataclasses.is_dataclass(kind):
+            yield from _about(typing.cast(type, kind), _shown(f"{prefix}{name}."))
+
+
+def _options(default: Any) -> Iterator[Option]:
+    """All options, with what ``--help`` says of them."""
+    about, kinds = dict(_about(type(default))), dict(_kinds(type(default)))
+    for path, value in values(default).items():
+        name = _shown(path)
+        kind, value = kinds[name], None if value is tyro.MISSING else value
+        metavar = "" if kind is bool else metavar_in_words(_spec(kind).metavar)
+        yield Option(name, metavar, value, about.get(name, ""), _is_positional(kind))
+
+
+def _is_positional(kind: Any) -> bool:
+    return _POSITIONAL in getattr(kind, "__metadata__", ())
 
 
 @functools.cache
