@@ -124,6 +124,12 @@ class Figure:
     def copy_to_host_async(self):
         self.value.copy_to_host_async()
 
+    def is_ready(self):
+        return self.value.is_ready()
+
+    def block_until_ready(self):
+        self.value.block_until_ready()
+
 
 @dataclasses.dataclass
 class Evaluated:
