@@ -76,6 +76,7 @@ class Progress(tqdm):
 
     def _say(self, form: str) -> None:
         self._line_at, self._told = time.perf_counter(), True
+        form = form if self._worked else form.replace(" {rate_fmt},", "").replace(", {remaining} left", "")
         state: dict[str, Any] = {**self.format_dict, "bar_format": form, "ncols": None}
         with self.get_lock():
             print(" ".join(self.format_meter(**state).split()), file=sys.stderr, flush=True)

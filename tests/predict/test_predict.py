@@ -129,7 +129,7 @@ def test_damaged_frames_are_counted_and_told_or_refused(tmp_path, capfd, refused
     assert about["frames"] == 30 and about["damaged_frames"] == 7 and about["damaged_ranges"] == [[5, 11]]
     err = capfd.readouterr().err
     assert f"warning: {path}: 7 frames are damaged" in err and "from frame 5, at 0.33 s" in err
-    assert "7 damaged]" in err  # The bar's last state.
+    assert ", 7 damaged\n" in err  # The last line of progress.
     argv = [path, "--checkpoint", "none", "--output", tmp_path / "refused", "--refuse-damaged"]
     refused(predict_command, argv, f"{path}: frame 5, at 0.33 s, is damaged", "--refuse-damaged", progress=True)
 
