@@ -34,7 +34,7 @@ class TrainOptions:
 
 COMMON = (
     "model.name", "model.num_classes", "model.dtype",
-    "data.root", "data.layout", "data.train_split", "data.eval_split", "data.scale", "data.crop", "data.workers",
+    "data.root", "data.layout", "data.train_split", "data.eval_split", "data.frame_size", "data.crop", "data.workers",
     "optim.rate", "init.encoder", "init.model",
     "train.steps", "train.batch_size", "train.accumulate", "train.devices", "train.eval_every",
     "train.checkpoint_every",
@@ -44,7 +44,6 @@ COMMON = (
 
 def train_command(argv: Sequence[str]) -> None:
     """``train.py``: trains, or resumes the run in ``--workdir``."""
-
     line = CommandLine(TrainOptions, argv, "Train a model; the same command resumes a run that stopped.", COMMON)
     config, lines = load_recipe(line.config, line.given) if line.config else (Config(), ())
     options = line.over(TrainOptions(line.config, config))
