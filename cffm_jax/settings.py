@@ -7,6 +7,7 @@ import difflib
 import importlib.resources
 import importlib.util
 import inspect
+import json
 import sys
 import typing
 from collections.abc import Mapping
@@ -24,6 +25,9 @@ T = TypeVar("T")
 Settings = Annotated[Config, tyro.conf.arg(name="")]
 """Type of a command's field that takes every setting as an option: --train.steps."""
 
+RUN_CONFIG = "config.json"
+"""The file of a run's folder that holds its settings."""
+
 
 def shipped_configs() -> Path:
     """The folder of the package's configs: inside of it, or in a checkout beside it."""
@@ -32,16 +36,19 @@ def shipped_configs() -> Path:
 
 
 def find_config(name: str | Path) -> Path:
-    """A config file by its path, or one that comes with the package by its bare name: ``b1_vspw``.
+    """A config file by its path, that of a run by its folder, or one that comes with the package by
+    its bare name: ``b1_vspw``.
 
     Raises:
       InputError: there is none.
     """
     path = Path(name)
+    if (path / RUN_CONFIG).is_file():
+        return path / RUN_CONFIG
     if path.is_file():
         return path
     if path.name != str(name):
-        raise InputError(path, "no such config file", "name one of configs/*.py")
+        raise InputError(path, "no such config file", "name one of configs/*.py, or a run's folder")
     known = {file.stem: file for file in sorted(shipped_configs().glob("*.py"))}
     if path.name.removesuffix(".py") not in known:
         close = difflib.get_close_matches(path.name.removesuffix(".py"), known)
@@ -56,9 +63,9 @@ def load_config(name: str | Path, given: Mapping[str, Any] = MappingProxyType({}
 
 
 def load_recipe(name: str | Path, given: Mapping[str, Any] = MappingProxyType({})) -> tuple[Config, tuple[str, ...]]:
-    """The config of a file, named as for `find_config`, and lines about it.
+    """The config of a run, or of a file, named as for `find_config`, and lines about it.
 
-    The file defines ``get_config() -> Config``, or, where the settings depend on others such as
+    A file defines ``get_config() -> Config``, or, where the settings depend on others such as
     ``data.root``, ``get_config(given) -> (Config, lines)``.
 
     Args:
@@ -68,6 +75,8 @@ def load_recipe(name: str | Path, given: Mapping[str, Any] = MappingProxyType({}
       InputError: the file is missing, is no such file, or sets a field that does not exist.
     """
     path = find_config(name)
+    if path.suffix == ".json":
+        return _load_run_config(path), ()
     spec = importlib.util.spec_from_file_location(f"cffm_jax_config_{path.stem}", path)
     if spec is None or spec.loader is None:
         raise InputError(path, "is no Python file", "name one of configs/*.py")
@@ -97,6 +106,14 @@ def _earlier_name(reason: str) -> str:
         if type(getattr(Config(), section)).__name__ in reason and f"'{field}'" in reason:
             return f"{name} {now}"
     return ""
+
+
+def _load_run_config(path: Path) -> Config:
+    try:
+        stored = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise InputError(path, "cannot be read as JSON", "name a run's folder, or one of configs/*.py") from error
+    return config_from_dict(stored, path)
 
 
 def config_from_dict(stored: dict[str, Any], source: object) -> Config:

@@ -129,6 +129,16 @@ def test_configs_by_name(name, tmp_path, monkeypatch):
         assert load_config(name).workdir == "mine", "a file that is there goes before"
 
 
+def test_a_runs_folder_and_its_file_are_configs(tmp_path):
+    config = dataclasses.replace(Config(), workdir="elsewhere", data=dataclasses.replace(Config().data, root="films"))
+    (tmp_path / "config.json").write_text(json.dumps(dataclasses.asdict(config)))
+    assert load_config(tmp_path) == load_config(tmp_path / "config.json") == config
+    for text, told in [("{", "cannot be read as JSON"), ('{"trane": 1}', "unknown trane"), ("[]", "is no section")]:
+        (tmp_path / "config.json").write_text(text)
+        with pytest.raises(InputError, match=told):
+            load_config(tmp_path)
+
+
 def test_configs_build_on_those_of_the_package(tmp_path):
     path = write(tmp_path / "mine.py", "import b2_vspw\n\ndef get_config():\n    return b2_vspw.get_config()")
     assert load_config(path).model.name == "cffm_b2"

@@ -34,8 +34,8 @@ _OF_FIGURES = {
 @dataclasses.dataclass(frozen=True)
 class EvalOptions:
     config: str = setting("", path=True)
-    """Config file, or the name of one of configs/; without one, the config stored with the
-    checkpoint."""
+    """Config file, the name of one of configs/, or a run's folder or config.json, for the settings
+    it was trained with; without one, the config stored with the checkpoint."""
     checkpoint: str = setting("", path=True, hub=True)
     """Folder of a run, whose latest checkpoint is evaluated (RUN/checkpoints/best,
     RUN/checkpoints/STEP: another), a file of weights of any kind, see convert.py, or hf:owner/name
