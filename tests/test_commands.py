@@ -35,9 +35,12 @@ from cffm_jax.config import Config, TrainConfig
 from cffm_jax.data.prepare import command as prepare
 from cffm_jax.data.synthetic import generate
 from cffm_jax.drawing.palette import palette
+from cffm_jax.errors import InputError
 from cffm_jax.evaluation import mask_folder
+from cffm_jax.evaluation.beside import require_same_data
 from cffm_jax.models.create import build_model
 from cffm_jax.models.variables import init_variables, variable_shapes
+from cffm_jax.rules import with_changes
 from cffm_jax.runtime.command_line import run_command
 from cffm_jax.settings import config_from_dict, load_config
 from cffm_jax.training import setup
@@ -408,6 +411,54 @@ def test_scores_of_the_saved_predictions_are_the_models(evaluated, data, tmp_pat
     found = json.loads(output.read_text())["rows"]["predictions"]
     output.unlink()
     assert found == result["rows"]["CFFM"]
+
+
+@pytest.mark.long
+def test_sources_side_by_side(trained, evaluated, data, tmp_path, capfd, refused):
+    """Weights and their saved masks are one source: the figures of the evaluation by itself, in any order, and no
+    difference; the page and the pictures have a row each."""
+    masks, result, _ = evaluated
+    argv = ["--checkpoint", trained[0], "--output", tmp_path / "x.json", "--report", tmp_path / "report"]
+    argv += ["--name", "ours", "--beside", f"again={trained[0]}", masks]
+    assert run_command(eval_command, [*map(str, argv), "--pictures", str(tmp_path / "pictures")]) == 0
+    assert f"beside it masks: {masks}\n" in capfd.readouterr().out
+    found = json.loads((tmp_path / "x.json").read_text())
+    assert found["beside"] == {"again": str(trained[0]), "masks": str(masks)}
+    own, *parts = result["rows"]
+    assert list(found["rows"]) == ["ours", *parts, "again", "masks"]
+    assert all(found["rows"][name] == result["rows"][own] for name in ("ours", "again", "masks"))
+    assert all(found["rows"][name] == result["rows"][name] for name in parts)
+    text = (tmp_path / "report" / "index.html").read_text()
+    assert set(re.findall(r'alt="([^",]+), frame \d+ of val_000[01]"', text)) == {*found["rows"], "ground truth"}
+    masks_of = [re.findall(f'src="([^"]+)" alt="{name}, ', text) for name in ("ours", "again", "masks")]
+    assert masks_of[0] == masks_of[1] == masks_of[2] and len(masks_of[0]) == 6
+    section = text.split('<section id="side-by-side">')[1].split("</section>")[0]
+    assert set(re.findall(r">([+\N{MINUS SIGN}][\d.]+)<", section)) == {"+0.00"}
+    assert sorted(path.name for path in (tmp_path / "pictures").iterdir()) == ["overlay.mp4", "sheet.png"]
+
+    changed = tmp_path / "changed"
+    for path in masks.rglob("*.png"):
+        (changed / path.parent.name).mkdir(parents=True, exist_ok=True)
+        Image.fromarray((np.asarray(Image.open(path)) + 1) % K).save(changed / path.parent.name / path.name)
+    rows = []
+    for first, other in ((masks, changed), (changed, masks)):
+        more = ("--name", first.name, "--beside", other, "--output", tmp_path / "y.json")
+        assert run_command(eval_command, score_argv(data, first, *more)) == 0
+        rows.append(json.loads((tmp_path / "y.json").read_text())["rows"])
+    assert rows[0] == rows[1] and list(rows[0]) == list(rows[1])[::-1] == ["masks", "changed"]
+    assert rows[0]["masks"] == result["rows"][own] != rows[0]["changed"]
+
+    argv = ["--checkpoint", trained[0], "--output", tmp_path / "z.json", "--beside"]
+    refused(eval_command, [*argv, tmp_path / "none"], tmp_path / "none", "no such file or folder")
+    refused(eval_command, [*argv, f"{own}={masks}"], f"names a source {own!r}, as a row is called already")
+    refused(eval_command, [*argv, masks, f"masks={trained[0]}"], "names two sources 'masks'", "NAME=PATH")
+    refused(eval_command, [*argv, tmp_path], tmp_path, "holds no masks of these videos")
+    refused(eval_command, score_argv(data, masks, "--beside", trained[0]), "or, with --checkpoint, weights")
+    first = Config()
+    for name, value in {"data.root": "films", "data.eval_split": "test", "eval.max_videos": 3}.items():
+        with pytest.raises(InputError, match=f"b: is evaluated with {name} {value!r}, a with "):
+            require_same_data(with_changes(first, [(name, value)]), "b", first, "a")
+    require_same_data(with_changes(first, [("data.root", f"./{first.data.root}/")]), "b", first, "a")
 
 
 def test_figures_are_kept_when_nobody_reads_what_is_printed(evaluated, data, tmp_path, monkeypatch):

@@ -43,10 +43,10 @@ COMMANDS = {
 NO_PATHS = {
     "model.name", "data.train_split", "data.eval_split", "cluster.coordinator", "tables", "rows", "classes", "splits",
     "unlabelled", "split", "video", "mean", "take", "data.channels", "channels", "names",
-    "ignored",
+    "ignored", "name",
 }  # fmt: skip
 """Options that are words, but name neither a file nor a folder."""
-OF_WEIGHTS = {"checkpoint", "init.encoder", "init.model", "prototypes.checkpoint", "file"}
+OF_WEIGHTS = {"checkpoint", "beside", "init.encoder", "init.model", "prototypes.checkpoint", "file"}
 """Options that take hf:owner/name."""
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 
-from cffm_jax.checkpoints.compatible import as_option, changed_settings, require_same_model
+from cffm_jax.checkpoints.compatible import as_option, require_same_model
 from cffm_jax.config import EVALUATED, ClusterConfig, Config
 from cffm_jax.config.checks import check_settings
 from cffm_jax.data.labels.label_sample import require_splits_agree
@@ -19,24 +19,33 @@ from cffm_jax.data.layouts.classes import Classes, stated_classes
 from cffm_jax.data.layouts.video import Video
 from cffm_jax.errors import InputError
 from cffm_jax.evaluation import score_tables
-from cffm_jax.evaluation.mask_folder import CONTENTS, PredictionWriter
+from cffm_jax.evaluation.beside import (
+    Watcher,
+    named_sources,
+    on_the_same,
+    renamed,
+    require_masks,
+    require_new_names,
+    require_same_data,
+)
+from cffm_jax.evaluation.mask_folder import CONTENTS, MaskWriter, PredictionWriter
 from cffm_jax.evaluation.model_scores import evaluate
-from cffm_jax.evaluation.options import EvalOptions, evaluation_videos
+from cffm_jax.evaluation.network import Network, load_network
+from cffm_jax.evaluation.options import EvalOptions, cutoff_of, evaluation_videos
 from cffm_jax.evaluation.pictures import PictureCollector
+from cffm_jax.evaluation.predictions import score_predictions
 from cffm_jax.evaluation.report import write
 from cffm_jax.evaluation.sharing import chosen_devices
 from cffm_jax.evaluation.submission import SubmissionWriter, print_written, require_submission
-from cffm_jax.inference import video_prototypes
-from cffm_jax.inference.whole_videos import PrototypeSource, VideoSegmenter
+from cffm_jax.inference.whole_videos import VideoSegmenter
 from cffm_jax.metrics.scores import Scores
 from cffm_jax.models.create import build_model
-from cffm_jax.models.methods.method import Method
 from cffm_jax.rules import with_changes
 from cffm_jax.runtime import cluster
 from cffm_jax.runtime.atomic import require_new_folder, require_writable
 from cffm_jax.runtime.signals import Interruption
 from cffm_jax.weights.described import WHOLE, StoredWeights
-from cffm_jax.weights.open import beside, complete, open_stored
+from cffm_jax.weights.open import beside, is_weights, open_stored
 
 
 class _Prepared(NamedTuple):
@@ -44,23 +53,20 @@ class _Prepared(NamedTuple):
 
     Attributes:
       options: with the stored config, if no other is given.
-      origin, step: of the weights.
-      changed: settings that are not those stored with them.
-      copies: the weights on each device that is used.
-      note: how the weights' classes differ from the dataset's.
+      name: of the network's own row.
+      network: that of the checkpoint.
+      beside: paths of the other sources by name.
+      networks: those of them that are weights.
     """
 
     options: EvalOptions
-    model: Method
-    origin: str
-    step: int | None
-    changed: dict[str, Any]
+    name: str
+    network: Network
+    beside: dict[str, str]
+    networks: dict[str, Network]
     videos: tuple[Video, ...]
     dataset: Classes
     output: Path
-    source: PrototypeSource | None
-    copies: list[dict[str, Any]]
-    note: str = ""
 
 
 def evaluate_checkpoint(
@@ -93,68 +99,88 @@ def _require_same(options: EvalOptions) -> None:
 
 
 def _evaluate(prepared: _Prepared, interruption: Interruption) -> None:
-    options, config = prepared.options, prepared.options.settings
-    videos, samples = prepared.videos, None
+    options, videos = prepared.options, prepared.videos
+    first = max(options.settings.data.offsets, default=0)
+    samples: dict[str, write.MaskSamples] = {}
 
     def check() -> None:
         interruption.stop(interruption.wish)
 
-    with contextlib.ExitStack() as stack:
-        watchers = [stack.enter_context(watcher) for watcher in _watchers(prepared, check)]
+    def scores_of(network: Network, name: str, watchers: Sequence[Watcher], parts: bool = False) -> dict[str, Scores]:
+        """Of its rows, the first of which has that name."""
+        segmenter = VideoSegmenter(network.model, network.config, network.source, parts=parts)
+        names = {segmenter.rows[0]: name}
         if options.report:
-            samples = write.MaskSamples(videos, first=max(config.data.offsets))
-            watchers.append(samples)
-        variables, *copies = prepared.copies
+            samples[name] = write.MaskSamples(videos, first)
+            watchers = [*watchers, samples[name]]
+        variables, *copies = network.copies
+        watchers = [renamed(watch, names) for watch in watchers]
+        rows = evaluate(segmenter, variables, videos, watchers=watchers, copies=copies, interruption=interruption)
+        return {names.get(row, row): scores for row, scores in rows.items()}
+
+    with contextlib.ExitStack() as stack:
+        pictures = [stack.enter_context(each) for each in _pictures(prepared, first, check)]
+        watchers = [*pictures, *(stack.enter_context(writer) for writer in _writers(prepared, check))]
         # A submission alone needs no other masks than the network's own.
         parts = not options.submission or bool(options.pictures)
-        segmenter = VideoSegmenter(prepared.model, config, prepared.source, parts=parts)
-        rows = evaluate(segmenter, variables, videos, watchers=watchers, copies=copies, interruption=interruption)
-    if samples:
-        samples.gather()
+        rows = scores_of(prepared.network, prepared.name, watchers, parts)
+        for name, network in prepared.networks.items():
+            rows |= scores_of(network, name, [each.watch(name) for each in pictures])
+    for each in samples.values():
+        each.gather()
     with cluster.together():
         if cluster.first():
             _write_and_print(prepared, rows, samples)
 
 
 def _prepare(options: EvalOptions, with_config: Callable[[Config], EvalOptions]) -> _Prepared:
-    with open_stored(options.checkpoint, raw=options.raw) as weights:
-        if weights.part != WHOLE:
-            raise InputError(options.checkpoint, "holds an encoder alone", "give the weights of a whole model")
-        if not options.config:
+    with contextlib.ExitStack() as stack:
+        sources = named_sources(options.beside)
+        paths = {name: path for name, path in sources.items() if is_weights(path)}
+        weights, *others = (
+            stack.enter_context(open_stored(path, raw=options.raw)) for path in (options.checkpoint, *paths.values())
+        )
+        for path, each in zip((options.checkpoint, *paths.values()), (weights, *others), strict=True):
+            if each.part != WHOLE:
+                raise InputError(path, "holds an encoder alone", "give the weights of a whole model")
+        asked = options.settings if options.config else None
+        if asked is None:
             # The stored config takes the place of a config file: the overrides go on top of it.
             options = with_config(weights.config)
         if not options.settings.model.num_classes:
             options = with_changes(options, [("settings.model.num_classes", weights.config.model.num_classes)])
         config = options.settings
-        require_same_model(weights.config, config, options.checkpoint)
-        check_settings(config, EVALUATED)
-        model = build_model(config.model, config.data.frame_channels)
+        configs = [with_config(on_the_same(each.config, asked) if asked else each.config).settings for each in others]
+        for path, each, settings in zip((options.checkpoint, *paths.values()), (weights, *others), (config, *configs)):
+            require_same_model(each.config, settings, path)
+            require_same_data(settings, path, config, options.checkpoint)
+            check_settings(settings, EVALUATED)
+        model, *models = (build_model(each.model, each.data.frame_channels) for each in (config, *configs))
+        own, *rows = model.rows(config.eval.prototypes)
+        name = options.name or own
+        require_new_names(sources, (name, *rows))
         devices = chosen_devices(config.eval.devices, jax.local_devices())
         videos = evaluation_videos(config, masks=not options.submission)
         require_splits_agree(config.data.root, config.data.layout, [config.data.eval_split], videos)
-        classes, note = _classes(config, weights)
+        for source, path in sources.items():
+            if source not in paths:
+                require_masks(path, videos)
+        dataset = _classes(config, weights)
         output = Path(options.output or beside(options.checkpoint, "eval.json"))
         if cluster.first():
             _require_places(options, output, videos)
-        variables = complete(weights)
-    # Without a place the first: prototypes, which are computed with them on any device, follow
-    # that.
-    copies = [jax.device_put(variables), *(jax.device_put(variables, device) for device in devices[1:])]
-    source = None
-    if model.reads_prototypes:
-        folder = beside(options.checkpoint, video_prototypes.FOLDER)
-        source = video_prototypes.prototype_source(config, model, copies[0], config.data.eval_split, folder)
-    changed = changed_settings(weights.config, config)
-    return _Prepared(
-        options, model, weights.origin, weights.step, changed, videos, classes, output, source, copies, note
-    )
+        network = load_network(options.checkpoint, weights, model, config, devices)
+        networks = {
+            name: load_network(paths[name], *each, devices)
+            for name, each in zip(paths, zip(others, models, configs, strict=True), strict=True)
+        }
+    return _Prepared(options, name, network, sources, networks, videos, dataset, output)
 
 
-def _classes(config: Config, weights: StoredWeights) -> tuple[Classes, str]:
-    """The dataset's own classes, else those that the weights state; and how the two differ."""
+def _classes(config: Config, weights: StoredWeights) -> Classes:
+    """The dataset's own classes, else those that the weights state."""
     count = config.model.num_classes
-    own = stated_classes(config.data.root, count, config.data.layout)
-    return own or weights.classes.classes(count), weights.classes.contradiction(own.names) if own else ""
+    return stated_classes(config.data.root, count, config.data.layout) or weights.classes.classes(count)
 
 
 def _require_places(options: EvalOptions, output: Path, videos: Sequence[Video]) -> None:
@@ -169,46 +195,68 @@ def _require_places(options: EvalOptions, output: Path, videos: Sequence[Video])
         require_new_folder(options.save_predictions, CONTENTS)
 
 
-def _watchers(prepared: _Prepared, check: Callable[[], None]) -> list[contextlib.AbstractContextManager]:
-    options, videos, (names, colours) = prepared.options, prepared.videos, prepared.dataset
-    config, watchers = options.settings, []
-    if options.save_predictions:
-        watchers.append(PredictionWriter(options.save_predictions, colours))
-    if options.pictures:
-        first = max(config.data.offsets)
-        watchers.append(
-            PictureCollector(
-                options.pictures, videos, names, first=first, colours=colours, channels=config.data.frame_channels,
-                beside=options.beside, check=check,
-            )
-        )  # fmt: skip
-    if options.submission:
-        watchers.append(
-            SubmissionWriter(options.submission, videos, config.model.num_classes, options.submission_values, check)
+def _pictures(prepared: _Prepared, first: int, check: Callable[[], None]) -> list[PictureCollector]:
+    options, (names, colours) = prepared.options, prepared.dataset
+    if not options.pictures:
+        return []
+    folders = {name: "" if name in prepared.networks else path for name, path in prepared.beside.items()}
+    return [
+        PictureCollector(
+            options.pictures, prepared.videos, names, first=first, colours=colours,
+            channels=options.settings.data.frame_channels, beside=folders, check=check,
         )
-    return watchers
+    ]  # fmt: skip
 
 
-def _write_and_print(prepared: _Prepared, rows: dict[str, Scores], samples: write.MaskSamples | None) -> None:
+def _writers(prepared: _Prepared, check: Callable[[], None]) -> list[MaskWriter]:
+    options, classes = prepared.options, prepared.options.settings.model.num_classes
+    writers: list[MaskWriter] = []
+    if options.save_predictions:
+        writers.append(PredictionWriter(options.save_predictions, prepared.dataset.colours))
+    if options.submission:
+        writers.append(SubmissionWriter(options.submission, prepared.videos, classes, options.submission_values, check))
+    return writers
+
+
+def _write_and_print(prepared: _Prepared, rows: dict[str, Scores], samples: Mapping[str, write.MaskSamples]) -> None:
     """Writes and prints the figures, and writes the report; prints where a submission is."""
-    options, videos, dataset = prepared.options, prepared.videos, prepared.dataset
-    config = options.settings
+    options, network, videos, dataset = prepared.options, prepared.network, prepared.videos, prepared.dataset
+    config, num_classes = options.settings, options.settings.model.num_classes
     data = f"{config.data.root} {config.data.eval_split}"
-    changed = " ".join(as_option(name, value) for name, value in prepared.changed.items())
+    changed = " ".join(as_option(name, value) for name, value in network.changed.items())
     with_ = f", with {changed}" if changed else ""
-    if prepared.note:
-        print(f"warning: {prepared.note}", file=sys.stderr)
-    print(f"{config.model.name}, {prepared.origin}, {options.checkpoint}, {data}{with_}\n")
+    for each in (network, *prepared.networks.values()):
+        if each.note:
+            print(f"warning: {each.note}", file=sys.stderr)
+    print(f"{config.model.name}, {network.origin}, {options.checkpoint}, {data}{with_}")
+    told = {name: path for name, path in prepared.beside.items() if name not in prepared.networks}
+    told |= {name: f"{each.origin}, {each.path}" for name, each in prepared.networks.items()}
+    told = {name: told[name] for name in prepared.beside}
+    for name, where in told.items():
+        print(f"beside it {name}: {where}")
+    print()
     if options.submission:
         print_written(options.submission, videos)
         return
-    source = {"checkpoint": options.checkpoint, "step": prepared.step, "changed": prepared.changed}
+    rows |= {
+        name: rows.get(name) or score_predictions(videos, path, num_classes, dataset.names, cutoff_of(config))
+        for name, path in prepared.beside.items()
+    }
+    rows = {name: rows[name] for name in (*(row for row in rows if row not in told), *told)}
+    source = {"checkpoint": options.checkpoint, "step": network.step, "changed": network.changed}
+    source |= {"beside": prepared.beside} if prepared.beside else {}
     score_tables.write_and_print(prepared.output, source, rows, dataset.names)
-    if samples:
-        facts = {"checkpoint": options.checkpoint, "weights": prepared.origin}
+    if options.report:
+        first = max(config.data.offsets, default=0)
+        facts = {"checkpoint": options.checkpoint, "weights": network.origin}
         facts |= {"other settings than the checkpoint's": changed} if changed else {}
-        facts |= {"names of the classes": prepared.note} if prepared.note else {}
-        about = write.about(config, dataset, facts, config.model.name)
+        facts |= {"names of the classes": network.note} if network.note else {}
+        facts |= {f"beside, {name}": where for name, where in told.items()}
+        masks = [
+            samples[name].of if name in samples else write.prediction_samples(name, path, num_classes, first)
+            for name, path in {prepared.name: "", **prepared.beside}.items()
+        ]
+        about = write.about(config, dataset, facts, config.model.name, tuple(told))
         channels = config.data.frame_channels
-        page = write.write_report(options.report, rows, about, dataset, videos, samples.of, channels)
+        page = write.write_report(options.report, rows, about, dataset, videos, write.together(masks), channels)
         print(f"report written to {page}")

@@ -55,13 +55,18 @@ class EvalOptions:
     pictures: str = setting("", place=True, **_OF_A_NETWORK)
     """Draw some of the videos to this folder: sheet.png (frame, per-frame, CFFM, truth) and
     overlay.mp4."""
-    beside: tuple[str, ...] = setting((), path=True, only_with="pictures")
-    """Folders of other networks' masks, DIR/<video>/<frame>.png as --save-predictions writes them
-    (a SegFormer that was trained for itself): each is a further row of --pictures, named as its
-    folder."""
+    beside: tuple[str, ...] = setting((), path=True, hub=True, **_OF_FIGURES)
+    """Other sources on the same videos, NAME=PATH or PATH: a folder of masks,
+    DIR/<video>/<frame>.png as --save-predictions or any program writes them, or weights as
+    --checkpoint takes them (with --predictions masks alone). Each is a further row of the tables,
+    the JSON, --pictures, and of --report, which shows how far each is from the first."""
+    name: str = ""
+    """What the first source is called, the checkpoint's own masks or --predictions; default: as
+    the method, or "predictions"."""
     report: str = setting("", place=True, **_OF_FIGURES)
     """Write a page to this new folder that shows all figures beside the papers', the best and the
-    worst videos, and what is taken for what: DIR/index.html, for any browser, without a network."""
+    worst videos, and what is taken for what: DIR/index.html, for any browser, without a network.
+    With --beside also the differences by class and by video."""
     submission: str = setting("", place=True)
     """Write the masks of all frames of the split "test" (or --split) to this new .zip,
     for a challenge's server: <video>/<frame>.png. No labels are needed, and there are no

@@ -13,11 +13,12 @@ import numpy as np
 from cffm_jax.channels import COLOURS, Channels
 from cffm_jax.data import decode
 from cffm_jax.data.layouts.video import Video
-from cffm_jax.drawing.masks import INPUT, TRUTH, views
+from cffm_jax.drawing.masks import TRUTH, views
 from cffm_jax.drawing.palette import palette
 from cffm_jax.drawing.sheets import CELL, Strip, contact_sheet, side_by_side, spread, write_png
 from cffm_jax.drawing.video_file import VideoFile
 from cffm_jax.errors import InputError
+from cffm_jax.evaluation.beside import require_new_names
 from cffm_jax.evaluation.mask_folder import prediction_paths, read_prediction
 from cffm_jax.runtime import cluster
 from cffm_jax.runtime.atomic import unwritable
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 _PANEL = 480
 """Longest side of a video's panel, in pixels."""
 _FPS = 15
+_OWN = "own"
+"""In the name of the file that keeps the model's masks; other sources have numbers."""
 
 
 def shown_times(video: Video, steps: int, first: int) -> tuple[int, ...]:
@@ -87,7 +90,7 @@ class PictureCollector:
         with PictureCollector("pictures", videos, class_names) as pictures:
             evaluate(segmenter, variables, videos, watchers=[pictures])
 
-    Raises InputError where one of ``beside`` lacks a mask of a video that is drawn.
+    Raises InputError where a folder of ``beside`` lacks a mask of a video that is drawn.
 
     Args:
       folder: made if it is not there; pictures in it are replaced.
@@ -98,8 +101,8 @@ class PictureCollector:
       first: earliest frame on the sheet: before the largest offset a clip is not complete.
       colours: u8[256,3] of the classes; default: those of `drawing.palette`.
       channels: of the frames.
-      beside: folders of other networks' masks, <folder>/<video>/<frame>.png: a row each, above the
-        model's own, named as the folder.
+      beside: names of other sources, a row each above the model's own: the folder of their masks,
+        <folder>/<video>/<frame>.png, or "" of one whose chunks are given to ``watch``.
       check: called for each frame that is drawn; what it raises ends the drawing.
     """
 
@@ -114,7 +117,7 @@ class PictureCollector:
         first: int = 9,
         colours: np.ndarray | None = None,
         channels: Channels = COLOURS,
-        beside: Sequence[str] = (),
+        beside: Mapping[str, str | Path] | None = None,
         check: Callable[[], None] = lambda: None,
     ):
         self.folder = Path(folder)
@@ -125,26 +128,31 @@ class PictureCollector:
         self._colours = palette(len(class_names)) if colours is None else colours
         self._check, self._channels = check, channels
         self._kept = SharedFolder(self.folder / "masks", keep=False)
-        others = [(os.path.basename(os.path.abspath(path)), Path(path)) for path in beside]
-        if len({name for name, _ in others}) < len(others):
-            raise InputError("--beside", "names two folders of one name", "rename one: a row has its folder's name")
-        self._beside = {
-            video.name: [
-                (name, dict(zip(video.targets, prediction_paths(video, path / video.name)))) for name, path in others
-            ]
+        self._beside = tuple(beside or ())
+        self._paths = {
+            (name, video.name): dict(zip(video.targets, prediction_paths(video, Path(path) / video.name)))
+            for name, path in (beside or {}).items()
+            if path
             for video in chosen
         }
 
     def __call__(self, chunk: Chunk) -> None:
+        require_new_names(self._beside, chunk.masks)
+        self._keep(chunk, _OWN)
+
+    def watch(self, name: str) -> Callable[[Chunk], None]:
+        """Takes the chunks of a source of ``beside``, by the same frames; before this one's end."""
+        return lambda chunk: self._keep(chunk, f"{self._beside.index(name)}")
+
+    def _keep(self, chunk: Chunk, source: str) -> None:
         if chunk.video.name not in self._videos:
             return
         number, _ = self._videos[chunk.video.name]
-        alike = [name for name, _ in self._beside[chunk.video.name] if name in (*chunk.masks, INPUT, TRUTH)]
-        if alike:
-            raise InputError("--beside", f"names a folder {alike[0]!r}, as a row is called already", "rename it")
         with self._kept.writing() as folder:
             for i in range(len(chunk.predictions)):
-                path, masks = folder / f"{number}_{chunk.start + i:08}.npz", _masks(chunk, i)
+                # Of another source its own masks alone.
+                masks = _masks(chunk, i) if source == _OWN else {source: chunk.predictions[i]}
+                path = folder / f"{number}_{chunk.start + i:08}.{source}.npz"
                 np.savez_compressed(path, **masks)  # pyrefly: ignore[bad-argument-type]  # No row is "allow_pickle".
 
     def __enter__(self) -> PictureCollector:
@@ -171,12 +179,12 @@ class PictureCollector:
         with self._kept.writing() as folder, VideoFile(self.folder / "overlay.mp4", _FPS) as video:
             for name, (number, of) in self._videos.items():
                 strip = Strip(name, (), (), frozenset())
-                for path in sorted(folder.glob(f"{number}_*.npz")):
+                for path in sorted(folder.glob(f"{number}_*.{_OWN}.npz")):
                     self._check()
-                    time = int(path.stem.partition("_")[2])
+                    time = int(path.stem.partition("_")[2].partition(".")[0])
                     frame = decode.read_picture(of.frames[time], self._channels)
                     with np.load(path) as kept:
-                        masks = {**self._masks_beside(of, time, frame.shape[:2]), **kept}
+                        masks = {**self._masks_beside(of, time, frame.shape[:2], path), **kept}
                     video.write(side_by_side(views(frame, masks, self._colours, _PANEL)))
                     if time in self._times[name]:
                         strip = _with(strip, time, views(frame, masks, self._colours, CELL), masks)
@@ -184,11 +192,16 @@ class PictureCollector:
             if strips:
                 write_png(self.folder / "sheet.png", contact_sheet(strips, self._names, self._colours))
 
-    def _masks_beside(self, video: Video, time: int, size: tuple[int, ...]) -> dict[str, np.ndarray]:
-        """A frame's masks of other networks. InputError: one cannot be read, or is of another
-        size."""
+    def _masks_beside(self, video: Video, time: int, size: tuple[int, ...], own: Path) -> dict[str, np.ndarray]:
+        """A frame's masks of the other sources. InputError: one cannot be read, or is of another
+        size; ``own``: where the model's masks of the frame are kept."""
         masks = {}
-        for name, paths in self._beside[video.name]:
+        for i, name in enumerate(self._beside):
+            paths = self._paths.get((name, video.name))
+            if paths is None:
+                with np.load(own.with_name(own.name.replace(f".{_OWN}.", f".{i}."))) as kept:
+                    masks[name] = kept[f"{i}"]
+                continue
             masks[name] = mask = read_prediction(paths[time], len(self._names), video.coding.colours)
             if mask.shape != size:
                 problem = f"is {mask.shape[1]}x{mask.shape[0]}, its frame {size[1]}x{size[0]}"

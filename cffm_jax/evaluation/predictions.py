@@ -19,6 +19,7 @@ from cffm_jax.data.layouts.records import RecordedFile
 from cffm_jax.data.layouts.video import Video
 from cffm_jax.errors import InputError
 from cffm_jax.evaluation import score_tables
+from cffm_jax.evaluation.beside import named_sources, require_masks, require_new_names
 from cffm_jax.evaluation.mask_folder import palettes_to_compare, prediction_paths, read_prediction
 from cffm_jax.evaluation.options import EvalOptions, cutoff_of, evaluation_videos
 from cffm_jax.evaluation.report import write
@@ -113,17 +114,37 @@ def evaluate_predictions(options: EvalOptions, interruption: Interruption) -> No
     require_splits_agree(config.data.root, config.data.layout, [config.data.eval_split], videos)
     dataset = read_classes(config.data.root, config.model.num_classes, config.data.layout)
     names = dataset.names
+    others = _beside(options, videos)
     output = Path(options.output or f"{options.predictions.rstrip('/')}.json")
     require_writable(output)
     if options.report:
         write.require_place(options.report)
-    scores = score_predictions(videos, options.predictions, config.model.num_classes, names, cutoff_of(config))
-    rows = {"predictions": scores}
-    score_tables.write_and_print(output, {"predictions": options.predictions}, rows, names)
+    first = options.name or "predictions"
+    sources = {first: options.predictions} | others
+    rows = {
+        name: score_predictions(videos, path, config.model.num_classes, names, cutoff_of(config))
+        for name, path in sources.items()
+    }
+    source = {"predictions": options.predictions} | ({"beside": others} if others else {})
+    score_tables.write_and_print(output, source, rows, names)
     if options.report:
-        first = max(config.data.offsets)
-        samples = write.prediction_samples("predictions", options.predictions, config.model.num_classes, first)
-        about = write.about(config, dataset, {"predictions": options.predictions})
+        samples = write.together(
+            [
+                write.prediction_samples(name, path, config.model.num_classes, max(config.data.offsets, default=0))
+                for name, path in sources.items()
+            ]
+        )
+        facts = {"predictions": options.predictions} | others
+        about = write.about(config, dataset, facts, beside=tuple(others))
         channels = config.data.frame_channels
         page = write.write_report(options.report, rows, about, dataset, videos, samples, channels)
         print(f"report written to {page}")
+
+
+def _beside(options: EvalOptions, videos: Sequence[Video]) -> dict[str, str]:
+    """The other sources, which have all masks. InputError unless they are masks."""
+    others = named_sources(options.beside)
+    require_new_names(others, (options.name or "predictions",))
+    for path in others.values():
+        require_masks(path, videos)
+    return others

@@ -88,6 +88,14 @@ def is_run(path: Path) -> bool:
     return (by_path.workdir_of(path) / store.FOLDER).is_dir()
 
 
+def is_weights(path: str | Path) -> bool:
+    """Whether it is what ``open_stored`` opens: a file, a run, an address of the hub."""
+    if hub.is_address(path):
+        return True
+    path = Path(path)
+    return path.is_file() or is_run(path) or any((path / name).is_file() for name in FOLDER_FILES)
+
+
 def beside(path: str | Path, name: str) -> Path:
     """Where to put what belongs to weights: into the run's folder, next to their file, or of the
     hub's into the folder one is in."""

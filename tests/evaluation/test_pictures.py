@@ -12,6 +12,7 @@ from cffm_jax.drawing import sheets, video_file
 from cffm_jax.drawing.palette import palette
 from cffm_jax.errors import InputError
 from cffm_jax.evaluation import pictures
+from cffm_jax.evaluation.beside import named_sources
 from cffm_jax.inference.whole_videos import Chunk
 
 from helpers.sheets import find
@@ -312,7 +313,8 @@ def test_masks_of_another_network_are_a_row(videos, tmp_path):
         for t in range(12):
             Image.fromarray(np.full((32, 48), t % 2, np.uint8)).save(other / video.name / f"{t:02d}.png")
 
-    def drawn(*beside):
+    def drawn(*paths):
+        beside = named_sources([str(path) for path in paths])
         with pictures.PictureCollector(tmp_path / "out", videos, NAMES, count=1, steps=2, beside=beside) as collect:
             for chunk in chunks(videos[0]):
                 collect(chunk)
@@ -335,6 +337,24 @@ def test_masks_of_another_network_are_a_row(videos, tmp_path):
     (tmp_path / "CFFM").rename(other.with_name("other"))
     with pytest.raises(InputError, match=r"09.png: is 24x16, its frame 48x32"):
         drawn(other.with_name("other"))
+
+
+def test_masks_of_other_weights_are_the_row_that_their_files_would_be(videos, tmp_path):
+    """Chunks of another network, in any order with the own: as its masks from disk, pixel by pixel."""
+    for t in range(12):
+        path = tmp_path / "x" / videos[0].name / f"{t:02d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((32, 48), t % 2, np.uint8)).save(path)
+    other = Chunk(videos[0], 0, None, {"CFFM": np.stack([np.full((32, 48), t % 2, np.uint8) for t in range(12)])})
+    sheet = {}
+    for kind, beside in {"files": {"x": tmp_path / "x"}, "weights": {"x": ""}}.items():
+        with pictures.PictureCollector(tmp_path / kind, videos, NAMES, count=1, beside=beside) as collect:
+            for chunk in chunks(videos[0]):
+                collect(chunk)
+            if kind == "weights":
+                collect.watch("x")(other)
+        sheet[kind] = (tmp_path / kind / "sheet.png").read_bytes(), (tmp_path / kind / "overlay.mp4").read_bytes()
+    assert sheet["files"] == sheet["weights"]
 
 
 def test_collector_without_truth(videos, tmp_path):

@@ -327,6 +327,31 @@ def test_without_a_label_or_an_error_or_a_second_class(own, tmp_path):
     assert "nan" not in Reading(cases["unlabelled"]).visible()
 
 
+def test_sources_side_by_side_differ_by_their_figures(own, tmp_path):
+    """By hand: each difference is that of the JSON, with the other order its negative; of a source from itself 0."""
+    scored = made_scores(own, ("a", "b"), 3)
+    tree = to_json(scored, THREE.names)
+
+    def tables(*names):
+        rows = {name: scored[name[0]] for name in names}
+        about = made_about("", dataset=THREE)._replace(beside=names[1:])
+        text = written(tmp_path / "-".join(names), rows, own, THREE, about)
+        section = re.search('<section id="side-by-side">.*?</section>', text, re.DOTALL).group(0)
+        return {line[0]: [x.replace("\N{MINUS SIGN}", "-") for x in line[1:]] for t in tables_of(section) for line in t}
+
+    forth, back, same = tables("a", "b"), tables("b", "a"), tables("a", "a again")
+    expected = {m.title: [m.scale * tree[name][m.key] for name in "ab"] for m in METRICS}
+    pairs = zip(tree["a"]["per_class"], tree["b"]["per_class"], strict=True)
+    expected |= {a["name"]: [100 * a["iou"], 100 * b["iou"]] for a, b in pairs}
+    by_name = [{video["name"]: video["vc16_paper"] for video in tree[n]["per_video"]} for n in "ab"]
+    expected |= {name: [100 * of[name] for of in by_name] for name in by_name[0] if by_name[0][name] is not None}
+    assert expected.keys() <= forth.keys() and len(expected) == len(METRICS) + 3 + 1
+    for what, (a, b) in expected.items():
+        assert forth[what] == [f"{a:.2f}", f"{b:.2f}", f"{b - a:+.2f}"], what
+        assert back[what] == [f"{b:.2f}", f"{a:.2f}", f"{a - b:+.2f}"], what
+        assert same[what] == [f"{a:.2f}", f"{a:.2f}", "+0.00"], what
+
+
 # --- the papers' rows
 
 

@@ -10,7 +10,17 @@ import numpy as np
 
 from cffm_jax.data.layouts import classes
 from cffm_jax.evaluation import score_tables
-from cffm_jax.evaluation.report.html import NONE, chip, class_name, counted, element, first_of_group, percent, scrolling
+from cffm_jax.evaluation.report.html import (
+    NONE,
+    chip,
+    class_name,
+    counted,
+    element,
+    first_of_group,
+    percent,
+    scrolling,
+    signed,
+)
 from cffm_jax.metrics import all_metrics
 from cffm_jax.metrics.confusion import Confusion
 from cffm_jax.metrics.metric import Metric
@@ -35,6 +45,7 @@ class About(NamedTuple):
       published: the papers' rows of the same methods and data.
       notes: sentences below the figures.
       paper: that of the published rows that is the network's own, if one is.
+      beside: names of the rows that are of other sources than the first.
     """
 
     title: str
@@ -42,19 +53,20 @@ class About(NamedTuple):
     published: Sequence[Row] = ()
     notes: Sequence[str] = ()
     paper: Row | None = None
+    beside: Sequence[str] = ()
 
 
 def figures_section(tree: Mapping[str, Any], about: About) -> list[ET.Element]:
-    first, *others = tree.values()
+    first = next(iter(tree.values()))
     paper = about.paper
     tiles = []
     for metric in all_metrics.METRICS:
         if metric.key not in FIGURES.values():
             continue
         beside = []
-        if others:
-            last = element("span", list(tree)[-1]), element("span", shown(metric, others[-1]))
-            beside.append(element("small", *last))
+        for name in about.beside or list(tree)[1:][-1:]:
+            parts = element("span", name), element("span", shown(metric, tree[name]))
+            beside.append(element("small", *parts))
         if paper and _published(paper, metric.key):
             parts = element("span", f"published, {paper.method}"), element("span", _published(paper, metric.key))
             beside.append(element("small", *parts))
@@ -109,7 +121,7 @@ def _notes(tree: Mapping[str, Any], about: About) -> list[str]:
     if about.published:
         notes.append(
             "Published: CFFM (CVPR 2022) and CFFM++ (TPAMI 2024), each figure of a network that was trained by itself."
-            + (" The rows here are parts of one network." if len(tree) > 1 else "")
+            + (" The rows here are parts of one network." if len(tree) > 1 and not about.beside else "")
         )
     else:
         notes.append("The papers have no figures to set beside these.")
@@ -140,7 +152,7 @@ def classes_section(tree: Mapping[str, Any], dataset: classes.Classes) -> list[E
             other = last[1]["per_class"][k]["iou"]
             style += f"; --mark: {100 * other:.2f}%"
             bar.append(element("b"))
-            change = f"{100 * (own_class['iou'] - other):+.2f}".replace("-", "\N{MINUS SIGN}")
+            change = signed(100 * (own_class["iou"] - other))
         cells = [element("span", percent(own_class["iou"]), class_="number"), element("span", change, class_="number")]
         lines.append(element("li", name, element("span", *bar, class_="bar", style=style), *cells))
     text = (

@@ -59,6 +59,11 @@ def percent(share: float | None) -> str:
     return NONE if share is None else f"{100 * share:.2f}"
 
 
+def signed(difference: float) -> str:
+    """A difference in percent, with its sign."""
+    return f"{difference:+.2f}".replace("-", "\N{MINUS SIGN}")
+
+
 def counted(number: int, noun: str) -> str:
     plural = f"{noun}es" if noun.endswith("s") else f"{noun}s"
     return f"{number:,} {noun if number == 1 else plural}"
@@ -69,4 +74,4 @@ def first_of_group(i: int) -> str:
 
 
 def series(i: int) -> int:
-    return min(i, 3)
+    return min(i, 5)

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from cffm_jax.data.layouts import classes
 from cffm_jax.evaluation.report.figures import About, classes_section, confusions_section, figures_section
 from cffm_jax.evaluation.report.html import data_uri, element, frame_class
+from cffm_jax.evaluation.report.side_by_side import side_by_side_section
 from cffm_jax.evaluation.report.videos import Strip, consistency_section, videos_section
 from cffm_jax.evaluation.score_tables import to_json
 from cffm_jax.metrics.scores import Scores
@@ -25,7 +26,8 @@ def page(
     """The whole document.
 
     Args:
-      rows: scores by name, the model's own first, its per-frame logits last.
+      rows: scores by name, the model's own first, its per-frame logits last; then those of other
+        sources, if there are any.
       about: what was evaluated.
       dataset: names and colours of the classes.
       best, worst: videos to show; none are the worst where ``best`` are all.
@@ -34,8 +36,11 @@ def page(
     first_row = next(iter(rows))
     strips = [*best, *worst]
     confusion = rows[first_row].counted().confusion()
-    sections = {
-        "figures": ("Figures", figures_section(tree, about)),
+    sections = {"figures": ("Figures", figures_section(tree, about))}
+    if about.beside:
+        compared = side_by_side_section(tree, (first_row, *about.beside), dataset)
+        sections["side-by-side"] = ("Side by side", compared)
+    sections |= {
         "videos": (
             "Best and worst videos" if worst else "Videos, best first",
             videos_section(tree, dataset, best, worst),

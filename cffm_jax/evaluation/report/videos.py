@@ -214,4 +214,5 @@ def _video_table(tree: Mapping[str, Any], metrics: Sequence[Metric], strips: Seq
         element("thead", element("tr", *groups), element("tr", *head)),
         element("tbody", *lines),
         id="all-videos",
+        class_="sortable",
     )

@@ -101,6 +101,16 @@ def prediction_samples(row: str, predictions: str | Path, num_classes: int, firs
     return of
 
 
+def together(samples: Sequence[Samples]) -> Samples:
+    """The samples of several sources as one, their rows in order."""
+
+    def of(video: Video) -> dict[int, dict[str, np.ndarray]]:
+        parts = [each(video) for each in samples]
+        return {time: {row: mask for part in parts for row, mask in part[time].items()} for time in parts[0]}
+
+    return of
+
+
 def published_rows(class_names: Sequence[str], split: str, model: str = "") -> tuple[table_types.Row, ...]:
     """The papers' rows to set beside a model's ("": any's); none for other data than theirs."""
     known = {(VSPW, "val"): table_types.VSPW, (CITYSCAPES, "val"): table_types.CITYSCAPES}
@@ -108,7 +118,9 @@ def published_rows(class_names: Sequence[str], split: str, model: str = "") -> t
     return published(where, model) if where else ()
 
 
-def about(config: Config, dataset: classes.Classes, facts: Mapping[str, str], model: str = "") -> About:
+def about(
+    config: Config, dataset: classes.Classes, facts: Mapping[str, str], model: str = "", beside: Sequence[str] = ()
+) -> About:
     """Facts for the page; paths as they were given.
 
     Args:
@@ -116,6 +128,7 @@ def about(config: Config, dataset: classes.Classes, facts: Mapping[str, str], mo
       dataset: the classes of its data.
       facts: where the masks come from, by what it is called.
       model: name of the model; "" where nothing is known of it.
+      beside: names of the rows that are of other sources.
     """
     data = f"{config.data.root} {config.data.eval_split}"
     notes = []
@@ -123,7 +136,7 @@ def about(config: Config, dataset: classes.Classes, facts: Mapping[str, str], mo
         notes.append(f"Only the first {config.eval.max_videos} videos of the split (--eval.max-videos) at most.")
     published = published_rows(dataset.names, config.data.eval_split, model)
     paper = published[0] if model and published else None
-    return About(f"{model or 'Predictions'} on {data}", {**facts, "data": data}, published, notes, paper)
+    return About(f"{model or 'Predictions'} on {data}", {**facts, "data": data}, published, notes, paper, beside)
 
 
 def require_place(folder: str | Path) -> None:
