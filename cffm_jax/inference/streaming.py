@@ -58,12 +58,36 @@ class Footprint(NamedTuple):
         return f"memory: a step takes {memory}, weights included ({count} of {width}x{height})"
 
 
+class _UsingUp:
+    """A step that is compiled, and into whose state's memory the next is written."""
+
+    def __init__(self, function: Callable[..., Any]):
+        self._jitted = jax.jit(function, donate_argnums=1)
+
+    def __call__(self, variables: dict[str, Any], state: State, frames: jax.Array | np.ndarray) -> Any:
+        _require_unused(state)
+        return self._jitted(variables, state, frames)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._jitted, name)
+
+
+def _require_unused(state: State) -> None:
+    """ValueError where a step has used the state up already: XLA tells of a deleted buffer."""
+    if any(isinstance(leaf, jax.Array) and leaf.is_deleted() for leaf in jax.tree.leaves(state)):
+        raise ValueError(
+            "the state was used up by the step that it was given to; go on with the state which that step returned, "
+            "or copy it (jax.device_get) before a step to use it again"
+        )
+
+
 class StreamSegmenter:
     """Segments S streams of frames of one size, a frame of each in a step. Compiles once.
 
     ``state, masks = segmenter.step(variables, state, frames)`` takes frames u8[S, H, W, 3] as
     ``pipeline.fit_frame`` makes them and gives masks u8[S, H0, W0]. It consumes the state given:
-    its memory becomes the next one's, so keep a copy (``jax.device_get``) of one to be used again.
+    its memory becomes the next one's, so keep a copy (``jax.device_get``) of one to be used again,
+    which is a ValueError otherwise.
     ``segmenter.function`` is the same, not jitted, pure, and leaves it. ``segmenter.segment`` takes
     the same and gives, beside the next state, a ``Segmented`` of the scores and logits asked for.
     """
@@ -120,8 +144,8 @@ class StreamSegmenter:
             if tiles_of(tiles, self.input_size).count == 1:
                 raise
             raise InputError("--tile", error.problem, "give a larger one") from error
-        self.step = jax.jit(self.function, donate_argnums=1)
-        self.segment = jax.jit(self._segment, donate_argnums=1)
+        self.step = _UsingUp(self.function)
+        self.segment = _UsingUp(self._segment)
 
     def start(self) -> State:
         """Nothing seen so far."""
@@ -160,7 +184,9 @@ class StreamSegmenter:
 
 
 def reset(state: State, streams: Sequence[int]) -> State:
-    """The state with these streams as if they had seen nothing; IndexError for unknown numbers."""
+    """The state with these streams as if they had seen nothing; IndexError for unknown numbers,
+    ValueError for a state that a step has used up."""
+    _require_unused(state)
     for number in streams:
         if not 0 <= number < len(state.ages):
             raise IndexError(f"stream {number} of {len(state.ages)}, which count from 0")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import cv2
+import flax.serialization
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -133,6 +134,28 @@ def test_streams_side_by_side_that_start_anew_at_any_time(network, frames, expec
     assert share_of_others(second[2:7], expected[:5]) < 1e-3 and share_of_others(second[7:], expected[:6]) < 1e-3
     assert segmenter.step._cache_size() == 1
     assert {leaf.nbytes for leaf in jax.tree.leaves(state)} == sizes and int(state.clock) == LENGTH
+
+
+def test_a_state_is_used_once_and_goes_on_bitwise_after_it_was_stored(network, frames, tmp_path):
+    """As docs/python.md stores it; the step is not compiled anew."""
+    segmenter = streaming.StreamSegmenter(network[0], CONFIG, SIZE)
+    inputs = [fit_frame(frame, CONFIG.data.scale)[None] for frame in frames]
+    state = segmenter.start()
+    for frame in inputs[:8]:
+        used, (state, _) = state, segmenter.step(network[1], state, frame)
+    path = tmp_path / "state"
+    path.write_bytes(flax.serialization.to_bytes(state))
+    for again in (lambda: segmenter.step(network[1], used, inputs[8]), lambda: streaming.reset(used, [0])):
+        with pytest.raises(ValueError, match="used up by the step that it was given to; go on with the state which"):
+            again()
+    restored = jax.device_put(flax.serialization.from_bytes(segmenter.start(), path.read_bytes()))
+    assert jax.tree.map(lambda leaf: leaf.dtype, restored) == jax.tree.map(lambda leaf: leaf.dtype, state)
+    for frame in inputs[8:]:
+        state, masks = segmenter.step(network[1], state, frame)
+        restored, same = segmenter.step(network[1], restored, frame)
+        np.testing.assert_array_equal(masks, same)
+    jax.tree.map(np.testing.assert_array_equal, state, restored)
+    assert segmenter.step._cache_size() == 1
 
 
 def test_loaded_weights_stream_at_any_rate(network, frames, expected):
