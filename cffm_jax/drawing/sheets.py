@@ -15,14 +15,15 @@ from PIL import Image, ImageDraw, ImageFont
 from cffm_jax.config import IGNORED_LABEL
 from cffm_jax.drawing.masks import INPUT
 from cffm_jax.drawing.palette import palette
+from cffm_jax.drawing.text import Font, shortened, text_size
 from cffm_jax.runtime.atomic import whole_file
 
 SHARES = "classes over time"
 """Label of the band below a strip."""
 
 PAPER, _INK, _PALE = (255, 255, 255), (32, 33, 36), (110, 114, 120)
-_Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
-_TEXT = 15
+_TEXT, _LINES = 15, 11
+"""Height of letters: pixels at least, and so many to a picture's shorter side."""
 _MARGIN, _GAP = 24, 4
 _BAND = 120
 CELL = 400
@@ -55,24 +56,27 @@ def contact_sheet(strips: Sequence[Strip], class_names: Sequence[str], colours: 
     Returns:
       u8[H,W,3].
     """
-    font, small = ImageFont.load_default(_TEXT), ImageFont.load_default(_TEXT - 2)
+    text = max(text_size(s.cells[0][INPUT].shape[:2], _TEXT, _LINES) for s in strips)
+    font, small = ImageFont.load_default(text), ImageFont.load_default(text - 2)
     rows = {label: label.replace(" (", "\n(") for strip in strips for label in strip.cells[0]}
     if any(strip.shares is not None for strip in strips):
         rows[SHARES] = SHARES.replace(" ", "\n")
     colours = palette(len(class_names)) if colours is None else colours
     ruler = ImageDraw.Draw(Image.new("L", (1, 1)))
-    left = _MARGIN + max(ruler.multiline_textbbox((0, 0), text, font)[2] for text in rows.values()) + 12
+    left = _MARGIN + max(ruler.multiline_textbbox((0, 0), words, font)[2] for words in rows.values()) + 12
     right = max(left + len(s.cells) * (s.cells[0][INPUT].shape[1] + _GAP) - _GAP for s in strips)
     width = int(max(right, left + 400)) + _MARGIN
-    head = 2 * _TEXT + 16
+    head = 2 * text + 16
     places, bottom = [], _MARGIN
     for strip in strips:
         places.append(bottom)
-        bottom += head + len(strip.cells[0]) * (strip.cells[0][INPUT].shape[0] + _GAP) + _TEXT
+        bottom += head + len(strip.cells[0]) * (strip.cells[0][INPUT].shape[0] + _GAP) + text
         bottom += 0 if strip.shares is None else _BAND + _GAP
-    names = {k: _legend_name(k, class_names) for k in sorted(set().union(*(s.labels for s in strips)))}
-    entries = _legend_places(ruler, small, names, left, width - _MARGIN)
-    height = bottom + max((y for _, y in entries.values()), default=0) + _TEXT + _MARGIN
+    room = width - _MARGIN - left - text - 9
+    labels = sorted(set().union(*(s.labels for s in strips)))
+    names = {k: shortened(_legend_name(k, class_names), small, room) for k in labels}
+    entries = _legend_places(text, small, names, left, width - _MARGIN)
+    height = bottom + max((y for _, y in entries.values()), default=0) + text + _MARGIN
     sheet = Image.new("RGB", (width, int(height)), PAPER)
     draw = ImageDraw.Draw(sheet)
     for strip, top in zip(strips, places, strict=True):
@@ -81,8 +85,8 @@ def contact_sheet(strips: Sequence[Strip], class_names: Sequence[str], colours: 
         y += bottom
         known = k != IGNORED_LABEL
         fill, outline = (tuple(colours[k].tolist()), None) if known else (PAPER, _PALE)
-        draw.rounded_rectangle((x, y, x + _TEXT + 3, y + _TEXT + 3), 3, fill, outline)
-        draw.text((x + _TEXT + 9, y + _TEXT / 2 + 1), names[k], _INK, small, "lm")
+        draw.rounded_rectangle((x, y, x + text + 3, y + text + 3), 3, fill, outline)
+        draw.text((x + text + 9, y + text / 2 + 1), names[k], _INK, small, "lm")
     return np.asarray(sheet)
 
 
@@ -92,7 +96,7 @@ def _draw_strip(
     strip: Strip,
     rows: Mapping[str, str],
     place: tuple[int, int, int],
-    fonts: tuple[_Font, _Font],
+    fonts: tuple[Font, Font],
     colours: np.ndarray,
 ) -> None:
     left, top, head = place
@@ -118,14 +122,14 @@ def _legend_name(k: int, class_names: Sequence[str]) -> str:
 
 
 def _legend_places(
-    ruler: ImageDraw.ImageDraw, font: _Font, names: Mapping[int, str], left: float, right: float
+    text: int, font: Font, names: Mapping[int, str], left: float, right: float
 ) -> dict[int, tuple[int, int]]:
     """Where each entry stands in the legend, (x, y), in lines from left to right."""
     places, x, y = {}, left, 0
     for k, name in names.items():
-        needed = _TEXT + 9 + ruler.textlength(name, font)
+        needed = text + 9 + font.getlength(name)
         if x > left and x + needed > right:
-            x, y = left, y + _TEXT + 12
+            x, y = left, y + text + 12
         places[k] = int(x), y
         x += needed + 22
     return places
@@ -153,14 +157,15 @@ def timeline(shares: np.ndarray, colours: np.ndarray, size: tuple[int, int]) -> 
 def side_by_side(panels: Mapping[str, np.ndarray]) -> np.ndarray:
     """Pictures of one size side by side, each under its label; the result's sides are even."""
     height, width = next(iter(panels.values())).shape[:2]
-    head = _TEXT + 12
+    text = text_size((height, width), _TEXT, _LINES)
+    head = text + 12
     size = [-(-side // 2) * 2 for side in (len(panels) * (width + _GAP) - _GAP, head + height)]
     sheet = Image.new("RGB", tuple(size), PAPER)
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(_TEXT - 2)
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(text - 2)
     for column, (label, panel) in enumerate(panels.items()):
         x = column * (width + _GAP)
         if draw.textlength(label, font) > width:
-            label = label.split(" (")[0]
+            label = shortened(label.split(" (")[0], font, width)
         draw.text((x + width / 2, head / 2), label, _INK, font, "mm")
         sheet.paste(Image.fromarray(panel), (x, head))
     return np.asarray(sheet)

@@ -15,6 +15,7 @@ from cffm_jax.channels import COLOURS, Channels
 from cffm_jax.config import IGNORED_LABEL
 from cffm_jax.data.channel_files import picture
 from cffm_jax.drawing.masks import ALPHA, overlay
+from cffm_jax.drawing.text import shortened, text_size
 from cffm_jax.errors import InputError
 from cffm_jax.inference.prediction import Prediction
 from cffm_jax.media.frame import Frame
@@ -27,6 +28,10 @@ would be wrong where times are uneven."""
 _BT709 = 1
 _LEAST_SHARE = 0.005
 """Classes with a smaller share of a frame are not in its legend."""
+
+
+_LEAST_TEXT, _LINES = 9, 28
+"""Height of a legend's letters: pixels at least, and so many to the frame's shorter side."""
 
 
 class Painter:
@@ -66,7 +71,7 @@ class Painter:
     def _with_legend(self, painted: np.ndarray, mask: np.ndarray) -> np.ndarray:
         """The classes in the order of their indices; the largest, where not all have room."""
         height, width = painted.shape[:2]
-        text = min(32, max(9, min(height, width) // 40))
+        text = text_size((height, width), _LEAST_TEXT, _LINES)
         line, margin = round(1.5 * text), text // 2
         shares = np.bincount(mask.reshape(-1), minlength=IGNORED_LABEL + 1)[: len(self._names)] / mask.size
         room = max(0, (height - 2 * margin) // line)
@@ -75,7 +80,8 @@ class Painter:
         if not shown:
             return painted
         font = ImageFont.load_default(text)
-        names = [self._names[k].replace("_", " ") for k in shown]
+        room = width - line - 3 * margin
+        names = [shortened(self._names[k].replace("_", " "), font, room) for k in shown]
         image = Image.fromarray(painted)
         wide = line + margin + max(font.getlength(name) for name in names)
         box = (0, 0, int(wide) + 2 * margin, len(shown) * line + margin)
