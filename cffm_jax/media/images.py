@@ -95,7 +95,7 @@ def list_images(folder: str) -> list[str]:
             raise InputError(os.path.join(folder, name), problem, "take one of them away, or name a pattern in quotes")
     paths = [os.path.join(folder, name) for name in names]
     if not paths:
-        raise InputError(folder, f"holds no image ({', '.join(SUFFIXES)})", "name another folder, or a video in it")
+        raise InputError(folder, f"holds no image ({', '.join(SUFFIXES)}) and no video", "name another folder")
     return paths
 
 

@@ -18,7 +18,7 @@ from cffm_jax.data import clips
 from cffm_jax.errors import InputError, Stopped
 from cffm_jax.media.frame import Damage, Selection, Source
 from cffm_jax.media.pyav import require_av
-from cffm_jax.media.source import open_source
+from cffm_jax.media.source import open_source, several_videos
 from cffm_jax.predict import overlays
 from cffm_jax.predict.class_choice import chosen_classes
 from cffm_jax.predict.input_frames import KeptFrames, first_frame, whole_frames
@@ -47,7 +47,8 @@ _BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_noinv_fm
 
 
 def predict(request: Request) -> str:
-    """Reads the input, and writes what is wanted into one new folder, whole or not at all.
+    """Reads the input, and writes what is wanted into one new folder, whole or not at all; of
+    several videos into a folder each, in the one that is named.
 
     Returns:
       A line for the user: what was written.
@@ -57,6 +58,35 @@ def predict(request: Request) -> str:
       Stopped: by a signal; of an input that has no end of its own what came is written first.
     """
     request.require_sound()
+    videos = several_videos(request.inputs)
+    return _predict_each(request, videos) if videos else _predict(request, {})
+
+
+def _predict_each(request: Request, videos: Sequence[str]) -> str:
+    """Each video as by itself, one after another, with the weights loaded once. Every video is
+    opened, and every place looked at, before anything is written."""
+    folder = request.output or default_output(request.inputs)
+    requests: dict[str, Request] = {}
+    loaded: dict[str, Weights] = {}
+    for path in videos:
+        name = os.path.splitext(os.path.basename(path))[0]
+        if name in requests:
+            problem = f"has the name of {requests[name].inputs[0]}, and each video gets a folder of its name"
+            raise InputError(path, problem, "rename one of them, or segment it by itself")
+        requests[name] = dataclasses.replace(request, inputs=(path,), output=os.path.join(folder, name))
+    for each in requests.values():
+        OutputFolder(each.output, each.overwrite)
+        selection = Selection(each.start, each.end, each.every)
+        with Interruption(), open_source(each.inputs, selection, each.rate) as source:
+            first_frame(source, selection)
+    for i, each in enumerate(requests.values(), 1):
+        print(_predict(each, loaded, f"predict {i}/{len(requests)}"), flush=True)
+    return f"{shown(folder)}: {len(requests)} videos"
+
+
+def _predict(request: Request, loaded: dict[str, Weights], title: str = "predict") -> str:
+    """``predict`` of one input; ``loaded``: weights by path, which it adds to; ``title``: of the
+    progress."""
     selection = Selection(request.start, request.end, request.every)
     folder = OutputFolder(request.output or default_output(request.inputs), request.overwrite)
     with contextlib.ExitStack() as stack:
@@ -78,7 +108,8 @@ def predict(request: Request) -> str:
         if request.reference_seconds is not None and source.rate > clips.FASTEST:
             problem = f"claims {float(source.rate):g} frames a second"
             raise InputError(source.name, problem, "leave out --reference-seconds, or convert it to its true rate")
-        weights = load(request.checkpoint)
+        weights = loaded.get(request.checkpoint) or load(request.checkpoint)
+        loaded[request.checkpoint] = weights
         settings = stream_settings(
             weights.config,
             every=request.every,
@@ -91,7 +122,7 @@ def predict(request: Request) -> str:
         first = first or first_frame(source, selection)
         stack.enter_context(folder)
         chosen = chosen_classes(request.classes, weights.names)
-        job = _Job(request, source, folder, weights, chosen, [])
+        job = _Job(request, source, folder, weights, chosen, [], title)
         frames = KeptFrames(first, source.frames)
         ahead = 0 if source.live or jax.default_backend() == "cpu" else _AHEAD
         predictions = weights.predictions(
@@ -116,7 +147,7 @@ def predict(request: Request) -> str:
 
 class _Job(NamedTuple):
     """A prediction: its frames, its segmenter, its outputs and their place; ``footprints``: of a
-    step of the segmenter, once it is known."""
+    step of the segmenter, once it is known; ``title``: of the progress."""
 
     request: Request
     source: Source
@@ -124,6 +155,7 @@ class _Job(NamedTuple):
     weights: Weights
     chosen: Sequence[int]
     footprints: list[Footprint]
+    title: str
 
     def tell(self, footprint: Footprint) -> None:
         """Notes what a step takes, and says it of frames of another size, or in tiles."""
@@ -144,7 +176,7 @@ class _Job(NamedTuple):
         keep[list(self.chosen)] = self.chosen
         count, began = 0, time.perf_counter()
         with contextlib.ExitStack() as stack:
-            look = {"unit": "frame", "desc": "predict", "bar_format": _BAR}
+            look = {"unit": "frame", "desc": self.title, "bar_format": _BAR}
             bar = stack.enter_context(Progress(total=self.source.count, **look))
             with self.folder.writing():
                 writers = self._writers(stack)

@@ -24,12 +24,14 @@ class Request:
 
     inputs: tyro.conf.Positional[tuple[str, ...]] = setting((), path=True, remedy=_ADDRESSES)
     """A video, an image, several images, a folder of images or a pattern in quotes (one video in
-    the order of their numbers), a camera's index, or - for a video on standard input."""
+    the order of their numbers), a camera's index, or - for a video on standard input. Of several
+    videos, and of a folder of them, each is segmented by itself."""
     checkpoint: str = setting("", path=True, hub=True)
     """Folder of a run, a file of weights of any kind, see convert.py, or hf:owner/name of the
     Hugging Face hub. CFFM++ has prototypes of the frames so far."""
     output: str = setting("", path=True)
-    """Folder to write into; default: <input>_prediction, beside the input."""
+    """Folder to write into, of several videos FOLDER/<video>; default: <input>_prediction, beside
+    the input."""
     masks: Literal["png", "npz", "none"] = "png"
     """Masks at the input's size: masks/<frame>.png with the classes' colours, or all of them in
     masks.npz; the index is the class, 255 what --classes leaves out."""

@@ -221,8 +221,43 @@ def test_side_by_side_and_the_legend():
     narrow, mask_ = picture((1000, 60)), Network.mask(picture((1000, 60)))
     changed = (Painter(NAMES, COLOURS, legend=True).paint(narrow, mask_) != overlay(narrow, mask_, COLOURS)).any(-1)
     assert changed[:60, :40].any() and not changed[:, 58:].any()
+    for height, width in ((64, 96), (480, 853), (1080, 1920)):  # Letters grow with the frame, and stay inside.
+        alone = Painter(["H" * 500], COLOURS, legend=True)
+        drawn = (alone.paint(np.zeros((height, width, 3), np.uint8), np.zeros((height, width), np.uint8)) > 200).all(-1)
+        assert np.count_nonzero(drawn.any(1)) >= max(6, height // 45)
+        assert drawn[:, width // 2 :].any() and not drawn[:, -2:].any()
     without = Painter(NAMES, COLOURS, legend=True).paint(frame, np.full_like(mask, 255))
     np.testing.assert_array_equal(without, frame)
+
+
+def test_each_of_several_videos_is_segmented_as_by_itself(tmp_path, capfd, refused, monkeypatch):
+    """A folder, a pattern and arguments are the same; the weights are loaded once; of a fault in the last nothing is
+    written."""
+    loaded, folder = [], folder_of(tmp_path / "films")
+    monkeypatch.setattr("cffm_jax.inference.load.load", lambda path: loaded.append(path) or Network())
+    for name, count in {"2.mp4": 4, "10.mkv": 3}.items():
+        film(folder / name, count)
+    (folder / "notes.txt").write_text("")
+    ran(folder)
+    said = capfd.readouterr()
+    assert len(loaded) == 1 and "predict 2/2" in said.err
+    last = said.out.splitlines()
+    assert [line.split(":")[0] for line in last] == [f"{folder}_prediction{x}" for x in ("/2", "/10", "")]
+    ran(folder / "2.mp4", "--output", tmp_path / "alone")
+    written = Path(f"{folder}_prediction")
+    for path in files(tmp_path / "alone"):
+        there = written / "2" / path.relative_to(tmp_path / "alone")
+        assert there.is_dir() if path.is_dir() else there.read_bytes() == path.read_bytes(), path
+    assert len(masks_in(written / "10")) == 3
+    for i, inputs in enumerate((["films/*.m*"], ["films/2.mp4", "films/10.mkv"])):
+        ran(*(tmp_path / each for each in inputs), "--output", tmp_path / f"{i}")
+        assert sorted(path.name for path in files(tmp_path / f"{i}")) == sorted(path.name for path in files(written))
+    argv = [folder, "--checkpoint", "none"]
+    refused(predict_command, argv, written / "2", "is there already")
+    cut(folder / "10.mkv", 0.1)
+    refused(predict_command, [*argv, "--output", tmp_path / "new"], folder / "10.mkv")
+    argv[1:1] = [folder / "notes.txt", "--output", tmp_path / "new"]
+    refused(predict_command, [folder / "2.mp4", *argv[1:]], "name videos alone")
 
 
 def test_overwriting_replaces_only_what_is_ours(shared, tmp_path, refused):
@@ -399,7 +434,11 @@ REFUSED = {
     "WebP bomb": (lambda f: huge(f / "a.webp"), "claims more than"),
     "floats": (lambda f: saved(f / "a.tif", np.zeros((8, 8), np.float32)), "floats"),
     "empty folder": (lambda f: folder_of(f / "d"), "holds no image"),
-    "folder of films": (lambda f: film(folder_of(f / "d") / "a.mp4").parent, "holds no image"),
+    "folder of films, one cut": (lambda f: cut(film(folder_of(f / "d") / "a.mp4"), 0.6).parent, "is cut off"),
+    "folder of films of one name": (
+        lambda f: film(film(folder_of(f / "d") / "a.mkv").with_name("a.mp4")).parent,
+        "has the name of",
+    ),
     "folder, two sizes": (lambda f: folder_of(f / "d", a=picture(), b=picture((32, 32))), "b.png: is 32x32"),
     "folder, one damaged": (lambda f: cut(folder_of(f / "d", a=picture(), b=picture()) / "b.png", 0.5).parent, "b.png"),
     "folder with a pipe": (lambda f: piped(folder_of(f / "d", a=picture())), "b.png: is no ordinary file"),
@@ -476,7 +515,7 @@ def test_a_cut_video_is_told_of(tmp_path, capfd):
         (["A", "--overlap", "32"], "--overlap: has no use without --tile"),
         (["A", "--masks", "jpg"], "--masks"),
         (["A", "--overwrit"], "--overwrite"),
-        (["A", "A"], "is no image, and of several files each is a frame"),
+        (["A", "A"], "has the name of"),
     ],
 )
 def test_refused_options(argv, says, shared, tmp_path, refused):
