@@ -90,9 +90,11 @@ def _export(options: ConvertOptions) -> None:
     if not isinstance(weights.model, Method):
         raise InputError(options.file, "holds an encoder alone", "give the weights of a whole model")
     write = export_onnx if options.to == "onnx" else export_stream
-    write(weights, options.output, options.size, streams=options.streams)
+    compared = write(weights, options.output, options.size, streams=options.streams)
     frames = f"{options.streams} x {options.size[0]}x{options.size[1]}"
     print(f"{options.output}: written ({weights.config.model.name}, {frames})")
+    if compared:
+        print(compared)
 
 
 def _require_new(path: Path) -> None:

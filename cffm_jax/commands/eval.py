@@ -29,8 +29,8 @@ COMMON = (
 
 def eval_command(argv: Sequence[str]) -> None:
     """``eval.py``: figures of a checkpoint or of predictions on disk, or a submission."""
-
-    line = CommandLine(EvalOptions, argv, "Evaluate a checkpoint, or predictions that another program wrote.", COMMON)
+    description = "Evaluate a checkpoint, or predictions that another program wrote: mIoU, VC (video consistency), ..."
+    line = CommandLine(EvalOptions, argv, description, COMMON)
 
     def with_config(config: Config) -> EvalOptions:
         if line.given.get("submission"):  # Another default, on top of which --split still goes.

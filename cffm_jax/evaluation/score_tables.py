@@ -42,7 +42,7 @@ def main_table(rows: Mapping[str, Scores]) -> str:
     left_out = max((f["left_out"] for f in figures.values()), default=0)
     if left_out:
         table += f"\n{short_videos(next(iter(rows.values())).cutoff, left_out)}."
-    return table + _measured(rows, metrics)
+    return f"{table}\nVC is video consistency (docs/metrics.md).{_measured(rows, metrics)}"
 
 
 def short_videos(cutoff: int, left_out: float) -> str:

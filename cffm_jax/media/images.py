@@ -100,7 +100,8 @@ def list_images(folder: str) -> list[str]:
 
 
 def left_out(folder: str, images: Sequence[str]) -> list[str]:
-    """A remark on the files of a folder, but for hidden ones, that are none of its ``images``."""
+    """A remark on the files of a folder, but for hidden ones, that are none of its ``images`` (or
+    videos)."""
     names = sorted(name for name in os.listdir(folder) if not name.startswith("."))
     paths, taken = [os.path.join(folder, name) for name in names], set(images)
     others = [path for path in paths if path not in taken and os.path.isfile(path)]

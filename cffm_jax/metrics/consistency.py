@@ -180,7 +180,7 @@ VIDEO_CONSISTENCY = (
     Metric(
         "vc8",
         "VC8",
-        "of the pixels whose label stays the same over 8 frames, those whose prediction does",
+        "video consistency: of the pixels whose label stays the same over 8 frames, those whose prediction does",
         _RELEASED,
         STEADINESS,
         lambda sums: sums.consistency(8, with_last=False),

@@ -17,6 +17,7 @@ from cffm_jax.config import IGNORED_LABEL
 from cffm_jax.data import clips
 from cffm_jax.errors import InputError, Stopped
 from cffm_jax.media.frame import Damage, Selection, Source
+from cffm_jax.media.images import left_out
 from cffm_jax.media.pyav import require_av
 from cffm_jax.media.source import open_source, several_videos
 from cffm_jax.predict import overlays
@@ -79,6 +80,8 @@ def _predict_each(request: Request, videos: Sequence[str]) -> str:
         selection = Selection(each.start, each.end, each.every)
         with Interruption(), open_source(each.inputs, selection, each.rate) as source:
             first_frame(source, selection)
+    for remark in left_out(request.inputs[0], videos) if os.path.isdir(request.inputs[0]) else ():
+        print(f"warning: {shown(remark)}", file=sys.stderr)
     for i, each in enumerate(requests.values(), 1):
         print(_predict(each, loaded, f"predict {i}/{len(requests)}"), flush=True)
     return f"{shown(folder)}: {len(requests)} videos"

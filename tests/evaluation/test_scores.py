@@ -218,11 +218,12 @@ def test_main_table(rows):
     assert lines[2].split() == ["CFFM", *expected, "1", "20"]
     assert lines[4:] == [
         "Videos of at most 16 frames (1 here) count in VC8 Eq. 9, VC16 Eq. 9, CC8, CC16 alone.",
+        "VC is video consistency (docs/metrics.md).",
         "Videos that could be measured: VC8 1, VC16 1, VC8 Eq. 9 2, VC16 Eq. 9 1.",
     ]
     every = score_tables.main_table({"a": dataclasses.replace(rows["CFFM"], cutoff=0)}).splitlines()
     assert every[2].split()[-2:] == ["2", "29"]
-    assert every[3:] == ["Videos that could be measured: VC8 2, VC16 1, VC8 Eq. 9 2, VC16 Eq. 9 1."]
+    assert every[4:] == ["Videos that could be measured: VC8 2, VC16 1, VC8 Eq. 9 2, VC16 Eq. 9 1."]
 
 
 def test_class_table(rows):

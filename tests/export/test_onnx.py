@@ -5,6 +5,7 @@ import functools
 import json
 import subprocess
 import sys
+import types
 
 import jax
 import numpy as np
@@ -53,6 +54,7 @@ def file(network, tmp_path_factory):
 
 ALONE = """
 import sys
+import types
 class Refuse:
     def find_spec(self, name, path=None, target=None):
         if name.split(".")[0] in {"cffm_jax", "jax", "flax", "jax2onnx", "onnx", "torch", "tensorflow"}:
@@ -116,6 +118,34 @@ def test_a_model_without_a_ring(config, tmp_path):
     """What is written was compared with the model: it has a state of two numbers."""
     onnx.export_onnx(loaded("segformer_b0", config), tmp_path / "x.onnx", SIZE)
     assert (tmp_path / "x.onnx").stat().st_size > 1e6
+
+
+def test_how_near_a_step_is(tmp_path):
+    """Against sessions of the very step: moved by a little, by too much, by nan, in the state and in the masks."""
+
+    def step(clock, ages, state, frames):
+        return clock + 1, ages + 1, 2 * state, frames[..., 0]
+
+    specs = [jax.ShapeDtypeStruct(shape, kind) for shape, kind in (((), "i4"), ((1,), "i4"), ((3, 5), "f4"))]
+    specs.append(jax.ShapeDtypeStruct((1, 40, 50, 3), "u1"))
+
+    class Session:
+        def __init__(self, state=0.0, pixels=0):
+            self.state, self.pixels = state, pixels
+
+        def get_inputs(self):
+            return [types.SimpleNamespace(name=name) for name in ("clock", "ages", "x", "frames")]
+
+        def run(self, _, inputs):
+            clock, ages, state, masks = map(np.array, step(*inputs.values()))
+            masks.reshape(-1)[: self.pixels] += 1
+            return [clock, ages, state + self.state, masks]
+
+    for session, said in {Session(): "0 of 2000 pixels", Session(pixels=1): "1 of 2000 pixels"}.items():
+        assert said in onnx._compare(tmp_path, session, step, specs)
+    for session in (Session(pixels=2), Session(state=0.1), Session(state=np.nan)):
+        with pytest.raises(InputError, match="computes something else"):
+            onnx._compare(tmp_path, session, step, specs)
 
 
 @pytest.mark.onnx

@@ -240,7 +240,7 @@ def test_each_of_several_videos_is_segmented_as_by_itself(tmp_path, capfd, refus
     (folder / "notes.txt").write_text("")
     ran(folder)
     said = capfd.readouterr()
-    assert len(loaded) == 1 and "predict 2/2" in said.err
+    assert len(loaded) == 1 and "predict 2/2" in said.err and f"such as {folder}/notes.txt" in said.err
     last = said.out.splitlines()
     assert [line.split(":")[0] for line in last] == [f"{folder}_prediction{x}" for x in ("/2", "/10", "")]
     ran(folder / "2.mp4", "--output", tmp_path / "alone")

@@ -148,7 +148,8 @@ def consistency_section(tree: Mapping[str, Any], strips: Sequence[Strip]) -> lis
         key = [
             element("span", element("span", class_=f"chip key colour-{series(i)}"), row) for i, row in enumerate(tree)
         ]
-        text = f"VC of each video in percent (Eq. 9), the videos ordered by that of {next(iter(tree))}."
+        first_row = next(iter(tree))
+        text = f"VC (video consistency) of each video in percent (Eq. 9), the videos ordered by that of {first_row}."
         parts = [
             element("p", text, class_="note"),
             element("div", *key, class_="legend"),
