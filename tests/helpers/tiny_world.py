@@ -1,0 +1,286 @@
+"""A folder where the commands of README and docs run: tiny data and files under the names that they have there.
+
+What one documented command reads and another writes is written by that other: a chain that does not fit together in
+the documentation does not in the tests.
+"""
+
+import contextlib
+import dataclasses
+import shutil
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import pytest
+from PIL import Image
+
+import cffm_jax
+from cffm_jax.commands.convert import convert_command
+from cffm_jax.commands.train import train_command
+from cffm_jax.data.synthetic.generate import SyntheticConfig, generate
+from cffm_jax.inference import video_prototypes, whole_videos
+from cffm_jax.models.encoders import mit
+from cffm_jax.models.variables import flatten
+from cffm_jax.settings import load_config
+from cffm_jax.training import setup
+from cffm_jax.weights import open as weights_open
+from cffm_jax.weights import start as weights_start
+
+from helpers import datasets, documented, exports, films, runs, weight_files
+from helpers.drawn import lively
+
+SIZES = {
+    f"b{i}": mit.MiTSize(channels, runs.DEPTHS, f"b{i}")
+    for i, channels in enumerate([(4, 8, 20, 32), *((8, 16, 40, 64 + 8 * i) for i in range(5))])
+}
+"""Instead of MiT's: no two alike, as weights are told by their shapes."""
+SMALL = (
+    *runs.TINY, "--model.width", "8", "--model.blocks", "1", "--model.global_blocks", "1", "--train.batch_size", "1",
+)  # fmt: skip
+"""Before what a command says itself."""
+DATASET = SyntheticConfig(videos_train=1, videos_val=1, videos_test=1, frames=18, height=64, width=96)
+ONCE = ("--train.steps", "1")
+"""Behind it."""
+PLACEHOLDERS = {"RUN": "runs/cffm_b1_vspw", "/shared/runs/b1": "shared/runs/b1"}
+READ = (
+    "--checkpoint", "--init.model", "--init.encoder", "--prototypes.checkpoint", "--predictions", "--data.root",
+    "--beside", "--inspect",
+)  # fmt: skip
+"""Options that name what is there before a command runs."""
+KEPT = ("configs", "data", "runs")
+"""What is not removed after a command."""
+
+
+def value(words, option):
+    return words[words.index(option) + 1] if option in words else None
+
+
+@contextlib.contextmanager
+def world(folder, page):
+    """A `World`, and backbones that suit it."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, size in SIZES.items():
+            patch.setitem(mit.SIZES, name, size)
+        yield World(folder, page)
+    shutil.rmtree(folder)
+
+
+class World:
+    """``run(words, execute)`` runs a command with what it reads. ``page``: whose commands make that, before others'."""
+
+    def __init__(self, folder: Path, page: str):
+        self.folder = folder
+        pages = [page, *(other for other in documented.TEXTS if other != page)]
+        commands = [words for each in pages for words in documented.commands_of(documented.TEXTS[each])]
+        self._writers = {name: words for words in reversed(commands) for name in written(words)}
+        (folder / "configs").symlink_to(runs.ROOT / "configs")
+        vspw(folder / "data" / "VSPW_480p")
+        self._given = {
+            "FILE": segformer, "EXPORT": exports.cvat_masks, "demo/seed0": demo, "frames": pictures,
+            "SegFormer-B1": lambda path: shutil.copytree(folder / "masks", path),
+            "data/cityscapes": cityscapes, "data/synthetic": synthetic, "demo/videos": synthetic, "own": own,
+            "studies/cffmpp_b0-e417f84f/seed0": study, "thermal": thermal,
+            "video.mp4": lambda path: films.film(path, 12, size=(48, 64)),
+            **{f"mit_{size}.pth": encoder for size in ("b0", "b1", "b2", "b5")},
+        }  # fmt: skip
+
+    def run(self, words, execute):
+        """Executes a command of the documentation beside what it reads, and removes what it wrote beside the runs."""
+        before = set(self.folder.iterdir())
+        try:
+            return self._made(words, execute)
+        finally:
+            for path in set(self.folder.iterdir()) - before:
+                if path.name not in KEPT:
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    def _made(self, words, execute):
+        words = tuple(PLACEHOLDERS.get(word, word) for word in words)
+        words = tuple(root_of(words) if word == "ROOT" else word for word in words)
+        for name in read(words):
+            self.make(name, execute)
+        for name in written(words):
+            shutil.rmtree(self.folder / name, ignore_errors=True)
+        return execute(small(words))
+
+    def make(self, name, execute):
+        """Has a file or folder made, by the command that the documentation has for it."""
+        path = self.folder / name
+        if path.exists():
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if name in self._given:
+            self._given[name](path)
+        elif name in self._writers:
+            status = self._made(self._writers[name], execute)
+            assert not status and path.exists(), f"{' '.join(self._writers[name])} wrote no {name}"
+        else:
+            raise AssertionError(f"nothing in the documentation writes {name}")
+
+
+def config_of(words):
+    return load_config(Path(value(words, "--config")).stem)
+
+
+def root_of(words):
+    """What ROOT stands for."""
+    if "cffm_jax.data.import_labels" in words:
+        return "imported"
+    return "thermal" if "--channels" in words else "own" if "folder" in words else "data/VSPW_480p"
+
+
+def written(words):
+    """What a command writes for other commands to read."""
+    if words[1] == "train.py" and "--cluster.process" not in words:
+        return [value(words, "--workdir") or config_of(words).workdir]
+    if words[1] == "convert.py" and "--inspect" not in words:
+        return [words[3]]
+    if "cffm_jax.data.prepare" in words:
+        return [words[4], f"{words[4]}/vspw/1.0.0"]
+    return [value(words, "--save_predictions")] if "--save_predictions" in words else []
+
+
+def read(words):
+    """What is there before a command runs."""
+    names = [value(words, option) for option in READ if option in words]
+    if words[1] == "train.py" and "--data.root" not in words:
+        names.append(config_of(words).data.root)
+    if words[1] in ("predict.py", "convert.py") or words[2].startswith("cffm_jax.data."):
+        first = words[2 if words[1] != "-m" else 3]
+        names.append({"-": "video.mp4", "frames/": "frames", "frames/*.jpg": "frames"}.get(first, first))
+    if "SegFormer-B1" in names:
+        names.insert(0, "masks")
+    made = "cffm_jax.data.synthetic" in words
+    return [name for name in names if name and not name.startswith(("-", "hf:")) and not made]
+
+
+def small(words):
+    """The command with options that make it small."""
+    name, rest = words[:2], words[2:]
+    if "train.py" in words:
+        return (*name, *SMALL, *rest, *ONCE)
+    if "eval.py" in words and "--config" in words:
+        return (*name, *SMALL, *rest)
+    if "predict.py" in words:
+        return (*words, "--scale", "96", "96")  # Causal prototypes are not more than a frame's tokens.
+    if "cffm_jax.data.show" in words:
+        return (*words, *SMALL, "--clips", "1")
+    if "cffm_jax.study" in words:
+        return (*words, *SMALL, *ONCE, "--seeds", "0", "--train.checkpoint_every", "1")
+    if "cffm_jax.data.synthetic" in words:
+        counts = (f"--{name}={count}" for name, count in dataclasses.asdict(DATASET).items())
+        return (*words, *(count.replace("_", "-") for count in counts))
+    if "--size" in words and "convert.py" in words:
+        at = words.index("--size")
+        return (*words[: at + 1], "64", "96", *words[at + 3 :])
+    return words
+
+
+# --- what stands in a world -------------------------------------------------------------------------------------------
+
+
+def synthetic(root):
+    generate(root, DATASET)
+
+
+def vspw(root):
+    """Of few classes, which fit any number of them; the videos of the test split are the validation split's."""
+    synthetic(root)
+    (root / "classes.json").unlink()
+    shutil.copy(root / "val.txt", root / "test.txt")
+
+
+def cityscapes(root):
+    for split in ("train", "val"):
+        datasets.write_snippet(root, split, f"{split}burg", 0)
+
+
+def own(root):
+    for split in ("train", "val"):
+        datasets.write_own(root, {f"{split}_a": (12, range(12))}, split, size=(64, 96))
+
+
+def thermal(root):
+    for path in datasets.write_own(root, {"a": (12, range(3))}, size=(16, 24)).glob("a/frames/*.png"):
+        Image.open(path).convert("L").save(path)
+
+
+def pictures(folder):
+    folder.mkdir()
+    for i in range(210):
+        Image.fromarray(films.picture(number=i)).save(folder / f"{i:04}.jpg")
+
+
+def exported(model):
+    return cffm_jax.export_state_dict(lively(model), model)
+
+
+def segformer(path):
+    weight_files.torch_file(path, exported(cffm_jax.create_model("segformer_b0", num_classes=13)))
+
+
+def encoder(path):
+    arrays = exported(cffm_jax.create_model(f"segformer_{path.stem[-2:]}", num_classes=13))
+    weight_files.torch_file(path, {key: array for key, array in arrays.items() if key.startswith("backbone.")})
+
+
+def demo(path):
+    root = path.parent / "videos"
+    root.exists() or synthetic(root)
+    argv = ["--config", "synthetic", *SMALL, *ONCE, "--data.root", "demo/videos", "--workdir", "demo/seed0"]
+    with traced():
+        train_command(argv)
+
+
+def study(path):
+    demo(Path("demo/seed0").absolute())
+    argv = ["--config", "synthetic", *SMALL, *ONCE, "--data.root", "demo/videos", "--init.model", "demo/seed0"]
+    with traced():
+        train_command([*argv, "--model.name", "cffmpp_b0", "--prototypes.count", "20", "--workdir", str(path)])
+
+
+def on_hub(hub, folder):
+    """Puts the SegFormer of the documentation on a small hub."""
+    segformer(folder / "file.pth")
+    convert_command([str(folder / "file.pth"), str(folder / "repository"), "--to", "hub"])
+    files = {path.name: path.read_bytes() for path in (folder / "repository").iterdir()}
+    hub.add("nvidia/segformer-b1-finetuned-ade-512-512", **files)
+
+
+# --- running without compiling ----------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def traced():
+    """Networks are traced with all their shapes, but not compiled: masks are of class 0, a step leaves the weights."""
+
+    def zeros(jitted):
+        def call(*arguments, **options):
+            shapes = jitted.eval_shape(*arguments, **options)
+            return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+
+        return call
+
+    def step_of(*arguments, **options):
+        step = make_train_step(*arguments, **options)
+
+        def call(state, *others):
+            return state.replace(step=state.step + 1), zeros(step)(state, *others)[1]
+
+        return call
+
+    def drawn_leaves(model, key, paths):
+        leaves = flatten(lively(model))
+        return {path: leaves[path] for path in paths}
+
+    make_train_step = setup.make_train_step
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(setup, "make_train_step", step_of)
+        patch.setattr(whole_videos, "jitted_step", zeros(whole_videos.jitted_step))
+        patch.setattr(video_prototypes, "_cluster", zeros(video_prototypes._cluster))
+        patch.setattr(setup, "init_variables", lambda model, key: lively(model))
+        for module in (weights_open, weights_start):
+            patch.setattr(module, "random_leaves", drawn_leaves)
+        # Backwards everything has the shapes that it had forwards.
+        patch.setattr(jax, "value_and_grad", lambda of, **options: lambda x: (of(x), x))
+        yield
