@@ -1,11 +1,15 @@
-"""Runs the code of a notebook, cell after cell in one namespace, as a kernel does; it knows no magics.
+"""Runs the code of a notebook, cell after cell in one namespace and within a running event loop, as a kernel does.
+
+It knows no magics:
 
 python tests/helpers/notebooks.py NOTEBOOK
 """
 
 import ast
+import asyncio
 import json
 import sys
+import time
 from pathlib import Path
 
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
@@ -16,7 +20,11 @@ def cells_of(path, kind="code"):
 
 
 def execute(path):
-    """Prints what the cells print, and of what a last line shows the type and the size."""
+    asyncio.run(_cells(path))
+
+
+async def _cells(path):
+    """Prints what the cells print, of what a last line shows the type and the size, and the processor's seconds."""
     path = Path(path)
     space = {"__name__": "__main__"}
     for number, text in enumerate(cells_of(path)):
@@ -26,7 +34,8 @@ def execute(path):
         if shown:
             value = eval(compile(ast.Expression(shown.value), f"{path.name}, code cell {number}", "eval"), space)
             if value is not None:
-                print(f"shown: {type(value).__name__} {getattr(value, 'size', '')}", flush=True)
+                print(f"shown: {type(value).__name__} {getattr(value, 'size', '')}")
+        print(f"cell {number}: {time.process_time():.0f} s since the start", flush=True)
 
 
 if __name__ == "__main__":
