@@ -1,9 +1,9 @@
 """Every setting of a run, with its default: the only place where defaults are written down.
 
-A config file (``configs/*.py``) defines ``get_config() -> Config`` and changes fields with
-``dataclasses.replace``. The comments under the fields are the command line's help; beside the
-default stands what else is known of a setting, first of all the rule for its value
-(`cffm_jax.rules.About`).
+A config file (``configs/*.py``) defines ``get_config() -> Config``, or a function of the command
+line (`settings.load_recipe`), and changes fields with ``dataclasses.replace``. The comments under
+the fields are the command line's help; beside the default stands what else is known of a setting,
+first of all the rule for its value (`cffm_jax.rules.About`).
 """
 
 from __future__ import annotations
