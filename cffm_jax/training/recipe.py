@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import statistics
 from collections import Counter
 from collections.abc import Mapping
@@ -35,7 +36,7 @@ def fitted(base: Config, given: Mapping[str, Any]) -> tuple[Config, tuple[str, .
     """Fills in what the data say; a run that has begun keeps what it was begun with.
 
     Args:
-      base: the rest of the settings; without data, ``data.root`` "", it stays as it is.
+      base: the rest of the settings; where no data are there it stays as it is.
       given: values of the command line by dotted name, which hold.
 
     Returns:
@@ -46,8 +47,8 @@ def fitted(base: Config, given: Mapping[str, Any]) -> tuple[Config, tuple[str, .
     """
     own = [(name, value) for name, value in given.items() if name in SETTINGS]
     config = with_paths(with_changes(base, own))
-    if not config.data.root:
-        return base, ()
+    if not os.path.isdir(config.data.root):
+        return base, ()  # For --help; the training asks for it.
     stored = _begun(Path(config.workdir))
     if stored:
         return stored, (f"settings: those that {config.workdir} was begun with",)
