@@ -68,5 +68,5 @@ def test_every_cell_runs(path, tmp_path):
     assert status == 0, err
     for words in SAID[path.stem]:
         assert words in out
-    assert re.search(r"^shown: Image \(\d+, \d+\)$", out, re.MULTILINE)
+    assert re.search(r"^shown: \w*Image\w* \(\d+, \d+\)$", out, re.MULTILINE)
     assert not list((tmp_path / "kernel").iterdir()), "nothing is left where it was opened"
