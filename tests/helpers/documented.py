@@ -10,7 +10,7 @@ from helpers.runs import ROOT
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 TEXTS = {page.name: page.read_text() for page in PAGES}
-TEXTS["train.sbatch"] = f"```\n{(ROOT / "docs" / "train.sbatch").read_text()}```\n"
+TEXTS["train.sbatch"] = "\n".join(("```", (ROOT / "docs" / "train.sbatch").read_text() + "```", ""))
 COMMANDS = {"train.py": "train", "eval.py": "eval", "predict.py": "predict", "convert.py": "convert"}
 
 
