@@ -1,4 +1,4 @@
-"""The commands of benchmarks in docs: the options of each are there, and one of each script runs on tiny sizes."""
+"""The commands of benchmarks in docs: the options of each are there, and of some scripts one runs on tiny sizes."""
 
 import argparse
 import os
@@ -19,16 +19,16 @@ FRAMES = ("--height", "64", "--width", "96")
 TINY = {
     ("context.py",): (*FRAMES, "--seconds", "0.01"),
     ("data.py",): (*FRAMES, "--videos", "1", "--workers", "0", "--threads", "1", "--clips", "2", "--rounds", "1"),
-    ("kmeans.py",): (*FRAMES, "--length", "10", "--k", "4", "--iterations", "2", "--rounds", "1", "--model", "cffm_b0"),
-    ("memory.py",): ("--frames", "20",),
-    ("metrics.py",): ("--size", "64", "96", "--frames", "4", "--classes", "8", "--repeats", "1"),
-    ("model.py", "--models"): (*FRAMES, "--output", "64", "96", "--batch", "1", "--seconds", "0.01", "--classes", "8"),
+    ("memory.py",): ("--frames", "20"),
     ("scaling.py", "--bytes"): (),
 }  # fmt: skip
 """Script, with an option of the command that is taken -> what makes it tiny."""
 ELSEWHERE = {
     "convert.py": "a process and 62 MB for each of its rows; it times what tests/weights/test_conversion.py runs",
     "inference.py": "tests/benchmarks/test_inference_benchmark.py",
+    "kmeans.py": "its programs compile for a minute; tests/models/test_kmeans.py",
+    "metrics.py": "frames so small have no steady pixels to compare; tests/metrics/test_metrics.py",
+    "model.py": "it compiles whole networks for minutes; tests/models/test_models.py",
     "soak.py": "it kills runs for minutes; tests/test_commands.py does so once",
     "tiles.py": "tests/benchmarks/test_tiles_benchmark.py",
     "train.py": "it trains real networks for minutes, by train.py, which the pages' commands run",

@@ -41,10 +41,16 @@ def commands_of(text):
     return list(dict.fromkeys(filter(None, map(words_of, spoken(text)))))
 
 
+def targets_of(text):
+    """What ``make`` is told to make in a page."""
+    for line in spoken(text):
+        word, *words = line.split("#")[0].split() or [""]
+        yield from (target for target in words if word == "make" and re.fullmatch(r"[a-z][\w-]*", target))
+
+
 CASES = sorted({words: page for page, text in reversed(TEXTS.items()) for words in commands_of(text)}.items())
 """Each command once, with the first page that has it."""
-TARGETS = sorted({target for text in TEXTS.values() for line in spoken(text) for target in re.findall(
-    r"[\w-]+", " ".join(re.findall(r"^make ((?:[a-z][\w-]*(?: |$))+)", line.split("#")[0].strip())))})  # fmt: skip
+TARGETS = sorted({target for text in TEXTS.values() for target in targets_of(text)})
 """Every target that ``make`` is told to make."""
 
 

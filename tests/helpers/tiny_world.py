@@ -47,7 +47,7 @@ READ = (
     "--beside", "--inspect",
 )  # fmt: skip
 """Options that name what is there before a command runs."""
-KEPT = ("configs", "data", "runs")
+KEPT = ("configs", "data", "runs", "studies")
 """What is not removed after a command."""
 
 
@@ -166,7 +166,8 @@ def small(words):
     if "cffm_jax.data.show" in words:
         return (*words, *SMALL, "--clips", "1")
     if "cffm_jax.study" in words:
-        return (*words, *SMALL, *ONCE, "--seeds", "0", "--train.checkpoint_every", "1")
+        rows = () if "--rows" in words else ("--rows", "A")  # All of them would take a minute.
+        return (*words, *rows, *SMALL, *ONCE, "--seeds", "0", "--train.checkpoint_every", "1")
     if "cffm_jax.data.synthetic" in words:
         counts = (f"--{name}={count}" for name, count in dataclasses.asdict(DATASET).items())
         return (*words, *(count.replace("_", "-") for count in counts))
