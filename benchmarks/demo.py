@@ -1,7 +1,8 @@
 """The whole way on a laptop: synthetic videos -> training -> evaluation -> pictures, with the real commands.
 
-Run by ``make demo``; ``make demo DEMO_ARGS="--seeds 0 1 2"`` trains three networks and prints mean and spread.
-What was done already (videos, a trained network) is not done again.
+Run by ``make demo``, with a small network that learns in a minute. ``make demo DEMO_ARGS="--config synthetic --folder
+demo_b0"`` trains a whole CFFM-B0 for longer; ``--seeds 0 1 2`` trains three networks and prints mean and spread. What
+was done already (videos, a trained network) is not done again.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -29,14 +31,15 @@ from cffm_jax.rules import setting
 from cffm_jax.settings import load_config
 
 ROOT = Path(__file__).resolve().parents[1]
-CONFIG = "configs/synthetic.py"
 FIGURES = {
     "mIoU": "miou", "wIoU": "weighted_iou", "pixel acc.": "pixel_accuracy",
     "VC8": "vc8", "VC16": "vc16", "VC8 Eq. 9": "vc8_paper", "VC16 Eq. 9": "vc16_paper",
 }  # fmt: skip
 
-MINUTES = 11
-"""What a network takes, see docs/demo.md."""
+MINUTES = {"demo": 3, "synthetic": 11}
+"""What a network of each config takes, see docs/demo.md."""
+VIDEOS = {"demo": ("--videos-train", "24", "--videos-test", "0")}
+"""Fewer than there would be."""
 FRAMES = 24
 """Of the moving picture: one video."""
 
@@ -45,10 +48,12 @@ FRAMES = 24
 class DemoOptions:
     folder: str = setting("demo", path=True)
     """Where everything goes."""
+    config: Literal["demo", "synthetic"] = "demo"
+    """Of configs/: a small network, or CFFM-B0."""
     seeds: tuple[int, ...] = (0,)
     """A network is trained for each."""
     steps: int = 0
-    """Training iterations; 0: as configs/synthetic.py says."""
+    """Training iterations; 0: as the config says."""
 
 
 def run(*command: str) -> float:
@@ -116,33 +121,35 @@ def moving_picture(video: Path, path: Path) -> None:
 def main() -> None:
     began = time.time()
     options = tyro.cli(DemoOptions, description=__doc__)
-    folder, config = Path(options.folder), load_config(ROOT / CONFIG)
+    folder, config = Path(options.folder), load_config(options.config)
     videos, minutes = str(folder / "videos"), {"training": 0.0, "evaluation and pictures": 0.0}
     count = options.steps or config.train.steps
     print(
-        f"Makes small videos, trains {config.model.name} on them for {count} steps from random weights, evaluates it "
-        f"and draws its masks beside the per-frame ones. {config.train.steps} steps take some {MINUTES} minutes on two "
-        "quiet CPU cores."
+        f"Makes small videos, trains {config.model.name} (configs/{options.config}.py) on them for {count} steps from "
+        "random weights, evaluates it and draws its masks beside the per-frame ones. With "
+        f"{config.train.steps} steps that takes some {MINUTES[options.config]} minutes on two quiet CPU cores."
     )
-    minutes = {"videos": run("-m", "cffm_jax.data.synthetic", videos), **minutes}
+    minutes = {"videos": run("-m", "cffm_jax.data.synthetic", videos, *VIDEOS.get(options.config, ())), **minutes}
     results = []
     for seed in options.seeds:
         workdir = str(folder / f"seed{seed}")
         shared = ("--data.root", videos)
         steps = ("--train.steps", str(options.steps)) if options.steps else ()
         minutes["training"] += run(
-            "train.py", "--config", CONFIG, *shared, "--workdir", workdir, "--train.seed", str(seed), *steps
+            "train.py", "--config", options.config, *shared, "--workdir", workdir, "--train.seed", str(seed), *steps
         )
         require_one_compilation(ROOT / workdir)
         output = str(folder / f"seed{seed}.json")
-        pictures = ("--pictures", str(folder / "pictures")) if seed == options.seeds[0] else ()
-        minutes["evaluation and pictures"] += run("eval.py", "--checkpoint", workdir, "--output", output, *pictures)
+        drawn = ("--pictures", str(folder / "pictures"), "--report", str(folder / "report"))
+        first = drawn if seed == options.seeds[0] else ()
+        minutes["evaluation and pictures"] += run("eval.py", "--checkpoint", workdir, "--output", output, *first)
         results.append(json.loads((ROOT / output).read_text()))
     print(f"\n{config.model.name}, {len(results)} seed(s), validation videos of {videos}:\n")
     print(table(results, most_frequent_class(ROOT / videos, config.model.num_classes)))
     pictures = folder / "pictures"
     moving_picture(ROOT / pictures / "overlay.mp4", ROOT / pictures / "overlay.webp")
-    print(f"\nPictures: {pictures}/sheet.png, {pictures}/overlay.mp4 (its beginning as overlay.webp)")
+    print(f"\nReport: {folder}/report/index.html, to look at in a browser")
+    print(f"Pictures: {pictures}/sheet.png, {pictures}/overlay.mp4 (its beginning as overlay.webp)")
     parts = ", ".join(f"{part} {each:.1f}" for part, each in minutes.items())
     print(f"Took {(time.time() - began) / 60:.1f} min ({parts}).")
 

@@ -1,0 +1,25 @@
+"""A small CFFM on the built-in videos, from scratch, for `make demo`.
+
+Command:   make demo
+Cost:      about a minute of training on 2 cores
+Expected:  see docs/demo.md
+"""
+
+import synthetic
+
+from cffm_jax.config import Config
+from cffm_jax.rules import with_changes
+
+
+def get_config() -> Config:
+    changes = [
+        ("workdir", "runs/demo"),
+        ("model.depths", (1, 1, 1, 1)),
+        ("model.width", 64),
+        ("model.blocks", 2),
+        ("optim.head_multiplier", 3.0),
+        ("train.steps", 400),
+        ("train.batch_size", 4),
+        ("train.checkpoint_every", 400),
+    ]
+    return with_changes(synthetic.get_config(), changes)
