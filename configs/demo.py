@@ -1,6 +1,6 @@
 """A small CFFM on the built-in videos, from scratch, for `make demo`.
 
-Command:   make demo
+Command:   make demo, or: python train.py --config configs/demo.py --data.root demo/videos
 Cost:      about a minute of training on 2 cores
 Expected:  see docs/demo.md
 """

@@ -655,13 +655,13 @@ def test_config_is_missing(tmp_path, refused):
     refused(train_command, ["--config", tmp_path / "none.py"], tmp_path / "none.py", "no such config file")
 
 
-def test_a_benchmarks_config_asks_for_imagenet_weights(tmp_path, refused):
-    argv = ["--config", "b1_vspw", "--data.root", tmp_path / "none", "--workdir", tmp_path / "run"]
+def test_a_benchmarks_config_asks_for_imagenet_weights(data, tmp_path, refused):
+    argv = ["--config", "b1_vspw", "--data.root", data, "--workdir", tmp_path / "run"]
     said = "--init.encoder: is missing: the config trains from ImageNet weights of b1; name their file, or give "
     for more in ([], ["--init.encoder", ""]):
         refused(train_command, [*argv, *more], said + "--init.encoder none to train from random weights")
     for more in (["--init.encoder", "none"], ["--init.model", "run"]):
-        refused(train_command, [*argv, *more], tmp_path / "none", "there is no such folder")
+        refused(train_command, [*argv, *more, "--data.root", tmp_path], "has no data folder inside")
     refused(train_command, [*argv, "--init.encoder", "x", "--init.model", "y"], "together with --init.model")
 
 

@@ -14,7 +14,7 @@ def test_there_are_commands():
     assert len(CASES) > 80
     assert {words[1] for words, _ in CASES} >= {*COMMANDS, "-m"}
     for words, _ in CASES:
-        if "--config" in words:
+        if "--config" in words and not words[words.index("--config") + 1].startswith("runs/"):
             assert find_config(words[words.index("--config") + 1]).is_file()
 
 

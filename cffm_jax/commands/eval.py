@@ -21,7 +21,7 @@ _SUBMITTED = "test"
 """The split that ``--submission`` takes unless another is named."""
 
 COMMON = (
-    "data.root", "data.layout", "data.eval_split",
+    "data.root", "data.layout",
     "eval.prototypes", "eval.devices", "eval.max_videos", "eval.tile", "eval.overlap",
 )  # fmt: skip
 """Settings that ``--help`` shows."""

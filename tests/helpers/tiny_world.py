@@ -76,9 +76,9 @@ class World:
         (folder / "configs").symlink_to(runs.ROOT / "configs")
         vspw(folder / "data" / "VSPW_480p")
         self._given = {
-            "FILE": segformer, "EXPORT": exports.cvat_masks, "demo/seed0": demo, "frames": pictures,
+            "FILE": segformer, "EXPORT": exports.cvat_masks, "demo_b0/seed0": demo, "frames": pictures,
             "SegFormer-B1": lambda path: shutil.copytree(folder / "masks", path),
-            "data/cityscapes": cityscapes, "data/synthetic": synthetic, "demo/videos": synthetic, "own": own,
+            "data/cityscapes": cityscapes, "data/synthetic": synthetic, "demo_b0/videos": synthetic, "own": own,
             "studies/cffmpp_b0-e417f84f/seed0": study, "thermal": thermal,
             "video.mp4": lambda path: films.film(path, 12, size=(48, 64)),
             **{f"mit_{size}.pth": encoder for size in ("b0", "b1", "b2", "b5")},
@@ -228,14 +228,14 @@ def encoder(path):
 def demo(path):
     root = path.parent / "videos"
     root.exists() or synthetic(root)
-    argv = ["--config", "synthetic", *SMALL, *ONCE, "--data.root", "demo/videos", "--workdir", "demo/seed0"]
+    argv = ["--config", "synthetic", *SMALL, *ONCE, "--data.root", "demo_b0/videos", "--workdir", "demo_b0/seed0"]
     with traced():
         train_command(argv)
 
 
 def study(path):
-    demo(Path("demo/seed0").absolute())
-    argv = ["--config", "synthetic", *SMALL, *ONCE, "--data.root", "demo/videos", "--init.model", "demo/seed0"]
+    demo(Path("demo_b0/seed0").absolute())
+    argv = ["--config", "synthetic", *SMALL, *ONCE, "--data.root", "demo_b0/videos", "--init.model", "demo_b0/seed0"]
     with traced():
         train_command([*argv, "--model.name", "cffmpp_b0", "--prototypes.count", "20", "--workdir", str(path)])
 
