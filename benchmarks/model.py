@@ -70,7 +70,7 @@ class Options:
     """Width of the model's input, a multiple of 32."""
     batch: int = 2
     """Frames in one call."""
-    classes: int = ModelConfig.num_classes
+    classes: int = 124
     """Classes; 19 with --height 512 --width 1024 are Cityscapes' in the papers."""
     output: tuple[int, int] = (480, 853)
     """Height and width of the masks."""

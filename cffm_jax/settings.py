@@ -85,7 +85,7 @@ def load_recipe(name: str | Path, given: Mapping[str, Any] = MappingProxyType({}
     sys.path[:0] = [str(path.parent.resolve()), str(shipped_configs())]
     try:
         spec.loader.exec_module(module)
-        made = module.get_config(*((given,) if inspect.signature(module.get_config).parameters else ()))
+        made = module.get_config(*((given,) if "given" in inspect.signature(module.get_config).parameters else ()))
     except InputError:
         raise
     except Exception as error:  # The file is a program of the user's: anything can go wrong in it.
@@ -132,7 +132,11 @@ def _from_dict(cls: type[T], stored: dict[str, Any], source: object, prefix: str
     stored = dict(stored)
     for name, rule in about(cls).items():
         if rule.formerly and "." not in name and rule.formerly.name in stored:
-            stored[name] = rule.formerly.today(stored.pop(rule.formerly.name))
+            before = prefix + rule.formerly.name
+            try:
+                stored[name] = rule.formerly.today(stored.pop(rule.formerly.name))
+            except (TypeError, ValueError) as error:
+                raise InputError(source, f"stored config: {before} cannot be read", "name another run") from error
     unknown = [prefix + key for key in stored if key not in types]
     if unknown:
         problem = f"stored config: unknown {', '.join(unknown)}"

@@ -65,9 +65,9 @@ def require_masks(path: str, videos: Sequence[Video]) -> None:
 
 
 def on_the_same(stored: Config, asked: Config) -> Config:
-    """The settings of other weights, with the data and the rules of an evaluation that is asked
-    for."""
-    names = ("data.root", "data.layout", "data.eval_split")
+    """The settings of other weights, with the data, the size of its frames and the rules of an
+    evaluation that is asked for."""
+    names = ("data.root", "data.layout", "data.eval_split", "data.frame_size")
     changes = [(name, value) for name, value in values(asked).items() if name in names or name.startswith("eval.")]
     return with_changes(stored, changes)
 

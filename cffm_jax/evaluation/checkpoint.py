@@ -158,6 +158,8 @@ def _prepare(options: EvalOptions, with_config: Callable[[Config], EvalOptions])
         model, *models = (build_model(each.model, each.data.frame_channels) for each in (config, *configs))
         own, *rows = model.rows(config.eval.prototypes)
         name = options.name or own
+        if options.name in rows:
+            raise InputError("--name", f"is {name}, as another row is called already", "name it otherwise")
         require_new_names(sources, (name, *rows))
         devices = chosen_devices(config.eval.devices, jax.local_devices())
         videos = evaluation_videos(config, masks=not options.submission)

@@ -25,6 +25,7 @@ from cffm_jax.predict.class_choice import chosen_classes
 from cffm_jax.predict.input_frames import KeptFrames, first_frame, whole_frames
 from cffm_jax.predict.request import Request
 from cffm_jax.predict.writers import (
+    ABOUT,
     ClassShares,
     LogitArchives,
     MaskArchive,
@@ -67,10 +68,15 @@ def _predict_each(request: Request, videos: Sequence[str]) -> str:
     """Each video as by itself, one after another, with the weights loaded once. Every video is
     opened, and every place looked at, before anything is written."""
     folder = request.output or default_output(request.inputs)
+    if os.path.lexists(os.path.join(folder, ABOUT)):
+        problem = "is the prediction of one input, and these are several videos"
+        raise InputError(folder, problem, "name another folder with --output")
     requests: dict[str, Request] = {}
     loaded: dict[str, Weights] = {}
     for path in videos:
         name = os.path.splitext(os.path.basename(path))[0]
+        if path in (each.inputs[0] for each in requests.values()):
+            raise InputError(path, "is named twice", "name it once")
         if name in requests:
             problem = f"has the name of {requests[name].inputs[0]}, and each video gets a folder of its name"
             raise InputError(path, problem, "rename one of them, or segment it by itself")

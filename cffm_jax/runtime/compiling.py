@@ -87,7 +87,11 @@ def compiling(what: str, *kind: object) -> Iterator[None]:
 
 def _tell(what: str, seconds: float | None) -> None:
     if sys.stderr is not None:
-        known = "the first time takes a while" if seconds is None else f"it took {seconds:.0f} s last time"
+        known = (
+            "the first time takes a while"
+            if seconds is None
+            else f"it took {seconds:.0f} s last time, less where it is kept"
+        )
         tqdm.write(f"compiling {what} ({known})", file=sys.stderr)
 
 

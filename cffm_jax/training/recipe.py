@@ -109,7 +109,7 @@ def _take_course(taken: _Taken) -> None:
     labelled = sum(len(video.targets) for video in read_split(data.root, data.train_split, layout=data.layout))
     batch = min(_BATCH, 2 ** (labelled.bit_length() - 1))
     taken.take("train.batch_size", batch, "as in the papers" if batch == _BATCH else f"{labelled} frames have labels")
-    batch = taken.config.train.batch_size
+    batch = max(1, taken.config.train.batch_size)  # One of less is refused later.
     steps = min(_MOST, max(_FEWEST, math.ceil(_PASSES * labelled / batch / 100) * 100))
     times = f"each of {labelled} labelled frames is a target about {steps * batch / labelled:.0f} times"
     taken.take("train.steps", steps, times)

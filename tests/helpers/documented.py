@@ -44,7 +44,7 @@ def commands_of(text):
 def targets_of(text):
     """What ``make`` is told to make in a page."""
     for line in spoken(text):
-        word, *words = line.split("#")[0].split() or [""]
+        word, *words = shlex.split(line.split("#")[0]) if line.startswith("make ") else [""]
         yield from (target for target in words if word == "make" and re.fullmatch(r"[a-z][\w-]*", target))
 
 

@@ -6,6 +6,7 @@ the documentation does not in the tests.
 
 import contextlib
 import dataclasses
+import itertools
 import shutil
 from pathlib import Path
 
@@ -44,7 +45,7 @@ ONCE = ("--train.steps", "1")
 PLACEHOLDERS = {"RUN": "runs/cffm_b1_vspw", "/shared/runs/b1": "shared/runs/b1"}
 READ = (
     "--checkpoint", "--init.model", "--init.encoder", "--prototypes.checkpoint", "--predictions", "--data.root",
-    "--beside", "--inspect",
+    "--inspect",
 )  # fmt: skip
 """Options that name what is there before a command runs."""
 KEPT = ("configs", "data", "runs", "studies")
@@ -80,7 +81,7 @@ class World:
             "SegFormer-B1": lambda path: shutil.copytree(folder / "masks", path),
             "data/cityscapes": cityscapes, "data/synthetic": synthetic, "demo_b0/videos": synthetic, "own": own,
             "studies/cffmpp_b0-e417f84f/seed0": study, "thermal": thermal,
-            "video.mp4": lambda path: films.film(path, 12, size=(48, 64)),
+            "films": movies, "video.mp4": lambda path: films.film(path, 12, size=(48, 64)),
             **{f"mit_{size}.pth": encoder for size in ("b0", "b1", "b2", "b5")},
         }  # fmt: skip
 
@@ -118,6 +119,12 @@ class World:
             raise AssertionError(f"nothing in the documentation writes {name}")
 
 
+def beside(words):
+    """The paths of ``--beside``, which takes several, named or not."""
+    after = words[words.index("--beside") + 1 :] if "--beside" in words else ()
+    return [word.rpartition("=")[2] for word in itertools.takewhile(lambda word: not word.startswith("--"), after)]
+
+
 def config_of(words):
     return load_config(Path(value(words, "--config")).stem)
 
@@ -126,7 +133,7 @@ def root_of(words):
     """What ROOT stands for."""
     if "cffm_jax.data.import_labels" in words:
         return "imported"
-    return "thermal" if "--channels" in words else "own" if "folder" in words else "data/VSPW_480p"
+    return "thermal" if "--channels" in words else "own" if {"folder", "finetune"} & {*words} else "data/VSPW_480p"
 
 
 def written(words):
@@ -143,11 +150,14 @@ def written(words):
 def read(words):
     """What is there before a command runs."""
     names = [value(words, option) for option in READ if option in words]
+    names += beside(words)
     if words[1] == "train.py" and "--data.root" not in words:
         names.append(config_of(words).data.root)
     if words[1] in ("predict.py", "convert.py") or words[2].startswith("cffm_jax.data."):
         first = words[2 if words[1] != "-m" else 3]
-        names.append({"-": "video.mp4", "frames/": "frames", "frames/*.jpg": "frames"}.get(first, first))
+        names.append(
+            {"-": "video.mp4", "frames/": "frames", "frames/*.jpg": "frames", "films/": "films"}.get(first, first)
+        )
     if "SegFormer-B1" in names:
         names.insert(0, "masks")
     made = "cffm_jax.data.synthetic" in words
@@ -199,6 +209,7 @@ def cityscapes(root):
 def own(root):
     for split in ("train", "val"):
         datasets.write_own(root, {f"{split}_a": (12, range(12))}, split, size=(64, 96))
+    (root / "classes.txt").write_text("".join(f"class {i}\n" for i in range(8)))
 
 
 def thermal(root):
@@ -210,6 +221,12 @@ def pictures(folder):
     folder.mkdir()
     for i in range(210):
         Image.fromarray(films.picture(number=i)).save(folder / f"{i:04}.jpg")
+
+
+def movies(folder):
+    folder.mkdir()
+    for name in ("one.mp4", "two.mp4"):
+        films.film(folder / name, 12, size=(48, 64))
 
 
 def exported(model):

@@ -139,7 +139,7 @@ def test_streams_side_by_side_that_start_anew_at_any_time(network, frames, expec
 def test_a_state_is_used_once_and_goes_on_bitwise_after_it_was_stored(network, frames, tmp_path):
     """As docs/python.md stores it; the step is not compiled anew."""
     segmenter = streaming.StreamSegmenter(network[0], CONFIG, SIZE)
-    inputs = [fit_frame(frame, CONFIG.data.scale)[None] for frame in frames]
+    inputs = [fit_frame(frame, CONFIG.data.frame_size)[None] for frame in frames]
     state = segmenter.start()
     for frame in inputs[:8]:
         used, (state, _) = state, segmenter.step(network[1], state, frame)

@@ -515,7 +515,7 @@ def test_a_cut_video_is_told_of(tmp_path, capfd):
         (["A", "--overlap", "32"], "--overlap: has no use without --tile"),
         (["A", "--masks", "jpg"], "--masks"),
         (["A", "--overwrit"], "--overwrite"),
-        (["A", "A"], "has the name of"),
+        (["A", "A"], "is named twice"),
     ],
 )
 def test_refused_options(argv, says, shared, tmp_path, refused):
