@@ -6,7 +6,6 @@ Expected:  no published figures: the data are one's own (docs/your_data.md)
 """
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from cffm_jax.config import REQUIRED, Config, DataConfig, InitConfig
@@ -15,6 +14,4 @@ from cffm_jax.training.recipe import fitted
 
 def get_config(given: Mapping[str, Any]) -> tuple[Config, tuple[str, ...]]:
     data = DataConfig(root="", layout="folder")
-    # Named by the data, so that a run is not gone on with on others.
-    name = "_".join(("finetune", *filter(None, (Path(str(given.get("data.root", ""))).name,))))
-    return fitted(Config(workdir=f"runs/{name}", data=data, init=InitConfig(encoder=REQUIRED)), given)
+    return fitted(Config(workdir="runs/finetune", data=data, init=InitConfig(encoder=REQUIRED)), given)

@@ -140,7 +140,9 @@ def labels_of(path: FileName, mask: mask_files.MaskFile, num_classes: int, codin
     if (labels == NO_CLASS).any():
         value = int(mask.values[labels == NO_CLASS].max())
         problem = f"holds label {value} but the model has {num_classes} classes ({coding.words(num_classes)})"
-        raise InputError(path, problem, "check the mask; --model.num-classes may be wrong")
+        raise InputError(
+            path, problem, "check the mask, and the number of classes: that of classes.txt, or --model.num-classes"
+        )
     return labels
 
 

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 Watcher = Callable[["Chunk"], None]
 OPTION = "--beside"
+RESERVED = (INPUT, TRUTH, "file")
+"""What no source can be called: the pictures' own rows, and a word of NumPy's archives."""
 _RENAME = "name each: --beside NAME=PATH"
 _SAME = ("data.layout", "data.eval_split", "data.channels", "model.num_classes", "eval.max_videos", "eval.short_videos")
 """Settings in which all sources have to agree, beside the data's root: else their figures are of
@@ -49,7 +51,7 @@ def named_sources(words: Sequence[str]) -> dict[str, str]:
 def require_new_names(names: Collection[str], rows: Collection[str]) -> None:
     """InputError for a name of a source that a row has already, or that the pictures give to what
     is none."""
-    alike = next((name for name in names if name in {*rows, INPUT, TRUTH}), None)
+    alike = next((name for name in names if name in {*rows, *RESERVED}), None)
     if alike is not None:
         raise InputError(OPTION, f"names a source {alike!r}, as a row is called already", _RENAME)
 

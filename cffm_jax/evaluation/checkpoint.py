@@ -20,6 +20,7 @@ from cffm_jax.data.layouts.video import Video
 from cffm_jax.errors import InputError
 from cffm_jax.evaluation import score_tables
 from cffm_jax.evaluation.beside import (
+    RESERVED,
     Watcher,
     named_sources,
     on_the_same,
@@ -158,8 +159,8 @@ def _prepare(options: EvalOptions, with_config: Callable[[Config], EvalOptions])
         model, *models = (build_model(each.model, each.data.frame_channels) for each in (config, *configs))
         own, *rows = model.rows(config.eval.prototypes)
         name = options.name or own
-        if options.name in rows:
-            raise InputError("--name", f"is {name}, as another row is called already", "name it otherwise")
+        if options.name in {*rows, *RESERVED}:
+            raise InputError("--name", f"is {name}, as something else is called already", "name it otherwise")
         require_new_names(sources, (name, *rows))
         devices = chosen_devices(config.eval.devices, jax.local_devices())
         videos = evaluation_videos(config, masks=not options.submission)

@@ -74,7 +74,8 @@ class _UsingUp:
 
 def _require_unused(state: State) -> None:
     """ValueError where a step has used the state up already: XLA tells of a deleted buffer."""
-    if any(isinstance(leaf, jax.Array) and leaf.is_deleted() for leaf in jax.tree.leaves(state)):
+    arrays = (leaf for leaf in jax.tree.leaves(state) if not isinstance(leaf, jax.core.Tracer))
+    if any(isinstance(leaf, jax.Array) and leaf.is_deleted() for leaf in arrays):
         raise ValueError(
             "the state was used up by the step that it was given to; go on with the state which that step returned, "
             "or copy it (jax.device_get) before a step to use it again"
@@ -175,7 +176,13 @@ class StreamSegmenter:
 
     def _segment(self, variables: dict[str, Any], state: State, frames: jax.Array) -> tuple[State, Segmented]:
         channels = self.model.channels
-        expected = (len(state.ages), *self.input_size, len(channels))
+        shapes, own = (jax.tree.map(lambda leaf: leaf.shape, each) for each in (state, jax.eval_shape(self.start)))
+        if shapes != own:
+            raise ValueError(
+                f"the state is of other streams, frames or settings than this segmenter's {self.streams} stream(s) of "
+                f"{self.size[0]}x{self.size[1]}; begin anew with start()"
+            )
+        expected = (self.streams, *self.input_size, len(channels))
         if frames.shape != expected or frames.dtype != channels.dtype:
             given, wanted = f"{frames.dtype}{list(frames.shape)}", f"{channels.dtype}{list(expected)}"
             raise ValueError(f"frames are {given}, not {wanted}, as pipeline.fit_frame makes them")

@@ -49,6 +49,8 @@ def create_model(name: str, num_classes: int, *, channels: Channels = COLOURS, *
       >>> model.local_blocks
       1
     """
+    if not num_classes:
+        raise ValueError("num_classes: is 0; here are no data that say how many there are")
     settings = {key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()}
     if "dtype" in settings:
         settings["dtype"] = jnp.dtype(settings["dtype"]).name
@@ -65,8 +67,6 @@ def build_model(settings: ModelConfig, channels: Channels = COLOURS) -> Method:
     Raises:
       InputError: an unknown name, or a setting against its rule.
     """
-    if not settings.num_classes:
-        raise InputError("--model.num-classes", "is 0, and there are no data that say how many", "give their number")
     check_model(settings)
     family, _, backbone = settings.name.partition("_")
     if family not in METHODS or backbone not in names():

@@ -47,7 +47,9 @@ def flatten(variables: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def init_variables(model: Method, key: jax.Array) -> dict[str, Any]:
-    """Random variables, compiled."""
+    """Random variables, compiled; ValueError for a model whose number of classes is not known."""
+    if not model.num_classes:
+        raise ValueError("the number of classes is 0: it comes from the data, or --model.num-classes")
     return compiled_once(draw_variables, static_argnums=0)(model, key)
 
 

@@ -88,8 +88,18 @@ def _predict_each(request: Request, videos: Sequence[str]) -> str:
             first_frame(source, selection)
     for remark in left_out(request.inputs[0], videos) if os.path.isdir(request.inputs[0]) else ():
         print(f"warning: {shown(remark)}", file=sys.stderr)
+    faulty = []
     for i, each in enumerate(requests.values(), 1):
-        print(_predict(each, loaded, f"predict {i}/{len(requests)}"), flush=True)
+        try:
+            print(_predict(each, loaded, f"predict {i}/{len(requests)}"), flush=True)
+        except InputError as error:  # Of this video: the others go on.
+            if each.checkpoint not in loaded:
+                raise
+            print(f"warning: {error}", file=sys.stderr, flush=True)
+            faulty.append(each.inputs[0])
+    if faulty:
+        problem = f"{len(faulty)} of {len(requests)} videos could not be segmented, {os.path.basename(faulty[0])} first"
+        raise InputError(folder, problem, "see the lines above, and name these alone when they are mended")
     return f"{shown(folder)}: {len(requests)} videos"
 
 

@@ -87,11 +87,7 @@ def compiling(what: str, *kind: object) -> Iterator[None]:
 
 def _tell(what: str, seconds: float | None) -> None:
     if sys.stderr is not None:
-        known = (
-            "the first time takes a while"
-            if seconds is None
-            else f"it took {seconds:.0f} s last time, less where it is kept"
-        )
+        known = "the first time takes a while" if seconds is None else f"at most {seconds:.0f} s, as last time"
         tqdm.write(f"compiling {what} ({known})", file=sys.stderr)
 
 

@@ -61,6 +61,7 @@ class RunLog:
         self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=start + 1) if writes else None
         self._bar = Progress(total=steps, initial=start, unit="step", desc="train", disable=not writes)
         self._sent: deque[tuple[int, Figure]] = deque()
+        self._done: dict[int, float] = {}  # When the figures of steps came.
         self._batch_size = batch_size
         self._waited = 0.0
         self._since = (time.perf_counter(), start)
@@ -89,7 +90,9 @@ class RunLog:
         """Moves the bar by the steps whose figures are there, and one by one as they come by those
         that are waited for, up to the step ``until``."""
         while self._sent and (self._sent[0][0] <= until or self._sent[0][1].is_ready()):
-            self._sent.popleft()[1].block_until_ready()
+            step, figure = self._sent.popleft()
+            figure.block_until_ready()
+            self._done[step] = time.perf_counter()
             self._bar.update()
 
     def restart_clock(self, step: int) -> None:
@@ -100,7 +103,9 @@ class RunLog:
     def scalars(self, step: int, values: dict[str, float]) -> None:
         """A line of training figures; adds clips/s and the share of time spent waiting for data."""
         then, before = self._since
-        now = time.perf_counter()
+        # On CPUs the next step is done too by the time that a line is written.
+        now = self._done.get(step) or time.perf_counter()
+        self._done = {later: when for later, when in self._done.items() if later > step}
         per_second = (step - before) / max(now - then, 1e-9)
         values = {
             **values,

@@ -28,6 +28,7 @@ from cffm_jax.runtime import cluster
 from cffm_jax.runtime.atomic import write_json
 from cffm_jax.runtime.compiling import Compilations, compiling
 from cffm_jax.runtime.signals import Interruption
+from cffm_jax.settings import RUN_CONFIG
 from cffm_jax.training import provenance
 from cffm_jax.training.log import RunLog
 from cffm_jax.training.run_lock import RunLock
@@ -80,7 +81,7 @@ def train(
                 log.say(line)
             checkpoints.set_aside(run.start)
             if cluster.first():
-                write_json(workdir / "config.json", dataclasses.asdict(config))
+                write_json(workdir / RUN_CONFIG, dataclasses.asdict(config))
             if cluster.first() and run.start < plan.steps:
                 provenance.write(workdir, config, run.start, run.devices or jax.devices()[:1])
             traced = Profile(workdir / "profile" if profile and cluster.first() else None, run.start, log.say)
@@ -199,6 +200,7 @@ class _Training:
         """Starts a step, moving nothing to or from the devices; the first is waited for. Returns
         its figures."""
         first = self.step == self._run.start
+        self._log.done()
         began, compiled = time.perf_counter(), self._compilations.count
         # Compiling places the model's constants.
         with (

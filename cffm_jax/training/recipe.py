@@ -19,7 +19,7 @@ from cffm_jax.data.layouts.classes import with_num_classes
 from cffm_jax.data.layouts.read import read_split
 from cffm_jax.errors import InputError
 from cffm_jax.rules import with_changes, with_paths
-from cffm_jax.settings import config_from_dict
+from cffm_jax.settings import RUN_CONFIG, config_from_dict
 from cffm_jax.training.notes import sampled_sizes
 
 _BOX = (480, 853)
@@ -51,6 +51,10 @@ def fitted(base: Config, given: Mapping[str, Any]) -> tuple[Config, tuple[str, .
         return base, ()  # For --help; the training asks for it.
     stored = _begun(Path(config.workdir))
     if stored:
+        if os.path.realpath(stored.data.root) != os.path.realpath(config.data.root):
+            problem = f"is a run on {stored.data.root}, not on {config.data.root}"
+            remedy = f"give another --workdir, or --config {config.workdir} if the data were moved"
+            raise InputError(config.workdir, problem, remedy)
         return stored, (f"settings: those that {config.workdir} was begun with",)
     taken = _Taken(config, given)
     _take_frames(taken)
@@ -72,7 +76,7 @@ class _Taken:
 
 def _begun(workdir: Path) -> Config | None:
     """The settings of the run there, once it has a checkpoint."""
-    path, steps = workdir / "config.json", workdir / FOLDER
+    path, steps = workdir / RUN_CONFIG, workdir / FOLDER
     if not path.is_file() or not steps.is_dir() or not any(each.name.isdecimal() for each in steps.iterdir()):
         return None
     try:

@@ -305,6 +305,6 @@ def test_faults_of_the_layouts_are_one_line(refused, tmp_path):
     (tmp_path / "own" / "classes.txt").write_text("one\ntwo\n")
     argv = ["--config", "configs/synthetic.py", "--data.layout", "folder", "--data.root", tmp_path / "own"]
     argv += ["--workdir", tmp_path / "run"]
-    refused(train_command, argv, tmp_path / "own" / "classes.txt", "names 2 classes, not 8; give --model.num-classes 2")
+    refused(train_command, argv, tmp_path / "own" / "classes.txt", "names 2 classes, not 8; correct the file, or, for")
     argv += ["--model.num_classes", 2]
     refused(train_command, argv, tmp_path / "own" / "val.txt", "cannot be read")

@@ -260,6 +260,18 @@ def test_each_of_several_videos_is_segmented_as_by_itself(tmp_path, capfd, refus
     refused(predict_command, [folder / "2.mp4", *argv[1:]], "name videos alone")
 
 
+def test_a_fault_in_one_of_several_videos_leaves_the_others(tmp_path, refused, capfd, monkeypatch):
+    monkeypatch.setattr("cffm_jax.inference.load.load", lambda path: Network())
+    folder = folder_of(tmp_path / "films")
+    first, last = (film(folder / f"{name}.mp4", 12) for name in "az")
+    spoilt = spoilt_at(first, 5, 50).rename(first.with_name("b.mp4"))
+    argv = [first.parent, "--checkpoint", "none", "--refuse-damaged", "--output", tmp_path / "out"]
+    status, said = run_command(predict_command, list(map(str, argv))), capfd.readouterr().err
+    refused.check(status, said, tmp_path / "out", "1 of 3 videos could not be segmented, b.mp4", progress=True)
+    assert [len(masks_in(tmp_path / "out" / path.stem)) for path in (first, last)] == [12, 12]
+    assert not (tmp_path / "out" / spoilt.stem).exists()
+
+
 def test_overwriting_replaces_only_what_is_ours(shared, tmp_path, refused):
     argv = [shared / "a.mp4", "--output", tmp_path / "out", "--end", "0.2", "--checkpoint", "none"]
     ran(*argv[:-2])

@@ -42,7 +42,7 @@ def test_long_compiling_is_told_once_with_the_time_of_the_last(kept, monkeypatch
     kept.write_text(json.dumps({program: 38.4}))
     # What the cache had was quick, and is no time of compiling.
     said = started(monkeypatch, capfd, 0.5, "/jax/compilation_cache/cache_hits")
-    assert said == "compiling the program (it took 38 s last time, less where it is kept)\n"
+    assert said == "compiling the program (at most 38 s, as last time)\n"
     assert json.loads(kept.read_text())[program] == 38.4
     kept.write_text("no times")
     assert started(monkeypatch, capfd) == "compiling the program (the first time takes a while)\n"

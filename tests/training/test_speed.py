@@ -104,6 +104,26 @@ def test_the_log_tells_rates_and_goes_on_with_the_time(now, tmp_path, monkeypatc
     assert not {"mfu", "tflops"} & lines_of(tmp_path, "train")[-1].keys()
 
 
+def test_rates_are_of_the_time_that_steps_were_done(now, tmp_path):
+    """On CPUs a line is written when the step after it is done too."""
+    with RunLog(tmp_path, 20, 0, 4) as log:
+        for step in (1, 2, 3):
+            now[0] += 2
+            log.sent(step, np.zeros(()).view(Done))
+            log.done()
+        for step in (2, 3):
+            log.scalars(step, {"loss": 1.0, "rate": 0.1})
+    assert [line["clips_per_second"] for line in lines_of(tmp_path, "train")] == [2, 2]
+
+
+class Done(np.ndarray):
+    def is_ready(self):
+        return True
+
+    def block_until_ready(self):
+        return self
+
+
 def test_steps_count_when_they_are_done_and_not_when_they_are_sent(tmp_path):
     done = []
 

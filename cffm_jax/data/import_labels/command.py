@@ -105,8 +105,7 @@ def main(argv: Sequence[str]) -> None:
     shown = shlex.quote(options.output)
     print(f"{options.output}: written. To check it, and to train:")
     print(f"  python -m cffm_jax.data.check {shown} --layout folder")
-    more = f"--data.layout folder --data.root {shown} --model.num-classes {len(classes.names)}"
-    print(f"  python train.py --config b1_vspw {more} --init.encoder mit_b1.pth --workdir runs/own")
+    print(f"  python train.py --config finetune --data.root {shown} --init.encoder mit_b1.pth --workdir runs/own")
 
 
 def _format(source: Source, name: str, table: bool) -> Format:

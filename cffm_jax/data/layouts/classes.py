@@ -53,7 +53,7 @@ def stated_classes(root: str | Path, num_classes: int, layout: str | Layout = "v
         return layout_classes(num_classes, layout)
     if len(stated.names) != num_classes:
         problem = f"names {len(stated.names)} classes, not {num_classes}"
-        remedy = f"give --model.num-classes {len(stated.names)}, or correct the file"
+        remedy = f"correct the file, or, for a new run, give --model.num-classes {len(stated.names)}"
         raise InputError(stated.path, problem, remedy)
     if stated.ignored is not None and layout.fixed_labels:
         problem = f'states an ignored label, but the layout "{layout.name}" fixes those'
