@@ -203,17 +203,18 @@ def test_damaged_ones_are_not_taken():
 def test_the_datasets_own_names_come_first_and_a_contradiction_is_said(tmp_path):
     config = Config(model=ModelConfig("segformer_b0", 3), data=DataConfig(str(tmp_path), layout="folder"))
     weights = SimpleNamespace(classes=ClassNames(("road", "Traffic light", "sky"), SHADES[:3]))
-    found, note = _classes(config, weights)
+    found = _classes(config, weights)
     assert found.names == ("road", "Traffic light", "sky") and found.colours[:3].tolist() == list(map(list, SHADES[:3]))
-    assert note == ""
+    assert weights.classes.contradiction(found.names) == ""
     (tmp_path / "classes.txt").write_text("road\ntraffic_light\nsea\n")
-    found, note = _classes(config, weights)
+    found = _classes(config, weights)
     assert found.names == ("road", "traffic_light", "sea")
+    note = weights.classes.contradiction(found.names)
     assert note == "the weights and the dataset call class 2 'sky' and 'sea': the dataset's names are used"
-    found, note = _classes(config, SimpleNamespace(classes=ClassNames()))
-    assert found.names == ("road", "traffic_light", "sea") and note == ""
+    found = _classes(config, SimpleNamespace(classes=ClassNames()))
+    assert found.names == ("road", "traffic_light", "sea") and ClassNames().contradiction(found.names) == ""
     (tmp_path / "classes.txt").unlink()
-    assert _classes(config, SimpleNamespace(classes=ClassNames()))[0].names == ("class 0", "class 1", "class 2")
+    assert _classes(config, SimpleNamespace(classes=ClassNames())).names == ("class 0", "class 1", "class 2")
 
 
 def test_classes_are_what_they_were_after_storing():
