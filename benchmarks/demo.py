@@ -38,7 +38,7 @@ FIGURES = {
 
 MINUTES = {"demo": 3, "synthetic": 11}
 """What a network of each config takes, see docs/demo.md."""
-VIDEOS = {"demo": ("--videos-train", "24", "--videos-test", "0")}
+VIDEOS = {"demo": ("--videos-train", "24", "--videos-val", "5", "--videos-test", "0")}
 """Fewer than there would be."""
 FRAMES = 24
 """Of the moving picture: one video."""
@@ -133,16 +133,16 @@ def main() -> None:
     results = []
     for seed in options.seeds:
         workdir = str(folder / f"seed{seed}")
-        shared = ("--data.root", videos)
+        # Of one video alone: the evaluation of all follows.
+        shared = ("--data.root", videos, "--eval.max_videos", "1", "--workdir", workdir, "--train.seed", str(seed))
         steps = ("--train.steps", str(options.steps)) if options.steps else ()
-        minutes["training"] += run(
-            "train.py", "--config", options.config, *shared, "--workdir", workdir, "--train.seed", str(seed), *steps
-        )
+        minutes["training"] += run("train.py", "--config", options.config, *shared, *steps)
         require_one_compilation(ROOT / workdir)
         output = str(folder / f"seed{seed}.json")
         drawn = ("--pictures", str(folder / "pictures"), "--report", str(folder / "report"))
         first = drawn if seed == options.seeds[0] else ()
-        minutes["evaluation and pictures"] += run("eval.py", "--checkpoint", workdir, "--output", output, *first)
+        whole = ("--checkpoint", workdir, "--eval.max_videos", "0", "--output", output)
+        minutes["evaluation and pictures"] += run("eval.py", *whole, *first)
         results.append(json.loads((ROOT / output).read_text()))
     print(f"\n{config.model.name}, {len(results)} seed(s), validation videos of {videos}:\n")
     print(table(results, most_frequent_class(ROOT / videos, config.model.num_classes)))

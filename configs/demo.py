@@ -18,8 +18,8 @@ def get_config() -> Config:
         ("model.width", 64),
         ("model.blocks", 2),
         ("optim.head_multiplier", 3.0),
-        ("train.steps", 400),
+        ("train.steps", 200),
         ("train.batch_size", 4),
-        ("train.checkpoint_every", 400),
+        ("train.checkpoint_every", 200),
     ]
     return with_changes(synthetic.get_config(), changes)

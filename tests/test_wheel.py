@@ -73,7 +73,7 @@ def test_holds_the_package_and_the_configs_alone(wheel):
 def test_scripts_are_the_commands(clean, command, tmp_path):
     script, file = clean / f"cffm-{command}", ROOT / f"{command}.py"
     helps = [ran(script, "--help", cwd=tmp_path)[0], ran(clean / "python", file, "--help", cwd=tmp_path)[0]]
-    words = [set(text.split()) - {str(script), str(file)} for text in helps]
+    words = [set(text.split()) - {script.name, file.name} for text in helps]
     assert words[0] == words[1] and "options" in words[0]
 
 

@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import itertools
 import shutil
+import sys
 from pathlib import Path
 
 import jax
@@ -62,8 +63,19 @@ def world(folder, page):
     with pytest.MonkeyPatch.context() as patch:
         for name, size in SIZES.items():
             patch.setitem(mit.SIZES, name, size)
+        forget()
         yield World(folder, page)
+    forget()
     shutil.rmtree(folder)
+
+
+def forget():
+    """What was traced and kept of networks of these names, in other sizes."""
+    for name, module in list(sys.modules.items()):
+        for each in vars(module).values() if name.startswith("cffm_jax.") else ():
+            if hasattr(each, "cache_clear"):
+                each.cache_clear()
+    jax.clear_caches()
 
 
 class World:
