@@ -140,7 +140,8 @@ class StreamSegmenter:
             tiles=tiles,
         )
         try:
-            jax.eval_shape(self.start)  # Its faults show here, before the first frame; nothing is allocated.
+            # A state's; its faults show here, before the first frame, with nothing allocated.
+            self._shapes = jax.eval_shape(self.start)
         except InputError as error:
             if tiles_of(tiles, self.input_size).count == 1:
                 raise
@@ -157,7 +158,7 @@ class StreamSegmenter:
         channels = self.model.channels
         frames = jax.ShapeDtypeStruct((self.streams, *self.input_size, len(channels)), channels.dtype)
         with compiling("the step of a stream", self.config.model.name, *frames.shape[:3], self.size):
-            program = self.segment.lower(variables, jax.eval_shape(self.start), frames).compile()
+            program = self.segment.lower(variables, self._shapes, frames).compile()
         plan = program.memory_analysis()
         memory = None
         if plan:  # What is donated counts among arguments and results.
@@ -176,7 +177,7 @@ class StreamSegmenter:
 
     def _segment(self, variables: dict[str, Any], state: State, frames: jax.Array) -> tuple[State, Segmented]:
         channels = self.model.channels
-        shapes, own = (jax.tree.map(lambda leaf: leaf.shape, each) for each in (state, jax.eval_shape(self.start)))
+        shapes, own = (jax.tree.map(lambda leaf: leaf.shape, each) for each in (state, self._shapes))
         if shapes != own:
             raise ValueError(
                 f"the state is of other streams, frames or settings than this segmenter's {self.streams} stream(s) of "
