@@ -115,7 +115,7 @@ def moving_picture(video: Path, path: Path) -> None:
         small = cv2.resize(frame, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
         pictures.append(Image.fromarray(np.ascontiguousarray(small[..., ::-1])))
     reader.release()
-    pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=150, loop=0, quality=70, method=6)
+    pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=150, loop=0, quality=70)
 
 
 def main() -> None:

@@ -174,7 +174,8 @@ def side_by_side(panels: Mapping[str, np.ndarray]) -> np.ndarray:
 def write_png(path: str | Path, picture: np.ndarray) -> None:
     """Writes a picture, whole or not at all. InputError if that cannot be."""
     with whole_file(path) as partial:
-        Image.fromarray(picture).save(partial, format="PNG", optimize=True)
+        # A twentieth larger than the smallest, in a tenth of the time.
+        Image.fromarray(picture).save(partial, format="PNG", compress_level=4)
 
 
 def spread(count: int, among: int, first: int = 0) -> tuple[int, ...]:

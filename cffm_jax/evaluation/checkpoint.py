@@ -69,6 +69,11 @@ class _Prepared(NamedTuple):
     dataset: Classes
     output: Path
 
+    @property
+    def first_whole(self) -> int:
+        """The first frame of a video that has all of its references."""
+        return max(self.options.settings.data.offsets, default=0)
+
 
 def evaluate_checkpoint(
     options: EvalOptions, with_config: Callable[[Config], EvalOptions], interruption: Interruption
@@ -100,8 +105,7 @@ def _require_same(options: EvalOptions) -> None:
 
 
 def _evaluate(prepared: _Prepared, interruption: Interruption) -> None:
-    options, videos = prepared.options, prepared.videos
-    first = max(options.settings.data.offsets, default=0)
+    options, videos, first = prepared.options, prepared.videos, prepared.first_whole
     samples: dict[str, write.MaskSamples] = {}
 
     def check() -> None:
@@ -120,7 +124,7 @@ def _evaluate(prepared: _Prepared, interruption: Interruption) -> None:
         return {names.get(row, row): scores for row, scores in rows.items()}
 
     with contextlib.ExitStack() as stack:
-        pictures = [stack.enter_context(each) for each in _pictures(prepared, first, check)]
+        pictures = [stack.enter_context(each) for each in _pictures(prepared, check)]
         watchers = [*pictures, *(stack.enter_context(writer) for writer in _writers(prepared, check))]
         # A submission alone needs no other masks than the network's own.
         parts = not options.submission or bool(options.pictures)
@@ -198,14 +202,14 @@ def _require_places(options: EvalOptions, output: Path, videos: Sequence[Video])
         require_new_folder(options.save_predictions, CONTENTS)
 
 
-def _pictures(prepared: _Prepared, first: int, check: Callable[[], None]) -> list[PictureCollector]:
+def _pictures(prepared: _Prepared, check: Callable[[], None]) -> list[PictureCollector]:
     options, (names, colours) = prepared.options, prepared.dataset
     if not options.pictures:
         return []
     folders = {name: "" if name in prepared.networks else path for name, path in prepared.beside.items()}
     return [
         PictureCollector(
-            options.pictures, prepared.videos, names, first=first, colours=colours,
+            options.pictures, prepared.videos, names, first=prepared.first_whole, colours=colours,
             channels=options.settings.data.frame_channels, beside=folders, check=check,
         )
     ]  # fmt: skip
@@ -250,11 +254,11 @@ def _write_and_print(prepared: _Prepared, rows: dict[str, Scores], samples: Mapp
     source |= {"beside": prepared.beside} if prepared.beside else {}
     score_tables.write_and_print(prepared.output, source, rows, dataset.names)
     if options.report:
-        first = max(config.data.offsets, default=0)
         facts = {"checkpoint": options.checkpoint, "weights": network.origin}
         facts |= {"other settings than the checkpoint's": changed} if changed else {}
         facts |= {"names of the classes": network.note} if network.note else {}
         facts |= {f"beside, {name}": where for name, where in told.items()}
+        first = prepared.first_whole
         masks = [
             samples[name].of if name in samples else write.prediction_samples(name, path, num_classes, first)
             for name, path in {prepared.name: "", **prepared.beside}.items()

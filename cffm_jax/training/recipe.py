@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import statistics
@@ -19,7 +18,7 @@ from cffm_jax.data.layouts.classes import with_num_classes
 from cffm_jax.data.layouts.read import read_split
 from cffm_jax.errors import InputError
 from cffm_jax.rules import with_changes, with_paths
-from cffm_jax.settings import RUN_CONFIG, config_from_dict
+from cffm_jax.settings import RUN_CONFIG, load_config
 from cffm_jax.training.notes import sampled_sizes
 
 _BOX = (480, 853)
@@ -79,10 +78,7 @@ def _begun(workdir: Path) -> Config | None:
     path, steps = workdir / RUN_CONFIG, workdir / FOLDER
     if not path.is_file() or not steps.is_dir() or not any(each.name.isdecimal() for each in steps.iterdir()):
         return None
-    try:
-        return config_from_dict(json.loads(path.read_text(encoding="utf-8")), path)
-    except (OSError, ValueError) as error:
-        raise InputError(path, f"cannot be read ({error})", "give another --workdir, or all of the settings") from error
+    return load_config(workdir)
 
 
 def _take_frames(taken: _Taken) -> None:
