@@ -36,7 +36,7 @@ FIGURES = {
     "VC8": "vc8", "VC16": "vc16", "VC8 Eq. 9": "vc8_paper", "VC16 Eq. 9": "vc16_paper",
 }  # fmt: skip
 
-MINUTES = {"demo": 4, "synthetic": 11}
+MINUTES = {"demo": 3, "synthetic": 11}
 """What a network of each config takes, see docs/demo.md."""
 VIDEOS = {"demo": ("--videos-train", "24", "--videos-test", "0")}
 """Fewer than there would be."""

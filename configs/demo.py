@@ -1,7 +1,7 @@
 """A small CFFM on the built-in videos, from scratch, for `make demo`.
 
 Command:   make demo, or: python train.py --config configs/demo.py --data.root demo/videos
-Cost:      about three minutes of training on 2 cores, half of it compiling and the evaluation
+Cost:      about two minutes of training on 2 cores, half of them compiling and the evaluation
 Expected:  see docs/demo.md
 """
 
@@ -17,9 +17,9 @@ def get_config() -> Config:
         ("model.depths", (1, 1, 1, 1)),
         ("model.width", 64),
         ("model.blocks", 2),
-        ("optim.head_multiplier", 3.0),
-        ("train.steps", 400),
+        ("optim.head_multiplier", 10.0),
+        ("train.steps", 300),
         ("train.batch_size", 4),
-        ("train.checkpoint_every", 400),
+        ("train.checkpoint_every", 300),
     ]
     return with_changes(synthetic.get_config(), changes)
