@@ -3,41 +3,28 @@ blocks of Python."""
 
 import re
 
+import cv2
 import jax
 import numpy as np
 import pytest
 
 import cffm_jax
+from cffm_jax.checkpoints.by_path import newest_whole
 
 from helpers import documented, tiny_world
 from helpers.drawn import lively
 from helpers.hub import running
-from helpers.runs import ROOT
+from helpers.runs import ROOT, address, ended, seeing, started
 
 pytestmark = pytest.mark.long
 
-HOSTS = (
-    "python train.py --config b1_vspw --init.encoder mit_b1.pth --workdir /shared/runs/b1 "
-    "--cluster.coordinator host1:29500 --cluster.processes 2 --cluster.process"
-)
-NOT_RUN = {
-    "python predict.py 0 --checkpoint RUN": "it wants a camera",
-    "python convert.py RUN model.onnx --to onnx": "it wants jax2onnx: tests/export/test_onnx.py",
-    "python convert.py RUN model.onnx --to onnx --size 480 853": "it wants jax2onnx: tests/export/test_onnx.py",
-    **{f"{HOSTS} {i}": "it wants two hosts: tests/runtime/test_cluster.py" for i in range(2)},
-}
-"""Command -> why it does not run here, and which test runs what is like it."""
-COMMANDS = [
-    words
-    for words, page in documented.CASES
-    if page != "tables.md" and not words[1].startswith("benchmarks/") and " ".join(words) not in NOT_RUN
-]
+COMMANDS = [words for words, page in documented.CASES if page != "tables.md" and not words[1].startswith("benchmarks/")]
+HOSTS = [words for words in COMMANDS if "--cluster.process" in words]
+"""Those of one run on several hosts, in the order of their numbers."""
 
 
-def test_what_is_not_run_is_there_and_the_rest_is():
-    assert NOT_RUN.keys() <= {" ".join(words) for words, _ in documented.CASES}
-    for path in documented.paths_in(" ".join(NOT_RUN.values())):
-        assert (ROOT / path).is_file()
+def case(words):
+    return pytest.param(words, id=" ".join(words), marks=[pytest.mark.onnx] if "onnx" in words else [])
 
 
 @pytest.fixture(scope="module")
@@ -52,8 +39,10 @@ def world(tmp_path_factory):
 
 @pytest.fixture
 def video(world, monkeypatch):
-    """Standard input is a video."""
+    """Standard input is a video, and what the first camera gives."""
     world.make("video.mp4", None)
+    opened = cv2.VideoCapture
+    monkeypatch.setattr(cv2, "VideoCapture", lambda name: opened("video.mp4" if name == 0 else name))
     with (world.folder / "video.mp4").open() as file:
         monkeypatch.setattr("sys.stdin", file)
         yield
@@ -69,7 +58,7 @@ def executing(setattr_):
     return execute
 
 
-@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+@pytest.mark.parametrize("words", [case(words) for words in COMMANDS if words not in HOSTS])
 def test_a_command_runs(words, world, video, monkeypatch):
     monkeypatch.chdir(world.folder)
     status = world.run(words, executing(monkeypatch.setattr))
@@ -77,24 +66,48 @@ def test_a_command_runs(words, world, video, monkeypatch):
     assert not status or (status == 1 and "cffm_jax.data.check" in words)
 
 
+def test_the_commands_of_two_hosts_train_one_run(world, monkeypatch):
+    """As two processes of this host."""
+    monkeypatch.chdir(world.folder)
+    where = address()
+
+    def together(words):
+        at = words.index("--cluster.process") + 1
+        commands = [
+            (*words[:at], str(i), *words[at + 1 :], "--train.batch_size", "2", "--train.devices", "0")
+            for i in range(len(HOSTS))
+        ]
+        commands = [[where if word == "host1:29500" else word for word in command] for command in commands]
+        env = {**seeing(1), "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
+        told = ended([started("-c", tiny_world.TRACED, *each, cwd=world.folder, env=env) for each in commands])
+        assert [status for status, *_ in told] == [0, 0], told
+        assert newest_whole("shared/runs/b1")[0] == 1
+        return 0
+
+    assert [words[-1] for words in HOSTS] == ["0", "1"] and len({words[:-1] for words in HOSTS}) == 1
+    world.run(HOSTS[0], together)
+
+
 BLOCKS = {
     page: [block for language, block in documented.blocks_of(text) if language == "python"]
     for page, text in documented.TEXTS.items()
-    if "```python" in text and "onnxruntime" not in text  # tests/export/test_onnx.py has the like of it.
+    if "```python" in text
 }
 """Of each page, in its order: they share their names."""
 
 
-@pytest.mark.parametrize("page", BLOCKS)
+@pytest.mark.parametrize(
+    "page", [pytest.param(page, marks=[pytest.mark.onnx] if page == "onnx.md" else []) for page in BLOCKS]
+)
 def test_the_python_of_a_page_runs(page, world, monkeypatch):
     """With what it leaves to the reader: frames, clips, a key."""
     monkeypatch.chdir(world.folder)
-    for file in re.findall(r'load\("([^"]+)"', "".join(BLOCKS[page])):
+    for file in re.findall(r'(?:load|InferenceSession)\("([^"]+)"', "".join(BLOCKS[page])):
         world.make(file, executing(monkeypatch.setattr))
-    rng = np.random.default_rng(0)
+    rng, frames = np.random.default_rng(0), [np.zeros((64, 96, 3), np.uint8)]
     model = cffm_jax.create_model("cffm_b1", num_classes=124)
     given = {
-        "np": np, "key": jax.random.key(0), "frames": [np.zeros((64, 96, 3), np.uint8)],
+        "np": np, "key": jax.random.key(0), "frames": frames, "video": frames,
         "pair": np.zeros((2, 64, 96, 3), np.uint8),
         "clips": rng.standard_normal((1, 4, 64, 64, 3), np.float32), "prototypes": np.zeros((1, 100, 8), np.float32),
         "state_dict": cffm_jax.export_state_dict(lively(model), model),

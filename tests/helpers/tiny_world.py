@@ -53,6 +53,15 @@ KEPT = ("configs", "data", "runs", "studies")
 """What is not removed after a command."""
 
 
+TRACED = """
+import sys
+from helpers import documented, tiny_world
+with tiny_world.sized(), tiny_world.traced():
+    documented.run(sys.argv[1:], setattr)
+"""
+"""A program that runs the command of its arguments so, in a folder of a world: see `sized` and `traced`."""
+
+
 def value(words, option):
     return words[words.index(option) + 1] if option in words else None
 
@@ -60,13 +69,20 @@ def value(words, option):
 @contextlib.contextmanager
 def world(folder, page):
     """A `World`, and backbones that suit it."""
+    with sized():
+        yield World(folder, page)
+    shutil.rmtree(folder)
+
+
+@contextlib.contextmanager
+def sized():
+    """Backbones of few channels."""
     with pytest.MonkeyPatch.context() as patch:
         for name, size in SIZES.items():
             patch.setitem(mit.SIZES, name, size)
         forget()
-        yield World(folder, page)
+        yield
     forget()
-    shutil.rmtree(folder)
 
 
 def forget():
@@ -168,7 +184,9 @@ def read(words):
     if words[1] in ("predict.py", "convert.py") or words[2].startswith("cffm_jax.data."):
         first = words[2 if words[1] != "-m" else 3]
         names.append(
-            {"-": "video.mp4", "frames/": "frames", "frames/*.jpg": "frames", "films/": "films"}.get(first, first)
+            {"-": "video.mp4", "0": "video.mp4", "frames/": "frames", "frames/*.jpg": "frames", "films/": "films"}.get(
+                first, first
+            )
         )
     if "SegFormer-B1" in names:
         names.insert(0, "masks")
@@ -295,7 +313,7 @@ def traced():
         step = make_train_step(*arguments, **options)
 
         def call(state, *others):
-            return state.replace(step=state.step + 1), zeros(step)(state, *others)[1]
+            return jax.jit(lambda state: state.replace(step=state.step + 1))(state), zeros(step)(state, *others)[1]
 
         return call
 
