@@ -28,11 +28,11 @@ from cffm_jax.runtime.xla import cache_compilations
 CLASSES = 124
 
 
-def row(model_name: str, size: tuple[int, int], tile: tuple[int, ...], overlap: int, frames: int) -> str:
+def row(model_name: str, size: tuple[int, int], tile_size: tuple[int, ...], overlap: int, frames: int) -> str:
     """A row of the table, of so many frames after the first."""
     model = create_model(model_name, CLASSES)
     config = Config(model=ModelConfig(model_name, CLASSES), data=DataConfig(frame_size=(0, 0)))
-    segmenter = StreamSegmenter(model, config, size[::-1], tiles=Tiling.of(tile, overlap))
+    segmenter = StreamSegmenter(model, config, size, tiles=Tiling.of(tile_size, overlap))
     footprint = segmenter.footprint(variable_shapes(model))
     took = peak = "not run"
     free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
@@ -52,8 +52,8 @@ def row(model_name: str, size: tuple[int, int], tile: tuple[int, ...], overlap: 
             times.append(time.perf_counter() - began)
         took = f"{np.median(times[1:]):.1f}"
         peak = f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.2f}"
-    (height, width), count = footprint.tile, footprint.tiles
-    cut = f"{count} of {width}x{height}, {footprint.overlap}" if count > 1 else "whole"
+    (height, width), count = footprint.tile_size, footprint.tiles
+    cut = f"{count} of {height}x{width}, {footprint.overlap}" if count > 1 else "whole"
     memory = "not known" if footprint.memory is None else f"{footprint.memory / 1e9:.2f}"
     return f"| {model_name} | {size[0]}x{size[1]} | {cut} | {memory} | {peak} | {took} |"
 
@@ -61,8 +61,8 @@ def row(model_name: str, size: tuple[int, int], tile: tuple[int, ...], overlap: 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--models", nargs="+", default=["cffm_b0", "cffm_b1"])
-    parser.add_argument("--size", type=int, nargs=2, default=(3840, 2160), metavar=("W", "H"))
-    parser.add_argument("--tiles", nargs="+", default=["whole", "1024x1024", "1024x512"], help="whole, or WxH")
+    parser.add_argument("--size", type=int, nargs=2, default=(2160, 3840), metavar=("H", "W"))
+    parser.add_argument("--tiles", nargs="+", default=["whole", "1024x1024", "512x1024"], help="whole, or HxW")
     parser.add_argument("--overlap", type=int, default=-1)
     parser.add_argument("--frames", type=int, default=1, help="frames that are timed; 0: only what a step takes")
     parser.add_argument("--alone", action="store_true", help=argparse.SUPPRESS)  # A row, in its process.

@@ -13,7 +13,7 @@ import os
 import re
 import typing
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from cffm_jax.errors import InputError
 
@@ -25,20 +25,6 @@ Options = TypeVar("Options", bound="DataclassInstance")
 _KEY = "cffm_jax"
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 """How gs://bucket/run begins, and what pathlib makes of it: gs:/bucket/run."""
-
-
-class Formerly(NamedTuple):
-    """What a setting was before it was given another name, since its values mean something else.
-
-    Attributes:
-      name: its field's name then.
-      values: what to give now, in words, in its order.
-      today: from a value then, as stored with a run, to the one that means the same now.
-    """
-
-    name: str
-    values: str
-    today: Callable[[Any], Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +56,7 @@ class About:
       path: it names a file or a folder, or each of a tuple does, see `with_paths`.
       hub: of a path: it names weights, for which hf:owner/name of the Hugging Face hub will do.
       place: it names what is written, where nothing else may lie.
-      formerly: its earlier name, under which stored settings may have it.
+      formerly: of two sides, their earlier name: under it they are stored the width first.
     """
 
     least: float | None = None
@@ -96,7 +82,7 @@ class About:
     path: bool = False
     hub: bool = False
     place: bool = False
-    formerly: Formerly | None = None
+    formerly: str = ""
 
     @property
     def bounded(self) -> bool:
@@ -160,14 +146,14 @@ def about(cls: type) -> dict[str, About]:
 
 
 def earlier_names(cls: type) -> dict[str, str]:
-    """What to say of the earlier name of each option of a dataclass that has one, by that dotted
-    name: what it is now."""
-    said = {}
-    for name, rule in about(cls).items():
-        if rule.formerly:
-            earlier = ".".join((*name.split(".")[:-1], rule.formerly.name))
-            said[earlier] = f"is {option_name(name.removeprefix('settings.'))} now, {rule.formerly.values}"
-    return said
+    """The dotted names of a dataclass's options that had another, by that: see `About.formerly`."""
+    renamed = {name: rule.formerly for name, rule in about(cls).items() if rule.formerly}
+    return {".".join((*name.split(".")[:-1], earlier)): name for name, earlier in renamed.items()}
+
+
+def renamed_in_words(name: str) -> str:
+    """What to say of the earlier name of an option, of this dotted name now."""
+    return f"is {option_name(name)} now, the height before the width"
 
 
 def values(section: Any) -> dict[str, Any]:

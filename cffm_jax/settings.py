@@ -19,7 +19,7 @@ import tyro
 
 from cffm_jax.config import Config
 from cffm_jax.errors import InputError
-from cffm_jax.rules import about, earlier_names
+from cffm_jax.rules import earlier_names, renamed_in_words
 
 T = TypeVar("T")
 Settings = Annotated[Config, tyro.conf.arg(name="")]
@@ -104,7 +104,7 @@ def _earlier_name(reason: str) -> str:
     for name, now in earlier_names(Config).items():
         section, _, field = name.rpartition(".")
         if type(getattr(Config(), section)).__name__ in reason and f"'{field}'" in reason:
-            return f"{name} {now}"
+            return f"{name} {renamed_in_words(now)}"
     return ""
 
 
@@ -120,7 +120,7 @@ def config_from_dict(stored: dict[str, Any], source: object) -> Config:
     """The inverse of ``dataclasses.asdict``, as stored with a checkpoint.
 
     Fields that are not stored are newer and have their defaults; those that had another name
-    (`rules.Formerly`) mean what they did. InputError on an unknown field.
+    (`rules.About.formerly`) mean what they did. InputError on an unknown field.
     """
     return _from_dict(Config, stored, source, "")
 
@@ -130,13 +130,12 @@ def _from_dict(cls: type[T], stored: dict[str, Any], source: object, prefix: str
     if not isinstance(stored, dict):
         raise InputError(source, f"stored config: {prefix.rstrip('.')} is no section", "name another run")
     stored = dict(stored)
-    for name, rule in about(cls).items():
-        if rule.formerly and "." not in name and rule.formerly.name in stored:
-            before = prefix + rule.formerly.name
-            try:
-                stored[name] = rule.formerly.today(stored.pop(rule.formerly.name))
-            except (TypeError, ValueError) as error:
-                raise InputError(source, f"stored config: {before} cannot be read", "name another run") from error
+    for earlier, name in earlier_names(cls).items():
+        if earlier in stored:
+            sides = stored.pop(earlier)
+            if not isinstance(sides, list | tuple):
+                raise InputError(source, f"stored config: {prefix}{earlier} cannot be read", "name another run")
+            stored[name] = sides[::-1]
     unknown = [prefix + key for key in stored if key not in types]
     if unknown:
         problem = f"stored config: unknown {', '.join(unknown)}"

@@ -176,24 +176,31 @@ def test_stored_configs_name_what_does_not_fit():
     assert "model is no section" in fault_of(config_from_dict, {"model": 3}, "config.json")
 
 
-def test_a_size_that_was_stored_width_first_comes_back():
-    """Under the name that it had; no option and no config file may have that any more."""
+def test_sizes_that_were_stored_width_first_come_back():
+    """Under the names that they had; no option and no config file may have these any more."""
     stored = dataclasses.asdict(Config())
-    del stored["data"]["frame_size"]
-    stored["data"]["scale"] = [1024, 512]
+    del stored["data"]["frame_size"], stored["eval"]["tile_size"]
+    stored["data"]["scale"], stored["eval"]["tile"] = [1024, 512], [96, 64]
     read = config_from_dict(json.loads(json.dumps(stored)), "config.json")
-    assert read == with_changes(Config(), [("data.frame_size", (512, 1024))])
+    assert read == with_changes(Config(), [("data.frame_size", (512, 1024)), ("eval.tile_size", (64, 96))])
+    stored["eval"]["tile"] = []
+    assert config_from_dict(stored, "config.json").eval == Config().eval
+    stored["eval"]["tile"] = 96
+    assert fault_of(config_from_dict, stored, "config.json").startswith("config.json: stored config: eval.tile cannot")
 
 
-@pytest.mark.parametrize("argument", ["--data.scale", "--data.scale=853"])
-def test_an_earlier_name_says_what_it_is_now(argument, tmp_path):
-    now = "is --data.frame-size now, the height before the width; "
-    assert fault_of(parse, argument, "480").startswith(f"--data.scale: {now}")
-    path = tmp_path / "mine.py"
-    path.write_text(
-        "from cffm_jax.config import *\ndef get_config():\n    return Config(data=DataConfig(scale=(9, 6)))\n"
-    )
-    assert fault_of(load_config, path).startswith(f"{path}: data.scale {now}")
+@pytest.mark.parametrize(
+    ("argument", "now"),
+    [("--data.scale", "frame-size"), ("--data.scale=853", "frame-size"), ("--eval.tile", "tile-size")],
+)
+def test_an_earlier_name_says_what_it_is_now(argument, now, tmp_path):
+    name = argument.removeprefix("--").partition("=")[0]
+    section, _, field = name.partition(".")
+    now = f"is --{section}.{now} now, the height before the width; "
+    assert fault_of(parse, argument, "480") == f"--{name}: {now}give it by this name, in this order"
+    path, made = tmp_path / "mine.py", f"Config({section}={section.title()}Config({field}=(9, 6)))"
+    path.write_text(f"from cffm_jax.config import *\ndef get_config():\n    return {made}\n")
+    assert fault_of(load_config, path).startswith(f"{path}: {name} {now}")
 
 
 def test_fields_younger_than_a_stored_config_have_their_default():
@@ -483,10 +490,10 @@ def test_rules_hold_at_their_bounds(name):
         ({"data.offsets": (9, 6)}, "--data.offsets: is 9 6; give 3 numbers of at least 1, the largest first; as many"),
         ({"data.offsets": (9, 3, 6)}, "--data.offsets: is 9 3 6; give 3 numbers"),
         ({"data.offsets": (9, 6, 0)}, "--data.offsets: is 9 6 0; give 3 numbers"),
-        ({"data.frame_size": (0, 853)}, "--data.frame-size: is 0 853; give at least 1"),
-        ({"data.frame_size": (0, 0)}, "--data.frame-size: is 0 0; give at least 1"),
-        ({"eval.tile": (512,)}, "--eval.tile: is 512; give a width and a height"),
-        ({"eval.tile": (64, 96), "eval.overlap": 64}, "--eval.overlap: is 64; give a multiple of 32 below 64"),
+        ({"data.frame_size": (0, 853)}, "--data.frame-size: is 0 853; give a height and a width of at least 1"),
+        ({"data.frame_size": (0, 0)}, "--data.frame-size: is 0 0; give a height"),
+        ({"eval.tile_size": (512,)}, "--eval.tile-size: is 512; give a height and a width"),
+        ({"eval.tile_size": (64, 96), "eval.overlap": 64}, "--eval.overlap: is 64; give a multiple of 32 below 64"),
         ({"data.crop": (480, 70)}, "--data.crop: is 480 70; give multiples of 32"),
         ({"data.ratio": (2.0, 0.5)}, "--data.ratio: is 2.0 0.5; give more than 0, the smaller number first"),
         ({"data.contrast": (1.5, 0.5)}, "--data.contrast: is 1.5 0.5; give at least 0, the smaller number first"),

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from cffm_jax.config import POOLINGS, SECTIONS, SETTINGS, Config, ModelConfig
 from cffm_jax.errors import InputError
-from cffm_jax.rules import require_value, require_values
+from cffm_jax.rules import option_name, require_value, require_values
 
 _MOST_TOKENS = 64
 """Of a source, a side of what a window reads of it; the papers have 7 at most."""
@@ -23,7 +23,7 @@ def check_settings(config: Config, sections: Iterable[str] = SECTIONS) -> None:
         require_values(getattr(config, section), f"{section}.")
     _require_contexts(config.model)
     require_frame_size("--data.frame-size", config.data.frame_size, own="train" not in sections)
-    require_tiles(config.eval.tile, config.eval.overlap, "eval.")
+    require_tiles(config.eval.tile_size, config.eval.overlap, "eval.")
     require_offsets(config.data.offsets, len(config.model.receptive))
     _ = config.data.frame_channels  # Raises what does not fit.
     given, classes = config.loss.class_weights, config.model.num_classes
@@ -54,19 +54,21 @@ def require_frame_size(option: str, size: tuple[int, ...], *, own: bool = True) 
     allowed, 0 0 for their ``own``."""
     if len(size) != 2 or (min(size) < 1 and not (own and size == (0, 0))):
         or_own = ", or 0 0 for the frames' own size" if own else ""
-        raise InputError(option, f"is {' '.join(map(str, size))}", f"give at least 1{or_own}")
+        remedy = f"give a height and a width of at least 1{or_own}"
+        raise InputError(option, f"is {' '.join(map(str, size))}", remedy)
 
 
-def require_tiles(tile: tuple[int, ...], overlap: int, prefix: str = "") -> None:
-    """InputError if these cannot be a tile's width and height, and the pixels that tiles share;
+def require_tiles(tile_size: tuple[int, ...], overlap: int, prefix: str = "") -> None:
+    """InputError if these cannot be a tile's height and width, and the pixels that tiles share;
     ``prefix``: of the settings' section, "eval."."""
-    require_value(f"{prefix}tile", tile, SETTINGS["eval.tile"])
+    require_value(f"{prefix}tile_size", tile_size, SETTINGS["eval.tile_size"])
     if overlap == -1:
         return
-    if not tile:
-        raise InputError(f"--{prefix}overlap", f"has no use without --{prefix}tile", f"give --{prefix}tile too")
-    if overlap not in range(0, min(tile), 32):
-        remedy = f"give a multiple of 32 below {min(tile)}, the tile's shorter side, or -1 for a quarter of it"
+    if not tile_size:
+        size = option_name(f"{prefix}tile_size")
+        raise InputError(f"--{prefix}overlap", f"has no use without {size}", f"give {size} too")
+    if overlap not in range(0, min(tile_size), 32):
+        remedy = f"give a multiple of 32 below {min(tile_size)}, the tile's shorter side, or -1 for a quarter of it"
         raise InputError(f"--{prefix}overlap", f"is {overlap}", remedy)
 
 

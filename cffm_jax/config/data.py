@@ -8,14 +8,13 @@ from typing import Literal
 
 from cffm_jax.channels import MEAN, RGB, STD, Channels
 from cffm_jax.errors import InputError
-from cffm_jax.rules import Formerly, setting
+from cffm_jax.rules import setting
 
 IGNORED_LABEL = 255
 """Label of the pixels that neither the loss nor the metrics count."""
 LayoutName = Literal["vspw", "cityscapes", "folder", "records"]
 """The layouts of datasets: each is a file of that name in ``data/layouts``."""
 _SMALL = "{} is too small"
-_SCALE = Formerly("scale", "the height before the width", lambda size: size[::-1])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +41,7 @@ class DataConfig:
     """Split file (without .txt; in Cityscapes a folder's name) to evaluate on."""
     offsets: tuple[int, ...] = setting((9, 6, 3), goes_with=("model.receptive",))
     """How many frames before the target the references lie, oldest first."""
-    frame_size: tuple[int, int] = setting((480, 853), goes_with=("data.ratio",), formerly=_SCALE)
+    frame_size: tuple[int, int] = setting((480, 853), goes_with=("data.ratio",), formerly="scale")
     """Height and width that frames are resized to fit, aspect kept; 0 0: their own size, which
     training does not take."""
     ratio: tuple[float, float] = setting((0.5, 2.0), above=0, ascending=True)

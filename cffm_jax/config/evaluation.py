@@ -12,7 +12,8 @@ TILE: dict[str, Any] = {
     "least": 64,
     "multiple_of": 32,
     "problem": "is {numbers}",
-    "remedy": "give a width and a height of at least 64, multiples of 32, or none for whole frames",
+    "remedy": "give a height and a width of at least 64, multiples of 32, or none for whole frames",
+    "formerly": "tile",
 }
 """The rule for a tile's size, wherever one is asked for."""
 
@@ -33,10 +34,9 @@ class EvalConfig:
     others."""
     max_videos: int = setting(0, least=0, changes="figures", remedy="give at least 1, or 0 for all")
     """Evaluate the first so many videos of the split only; 0 evaluates all."""
-    tile: tuple[int, ...] = setting((), changes="figures", **TILE)
-    """Width, then height of the tiles that frames, resized as data.frame_size says, are
-    segmented in, one after another: less memory for large ones. Without any they are segmented
-    whole."""
-    overlap: int = setting(-1, goes_with=("eval.tile",), changes="figures")
+    tile_size: tuple[int, ...] = setting((), changes="figures", **TILE)
+    """Height and width of tiles that frames, once resized, are segmented in, one after another:
+    less memory for large ones. Default: whole frames."""
+    overlap: int = setting(-1, goes_with=("eval.tile_size",), changes="figures")
     """Pixels that neighbouring tiles share at least, where their logits are blended; -1: a quarter
     of a tile's shorter side."""

@@ -52,14 +52,14 @@ class Weights:
         rate: float = 0.0,
         reference_seconds: Sequence[float] = (),
         ahead: int = 0,
-        scale: tuple[int, int] | None = None,
-        tile: tuple[int, ...] = (),
+        frame_size: tuple[int, int] | None = None,
+        tile_size: tuple[int, ...] = (),
         overlap: int = -1,
     ) -> Iterator[np.ndarray]:
         """Masks u8[H,W] of frames u8[H,W,3] in RGB, one for each, in order; memory does not grow.
         The arguments are those of ``predictions``."""
         times = {"rate": rate, "reference_seconds": reference_seconds, "ahead": ahead}
-        sizes = {"scale": scale, "tile": tile, "overlap": overlap}
+        sizes = {"frame_size": frame_size, "tile_size": tile_size, "overlap": overlap}
         return (each.mask for each in self.predictions(frames, scores=False, **times, **sizes))
 
     def predictions(
@@ -71,8 +71,8 @@ class Weights:
         rate: float = 0.0,
         reference_seconds: Sequence[float] = (),
         ahead: int = 0,
-        scale: tuple[int, int] | None = None,
-        tile: tuple[int, ...] = (),
+        frame_size: tuple[int, int] | None = None,
+        tile_size: tuple[int, ...] = (),
         overlap: int = -1,
         on_footprint: Callable[[Footprint], None] | None = None,
     ) -> Iterator[Prediction]:
@@ -86,9 +86,9 @@ class Weights:
           reference_seconds: how long before the target the references lie, oldest first; with a
             rate and without these the papers' 9/15, 6/15 and 3/15 s. The nearest frames are taken.
           ahead: see ``inference.streaming.stream``; more than 0 is faster where answers can wait.
-          scale: width and height that frames are resized to fit; (0, 0): their own size; None:
+          frame_size: height and width that frames are resized to fit; (0, 0): their own size; None:
             ``data.frame_size``.
-          tile: width and height of the tiles that they are then segmented in; none: whole.
+          tile_size: height and width of the tiles that they are then segmented in; none: whole.
           overlap: pixels that tiles share at least, where their logits are blended; -1: a quarter
             of a tile's shorter side.
           on_footprint: called with the ``inference.streaming.Footprint`` before the first frame is
@@ -103,10 +103,10 @@ class Weights:
             raise InputError(self.origin, "are the weights of an encoder alone", "give those of a whole model")
         if not 0 <= rate <= FASTEST or (reference_seconds and not rate):
             raise InputError("rate", f"is {rate:g}", f"give the frames a second, more than 0 and at most {FASTEST}")
-        if scale is not None:
-            require_frame_size("--scale", scale)
-        config = streaming.stream_settings(config, rate=rate, seconds=reference_seconds, scale=scale)
-        tiles = Tiling.of(tuple(tile), overlap)
+        if frame_size is not None:
+            require_frame_size("--frame-size", frame_size)
+        config = streaming.stream_settings(config, rate=rate, seconds=reference_seconds, frame_size=frame_size)
+        tiles = Tiling.of(tuple(tile_size), overlap)
         wanted = {"scores": scores, "logits": logits, "tiles": tiles, "on_footprint": on_footprint}
         return streaming.predictions(model, self.variables, config, frames, ahead=ahead, **wanted)
 

@@ -39,7 +39,7 @@ class Footprint(NamedTuple):
 
     Attributes:
       input_size: (H, W) of the frames, resized for the network.
-      tile: (h, w) that it sees at a time.
+      tile_size: (h, w) that it sees at a time.
       tiles: of a frame.
       overlap: pixels that tiles share at least; 0 without any.
       memory: bytes, as the compiler plans them: weights, state, frames, results, and all that is
@@ -47,15 +47,15 @@ class Footprint(NamedTuple):
     """
 
     input_size: tuple[int, int]
-    tile: tuple[int, int]
+    tile_size: tuple[int, int]
     tiles: int
     overlap: int
     memory: int | None
 
     def __str__(self) -> str:
-        (height, width), count = self.tile, f"{self.tiles} tiles" if self.tiles > 1 else "whole frames"
+        (height, width), count = self.tile_size, f"{self.tiles} tiles" if self.tiles > 1 else "whole frames"
         memory = "not known" if self.memory is None else f"{self.memory / 1e9:.2f} GB"
-        return f"memory: a step takes {memory}, weights included ({count} of {width}x{height})"
+        return f"memory: a step takes {memory}, weights included ({count}, height x width {height}x{width})"
 
 
 class _UsingUp:
@@ -145,7 +145,7 @@ class StreamSegmenter:
         except InputError as error:
             if tiles_of(tiles, self.input_size).count == 1:
                 raise
-            raise InputError("--tile", error.problem, "give a larger one") from error
+            raise InputError("--tile-size", error.problem, "give a larger one") from error
         self.step = _UsingUp(self.function)
         self.segment = _UsingUp(self._segment)
 
@@ -207,22 +207,21 @@ def stream_settings(
     every: int = 1,
     rate: float | Fraction = 0,
     seconds: Sequence[float] = (),
-    scale: tuple[int, ...] | None = None,
+    frame_size: tuple[int, ...] | None = None,
 ) -> Config:
     """The settings of the weights' run, for a stream of ``every`` so many-th of the frames at hand.
 
     References lie as far back as in training, or, with a ``rate`` (these frames a second), as
-    ``offsets_at`` says, with its errors. Frames are resized to fit the ``scale``, a width and a
-    height, if it is given.
+    ``offsets_at`` says, with its errors. Frames are resized to fit ``frame_size``, (h, w), if it
+    is given.
     """
     data = config.data
     if rate:
         offsets = offsets_at(float(rate / every), len(data.offsets), seconds)
     else:
         offsets = tuple(max(1, round(offset / every)) for offset in data.offsets)
-    data = dataclasses.replace(
-        data, offsets=offsets, frame_size=data.frame_size if scale is None else (scale[1], scale[0])
-    )
+    h, w = frame_size or data.frame_size
+    data = dataclasses.replace(data, offsets=offsets, frame_size=(h, w))
     return dataclasses.replace(config, data=data)
 
 

@@ -36,18 +36,19 @@ class Tiling:
     overlap: int
 
     @classmethod
-    def of(cls, tile: tuple[int, ...], overlap: int = -1, prefix: str = "") -> Tiling | None:
-        """The tiling that two settings ask for: ``tile``, a width and a height (none: no tiling),
-        and ``overlap``, pixels (-1: a quarter of the shorter side, up to a multiple of 32).
+    def of(cls, tile_size: tuple[int, ...], overlap: int = -1, prefix: str = "") -> Tiling | None:
+        """The tiling that two settings ask for: ``tile_size``, (h, w) (none: no tiling), and
+        ``overlap``, pixels (-1: a quarter of the shorter side, up to a multiple of 32).
 
         Raises:
           InputError: they break their rules; ``prefix`` stands before their names.
         """
-        require_tiles(tile, overlap, prefix)
-        if not tile:
+        require_tiles(tile_size, overlap, prefix)
+        if not tile_size:
             return None
-        quarter = -(-min(tile) // (4 * INPUT_MULTIPLE)) * INPUT_MULTIPLE
-        return cls((tile[1], tile[0]), quarter if overlap < 0 else overlap)
+        h, w = tile_size
+        quarter = -(-min(h, w) // (4 * INPUT_MULTIPLE)) * INPUT_MULTIPLE
+        return cls((h, w), quarter if overlap < 0 else overlap)
 
     def over(self, size: tuple[int, int]) -> Tiles:
         """The tiles of frames of a size (H, W), multiples of 32; a shorter side makes a tile

@@ -76,7 +76,7 @@ class Prototyper:
         """``model`` and ``variables``: the network to cluster; its width is the prototypes'."""
         self.config = config
         self._model, self._store = model, store
-        self._tiles = Tiling.of(config.eval.tile, config.eval.overlap, "eval.")
+        self._tiles = Tiling.of(config.eval.tile_size, config.eval.overlap, "eval.")
         self._variables = {c: {k: v for k, v in tree.items() if k in _ENCODING} for c, tree in variables.items()}
         self._key = self._digest()
 

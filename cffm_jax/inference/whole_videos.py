@@ -85,7 +85,7 @@ class VideoSegmenter:
         contexts = model.contexts(config.eval.prototypes)
         self.prototypes = prototypes if "video" in contexts else None
         self.causal = "causal" in contexts
-        self.tiles = Tiling.of(config.eval.tile, config.eval.overlap, "eval.")
+        self.tiles = Tiling.of(config.eval.tile_size, config.eval.overlap, "eval.")
         self.engine = Engine(
             model,
             self.rows,
@@ -139,7 +139,7 @@ class VideoSegmenter:
             elif loaded.size != size:
                 raise InputError(
                     video.frames[start],
-                    f"is {loaded.size[0]}x{loaded.size[1]}, the video's first frame {size[0]}x{size[1]}",
+                    f"is {loaded.size[1]}x{loaded.size[0]}, the video's first frame {size[1]}x{size[0]}",
                     "give a video one size",
                 )
             with compiling("the evaluation", self.config.model.name, self.chunk, *loaded.frames.shape[1:3], size):
@@ -152,7 +152,9 @@ class VideoSegmenter:
         try:
             return self.engine.start(loaded.frames.shape[1:3])
         except InputError as error:  # The video is what is too small, or a tile.
-            remedy = f"{error.remedy} with {error.where}{', or larger ones with --eval.tile' if self.tiles else ''}"
+            remedy = (
+                f"{error.remedy} with {error.where}{', or larger ones with --eval.tile-size' if self.tiles else ''}"
+            )
             raise InputError(video.frames[0], error.problem, remedy) from error
 
     def _fill(self, frames: np.ndarray) -> np.ndarray:

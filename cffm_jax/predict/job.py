@@ -134,7 +134,7 @@ def _predict(request: Request, loaded: dict[str, Weights], title: str = "predict
             every=request.every,
             rate=0 if request.reference_seconds is None else source.rate,
             seconds=request.reference_seconds or (),
-            scale=request.scale or None,
+            frame_size=request.frame_size,
         )
         weights = dataclasses.replace(weights, config=settings)
         source.read_as(weights.config.data.frame_channels)
@@ -149,7 +149,7 @@ def _predict(request: Request, loaded: dict[str, Weights], title: str = "predict
             scores=request.scores,
             logits=request.logits,
             ahead=ahead,
-            tile=request.tile,
+            tile_size=request.tile_size,
             overlap=request.overlap,
             on_footprint=job.tell,
         )
@@ -179,7 +179,7 @@ class _Job(NamedTuple):
     def tell(self, footprint: Footprint) -> None:
         """Notes what a step takes, and says it of frames of another size, or in tiles."""
         self.footprints.append(footprint)
-        if self.request.scale or self.request.tile:
+        if self.request.frame_size or self.request.tile_size:
             tqdm.write(str(footprint), file=sys.stderr)
 
     def write(
@@ -261,10 +261,11 @@ class _Job(NamedTuple):
             "logits": request.logits,
             **{f"{each.kind}_frames": each.count for each in damage},
             **{f"{each.kind}_ranges": each.ranges for each in damage},
-            "size": [shape[1], shape[0]],
+            "height": shape[0],
+            "width": shape[1],
             "channels": self.source.channels.names,
-            "input_size": list(footprint.input_size[::-1]),
-            "tile": list(footprint.tile[::-1]),
+            "input_size": list(footprint.input_size),
+            "tile_size": list(footprint.tile_size),
             "tiles": footprint.tiles,
             "overlap": footprint.overlap,
             "memory": footprint.memory,

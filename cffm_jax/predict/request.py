@@ -67,11 +67,11 @@ class Request:
     """How many seconds before the target the references lie, oldest first; without numbers the
     papers' 9/15, 6/15 and 3/15. The nearest frames are taken, at the input's rate. Default: as many
     frames back as in training."""
-    scale: tuple[int, ...] = setting((), lengths=(0, 2), problem="is {numbers}", remedy="give a width and a height")
-    """Width and height that frames are resized to fit for the network, aspect kept; 0 0: their own
-    size. Default: as the checkpoint was evaluated, 853 480 for VSPW."""
-    tile: tuple[int, ...] = setting((), **TILE)
-    """Width and height of tiles that frames, resized, are segmented in, one after another, for
+    frame_size: tuple[int, ...] = setting((), formerly="scale")
+    """Height and width that frames are resized to fit for the network, aspect kept; 0 0: their own
+    size. Default: as the checkpoint was evaluated, 480 853 for VSPW."""
+    tile_size: tuple[int, ...] = setting((), **TILE)
+    """Height and width of tiles that frames, resized, are segmented in, one after another, for
     those too large for memory. Default: whole frames."""
     overlap: int = -1
     """Pixels that neighbouring tiles share at least, where their logits are blended: a multiple of
@@ -91,7 +91,7 @@ class Request:
         if self.masks == "none" and not any((self.scores, self.logits, self.overlay, self.csv)):
             raise InputError("command line", "leaves nothing to write", "give --masks png, --overlay or --csv")
         require_values(self)
-        if self.scale:
-            require_frame_size("--scale", self.scale)
-        require_tiles(self.tile, self.overlap)
+        if self.frame_size:
+            require_frame_size("--frame-size", self.frame_size)
+        require_tiles(self.tile_size, self.overlap)
         clips.require_seconds(self.reference_seconds or ())

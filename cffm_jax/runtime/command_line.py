@@ -20,7 +20,7 @@ import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 from cffm_jax.errors import InputError, Stopped
-from cffm_jax.rules import earlier_names, local_path, option_name, values, with_changes, with_paths
+from cffm_jax.rules import earlier_names, local_path, option_name, renamed_in_words, values, with_changes, with_paths
 from cffm_jax.runtime.devices import device_fault
 from cffm_jax.runtime.help import Option, docstrings, help_text, metavar_in_words
 
@@ -116,9 +116,10 @@ class CommandLine(Generic[T]):
 
     def _unknown(self, argument: str) -> InputError:
         asked = argument.split("=")[0].replace("-", "_")
-        earlier = earlier_names(self._cls).get(f"settings.{asked.removeprefix('__')}")
-        if earlier:
-            return InputError(argument.split("=")[0], earlier, "give it by this name, in this order")
+        for earlier, now in earlier_names(self._cls).items():
+            if asked == f"__{_shown(earlier)}":
+                problem, remedy = renamed_in_words(_shown(now)), "give it by this name, in this order"
+                return InputError(argument.split("=")[0], problem, remedy)
         close = difflib.get_close_matches(asked, [f"__{name}" for name in self._kinds], n=1, cutoff=0.6)
         remedy = f"did you mean {close[0].replace('_', '-')}?" if close else "see --help"
         return InputError(argument, "is no option or config key", remedy)

@@ -18,7 +18,7 @@ _FULL = re.compile(r"RESOURCE_EXHAUSTED|out of memory|ALLOC_FAILED|failed to all
 _GPUS = "a GPU needs its driver (see nvidia-smi) and JAX for it (make install-cuda12 or install-cuda13)"
 _LESS = (
     "compute less at once: a smaller --train.batch-size, --data.crop or --eval.chunk, a larger --train.accumulate, "
-    "--train.remat blocks, or smaller frames (predict.py: --scale, or a smaller --tile)"
+    "--train.remat blocks, or smaller frames (predict.py: --frame-size, or a smaller --tile-size)"
 )
 
 

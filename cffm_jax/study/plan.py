@@ -13,7 +13,7 @@ import tyro
 
 from cffm_jax.config import SETTINGS, Config
 from cffm_jax.errors import InputError
-from cffm_jax.rules import option_name, require_values, setting, values, with_changes, with_paths
+from cffm_jax.rules import earlier_names, option_name, require_values, setting, values, with_changes, with_paths
 from cffm_jax.settings import Settings, load_config
 from cffm_jax.tables.networks import Network
 from cffm_jax.tables.rows import TABLE4, TABLE8, TABLE10, TABLES
@@ -128,7 +128,7 @@ def _digest(config: Config, needs: Sequence[str]) -> str:
         and not about.set_by_study
         and (about.part != "method" or not {name, f"{name.partition('.')[0]}."}.isdisjoint(model.settings_read))
     }
-    kept["data.scale"] = kept.pop("data.frame_size")[::-1]  # As it was named.
+    kept |= {earlier: kept.pop(name)[::-1] for earlier, name in earlier_names(Config).items()}  # As they were named.
     if not config.optim.clip_norm:
         del kept["optim.clip_norm"]
     if cutoff_of(config):  # As before there was a choice.

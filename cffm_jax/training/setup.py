@@ -116,7 +116,7 @@ def prepare(config: Config) -> Iterator[Run]:
         splits = (data.eval_split, *((data.train_split,) if start < plan.steps else ()))
         read = splits if model.reads_prototypes else ()
         # What is trained on is of whole frames: tiles change figures, and no training.
-        configs = {data.train_split: with_changes(config, [("eval.tile", ()), ("eval.overlap", -1)])}
+        configs = {data.train_split: with_changes(config, [("eval.tile_size", ()), ("eval.overlap", -1)])}
         configs[data.eval_split] = config
         sources = {split: prototype_source(configs[split], model, variables, split) for split in read}
     if sources and start < plan.steps:

@@ -125,7 +125,7 @@ class Network:
     licence: str = "as nobody knows"
     colours: np.ndarray = dataclasses.field(default_factory=lambda: palette(len(NAMES)))
 
-    def predictions(self, frames, *, scores, logits, ahead, tile, overlap, on_footprint):
+    def predictions(self, frames, *, scores, logits, ahead, tile_size, overlap, on_footprint):
         self.asked.append(self.config.data.offsets)
         for number, frame in enumerate(frames):
             if not number:

@@ -202,7 +202,7 @@ def small(words):
     if "eval.py" in words and "--config" in words:
         return (*name, *SMALL, *rest)
     if "predict.py" in words:
-        return (*words, "--scale", "96", "96")  # Causal prototypes are not more than a frame's tokens.
+        return (*words, "--frame-size", "96", "96")  # Causal prototypes are not more than a frame's tokens.
     if "cffm_jax.data.show" in words:
         return (*words, *SMALL, "--clips", "1")
     if "cffm_jax.study" in words:

@@ -57,11 +57,11 @@ def setting(data):
     return VideoSegmenter(model, CONFIG), lively(model), videos, sparse
 
 
-@pytest.mark.parametrize("tile", [(), pytest.param((64, 64), marks=pytest.mark.long)])
-def test_targets_have_the_masks_of_the_whole_video(setting, tile):
+@pytest.mark.parametrize("tile_size", [(), pytest.param((64, 64), marks=pytest.mark.long)])
+def test_targets_have_the_masks_of_the_whole_video(setting, tile_size):
     segmenter, variables, videos, sparse = setting
-    if tile:
-        config = dataclasses.replace(CONFIG, eval=EvalConfig(chunk=8, tile=tile, overlap=32))
+    if tile_size:
+        config = dataclasses.replace(CONFIG, eval=EvalConfig(chunk=8, tile_size=tile_size, overlap=32))
         segmenter = VideoSegmenter(segmenter.model, config)
     whole = {}
     for chunk in segmenter.segment(variables, videos):

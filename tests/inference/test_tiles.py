@@ -112,24 +112,24 @@ def test_away_from_seams_what_sees_no_further_is_what_it_is_of_the_whole():
 
 
 @pytest.mark.parametrize(
-    ("tile", "overlap", "says"),
+    ("tile_size", "overlap", "says"),
     [
-        ((64,), -1, "--tile: is 64; give a width and a height of at least 64, multiples of 32"),
-        ((100, 64), -1, "--tile: is 100 64; give a width"),
-        ((32, 64), -1, "--tile: is 32 64; give a width"),
+        ((64,), -1, "--tile-size: is 64; give a height and a width of at least 64, multiples of 32"),
+        ((100, 64), -1, "--tile-size: is 100 64; give a height"),
+        ((32, 64), -1, "--tile-size: is 32 64; give a height"),
         ((128, 64), 64, "--overlap: is 64; give a multiple of 32 below 64"),
         ((128, 128), 40, "--overlap: is 40; give a multiple of 32 below 128"),
         ((128, 128), -32, "--overlap: is -32; give"),
-        ((), 32, "--overlap: has no use without --tile; give --tile too"),
+        ((), 32, "--overlap: has no use without --tile-size; give --tile-size too"),
     ],
 )
-def test_tilings_that_cannot_be(tile, overlap, says):
+def test_tilings_that_cannot_be(tile_size, overlap, says):
     with pytest.raises(InputError, match=says):
-        Tiling.of(tile, overlap)
+        Tiling.of(tile_size, overlap)
 
 
 def test_a_quarter_of_the_shorter_side_is_shared():
-    assert Tiling.of((1024, 512)) == Tiling((512, 1024), 128) and Tiling.of((64, 96)) == Tiling((96, 64), 32)
+    assert Tiling.of((512, 1024)) == Tiling((512, 1024), 128) and Tiling.of((96, 64)) == Tiling((96, 64), 32)
     assert Tiling.of((512, 512), 0) == Tiling((512, 512), 0) and Tiling.of(()) is None
 
 
@@ -184,9 +184,8 @@ def test_weights_segment_in_tiles_of_frames_of_any_scale(frames):
     """Own size, or another; and they tell what a step takes."""
     model, variables = made("cffm_b0")
     weights, told = Weights(model, variables, CONFIG, "", ""), []
-    found = list(
-        weights.predictions(frames, scale=(0, 0), tile=(64, 64), overlap=32, logits=True, on_footprint=told.append)
-    )
+    sizes = {"frame_size": (0, 0), "tile_size": (64, 64), "overlap": 32}
+    found = list(weights.predictions(frames, **sizes, logits=True, on_footprint=told.append))
     expected = list(predictions(model, variables, OWN_SIZE, frames, logits=True, tiles=TILING))
     for one, other in zip(found, expected, strict=True):
         np.testing.assert_array_equal(one.mask, other.mask)
@@ -195,21 +194,27 @@ def test_weights_segment_in_tiles_of_frames_of_any_scale(frames):
     assert footprint[:4] == (SIZE, (64, 64), 4, 32) and footprint.memory > sum(
         x.nbytes for x in jax.tree.leaves(variables)
     )
-    larger = list(weights.predictions(frames[:1], scale=(128, 128), tile=(64, 96), on_footprint=told.append))
+    sizes = {"frame_size": (128, 128), "tile_size": (96, 64)}
+    larger = list(weights.predictions(frames[:1], **sizes, on_footprint=told.append))
     assert told[1].input_size == (128, 128) and told[1].tiles == 6 and larger[0].mask.shape == SIZE
-    assert str(told[1]).endswith("GB, weights included (6 tiles of 64x96)") and told[1].memory > footprint.memory
+    assert (
+        str(told[1]).endswith("GB, weights included (6 tiles, height x width 96x64)")
+        and told[1].memory > footprint.memory
+    )
 
 
 def test_sizes_that_cannot_be():
     """At once, not with the first frame."""
     model, variables = made("cffmpp_b0")
     weights = Weights(model, variables, OWN_SIZE, "", "")
-    with pytest.raises(InputError, match=r"--scale: is 853 0; give at least 1, or 0 0"):
-        weights.stream([], scale=(853, 0))
+    with pytest.raises(InputError, match=r"--frame-size: is 853 0; give a height and a width of at least 1"):
+        weights.stream([], frame_size=(853, 0))
     with pytest.raises(InputError, match="--overlap: is 64"):
-        weights.stream([], tile=(64, 64), overlap=64)
+        weights.stream([], tile_size=(64, 64), overlap=64)
     config = dataclasses.replace(OWN_SIZE, prototypes=PrototypeConfig(count=100))
-    with pytest.raises(InputError, match="--tile: 64 tokens at 64x64 are fewer than 100 prototypes; give a larger one"):
+    with pytest.raises(
+        InputError, match="--tile-size: 64 tokens at 64x64 are fewer than 100 prototypes; give a larger one"
+    ):
         StreamSegmenter(model, config, SIZE, tiles=TILING)
 
 
@@ -222,7 +227,7 @@ def video(frames, tmp_path_factory):
 
 
 def in_tiles(config, **changes):
-    return dataclasses.replace(config, eval=dataclasses.replace(config.eval, tile=(64, 64), overlap=32, **changes))
+    return dataclasses.replace(config, eval=dataclasses.replace(config.eval, tile_size=(64, 64), overlap=32, **changes))
 
 
 @pytest.mark.long

@@ -111,7 +111,7 @@ def test_everything_of_a_video(shared, tmp_path, capfd):
         about["scores"]
         and about["logits"]
         and about["frames"] == 20
-        and about["size"] == [64, 48]
+        and (about["height"], about["width"]) == (48, 64)
         and about["offsets"] == [9, 6, 3]
     )
     assert about["classes"] == {"0": "class 0", "1": "class 1", "2": "class 2"}
@@ -520,11 +520,13 @@ def test_a_cut_video_is_told_of(tmp_path, capfd):
         (["A", "--reference-seconds", "0.2", "0.4", "0.6"], "is 0.2 0.4 0.6; give the longest first"),
         (["A", "--reference-seconds", "1", "2", "inf"], "inf is given"),
         (["A", "--masks", "none", "--no-overlay", "--no-csv"], "leaves nothing to write"),
-        (["A", "--scale", "853", "0"], "--scale: is 853 0; give at least 1, or 0 0 for the frames' own size"),
-        (["A", "--scale", "853"], "--scale: is 853; give a width and a height"),
-        (["A", "--tile", "100", "64"], "--tile: is 100 64; give a width and a height of at least 64, multiples of 32"),
-        (["A", "--tile", "96", "64", "--overlap", "64"], "--overlap: is 64; give a multiple of 32 below 64"),
-        (["A", "--overlap", "32"], "--overlap: has no use without --tile"),
+        (["A", "--frame-size", "0", "853"], "is 0 853; give a height and a width of at least 1, or 0 0 for the frames"),
+        (["A", "--frame-size", "853"], "--frame-size: is 853; give a height and a width"),
+        (["A", "--scale", "853", "480"], "--scale: is --frame-size now, the height before the width; give it by this"),
+        (["A", "--tile-size", "64", "100"], "--tile-size: is 64 100; give a height and a width of at least 64, mult"),
+        (["A", "--tile-size", "64", "96", "--overlap", "64"], "--overlap: is 64; give a multiple of 32 below 64"),
+        (["A", "--tile", "96", "64"], "--tile: is --tile-size now, the height before the width; give it by this"),
+        (["A", "--overlap", "32"], "--overlap: has no use without --tile-size"),
         (["A", "--masks", "jpg"], "--masks"),
         (["A", "--overwrit"], "--overwrite"),
         (["A", "A"], "is named twice"),
@@ -688,14 +690,15 @@ def test_the_real_command_in_tiles(trained, tmp_path, monkeypatch):
     """Of a film larger than a tile, at its own size."""
     monkeypatch.undo()
     path = film(tmp_path / "a.mkv", 4, size=(90, 160), codec="ffv1", pixels="bgr0", pictures=drifting(4, (90, 160)))
-    argv = [path, "--checkpoint", trained[0], "--output", tmp_path / "out", "--logits", "--scale", "0", "0"]
-    status, _, err = finished("predict.py", *argv, "--tile", "96", "96", "--overlap", "32")
-    assert status == 0 and "GB, weights included (2 tiles of 96x96)\n" in err, err
+    argv = [path, "--checkpoint", trained[0], "--output", tmp_path / "out", "--logits", "--frame-size", "0", "0"]
+    status, _, err = finished("predict.py", *argv, "--tile-size", "64", "96", "--overlap", "32")
+    assert status == 0 and "GB, weights included (4 tiles, height x width 64x96)\n" in err, err
     about = json.loads((tmp_path / "out" / "prediction.json").read_text())
-    assert about["size"] == [160, 90] and about["input_size"] == [160, 96] and about["memory"] > 1e6
-    assert about["tile"] == [96, 96] and about["tiles"] == 2 and about["overlap"] == 32
+    assert (about["height"], about["width"]) == (90, 160) and about["input_size"] == [96, 160] and about["memory"] > 1e6
+    assert about["tile_size"] == [64, 96] and about["tiles"] == 4 and about["overlap"] == 32
     frames = frames_of(path)[0]
-    expected = list(cffm_jax.load(trained[0]).predictions(frames, logits=True, scale=(0, 0), tile=(96, 96), overlap=32))
+    sizes = {"frame_size": (0, 0), "tile_size": (64, 96), "overlap": 32}
+    expected = list(cffm_jax.load(trained[0]).predictions(frames, logits=True, **sizes))
     masks = [np.asarray(Image.open(path)) for path in sorted((tmp_path / "out" / "masks").iterdir())]
     assert len(masks) == 4
     for i, (mask, prediction) in enumerate(zip(masks, expected, strict=True)):
