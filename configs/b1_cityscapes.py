@@ -1,7 +1,7 @@
 """CFFM with MiT-B1 on Cityscapes: b1_vspw on snippets of which one frame is labelled.
 
 Command:   python train.py --config configs/b1_cityscapes.py --init.encoder mit_b1.pth
-Cost:      160k iterations of 8 clips of 512x1024; each reads four frames of 2048x1024 as PNG: give
+Cost:      160k iterations of 8 clips of 512x1024; each reads four frames of 1024x2048 as PNG: give
            the loader --data.workers; leftImg8bit_sequence takes 324 GB on disk
 Expected:  mIoU 75.1 (CFFM++ paper, Table 3); without the labels of all frames there is no
            video consistency

@@ -20,7 +20,7 @@ def evaluation_size(height: int, width: int, box: tuple[int, int]) -> tuple[int,
     """
     h, w = (-(-side // _MULTIPLE) * _MULTIPLE for side in augment.fitted_size(height, width, box))
     if h * w > MAX_PIXELS:
-        problem = f"makes frames of {w}x{h}, more than the {MAX_PIXELS} pixels allowed"
+        problem = f"makes frames of {h}x{w} (height x width), more than the {MAX_PIXELS} pixels allowed"
         raise InputError(f"a frame size of {' '.join(map(str, box))}", problem, "give a smaller one")
     return h, w
 

@@ -76,8 +76,8 @@ def _clip_strip(
     labels = np.concatenate([unlabelled, labels])  # Of some datasets only the target has a mask.
     cells = [views(frame, {OVERLAY: mask}, colours, CELL) for frame, mask in zip(frames, labels)]
     (height, width), whole = batch["size"][0], labels.shape[1:]
-    padding = "" if (height, width) == whole else f", padded to {whole[1]}x{whole[0]}"
-    title = f"{videos[batch['video'][0]].name}, {width}x{height}{padding}"
+    padding = "" if (height, width) == whole else f", padded to {whole[0]}x{whole[1]}"
+    title = f"{videos[batch['video'][0]].name}, height x width {height}x{width}{padding}"
     return Strip(title, heads, cells, frozenset(np.unique(labels).tolist()))
 
 

@@ -163,7 +163,7 @@ def _clip(video: Video, indices: tuple[int, ...], has_reference: bool, read: dic
         if other != size:
             raise InputError(
                 video.frames[i],
-                f"is {other[0]}x{other[1]}, frame {video.frames[target]} {size[0]}x{size[1]}",
+                f"is {other[1]}x{other[0]}, frame {video.frames[target]} {size[1]}x{size[0]}",
                 "give a video one size",
             )
     labels = read[target][1]

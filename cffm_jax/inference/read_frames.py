@@ -75,7 +75,7 @@ def _stack(read: list[Read], video: Video, start: int) -> Loaded:
         if other != size:
             raise InputError(
                 video.frames[start + i],
-                f"is {other[0]}x{other[1]}, the frames before it {size[0]}x{size[1]}",
+                f"is {other[1]}x{other[0]}, the frames before it {size[1]}x{size[0]}",
                 "give a video one size",
             )
     labels = [label for _, label, _ in read if label is not None]  # All have theirs, or none.

@@ -74,7 +74,7 @@ def padding_notes(data: DataConfig, sizes: Sequence[tuple[int, int]]) -> tuple[s
     padding = 1 - sum(math.prod(map(min, size, data.crop)) / area for size in smaller) / len(smaller)
     (height, width), (rows, columns) = smaller[0], data.crop
     return (
-        f"data: frames are {height}x{width} where they fit data.frame_size, a crop is {rows}x{columns}: about "
-        f"{100 * padding:.0f} % of it is padding, which counts as ignored; give a smaller --data.crop, or a larger "
-        "--data.frame-size",
+        f"data: frames are {height}x{width} (height x width) where they fit data.frame_size, "
+        f"a crop is {rows}x{columns}: about {100 * padding:.0f} % of it is padding, which counts as ignored; "
+        "give a smaller --data.crop, or a larger --data.frame-size",
     )

@@ -92,7 +92,7 @@ def _take_frames(taken: _Taken) -> None:
         raise InputError(data.root, "has no frame that can be read", "python -m cffm_jax.data.check ROOT says more")
     usual, _ = Counter(sizes).most_common(1)[0]
     small = min(usual) <= min(_BOX) and max(usual) <= max(_BOX)
-    why = f"most frames are {usual[0]}x{usual[1]}" + ("" if small else ", and the papers' fit 480x853")
+    why = f"most frames are {usual[0]}x{usual[1]} (height x width)" + ("" if small else ", and the papers' fit 480x853")
     taken.take("data.frame_size", usual if small else fitted_size(*usual, _BOX), why)
     shown = [fitted_size(*size, taken.config.data.frame_size) for size in sizes]
     crop = tuple(max(32, min(*sides, min(_BOX)) // 32 * 32) for sides in zip(*shown, strict=True))

@@ -82,7 +82,7 @@ def as_text(result: Survey, report: Mapping[str, Any], rows: int) -> str:
     if report["lengths"]:
         lengths = report["lengths"]
         lines.append(f"frames a video: {lengths['min']} to {lengths['max']}, median {lengths['median']:g}")
-    lines.append("sizes: " + ", ".join(f"{size} ({count})" for size, count in report["sizes"].items()))
+    lines.append("sizes, width x height: " + ", ".join(f"{size} ({count})" for size, count in report["sizes"].items()))
     others = [relative_name(path, result.root) for video in result.videos.values() for path in video.passed_over]
     lines += [passed_over_in_words(others)] if others else []
     lines += ["", *_class_lines(report)] if report["masks"] else []
