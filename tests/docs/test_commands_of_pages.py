@@ -42,7 +42,7 @@ def video(world, monkeypatch):
     """Standard input is a video, and what the first camera gives."""
     world.make("video.mp4", None)
     opened = cv2.VideoCapture
-    monkeypatch.setattr(cv2, "VideoCapture", lambda name: opened("video.mp4" if name == 0 else name))
+    monkeypatch.setattr(cv2, "VideoCapture", lambda name, *others: opened("video.mp4" if name == 0 else name, *others))
     with (world.folder / "video.mp4").open() as file:
         monkeypatch.setattr("sys.stdin", file)
         yield
