@@ -52,7 +52,9 @@ def _plus_plus(key: jax.Array, tokens: jax.Array, valid: jax.Array | None, k: in
         centres, distances = state
         mass = jnp.cumsum(jnp.where((i > 0) & (jnp.sum(distances) > 0), distances, inside))
         drawn = jax.random.uniform(jax.random.fold_in(key, i), (trials,)) * mass[-1]
-        drawn = jnp.minimum(jnp.searchsorted(mass, drawn, side="right"), jnp.minimum(count, size) - 1)
+        # Compared with all: a search would be a loop, of many small kernels on a GPU.
+        drawn = jnp.searchsorted(mass, drawn, side="right", method="compare_all")
+        drawn = jnp.minimum(drawn, jnp.minimum(count, size) - 1)
         shorter = jnp.maximum(norms[drawn, None] - 2 * products(x[drawn], x) + norms, 0.0)
         shorter = jnp.minimum(distances, shorter).at[jnp.arange(trials), drawn].set(0.0)  # Not drawn again.
         best = jnp.argmin(jnp.sum(shorter, 1))

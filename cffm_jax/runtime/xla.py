@@ -17,9 +17,14 @@ def cache_compilations() -> None:
 
 DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
 """XLA's flag: no GPU operation with sums in changing order, no choice of kernels by measuring."""
+_NO_TRITON = "--xla_gpu_enable_triton_gemm=false"
+"""What that needs: without measuring, Triton's tiles do not fit some products, which then do not
+compile (openxla/xla issue 36792)."""
 
 
 def require_determinism() -> None:
-    """Sets the flag; before JAX asks for devices, as XLA reads it then. Of CPUs it says nothing."""
-    flags = [flag for flag in os.environ.get("XLA_FLAGS", "").split() if not flag.startswith(DETERMINISTIC[:-4])]
-    os.environ["XLA_FLAGS"] = " ".join([*flags, DETERMINISTIC])
+    """Sets the flags; before JAX asks for devices, as XLA reads them then. Of CPUs they say
+    nothing."""
+    needed = {flag.partition("=")[0]: flag for flag in (DETERMINISTIC, _NO_TRITON)}
+    others = [flag for flag in os.environ.get("XLA_FLAGS", "").split() if flag.partition("=")[0] not in needed]
+    os.environ["XLA_FLAGS"] = " ".join([*others, *needed.values()])

@@ -289,7 +289,9 @@ def test_the_state_of_a_checkout(tmp_path, monkeypatch):
 def test_the_flag_of_bitwise_runs(monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", "--a=b --xla_gpu_deterministic_ops=false")
     xla.require_determinism()
-    assert os.environ["XLA_FLAGS"] == f"--a=b {xla.DETERMINISTIC}"
+    flags = os.environ["XLA_FLAGS"].split()
+    # Untuned products of Triton do not all compile.
+    assert flags == ["--a=b", xla.DETERMINISTIC, "--xla_gpu_enable_triton_gemm=false"]
     monkeypatch.delenv("XLA_FLAGS")
     xla.require_determinism()
     program = "import jax; print(jax.numpy.ones(2).sum())"  # A flag that XLA does not know ends the process.
