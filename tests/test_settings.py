@@ -394,13 +394,6 @@ def test_faults_of_the_commands(command, argv, told, capsys, monkeypatch):
     assert told in captured.err
 
 
-def test_a_faulty_command_line_ends_with_status_2():
-    argv = [sys.executable, ROOT / "train.py", "--config", "configs/b0_vspw.py", "--train.stesp", "3"]
-    done = subprocess.run(argv, capture_output=True, text=True, cwd=ROOT)
-    assert done.returncode == 2 and done.stdout == ""
-    assert done.stderr == "error: --train.stesp: is no option or config key; did you mean --train.steps?\n"
-
-
 @pytest.mark.parametrize(
     "cls",
     [

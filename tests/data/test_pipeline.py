@@ -91,9 +91,10 @@ def test_every_epoch_holds_every_video_in_another_order(tmp_path):
     def orders(seed):
         return [tuple(batch["labels"][:, 3, 0, 0].tolist()) for batch in take(labelled, 12, batch_size=7, seed=seed)]
 
-    assert all(sorted(order) == list(range(7)) for order in orders(0))
-    assert len(set(orders(0))) > 9
-    assert orders(0) != orders(1)
+    found = orders(0)
+    assert all(sorted(order) == list(range(7)) for order in found)
+    assert len(set(found)) > 9
+    assert found != orders(1)
 
 
 def test_every_epoch_has_other_draws(videos):
@@ -117,9 +118,10 @@ def test_the_processes_batches_together_are_the_global_batch(videos, count):
     assert_same_batches(whole, together)
 
 
-@pytest.mark.parametrize("start", [1, 3, 7])
-def test_a_resumed_run_continues_as_if_never_stopped(videos, start):
-    assert_same_batches(take(videos, 9)[start:], take(videos, 9 - start, start_step=start))
+def test_a_resumed_run_continues_as_if_never_stopped(videos):
+    unbroken = take(videos, 9)
+    for start in (1, 3, 7):
+        assert_same_batches(unbroken[start:], take(videos, 9 - start, start_step=start))
 
 
 def test_far_steps_cost_no_more_than_near_ones(videos):

@@ -29,7 +29,7 @@ from cffm_jax.tables.rows import TABLE1
 from helpers.datasets import write_own
 from helpers.reports import DATASET, ROWS, made_about, made_report, made_scores, made_videos, shifted_masks
 
-VIDEOS = 50
+VIDEOS = 20
 EMPTY = {"meta", "link", "img", "input", "hr", "br"}
 
 
@@ -74,7 +74,7 @@ def tables_of(text):
 def split(tmp_path_factory):
     """(page of many videos, their scores, those as JSON)."""
     folder = tmp_path_factory.mktemp("report")
-    videos = made_videos(folder / "frames", VIDEOS, size=(240, 427))
+    videos = made_videos(folder / "frames", VIDEOS, size=(180, 320))
     scored = made_scores(videos)
     path = made_report(folder / "new" / "report", videos, scored)
     assert [file.name for file in path.parent.iterdir()] == ["index.html"]
@@ -214,7 +214,7 @@ def test_many_videos_stay_small(split):
 
 def test_pictures_have_only_so_much_room(tmp_path):
     """Noise compresses to nothing: fewer videos are shown, of the best and of the worst."""
-    videos = made_videos(tmp_path / "frames", 12, frames=3)
+    videos = made_videos(tmp_path / "frames", 12, frames=3, size=(270, 480))
 
     def noise(video):
         rng = np.random.default_rng(0)

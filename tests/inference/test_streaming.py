@@ -41,6 +41,12 @@ def video(frames, tmp_path_factory):
     return written(frames, tmp_path_factory.mktemp("video"))
 
 
+@pytest.fixture(scope="module")
+def pair(network):
+    """Two streams side by side, whose step is compiled once for the tests here."""
+    return streaming.StreamSegmenter(network[0], CONFIG, SIZE, streams=2)
+
+
 def whole(model, variables, video):
     """The masks of the engine for whole videos."""
     chunks = VideoSegmenter(model, CONFIG).segment(variables, [video], labels=False)
@@ -115,10 +121,10 @@ def test_smaller_models(name, frames, video):
 
 
 @pytest.mark.parametrize("apart", [None, pytest.param(False, marks=pytest.mark.long)])
-def test_streams_side_by_side_that_start_anew_at_any_time(network, frames, expected, apart):
+def test_streams_side_by_side_that_start_anew_at_any_time(network, pair, frames, expected, apart):
     """Stream 0 runs on; stream 1 is two frames behind and starts again after seven steps."""
     model, variables = network
-    segmenter = streaming.StreamSegmenter(model, CONFIG, SIZE, streams=2, apart=apart)
+    segmenter = pair if apart is None else streaming.StreamSegmenter(model, CONFIG, SIZE, streams=2, apart=apart)
     state = segmenter.start()
     sizes = {leaf.nbytes for leaf in jax.tree.leaves(state)}
     inputs = np.stack([fit_frame(frame, CONFIG.data.frame_size) for frame in frames])
@@ -136,11 +142,10 @@ def test_streams_side_by_side_that_start_anew_at_any_time(network, frames, expec
     assert {leaf.nbytes for leaf in jax.tree.leaves(state)} == sizes and int(state.clock) == LENGTH
 
 
-def test_a_state_is_used_once_and_goes_on_bitwise_after_it_was_stored(network, frames, tmp_path):
+def test_a_state_is_used_once_and_goes_on_bitwise_after_it_was_stored(network, pair, frames, tmp_path):
     """As docs/python.md stores it; the step is not compiled anew."""
-    segmenter = streaming.StreamSegmenter(network[0], CONFIG, SIZE)
-    inputs = [fit_frame(frame, CONFIG.data.frame_size)[None] for frame in frames]
-    state = segmenter.start()
+    inputs = [np.stack([fit_frame(frame, CONFIG.data.frame_size)] * 2) for frame in frames]
+    segmenter, state = pair, pair.start()
     for frame in inputs[:8]:
         used, (state, _) = state, segmenter.step(network[1], state, frame)
     path = tmp_path / "state"
@@ -217,16 +222,14 @@ def test_offsets_for_other_references(network):
 
 
 @pytest.mark.parametrize("frames", [np.zeros((1, *SIZE, 3), np.uint8), np.zeros((2, 64, 96, 3), np.float32)])
-def test_frames_of_a_step_that_do_not_fit(network, frames):
-    segmenter = streaming.StreamSegmenter(network[0], CONFIG, SIZE, streams=2)
+def test_frames_of_a_step_that_do_not_fit(network, pair, frames):
     with pytest.raises(ValueError, match=r"not uint8\[2, 64, 96, 3\], as pipeline.fit_frame makes them"):
-        segmenter.step(network[1], segmenter.start(), frames)
+        pair.step(network[1], pair.start(), frames)
 
 
-def test_a_stream_that_is_not_there_does_not_start_anew(network):
-    state = streaming.StreamSegmenter(network[0], CONFIG, SIZE, streams=2).start()
+def test_a_stream_that_is_not_there_does_not_start_anew(pair):
     with pytest.raises(IndexError, match="stream 2 of 2"):
-        streaming.reset(state, [2])
+        streaming.reset(pair.start(), [2])
 
 
 @pytest.mark.parametrize("offsets", [(2, 1, 1), (9, 6, 1)])

@@ -108,8 +108,6 @@ def test_wrong_arguments(arguments, options, message):
 
 def program(model: CFFM, height: int, width: int, frames: int) -> tuple:
     """What runs for new frames with cached reference features, and the shapes of its arguments."""
-    clip = jax.ShapeDtypeStruct((1, 4, height, width, 3), jnp.float32)
-    variables = jax.eval_shape(model.init, jax.random.key(0), clip)
     images = jax.ShapeDtypeStruct((frames, height, width, 3), jnp.float32)
     references = jax.ShapeDtypeStruct((frames, 3, height // 8, width // 8, model.width), jnp.float32)
 
@@ -126,7 +124,7 @@ def program(model: CFFM, height: int, width: int, frames: int) -> tuple:
             return logits
         return logits, bound.classify_global(bound.mine_global(features.coarse, prototypes))
 
-    return run, (variables, images, references, prototypes)
+    return run, (variable_shapes(model), images, references, prototypes)
 
 
 @pytest.mark.parametrize(
@@ -188,7 +186,7 @@ def test_the_work_of_training_is_about_what_its_gradient_multiplies(name):
     convolutions none. The decoder merges its kernels once a call, and with a pass back three times."""
     model, clips, size = create_model(name, K), 1, (64, 96)
     clip = jax.ShapeDtypeStruct((clips, 4, *size, 3), jnp.float32)
-    variables = jax.eval_shape(model.init, jax.random.key(0), clip)
+    variables = variable_shapes(model)
     prototypes = jax.ShapeDtypeStruct((clips, 100, model.width), jnp.float32)
     trained = {k: v for k, v in variables["params"].items() if not model.global_blocks or k.startswith("global")}
 

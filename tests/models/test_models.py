@@ -261,8 +261,8 @@ def test_a_families_parts_are_its_rows(family):
 @pytest.mark.parametrize(
     ("height", "width"),
     [
-        *(pytest.param(*size, marks=pytest.mark.long) for size in ((480, 480), (512, 1024), (96, 160))),
-        *((32, 32), (32, 224), (480, 864)),
+        *(pytest.param(*size, marks=pytest.mark.long) for size in ((480, 480), (512, 1024), (32, 224))),
+        (32, 32),
     ],
 )
 @pytest.mark.parametrize("name", [pytest.param("segformer_b0", marks=pytest.mark.long), "cffmpp_b0"])
@@ -399,18 +399,14 @@ def test_the_stages_of_the_paper_make_up_the_clip(b0, clips, outputs):
 
 
 def test_frame_logits_are_segformers_of_each_frame_alone(b0, clips, outputs):
-    model, variables, _ = b0
-    image = jax.jit(functools.partial(model.apply, method="frame_logits"))
-    for frame in range(4):
-        alone = image(variables, clips[0, frame : frame + 1])
-        np.testing.assert_allclose(alone[0], outputs.frame_logits[0, frame], rtol=0, atol=1e-5)
-    # The image model takes the same weights, less those of the clip, and any number of frames.
+    """The image model takes the same weights, less those of the clip, and any number of frames."""
+    variables = b0[1]
     segformer = cffm_jax.create_model("segformer_b0", 124, depths=DEPTHS)
     part = {"params": {key: variables["params"][key] for key in shapes_of("segformer_b0")["params"]}}
     part["batch_stats"] = variables["batch_stats"]
-    whole = jax.jit(functools.partial(segformer.apply, method="clip_outputs"))(part, clips[:, 2:])
-    np.testing.assert_allclose(whole.frame_logits, outputs.frame_logits[:, 2:], rtol=0, atol=1e-5)
-    np.testing.assert_array_equal(whole.logits, whole.frame_logits[:, -1])
+    alone = jax.jit(functools.partial(segformer.apply, method="clip_outputs"))(part, clips[0][:, None])
+    np.testing.assert_allclose(alone.frame_logits[:, 0], outputs.frame_logits[0], rtol=0, atol=1e-5)
+    np.testing.assert_array_equal(alone.logits, alone.frame_logits[:, -1])
 
 
 @pytest.mark.long
