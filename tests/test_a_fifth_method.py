@@ -7,6 +7,8 @@ import pytest
 from PIL import Image
 
 import cffm_jax
+from cffm_jax.commands.convert import convert_command
+from cffm_jax.runtime.command_line import run_command
 
 from helpers.runs import FIGURES, SIZE, STEPS, finished, log_lines, train_argv
 
@@ -38,9 +40,8 @@ def test_it_is_evaluated(run, data, tmp_path):
     assert all(np.isfinite(rows["ST-PPM"][name]) for name in FIGURES)
 
 
-def test_it_converts_streams_and_is_exported(run, data, tmp_path):
-    status, _, err = finished("convert.py", run, tmp_path / "model.safetensors")
-    assert status == 0, err
+def test_it_converts_streams_and_is_exported(run, data, tmp_path, capfd):
+    assert run_command(convert_command, [str(run), str(tmp_path / "model.safetensors")]) == 0
     frames = sorted((data / "data" / "val_0000" / "origin").glob("*.jpg"))[:5]
     argv = [*frames, "--checkpoint", tmp_path / "model.safetensors", "--output", tmp_path / "masks", "--no-overlay"]
     status, out, err = finished("predict.py", *argv)
@@ -50,7 +51,8 @@ def test_it_converts_streams_and_is_exported(run, data, tmp_path):
         assert len(masks) == 5 and mask.size == SIZE[::-1]
     assert list(cffm_jax.load(tmp_path / "model.safetensors").stream([], rate=30)) == []
     argv = [tmp_path / "model.safetensors", tmp_path / "stream", "--to", "jax-export", "--size", *SIZE]
-    status, out, err = finished("convert.py", *map(str, argv))
-    assert status == 0 and (tmp_path / "stream" / "step.jax").stat().st_size > 0, err
-    status, _, err = finished("convert.py", tmp_path / "model.safetensors", tmp_path / "x.pth", "--to", "torch")
-    assert status == 2 and "has no counterpart in the release" in err
+    assert run_command(convert_command, [*map(str, argv)]) == 0
+    assert (tmp_path / "stream" / "step.jax").stat().st_size > 0
+    argv = [tmp_path / "model.safetensors", tmp_path / "x.pth", "--to", "torch"]
+    assert run_command(convert_command, [*map(str, argv)]) == 2
+    assert "has no counterpart in the release" in capfd.readouterr().err

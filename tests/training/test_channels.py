@@ -47,8 +47,14 @@ def ended_well(*argv):
 
 
 @pytest.mark.long
-def test_from_the_files_to_the_masks(trained, tmp_path, refused):
-    """Each command's own end; the first layer starts from a run in RGB."""
+def test_from_the_files_to_the_masks(trained, tmp_path, refused, capfd):
+    """The first layer starts from a run in RGB."""
+
+    def predicted(*argv):
+        capfd.readouterr()
+        assert run_command(predict_command, [*map(str, argv)]) == 0
+        return capfd.readouterr().err
+
     root, workdir = write(tmp_path / "data"), tmp_path / "run"
     out, _ = ended_well("-m", "cffm_jax.data.check", root, "--layout", "folder", "--channels", *NAMES, "--statistics")
     options = out.splitlines()[-1].removeprefix("over train: ").split()
@@ -57,12 +63,12 @@ def test_from_the_files_to_the_masks(trained, tmp_path, refused):
     out, err = ended_well("train.py", *runs.train_argv(root, workdir, *more))
     assert "first layer from RGB weights: the colours' mean times 3/5 for nir, depth" in out + err
     argv = ["--save_predictions", tmp_path / "saved", "--output", tmp_path / "val.json"]
-    ended_well("eval.py", "--checkpoint", workdir, *argv)
+    assert run_command(eval_command, ["--checkpoint", str(workdir), *map(str, argv)]) == 0
     argv = ["--config", runs.CONFIG, "--data.root", root, *like, *options, "--predictions", tmp_path / "saved"]
     assert run_command(eval_command, [str(each) for each in (*argv, "--report", tmp_path / "report")]) == 0
     rows = json.loads((tmp_path / "val.json").read_text())["rows"]
     assert [row["per_video"][0]["frames"] for row in rows.values()] == [12, 12]
-    out, _ = ended_well("predict.py", root / "b" / "frames", "--checkpoint", workdir, "--output", tmp_path / "out")
+    predicted(root / "b" / "frames", "--checkpoint", workdir, "--output", tmp_path / "out")
     about = json.loads((tmp_path / "out" / "prediction.json").read_text())
     assert about["channels"] == list(NAMES) and about["frames"] == 12
     assert {"masks", "overlay.mp4"} <= {path.name for path in (tmp_path / "out").iterdir()}
@@ -70,7 +76,7 @@ def test_from_the_files_to_the_masks(trained, tmp_path, refused):
     kept = np.load(blank)
     np.save(blank, np.full_like(kept, np.nan))
     argv = [root / "b" / "frames", "--checkpoint", workdir, "--output", tmp_path / "blank"]
-    _, err = ended_well("predict.py", *argv)
+    err = predicted(*argv)
     about = json.loads((tmp_path / "blank" / "prediction.json").read_text())
     assert (about["blank_frames"], about["blank_ranges"], about["damaged_frames"]) == (1, [[11, 11]], 0)
     assert "1 frame has no finite value, so that masks of nothing were made" in err

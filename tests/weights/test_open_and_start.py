@@ -252,13 +252,14 @@ def test_evaluation_of_a_file(trained, data, tmp_path, capfd):
 
 
 @pytest.mark.long
-def test_inspection(released, trained, tmp_path):
-    """The real command: what there is in each, and nothing is written."""
+def test_inspection(released, trained, capfd):
+    """What there is in each, and nothing is written."""
     before = sorted(released.iterdir())
     said = {}
     for path in (*before, trained[0]):
-        status, said[path.stem], err = finished("convert.py", "--inspect", path)
-        assert (status, err) == (0, "")
+        assert run_command(convert_command, ["--inspect", str(path)]) == 0
+        said[path.stem], err = capfd.readouterr()
+        assert err == ""
     assert sorted(released.iterdir()) == before
     assert "CFFM of its authors" in said["cffm"] and "cffm_b0" in said["cffm"] and "124" in said["cffm"]
     assert "4,666," in said["cffm"] or "4,6" in said["cffm"]
