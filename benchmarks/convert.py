@@ -7,9 +7,7 @@ own, whose peak memory is the operating system's figure.
 from __future__ import annotations
 
 import argparse
-import multiprocessing
 import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -17,16 +15,17 @@ from pathlib import Path
 
 import numpy as np
 
-CONVERT = Path(__file__).parents[1] / "convert.py"
+import cffm_jax
+from cffm_jax.models.variables import flatten, unflatten, variable_shapes
+from cffm_jax.weights.files.write import write_safetensors, write_torch
+from train import Failed, finished
+
+MINUTES = 10.0
+"""A command that takes longer is given up."""
 
 
 def write(name: str, path: Path) -> None:
-    """Random weights in the released layout, dead ones included. In a process of its own: a child's peak memory is at
-    least what its parent had when it started."""
-    import cffm_jax
-    from cffm_jax.models.variables import flatten, unflatten, variable_shapes
-    from cffm_jax.weights.files.write import write_safetensors, write_torch
-
+    """Random weights in the released layout, dead ones included."""
     model = cffm_jax.create_model(name, 124)
     rng = np.random.default_rng(0)
     shapes = flatten(variable_shapes(model))
@@ -43,12 +42,13 @@ def write(name: str, path: Path) -> None:
 
 def measured(*arguments: object) -> tuple[float, float]:
     """(seconds, peak MB) of a command that must succeed."""
+    words = ["convert.py", *map(str, arguments)]
     began = time.perf_counter()
-    process = subprocess.Popen([sys.executable, str(CONVERT), *map(str, arguments)], stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    if status:
-        raise SystemExit(f"convert.py {' '.join(map(str, arguments))} failed")
-    return time.perf_counter() - began, usage.ru_maxrss / 1e3
+    try:
+        _, peak = finished([sys.executable, *words], MINUTES)
+    except Failed as failed:
+        raise SystemExit(f"{' '.join(words)}: {failed}") from failed
+    return time.perf_counter() - began, peak / 1e6
 
 
 def main() -> None:
@@ -61,9 +61,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             for file in ("weights.pth", "weights.safetensors", "weights.npz"):
                 path = Path(folder) / file
-                writer = multiprocessing.get_context("spawn").Process(target=write, args=(name, path))
-                writer.start()
-                writer.join()
+                write(name, path)
                 seconds, peak = measured(path, Path(folder) / "converted.safetensors")
                 look, look_peak = measured("--inspect", path)
                 size = path.stat().st_size / 1e6

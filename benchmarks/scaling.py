@@ -19,8 +19,8 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import jax
 import numpy as np
+from collectives import collectives
 
-from benchmarks.collectives import collectives
 from cffm_jax.config import Config, ModelConfig
 from cffm_jax.data.class_names import VSPW
 from cffm_jax.models.create import build_model

@@ -86,10 +86,11 @@ class Failed(Exception):
 def finished(command: Sequence[str], minutes: float) -> tuple[str, int]:
     """(Standard output, largest resident size in bytes) of a process."""
     # Children's peak is the largest of all so far: one between has none but this one. It also keeps the time.
-    wrapper = "import resource, subprocess, sys\n"
+    wrapper = "import pathlib, resource, subprocess, sys\n"
     wrapper += "try: s = subprocess.run(sys.argv[3:], timeout=float(sys.argv[2])).returncode\n"
     wrapper += f"except subprocess.TimeoutExpired: s = {GIVEN_UP}\n"
-    wrapper += "open(sys.argv[1], 'w').write(str(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss))\n"
+    wrapper += "peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss\n"
+    wrapper += "pathlib.Path(sys.argv[1]).write_text(str(peak))\n"
     wrapper += "sys.exit(s if s >= 0 else 128 - s)"
     with tempfile.NamedTemporaryFile("r") as peak:
         done = subprocess.run(
@@ -150,12 +151,16 @@ def ours(name: str, dtype: str, remat: str, options: Options, root: Path, folder
 # --- Hugging Face's
 
 
+def pytorch(size: str) -> str:
+    return f"SegFormer-{size.upper()}, PyTorch"
+
+
 def theirs(size: str, dtype: str, options: Options) -> Row:
     """Its process prints one line of JSON."""
     command = [sys.executable, __file__, "--torch-row", size, dtype, json.dumps(dataclasses.asdict(options))]
     out, host = finished(command, options.minutes)
     found = json.loads(out.splitlines()[-1])
-    return Row(f"SegFormer-{size.upper()}, PyTorch", dtype, "none", host_bytes=host, tflops=None, mfu=None, **found)
+    return Row(pytorch(size), dtype, "none", host_bytes=host, tflops=None, mfu=None, **found)
 
 
 def torch_row(size: str, dtype: str, options: Options) -> dict[str, Any]:
@@ -232,8 +237,8 @@ def main(argv: Sequence[str]) -> None:
         "TFLOP/s", "MFU, %", "host, MiB", "device, MiB",
     )  # fmt: skip
     rows: list[Row] = []
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+    with tempfile.TemporaryDirectory() as made:
+        folder = Path(made)
         root = videos(options, folder)
         plan = [
             (ours, (m, d, r, options, root, folder))
@@ -247,7 +252,8 @@ def main(argv: Sequence[str]) -> None:
                 rows.append(measure(*arguments))
                 print_row(rows[-1])
             except Failed as failed:
-                line(*arguments[:2], str(failed))
+                name, dtype, *_ = arguments
+                line(name if measure is ours else pytorch(name), dtype, str(failed))
             if options.json:  # after every row: a long run may not reach its end
                 result = {"environment": about, "options": dataclasses.asdict(options)}
                 result["rows"] = [dataclasses.asdict(row) for row in rows]
