@@ -1,47 +1,51 @@
-"""The commands of benchmarks in docs: the options of each are there, and of some scripts one runs on tiny sizes."""
+"""Every command of benchmarks in docs, to its table, on tiny sizes: large networks are traced hollow, not compiled."""
 
-import argparse
+import contextlib
 import os
+import re
 from unittest import mock
 
 import pytest
-import tyro
 
-from cffm_jax.runtime.command_line import CommandLine
+from cffm_jax.models.encoders import mit
 
-from helpers import documented
-from helpers.runs import ROOT
+from helpers import documented, in_process, runs, tiny_world
 
 pytestmark = pytest.mark.long
 
 COMMANDS = [words for words, _ in documented.CASES if words[1].startswith("benchmarks/")]
 FRAMES = ("--height", "64", "--width", "96")
 TINY = {
-    ("context.py",): (*FRAMES, "--seconds", "0.01"),
-    ("data.py",): (*FRAMES, "--videos", "1", "--workers", "0", "--threads", "1", "--clips", "2", "--rounds", "1"),
-    ("memory.py",): ("--frames", "20"),
-    ("scaling.py", "--bytes"): (),
-}  # fmt: skip
-"""Script, with an option of the command that is taken -> what makes it tiny."""
-ELSEWHERE = {
-    "convert.py": "a process and 62 MB for each of its rows; it times what tests/weights/test_conversion.py runs",
-    "inference.py": "tests/benchmarks/test_inference_benchmark.py",
-    "kmeans.py": "its programs compile for a minute; tests/models/test_kmeans.py",
-    "metrics.py": "frames so small have no steady pixels to compare; tests/metrics/test_metrics.py",
-    "model.py": "it compiles whole networks for minutes; tests/models/test_models.py",
-    "soak.py": "it kills runs for minutes; tests/test_commands.py does so once",
-    "tiles.py": "tests/benchmarks/test_tiles_benchmark.py",
-    "train.py": "it trains real networks for minutes, by train.py, which the pages' commands run",
+    "context.py": (*FRAMES, "--seconds", "0.01"),
+    "convert.py": (),
+    "data.py": (*FRAMES, "--videos", "1", "--workers", "0", "--threads", "1", "--clips", "2", "--rounds", "1"),
+    # Causal prototypes are not more than a frame's tokens.
+    "inference.py": ("--size", "96", "96", "--seconds", "0", "--calls", "1"),
+    "kmeans.py": (*FRAMES, "--length", "10", "--k", "4", "--iterations", "1", "--rounds", "1"),
+    "memory.py": ("--frames", "20"),
+    "metrics.py": ("--size", "96", "160", "--frames", "16", "--repeats", "1"),
+    "model.py": (*FRAMES, "--output", "64", "96", "--crop", "64", "64", "--seconds", "0"),
+    "scaling.py": (),
+    "tiles.py": ("--size", "96", "96"),
+    "train.py": ("--models", "cffm_b0", "--crop", "64", "64", "--batch", "1", "--steps", "4"),
 }
-"""Script that is not run here -> why, and where what is like it runs."""
-
-
-class Parsed(Exception):
-    pass
+"""Script -> what makes its commands tiny."""
+NOT_RUN = {"soak.py": "it kills processes of its own for minutes: tests/test_commands.py does so once"}
+"""Script -> why its command does not run here, and which test runs what is like it."""
+COMPUTED, COMPILED = ("context.py", "kmeans.py"), ("scaling.py",)
+"""Scripts of small programs, and what reads compiled ones."""
+ALIKE = {f"b{i}": mit.MiTSize((8, 16, 40, 64), runs.DEPTHS, f"b{i}") for i in range(6)}
 
 
 def script(words):
     return words[1].removeprefix("benchmarks/")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def alike():
+    """All backbones are, so that what was traced of one need not be of another."""
+    with tiny_world.sized(ALIKE):
+        yield
 
 
 @pytest.fixture(autouse=True)
@@ -52,43 +56,28 @@ def clean(monkeypatch, tmp_path):
         yield
 
 
-def test_every_script_is_run_or_said_why_not():
-    assert {name for name, *_ in TINY} | set(ELSEWHERE) == {script(words) for words in COMMANDS}
-    for path in documented.paths_in(" ".join(ELSEWHERE.values())):
-        assert (ROOT / path).is_file()
+def test_what_is_not_run_is_there_and_the_rest_is():
+    assert {*TINY, *NOT_RUN} == {script(words) for words in COMMANDS}
+    for path in documented.paths_in(" ".join(NOT_RUN.values())):
+        assert (runs.ROOT / path).is_file()
 
 
-@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
-def test_the_options_are_there(words, monkeypatch):
-    """Up to the place where all of them have been read."""
-
-    def stops(read):
-        """Reads what it is to read, and goes no further."""
-
-        def instead(*arguments, **options):
-            result = read(*arguments, **options)
-            if "return_unknown_args" in options:  # As `CommandLine` calls tyro.
-                return result
-            raise Parsed
-
-        return instead
-
-    for owner, name in ((CommandLine, "over"), (tyro, "cli"), (argparse.ArgumentParser, "parse_args")):
-        monkeypatch.setattr(owner, name, stops(getattr(owner, name)))
-    with pytest.raises(Parsed):
-        documented.run(words, monkeypatch.setattr)
-
-
-@pytest.mark.parametrize("which", TINY, ids=" ".join)
-def test_a_script_prints_its_table(which, monkeypatch, capfd):
-    name, *options = which
-    words = next(words for words in COMMANDS if script(words) == name and {*options} <= {*words})
-    status = 0
-    try:
-        documented.run((*words, *TINY[which]), monkeypatch.setattr)
-    except SystemExit as ended:
-        status = ended.code
+@pytest.mark.parametrize("words", [words for words in COMMANDS if script(words) not in NOT_RUN], ids=" ".join)
+def test_a_command_prints_its_table(words, monkeypatch, capfd):
+    name, status = script(words), 0
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(in_process.starting_here())
+        if name not in COMPUTED:
+            stack.enter_context(in_process.hollow(compiled=name in COMPILED))
+        if name not in COMPUTED + COMPILED:
+            stack.enter_context(tiny_world.traced())
+        try:
+            documented.run((*words, *TINY[name]), monkeypatch.setattr)
+        except SystemExit as ended:
+            status = ended.code
     out, err = capfd.readouterr()
     # Where a process computes for other tests too, its memory need not stay.
     assert not status or name == "memory.py", err
     assert "|---|---|" in out.replace(" ", "")
+    rows = [line for line in out.splitlines() if re.match(r"\|.*\d", line) and "PyTorch" not in line]
+    assert rows and not re.search(r"\b(nan|inf|status|gave up)\b", "\n".join(rows)), out
