@@ -31,6 +31,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SETTINGS = (
     "--config", "configs/synthetic.py", "--data.frame_size", "64", "96", "--data.crop", "32", "32",
     "--optim.warmup_steps", "1", "--train.batch_size", "1", "--train.log_every", "1", "--train.keep", "2",
+    "--model.depths", "1", "1", "1", "1", "--model.width", "32",
 )  # fmt: skip
 ON_CORES = (
     "import os, signal, sys; os.sched_setaffinity(0, map(int, sys.argv[1].split(',')));"

@@ -26,14 +26,13 @@ TINY = {
     "metrics.py": ("--size", "96", "160", "--frames", "16", "--repeats", "1"),
     "model.py": (*FRAMES, "--output", "64", "96", "--crop", "64", "64", "--seconds", "0"),
     "scaling.py": (),
+    "soak.py": ("--kills", "1", "--terminations", "1", "--steps", "6", "--interval", "2", "--cores", "2"),
     "tiles.py": ("--size", "96", "96"),
     "train.py": ("--models", "cffm_b0", "--crop", "64", "64", "--batch", "1", "--steps", "4"),
 }
 """Script -> what makes its commands tiny."""
-NOT_RUN = {"soak.py": "it kills processes of its own for minutes: tests/test_commands.py does so once"}
-"""Script -> why its command does not run here, and which test runs what is like it."""
-COMPUTED, COMPILED = ("context.py", "kmeans.py"), ("scaling.py",)
-"""Scripts of small programs, and what reads compiled ones."""
+REAL, COMPUTED, COMPILED = ("soak.py",), ("context.py", "kmeans.py"), ("scaling.py",)
+"""Scripts whose processes are real ones, to be killed; of small programs; and what reads compiled ones."""
 ALIKE = {f"b{i}": mit.MiTSize((8, 16, 40, 64), runs.DEPTHS, f"b{i}") for i in range(6)}
 
 
@@ -56,20 +55,17 @@ def clean(monkeypatch, tmp_path):
         yield
 
 
-def test_what_is_not_run_is_there_and_the_rest_is():
-    assert {*TINY, *NOT_RUN} == {script(words) for words in COMMANDS}
-    for path in documented.paths_in(" ".join(NOT_RUN.values())):
-        assert (runs.ROOT / path).is_file()
-
-
-@pytest.mark.parametrize("words", [words for words in COMMANDS if script(words) not in NOT_RUN], ids=" ".join)
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
 def test_a_command_prints_its_table(words, monkeypatch, capfd):
     name, status = script(words), 0
     with contextlib.ExitStack() as stack:
-        stack.enter_context(in_process.starting_here())
-        if name not in COMPUTED:
+        if name in REAL:
+            stack.enter_context(mock.patch.dict(os.environ, runs.seeing(1)))
+        else:
+            stack.enter_context(in_process.starting_here())
+        if name not in REAL + COMPUTED:
             stack.enter_context(in_process.hollow(compiled=name in COMPILED))
-        if name not in COMPUTED + COMPILED:
+        if name not in REAL + COMPUTED + COMPILED:
             stack.enter_context(tiny_world.traced())
         try:
             documented.run((*words, *TINY[name]), monkeypatch.setattr)

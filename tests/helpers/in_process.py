@@ -94,7 +94,8 @@ def run(command, *, cwd=None, capture_output=False, check=False, **others):
     """As ``subprocess.run``; without a time limit, where it is Python that is to run."""
     if command[0] != sys.executable:
         return PROCESS(command, cwd=cwd, capture_output=capture_output, check=check, **others)
-    words = tuple(word.removeprefix(f"{ROOT}/") for word in command[1:])
+    # Python itself may be in a folder of the repository, and keeps its whole name.
+    words = tuple(word if word == sys.executable else word.removeprefix(f"{ROOT}/") for word in command[1:])
     out, err = io.StringIO(), io.StringIO()
     with pytest.MonkeyPatch.context() as patch, contextlib.ExitStack() as stack:
         if cwd:
