@@ -18,8 +18,8 @@ def get_config() -> Config:
         ("model.width", 64),
         ("model.blocks", 2),
         ("optim.head_multiplier", 10.0),
-        ("train.steps", 300),
+        ("train.steps", 260),
         ("train.batch_size", 4),
-        ("train.checkpoint_every", 300),
+        ("train.checkpoint_every", 260),
     ]
     return with_changes(synthetic.get_config(), changes)
