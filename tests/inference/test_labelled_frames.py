@@ -222,7 +222,7 @@ def test_a_reference_of_another_size_is_named(setting, tmp_path):
     path = str(tmp_path / "odd.jpg")
     cv2.imwrite(path, np.zeros((32, 48, 3), np.uint8))
     odd = dataclasses.replace(video, frames=(*video.frames[:8], path, *video.frames[9:]))
-    with pytest.raises(InputError, match=r"odd.jpg: is 32x48, frame .* 64x96"):
+    with pytest.raises(InputError, match=r"odd.jpg: is 48x32, frame .* 96x64"):
         list(segment_targets(segmenter, variables, [odd]))
 
 

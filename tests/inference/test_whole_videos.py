@@ -239,5 +239,5 @@ def test_a_frame_of_another_size_is_named(setting, tmp_path, frame):
         frames=(*video.frames[:frame], odd.frames[0], *video.frames[frame + 1 :]),
         masks=(*video.masks[:frame], odd.masks[0], *video.masks[frame + 1 :]),
     )
-    with pytest.raises(InputError, match="odd_000.jpg: is 30x40"):
+    with pytest.raises(InputError, match="odd_000.jpg: is 40x30"):
         list(VideoSegmenter(model, config).segment(variables, [video]))
