@@ -112,7 +112,8 @@ def _load_run_config(path: Path) -> Config:
     try:
         stored = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
-        raise InputError(path, "cannot be read as JSON", "name a run's folder, or one of configs/*.py") from error
+        remedy = "name another run or one of configs/*.py, or give another --workdir"
+        raise InputError(path, "cannot be read as JSON", remedy) from error
     return config_from_dict(stored, path)
 
 

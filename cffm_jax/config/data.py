@@ -83,6 +83,11 @@ class DataConfig:
     it) when reading. Records are compared with checksums of their own, always."""
 
     @property
+    def first_whole(self) -> int:
+        """The first frame of a video that has all of its references."""
+        return max(self.offsets, default=0)
+
+    @property
     def frame_channels(self) -> Channels:
         """The channels with their statistics. InputError: these are missing, or do not fit."""
         names, mean, std = self.channels, self.mean, self.std

@@ -69,11 +69,6 @@ class _Prepared(NamedTuple):
     dataset: Classes
     output: Path
 
-    @property
-    def first_whole(self) -> int:
-        """The first frame of a video that has all of its references."""
-        return max(self.options.settings.data.offsets, default=0)
-
 
 def evaluate_checkpoint(
     options: EvalOptions, with_config: Callable[[Config], EvalOptions], interruption: Interruption
@@ -105,7 +100,8 @@ def _require_same(options: EvalOptions) -> None:
 
 
 def _evaluate(prepared: _Prepared, interruption: Interruption) -> None:
-    options, videos, first = prepared.options, prepared.videos, prepared.first_whole
+    options, videos = prepared.options, prepared.videos
+    first = options.settings.data.first_whole
     samples: dict[str, write.MaskSamples] = {}
 
     def check() -> None:
@@ -209,7 +205,7 @@ def _pictures(prepared: _Prepared, check: Callable[[], None]) -> list[PictureCol
     folders = {name: "" if name in prepared.networks else path for name, path in prepared.beside.items()}
     return [
         PictureCollector(
-            options.pictures, prepared.videos, names, first=prepared.first_whole, colours=colours,
+            options.pictures, prepared.videos, names, first=options.settings.data.first_whole, colours=colours,
             channels=options.settings.data.frame_channels, beside=folders, check=check,
         )
     ]  # fmt: skip
@@ -258,7 +254,7 @@ def _write_and_print(prepared: _Prepared, rows: dict[str, Scores], samples: Mapp
         facts |= {"other settings than the checkpoint's": changed} if changed else {}
         facts |= {"names of the classes": network.note} if network.note else {}
         facts |= {f"beside, {name}": where for name, where in told.items()}
-        first = prepared.first_whole
+        first = config.data.first_whole
         masks = [
             samples[name].of if name in samples else write.prediction_samples(name, path, num_classes, first)
             for name, path in {prepared.name: "", **prepared.beside}.items()

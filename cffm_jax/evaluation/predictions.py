@@ -130,7 +130,7 @@ def evaluate_predictions(options: EvalOptions, interruption: Interruption) -> No
     if options.report:
         samples = write.together(
             [
-                write.prediction_samples(name, path, config.model.num_classes, max(config.data.offsets, default=0))
+                write.prediction_samples(name, path, config.model.num_classes, config.data.first_whole)
                 for name, path in sources.items()
             ]
         )

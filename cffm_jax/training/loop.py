@@ -271,7 +271,7 @@ class _Training:
         run, watchers = self._run, []
         if run.colours is not None:
             data = self._config.data
-            strips = FrameStrips(run.held_out, run.colours, first=max(data.offsets), channels=data.frame_channels)
+            strips = FrameStrips(run.held_out, run.colours, first=data.first_whole, channels=data.frame_channels)
             watchers.append(strips)
         with self._interruption.agreeing(jax.process_count() > 1):
             with self._log.clock.spent("evaluation"):

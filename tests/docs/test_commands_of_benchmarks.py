@@ -55,6 +55,10 @@ def clean(monkeypatch, tmp_path):
         yield
 
 
+def test_every_script_that_docs_name_has_its_sizes():
+    assert {*TINY} == {script(words) for words in COMMANDS}
+
+
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
 def test_a_command_prints_its_table(words, monkeypatch, capfd):
     name, status = script(words), 0

@@ -54,11 +54,6 @@ TARGETS = sorted({target for text in TEXTS.values() for target in targets_of(tex
 """Every target that ``make`` is told to make."""
 
 
-def paths_in(text):
-    """The files of the repository that a text names."""
-    return re.findall(r"\b(?:cffm_jax|configs|benchmarks|tests)/[\w/]+\.py\b", text)
-
-
 def run(words, setattr_):
     """Runs a command in this process as its file does, but for huge pages, for which it would start anew.
 

@@ -49,6 +49,8 @@ READ = (
     "--inspect",
 )  # fmt: skip
 """Options that name what is there before a command runs."""
+INPUTS = {"-": "video.mp4", "0": "video.mp4", "frames/": "frames", "frames/*.jpg": "frames", "films/": "films"}
+"""What ``predict.py`` is given -> the file or folder that this is of; 0 is a camera."""
 KEPT = ("configs", "data", "runs", "studies")
 """What is not removed after a command."""
 
@@ -183,11 +185,7 @@ def read(words):
         names.append(config_of(words).data.root)
     if words[1] in ("predict.py", "convert.py") or words[2].startswith("cffm_jax.data."):
         first = words[2 if words[1] != "-m" else 3]
-        names.append(
-            {"-": "video.mp4", "0": "video.mp4", "frames/": "frames", "frames/*.jpg": "frames", "films/": "films"}.get(
-                first, first
-            )
-        )
+        names.append(INPUTS.get(first, first))
     if "SegFormer-B1" in names:
         names.insert(0, "masks")
     made = "cffm_jax.data.synthetic" in words
