@@ -61,11 +61,7 @@ def export_stream(weights: Weights, folder: str | Path, size: tuple[int, int], *
     assert isinstance(weights.model, Method)  # Not of an encoder alone.
     segmenter = StreamSegmenter(weights.model, weights.config, size, streams, apart=False)
     arrays = flatten(weights.variables)
-    state = tuple(jax.tree.leaves(jax.eval_shape(segmenter.start)))
-    specs = {path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for path, leaf in arrays.items()}
-    frames = jax.ShapeDtypeStruct((streams, *size, len(segmenter.model.channels)), segmenter.model.channels.dtype)
-    program = jax.jit(functools.partial(step, segmenter))
-    made = jax.export.export(program, platforms=PLATFORMS)(specs, state, frames)
+    made = exported_step(segmenter, arrays)
     with WholeFolder(folder) as whole, whole.writing() as partial:
         (partial / STEP).write_bytes(made.serialize())
         write_safetensors(partial / WEIGHTS, arrays, {"licence": weights.licence, "origin": weights.origin})
@@ -73,6 +69,16 @@ def export_stream(weights: Weights, folder: str | Path, size: tuple[int, int], *
         about = description(weights, segmenter) | {"platforms": list(PLATFORMS)}
         about["sha256"] = {name: digest_of_file(partial / name).hex() for name in (STEP, WEIGHTS)}
         (partial / ABOUT).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+
+
+def exported_step(segmenter: StreamSegmenter, arrays: Mapping[str, Any]) -> jax.export.Exported:
+    """``step`` for weights like the ``arrays``, of which the shapes alone are read."""
+    channels = segmenter.model.channels
+    state = tuple(jax.tree.leaves(jax.eval_shape(segmenter.start)))
+    specs = {path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for path, leaf in arrays.items()}
+    frames = jax.ShapeDtypeStruct((segmenter.streams, *segmenter.size, len(channels)), channels.dtype)
+    program = jax.jit(functools.partial(step, segmenter))
+    return jax.export.export(program, platforms=PLATFORMS)(specs, state, frames)
 
 
 def step(

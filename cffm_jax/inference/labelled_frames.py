@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cffm_jax.data import decode
+from cffm_jax.data.evaluation_frames import evaluation_size
 from cffm_jax.data.layouts.video import Video
 from cffm_jax.errors import InputError
 from cffm_jax.inference.engine import Engine, jitted_step
@@ -54,6 +55,18 @@ def segment_targets(segmenter: VideoSegmenter, variables: dict[str, Any], videos
     """
     for whole, group in itertools.groupby(videos, lambda video: _is_sooner_whole(segmenter, video)):
         yield from (_of_whole_videos if whole else _of_clips)(segmenter, variables, tuple(group))
+
+
+def lower(segmenter: VideoSegmenter, variables: dict[str, Any], size: tuple[int, int]) -> jax.stages.Lowered:
+    """The program of clips with one labelled frame each, whose original frames are of ``size``,
+    uncompiled; otherwise as ``VideoSegmenter.lower``."""
+    engine, count = _engine(segmenter)
+    model, plan = segmenter.model, segmenter.config
+    h, w = evaluation_size(*size, plan.data.frame_size)
+    state = jax.eval_shape(lambda: engine.start((h, w), count))
+    frames = jax.ShapeDtypeStruct((count, engine.frames, h, w, len(model.channels)), model.channels.dtype)
+    prototypes = jax.ShapeDtypeStruct((count, plan.prototypes.count, model.width), jnp.float32)
+    return jitted_step.lower(engine, variables, state, frames, prototypes if segmenter.prototypes else None, size=size)
 
 
 def _is_sooner_whole(segmenter: VideoSegmenter, video: Video) -> bool:
@@ -94,16 +107,8 @@ def _dispatched(
     pool: ThreadPoolExecutor, segmenter: VideoSegmenter, variables: dict[str, Any], videos: Sequence[Video]
 ) -> Iterator[tuple[list[_Clip], dict[str, jax.Array]]]:
     """Clips of one size, and their masks, which the device is still to compute."""
-    references = len(_offsets(segmenter))
-    count = max(1, segmenter.chunk // (1 + references))
-    engine = Engine(
-        segmenter.model,
-        segmenter.rows,
-        tuple(range(references, 0, -1)),
-        frames=1 + references,
-        targets="last",
-        tiles=segmenter.tiles,
-    )
+    engine, count = _engine(segmenter)
+    references = engine.frames - 1
     for clips in _groups(_load(pool, segmenter, videos, ahead=2 * count), count):
         filled = clips + clips[-1:] * (count - len(clips))
         prototypes = None
@@ -119,6 +124,20 @@ def _dispatched(
         with compiling("the evaluation", segmenter.config.model.name, *frames.shape[:4], size):
             _, masks = jitted_step(engine, variables, *arguments, size=size)
         yield clips, masks
+
+
+def _engine(segmenter: VideoSegmenter) -> tuple[Engine, int]:
+    """What computes clips, and how many of them in a call."""
+    references = len(_offsets(segmenter))
+    engine = Engine(
+        segmenter.model,
+        segmenter.rows,
+        tuple(range(references, 0, -1)),
+        frames=1 + references,
+        targets="last",
+        tiles=segmenter.tiles,
+    )
+    return engine, max(1, segmenter.chunk // engine.frames)
 
 
 def _offsets(segmenter: VideoSegmenter) -> tuple[int, ...]:

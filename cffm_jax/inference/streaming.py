@@ -153,12 +153,17 @@ class StreamSegmenter:
         """Nothing seen so far."""
         return self._engine.start(self.input_size, self.streams)
 
-    def footprint(self, variables: dict[str, Any]) -> Footprint:
-        """What ``segment`` takes. Compiles it, and says so; its first call then does not."""
+    def lower(self, variables: dict[str, Any]) -> jax.stages.Lowered:
+        """The program of ``segment``, uncompiled, for weights or their shapes; where these are
+        placed, it runs."""
         channels = self.model.channels
         frames = jax.ShapeDtypeStruct((self.streams, *self.input_size, len(channels)), channels.dtype)
-        with compiling("the step of a stream", self.config.model.name, *frames.shape[:3], self.size):
-            program = self.segment.lower(variables, self._shapes, frames).compile()
+        return self.segment.lower(variables, self._shapes, frames)
+
+    def footprint(self, variables: dict[str, Any]) -> Footprint:
+        """What ``segment`` takes. Compiles it, and says so; its first call then does not."""
+        with compiling("the step of a stream", self.config.model.name, self.streams, *self.input_size, self.size):
+            program = self.lower(variables).compile()
         plan = program.memory_analysis()
         memory = None
         if plan:  # What is donated counts among arguments and results.

@@ -97,11 +97,12 @@ class VideoSegmenter:
         )
 
     def lower(self, variables: dict[str, Any], size: tuple[int, int]) -> jax.stages.Lowered:
-        """The chunk's program for original frames of ``size``, uncompiled: for measuring it."""
+        """The chunk's program for original frames of ``size``, uncompiled, for weights or their
+        shapes; where these are placed, it runs."""
         h, w = evaluation_size(*size, self.config.data.frame_size)
         prototypes = jax.ShapeDtypeStruct((1, self.config.prototypes.count, self.model.width), jnp.float32)
         frames = jax.ShapeDtypeStruct((1, self.chunk, h, w, len(self.model.channels)), self.model.channels.dtype)
-        state = self.engine.start((h, w))
+        state = jax.eval_shape(lambda: self.engine.start((h, w)))
         return jitted_step.lower(
             self.engine, variables, state, frames, prototypes if self.prototypes else None, size=size
         )

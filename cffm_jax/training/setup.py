@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+import optax
 from jax.sharding import Mesh
 from jax.typing import ArrayLike
 
@@ -137,16 +138,7 @@ def prepare(config: Config) -> Iterator[Run]:
             start=start,
             notes=notes,
             state=init_state(model, variables, optimizer, mesh, ema=config.optim.ema > 0),
-            step=make_train_step(
-                model.clone(remat=plan.remat),
-                optimizer,
-                mesh,
-                frame_loss_weight=plan.frame_loss_weight,
-                criterion=make_criterion(config.loss),
-                bad_steps=plan.bad_steps,
-                ema=config.optim.ema,
-                accumulate=plan.accumulate,
-            ),
+            step=step_of(config, model, optimizer, mesh),
             rate=learning_rate(config.optim, plan.steps),
             # Made where it is used: the loop moves nothing.
             key=jax.jit(lambda: jax.random.fold_in(jax.random.key(plan.seed), 1), out_shardings=replicated(mesh))(),
@@ -162,6 +154,21 @@ def prepare(config: Config) -> Iterator[Run]:
             colours=(classes or numbered_classes(config.model.num_classes)).colours,
             about={"licence": licence, "classes": of_dataset(classes).stored()},
         )
+
+
+def step_of(config: Config, model: Method, optimizer: optax.GradientTransformation, mesh: Mesh) -> Step:
+    """The step of ``make_train_step`` that the settings ask for."""
+    plan = config.train
+    return make_train_step(
+        model.clone(remat=plan.remat),
+        optimizer,
+        mesh,
+        frame_loss_weight=plan.frame_loss_weight,
+        criterion=make_criterion(config.loss),
+        bad_steps=plan.bad_steps,
+        ema=config.optim.ema,
+        accumulate=plan.accumulate,
+    )
 
 
 def work_of_a_step(config: Config, model: Method, mesh: Mesh) -> Work:

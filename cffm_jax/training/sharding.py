@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -14,7 +16,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from cffm_jax.checkpoints.state import TrainState
 from cffm_jax.errors import InputError
 from cffm_jax.models.methods.method import Method
-from cffm_jax.models.variables import trained_parts
+from cffm_jax.models.variables import trained_parts, variable_shapes
 
 DATA_AXIS, FSDP_AXIS = "data", "fsdp"
 SMALLEST_SPLIT = 4096
@@ -37,7 +39,12 @@ def make_mesh(devices: int, fsdp: int = 1) -> Mesh:
     if devices and devices < len(available) and jax.process_count() > 1:
         problem = f"{devices} asked for, but the {jax.process_count()} processes have {len(available)}"
         raise InputError("--train.devices", problem, "several processes use all of theirs: give 0")
-    used = np.array(available[: devices or len(available)])
+    return mesh_of(available[: devices or len(available)], fsdp)
+
+
+def mesh_of(devices: Sequence[jax.Device], fsdp: int = 1) -> Mesh:
+    """The mesh of ``make_mesh`` over these devices; InputError if ``fsdp`` does not divide them."""
+    used = np.array(devices)
     if len(used) % fsdp:
         raise InputError("--train.fsdp", f"{fsdp} does not divide {len(used)} devices", _one_of(len(used)))
     if fsdp == 1:
@@ -101,16 +108,6 @@ def init_state(
 ) -> TrainState:
     """State before the first step, placed as in training; what is not trained needs no optimiser
     state, nor an average, which starts (with ``ema``) as the initial parameters."""
-
-    def start(variables: dict[str, Any]) -> TrainState:
-        params = variables["params"]
-        trained = trained_parts(model, params)
-        opt_state = optimizer.init(trained)
-        # Copied: a step is given the buffers of both, to write into them.
-        average = jax.tree.map(jnp.copy, trained) if ema else None
-        zero = jnp.zeros((), jnp.int32)
-        return TrainState(zero, params, variables["batch_stats"], opt_state, zero, zero, average)
-
     if jax.process_count() > 1:
         # Those of the first process: another kind of processor may have drawn others in the last
         # bit.
@@ -120,7 +117,30 @@ def init_state(
     else:
         # Restored weights lie on one device, and a jitted function does not move what it is given.
         variables = jax.device_put(variables, replicated(mesh))
+    start = functools.partial(_start, model, optimizer, ema)
     shardings = (
         replicated(mesh) if FSDP_AXIS not in mesh.shape else state_sharded(mesh, jax.eval_shape(start, variables))
     )
     return jax.jit(start, out_shardings=shardings)(variables)
+
+
+def state_shapes(
+    model: Method, optimizer: optax.GradientTransformation, mesh: Mesh, *, ema: bool = False
+) -> TrainState:
+    """Shapes and placing of what ``init_state`` gives, without computing anything."""
+    shapes = jax.eval_shape(functools.partial(_start, model, optimizer, ema), variable_shapes(model))
+    return jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        shapes,
+        state_sharded(mesh, shapes),
+    )
+
+
+def _start(model: Method, optimizer: optax.GradientTransformation, ema: bool, variables: dict[str, Any]) -> TrainState:
+    params = variables["params"]
+    trained = trained_parts(model, params)
+    opt_state = optimizer.init(trained)
+    # Copied: a step is given the buffers of both, to write into them.
+    average = jax.tree.map(jnp.copy, trained) if ema else None
+    zero = jnp.zeros((), jnp.int32)
+    return TrainState(zero, params, variables["batch_stats"], opt_state, zero, zero, average)
