@@ -19,7 +19,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import jax
 import numpy as np
-from collectives import collectives
+from gpu.costs import collectives
 
 from cffm_jax.config import Config, ModelConfig
 from cffm_jax.data.class_names import VSPW

@@ -27,7 +27,7 @@ import safetensors.numpy
 from PIL import Image
 
 import cffm_jax
-from benchmarks.collectives import collectives
+from benchmarks.gpu.costs import collectives
 from cffm_jax.checkpoints.by_path import open_checkpoints
 from cffm_jax.checkpoints.store import Checkpoints
 from cffm_jax.commands.eval import eval_command

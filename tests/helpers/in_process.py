@@ -85,7 +85,8 @@ def starting_here():
         patch.setattr(jax.config, "update", lambda *_: None)
         patch.setattr(sys, "meta_path", [Absent, *sys.meta_path])
         # The folder of a script is on its path, not the one that holds it.
-        patch.delitem(sys.modules, "benchmarks.collectives", raising=False)
+        for name in [name for name in sys.modules if name.startswith("benchmarks.")]:
+            patch.delitem(sys.modules, name)
         patch.setitem(sys.modules, "benchmarks", None)
         yield
 

@@ -1,0 +1,1 @@
+"""GPUs without one: programs compiled for them, and what these would cost there."""
