@@ -18,17 +18,15 @@ os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_p
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import jax
-import numpy as np
 from gpu.costs import collectives
+from gpu.programs import lower_training
 
-from cffm_jax.config import Config, ModelConfig
+from cffm_jax.config import Config, DataConfig, ModelConfig
 from cffm_jax.data.class_names import VSPW
 from cffm_jax.models.create import build_model
 from cffm_jax.models.variables import variable_shapes
 from cffm_jax.runtime.command_line import parse_command, run_command
-from cffm_jax.training.optim import make_optimizer
-from cffm_jax.training.sharding import batch_sharded, init_state, make_mesh, replicated, state_sharded
-from cffm_jax.training.step import make_train_step
+from cffm_jax.training.sharding import make_mesh
 
 CROP = 64
 """Side of the clips: what is exchanged does not depend on it."""
@@ -54,25 +52,9 @@ class Options:
 
 def compiled_step(name: str, fsdp: int) -> tuple[str, int]:
     """(HLO of the training step of 8 clips on 8 devices, bytes of the parameters)."""
-    config = Config(model=ModelConfig(name, len(VSPW)))
-    model, mesh = build_model(config.model), make_mesh(8, fsdp)
-    optimizer = make_optimizer(config.optim, config.train.steps, model)
-    variables = variable_shapes(model)
-    state = jax.eval_shape(lambda v: init_state(model, v, optimizer, make_mesh(1)), variables)
-
-    def place(leaf: jax.ShapeDtypeStruct, sharding: jax.sharding.Sharding) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
-
-    state = jax.tree.map(place, state, state_sharded(mesh, state))
-    frames = (8, len(config.data.offsets) + 1, CROP, CROP)
-    shapes = {"frames": (*frames, 3), "labels": frames, "size": (8, 2)}
-    batch = {
-        key: jax.ShapeDtypeStruct(shape, np.int32 if key == "size" else np.uint8, sharding=batch_sharded(mesh))
-        for key, shape in shapes.items()
-    }
-    key = place(jax.eval_shape(lambda: jax.random.key(0)), replicated(mesh))
-    step = make_train_step(model, optimizer, mesh, frame_loss_weight=config.train.frame_loss_weight)
-    compiled = step.lower(state, batch, key).compile({"xla_backend_optimization_level": 0})
+    config = Config(model=ModelConfig(name, len(VSPW)), data=DataConfig(crop=(CROP, CROP)))
+    variables = variable_shapes(build_model(config.model))
+    compiled = lower_training(config, make_mesh(8, fsdp)).compile({"xla_backend_optimization_level": 0})
     return compiled.as_text(), 4 * sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
 
 
