@@ -28,6 +28,7 @@ from cffm_jax.errors import InputError
 from cffm_jax.export import stablehlo
 from cffm_jax.inference.load import Weights
 from cffm_jax.inference.streaming import StreamSegmenter
+from cffm_jax.models import by_platform
 from cffm_jax.models.methods.method import Method
 from cffm_jax.models.variables import flatten
 from cffm_jax.runtime.atomic import whole_file
@@ -93,7 +94,7 @@ def export_onnx(weights: Weights, path: str | Path, size: tuple[int, int], *, st
     names = state_names(segmenter)
     specs = [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves]
     specs.append(jax.ShapeDtypeStruct((streams, *size, len(segmenter.model.channels)), segmenter.model.channels.dtype))
-    with _quiet():
+    with _quiet(), by_platform.only("cpu"):
         made = jax2onnx.to_onnx(
             step, specs, model_name=weights.model.public_name, opset=OPSET,
             input_names=[*names, "frames"], output_names=[*(f"next_{name}" for name in names), "masks"],

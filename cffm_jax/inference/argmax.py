@@ -1,11 +1,19 @@
-"""From logits to masks, and to their probabilities, without the full-size logits."""
+"""From logits to masks, and to their probabilities, without the full-size logits.
+
+In two forms. On CPUs one class at a time: at 1/K of the memory, and in the cache. On GPUs, where
+each class would be some launches, and a wait of the host for how many there are, all at once: the
+logits are resized along one axis, and along the other within what looks for the largest.
+"""
 
 from __future__ import annotations
+
+import functools
 
 import jax
 import jax.numpy as jnp
 
-from cffm_jax.models.resize import resize_bilinear
+from cffm_jax.models import resize
+from cffm_jax.models.by_platform import by_platform
 
 Best = tuple[jax.Array, jax.Array, jax.Array]
 
@@ -16,9 +24,7 @@ _SLACK = 1e-5
 def segmentation_masks(logits: jax.Array, input_size: tuple[int, int], output_size: tuple[int, int]) -> jax.Array:
     """The class of every pixel: logits are resized to the input's size, then to the original one.
 
-    One class at a time with a running maximum: the same labels as an arg-max over full-size logits
-    (the first of equals wins) at 1/K of the memory. Classes that can win nowhere are not resized;
-    there are few others in a real picture.
+    The labels are those of an arg-max over full-size logits: the first of equals wins.
 
     Args:
       logits: f32[N, h, w, K].
@@ -28,10 +34,26 @@ def segmentation_masks(logits: jax.Array, input_size: tuple[int, int], output_si
     Returns:
       u8[N, H0, W0].
     """
+    sizes = {"input_size": input_size, "output_size": output_size}
+    by_class, at_once = (functools.partial(form, **sizes) for form in (masks_by_class, masks_at_once))
+    return by_platform(logits, cpu=by_class, default=at_once)
+
+
+def winner_scores(logits: jax.Array, input_size: tuple[int, int], output_size: tuple[int, int]) -> jax.Array:
+    """The softmax probability of every pixel's class in `segmentation_masks`, f32[N, H0, W0]. The
+    arguments are those of `segmentation_masks`."""
+    sizes = {"input_size": input_size, "output_size": output_size}
+    by_class, at_once = (functools.partial(form, **sizes) for form in (scores_by_class, scores_at_once))
+    return by_platform(logits.astype(jnp.float32), cpu=by_class, default=at_once)
+
+
+def masks_by_class(logits: jax.Array, input_size: tuple[int, int], output_size: tuple[int, int]) -> jax.Array:
+    """`segmentation_masks` with a running maximum. Classes that can win nowhere are not resized;
+    there are few others in a real picture."""
     if input_size[0] == output_size[0] and input_size[1] != output_size[1]:
         # Only the width is gathered, along the last axis number by number; along an axis before it,
-        # row by row. On CPUs a third of the time.
-        turned = segmentation_masks(jnp.swapaxes(logits, 1, 2), input_size[::-1], output_size[::-1])
+        # row by row. A third of the time.
+        turned = masks_by_class(jnp.swapaxes(logits, 1, 2), input_size[::-1], output_size[::-1])
         return jnp.swapaxes(turned, 1, 2)
     n, classes = logits.shape[0], logits.shape[-1]
     possible = _possible(logits, input_size, output_size)
@@ -42,7 +64,7 @@ def segmentation_masks(logits: jax.Array, input_size: tuple[int, int], output_si
         i, score, label = best
         this = order[i]
         plane = jax.lax.dynamic_index_in_dim(planes, this, keepdims=False)
-        plane = resize_bilinear(resize_bilinear(plane, input_size), output_size)
+        plane = resize.resize_bilinear(resize.resize_bilinear(plane, input_size), output_size)
         return i + 1, jnp.maximum(score, plane), jnp.where(plane > score, this.astype(jnp.uint8), label)
 
     full = (n, *output_size)
@@ -51,29 +73,55 @@ def segmentation_masks(logits: jax.Array, input_size: tuple[int, int], output_si
     return jax.lax.while_loop(lambda best: best[0] < count, compare, start)[2]
 
 
-def winner_scores(logits: jax.Array, input_size: tuple[int, int], output_size: tuple[int, int]) -> jax.Array:
-    """The softmax probability of every pixel's class in `segmentation_masks`, f32[N, H0, W0].
-
-    One class at a time too, but all of them: with the maximum m so far goes the sum of
-    exp(logit - m), and the winner's probability is 1 over the last sum. The arguments are those of
-    `segmentation_masks`.
-    """
-    if input_size[0] == output_size[0] and input_size[1] != output_size[1]:
-        # As above: faster where only the width is gathered.
-        turned = winner_scores(jnp.swapaxes(logits, 1, 2), input_size[::-1], output_size[::-1])
+def scores_by_class(logits: jax.Array, input_size: tuple[int, int], output_size: tuple[int, int]) -> jax.Array:
+    """`winner_scores` of all classes: with the maximum m so far goes the sum of exp(logit - m), and
+    the winner's probability is 1 over the last sum."""
+    if input_size[0] == output_size[0] and input_size[1] != output_size[1]:  # As above.
+        turned = scores_by_class(jnp.swapaxes(logits, 1, 2), input_size[::-1], output_size[::-1])
         return jnp.swapaxes(turned, 1, 2)
-    planes = jnp.moveaxis(logits.astype(jnp.float32), -1, 0)
+    planes = jnp.moveaxis(logits, -1, 0)
 
     def add(i: jax.Array, so_far: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         largest, total = so_far
         plane = jax.lax.dynamic_index_in_dim(planes, i, keepdims=False)
-        plane = resize_bilinear(resize_bilinear(plane, input_size), output_size)
+        plane = resize.resize_bilinear(resize.resize_bilinear(plane, input_size), output_size)
         new = jnp.maximum(largest, plane)
         return new, total * jnp.exp(largest - new) + jnp.exp(plane - new)
 
     full = (logits.shape[0], *output_size)
     start = jnp.full(full, -jnp.inf, jnp.float32), jnp.zeros(full, jnp.float32)
     return 1 / jax.lax.fori_loop(0, logits.shape[-1], add, start)[1]
+
+
+def masks_at_once(logits: jax.Array, input_size: tuple[int, int], output_size: tuple[int, int]) -> jax.Array:
+    """`segmentation_masks` of all classes together."""
+    return jnp.argmax(_full_size(logits, input_size, output_size), -1).astype(jnp.uint8)
+
+
+def scores_at_once(logits: jax.Array, input_size: tuple[int, int], output_size: tuple[int, int]) -> jax.Array:
+    """`winner_scores` of all classes together."""
+    largest = jnp.max(_full_size(logits, input_size, output_size), -1, keepdims=True)
+    # Resized again: what XLA finds computed twice it would write out.
+    logits, largest = jax.lax.optimization_barrier((logits, largest))
+    return 1 / jnp.sum(jnp.exp(_full_size(logits, input_size, output_size) - largest), -1)
+
+
+def _full_size(logits: jax.Array, input_size: tuple[int, int], output_size: tuple[int, int]) -> jax.Array:
+    """f32[N, H0, W0, K], for a sum over the classes to compute within itself."""
+    grown = [last / size for size, last in zip(logits.shape[1:3], output_size)]
+    first, second = (1, 2) if grown[0] <= grown[1] else (2, 1)
+    once = _twice(logits, first, input_size[first - 1], output_size[first - 1])
+    return _twice(jax.lax.optimization_barrier(once), second, input_size[second - 1], output_size[second - 1])
+
+
+def _twice(x: jax.Array, axis: int, between: int, last: int) -> jax.Array:
+    """Resizes an axis to a size between, of which only what is read is computed, and then on."""
+    tables = resize.neighbours(x.shape[axis], between)
+    if between == last:
+        return resize.lerp(x, axis, *tables)
+    low, high, share = resize.neighbours(between, last)
+    first, second = (resize.lerp(x, axis, *(table[at] for table in tables)) for at in (low, high))
+    return resize.between(first, second, axis, share)
 
 
 def _possible(logits: jax.Array, input_size: tuple[int, int], output_size: tuple[int, int]) -> jax.Array:

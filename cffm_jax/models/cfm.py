@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, Float32
 from cffm_jax.models import layers
 from cffm_jax.models.contexts import cffa, windows
 from cffm_jax.models.contexts.assemble import assemble
+from cffm_jax.models.gather import take
 
 HEADS = 8
 MLP_RATIO = 4
@@ -116,13 +117,16 @@ class _ContextBlock(nn.Module):
             for source, x in zip(self.references, normed, strict=True)
         )
 
-    def position_bias(self) -> Float32[Array, "A {self.window}**2 _"]:
-        """Biases of the fine region, then those of the pooled sources: 277 tokens."""
+    def position_bias(self) -> Float32[Array, "A _ _"]:
+        """Biases of the fine region, then those of the pooled sources, for each position of a
+        window: [A, 49, 277], both ``layers.align``-ed."""
         pooled = [
-            self.biases[s.name].reshape(HEADS, -1)[:, windows.relative_index(s.reach, s.window)] for s in self.sources
+            take(self.biases[s.name].reshape(HEADS, -1), 1, windows.relative_index(s.reach, s.window))
+            for s in self.sources
         ]
         fine = windows.fine_bias(self.bias_own, self.bias_ring, self.window, self.halo)
-        return jnp.concatenate([fine, *pooled], -1)
+        bias = jnp.concatenate([fine, *pooled], -1)
+        return layers.align(layers.align(bias, 1, self.dtype), 2, self.dtype)
 
     def _cells(self, grid: jax.Array) -> Cells:
         """Keys and values of a pooled grid [N, H, W, C]."""
@@ -132,21 +136,25 @@ class _ContextBlock(nn.Module):
         """The target after the block.
 
         Args:
-          logits: f32[N, A, nh, nw, 49, 277] of the context tokens, with bias and mask.
-          values: [N * A, nh, nw, 277, D].
+          logits: f32[N, A, nh, nw, 49, 277] of the context tokens, with bias and mask; aligned.
+          values: [N * A, nh, nw, 277, D], aligned.
           target: [N, h, w, C].
         """
         n, h, w, c = target.shape
-        weights = jax.nn.softmax(logits, axis=-1).astype(self.dtype)
+        weights = layers.softmax(logits, self.dtype)
         y = jnp.einsum("zabqk,zabkd->zabqd", weights.reshape(n * HEADS, *weights.shape[2:]), values)
-        y = windows.join_windows(y, self.window)[:, :h, :w]
+        y = windows.join_windows(y[..., : self.window**2, :], self.window)[:, :h, :w]
         y = y.reshape(n, HEADS, h, w, -1).transpose(0, 2, 3, 1, 4).reshape(n, h, w, c)
         target = target + self.proj(y)
         return target + self.mlp(self.norm2(target))
 
     def _mask(self, values: jax.Array) -> jax.Array:
-        """``cffa.context_mask`` as f32[nh, nw, 1, 277] for values [N * A, nh, nw, 277, D]."""
-        return jnp.asarray(cffa.context_mask(*values.shape[1:3], self.sources, self.halo))[:, :, None]
+        """``cffa.context_mask`` as f32[nh, nw, 1, _] for values [N * A, nh, nw, _, D]."""
+        multiple = layers.alignment(self.dtype)
+        return jnp.asarray(cffa.context_mask(*values.shape[1:3], self.sources, self.halo, multiple))[:, :, None]
+
+    def _assemble(self, fine: jax.Array, grids: list[jax.Array]) -> jax.Array:
+        return assemble(fine, grids, self.sources, self.halo, layers.alignment(self.dtype))
 
 
 class MiningBlock(_ContextBlock):
@@ -162,12 +170,14 @@ class MiningBlock(_ContextBlock):
         x = windows.pad_to_windows(self.norm1(target), self.window)
         queries, keys, values = _split_heads(self.qkv(x), 3)
         grids = (self._cells(self.pools[self.own.name](x)), *cells)
-        keys = assemble(keys, [grid.mined_keys for grid in grids], self.sources, halo=self.halo)
-        values = assemble(values, [grid.values for grid in grids], self.sources, halo=self.halo)
+        keys = self._assemble(keys, [grid.mined_keys for grid in grids])
+        values = self._assemble(values, [grid.values for grid in grids])
         bias = self.position_bias()[:, None, None]
         mask = self._mask(values)
         queries = windows.split_windows(queries, self.window) * (c // HEADS) ** -0.5
-        logits = jnp.einsum("zabqd,zabkd->zabqk", queries, keys, preferred_element_type=jnp.float32)
+        logits = layers.logits("zabqd,zabkd->zabqk", layers.align(queries, -2, self.dtype), keys)
+        # XLA on GPUs would write the bias out for every window, for the product to begin with.
+        logits = jax.lax.optimization_barrier(logits)
         return self._weigh(logits.reshape(n, HEADS, *logits.shape[1:]) + bias + mask, values, target)
 
     def _cells(self, grid: jax.Array) -> Cells:
@@ -188,7 +198,7 @@ class PositionBlock(_ContextBlock):
         x = windows.pad_to_windows(self.norm1(target), self.window)
         (values,) = _split_heads(self.value(x), 1)
         grids = (self._cells(self.pools[self.own.name](x)), *cells)
-        values = assemble(values, [grid.values for grid in grids], self.sources, halo=self.halo)
+        values = self._assemble(values, [grid.values for grid in grids])
         bias, mask = self.position_bias()[:, None, None], self._mask(values)
         logits = jnp.broadcast_to(bias + mask, (len(target), HEADS, *mask.shape[:2], *bias.shape[-2:]))
         return self._weigh(logits, values, target)
@@ -217,10 +227,11 @@ class GlobalBlock(nn.Module):
         n, h, w, c = target.shape
         norm = layers.layer_norm(EPSILON, self.dtype, name="norm1")
         q = layers.Dense(c, self.dtype, name="q")(norm(target)) * (c // HEADS) ** -0.5
-        k, v = jnp.split(layers.Dense(2 * c, self.dtype, name="kv")(norm(prototypes)), 2, -1)
+        context = layers.align(norm(prototypes), 1, self.dtype)
+        k, v = jnp.split(layers.Dense(2 * c, self.dtype, name="kv")(context), 2, -1)
         q, k, v = (x.reshape(n, -1, HEADS, c // HEADS) for x in (q, k, v))
-        logits = jnp.einsum("nqad,npad->naqp", q, k, preferred_element_type=jnp.float32)
-        weights = jax.nn.softmax(logits, axis=-1).astype(self.dtype)
+        mask = layers.key_mask(prototypes.shape[1], self.dtype)
+        weights = layers.softmax(layers.logits("nqad,npad->naqp", q, k) + mask, self.dtype)
         y = jnp.einsum("naqp,npad->nqad", weights, v).reshape(n, h, w, c)
         target = target + layers.Dense(c, self.dtype, name="proj")(y)
         return target + MLP(self.dtype, name="mlp")(layers.layer_norm(EPSILON, self.dtype, name="norm2")(target))

@@ -81,7 +81,8 @@ class FrameDecoder(nn.Module):
                 kernel = jnp.matmul(projection, kernel, precision="highest")
             y = layers.matmul(x, kernel, self.dtype).astype(jnp.float32)
             fused = fused + resize_bilinear(y, (h, w))
-        return nn.relu(layers.BatchNorm(name="norm")(fused, train)).astype(self.dtype)
+        # In the compute type, as a convolution would give it: the largest map of all is read often.
+        return nn.relu(layers.BatchNorm(name="norm")(fused.astype(self.dtype), train)).astype(self.dtype)
 
 
 def decoder_macs(

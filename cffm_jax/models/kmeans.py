@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Float32, Int32, PRNGKeyArray
 
 from cffm_jax.config import PrototypeConfig
+from cffm_jax.models.by_platform import by_platform
 from cffm_jax.models.kmeans_starts import EXACT, STARTS, products
 
 CHUNK = 65536
@@ -232,9 +233,9 @@ def _assign(tokens: _Tokens, centres: jax.Array, chunk: int) -> _Step:
         begin = jnp.minimum(first, size - n)  # The last block repeats tokens of the one before: padding would copy all.
         x, valid, norms = tokens.block(begin, n)
         scores = products(-2 * centres, x)
-        least, nearest = jax.lax.platform_dependent(scores, offsets, cpu=_least_by_loop, default=_least)
+        least, nearest = by_platform(scores, offsets, cpu=_least_by_loop, default=_least)
         target = jnp.where(valid & (begin + jnp.arange(n) >= first), nearest, k)
-        sums = jax.lax.platform_dependent(
+        sums = by_platform(
             x, target, cpu=lambda x, i: jax.ops.segment_sum(x, i, k), default=lambda x, i: _sums(x, i, k)
         )
         counts = jax.ops.segment_sum(jnp.ones(n), target, k)

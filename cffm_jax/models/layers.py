@@ -5,6 +5,7 @@ Dimension key: N images, H W sides of a map, C channels, K kernel side.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Literal
 
@@ -12,6 +13,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, Float32
+
+from cffm_jax.models.by_platform import by_platform
 
 # JAX cuts at two standard deviations without correcting for it: what is left has 0.87962566 of the
 # one asked for.
@@ -33,8 +37,8 @@ def matmul(x: jax.Array, kernel: jax.Array, dtype: jnp.dtype) -> jax.Array:
     """[..., C] x [C, F] -> [..., F], positions flattened to one axis. With several leading axes,
     the gradient makes XLA on CPUs transpose the cotangent together with all that computes it:
     flattened, a block's backward pass takes a third of the time."""
-    flat = x.reshape(-1, x.shape[-1]).astype(dtype) @ kernel.astype(dtype)
-    return flat.reshape(*x.shape[:-1], kernel.shape[-1])
+    flat = x.reshape(-1, x.shape[-1]).astype(dtype) @ align(kernel.astype(dtype), 1, dtype)
+    return flat[:, : kernel.shape[1]].reshape(*x.shape[:-1], kernel.shape[1])
 
 
 class Dense(nn.Module):
@@ -109,7 +113,7 @@ def _depthwise_back(saved: tuple[jax.Array, jax.Array], cotangent: jax.Array) ->
         zeros = (jnp.zeros((n, w, c), jnp.float32),) * (1 + len(taps))
         return tuple(jnp.sum(each, (0, 1)) for each in jax.lax.fori_loop(0, h, add, zeros))
 
-    bias, *filters = jax.lax.platform_dependent(cpu=sums_by_rows, default=sums)
+    bias, *filters = by_platform(cpu=sums_by_rows, default=sums)
     turned = depthwise(cotangent, kernel[::-1, ::-1], jnp.zeros_like(bias, x.dtype))
     return turned, jnp.stack(filters).reshape(kernel.shape).astype(kernel.dtype), bias.astype(kernel.dtype)
 
@@ -117,13 +121,63 @@ def _depthwise_back(saved: tuple[jax.Array, jax.Array], cotangent: jax.Array) ->
 depthwise.defvjp(lambda x, kernel, bias: (depthwise(x, kernel, bias), (x, kernel)), _depthwise_back)
 
 
+def alignment(dtype: jnp.dtype) -> int:
+    """Of what the tokens of an attention should be a multiple: GPUs' products of halves want 8.
+    Otherwise XLA makes a padded copy of every array of weights."""
+    return 8 if jnp.dtype(dtype).itemsize == 2 else 1
+
+
+def align(x: Float[Array, ...], axis: int, dtype: jnp.dtype) -> Float[Array, ...]:
+    """Zeros after an axis, up to ``alignment``."""
+    more = -x.shape[axis] % alignment(dtype)
+    return jnp.pad(x, [(0, more if i == axis % x.ndim else 0) for i in range(x.ndim)]) if more else x
+
+
+def key_mask(count: int, dtype: jnp.dtype) -> Float32[np.ndarray, " _"]:
+    """What to add to the logits of so many keys, once aligned: those added weigh nothing."""
+    return np.where(np.arange(count - count % -alignment(dtype)) < count, 0.0, -np.inf).astype(np.float32)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def logits(equation: str, queries: Float[Array, ...], keys: Float[Array, ...]) -> Float32[Array, ...]:
+    """``jnp.einsum``, summed and returned in float32. Backwards the products have the type of the
+    queries and keys: a gradient in float32 would be twice as large, and its products slower."""
+    return jnp.einsum(equation, queries, keys, preferred_element_type=jnp.float32)
+
+
+def _logits_back(equation: str, read: tuple[jax.Array, jax.Array], gradient: jax.Array) -> tuple[jax.Array, ...]:
+    queries, keys = read
+    _, back = jax.vjp(functools.partial(jnp.einsum, equation), queries, keys)
+    return back(gradient.astype(queries.dtype))
+
+
+logits.defvjp(lambda equation, queries, keys: (logits(equation, queries, keys), (queries, keys)), _logits_back)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def softmax(logits: Float32[Array, ...], dtype: jnp.dtype) -> Float[Array, ...]:
+    """Weights of the last axis, computed in float32. They are all that is kept for the gradient, in
+    their own type."""
+    return jax.nn.softmax(logits, axis=-1).astype(dtype)
+
+
+def _softmax_back(dtype: jnp.dtype, weights: jax.Array, gradient: jax.Array) -> tuple[jax.Array]:
+    weights, gradient = weights.astype(jnp.float32), gradient.astype(jnp.float32)
+    return (weights * (gradient - jnp.sum(weights * gradient, -1, keepdims=True)),)
+
+
+softmax.defvjp(lambda logits, dtype: (softmax(logits, dtype),) * 2, _softmax_back)
+
+
 class PatchConv(nn.Module):
-    """Convolution of side and stride R: [N, H, W, C] -> [N, H/R, W/R, F], as one matrix product."""
+    """Convolution of side and stride R: [N, H, W, C] -> [N, H/R, W/R, F], as one matrix product; or
+    -> [N, S, F], the tokens ``align``-ed."""
 
     side: int
     features: int
     dtype: jnp.dtype = jnp.float32
     kernel_init: Callable[..., jax.Array] = conv_init
+    tokens: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -133,6 +187,8 @@ class PatchConv(nn.Module):
         patches = (
             x.reshape(n, h // r, r, w // r, r, c).transpose(0, 1, 3, 2, 4, 5).reshape(n, h // r, w // r, r * r * c)
         )
+        if self.tokens:
+            patches = align(patches.reshape(n, -1, r * r * c), 1, self.dtype)
         return matmul(patches, kernel.reshape(r * r * c, -1), self.dtype) + bias.astype(self.dtype)
 
 

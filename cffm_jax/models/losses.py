@@ -13,8 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Float32, Integer
 
-from cffm_jax.config import IGNORED_LABEL
-from cffm_jax.models.resize import resize_bilinear
+from cffm_jax.models.cross_entropy import summed_cross_entropy
 
 
 @runtime_checkable
@@ -38,19 +37,7 @@ class LossParts(NamedTuple):
 def cross_entropy(logits: Float[Array, "B h w K"], labels: Integer[Array, "B H W"]) -> Float32[Array, ""]:
     """Mean over ALL pixels of the cross-entropy of logits enlarged to the labels' size. ``labels``
     are 0..K-1, or 255 where ignored, which counts as zero."""
-    _, height, width = labels.shape
-
-    # The enlarged logits are the largest array of a training step: recomputed backwards rather than
-    # kept.
-    @jax.checkpoint
-    def total(logits: jax.Array) -> jax.Array:
-        full = resize_bilinear(logits.astype(jnp.float32), (height, width))
-        classes = jnp.arange(full.shape[-1])
-        of_label = jnp.sum(jnp.where(labels[..., None] == classes, full, 0.0), -1)
-        loss = jax.nn.logsumexp(full, axis=-1) - of_label
-        return jnp.sum(jnp.where(labels == IGNORED_LABEL, 0.0, loss))
-
-    return total(logits) / labels.size
+    return summed_cross_entropy(logits.astype(jnp.float32), labels) / labels.size
 
 
 def clip_loss(

@@ -10,20 +10,39 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Float32
+from jaxtyping import Array, Float, Float32, Float64, Int32
+
+from cffm_jax.models.by_platform import by_platform
+from cffm_jax.models.gather import take
 
 
-def _neighbours(size_in: int, size_out: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """For each output position its two input positions i32 and the share f64 of the second one."""
+@functools.cache
+def neighbours(
+    size_in: int, size_out: int
+) -> tuple[Int32[np.ndarray, " {size_out}"], Int32[np.ndarray, " {size_out}"], Float64[np.ndarray, " {size_out}"]]:
+    """For each output position its two input positions and the share of the second one."""
     source = np.clip((np.arange(size_out) + 0.5) * (size_in / size_out) - 0.5, 0, size_in - 1)
     low = np.floor(source).astype(np.int32)
     return low, np.minimum(low + 1, size_in - 1), source - low
 
 
 @functools.cache
+def readers(
+    size_in: int, size_out: int
+) -> tuple[Int32[np.ndarray, "most {size_in}"], Float32[np.ndarray, "most {size_in}"]]:
+    """For each input position the output positions that read it, and by what weight: the transpose
+    of the resize as a gather. Where fewer than the most do, the rest are 0 and weigh nothing."""
+    matrix = interpolation_matrix(size_in, size_out)
+    most = np.count_nonzero(matrix, 0).max()
+    order = np.argsort(matrix == 0, 0, kind="stable")[:most]
+    weights = np.take_along_axis(matrix, order, 0)
+    return np.where(weights, order, 0).astype(np.int32), weights
+
+
+@functools.cache
 def interpolation_matrix(size_in: int, size_out: int) -> Float32[np.ndarray, "{size_out} {size_in}"]:
     """Bilinear weights of a resize with half-pixel centres, clamped at the borders."""
-    low, high, share = _neighbours(size_in, size_out)
+    low, high, share = neighbours(size_in, size_out)
     matrix = np.zeros((size_out, size_in), np.float64)
     rows = np.arange(size_out)
     np.add.at(matrix, (rows, low), 1.0 - share)
@@ -52,18 +71,32 @@ def _halve(x: jax.Array, axis: int) -> jax.Array:
     return jnp.mean(x.reshape(shape), axis + 1)
 
 
-def _resize_axis(x: jax.Array, axis: int, size: int) -> jax.Array:
+def lerp(x: Float[Array, ...], axis: int, low: np.ndarray, high: np.ndarray, share: np.ndarray) -> Float[Array, ...]:
+    """Positions of the resized axis, given by (some of) their ``neighbours``; a gather."""
+    return between(take(x, axis, low), take(x, axis, high), axis, share)
+
+
+def between(low: Float[Array, ...], high: Float[Array, ...], axis: int, share: np.ndarray) -> Float[Array, ...]:
+    """Values between two, by the share of the second at each position of an axis."""
+    weight = share.astype(np.float32).reshape((-1,) + (1,) * (low.ndim - axis - 1)).astype(low.dtype)
+    return low + weight * (high - low)
+
+
+def resize_axis(x: Float[Array, ...], axis: int, size: int) -> Float[Array, ...]:
+    """Resizes one axis. On CPUs a gather takes longer than slices, where these do; on GPUs it is
+    part of what reads it."""
     size_in = x.shape[axis]
     if size == size_in:
         return x
-    if size % size_in == 0:
-        return _enlarge(x, axis, size // size_in)
     if size_in == 2 * size:
         return _halve(x, axis)
-    low, high, share = _neighbours(size_in, size)
-    weight = share.astype(np.float32).reshape((-1,) + (1,) * (x.ndim - axis - 1)).astype(x.dtype)
-    at_low, at_high = jnp.take(x, low, axis=axis), jnp.take(x, high, axis=axis)
-    return at_low + weight * (at_high - at_low)
+
+    def gathered(x: jax.Array) -> jax.Array:
+        return lerp(x, axis, *neighbours(size_in, size))
+
+    if size % size_in:
+        return gathered(x)
+    return by_platform(x, cpu=lambda x: _enlarge(x, axis, size // size_in), default=gathered)
 
 
 def resize_bilinear(x: Float[Array, ...], size: tuple[int, int]) -> Float[Array, ...]:
@@ -76,5 +109,5 @@ def resize_bilinear(x: Float[Array, ...], size: tuple[int, int]) -> Float[Array,
     # Shrink first: the second axis then has less to do.
     order = sorted(zip((1, 2), size), key=lambda pair: pair[1] / x.shape[pair[0]])
     for axis, length in order:
-        x = _resize_axis(x, axis, length)
+        x = resize_axis(x, axis, length)
     return x

@@ -13,7 +13,7 @@ import cffm_jax
 from cffm_jax.checkpoints.compatible import require_same_model
 from cffm_jax.config import Config, ModelConfig
 from cffm_jax.errors import InputError
-from cffm_jax.models import layers
+from cffm_jax.models import by_platform, layers
 from cffm_jax.models.create import build_model
 from cffm_jax.models.encoders import names as encoders
 from cffm_jax.models.methods.cffm_families import FAMILIES
@@ -91,8 +91,7 @@ def test_sides_that_are_no_multiples_of_32_are_refused(name):
 
 @pytest.mark.parametrize("platform", ["cpu", "default"])
 @pytest.mark.parametrize("side", [3, 7])
-def test_depthwise_convolution_and_its_gradients_are_xlas(side, platform, monkeypatch):
-    monkeypatch.setattr(jax.lax, "platform_dependent", lambda **branches: branches[platform]())
+def test_depthwise_convolution_and_its_gradients_are_xlas(side, platform):
     x, kernel, bias = normal(2, 6, 9, 5), normal(side, side, 5, seed=1), normal(5, seed=2)
     cotangent = normal(2, 6, 9, 5, seed=3)
 
@@ -101,13 +100,15 @@ def test_depthwise_convolution_and_its_gradients_are_xlas(side, platform, monkey
         form = {"dimension_numbers": dimensions, "feature_group_count": 5, "precision": "highest"}
         return bias + jax.lax.conv_general_dilated(x, filters, (1, 1), "SAME", **form)
 
-    ours, back = jax.vjp(layers.depthwise, x, kernel, bias)
     expected, expected_back = jax.vjp(grouped, x, kernel, bias)
+    with by_platform.only(platform):
+        ours, back = jax.vjp(layers.depthwise, x, kernel, bias)
+        half = jax.vjp(layers.depthwise, *(each.astype(jnp.bfloat16) for each in (x, kernel, bias)))[1]
+        gradients, halves = back(cotangent), half(cotangent.astype(jnp.bfloat16))
     np.testing.assert_allclose(ours, expected, rtol=0, atol=2e-5)
-    for gradient, other in zip(back(cotangent), expected_back(cotangent), strict=True):
+    for gradient, other in zip(gradients, expected_back(cotangent), strict=True):
         np.testing.assert_allclose(gradient, other, rtol=0, atol=5e-5)
-    half = jax.vjp(layers.depthwise, *(each.astype(jnp.bfloat16) for each in (x, kernel, bias)))[1]
-    for gradient, other in zip(half(cotangent.astype(jnp.bfloat16)), expected_back(cotangent), strict=True):
+    for gradient, other in zip(halves, expected_back(cotangent), strict=True):
         assert gradient.dtype == jnp.bfloat16
         np.testing.assert_allclose(gradient, other, rtol=0, atol=0.02 * np.abs(other).max())
 

@@ -7,11 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from cffm_jax.models import cross_entropy as cross_entropy_module
+from cffm_jax.models.cross_entropy import in_parts, within_sums
 from cffm_jax.models.losses import clip_loss, cross_entropy
 
 from helpers.resizes import naive_matrix, naive_resize
 
 value_and_grad = jax.jit(jax.value_and_grad(cross_entropy))
+forms = pytest.mark.parametrize("form", [in_parts, within_sums], ids=lambda form: form.__name__)
+"""Of the sum and its gradient: that of CPUs, and that of all other platforms."""
 
 B, T, K = 2, 4, 5
 SMALL, FULL = (4, 6), (13, 24)
@@ -56,6 +60,40 @@ def test_value_and_gradient_are_the_definition(dtype):
     np.testing.assert_allclose(gradient, expected_gradient, atol=1e-7)
 
 
+@forms
+@pytest.mark.parametrize(
+    ("small", "full"),
+    [
+        ((4, 6), (16, 24)),
+        ((4, 6), (13, 24)),
+        ((5, 3), (7, 12)),
+        ((4, 6), (4, 6)),
+        ((1, 2), (3, 2)),
+        ((8, 6), (4, 3)),
+        ((9, 7), (4, 5)),
+    ],
+)
+def test_both_forms_are_the_definition_at_any_sizes(form, small, full):
+    rng = np.random.default_rng(6)
+    logits = 3 * rng.standard_normal((B, *small, K)).astype(np.float32)
+    labels = rng.integers(0, K, (B, *full)).astype(np.uint8)
+    labels[rng.random(labels.shape) < 0.3] = 255
+    value, gradient = jax.jit(form)(logits, labels)
+    expected, expected_gradient = naive_cross_entropy(logits, labels)
+    np.testing.assert_allclose(value / labels.size, expected, rtol=2e-6)
+    np.testing.assert_allclose(gradient / labels.size, expected_gradient, atol=1e-7)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 13])
+def test_parts_are_one_loss_whatever_their_size(monkeypatch, rows):
+    logits, _, labels = make()
+    value, gradient = in_parts(logits, labels[:, 0])
+    monkeypatch.setattr(cross_entropy_module, "_CACHED", rows * logits[:, 0, 0].nbytes * FULL[1])
+    again, its_gradient = in_parts(logits, labels[:, 0])
+    np.testing.assert_allclose(again, value, rtol=1e-6)
+    np.testing.assert_allclose(its_gradient, gradient, atol=1e-5)
+
+
 def test_ignored_pixels_count_as_zero_in_the_mean():
     logits, _, labels = make()
     labels = labels[:, 0] % K
@@ -80,14 +118,16 @@ def test_equal_logits_cost_the_logarithm_of_the_number_of_classes():
     np.testing.assert_allclose(value, np.log(K), rtol=3e-6)
 
 
-def test_huge_logits_are_no_overflow():
+@forms
+def test_huge_logits_are_no_overflow(form):
     labels = np.zeros((1, 8, 8), np.uint8)
     logits = np.zeros((1, 4, 4, K), np.float32)
     logits[..., 1] = 1e4
-    value, gradient = value_and_grad(logits, labels)
-    np.testing.assert_allclose(value, 1e4, rtol=1e-6)
+    form = jax.jit(form)
+    value, gradient = form(logits, labels)
+    np.testing.assert_allclose(value / labels.size, 1e4, rtol=1e-6)
     assert np.isfinite(gradient).all()
-    assert value_and_grad(logits, labels + 1)[0] == 0
+    assert form(logits, labels + 1)[0] == 0
 
 
 @pytest.mark.parametrize("weight", [0.5, 0.0, 2.0])

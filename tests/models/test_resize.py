@@ -1,15 +1,33 @@
 """Bilinear resizing with half-pixel centres and no antialias."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from cffm_jax.models import by_platform
 from cffm_jax.models.resize import interpolation_matrix, resize_bilinear
 
 from helpers.resizes import naive_matrix, naive_resize
 
 resize = jax.jit(resize_bilinear, static_argnames="size")
+
+
+def in_form(form):
+    """``resize_bilinear`` as CPUs compute it, or all other platforms."""
+
+    @functools.partial(jax.jit, static_argnames="size")
+    def resize(x, size):
+        with by_platform.only(form):
+            return resize_bilinear(x, size)
+
+    return resize
+
+
+FORMS = {form: in_form(form) for form in ("cpu", "default")}
+each_form = pytest.mark.parametrize("form", FORMS)
 
 LENGTHS = [
     pytest.param(5, 5, id="identity"),
@@ -42,10 +60,11 @@ def test_the_weights_are_the_definition(size_in, size_out):
 
 @pytest.mark.parametrize(("size_in", "size_out"), LENGTHS)
 @pytest.mark.parametrize("axis", ["rows", "columns"])
-def test_each_axis_alone(size_in, size_out, axis):
+@each_form
+def test_each_axis_alone(form, size_in, size_out, axis):
     shape, size = ((2, size_in, 6, 3), (size_out, 6)) if axis == "rows" else ((2, 6, size_in, 3), (6, size_out))
     x = normal(*shape)
-    y = resize(jnp.asarray(x), size)
+    y = FORMS[form](jnp.asarray(x), size)
     assert y.shape == (2, *size, 3) and y.dtype == jnp.float32
     np.testing.assert_allclose(y, naive_resize(x, size), atol=3e-6)
 
@@ -85,9 +104,10 @@ def test_constants_stay_and_sums_add_up(size):
 
 
 @pytest.mark.parametrize("size", [(12, 40), (3, 5), (11, 7), (6, 20)])
-def test_the_gradient_is_the_transpose(size):
+@each_form
+def test_the_gradient_is_the_transpose(form, size):
     x, cotangent = normal(2, 6, 10, 3), normal(2, *size, 3, seed=1)
-    pulled = jax.jit(lambda x, y: jax.vjp(lambda x: resize_bilinear(x, size), x)[1](y)[0])(x, cotangent)
+    pulled = jax.jit(lambda x, y: jax.vjp(lambda x: FORMS[form](x, size), x)[1](y)[0])(x, cotangent)
     down, right = naive_matrix(6, size[0]), naive_matrix(10, size[1])
     expected = np.einsum("uh,vw,nuvc->nhwc", down, right, cotangent.astype(np.float64))
     np.testing.assert_allclose(pulled, expected, atol=1e-5)

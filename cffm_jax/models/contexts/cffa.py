@@ -139,7 +139,9 @@ def pool(
     nh, nw = height // side, width // side
     kernel = pooling_weights(weight, source).reshape(m * m, side * side).astype(x.dtype)
     windows = x.reshape(n, nh, side, nw, side, c).transpose(0, 1, 3, 2, 4, 5).reshape(n, nh, nw, side * side, c)
-    cells = jnp.einsum("sq,nabqc->nabsc", kernel, windows) + bias.astype(x.dtype)
+    kernel = layers.align(layers.align(kernel, 0, x.dtype), 1, x.dtype) if m > 1 else layers.align(kernel, 1, x.dtype)
+    cells = jnp.einsum("sq,nabqc->nabsc", kernel, layers.align(windows, 3, x.dtype))[..., : m * m, :]
+    cells += bias.astype(x.dtype)
     return cells.reshape(n, nh, nw, m, m, c).transpose(0, 1, 3, 2, 4, 5).reshape(n, nh * m, nw * m, c)
 
 
@@ -185,10 +187,10 @@ def flat_index(rows: np.ndarray, columns: np.ndarray, cells: int) -> tuple[np.nd
 
 @functools.cache
 def context_index(
-    nh: int, nw: int, sources: tuple[PooledSource, ...], halo: int = HALO
+    nh: int, nw: int, sources: tuple[PooledSource, ...], halo: int = HALO, multiple: int = 1
 ) -> Int32[np.ndarray, "{nh} {nw} _"]:
     """Indices of a window's context, 169 + sum K * K in the release, into the padded target, the
-    grids and a zero token, end to end."""
+    grids and a zero token, end to end; of the zero token up to a multiple."""
     window = sources[0].window
     sizes = [nh * nw * window**2] + [nh * nw * source.cells**2 for source in sources]
     starts = np.cumsum([0, *sizes])
@@ -196,14 +198,17 @@ def context_index(
     for source, start in zip(sources, starts[1:]):
         cells, outside = source.cell_index(nh, nw)
         index.append(np.where(outside, starts[-1], cells + start))
-    return np.concatenate(index, -1).astype(np.int32)
+    joined = np.concatenate(index, -1).astype(np.int32)
+    return np.pad(joined, ((0, 0), (0, 0), (0, -joined.shape[-1] % multiple)), constant_values=starts[-1])
 
 
 @functools.cache
 def context_mask(
-    nh: int, nw: int, sources: tuple[PooledSource, ...], halo: int = HALO
+    nh: int, nw: int, sources: tuple[PooledSource, ...], halo: int = HALO, multiple: int = 1
 ) -> Float32[np.ndarray, "{nh} {nw} _"]:
-    """-100 where a pooled cell lies outside the map, else 0; axes as of ``context_index``."""
+    """-100 where a pooled cell lies outside the map, -inf of tokens up to a multiple, else 0; axes
+    as of ``context_index``."""
     fine = np.zeros((nh, nw, (sources[0].window + 2 * halo) ** 2), bool)
     outside = np.concatenate([fine] + [source.cell_index(nh, nw)[1] for source in sources], -1)
-    return np.where(outside, MASKED, 0.0).astype(np.float32)
+    mask = np.where(outside, MASKED, 0.0).astype(np.float32)
+    return np.pad(mask, ((0, 0), (0, 0), (0, -mask.shape[-1] % multiple)), constant_values=-np.inf)

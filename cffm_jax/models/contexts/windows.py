@@ -16,6 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float32, Int32, Int64
 
+from cffm_jax.models.gather import take
+
 WINDOW = 7
 """s of the papers and the release."""
 HALO = 3
@@ -113,13 +115,13 @@ def fine_bias(
     """Position bias of the region. A token that the ring reads twice gets logaddexp of its two
     biases: the softmax then gives it the weight of both. ``ring``: None without a halo."""
     heads, side = inside.shape[0], window + 2 * halo
-    inner = inside.reshape(heads, -1)[:, relative_index(window, window)]
+    inner = take(inside.reshape(heads, -1), 1, relative_index(window, window))
     if ring is None:
         return inner
     absent = jnp.full((heads, window**2, 1), -1e9, ring.dtype)
     ring = jnp.concatenate([ring, absent], -1)
     first, second = ring_index(window, halo).T
-    merged = jnp.logaddexp(ring[:, :, first], ring[:, :, second]).reshape(heads, window**2, side, side)
+    merged = jnp.logaddexp(take(ring, 2, first), take(ring, 2, second)).reshape(heads, window**2, side, side)
     inner = inner.reshape(heads, window**2, window, window)
     low, high = halo, halo + window
     middle = jnp.concatenate([merged[:, :, low:high, :low], inner, merged[:, :, low:high, high:]], 3)

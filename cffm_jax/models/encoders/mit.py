@@ -52,16 +52,17 @@ class Attention(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         n, h, w, c = x.shape
-        head = c // self.heads
-        q = layers.Dense(c, self.dtype, name="q")(x).reshape(n, h * w, self.heads, head) * head**-0.5
-        if self.reduction > 1:
-            x = layers.PatchConv(self.reduction, c, self.dtype, name="reduce")(x)
-            x = layers.layer_norm(self.norm_epsilon, self.dtype, "reduce_norm")(x)
-        kv = layers.Dense(2 * c, self.dtype, name="kv")(x).reshape(n, -1, 2, self.heads, head)
-        logits = jnp.einsum("nlad,nsad->nals", q, kv[:, :, 0], preferred_element_type=jnp.float32)
-        weights = jax.nn.softmax(logits, axis=-1).astype(self.dtype)
-        y = jnp.einsum("nals,nsad->nlad", weights, kv[:, :, 1])
-        return layers.Dense(c, self.dtype, name="proj")(y.reshape(n, h, w, c))
+        head, r = c // self.heads, self.reduction
+        tokens = context = layers.align(x.reshape(n, h * w, c), 1, self.dtype)
+        if r > 1:
+            context = layers.PatchConv(r, c, self.dtype, name="reduce", tokens=True)(x)
+            context = layers.layer_norm(self.norm_epsilon, self.dtype, "reduce_norm")(context)
+        q = layers.Dense(c, self.dtype, name="q")(tokens).reshape(n, -1, self.heads, head) * head**-0.5
+        kv = layers.Dense(2 * c, self.dtype, name="kv")(context).reshape(n, -1, 2, self.heads, head)
+        mask = layers.key_mask((h // r) * (w // r), self.dtype)
+        weights = layers.softmax(layers.logits("nlad,nsad->nals", q, kv[:, :, 0]) + mask, self.dtype)
+        y = jnp.einsum("nals,nsad->nlad", weights, kv[:, :, 1]).reshape(n, -1, c)
+        return layers.Dense(c, self.dtype, name="proj")(y)[:, : h * w].reshape(n, h, w, c)
 
 
 class MixFFN(nn.Module):
