@@ -153,7 +153,8 @@ def _labelled(config: Config, sizes: Sizes, place: jax.sharding.Sharding) -> jax
 
 def _stream(config: Config, sizes: Sizes, place: jax.sharding.Sharding, **more: Any) -> jax.stages.Lowered:
     segmenter = _segmenter(config, sizes, **more)
-    return segmenter.lower(_weights(segmenter, place))
+    prepared = segmenter.segment.prepare(variable_shapes(segmenter.model))  # As ``predictions`` does on GPUs.
+    return segmenter.lower(_placed(prepared, place))
 
 
 def _segmenter(config: Config, sizes: Sizes, **more: Any) -> StreamSegmenter:

@@ -25,6 +25,8 @@ from cffm_jax.data import clips, evaluation_frames
 from cffm_jax.errors import InputError
 from cffm_jax.inference.engine import Engine, Segmented, State, is_finite, not_finite
 from cffm_jax.inference.prediction import Prediction
+from cffm_jax.inference.prepared import Prepared
+from cffm_jax.inference.step import Step, require_unused
 from cffm_jax.inference.tiles import Tiling, tiles_of
 from cffm_jax.inference.video_prototypes import finite_leaves
 from cffm_jax.models.methods.method import Method
@@ -58,30 +60,6 @@ class Footprint(NamedTuple):
         return f"memory: a step takes {memory}, weights included ({count}, height x width {height}x{width})"
 
 
-class _UsingUp:
-    """A step that is compiled, and into whose state's memory the next is written."""
-
-    def __init__(self, function: Callable[..., Any]):
-        self._jitted = jax.jit(function, donate_argnums=1)
-
-    def __call__(self, variables: dict[str, Any], state: State, frames: jax.Array | np.ndarray) -> Any:
-        _require_unused(state)
-        return self._jitted(variables, state, frames)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._jitted, name)
-
-
-def _require_unused(state: State) -> None:
-    """ValueError where a step has used the state up already: XLA tells of a deleted buffer."""
-    arrays = (leaf for leaf in jax.tree.leaves(state) if not isinstance(leaf, jax.core.Tracer))
-    if any(isinstance(leaf, jax.Array) and leaf.is_deleted() for leaf in arrays):
-        raise ValueError(
-            "the state was used up by the step that it was given to; go on with the state which that step returned, "
-            "or copy it (jax.device_get) before a step to use it again"
-        )
-
-
 class StreamSegmenter:
     """Segments S streams of frames of one size, a frame of each in a step. Compiles once.
 
@@ -89,6 +67,7 @@ class StreamSegmenter:
     ``pipeline.fit_frame`` makes them and gives masks u8[S, H0, W0]. It consumes the state given:
     its memory becomes the next one's, so keep a copy (``jax.device_get``) of one to be used again,
     which is a ValueError otherwise.
+    ``segmenter.step.prepare(variables)`` gives weights for it that take less work in every step.
     ``segmenter.function`` is the same, not jitted, pure, and leaves it. ``segmenter.segment`` takes
     the same and gives, beside the next state, a ``Segmented`` of the scores and logits asked for.
     """
@@ -146,21 +125,22 @@ class StreamSegmenter:
             if tiles_of(tiles, self.input_size).count == 1:
                 raise
             raise InputError("--tile-size", error.problem, "give a larger one") from error
-        self.step = _UsingUp(self.function)
-        self.segment = _UsingUp(self._segment)
+        frames = jax.ShapeDtypeStruct((streams, *self.input_size, len(model.channels)), model.channels.dtype)
+        self.step = Step(self.function, self._shapes, frames)
+        self.segment = Step(self._segment, self._shapes, frames)
 
     def start(self) -> State:
         """Nothing seen so far."""
         return self._engine.start(self.input_size, self.streams)
 
-    def lower(self, variables: dict[str, Any]) -> jax.stages.Lowered:
+    def lower(self, variables: dict[str, Any] | Prepared) -> jax.stages.Lowered:
         """The program of ``segment``, uncompiled, for weights or their shapes; where these are
         placed, it runs."""
         channels = self.model.channels
         frames = jax.ShapeDtypeStruct((self.streams, *self.input_size, len(channels)), channels.dtype)
         return self.segment.lower(variables, self._shapes, frames)
 
-    def footprint(self, variables: dict[str, Any]) -> Footprint:
+    def footprint(self, variables: dict[str, Any] | Prepared) -> Footprint:
         """What ``segment`` takes. Compiles it, and says so; its first call then does not."""
         with compiling("the step of a stream", self.config.model.name, self.streams, *self.input_size, self.size):
             program = self.lower(variables).compile()
@@ -199,7 +179,7 @@ class StreamSegmenter:
 def reset(state: State, streams: Sequence[int]) -> State:
     """The state with these streams as if they had seen nothing; IndexError for unknown numbers,
     ValueError for a state that a step has used up."""
-    _require_unused(state)
+    require_unused(state)
     for number in streams:
         if not 0 <= number < len(state.ages):
             raise IndexError(f"stream {number} of {len(state.ages)}, which count from 0")
@@ -296,7 +276,7 @@ def predictions(
     if causal:
         deque(finite_leaves(variables), maxlen=0)
     waiting: deque[tuple[int, Segmented, jax.Array | None]] = deque()
-    variables = jax.device_put(variables)
+    weights: dict[str, Any] | Prepared = jax.device_put(variables)
     for number, frame in enumerate(frames):
         frame = np.asarray(frame)
         if frame.ndim != 3 or frame.shape[-1] != len(channels) or frame.dtype != channels.dtype or not frame.size:
@@ -304,14 +284,16 @@ def predictions(
             raise InputError(f"frame {number}", problem, f"give frames {wanted}")
         if segmenter is None:
             segmenter = _segmenter(model, config, frame.shape[:2], scores, logits, tiles)
+            if jax.default_backend() != "cpu":  # There launches cost nothing.
+                weights = segmenter.segment.prepare(weights)
             if on_footprint:
-                on_footprint(segmenter.footprint(variables))
+                on_footprint(segmenter.footprint(weights))
             state = segmenter.start()
         elif frame.shape[:2] != segmenter.size:
             problem = f"is {frame.shape[1]}x{frame.shape[0]}, the first {segmenter.size[1]}x{segmenter.size[0]}"
             raise InputError(f"frame {number}", problem, "give a stream one size, or start another")
         fitted = evaluation_frames.fit_frame(frame, config.data.frame_size)[None]
-        state, segmented = segmenter.segment(variables, state, fitted)
+        state, segmented = segmenter.segment(weights, state, fitted)
         finite = is_finite(state.recurrent) if causal else None
         waiting.append((number, segmented, finite))
         if len(waiting) > ahead:

@@ -163,6 +163,20 @@ def test_a_state_is_used_once_and_goes_on_bitwise_after_it_was_stored(network, p
     assert segmenter.step._cache_size() == 1
 
 
+def test_prepared_weights_give_the_same_masks(network, pair, frames):
+    inputs = [np.stack([fit_frame(frame, CONFIG.data.frame_size)] * 2) for frame in frames[:5]]
+    with pytest.raises(ValueError, match="prepared by another step; prepare them by the one they are for"):
+        pair.step(pair.segment.prepare(network[1]), pair.start(), inputs[0])
+    weights = pair.step.prepare(network[1])
+    state, other = pair.start(), pair.start()
+    for frame in inputs:
+        state, masks = pair.step(network[1], state, frame)
+        other, same = pair.step(weights, other, frame)
+        np.testing.assert_array_equal(masks, same)
+    for leaf, same in zip(jax.tree.leaves(state), jax.tree.leaves(other), strict=True):
+        np.testing.assert_allclose(leaf, same, rtol=1e-5, atol=1e-5)
+
+
 def test_loaded_weights_stream_at_any_rate(network, frames, expected):
     """And tell how sure they are: the masks are the arg-max of the logits, the scores its softmax."""
     weights, seconds = Weights(*network, CONFIG, "", ""), [n / 15 for n in CONFIG.data.offsets]
