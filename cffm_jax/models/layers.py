@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -52,6 +52,24 @@ class Dense(nn.Module):
         kernel = self.param("kernel", truncated_init, (x.shape[-1], self.features))
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
         return matmul(x, kernel, self.dtype) + bias.astype(self.dtype)
+
+
+def convolution(
+    x: Float[Array, "N _ _ C"], kernel: Float[Array, "K K C F"], strides: Sequence[int], padding: Any, **settings: Any
+) -> Float[Array, "N _ _ F"]:
+    """``jax.lax.conv_general_dilated`` for ``nn.Conv``. On GPUs the filters come with their outputs
+    first, as cuDNN has them: turned here, that is work on weights alone."""
+    settings = {"window_strides": strides, "padding": padding, **settings}
+
+    def of(order: str) -> Callable[[jax.Array, jax.Array, jax.Array], jax.Array]:
+        def convolved(x: jax.Array, kernel: jax.Array, turned: jax.Array) -> jax.Array:
+            filters = kernel if order == "HWIO" else turned
+            numbers = {"dimension_numbers": ("NHWC", order, "NHWC")}
+            return jax.lax.conv_general_dilated(x, filters, **{**settings, **numbers})
+
+        return convolved
+
+    return by_platform(x, kernel, kernel.transpose(3, 0, 1, 2), cpu=of("HWIO"), default=of("OHWI"))
 
 
 def layer_norm(epsilon: float, dtype: jnp.dtype, name: str | None = None) -> nn.LayerNorm:

@@ -119,7 +119,7 @@ class Stage(nn.Module):
         pad = self.kernel // 2
         x = nn.Conv(
             self.channels, (self.kernel, self.kernel), self.stride, ((pad, pad), (pad, pad)),
-            dtype=self.dtype, kernel_init=layers.conv_init, name="embed",
+            dtype=self.dtype, kernel_init=layers.conv_init, conv_general_dilated=layers.convolution, name="embed",
         )(x)  # fmt: skip
         x = layers.layer_norm(self.norm_epsilons[0], self.dtype, "embed_norm")(x)
         block = layers.rematerialised(Block, self.remat, 1)
