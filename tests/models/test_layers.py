@@ -1,0 +1,83 @@
+"""Parts of attention: gradients beside JAX's own, tokens that align their number."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cffm_jax.models import by_platform, layers
+
+EQUATION = "nlad,nsad->nals"
+
+
+def normal(*shape: int, seed: int = 0, dtype=jnp.float32) -> jax.Array:
+    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape), dtype)
+
+
+def gradients(function, *arguments):
+    """Of a sum that weighs the results differently."""
+    shape = jax.eval_shape(function, *arguments).shape
+    return jax.jit(jax.grad(lambda *x: jnp.sum(function(*x) * normal(*shape, seed=9)), range(len(arguments))))(
+        *arguments
+    )
+
+
+def test_the_gradients_of_logits_and_weights_are_jaxs_in_float32():
+    queries, keys = normal(2, 5, 3, 4), normal(2, 7, 3, 4, seed=1)
+
+    def ours(queries, keys):
+        return layers.softmax(layers.logits(EQUATION, queries, keys), jnp.float32)
+
+    def jaxs(queries, keys):
+        return jax.nn.softmax(jnp.einsum(EQUATION, queries, keys))
+
+    np.testing.assert_allclose(ours(queries, keys), jaxs(queries, keys), atol=1e-6)
+    for found, expected in zip(gradients(ours, queries, keys), gradients(jaxs, queries, keys), strict=True):
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_halves_are_summed_in_float32_and_their_gradients_are_halves():
+    queries, keys = (normal(1, 9, 2, 64, seed=i, dtype=jnp.bfloat16) for i in (0, 1))
+    logits = layers.logits(EQUATION, queries, keys)
+    exact = jnp.einsum(EQUATION, *(x.astype(jnp.float32) for x in (queries, keys)))
+    assert logits.dtype == jnp.float32
+    np.testing.assert_allclose(logits, exact, atol=1e-4)
+    for found in gradients(lambda *x: layers.logits(EQUATION, *x), queries, keys):
+        assert found.dtype == jnp.bfloat16
+    text = jax.jit(jax.grad(lambda *x: layers.logits(EQUATION, *x).sum(), (0, 1))).lower(queries, keys).as_text()
+    products = [line for line in text.splitlines() if "dot_general" in line]
+    assert products and all("f32" not in line.rpartition(":")[2].partition("->")[0] for line in products)
+    weights, back = jax.vjp(lambda logits: layers.softmax(logits, jnp.bfloat16), logits)
+    assert weights.dtype == jnp.bfloat16
+    kept = {leaf.dtype for leaf in jax.tree.leaves(back) if leaf.shape == weights.shape}
+    assert kept == {jnp.dtype(jnp.bfloat16)}, "no weights in float32 are kept"
+
+
+@pytest.mark.parametrize(("dtype", "count"), [(jnp.float32, 5), (jnp.bfloat16, 8)])
+def test_tokens_that_align_weigh_nothing(dtype, count):
+    keys = layers.align(normal(1, 5, 2, 4, dtype=dtype), 1, dtype)
+    mask = layers.key_mask(5, dtype)
+    assert keys.shape == (1, count, 2, 4) and mask.shape == (count,) and not np.any(keys[:, 5:])
+    weights = layers.softmax(normal(3, count, seed=2) + mask, jnp.float32)
+    np.testing.assert_array_equal(weights[:, 5:], 0)
+    np.testing.assert_allclose(weights.sum(-1), 1, rtol=1e-6)
+    assert np.isfinite(gradients(lambda x: layers.softmax(x + mask, jnp.float32), normal(3, count, seed=2))[0]).all()
+
+
+@pytest.mark.parametrize("rows", [8, 9])
+def test_a_product_is_the_same_with_features_that_are_no_multiple(rows):
+    x, kernel = normal(2, rows, 16), normal(16, 13, seed=1)
+    found = layers.matmul(x, kernel, jnp.bfloat16)
+    assert found.shape == (2, rows, 13)
+    np.testing.assert_allclose(found.astype(jnp.float32), x @ kernel, atol=0.2)
+
+
+@pytest.mark.parametrize("form", ["cpu", "default"])
+def test_convolutions_are_jaxs(form):
+    x, kernel = normal(2, 9, 11, 3), normal(3, 3, 3, 5, seed=1)
+    pad = ((1, 1), (1, 1))
+    with by_platform.only(form):
+        found = layers.convolution(x, kernel, (2, 2), pad, dimension_numbers=None)
+    numbers = ("NHWC", "HWIO", "NHWC")
+    expected = jax.lax.conv_general_dilated(x, kernel, (2, 2), pad, dimension_numbers=numbers)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
