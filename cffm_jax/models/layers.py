@@ -59,13 +59,12 @@ def convolution(
 ) -> Float[Array, "N _ _ F"]:
     """``jax.lax.conv_general_dilated`` for ``nn.Conv``. On GPUs the filters come with their outputs
     first, as cuDNN has them: turned here, that is work on weights alone."""
-    settings = {"window_strides": strides, "padding": padding, **settings}
+    settings |= {"window_strides": strides, "padding": padding}
 
     def of(order: str) -> Callable[[jax.Array, jax.Array, jax.Array], jax.Array]:
         def convolved(x: jax.Array, kernel: jax.Array, turned: jax.Array) -> jax.Array:
-            filters = kernel if order == "HWIO" else turned
-            numbers = {"dimension_numbers": ("NHWC", order, "NHWC")}
-            return jax.lax.conv_general_dilated(x, filters, **{**settings, **numbers})
+            chosen: dict[str, Any] = {**settings, "dimension_numbers": ("NHWC", order, "NHWC")}
+            return jax.lax.conv_general_dilated(x, kernel if order == "HWIO" else turned, **chosen)
 
         return convolved
 
