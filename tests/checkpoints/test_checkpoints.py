@@ -159,7 +159,7 @@ def test_what_a_kill_leaves_behind_goes(copy):
 def test_runs_from_before_there_were_checksums(tmp_path):
     state, folder = state_at(4), tmp_path / "checkpoints"
     options = ocp.CheckpointManagerOptions(create=True)
-    with ocp.CheckpointManager(folder, options=options, item_names=("variables", "optimizer", "config")) as manager:
+    with ocp.CheckpointManager(folder, options=options) as manager:
         items = ocp.args.Composite(
             variables=ocp.args.StandardSave(state.variables),
             optimizer=ocp.args.StandardSave({"opt_state": state.opt_state}),

@@ -39,9 +39,8 @@ def run(tmp_path_factory):
 def early(tmp_path_factory):
     """The same as versions before there were checksums and counters saved them."""
     workdir = tmp_path_factory.mktemp("early") / "run"
-    names = ("variables", "optimizer", "config")
     options = ocp.CheckpointManagerOptions(create=True)
-    with ocp.CheckpointManager(workdir / "checkpoints", options=options, item_names=names) as manager:
+    with ocp.CheckpointManager(workdir / "checkpoints", options=options) as manager:
         for step in (2, 4):
             state = state_at(step)
             items = ocp.args.Composite(
