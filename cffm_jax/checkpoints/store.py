@@ -1,4 +1,4 @@
-"""Checkpoints of a run (Orbax): apart, the model's variables, the optimiser's state and the config.
+"""Checkpoints of a run (Orbax's V0, see docs/architecture.md): variables, optimiser, config, apart.
 
 A step is written as ``<step>.unsealed`` (by Orbax under a temporary name before), gets the
 checksums of its files, and is then renamed to ``<step>``: whatever has that name is whole, unless
@@ -41,8 +41,7 @@ _UNSEALED, _DELETED = ".unsealed", ".deleted"
 _LEFT_OVER = re.compile(rf"\d+(({_UNSEALED})?\.orbax-checkpoint-tmp.*|{_UNSEALED}|{_DELETED})")
 _EVALUATIONS = "miou.json"
 _COUNTERS, _AVERAGE, _ABOUT = "counters", "ema", "about"
-_THREADS = 4
-"""Threads that compute checksums."""
+_THREADS = 4  # That compute checksums.
 _LOG = logging.getLogger("absl")
 
 
