@@ -7,6 +7,7 @@ what stays in a cache is not known, nor how well a kernel was tuned, nor what de
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Iterable, Iterator
 
 from .hlo import Computation, Instruction, Module, parse
@@ -103,6 +104,7 @@ class Loop:
       trips: how often its body runs; None if that is not known before.
       op_name: where JAX's program asked for it.
       loop: those around it, as of a `Kernel`.
+      waits: how often the host waits for the device in a call, to learn what runs next.
     """
 
     name: str
@@ -110,41 +112,52 @@ class Loop:
     trips: int | None
     op_name: str
     loop: str
+    waits: float
 
     @property
     def host_driven(self) -> bool:
-        """Whether the host waits for the device to learn what runs next."""
+        """Whether the host waits at all."""
         return self.trips is None
 
 
 @dataclasses.dataclass(frozen=True)
 class Summary:
-    """A program on a target.
+    """A program, or some of its kernels, on a target.
 
     Attributes:
       launches: kernels that a call runs.
       bytes: that they read and write.
+      operations: of all kinds.
       roof_ms: sum of their roofs.
       launch_ms: the same where none takes less than a launch.
+      waiting: ``launch_ms`` by what kernels wait for, the longest first.
       weights_alone: launches that depend on weights alone.
     """
 
     launches: float
     bytes: float
+    operations: float
     roof_ms: float
     launch_ms: float
+    waiting: dict[str, float]
     weights_alone: float
 
 
 def summary(kernels: Iterable[Kernel], target: Target) -> Summary:
-    """Adds up the kernels of a program."""
+    """Adds up kernels."""
     kernels = list(kernels)
-    roofs = [(kernel.times, kernel.roof(target)) for kernel in kernels]
+    roof_ms, waiting = 0.0, Counter[str]()
+    for kernel in kernels:
+        roof = kernel.roof(target)
+        roof_ms += 1e3 * kernel.times * roof
+        waiting[kernel.waits_for(target)] += 1e3 * kernel.times * max(roof, LAUNCH_SECONDS)
     return Summary(
         launches=sum(kernel.times for kernel in kernels),
         bytes=sum(kernel.times * kernel.bytes for kernel in kernels),
-        roof_ms=1e3 * sum(times * roof for times, roof in roofs),
-        launch_ms=1e3 * sum(times * max(roof, LAUNCH_SECONDS) for times, roof in roofs),
+        operations=sum(kernel.times * kernel.operations for kernel in kernels),
+        roof_ms=roof_ms,
+        launch_ms=sum(waiting.values()),
+        waiting=dict(waiting.most_common()),
         weights_alone=sum(kernel.times for kernel in kernels if kernel.weights_alone),
     )
 
@@ -165,14 +178,15 @@ def kernels(text: str, unknown_trips: int = UNKNOWN_TRIPS) -> list[Kernel]:
     ]
 
 
-def loops(text: str) -> list[Loop]:
-    """The loops and conditionals of a program, inner ones too."""
-    module = parse(text)
-    return [
-        Loop(each.name, each.opcode, each.trips, each.op_name, loop)
-        for _, each, _, loop in _run(module, module.entry, 1)
-        if each.opcode in ("while", "conditional")
-    ]
+def loops(text: str, unknown_trips: int = UNKNOWN_TRIPS) -> list[Loop]:
+    """The loops and conditionals of a program, inner ones too; the arguments are those of `kernels`."""
+    module, found = parse(text), []
+    for _, each, times, loop in _run(module, module.entry, unknown_trips):
+        if each.opcode in ("while", "conditional"):
+            rounds = unknown_trips + 1 if each.opcode == "while" else 1
+            waits = 0 if each.trips is not None else times * rounds
+            found.append(Loop(each.name, each.opcode, each.trips, each.op_name, loop, waits))
+    return found
 
 
 def atomic_scatters(text: str) -> list[str]:
@@ -242,7 +256,7 @@ def _kernel(
     read, written = bytes_of(module, computation, each)
     work = work_of(module, computation, each)
     return Kernel(
-        each.name, _kind(each), each.op_name, each.shape, times, loop, read, written, work.products,
+        each.name, _kind(each), each.op_name, each.shape, times, loop, read, written, dict(work.products),
         work.elementwise, work.transcendental, weights_alone,
     )  # fmt: skip
 

@@ -161,13 +161,13 @@ def _share(arrays: Sequence[Array], elements: int) -> int:
 def _product_operations(instruction: Instruction, operands: Sequence[Instruction]) -> int:
     """Of a matrix product or convolution, also as a call of cuBLAS or cuDNN; 0 of other calls."""
     target = instruction.target
-    if instruction.opcode == "dot" or "cublas" in target or "gemm" in target:
+    if instruction.opcode == "dot" or target.startswith("__cublas"):
         dimensions = instruction.listed("lhs_contracting_dims")
         if instruction.opcode != "dot":
             config = instruction.backend["gemm_backend_config"]
             dimensions = config["dot_dimension_numbers"]["lhs_contracting_dimensions"]
         return 2 * instruction.arrays[0].elements * math.prod(operands[0].arrays[0].dims[int(d)] for d in dimensions)
-    if instruction.opcode == "convolution" or "conv" in target:
+    if instruction.opcode == "convolution" or target.startswith("__cudnn$conv"):
         # In the labels of all three forms the filter is the second, whichever of the arrays is the result.
         left, right, result = operands[0].arrays[0], operands[1].arrays[0], instruction.arrays[0]
         outputs, kernel = result, right

@@ -164,14 +164,15 @@ def test_a_loop_of_known_length_counts_so_often():
     kernel = only(looping(12))
     assert (kernel.kind, kernel.times, kernel.loop) == ("copy", 12, "w/")
     (loop,) = costs.loops(looping(12))
-    assert (loop.kind, loop.trips, loop.host_driven) == ("while", 12, False)
+    assert (loop.kind, loop.trips, loop.host_driven, loop.waits) == ("while", 12, False, 0)
     assert costs.summary([kernel], H200).bytes == 12 * 64
 
 
 def test_a_loop_of_unknown_length_waits_for_the_host_and_decides_once_more():
     times = {kernel.kind: kernel.times for kernel in costs.kernels(looping(None), unknown_trips=5)}
     assert times == {"compare": 6, "copy": 5}
-    assert costs.loops(looping(None))[0].host_driven
+    (loop,) = costs.loops(looping(None), unknown_trips=5)
+    assert loop.host_driven and loop.waits == 6
 
 
 def test_branches_are_equally_likely():
@@ -180,7 +181,7 @@ def test_branches_are_equally_likely():
     entry += "  ROOT %o = f32[8] conditional(%i, %p, %p, %p, %p), branch_computations={%a, %b, %c, %d}"
     text = program(entry, "\n".join(branch.format(n=name) for name in "abcd"))
     assert [kernel.times for kernel in costs.kernels(text)] == [0.25] * 4
-    assert costs.loops(text)[0].host_driven
+    assert costs.loops(text)[0].waits == 1
 
 
 def test_work_on_weights_alone_is_known():

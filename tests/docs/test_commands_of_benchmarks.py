@@ -6,6 +6,7 @@ import re
 from unittest import mock
 
 import pytest
+from jax.experimental import topologies
 
 from cffm_jax.models.encoders import mit
 
@@ -25,13 +26,14 @@ TINY = {
     "memory.py": ("--frames", "20"),
     "metrics.py": ("--size", "96", "160", "--frames", "16", "--repeats", "1"),
     "model.py": (*FRAMES, "--output", "64", "96", "--crop", "64", "64", "--seconds", "0"),
+    "roofline.py": ("--frame", "64", "96", "--crop", "64", "64", "--chunk", "2", "--clips", "1"),
     "scaling.py": (),
     "soak.py": ("--kills", "1", "--terminations", "1", "--steps", "6", "--interval", "2", "--cores", "2"),
     "tiles.py": ("--size", "96", "96"),
     "train.py": ("--models", "cffm_b0", "--crop", "64", "64", "--batch", "1", "--steps", "4"),
 }
 """Script -> what makes its commands tiny."""
-REAL, COMPUTED, COMPILED = ("soak.py",), ("context.py", "kmeans.py"), ("scaling.py",)
+REAL, COMPUTED, COMPILED = ("soak.py",), ("context.py", "kmeans.py"), ("roofline.py", "scaling.py")
 """Scripts whose processes are real ones, to be killed; of small programs; and what reads compiled ones."""
 ALIKE = {f"b{i}": mit.MiTSize((8, 16, 40, 64), runs.DEPTHS, f"b{i}") for i in range(6)}
 
@@ -49,8 +51,9 @@ def alike():
 
 @pytest.fixture(autouse=True)
 def clean(monkeypatch, tmp_path):
-    """Some set variables, and would start anew for huge pages."""
+    """Some set variables, would start anew for huge pages, or compile for devices that are not there."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(topologies, "get_topology_desc", lambda **_: topologies.get_attached_topology())
     with mock.patch.dict(os.environ, {"GLIBC_TUNABLES": ""}):
         yield
 
