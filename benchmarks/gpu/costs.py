@@ -14,8 +14,8 @@ from .hlo import Computation, Instruction, Module, parse
 from .targets import LAUNCH_SECONDS, ProductType, Target
 from .work import TRANSCENDENTAL_COST, bytes_of, results_of, work_of
 
-UNKNOWN_TRIPS = 20
-"""Times that a loop is taken to run where XLA does not know: the masks' loop runs over the classes that can win."""
+UNKNOWN_TRIPS = 10
+"""Times that a loop is taken to run where XLA does not know: k-means moves its centres ten times at most."""
 _NOT_LAUNCHED = {
     "add-dependency", "after-all", "async-done", "async-update", "bitcast", "constant", "domain", "get-tuple-element",
     "opt-barrier", "parameter", "partition-id", "replica-id", "tuple",
