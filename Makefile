@@ -4,6 +4,7 @@ VENV ?= .venv
 UV ?= uv
 JOBS ?= 2
 PYTEST_ARGS ?=
+CUDA_MODELS ?=
 DEMO_ARGS ?=
 BENCH_ARGS ?=
 
@@ -16,11 +17,11 @@ TORCH := torch==2.13.0
 TEST := $(PYTHON) -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-cuda12 install-cuda13 install-video install-heif install-tiff install-hub install-import install-onnx check test test-long test-reference test-browser test-onnx docs demo bench-data lock clean
+.PHONY: help install install-cuda12 install-cuda13 install-video install-heif install-tiff install-hub install-import install-onnx install-cuda-compile check test test-long test-cuda test-reference test-browser test-onnx docs demo bench-data lock clean
 .DELETE_ON_ERROR:
 
 help:  ## List the targets
-	@grep -hE '^[a-z0-9-]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:[^#]*## */:/' | awk -F: '{printf "  %-16s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z0-9-]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:[^#]*## */:/' | awk -F: '{printf "  %-20s %s\n", $$1, $$2}'
 
 install: $(VENV)/.base  ## Virtual environment in VENV (.venv) with the locked dependencies and this package
 install-cuda12: $(VENV)/.cuda12  ## The same, with JAX for NVIDIA GPUs (CUDA 12)
@@ -31,6 +32,7 @@ install-tiff: $(VENV)/.tiff  ## The same, with tifffile for TIFF frames of other
 install-hub: $(VENV)/.hub  ## The same, with huggingface_hub for weights by name (hf:owner/name); joins any of the above
 install-import: $(VENV)/.import  ## The same, with pycocotools for polygons of COCO (data.import_labels); joins any of the above
 install-onnx: $(VENV)/.onnx  ## The same, with jax2onnx and onnxruntime for convert.py --to onnx; joins any of the above
+install-cuda-compile: $(VENV)/.cuda-compile  ## XLA's compiler for CUDA alone, no driver and no GPU, in VENV/cuda-compile (for PYTHONPATH)
 
 check: $(VENV)/.check $(VENV)/.video  ## Lint, format and types (those of PyAV are its own)
 	@$(VENV)/bin/ruff check
@@ -42,6 +44,11 @@ test: $(VENV)/.test  ## Short suite (PYTEST_ARGS="-k metrics"), in JOBS processe
 
 test-long: $(VENV)/.test  ## Long tests, in JOBS processes
 	@$(TEST) -m "long and not reference and not browser and not onnx" $(PYTEST_ARGS)
+
+# Programs that are compiled take seconds or a minute each: who has none left takes another's.
+test-cuda: $(VENV)/.test $(VENV)/.cuda-compile  ## Every program compiled for GPUs, without one (CUDA_MODELS="b1 b5" for more than B0)
+	@PYTHONPATH=$(abspath $(VENV)/cuda-compile) JAX_PLATFORMS=cpu CUDA_MODELS="$(CUDA_MODELS)" \
+	  $(PYTHON) -m pytest -n $(JOBS) --dist worksteal --max-worker-restart 0 -m cuda tests/cuda $(PYTEST_ARGS)
 
 test-reference: $(VENV)/.reference  ## Tests against torch and transformers
 	@$(PYTHON) -m pytest -m reference $(PYTEST_ARGS)
@@ -89,6 +96,12 @@ $(VENV)/.onnx: requirements/onnx.txt $(VENV)/.base
 	@$(LOCKED) --no-deps -r $<
 	@touch $@
 
+# In a folder of its own: in the environment every start of JAX would print that the rest of CUDA's plugin is missing.
+$(VENV)/.cuda-compile: requirements/cuda_compile.txt $(VENV)/.base
+	@rm -rf $(VENV)/cuda-compile
+	@$(LOCKED) --no-deps --target $(VENV)/cuda-compile -r $<
+	@touch $@
+
 # The alternatives that benchmarks compare with; torch comes with the reference tests'.
 $(VENV)/.bench: requirements/bench.txt $(VENV)/.reference
 	@$(LOCKED) -r $<
@@ -123,6 +136,7 @@ lock:  ## Solve the locks anew (needs uv; UPGRADE=--upgrade moves the pins)
 	$(COMPILE) requirements/docs.in -c requirements/base.txt -c requirements/test.txt -o requirements/docs.txt
 	$(COMPILE) requirements/cuda12.in -c requirements/base.txt -o requirements/cuda12.txt
 	$(COMPILE) requirements/cuda13.in -c requirements/base.txt -o requirements/cuda13.txt
+	$(COMPILE) requirements/cuda_compile.in -c requirements/base.txt -c requirements/cuda12.txt -o requirements/cuda_compile.txt
 	$(COMPILE) requirements/reference.in -c requirements/base.txt -c requirements/test.txt -o requirements/reference.txt
 	$(COMPILE) requirements/bench.in -c requirements/base.txt -c requirements/reference.txt -o requirements/bench.txt
 	$(COMPILE) requirements/browser.in -c requirements/base.txt -c requirements/test.txt -o requirements/browser.txt

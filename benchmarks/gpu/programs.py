@@ -48,6 +48,7 @@ class Sizes:
       clips: of a training step, over all devices.
       prototypes: of a video.
       classes: of the masks.
+      depths: blocks of the encoder's stages; () for the backbone's own.
     """
 
     frame: tuple[int, int] = (480, 853)
@@ -56,6 +57,7 @@ class Sizes:
     clips: int = 8
     prototypes: int = 100
     classes: int = 124
+    depths: tuple[int, ...] = ()
 
 
 def programs(
@@ -113,7 +115,7 @@ def lower_training(config: Config, mesh: Mesh) -> jax.stages.Lowered:
 
 def _config(name: str, dtype: str, sizes: Sizes) -> Config:
     return Config(
-        model=ModelConfig(name=name, num_classes=sizes.classes, dtype=dtype),
+        model=ModelConfig(name=name, num_classes=sizes.classes, dtype=dtype, depths=sizes.depths),
         data=DataConfig(frame_size=sizes.frame, crop=sizes.crop),
         eval=EvalConfig(chunk=sizes.chunk),
         prototypes=PrototypeConfig(count=sizes.prototypes),

@@ -1,0 +1,187 @@
+"""Every program compiles for NVIDIA's GPUs, with none at hand, and costs there no more than it may.
+
+Frames are tiny: launches, loops and what is exchanged hardly depend on their size; memory and bytes grow with it.
+After a change for the better put the rows that ``make test-cuda PYTEST_ARGS=-rP`` prints into ``BOUNDS``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+from typing import NamedTuple
+
+import jax
+import pytest
+
+from benchmarks.gpu import costs, programs, targets
+from cffm_jax.config import ModelConfig
+from cffm_jax.models.create import build_model
+from cffm_jax.models.variables import variable_shapes
+from cffm_jax.runtime.xla import require_determinism
+
+pytestmark = pytest.mark.cuda
+
+
+class Costs(NamedTuple):
+    """Of a call: kernels; loops and branches at which the host waits; megabytes of memory in between, and megabytes
+    that kernels read and write."""
+
+    launches: float
+    host_loops: int
+    temporary: float
+    moved: float
+
+
+MEASURED_WITH = "0.10."
+"""JAX's version. The XLA of another has other figures: with it, only what needs none is held."""
+BOUNDS = {
+    # For sm_90, B0: the bound, and the figure of 2026-11-30.
+    ("chunk", "bfloat16"): (Costs(441, 0, 17.2, 142.4), Costs(420, 1, 16.4, 135.6)),
+    ("chunk", "float32"): (Costs(323, 0, 20.7, 193.6), Costs(308, 1, 19.7, 184.4)),
+    ("chunk-cffmpp", "bfloat16"): (Costs(476, 0, 17.7, 160.2), Costs(453, 1, 16.9, 152.6)),
+    ("labelled", "bfloat16"): (Costs(436, 0, 9.4, 89.3), Costs(415, 1, 8.9, 85.0)),
+    ("stream", "bfloat16"): (Costs(440, 0, 8.0, 67.4), Costs(419, 1, 7.7, 64.2)),
+    ("stream", "float32"): (Costs(314, 0, 9.7, 71.5), Costs(299, 1, 9.2, 68.1)),
+    ("streams-4", "bfloat16"): (Costs(441, 0, 17.2, 142.4), Costs(420, 1, 16.4, 135.6)),
+    # Its loops and branches are those of the clustering: when a stream starts, or has a frame to take in.
+    ("stream-cffmpp", "bfloat16"): (Costs(727, 4, 9.6, 119.5), Costs(692, 5, 9.1, 113.8)),
+    ("stream-tiles", "bfloat16"): (Costs(784, 0, 10.8, 130.4), Costs(747, 1, 10.3, 124.2)),
+    ("export", "bfloat16"): (Costs(440, 0, 8.0, 67.4), Costs(419, 1, 7.7, 64.2)),
+    ("k-means", "bfloat16"): (Costs(743, 2, 9.1, 176.4), Costs(708, 2, 8.7, 168.0)),
+    ("training", "bfloat16"): (Costs(1647, 0, 53.9, 869.6), Costs(1569, 0, 51.4, 828.2)),
+    ("training-remat", "bfloat16"): (Costs(9999, 0, 999, 9999), Costs(9999, 0, 999, 9999)),
+    ("training-accumulate", "bfloat16"): (Costs(9999, 0, 999, 9999), Costs(9999, 0, 999, 9999)),
+    ("training-data-2", "bfloat16"): (Costs(9999, 0, 999, 9999), Costs(9999, 0, 999, 9999)),
+    ("training-fsdp-2", "bfloat16"): (Costs(9999, 0, 999, 9999), Costs(9999, 0, 999, 9999)),
+    ("second-stage", "bfloat16"): (Costs(9999, 0, 999, 9999), Costs(9999, 0, 999, 9999)),
+}  # fmt: skip
+EXCHANGED: dict[str, dict[str, float]] = {
+    # Gradients, and BatchNorm's sums; with the state in parts these are collected, too.
+    "training-data-2": {"all-reduce": 1.1},
+    "training-fsdp-2": {"all-reduce": 1.7, "all-gather": 1.1},
+}
+"""Program -> the collectives of its devices, with their bytes at most as a multiple of the parameters'."""
+WITHOUT_ATOMICS = ("training", "second-stage")
+"""Beginnings of the programs that add nothing in an order that differs from run to run."""
+
+SIZES = programs.Sizes(frame=(64, 90), crop=(64, 64), chunk=4, clips=2, prototypes=20)
+SHALLOW = dataclasses.replace(SIZES, depths=(1, 1, 1, 1))
+"""The blocks of a stage are alike: where all have been compiled once, one of each will do."""
+VARIANTS = ("training-remat", "training-accumulate", "training-data-2", "training-fsdp-2")
+ONE_DEVICE = tuple(dict.fromkeys(program for program, _ in BOUNDS if program not in VARIANTS))
+CARDS = {"sm_90": "h200", "sm_80": "a100", "sm_89": "l4"}
+AS_USERS = {"xla_disable_hlo_passes": "", "xla_backend_optimization_level": 3}
+"""Takes back what conftest.py sets, so that what users compile is measured."""
+
+
+class Case(NamedTuple):
+    program: str
+    dtype: str
+    card: str = "sm_90"
+    backbone: str = "b0"
+    sizes: programs.Sizes = SIZES
+
+    def __str__(self) -> str:
+        return "-".join(self[:4])
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether BOUNDS has its figures."""
+        measured = self.card == "sm_90" and self.backbone == "b0" and (self.program, self.dtype) in BOUNDS
+        return measured and jax.__version__.startswith(MEASURED_WITH)
+
+
+CASES = (
+    *(Case(*key, sizes=SHALLOW if key[0] in VARIANTS else SIZES) for key in BOUNDS),
+    *(Case(program, "float32", "sm_80", sizes=SHALLOW) for program in ONE_DEVICE),
+    *(Case(program, "bfloat16", "sm_89", sizes=SHALLOW) for program in ONE_DEVICE),
+    *(Case(*key, backbone=name) for name in os.environ.get("CUDA_MODELS", "").split() for key in BOUNDS),
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_anew():
+    """What is read from JAX's cache of compiled programs has to be loaded into a device."""
+    before = jax.config.jax_enable_compilation_cache
+    jax.config.update("jax_enable_compilation_cache", False)
+    yield
+    jax.config.update("jax_enable_compilation_cache", before)
+
+
+@functools.cache
+def devices(card: str) -> list[jax.Device]:
+    return targets.topology(targets.TARGETS[CARDS[card]], 2).devices
+
+
+def compiled(case: Case, options: dict[str, bool]) -> jax.stages.Compiled:
+    with jax.default_matmul_precision("default"):  # Users', not that of the tests on the CPU.
+        lowered = programs.programs(devices(case.card), case.backbone, case.dtype, case.sizes)[case.program].lower()
+    return lowered.compile(compiler_options=AS_USERS | options)
+
+
+def test_every_program_has_a_row():
+    assert {program for program, _ in BOUNDS} == {*programs.programs(devices("sm_90"))}
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_a_program_compiles_and_costs_no_more_than_it_may(case):
+    program = compiled(case, targets.COMPILER_OPTIONS)
+    text = program.as_text()
+    cost = costs_of(program, text)
+    print(row(case, cost))
+    wrong = [f"float64: {each}" for each in costs.float64_values(text)]
+    if case.program.startswith(WITHOUT_ATOMICS):
+        wrong += [f"adds with atomics: {each}" for each in costs.atomic_scatters(text)]
+    wrong += unexpected(case, costs.collectives(text)) + grown(case, cost, text)
+    assert not wrong, "\n  ".join([str(case), *wrong, f"now: {row(case, cost)}"])
+
+
+def test_what_deterministic_sets_compiles_too(monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "")
+    require_determinism()
+    flags = dict(flag.removeprefix("--").split("=") for flag in os.environ["XLA_FLAGS"].split())
+    assert "xla_gpu_deterministic_ops" in flags
+    # Without the other compiler options: a run on a GPU has these flags alone.
+    options = {name: {"true": True, "false": False}[value] for name, value in flags.items()}
+    text = compiled(Case("training", "bfloat16", sizes=SHALLOW), options).as_text()
+    assert not costs.atomic_scatters(text)
+
+
+def costs_of(program: jax.stages.Compiled, text: str) -> Costs:
+    total = costs.summary(costs.kernels(text), targets.TARGETS["h200"])
+    waits = sum(loop.host_driven for loop in costs.loops(text))
+    return Costs(total.launches, waits, program.memory_analysis().temp_size_in_bytes / 1e6, total.bytes / 1e6)
+
+
+def row(case: Case, cost: Costs) -> str:
+    """The row of BOUNDS that would hold it, with a twentieth to spare."""
+    most = (f"{1.05 * cost.launches:.0f}", str(cost.host_loops), *(f"{1.05 * x:.1f}" for x in cost[2:]))
+    now = (f"{cost.launches:.0f}", str(cost.host_loops), *(f"{x:.1f}" for x in cost[2:]))
+    return f'("{case.program}", "{case.dtype}"): (Costs({", ".join(most)}), Costs({", ".join(now)})),'
+
+
+def grown(case: Case, cost: Costs, text: str) -> list[str]:
+    """What is above its bound, by how much; where no figures are held, the loops alone."""
+    bound, then = BOUNDS.get((case.program, case.dtype)) or BOUNDS[case.program, "bfloat16"]
+    found = []
+    for name in Costs._fields if case.is_measured else ("host_loops",):
+        value, most, before = (getattr(each, name) for each in (cost, bound, then))
+        if value > most:
+            found.append(f"{name}: {value:g}, at most {most:g} may be; it was {before:g} ({value - before:+g})")
+            if name == "host_loops":
+                found += [f"  {loop.kind} {loop.op_name}" for loop in costs.loops(text) if loop.host_driven]
+    return found
+
+
+def unexpected(case: Case, exchanged: dict[str, list[int]]) -> list[str]:
+    """Collectives that are missing or too many, and what they move too much."""
+    expected = EXCHANGED.get(case.program, {})
+    found = [f"{kind}: {len(sizes)}, none expected" for kind, sizes in exchanged.items() if kind not in expected]
+    model = build_model(ModelConfig(f"cffm_{case.backbone}", case.sizes.classes, depths=case.sizes.depths))
+    parameters = 4 * sum(leaf.size for leaf in jax.tree.leaves(variable_shapes(model)["params"]))
+    for kind, most in expected.items():
+        share = sum(exchanged.get(kind, [])) / parameters
+        if not 0.5 < share <= most:
+            found.append(f"{kind}: {share:.3f} of the parameters' bytes, 0.5 to {most} expected")
+    return found
