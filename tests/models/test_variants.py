@@ -20,7 +20,7 @@ from cffm_jax.models.variables import _traced_shapes, variable_shapes
 from cffm_jax.rules import with_changes
 from cffm_jax.tables.networks import Network
 from cffm_jax.tables.rows import TABLES
-from cffm_jax.training.sharding import batch_sharded, init_state, make_mesh
+from cffm_jax.training.sharding import batch_sharded, init_state, make_mesh, state_shapes
 from cffm_jax.training.step import make_train_step
 
 K, SIDE = 5, 64
@@ -157,6 +157,7 @@ def test_the_second_stage_on_eight_devices_is_that_on_one():
     for devices, fsdp, parts in ((1, 1, 1), (8, 2, 1), (4, 1, 2)):
         mesh, optimizer = make_mesh(devices, fsdp), optax.sgd(0.1)
         state = init_state(model, variables, optimizer, mesh)
+        jax.tree.map(assert_described, state, state_shapes(model, optimizer, mesh))
         step = make_train_step(model, optimizer, mesh, frame_loss_weight=0.5, accumulate=parts)
         sent = jax.device_put(batch, batch_sharded(mesh))
         compiled = step.lower(state, sent, jax.random.key(0)).compile({"xla_backend_optimization_level": 0})
@@ -165,6 +166,11 @@ def test_the_second_stage_on_eight_devices_is_that_on_one():
     for other, of_other in others:
         assert of_other["loss"] == pytest.approx(of_one["loss"], abs=1e-5)
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-5), one.params, other.params)
+
+
+def assert_described(array: jax.Array, shape: jax.ShapeDtypeStruct) -> None:
+    assert (array.shape, array.dtype) == (shape.shape, shape.dtype)
+    assert array.sharding.is_equivalent_to(shape.sharding, array.ndim)
 
 
 @pytest.mark.long
