@@ -44,6 +44,7 @@ from cffm_jax.models.normalise import normalise
 from cffm_jax.models.variables import init_variables, variable_shapes
 from cffm_jax.rules import setting
 from cffm_jax.runtime.command_line import parse_command, run_command
+from cffm_jax.runtime.devices import planned_bytes
 from cffm_jax.runtime.memory import use_huge_pages
 from cffm_jax.tables.rows import TABLE1
 from cffm_jax.training.optim import make_optimizer
@@ -148,14 +149,11 @@ def measure(model: str, dtype: str, program: Program, seconds: float) -> Row:
     call_ms = 1e3 * statistics.median(times[2:])
     ms = call_ms / program.frames
     memory = compiled.memory_analysis()
-    temp = peak = None
-    if memory is not None:
-        temp = memory.temp_size_in_bytes
-        peak = temp + memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
+    temp = None if memory is None else memory.temp_size_in_bytes
     flops = (compiled.cost_analysis() or {}).get("flops")
     return Row(
         model, dtype, program.name, ms, call_ms, len(times) - 2, 1e3 / ms, flops and flops / 2e9 / program.frames,
-        traced - began, finished - traced, temp, peak, device_peak(),
+        traced - began, finished - traced, temp, planned_bytes(compiled), device_peak(),
     )  # fmt: skip
 
 

@@ -45,6 +45,7 @@ from cffm_jax.rules import with_changes
 from cffm_jax.runtime.command_line import run_command
 from cffm_jax.settings import config_from_dict, load_config
 from cffm_jax.training import setup
+from cffm_jax.training.ahead import BatchesAhead
 from cffm_jax.training.optim import make_optimizer
 from cffm_jax.training.sharding import init_state, make_mesh
 from cffm_jax.training.step import make_train_step
@@ -147,8 +148,9 @@ def test_training_changes_the_weights(trained):
 def test_training_prints_the_final_table(trained):
     lines = trained[1].splitlines()
     assert "4 training videos, 8 classes, 1 device(s), weights: random" in lines[0]
-    assert lines[1] == "step 4:" and "mIoU" in lines[2] and "VC16" in lines[2]
-    assert lines[4].split()[0] == "CFFM" and lines[5].startswith("per-frame (SegFormer)")
+    assert re.fullmatch(r"memory: a step takes 0\.\d\d GB, the machine has \d+\.\d\d GB", lines[1])
+    assert lines[2] == "step 4:" and "mIoU" in lines[3] and "VC16" in lines[3]
+    assert lines[5].split()[0] == "CFFM" and lines[6].startswith("per-frame (SegFormer)")
 
 
 def test_same_command_again_is_done_already(trained, data, capfd):
@@ -156,10 +158,10 @@ def test_same_command_again_is_done_already(trained, data, capfd):
     before = files(workdir / "checkpoints")
     assert run_command(train_command, train_argv(data, workdir)) == 0
     again = capfd.readouterr().out
-    assert f"{workdir} has done its {STEPS} steps already" in again
+    assert f"{workdir} has done its {STEPS} steps already" in again and "memory:" not in again
     assert files(workdir / "checkpoints") == before and len(log_lines(workdir, "train")) == STEPS
     assert out.endswith(f"{workdir} has done its {STEPS} steps\n")
-    assert "\n".join(out.splitlines()[2:6]) in again
+    assert "\n".join(out.splitlines()[3:7]) in again
 
 
 @pytest.mark.long
@@ -238,7 +240,7 @@ def test_one_and_eight_devices_take_the_same_step():
         optimizer = optax.sgd(1e-3)
         state = init_state(model, variables, optimizer, mesh)
         step = make_train_step(model, optimizer, mesh, frame_loss_weight=0.5)
-        sent = next(setup.on_device(iter([batch, batch]), mesh))
+        sent = next(BatchesAhead(iter([batch, batch]), mesh))
         assert len(sent["frames"].sharding.device_set) == devices
         # Twice as fast to compile; how the work is shared is decided before the backend's optimisations.
         compiled = step.lower(state, sent, jax.random.key(1)).compile({"xla_backend_optimization_level": 0})

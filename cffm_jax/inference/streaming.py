@@ -31,6 +31,7 @@ from cffm_jax.inference.tiles import Tiling, tiles_of
 from cffm_jax.inference.video_prototypes import finite_leaves
 from cffm_jax.models.methods.method import Method
 from cffm_jax.runtime.compiling import compiling
+from cffm_jax.runtime.devices import planned_bytes
 
 _SECOND = 15
 """Frames of a second of VSPW: the papers' offsets 9, 6, 3 are 9/15, 6/15 and 3/15 s."""
@@ -144,14 +145,9 @@ class StreamSegmenter:
         """What ``segment`` takes. Compiles it, and says so; its first call then does not."""
         with compiling("the step of a stream", self.config.model.name, self.streams, *self.input_size, self.size):
             program = self.lower(variables).compile()
-        plan = program.memory_analysis()
-        memory = None
-        if plan:  # What is donated counts among arguments and results.
-            kept = plan.argument_size_in_bytes + plan.output_size_in_bytes - plan.alias_size_in_bytes
-            memory = kept + plan.temp_size_in_bytes
         tiling, tiles = self._engine.tiles, tiles_of(self._engine.tiles, self.input_size)
         overlap = tiling.overlap if tiling and tiles.count > 1 else 0
-        return Footprint(self.input_size, tiles.size, tiles.count, overlap, memory)
+        return Footprint(self.input_size, tiles.size, tiles.count, overlap, planned_bytes(program))
 
     def function(self, variables: dict[str, Any], state: State, frames: jax.Array) -> tuple[State, jax.Array]:
         """The next state and masks u8[S, H0, W0]; ValueError unless frames are u8[S, H, W, 3], or

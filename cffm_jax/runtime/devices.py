@@ -1,5 +1,5 @@
 """What JAX raises where a device is not there or memory is too small, as the one line of an
-InputError."""
+InputError; what programs take of a device's memory, and what it has."""
 
 from __future__ import annotations
 
@@ -7,14 +7,23 @@ import contextlib
 import os
 import re
 import sys
+from typing import TYPE_CHECKING, NamedTuple
 
 from cffm_jax.errors import InputError
+from cffm_jax.runtime.memory import machine_bytes
+
+if TYPE_CHECKING:  # Whoever asks for no device need not wait for JAX.
+    import jax
 
 _NO_BACKEND = re.compile(r"Unable to initialize backend '(?P<name>[^']*)': (?P<reason>.*)")
 _NO_PLATFORM = re.compile(r"Unknown backend:? '?(?P<name>\w+)")
 _UNKNOWN = re.compile(r"Backend '.*' is not in the list of known backends.*|\s*\((set JAX_PLATFORMS|you may need).*")
 _ASKING = ("JAX_PLATFORMS", "JAX_PLATFORM_NAME")
 _FULL = re.compile(r"RESOURCE_EXHAUSTED|out of memory|ALLOC_FAILED|failed to allocate", re.IGNORECASE)
+GPU_SHARE = 0.75
+"""Of a GPU's memory JAX takes so much, unless it is told otherwise."""
+_SHARES = ("XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION")
+"""Variables for JAX's share of a GPU, the second by its earlier name."""
 _GPUS = "a GPU needs its driver (see nvidia-smi) and JAX for it (make install-cuda12 or install-cuda13)"
 _LESS = (
     "compute less at once: a smaller --train.batch-size, --data.crop or --eval.chunk, a larger --train.accumulate, "
@@ -105,3 +114,43 @@ def _there() -> str:
         for name, value in asked.items():
             jax.config.update(name, value)
     return "no device"
+
+
+class DeviceMemory(NamedTuple):
+    """What JAX has of a device.
+
+    Attributes:
+      usable: bytes; None where it does not tell.
+      share: which that is of the device.
+      host: whether all devices share it, as CPUs do the machine's, which other processes may give
+        back, and which may be swapped.
+    """
+
+    usable: int | None
+    share: float = 1.0
+    host: bool = False
+
+
+def memory_of(device: jax.Device) -> DeviceMemory:
+    """Asks a device of this process."""
+    if device.platform == "cpu":
+        return DeviceMemory(machine_bytes(), host=True)
+    usable = (device.memory_stats() or {}).get("bytes_limit")
+    share = float(os.environ.get(share_variable()) or GPU_SHARE) if device.platform == "gpu" else 1.0
+    return DeviceMemory(usable, share)
+
+
+def share_variable() -> str:
+    """The environment's variable for JAX's share of a GPU."""
+    return next((name for name in _SHARES if os.environ.get(name)), _SHARES[0])
+
+
+def planned_bytes(program: jax.stages.Compiled) -> int | None:
+    """Bytes that a compiled program takes on each device, as its compiler plans them: arguments,
+    results and all in between; None where it does not tell."""
+    plan = program.memory_analysis()
+    if not plan:
+        return None
+    # What is donated counts among arguments and results.
+    kept = plan.argument_size_in_bytes + plan.output_size_in_bytes - plan.alias_size_in_bytes
+    return kept + plan.temp_size_in_bytes

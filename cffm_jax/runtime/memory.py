@@ -1,7 +1,8 @@
-"""Settings of a command's memory in the operating system; no effect but on Linux with glibc."""
+"""A machine's memory; and settings of a command's, which have no effect but on Linux with glibc."""
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import sys
@@ -11,6 +12,20 @@ _ARENA_MAX = -8
 """glibc's M_ARENA_MAX."""
 _TUNABLES = "GLIBC_TUNABLES"
 _HUGE = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+"""Where a container finds its limit."""
+
+
+def machine_bytes() -> int | None:
+    """Memory of the machine, or of the container, without swap; None where the system does not
+    tell."""
+    sizes = []
+    with contextlib.suppress(AttributeError, ValueError, OSError):  # Of Windows, and others.
+        sizes.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    for path in _LIMITS:
+        with contextlib.suppress(OSError, ValueError):  # It is not there, or says "max".
+            sizes.append(int(path.read_text()))
+    return min(sizes, default=None)
 
 
 def use_huge_pages() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import math
@@ -14,7 +13,6 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
-from cffm_jax.checkpoints.space import require_space
 from cffm_jax.checkpoints.store import Checkpoints
 from cffm_jax.config import Config
 from cffm_jax.config.checks import check_settings
@@ -26,7 +24,7 @@ from cffm_jax.evaluation.score_tables import main_table
 from cffm_jax.metrics.scores import Scores
 from cffm_jax.runtime import cluster
 from cffm_jax.runtime.atomic import write_json
-from cffm_jax.runtime.compiling import Compilations, compiling
+from cffm_jax.runtime.compiling import Compilations
 from cffm_jax.runtime.signals import Interruption
 from cffm_jax.settings import RUN_CONFIG
 from cffm_jax.training import provenance
@@ -68,8 +66,6 @@ def train(
         prepare(config) as run,
     ):
         with cluster.together():
-            if run.start < plan.steps:
-                require_space(workdir, run.state)
             make_workdir(workdir)
         lock.take()
         log_of = functools.partial(RunLog, writes=cluster.first(), began=began, work=run.work)
@@ -77,7 +73,7 @@ def train(
             Checkpoints(workdir, plan.keep, create=True) as checkpoints,
             log_of(workdir, plan.steps, run.start, plan.batch_size) as log,
         ):
-            for line in (*notes, *run.notes, run.summary):
+            for line in filter(None, (*notes, *run.notes, run.summary, run.memory)):
                 log.say(line)
             checkpoints.set_aside(run.start)
             if cluster.first():
@@ -120,8 +116,8 @@ class _Training:
     ) -> None:
         self._config, self._run, self._checkpoints = config, run, checkpoints
         self._log, self._interruption = log, interruption
-        self._compilations, self._profile, self._compiled = compilations, profile, 0
-        self._kind = (config.model.name, config.model.dtype, config.train.batch_size, config.data.crop)
+        self._compilations, self._profile = compilations, profile
+        self._compiled = int(run.compiling > 0)
         self._unlogged: tuple[int, Mapping[str, jax.Array], bool] | None = None
         self._votes = None
         self.step = self._saved = run.start
@@ -129,7 +125,8 @@ class _Training:
 
     def to_the_end(self) -> dict[str, Scores]:
         plan, workdir = self._config.train, self._config.workdir
-        self._log.clock.add("start", time.perf_counter() - self._log.clock.began)
+        self._log.clock.add("start", time.perf_counter() - self._log.clock.began - self._run.compiling)
+        self._log.clock.add("compile", self._run.compiling)
         if self._run.start >= plan.steps:
             self._log.say(f"{workdir} has done its {plan.steps} steps already")
         elif self._evaluates(self.step) and self.step not in cluster.from_first(self._checkpoints.evaluations):
@@ -202,21 +199,17 @@ class _Training:
         first = self.step == self._run.start
         self._log.done()
         began, compiled = time.perf_counter(), self._compilations.count
-        # Compiling places the model's constants.
-        with (
-            compiling("the training step", *self._kind) if first else contextlib.nullcontext(),
-            self._profile.step(self.step + 1),
-            jax.transfer_guard("allow" if first else "disallow"),
-        ):
+        # The first places the model's constants.
+        with self._profile.step(self.step + 1), jax.transfer_guard("allow" if first else "disallow"):
             self.state, metrics = self._run.step(self.state, batch, self._run.key)
         self.step += 1
         self._log.sent(self.step, metrics["loss"])  # pyrefly: ignore[bad-argument-type]  # jax.Array hides it
         self._log.done()
         if self._compilations.count > compiled:
             self._compiled += 1
-            if not first:
+            if self._compiled > 1:
                 self._log.say(f"step {self.step} was compiled anew, with other shapes or placing than the one before")
-        if first:  # compiling is no part of the rates
+        if first:  # It loads the program, which is no part of the rates.
             jax.block_until_ready(self.state)
             self._log.done(self.step)
             self._log.clock.add("compile", time.perf_counter() - began)

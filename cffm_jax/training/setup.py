@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -18,6 +17,7 @@ from jax.typing import ArrayLike
 
 from cffm_jax.checkpoints.by_path import newest_whole, open_checkpoints
 from cffm_jax.checkpoints.compatible import require_same_run
+from cffm_jax.checkpoints.space import require_space
 from cffm_jax.checkpoints.state import TrainState
 from cffm_jax.config import NOTHING, REQUIRED, Config, InitConfig
 from cffm_jax.config.checks import check_settings
@@ -38,17 +38,16 @@ from cffm_jax.models.methods.method import Method
 from cffm_jax.models.variables import init_variables, variable_shapes
 from cffm_jax.rules import with_changes
 from cffm_jax.runtime import cluster
+from cffm_jax.training import footprint
+from cffm_jax.training.ahead import BatchesAhead
 from cffm_jax.training.notes import dataset_notes, unread_notes
 from cffm_jax.training.optim import learning_rate, make_optimizer
-from cffm_jax.training.sharding import batch_sharded, init_state, make_mesh, replicated, require_shares
+from cffm_jax.training.sharding import init_state, make_mesh, replicated, require_shares, state_shapes
 from cffm_jax.training.speed import Work, peak_flops
 from cffm_jax.training.step import Step, make_train_step
 from cffm_jax.weights.class_names import of_dataset
 from cffm_jax.weights.open import RANDOM, inherited, licence_of_run, open_stored
 from cffm_jax.weights.start import start_from
-
-_AHEAD = 2
-"""Batches on the devices beside the one in use."""
 
 
 class Run(NamedTuple):
@@ -65,6 +64,8 @@ class Run(NamedTuple):
       segmenter: for evaluations.
       held_out: the videos to evaluate on.
       summary: one line about it.
+      memory: one about what a step takes.
+      compiling: seconds that went into compiling the step.
       devices: those of the mesh.
       work: floating point operations of a step, and the devices' peak.
       colours: u8[256,3] of the classes, for pictures; None: there are none.
@@ -81,6 +82,8 @@ class Run(NamedTuple):
     segmenter: VideoSegmenter
     held_out: tuple[Video, ...]
     summary: str
+    memory: str = ""
+    compiling: float = 0.0
     devices: Sequence[jax.Device] = ()
     work: Work = Work()
     colours: np.ndarray | None = None
@@ -133,22 +136,40 @@ def prepare(config: Config) -> Iterator[Run]:
         process_count=jax.process_count(),
     ) as batches:
         with cluster.together():
-            clips = on_device(batches, mesh, prototypes) if start < plan.steps else iter(())
+            clips = BatchesAhead(batches, mesh, prototypes) if start < plan.steps else None
+        average = config.optim.ema > 0
+        if start:
+            state = state_shapes(model, optimizer, mesh, ema=average)
+        else:
+            state = init_state(model, variables, optimizer, mesh, ema=average)
+        del variables  # Their memory is the step's.
+        step = step_of(config, model, optimizer, mesh)
+        # Made where it is used: the loop moves nothing.
+        key = jax.jit(lambda: jax.random.fold_in(jax.random.key(plan.seed), 1), out_shardings=replicated(mesh))()
+        memory, seconds = "", 0.0
+        if clips:
+            with cluster.together():
+                require_space(config.workdir, state)
+            # Processes may wait for each other here, to share out what is tried.
+            needed, seconds = footprint.compiled(config, step, state, clips.shapes, key)
+            with cluster.together():
+                memory = footprint.require_memory(needed, config, model, mesh, goes_on=start > 0)
         yield Run(
             start=start,
             notes=notes,
-            state=init_state(model, variables, optimizer, mesh, ema=config.optim.ema > 0),
-            step=step_of(config, model, optimizer, mesh),
+            state=state,
+            step=step,
             rate=learning_rate(config.optim, plan.steps),
-            # Made where it is used: the loop moves nothing.
-            key=jax.jit(lambda: jax.random.fold_in(jax.random.key(plan.seed), 1), out_shardings=replicated(mesh))(),
-            clips=clips,
+            key=key,
+            clips=iter(clips or ()),
             segmenter=VideoSegmenter(model, config, sources.get(data.eval_split)),
             held_out=held_out,
             summary=(
                 f"{config.model.name}: {len(videos)} training videos, {_classes(config, classes)}, {_machines(mesh)}, "
                 f"weights: {origin}"
             ),
+            memory=memory,
+            compiling=seconds,
             devices=tuple(mesh.devices.flat),
             work=work_of_a_step(config, model, mesh),
             colours=(classes or numbered_classes(config.model.num_classes)).colours,
@@ -225,34 +246,6 @@ def check(config: Config, mesh: Mesh) -> Classes | None:
     chosen_devices(config.eval.devices, mesh.local_devices)
     manifest_of(config.data)
     return stated_classes(config.data.root, config.model.num_classes, config.data.layout)
-
-
-def on_device(
-    batches: Iterator[dict[str, Any]], mesh: Mesh, prototypes: np.ndarray | None = None
-) -> Iterator[dict[str, jax.Array]]:
-    """Sends batches two steps ahead, while the device computes; the first is read at once, so that
-    its faults show.
-
-    ``prototypes`` f32[V, P, C] of all videos: a batch then holds those of its own.
-    """
-    sharding = batch_sharded(mesh)
-
-    def put(batch: dict[str, Any]) -> dict[str, jax.Array]:
-        arrays = {name: value for name, value in batch.items() if name != "video"}
-        if prototypes is not None:
-            arrays["prototypes"] = prototypes[batch["video"]]
-        return {name: jax.make_array_from_process_local_data(sharding, value) for name, value in arrays.items()}
-
-    ahead = deque([put(next(batches))])
-
-    def rest() -> Iterator[dict[str, jax.Array]]:
-        for batch in batches:
-            ahead.append(put(batch))
-            if len(ahead) > _AHEAD:
-                yield ahead.popleft()
-        yield from ahead
-
-    return rest()
 
 
 def initial_weights(model: Method, config: Config, key: jax.Array, start: int = 0) -> tuple[dict[str, Any], str, str]:

@@ -13,8 +13,9 @@ import jax
 # --- goodput
 
 CAUSES = ("start", "compile", "data", "evaluation", "checkpoint", "lost")
-"""Causes of time without training: reading and placing all before the first step, that step (it
-compiles), waiting for data (idle device) or checkpoints, evaluations, steps redone after a kill."""
+"""Causes of time without training: reading and placing all before the first step, compiling it
+and that step, waiting for data (idle device) or checkpoints, evaluations, steps redone after a
+kill."""
 
 
 class Clock:
