@@ -31,9 +31,11 @@ TINY = {
     "soak.py": ("--kills", "1", "--terminations", "1", "--steps", "6", "--interval", "2", "--cores", "2"),
     "tiles.py": ("--size", "96", "96"),
     "train.py": ("--models", "cffm_b0", "--crop", "64", "64", "--batch", "1", "--steps", "4"),
+    "training_memory.py": ("--crop", "64", "64", "--batch", "1"),
 }
 """Script -> what makes its commands tiny."""
-REAL, COMPUTED, COMPILED = ("soak.py",), ("context.py", "kmeans.py"), ("roofline.py", "scaling.py")
+REAL, COMPUTED = ("soak.py",), ("context.py", "kmeans.py")
+COMPILED = ("roofline.py", "scaling.py", "training_memory.py")
 """Scripts whose processes are real ones, to be killed; of small programs; and what reads compiled ones."""
 ALIKE = {f"b{i}": mit.MiTSize((8, 16, 40, 64), runs.DEPTHS, f"b{i}") for i in range(6)}
 
