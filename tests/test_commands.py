@@ -69,6 +69,7 @@ from helpers.runs import (
     seeing,
     started,
     train_argv,
+    zeros,
 )
 
 
@@ -668,7 +669,8 @@ def test_a_benchmarks_config_asks_for_imagenet_weights(data, tmp_path, refused):
     refused(train_command, [*argv, "--init.encoder", "x", "--init.model", "y"], "together with --init.model")
 
 
-def test_workdir_that_cannot_be_made(data, tmp_path, refused):
+def test_workdir_that_cannot_be_made(data, tmp_path, refused, monkeypatch):
+    monkeypatch.setattr(setup, "init_variables", lambda model, key: zeros(model))
     (tmp_path / "file").write_text("")
     refused(train_command, train_argv(data, tmp_path / "file" / "run"), tmp_path / "file" / "run", "cannot be made")
 

@@ -107,6 +107,11 @@ def log_lines(workdir, group):
     return [line for line in lines if line["group"] == group]
 
 
+def zeros(model):
+    """In place of weights that nothing is computed with."""
+    return jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), variable_shapes(model))
+
+
 class Refusal:
     """``refused(main, argv, *said)``: status 2, one line that says so, nothing new or changed in the test's folder."""
 

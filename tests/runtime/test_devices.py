@@ -10,11 +10,10 @@ import safetensors.numpy
 
 import cffm_jax
 from cffm_jax.checkpoints.store import Checkpoints
-from cffm_jax.models.variables import variable_shapes
 from cffm_jax.runtime.command_line import run_command
 from cffm_jax.runtime.devices import device_fault
 
-from helpers.runs import CONFIG, K, Refusal, finished
+from helpers.runs import CONFIG, K, Refusal, finished, zeros
 
 # The real commands, each in a child of a process that has imported them, but has not asked for a device yet.
 COMMANDS = """
@@ -66,7 +65,7 @@ def ending(error):
 def weights(tmp_path_factory):
     """A file with the weights of a CFFM-B0, all zeros."""
     model = cffm_jax.create_model("cffm_b0", K)
-    variables = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), variable_shapes(model))
+    variables = zeros(model)
     path = tmp_path_factory.mktemp("weights") / "zeros.safetensors"
     safetensors.numpy.save_file(cffm_jax.export_state_dict(variables, model), path)
     return path

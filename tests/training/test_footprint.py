@@ -16,7 +16,7 @@ from cffm_jax.runtime.devices import DeviceMemory, memory_of, planned_bytes
 from cffm_jax.training import footprint, setup
 from cffm_jax.training.footprint import require_memory
 
-from helpers.runs import train_argv
+from helpers.runs import train_argv, zeros
 
 GB = 10**9
 USUAL = Config()
@@ -133,6 +133,7 @@ def test_a_step_that_does_not_fit_is_refused_with_nothing_written(data, tmp_path
     """Its 60 GB, and two batches ahead of 2 clips."""
     program = types.SimpleNamespace(memory_analysis=Plan)
     step = types.SimpleNamespace(lower=lambda *_: types.SimpleNamespace(compile=lambda: program))
+    monkeypatch.setattr(setup, "init_variables", lambda model, key: zeros(model))
     monkeypatch.setattr(setup, "step_of", lambda *_: step)
     monkeypatch.setattr(footprint, "memory_of", lambda device: DeviceMemory(60 * GB))
     argv = train_argv(data, tmp_path / "run", "--model.dtype", "bfloat16", "--model.name", "segformer_b0")
