@@ -7,6 +7,7 @@ PYTEST_ARGS ?=
 CUDA_MODELS ?=
 DEMO_ARGS ?=
 BENCH_ARGS ?=
+GPU_CHECK_ARGS ?=
 
 PYTHON := $(VENV)/bin/python
 PIP := $(PYTHON) -m pip -qq --disable-pip-version-check
@@ -17,7 +18,7 @@ TORCH := torch==2.13.0
 TEST := $(PYTHON) -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-cuda12 install-cuda13 install-video install-heif install-tiff install-hub install-import install-onnx install-cuda-compile check test test-long test-cuda test-reference test-browser test-onnx docs demo bench-data lock clean
+.PHONY: help install install-cuda12 install-cuda13 install-video install-heif install-tiff install-hub install-import install-onnx install-cuda-compile check test test-long test-cuda test-reference test-browser test-onnx docs demo bench-data gpu-check lock clean
 .DELETE_ON_ERROR:
 
 help:  ## List the targets
@@ -67,6 +68,9 @@ demo: $(VENV)/.base  ## Small run from training to masks on synthetic videos (DE
 
 bench-data: $(VENV)/.bench  ## Speed of the training data beside PyTorch with albumentations (BENCH_ARGS="...")
 	@$(PYTHON) benchmarks/data.py $(BENCH_ARGS)
+
+gpu-check: $(VENV)/.base  ## Values, speed and memory on a GPU, in nine minutes (GPU_CHECK_ARGS="--json FILE")
+	@$(PYTHON) benchmarks/gpu_check.py $(GPU_CHECK_ARGS)
 
 clean:  ## Delete the virtual environment, caches and build files
 	rm -rf $(VENV) .cache .pytest_cache build dist cffm_jax.egg-info

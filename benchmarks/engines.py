@@ -19,7 +19,6 @@ import jax.numpy as jnp
 import numpy as np
 from model import whole
 
-from cffm_jax.channels import MEAN, STD
 from cffm_jax.config import Config, DataConfig, EvalConfig, ModelConfig
 from cffm_jax.data import clips, decode, evaluation_frames
 from cffm_jax.data.class_names import VSPW
@@ -30,7 +29,6 @@ from cffm_jax.inference.whole_videos import VideoSegmenter
 from cffm_jax.media.frame import Selection
 from cffm_jax.media.source import open_source
 from cffm_jax.models.create import build_model
-from cffm_jax.models.encoders.mit import SIZES
 from cffm_jax.models.methods.method import Method
 from cffm_jax.models.normalise import normalise
 from cffm_jax.models.resize import resize_bilinear
@@ -74,6 +72,8 @@ class Engine(NamedTuple):
     Attributes:
       masks: n of a call.
       call: the model alone: frames in the host's memory -> masks in the host's memory; the frames are the same ones.
+      queue: a call whose frames are on the device, whose masks stay there, and that is not waited for.
+      wait: waits for what ``queue`` gave, and thereby for all calls before it.
       files: from files: masks in the order of frames as they come, without end; None where there is no such way.
       video: the same from a video file.
       reference: clip by clip alone: number of a frame, and whether its prototypes are causal -> its mask, how far each
@@ -84,6 +84,8 @@ class Engine(NamedTuple):
 
     masks: int
     call: Callable[[], np.ndarray]
+    queue: Callable[[], Any]
+    wait: Callable[[Any], Any] = jax.block_until_ready
     files: Callable[[], Iterator[Masks]] | None = None
     video: Callable[[], Iterator[Masks]] | None = None
     reference: Callable[[int, bool], tuple[np.ndarray, np.ndarray, float]] | None = None
@@ -107,6 +109,13 @@ def network(name: str, scene: Scene) -> Network:
         eval=EvalConfig(chunk=scene.batch),
     )
     model = build_model(config.model)
+    count = config.prototypes.count
+    given = np.random.default_rng(0).standard_normal((count, model.width)).astype(np.float32)
+    return Network(model, jax.device_put(drawn_variables(model)), config, given if model.reads_prototypes else None)
+
+
+def drawn_variables(model: Method) -> dict[str, Any]:
+    """Random weights, on the host. Not as training starts: those take longer to make."""
     rng = np.random.default_rng(0)
 
     def draw(path: tuple[Any, ...], leaf: jax.ShapeDtypeStruct) -> np.ndarray:
@@ -117,11 +126,7 @@ def network(name: str, scene: Scene) -> Network:
             weights -= weights.mean(0)  # What is the same in all features would choose the class everywhere.
         return weights
 
-    # Not as training starts: those weights take longer to make.
-    variables = jax.device_put(jax.tree_util.tree_map_with_path(draw, variable_shapes(model)))
-    count = config.prototypes.count
-    given = np.random.default_rng(0).standard_normal((count, model.width)).astype(np.float32)
-    return Network(model, variables, config, given if model.reads_prototypes else None)
+    return jax.tree_util.tree_map_with_path(draw, variable_shapes(model))
 
 
 def clip_by_clip(net: Network, scene: Scene) -> Engine:
@@ -179,8 +184,13 @@ def clip_by_clip(net: Network, scene: Scene) -> Engine:
         mask, margin, largest = jax.device_get(judged(logits_of(variables, clip(target), own)))
         return mask, margin, float(largest)
 
+    there = jax.device_put(first)
     return Engine(
-        1, lambda: np.asarray(masks_of(logits_of(variables, first, prototypes))), from_files, reference=reference
+        1,
+        lambda: np.asarray(masks_of(logits_of(variables, first, prototypes))),
+        lambda: masks_of(logits_of(variables, there, prototypes)),
+        files=from_files,
+        reference=reference,
     )
 
 
@@ -195,7 +205,8 @@ def papers_protocol(net: Network, scene: Scene) -> Engine:
     prototypes = None if given is None else jnp.stack([given] * scene.batch)
     arguments = (variables, frames, references, prototypes)
     compiled = jax.jit(functools.partial(whole, model, scene.size)).lower(*arguments).compile()
-    return Engine(scene.batch, lambda: np.asarray(compiled(*arguments)))
+    there = jax.device_put(arguments)
+    return Engine(scene.batch, lambda: np.asarray(compiled(*arguments)), lambda: compiled(*there))
 
 
 def offline(net: Network, scene: Scene) -> Engine:
@@ -208,10 +219,10 @@ def offline(net: Network, scene: Scene) -> Engine:
     state = segmenter.engine.start(frames.shape[2:4])
     prototypes = None if given is None else given[None]
 
-    def call() -> np.ndarray:
+    def masks_of(frames: np.ndarray | jax.Array) -> jax.Array:
         nonlocal state
         state, masks = compiled(variables, state, frames, prototypes)
-        return np.asarray(masks[segmenter.rows[0]])[0]
+        return masks[segmenter.rows[0]]
 
     def from_files() -> Iterator[Masks]:
         files = scene.files * -(-CHUNKS * scene.batch // len(scene.files))
@@ -219,7 +230,8 @@ def offline(net: Network, scene: Scene) -> Engine:
         for chunk in segmenter.segment(variables, [video], labels=False):
             yield [(chunk.start + i, mask) for i, mask in enumerate(chunk.predictions)]
 
-    return Engine(scene.batch, call, from_files)
+    there = jax.device_put(frames)
+    return Engine(scene.batch, lambda: np.asarray(masks_of(frames))[0], lambda: masks_of(there), files=from_files)
 
 
 def streams(net: Network, scene: Scene) -> Engine:
@@ -231,10 +243,10 @@ def streams(net: Network, scene: Scene) -> Engine:
     state = segmenter.start()
     step = segmenter.step.lower(variables, state, frames).compile()
 
-    def call() -> np.ndarray:
+    def masks_of(frames: np.ndarray | jax.Array) -> jax.Array:
         nonlocal state
         state, masks = step(variables, state, frames)
-        return np.asarray(masks)
+        return masks
 
     def alone(pictures: Iterator[np.ndarray]) -> Iterator[Masks]:
         # As predict.py: on an accelerator reading and writing overlap with it.
@@ -262,47 +274,15 @@ def streams(net: Network, scene: Scene) -> Engine:
                 yield from (frame.pixels for frame in source.frames)
 
     video = functools.partial(of, from_video) if (scene.folder / "video.mp4").exists() else None
-    return Engine(count, call, functools.partial(of, from_jpeg), video, causal=model.reads_prototypes)
-
-
-def hugging_face(size: str, scene: Scene) -> Engine:
-    """transformers' SegFormer in PyTorch, frame by frame or in batches: full-size logits, their arg-max."""
-    import torch
-    from torch.nn.functional import interpolate
-    from transformers import SegformerConfig, SegformerForSemanticSegmentation
-
-    shape, on_gpu = SIZES[size], torch.cuda.is_available()
-    device = torch.device("cuda" if on_gpu else "cpu")
-    torch.manual_seed(0)
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True  # As JAX by default.
-    config = SegformerConfig(
-        depths=list(shape.depths), hidden_sizes=list(shape.channels), num_labels=len(VSPW),
-        decoder_hidden_size=ModelConfig().width, num_attention_heads=[1, 2, 5, 8], sr_ratios=[8, 4, 2, 1],
-        mlp_ratios=[4, 4, 4, 4],
-    )  # fmt: skip
-    model = SegformerForSemanticSegmentation(config).to(device).eval()
-    mean, std = (torch.tensor(each, device=device).reshape(1, 3, 1, 1) for each in (MEAN, STD))
-    frames = np.stack([scene.read(t) for t in range(scene.batch)])
-
-    @torch.inference_mode()
-    def masks_of(pixels: np.ndarray) -> np.ndarray:
-        x = (torch.from_numpy(pixels).to(device).permute(0, 3, 1, 2).float() - mean) / std
-        cast = torch.autocast(device.type, torch.bfloat16) if scene.dtype == "bfloat16" else contextlib.nullcontext()
-        with cast:
-            logits = model(pixel_values=x).logits.float()
-        for to in (pixels.shape[1:3], scene.size):
-            logits = interpolate(logits, to, mode="bilinear", align_corners=False)
-        return logits.argmax(1).byte().cpu().numpy()
-
-    def from_files() -> Iterator[Masks]:
-        for start in itertools.count(0, scene.batch):
-            numbers = range(start, start + scene.batch)
-            yield list(zip(numbers, masks_of(np.stack([scene.read(t) for t in numbers])), strict=True))
-
-    def peak() -> int | None:
-        return torch.cuda.max_memory_allocated() if on_gpu else None
-
-    return Engine(scene.batch, lambda: masks_of(frames), from_files, peak=peak)
+    there = jax.device_put(frames)
+    return Engine(
+        count,
+        lambda: np.asarray(masks_of(frames)),
+        lambda: masks_of(there),
+        files=functools.partial(of, from_jpeg),
+        video=video,
+        causal=model.reads_prototypes,
+    )
 
 
 ENGINES = {"clip": clip_by_clip, "papers": papers_protocol, "offline": offline, "streams": streams}

@@ -6,9 +6,10 @@
 Rows: ``clip`` (a clip of references and target through the whole network for each mask, full-size logits, arg-max),
 ``papers`` (their protocol: batches of 2, the references' features in memory; 2 K / T for K batches in T seconds),
 ``offline`` (``VideoSegmenter``, a chunk a call), ``stream`` (``StreamSegmenter``, a frame a call), ``streams`` (several
-at once), and Hugging Face's SegFormer in PyTorch, which has no mining; ``engines.py`` has them. Each is a process of
-its own, with random weights. The model alone: frames of the model's size in the host's memory -> masks there, the
-median over calls; files: from JPEG to PNG. The masks are compared with those of ``clip`` before anything is timed.
+at once), all in ``engines.py``, and Hugging Face's SegFormer in PyTorch, which has no mining (``segformer.py``). Each
+is a process of its own, with random weights. The model alone: frames of the model's size in the host's memory -> masks
+there, the median over calls; files: from JPEG to PNG. The masks are compared with those of ``clip`` before anything is
+timed.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ import engines
 import jax
 import numpy as np
 from model import environment, fixed, header, line
+from segformer import hugging_face
 
 from cffm_jax.config import DataConfig, ModelConfig
 from cffm_jax.data.class_names import VSPW
@@ -161,14 +163,7 @@ def measure(plan: Plan, folder: Path, options: Options) -> dict[str, Any]:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
         # The last line of an error then says what it is.
         jax.config.update("jax_traceback_filtering", "off")
-        scene = engines.Scene(folder, options.size, plan.dtype, plan.batch)
-        net = None if plan.mode == "torch" else engines.network(plan.name, scene)
-        began = time.perf_counter()
-        if net is None:
-            engine = engines.hugging_face(plan.name, scene)
-        else:
-            engine = engines.ENGINES[plan.mode](net, scene)
-        compiled = time.perf_counter() - began
+        engine, compiled = built(plan, folder, options.size)
         differing = margin = per_file = per_frame = None
         if engine.reference:
             keep_references(engine, plan, folder, options.compare)
@@ -194,6 +189,15 @@ def measure(plan: Plan, folder: Path, options: Options) -> dict[str, Any]:
         "video_per_second": per_frame, "compile_seconds": compiled, "differing": differing, "margin": margin,
         "classes": classes, "device_bytes": engine.peak(),
     }  # fmt: skip
+
+
+def built(plan: Plan, folder: Path, size: tuple[int, int]) -> tuple[engines.Engine, float]:
+    """A row's engine, and the seconds that it took to compile. The folder holds the frames."""
+    scene = engines.Scene(folder, size, plan.dtype, plan.batch)
+    net = None if plan.mode == "torch" else engines.network(plan.name, scene)
+    began = time.perf_counter()
+    engine = hugging_face(plan.name, scene) if net is None else engines.ENGINES[plan.mode](net, scene)
+    return engine, time.perf_counter() - began
 
 
 def reference_file(plan: Plan, folder: Path, causal: bool) -> Path:

@@ -218,11 +218,12 @@ def inference_programs(model: CFFM, variables: dict[str, Any], config: Config, o
         yield Program("evaluation", n, lower, arguments, lambda old, result: (old[0], result[0], *old[2:]))
 
 
-def training_program(model: CFFM, config: Config, options: Options) -> Program:
+def training_program(model: CFFM, config: Config, options: Options, variables: dict[str, Any] | None = None) -> Program:
+    """A step from weights as training starts, unless there are others."""
     mesh = make_mesh(1)
     optimizer = make_optimizer(config.optim, config.train.steps, model)
     step = make_train_step(model, optimizer, mesh, frame_loss_weight=config.train.frame_loss_weight)
-    state = init_state(model, init_variables(model, jax.random.key(0)), optimizer, mesh)
+    state = init_state(model, variables or init_variables(model, jax.random.key(0)), optimizer, mesh)
     frames = 1 if model.global_blocks else len(config.data.offsets) + 1
     shape = (options.train_batch, frames, *options.crop)
     key = jax.random.key(1)

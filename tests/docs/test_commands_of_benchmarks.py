@@ -21,6 +21,7 @@ TINY = {
     "convert.py": (),
     "data.py": (*FRAMES, "--videos", "1", "--workers", "0", "--threads", "1", "--clips", "2", "--rounds", "1"),
     # Causal prototypes are not more than a frame's tokens.
+    "gpu_check.py": ("--tiny", "--parts", "device"),
     "inference.py": ("--size", "96", "96", "--seconds", "0", "--calls", "1"),
     "kmeans.py": (*FRAMES, "--length", "10", "--k", "4", "--iterations", "1", "--rounds", "1"),
     "memory.py": ("--frames", "20"),
@@ -34,9 +35,9 @@ TINY = {
     "training_memory.py": ("--crop", "64", "64", "--batch", "1"),
 }
 """Script -> what makes its commands tiny."""
-REAL, COMPUTED = ("soak.py",), ("context.py", "kmeans.py")
+REAL, COMPUTED = ("gpu_check.py", "soak.py"), ("context.py", "kmeans.py")
 COMPILED = ("roofline.py", "scaling.py", "training_memory.py")
-"""Scripts whose processes are real ones, to be killed; of small programs; and what reads compiled ones."""
+"""Scripts whose processes are real ones, to be ended; of small programs; and what reads compiled ones."""
 ALIKE = {f"b{i}": mit.MiTSize((8, 16, 40, 64), runs.DEPTHS, f"b{i}") for i in range(6)}
 
 
