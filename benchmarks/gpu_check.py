@@ -38,7 +38,7 @@ PARTS = {
     "stream": Part("gpu_checks.segment:stream", 90, 30),
     "train": Part("gpu_checks.train:training", 170, 60),
     "torch": Part("gpu_checks.segment:torch_eager", 60, 25, alone=True),
-    "torch-compiled": Part("gpu_checks.segment:torch_compiled", 120, 50, alone=True),
+    "torch-compiled": Part("gpu_checks.segment:torch_compiled", 150, 50, alone=True),
     "k-means": Part("gpu_checks.train:clustering", 40, 15),
     "profile": Part("gpu_checks.device:profile", 70, 30),
     "offline-1": Part("gpu_checks.segment:offline_1", 80, 30),

@@ -45,7 +45,10 @@ def hugging_face(size: str, scene: Scene, compiled: bool = False) -> Engine:
             logits = interpolate(logits, to, mode="bilinear", align_corners=False)
         return logits.argmax(1).byte()
 
-    segment = torch.inference_mode()(torch.compile(segment, mode="reduce-overhead") if compiled else segment)
+    if compiled:
+        torch.compiler.reset()  # What another batch was compiled to would let this one's size vary, which is slower.
+        segment = torch.compile(segment, mode="reduce-overhead", dynamic=False)
+    segment = torch.inference_mode()(segment)
 
     def masks_of(pixels: np.ndarray) -> np.ndarray:
         return segment(torch.from_numpy(pixels).to(device)).cpu().numpy()

@@ -139,8 +139,8 @@ def torch(bench: Bench, compiled: bool) -> None:
     except ModuleNotFoundError as missing:
         bench.report("left out", str(missing))
         return
-    for batch in (1,) if bench.tiny else (1, 8):
-        for dtype in bench.dtypes:
+    for dtype in bench.dtypes:
+        for batch in (1,) if bench.tiny else (1, 8):
             scene = engines.Scene(bench.scene(), bench.size, dtype, batch)
             began = time.perf_counter()
             engine = hugging_face(bench.backbone, scene, compiled)
