@@ -33,7 +33,7 @@ install-tiff: $(VENV)/.tiff  ## The same, with tifffile for TIFF frames of other
 install-hub: $(VENV)/.hub  ## The same, with huggingface_hub for weights by name (hf:owner/name); joins any of the above
 install-import: $(VENV)/.import  ## The same, with pycocotools for polygons of COCO (data.import_labels); joins any of the above
 install-onnx: $(VENV)/.onnx  ## The same, with jax2onnx and onnxruntime for convert.py --to onnx; joins any of the above
-install-cuda-compile: $(VENV)/.cuda-compile  ## XLA's compiler for CUDA alone, no driver and no GPU, in VENV/cuda-compile (benchmarks/roofline.py)
+install-cuda-compile: $(VENV)/.cuda-compile  ## XLA's compiler for CUDA and ptxas, no driver and no GPU, in VENV/cuda-compile (benchmarks/roofline.py)
 
 check: $(VENV)/.check $(VENV)/.video  ## Lint, format and types (those of PyAV are its own)
 	@$(VENV)/bin/ruff check

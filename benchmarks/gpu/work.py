@@ -144,7 +144,7 @@ def results_of(instruction: Instruction) -> tuple[Array, ...]:
     """The arrays that an instruction gives, without its operands, which those that start a transfer repeat, and
     without the working memory that libraries' calls give last."""
     given = instruction.arrays
-    if instruction.opcode in ("all-gather-start", "collective-permute-start", "copy-start"):
+    if instruction.opcode in ("all-gather-start", "collective-permute-start", "copy-start", "reduce-scatter-start"):
         numbers = [array for array in given if array.dims or array.dtype not in ("u32", "s32")]
         return tuple(numbers[:1]) if instruction.opcode == "copy-start" else tuple(numbers[len(numbers) // 2 :])
     if instruction.opcode == "custom-call" and len(given) > 1 and given[-1].dtype in ("s8", "u8"):
