@@ -240,12 +240,12 @@ def streams(net: Network, scene: Scene) -> Engine:
     count = scene.batch
     segmenter = streaming.StreamSegmenter(model, config, scene.size, count)
     frames = np.stack([scene.read(0)] * count)
-    state = segmenter.start()
-    step = segmenter.step.lower(variables, state, frames).compile()
+    state, weights = segmenter.start(), segmenter.step.suited(variables)
+    step = segmenter.step.lower(weights, state, frames).compile()
 
     def masks_of(frames: np.ndarray | jax.Array) -> jax.Array:
         nonlocal state
-        state, masks = step(variables, state, frames)
+        state, masks = step(weights, state, frames)
         return masks
 
     def alone(pictures: Iterator[np.ndarray]) -> Iterator[Masks]:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import functools
+import hashlib
 import json
 import os
 import shlex
@@ -104,19 +105,21 @@ def compiled_text(options: Options, program: str, backbone: str, dtype: str) -> 
     made = programs(devices(options.target), backbone, dtype, sizes)
     if program not in made:
         raise InputError("--programs", f"there is no {program}", f"give some of {', '.join(made)}")
-    compiled = made[program].lower().compile(COMPILER_OPTIONS)
-    return f"{_TEMPORARY}{compiled.memory_analysis().temp_size_in_bytes}\n{compiled.as_text()}"
+    lowered = made[program].lower()
+    # By what is compiled and by which XLA: a text of an earlier program is not read.
+    digest = hashlib.sha256(f"{jax.lib.__version__}\n{lowered.as_text()}".encode()).hexdigest()[:12]
+    kept = Path(options.texts) / f"{program}-{backbone}-{dtype}-{options.target}-{digest}.hlo"
+    if options.texts and kept.is_file():
+        return kept.read_text()
+    compiled = lowered.compile(COMPILER_OPTIONS)
+    text = f"{_TEMPORARY}{compiled.memory_analysis().temp_size_in_bytes}\n{compiled.as_text()}"
+    if options.texts:
+        kept.write_text(text)
+    return text
 
 
 def predict(options: Options, program: str, backbone: str, dtype: str) -> Row:
-    sizes = "-".join(map(str, (*options.frame, *options.crop, options.chunk, options.clips)))
-    kept = Path(options.texts) / f"{program}-{backbone}-{dtype}-{options.target}-{sizes}.hlo"
-    if options.texts and kept.is_file():
-        text = kept.read_text()
-    else:
-        text = compiled_text(options, program, backbone, dtype)
-        if options.texts:
-            kept.write_text(text)
+    text = compiled_text(options, program, backbone, dtype)
     temporary = int(text.splitlines()[0].removeprefix(_TEMPORARY))
     kernels = costs.kernels(text)
     total = costs.summary(kernels, TARGETS[options.target])

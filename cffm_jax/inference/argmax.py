@@ -8,6 +8,7 @@ logits are resized along one axis, and along the other within what looks for the
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,8 @@ from cffm_jax.models.by_platform import by_platform
 
 Best = tuple[jax.Array, jax.Array, jax.Array]
 
+_TOGETHER = 2**30
+"""Bytes of logits enlarged along one axis, of which all frames of a call are compared together."""
 _SLACK = 1e-5
 """Rounding of a resize at most, by the largest logit: a class left out must lie lower by more."""
 
@@ -24,7 +27,8 @@ _SLACK = 1e-5
 def segmentation_masks(logits: jax.Array, input_size: tuple[int, int], output_size: tuple[int, int]) -> jax.Array:
     """The class of every pixel: logits are resized to the input's size, then to the original one.
 
-    The labels are those of an arg-max over full-size logits: the first of equals wins.
+    The labels are those of an arg-max over full-size logits: the first of equals wins. (Of logits
+    that are not finite the forms may give others.)
 
     Args:
       logits: f32[N, h, w, K].
@@ -95,15 +99,35 @@ def scores_by_class(logits: jax.Array, input_size: tuple[int, int], output_size:
 
 def masks_at_once(logits: jax.Array, input_size: tuple[int, int], output_size: tuple[int, int]) -> jax.Array:
     """`segmentation_masks` of all classes together."""
-    return jnp.argmax(_full_size(logits, input_size, output_size), -1).astype(jnp.uint8)
+
+    def masks(logits: jax.Array) -> jax.Array:
+        return jnp.argmax(_full_size(logits, input_size, output_size), -1).astype(jnp.uint8)
+
+    return _of_frames(masks, logits, output_size)
 
 
 def scores_at_once(logits: jax.Array, input_size: tuple[int, int], output_size: tuple[int, int]) -> jax.Array:
     """`winner_scores` of all classes together."""
-    largest = jnp.max(_full_size(logits, input_size, output_size), -1, keepdims=True)
-    # Resized again: what XLA finds computed twice it would write out.
-    logits, largest = jax.lax.optimization_barrier((logits, largest))
-    return 1 / jnp.sum(jnp.exp(_full_size(logits, input_size, output_size) - largest), -1)
+
+    def scores(logits: jax.Array) -> jax.Array:
+        largest = jnp.max(_full_size(logits, input_size, output_size), -1, keepdims=True)
+        # Resized again: what XLA finds computed twice it would write to memory.
+        logits, largest = jax.lax.optimization_barrier((logits, largest))
+        sums = jnp.sum(jnp.exp(_full_size(logits, input_size, output_size) - largest), -1)
+        return 1 / jnp.maximum(sums, 1.0)  # The second time may round otherwise.
+
+    return _of_frames(scores, logits, output_size)
+
+
+def _of_frames(
+    function: Callable[[jax.Array], jax.Array], logits: jax.Array, output_size: tuple[int, int]
+) -> jax.Array:
+    """All frames together, or one after the other where they would take too much memory."""
+    n, h, w, classes = logits.shape
+    enlarged = 4 * n * classes * min(h * output_size[1], w * output_size[0])
+    if n == 1 or enlarged <= _TOGETHER:
+        return function(logits)
+    return jax.lax.map(lambda frame: function(frame[None])[0], logits)
 
 
 def _full_size(logits: jax.Array, input_size: tuple[int, int], output_size: tuple[int, int]) -> jax.Array:

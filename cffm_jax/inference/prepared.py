@@ -3,7 +3,7 @@ biases. On a GPU they are a third of a stream's launches.
 
 A step is cut in two by what its operations read. One that reads weights, or what was computed of
 them, and nothing else, belongs to the first part, unless it repeats them (a bias for every
-position): repeated they would take memory, and time to read.
+position): repeated they would take memory, and time to read. What lies in a loop stays there.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from cffm_jax.inference.engine import State
-from cffm_jax.inference.prepared import Prepared, halves
+from cffm_jax.inference.prepared import Halves, Prepared, halves
 
 
 class Step:
@@ -19,7 +19,8 @@ class Step:
         """``state``: its arrays' shapes."""
         self._function, self._shapes = function, (state, frames)
         self._jitted = jax.jit(function, donate_argnums=1)
-        self._second: tuple[Any, Any] | None = None  # Shapes of prepared weights, and what takes them.
+        self._halves: dict[Any, Halves] = {}  # Compiled, by the shapes of the variables.
+        self._second: dict[Any, Callable[..., Any]] = {}  # By those of what was prepared.
 
     def __call__(self, variables: Any, state: State, frames: jax.Array | np.ndarray) -> Any:
         require_unused(state)
@@ -33,26 +34,37 @@ class Step:
         """Weights for this step alone, to be given in place of the variables: with what is computed
         of them alone done once, not in every call. On a GPU that is a third of a step's launches.
         Of shapes, shapes."""
-        first, second = halves(self._function, jax.eval_shape(lambda x: x, variables), *self._shapes)
+        key = _shapes(variables)
+        if key not in self._halves:
+            first, second = halves(self._function, jax.eval_shape(lambda x: x, variables), *self._shapes)
+            self._halves[key] = Halves(jax.jit(first), jax.jit(second, donate_argnums=1))
+        first, second = self._halves[key]
         arrays = all(isinstance(leaf, jax.Array | np.ndarray) for leaf in jax.tree.leaves(variables))
-        prepared = jax.jit(first)(variables) if arrays else jax.eval_shape(first, variables)
-        if self._second is None:
-            self._second = jax.tree.map(_shape, prepared), jax.jit(second, donate_argnums=1)
+        prepared = first(variables) if arrays else jax.eval_shape(first, variables)
+        self._second[_shapes(prepared)] = second
         return prepared
+
+    def suited(self, variables: Any) -> Any:
+        """Prepared weights; on CPUs, where launches cost nothing, the variables themselves."""
+        return variables if jax.default_backend() == "cpu" else self.prepare(variables)
 
     def _compiled(self, variables: Any) -> Any:
         if not isinstance(variables, Prepared):
             return self._jitted
-        if self._second is None or self._second[0] != jax.tree.map(_shape, variables):
+        second = self._second.get(_shapes(variables))
+        if second is None:
             raise ValueError("these weights were prepared by another step; prepare them by the one they are for")
-        return self._second[1]
+        return second
 
     def __getattr__(self, name: str) -> Any:
+        if name.startswith("_") and name != "_cache_size":  # A copy in the making has none of its own yet.
+            raise AttributeError(name)
         return getattr(self._jitted, name)
 
 
-def _shape(array: Any) -> tuple[tuple[int, ...], Any]:
-    return array.shape, array.dtype
+def _shapes(tree: Any) -> Any:
+    leaves, structure = jax.tree.flatten(tree)
+    return structure, tuple((leaf.shape, jax.numpy.dtype(leaf.dtype)) for leaf in leaves)
 
 
 def require_unused(state: State) -> None:

@@ -280,8 +280,7 @@ def predictions(
             raise InputError(f"frame {number}", problem, f"give frames {wanted}")
         if segmenter is None:
             segmenter = _segmenter(model, config, frame.shape[:2], scores, logits, tiles)
-            if jax.default_backend() != "cpu":  # There launches cost nothing.
-                weights = segmenter.segment.prepare(weights)
+            weights = segmenter.segment.suited(weights)
             if on_footprint:
                 on_footprint(segmenter.footprint(weights))
             state = segmenter.start()

@@ -39,7 +39,8 @@ class WeightedSum:
     def __call__(self, logits: Float[Array, "B h w K"], labels: Integer[Array, "B H W"]) -> Float32[Array, ""]:
         _, height, width = labels.shape
 
-        # As in ``cross_entropy``: the enlarged logits are recomputed backwards rather than kept.
+        # The enlarged logits, which ``cross_entropy`` does without, are recomputed backwards rather
+        # than kept.
         @jax.checkpoint
         def total(logits: jax.Array) -> jax.Array:
             return self._of_full_size(resize_bilinear(logits.astype(jnp.float32), (height, width)), labels)

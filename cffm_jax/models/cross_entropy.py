@@ -51,12 +51,13 @@ def within_sums(logits: jax.Array, labels: jax.Array) -> Both:
     def columns(rows: jax.Array, at: np.ndarray | slice = slice(None)) -> jax.Array:
         return resize.lerp(rows, 2, low[at], high[at], share[at])
 
-    # XLA would write out what it finds computed twice; behind barriers it finds nothing.
+    # Barriers, as XLA would compute what two sums share once, and write it to memory.
     apart = jax.lax.optimization_barrier
     rows = apart(resize.lerp(logits, 1, *resize.neighbours(logits.shape[1], height)))
     rows, largest = apart((rows, jnp.max(columns(rows), -1)))
     full = columns(rows)
-    # By a product: zeros to choose from XLA would write out once for all turns of a caller's loop.
+    # A product, no choice between logits and zeros: XLA moves an array of zeros out of a caller's
+    # loop, and writes it to memory. An infinite logit gives NaN: the step is not finite either way.
     own = jnp.sum(full * (labels[..., None] == classes), -1)
     logs = largest + jnp.log(jnp.sum(jnp.exp(full - largest[..., None]), -1))
     total = jnp.sum(jnp.where(counted, logs - own, 0.0))

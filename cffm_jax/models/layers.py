@@ -139,8 +139,8 @@ depthwise.defvjp(lambda x, kernel, bias: (depthwise(x, kernel, bias), (x, kernel
 
 
 def alignment(dtype: jnp.dtype) -> int:
-    """Of what the tokens of an attention should be a multiple: GPUs' products of halves want 8.
-    Otherwise XLA makes a padded copy of every array of weights."""
+    """The number of tokens in attention should be a multiple of this. GPUs' products of 16-bit
+    numbers want 8: otherwise XLA makes a padded copy of every array of attention weights."""
     return 8 if jnp.dtype(dtype).itemsize == 2 else 1
 
 

@@ -122,8 +122,7 @@ class DeviceMemory(NamedTuple):
     Attributes:
       usable: bytes; None where it does not tell.
       share: which that is of the device.
-      host: whether all devices share it, as CPUs do the machine's, which other processes may give
-        back, and which may be swapped.
+      host: whether it is the machine's memory, which all CPU devices and other processes share.
     """
 
     usable: int | None

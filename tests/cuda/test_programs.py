@@ -37,26 +37,25 @@ MEASURED_WITH = "0.10."
 """JAX's version. The XLA of another has other figures: with it, only what needs none is held."""
 BOUNDS = {
     # For sm_90, B0: the bound, and the figure of 2026-11-30.
+    ("chunk", "bfloat16"): (Costs(332, 0, 17.1, 129.2), Costs(316, 0, 16.3, 123.1)),
+    ("chunk", "float32"): (Costs(222, 0, 22.6, 172.1), Costs(211, 0, 21.5, 163.9)),
+    ("chunk-cffmpp", "bfloat16"): (Costs(363, 0, 17.4, 146.1), Costs(346, 0, 16.6, 139.2)),
+    ("labelled", "bfloat16"): (Costs(330, 0, 9.1, 83.8), Costs(314, 0, 8.7, 79.8)),
     ("stream", "bfloat16"): (Costs(204, 0, 8.5, 34.4), Costs(194, 0, 8.0, 32.8)),
-    ("k-means", "bfloat16"): (Costs(570, 2, 9.1, 149.9), Costs(543, 2, 8.7, 142.8)),
-    ("training-data-2", "bfloat16"): (Costs(1226, 0, 22.3, 358.2), Costs(1168, 0, 21.2, 341.1)),
-    ("training-fsdp-2", "bfloat16"): (Costs(1299, 0, 26.9, 323.7), Costs(1237, 0, 25.6, 308.3)),
-    ("second-stage", "bfloat16"): (Costs(410, 0, 8.6, 94.8), Costs(390, 0, 8.1, 90.3)),
-    # Figures from before the loss, masks and gathers of today, which cost less.
-    ("chunk", "bfloat16"): (Costs(441, 0, 17.2, 142.4), Costs(420, 1, 16.4, 135.6)),
-    ("chunk", "float32"): (Costs(323, 0, 20.7, 193.6), Costs(308, 1, 19.7, 184.4)),
-    ("chunk-cffmpp", "bfloat16"): (Costs(476, 0, 17.7, 160.2), Costs(453, 1, 16.9, 152.6)),
-    ("labelled", "bfloat16"): (Costs(436, 0, 9.4, 89.3), Costs(415, 1, 8.9, 85.0)),
-    ("stream", "float32"): (Costs(314, 0, 9.7, 71.5), Costs(299, 1, 9.2, 68.1)),
-    ("streams-4", "bfloat16"): (Costs(441, 0, 17.2, 142.4), Costs(420, 1, 16.4, 135.6)),
+    ("stream", "float32"): (Costs(187, 0, 9.6, 55.1), Costs(178, 0, 9.1, 52.5)),
+    ("streams-4", "bfloat16"): (Costs(211, 0, 17.1, 103.1), Costs(201, 0, 16.3, 98.2)),
     # Its loops and branches are those of the clustering: when a stream starts, or has a frame to take in.
-    ("stream-cffmpp", "bfloat16"): (Costs(727, 4, 9.6, 119.5), Costs(692, 5, 9.1, 113.8)),
-    ("stream-tiles", "bfloat16"): (Costs(784, 0, 10.8, 130.4), Costs(747, 1, 10.3, 124.2)),
-    ("export", "bfloat16"): (Costs(440, 0, 8.0, 67.4), Costs(419, 1, 7.7, 64.2)),
-    ("training", "bfloat16"): (Costs(1647, 0, 53.9, 869.6), Costs(1569, 0, 51.4, 828.2)),
-    # Of one block a stage; no more than the whole network's without them.
-    ("training-remat", "bfloat16"): (Costs(1647, 0, 53.9, 869.6), Costs(1569, 0, 51.4, 828.2)),
-    ("training-accumulate", "bfloat16"): (Costs(1647, 0, 53.9, 869.6), Costs(1569, 0, 51.4, 828.2)),
+    ("stream-cffmpp", "bfloat16"): (Costs(418, 4, 9.6, 79.9), Costs(398, 4, 9.1, 76.1)),
+    ("stream-tiles", "bfloat16"): (Costs(649, 0, 11.0, 125.3), Costs(618, 0, 10.5, 119.4)),
+    ("export", "bfloat16"): (Costs(322, 0, 8.4, 64.2), Costs(307, 0, 8.0, 61.2)),
+    ("k-means", "bfloat16"): (Costs(570, 2, 9.1, 149.9), Costs(543, 2, 8.7, 142.8)),
+    ("training", "bfloat16"): (Costs(1560, 0, 48.7, 606.7), Costs(1486, 0, 46.4, 577.8)),
+    ("second-stage", "bfloat16"): (Costs(410, 0, 8.6, 94.8), Costs(390, 0, 8.1, 90.3)),
+    # Of one block a stage.
+    ("training-remat", "bfloat16"): (Costs(1173, 0, 31.0, 513.1), Costs(1117, 0, 29.6, 488.6)),
+    ("training-accumulate", "bfloat16"): (Costs(1989, 0, 37.0, 589.6), Costs(1894, 0, 35.3, 561.5)),
+    ("training-data-2", "bfloat16"): (Costs(1226, 0, 22.3, 358.2), Costs(1168, 0, 21.2, 341.1)),
+    ("training-fsdp-2", "bfloat16"): (Costs(1299, 0, 26.9, 316.5), Costs(1237, 0, 25.6, 301.5)),
 }  # fmt: skip
 EXCHANGED: dict[str, dict[str, tuple[float, float]]] = {
     # Gradients, in bfloat16 as they come, and BatchNorm's sums.
@@ -79,8 +78,9 @@ SHALLOW = dataclasses.replace(SIZES, depths=(1, 1, 1, 1))
 VARIANTS = ("training-remat", "training-accumulate", "training-data-2", "training-fsdp-2")
 ONE_DEVICE = tuple(dict.fromkeys(program for program, _ in BOUNDS if program not in VARIANTS))
 CARDS = {"sm_90": "h200", "sm_80": "a100", "sm_89": "l4"}
-AS_USERS = {"xla_disable_hlo_passes": "", "xla_backend_optimization_level": 3}
-"""Takes back what conftest.py sets, so that what users compile is measured."""
+AS_USERS = {"xla_disable_hlo_passes": ""}
+"""Takes back what conftest.py sets and figures depend on: users' kernels are measured. That they are little optimised
+stays: it saves an eighth of the time."""
 
 
 class Case(NamedTuple):
@@ -107,9 +107,15 @@ CASES = (
         Case(program, "float32", "sm_80", sizes=SHALLOW, deterministic=program.startswith(TRAINED))
         for program in ONE_DEVICE
     ),
-    *(Case(program, "bfloat16", "sm_89", sizes=SHALLOW) for program in ONE_DEVICE),
+    # Training in bfloat16 takes thrice the time to compile for it.
+    *(
+        Case(program, "float32" if program == "training" else "bfloat16", "sm_89", sizes=SHALLOW)
+        for program in ONE_DEVICE
+    ),
     *(Case(*key, backbone=name) for name in os.environ.get("CUDA_MODELS", "").split() for key in BOUNDS),
 )
+LONGEST_FIRST = sorted(CASES, key=lambda case: not case.program.startswith("training"))
+"""So that no process waits for another's last."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -141,7 +147,7 @@ def test_every_program_has_a_row():
     assert {program for program, _ in BOUNDS} == {*programs.programs(devices("sm_90"))}
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("case", LONGEST_FIRST, ids=str)
 def test_a_program_compiles_and_costs_no_more_than_it_may(case, options):
     with jax.default_matmul_precision("default"):  # Users', not that of the tests on the CPU.
         lowered = programs.programs(devices(case.card), case.backbone, case.dtype, case.sizes)[case.program].lower()

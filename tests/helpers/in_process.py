@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from cffm_jax.inference import streaming
+from cffm_jax.inference.step import Step
 from cffm_jax.models import cfm, variables
 from cffm_jax.models.encoders.backbone import STRIDES, Encoder
 
@@ -64,7 +64,7 @@ def hollow(compiled):
         patch.setattr(variables, "init_variables", lambda model, key: ones(variables.variable_shapes(model)))
         if not compiled:
             patch.setattr(jax.stages.Lowered, "compile", lambda lowered, *_: Uncompiled(lowered))
-            patch.setattr(streaming._UsingUp, "__call__", lambda step, *given: ones(step.eval_shape(*given)))
+            patch.setattr(Step, "__call__", lambda step, *given: ones(step.eval_shape(*given)))
         yield
 
 

@@ -20,6 +20,7 @@ from cffm_jax.inference import ring, streaming
 from cffm_jax.inference.load import Weights
 from cffm_jax.inference.whole_videos import VideoSegmenter
 from cffm_jax.models.resize import resize_bilinear
+from cffm_jax.runtime.compiling import Compilations
 
 from helpers.streams import CLASSES, CONFIG, LENGTH, SIZE, made, written
 
@@ -168,6 +169,9 @@ def test_prepared_weights_give_the_same_masks(network, pair, frames):
     with pytest.raises(ValueError, match="prepared by another step; prepare them by the one they are for"):
         pair.step(pair.segment.prepare(network[1]), pair.start(), inputs[0])
     weights = pair.step.prepare(network[1])
+    with Compilations() as compilations:
+        pair.step.prepare(network[1])
+    assert not compilations.count, "the second time it is compiled already"
     state, other = pair.start(), pair.start()
     for frame in inputs:
         state, masks = pair.step(network[1], state, frame)
