@@ -10,11 +10,12 @@ from cffm_jax.models import layers
 
 
 def traced_products(jaxpr) -> int:
-    """Multiply-accumulates of the matrix products and convolutions in a traced program."""
+    """Multiply-accumulates of the matrix products and convolutions in a traced program; of branches those of one, which
+    are forms of the same (``by_platform``)."""
     total = 0
     for equation in jaxpr.eqns:
-        for inner in jaxprs_in_params(equation.params):
-            total += traced_products(inner)
+        inner = [traced_products(each) for each in jaxprs_in_params(equation.params)]
+        total += max(inner, default=0) if equation.primitive.name == "cond" else sum(inner)
         shapes = [variable.aval.shape for variable in (*equation.invars, *equation.outvars)]
         if equation.primitive.name == "dot_general":
             (contracted, _), _ = equation.params["dimension_numbers"]
