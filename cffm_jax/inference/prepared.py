@@ -9,7 +9,7 @@ position): repeated they would take memory, and time to read. What lies in a loo
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import jax
@@ -42,15 +42,14 @@ def halves(function: Callable[..., Any], variables: Any, *others: Any) -> Halves
     known: set[Var] = set(weights)
     constants, early, late = [], [], []
     for equation in whole.eqns:
-        read = [atom for atom in equation.invars if not isinstance(atom, Literal)]
-        if equation.effects or not known.union(constant).issuperset(read) or (known & {*read} and _repeats(equation)):
+        read = _variables(equation.invars)
+        of_weights = not known.isdisjoint(read)
+        if equation.effects or read - known - constant or (of_weights and _repeats(equation)):
             late.append(equation)
         else:
-            of_weights = bool(known & {*read})
             (early if of_weights else constants).append(equation)
             (known if of_weights else constant).update(equation.outvars)
-    needed = {atom for equation in late for atom in equation.invars if not isinstance(atom, Literal)}
-    needed |= {atom for atom in whole.outvars if not isinstance(atom, Literal)}
+    needed = _variables([*whole.outvars, *(atom for equation in late for atom in equation.invars)])
     made = [var for equation in early for var in equation.outvars]
     kept = [var for var in (*weights, *made) if var in needed]
     # What is constant is computed in both, by the compiler.
@@ -62,6 +61,10 @@ def halves(function: Callable[..., Any], variables: Any, *others: Any) -> Halves
         return jax.tree.unflatten(structure, second(*prepared.values, *jax.tree.leaves(others)))
 
     return Halves(lambda variables: Prepared(tuple(first(*jax.tree.leaves(variables)))), of_prepared)
+
+
+def _variables(atoms: Iterable[Any]) -> set[Var]:
+    return {atom for atom in atoms if not isinstance(atom, Literal)}
 
 
 def _repeats(equation: JaxprEqn) -> bool:

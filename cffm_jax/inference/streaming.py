@@ -126,9 +126,10 @@ class StreamSegmenter:
             if tiles_of(tiles, self.input_size).count == 1:
                 raise
             raise InputError("--tile-size", error.problem, "give a larger one") from error
-        frames = jax.ShapeDtypeStruct((streams, *self.input_size, len(model.channels)), model.channels.dtype)
-        self.step = Step(self.function, self._shapes, frames)
-        self.segment = Step(self._segment, self._shapes, frames)
+        shape = (streams, *self.input_size, len(model.channels))
+        self._frames = jax.ShapeDtypeStruct(shape, model.channels.dtype)
+        self.step = Step(self.function, self._shapes, self._frames)
+        self.segment = Step(self._segment, self._shapes, self._frames)
 
     def start(self) -> State:
         """Nothing seen so far."""
@@ -137,9 +138,7 @@ class StreamSegmenter:
     def lower(self, variables: dict[str, Any] | Prepared) -> jax.stages.Lowered:
         """The program of ``segment``, uncompiled, for weights or their shapes; where these are
         placed, it runs."""
-        channels = self.model.channels
-        frames = jax.ShapeDtypeStruct((self.streams, *self.input_size, len(channels)), channels.dtype)
-        return self.segment.lower(variables, self._shapes, frames)
+        return self.segment.lower(variables, self._shapes, self._frames)
 
     def footprint(self, variables: dict[str, Any] | Prepared) -> Footprint:
         """What ``segment`` takes. Compiles it, and says so; its first call then does not."""
@@ -157,16 +156,15 @@ class StreamSegmenter:
         return state, mask
 
     def _segment(self, variables: dict[str, Any], state: State, frames: jax.Array) -> tuple[State, Segmented]:
-        channels = self.model.channels
         shapes, own = (jax.tree.map(lambda leaf: leaf.shape, each) for each in (state, self._shapes))
         if shapes != own:
             raise ValueError(
                 f"the state is of other streams, frames or settings than this segmenter's {self.streams} stream(s) of "
                 f"{self.size[0]}x{self.size[1]}; begin anew with start()"
             )
-        expected = (self.streams, *self.input_size, len(channels))
-        if frames.shape != expected or frames.dtype != channels.dtype:
-            given, wanted = f"{frames.dtype}{list(frames.shape)}", f"{channels.dtype}{list(expected)}"
+        expected = self._frames
+        if frames.shape != expected.shape or frames.dtype != expected.dtype:
+            given, wanted = (f"{each.dtype}{list(each.shape)}" for each in (frames, expected))
             raise ValueError(f"frames are {given}, not {wanted}, as pipeline.fit_frame makes them")
         state, segmented = self._engine.segment(variables, state, frames[:, None], size=self.size)
         return state, jax.tree.map(lambda x: x[:, 0], segmented)

@@ -139,7 +139,9 @@ def pool(
     nh, nw = height // side, width // side
     kernel = pooling_weights(weight, source).reshape(m * m, side * side).astype(x.dtype)
     windows = x.reshape(n, nh, side, nw, side, c).transpose(0, 1, 3, 2, 4, 5).reshape(n, nh, nw, side * side, c)
-    kernel = layers.align(layers.align(kernel, 0, x.dtype), 1, x.dtype) if m > 1 else layers.align(kernel, 1, x.dtype)
+    kernel = layers.align(kernel, 1, x.dtype)
+    if m > 1:  # One cell is a sum, which XLA makes no product of.
+        kernel = layers.align(kernel, 0, x.dtype)
     cells = jnp.einsum("sq,nabqc->nabsc", kernel, layers.align(windows, 3, x.dtype))[..., : m * m, :]
     cells += bias.astype(x.dtype)
     return cells.reshape(n, nh, nw, m, m, c).transpose(0, 1, 3, 2, 4, 5).reshape(n, nh * m, nw * m, c)
