@@ -37,9 +37,9 @@ from cffm_jax.errors import InputError
 from cffm_jax.inference.argmax import segmentation_masks
 from cffm_jax.inference.whole_videos import VideoSegmenter
 from cffm_jax.models.create import build_model
+from cffm_jax.models.encoders.backbone import INPUT_MULTIPLE
 from cffm_jax.models.macs import macs
 from cffm_jax.models.methods.cffm import CFFM
-from cffm_jax.models.methods.frame_network import INPUT_MULTIPLE
 from cffm_jax.models.normalise import normalise
 from cffm_jax.models.variables import init_variables, variable_shapes
 from cffm_jax.rules import setting

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import jaxtyping
 import pytest
 
+from cffm_jax.models import pyramid
 from cffm_jax.models.create import create_model
 from cffm_jax.models.kmeans import kmeans
-from cffm_jax.models.methods import stppm
 from cffm_jax.models.normalise import normalise
 
 from helpers import runs, shapes
@@ -32,7 +32,7 @@ def test_methods_are_checked():
     with pytest.raises(jaxtyping.TypeCheckError, match="frames"):
         create_model("cffm_b0", 3).apply({}, jnp.zeros((32, 32, 3)), method="encode")
     with pytest.raises(jaxtyping.TypeCheckError, match="pyramid"):
-        stppm.pyramid(jnp.zeros((32, 32, 3)))
+        pyramid.pyramid(jnp.zeros((32, 32, 3)))
 
 
 def test_nothing_is_checked_in_use():

@@ -42,6 +42,13 @@ def require_offsets(offsets: Sequence[int], references: int) -> None:
         raise InputError("--data.offsets", f"is {' '.join(map(str, offsets))}", remedy)
 
 
+def require_crop(crop: tuple[int, int], multiple: int) -> None:
+    """InputError unless a model whose frames have sides of such multiples takes these."""
+    if any(side % multiple for side in crop):
+        remedy = f"give multiples of {multiple}, at least 32"
+        raise InputError("--data.crop", f"is {' '.join(map(str, crop))}", remedy)
+
+
 def check_model(settings: ModelConfig) -> None:
     """InputError for the first setting of a model that breaks its rule, or for those that do not
     fit together."""

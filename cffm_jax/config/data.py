@@ -46,8 +46,9 @@ class DataConfig:
     training does not take."""
     ratio: tuple[float, float] = setting((0.5, 2.0), above=0, ascending=True)
     """Range of the training resize, relative to data.frame_size."""
-    crop: tuple[int, int] = setting((480, 480), least=32, multiple_of=32, remedy="give multiples of 32, at least 32")
-    """Height and width of a training crop."""
+    crop: tuple[int, int] = setting((480, 480), least=32)
+    """Height and width of a training crop; multiples of 32, but for image heads on ResNets and
+    MobileNetV2."""
     max_class_share: float = setting(0.75, above=0, most=1)
     """A crop is redrawn while one class covers more than this of the target's labelled pixels."""
     crop_tries: int = setting(10, least=1)

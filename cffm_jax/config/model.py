@@ -77,12 +77,20 @@ class ModelConfig:
     depths: tuple[int, ...] = setting((), **_DEPTHS)
     """Blocks of the encoder's four stages; without any the backbone's own, which weights from
     elsewhere need."""
-    projection: Literal["linear", "normalised"] = "linear"
+    projection: Literal["linear", "normalised"] = setting("linear", part="method")
     """How the decoder projects the encoder's stages: dense with bias (SegFormer), or without and
     with BatchNorm and ReLU (MMSegmentation)."""
-    width: int = setting(256, least=8, multiple_of=8, remedy="give a multiple of the 8 heads, at least 8")
+    width: int = setting(256, least=8, multiple_of=8, part="method", remedy="give a multiple of the 8 heads")
     """Channels of the frame features; the papers have 256 for every backbone, SegFormer's own B2 to
     B5 768."""
+    form: Literal["mmsegmentation", "vspw"] = setting("mmsegmentation", part="method")
+    """Whose form of PSPNet, DeepLabv3+, UperNet and OCRNet: MMSegmentation's, for which checkpoints
+    are public, or that of the VSPW baselines, from which the papers' figures come."""
+    auxiliary_weight: float = setting(0.4, least=0, any_weights=True, part="method")
+    """Weight of the loss of the auxiliary head that these have in training."""
+    targets: Literal["last", "all"] = setting("last", any_weights=True, part="method")
+    """Frames of a training clip that these learn from: the target alone, or all, each an ordinary
+    frame."""
     dtype: Literal["float32", "bfloat16"] = setting("float32", any_weights=True)
     """Compute type. Parameters, norms, softmax, logits and the loss stay in float32."""
     dropout: float = setting(0.1, least=0, below=1, any_weights=True)

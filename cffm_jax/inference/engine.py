@@ -29,7 +29,7 @@ from cffm_jax.config import PrototypeConfig
 from cffm_jax.errors import InputError
 from cffm_jax.inference import ring as ring_buffer
 from cffm_jax.inference.argmax import segmentation_masks, winner_scores
-from cffm_jax.inference.tiles import Tiles, Tiling, tiles_of
+from cffm_jax.inference.tiles import Tiles, Tiling, input_multiple, tiles_of
 from cffm_jax.models.methods.method import Method, Tree
 from cffm_jax.models.normalise import normalise
 
@@ -103,6 +103,11 @@ class Engine:
     logits: bool = False
     tiles: Tiling | None = None
 
+    @property
+    def input_multiple(self) -> int:
+        """Of which the sides of frames are multiples."""
+        return input_multiple(self.model, self.tiles)
+
     def start(self, size: tuple[int, int], streams: int = 1) -> State:
         """The state of streams that have seen nothing, all zeros, for inputs of size (H, W).
 
@@ -158,7 +163,7 @@ class Engine:
     def _in_tiles(
         self, tiles: Tiles, variables: dict[str, Any], state: State, frames: jax.Array, prototypes: jax.Array | None
     ) -> tuple[State, dict[str, jax.Array]]:
-        """The next state and the logits f32[S, m, H/4, W/4, K] of each row, blended of the
+        """The next state and the logits f32[S, m, H/s, W/s, K] of each row, blended of the
         tiles'."""
         streams, n, h, w = frames.shape[:4]
 
@@ -178,7 +183,13 @@ class Engine:
             return (ring, recurrent, {row: tiles.add(blends[row], logits[row], number) for row in self.rows}), None
 
         # Blended as they come: there is never more than one tile's logits beside the frame's.
-        shape = (streams, 1 if self.targets == "last" else n, h // 4, w // 4, self.model.num_classes)
+        shape = (
+            streams,
+            1 if self.targets == "last" else n,
+            h // self.model.stride,
+            w // self.model.stride,
+            self.model.num_classes,
+        )
         blends = {row: jnp.zeros(shape, jnp.float32) for row in self.rows}
         start = (state.ring, state.recurrent, blends)
         (ring, recurrent, blends), _ = jax.lax.scan(segment, start, jnp.arange(tiles.count, dtype=jnp.int32))
@@ -282,11 +293,11 @@ def not_finite(where: object, others: int = 0) -> InputError:
 
 @functools.lru_cache(maxsize=64)
 def _remembered(model: Method, size: tuple[int, int]) -> tuple[Tree, ...]:
-    """Shapes of what is remembered of one frame; an encoder of one block a stage has the same, and
-    is traced faster."""
+    """Shapes of what is remembered of one frame; an encoder of few blocks has the same, and is
+    traced faster."""
     if not model.reference_names:
         return ()
-    small = model.clone(depths=(1, 1, 1, 1))
+    small = model.templated
 
     def remember(frame: jax.Array) -> tuple[Tree, ...]:
         key = jax.random.key(0)

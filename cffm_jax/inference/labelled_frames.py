@@ -28,7 +28,7 @@ from cffm_jax.data.layouts.video import Video
 from cffm_jax.errors import InputError
 from cffm_jax.inference.engine import Engine, jitted_step
 from cffm_jax.inference.read_frames import Read, read_frame
-from cffm_jax.inference.whole_videos import Chunk, VideoSegmenter, fetched, placing
+from cffm_jax.inference.whole_videos import Chunk, VideoSegmenter, fetched, placing, prototypes_shape
 from cffm_jax.runtime.compiling import compiling
 from cffm_jax.runtime.read_ahead import read_ahead
 
@@ -62,11 +62,10 @@ def lower(segmenter: VideoSegmenter, variables: dict[str, Any], size: tuple[int,
     uncompiled; otherwise as ``VideoSegmenter.lower``."""
     engine, count = _engine(segmenter)
     model, plan = segmenter.model, segmenter.config
-    h, w = evaluation_size(*size, plan.data.frame_size)
+    h, w = evaluation_size(*size, plan.data.frame_size, engine.input_multiple)
     state = jax.eval_shape(lambda: engine.start((h, w), count))
     frames = jax.ShapeDtypeStruct((count, engine.frames, h, w, len(model.channels)), model.channels.dtype)
-    prototypes = jax.ShapeDtypeStruct((count, plan.prototypes.count, model.width), jnp.float32)
-    return jitted_step.lower(engine, variables, state, frames, prototypes if segmenter.prototypes else None, size=size)
+    return jitted_step.lower(engine, variables, state, frames, prototypes_shape(segmenter, count), size=size)
 
 
 def _is_sooner_whole(segmenter: VideoSegmenter, video: Video) -> bool:
@@ -168,7 +167,8 @@ def _load(pool: ThreadPoolExecutor, segmenter: VideoSegmenter, videos: Sequence[
 
     def reads(clip: tuple[Video, tuple[int, ...], bool]) -> list[Callable[[], Read]]:
         video, indices, _ = clip
-        read = functools.partial(read_frame, video=video, config=segmenter.config)
+        multiple = segmenter.engine.input_multiple
+        read = functools.partial(read_frame, video=video, config=segmenter.config, multiple=multiple)
         return [functools.partial(read, i, label=i == indices[-1]) for i in sorted(set(indices))]
 
     for (video, indices, has_reference), read in read_ahead(pool, wanted, reads, ahead):

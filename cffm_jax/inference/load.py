@@ -136,7 +136,7 @@ def load(path: str | Path, *, raw: bool = False, take: str = "") -> Weights:
         model, variables = weights.model, complete(weights)
         if weights.part == ENCODER:
             model = make_encoder(model.backbone, model.norm_epsilons, model.drop_path, model.dtype, model.depths)
-            variables = {"params": variables["params"][ENCODER]}
+            variables = {collection: tree[ENCODER] for collection, tree in variables.items() if ENCODER in tree}
             return Weights(model, variables, weights.config, weights.origin, weights.licence)
         classes = weights.classes.classes(weights.config.model.num_classes)
         return Weights(model, variables, weights.config, weights.origin, weights.licence, *classes)

@@ -35,9 +35,10 @@ class Loaded(NamedTuple):
 
 
 def load_chunks(
-    pool: ThreadPoolExecutor, videos: Sequence[Video], step: int, config: Config, labels: bool
+    pool: ThreadPoolExecutor, videos: Sequence[Video], step: int, config: Config, labels: bool, multiple: int
 ) -> Iterator[tuple[Video, int, Loaded]]:
-    """Chunks of ``step`` frames with their video and first frame's index, read one ahead.
+    """Chunks of ``step`` frames with their video and first frame's index, read one ahead;
+    ``multiple``: of the sides that the model sees.
 
     Raises:
       InputError: a file cannot be used, or frames of a chunk differ in size.
@@ -45,14 +46,14 @@ def load_chunks(
     spans = [(v, s, min(s + step, len(v.frames))) for v in videos for s in range(0, len(v.frames), step)]
 
     def reads(span: tuple[Video, int, int]) -> list[Callable[[], Read]]:
-        read = functools.partial(read_frame, video=span[0], config=config, label=labels)
+        read = functools.partial(read_frame, video=span[0], config=config, label=labels, multiple=multiple)
         return [functools.partial(read, i) for i in range(*span[1:])]
 
     for (video, start, _), read in read_ahead(pool, spans, reads, ahead=1):
         yield video, start, _stack(read, video, start)
 
 
-def read_frame(index: int, *, video: Video, config: Config, label: bool) -> Read:
+def read_frame(index: int, *, video: Video, config: Config, label: bool, multiple: int) -> Read:
     """Reads a frame of a video and, with ``label``, its mask.
 
     Raises:
@@ -60,13 +61,13 @@ def read_frame(index: int, *, video: Video, config: Config, label: bool) -> Read
     """
     frame, box, channels = video.frames[index], config.data.frame_size, config.data.frame_channels
     if not label:
-        image, size = evaluation_frames.load_evaluation_frame(frame, box, channels=channels)
+        image, size = evaluation_frames.load_evaluation_frame(frame, box, channels, multiple)
         return image, None, size
     mask = video.mask(index)
     stored, stored_mask = read_all([frame, mask])
     files, classes = (frame, mask, stored, stored_mask), config.model.num_classes
     image, labels = decode.decode_pair(*files, classes, video.coding, channels)
-    return evaluation_frames.fit_frame(image, box), labels, labels.shape
+    return evaluation_frames.fit_frame(image, box, multiple), labels, labels.shape
 
 
 def _stack(read: list[Read], video: Video, start: int) -> Loaded:

@@ -27,7 +27,7 @@ from cffm_jax.inference.engine import Engine, Segmented, State, is_finite, not_f
 from cffm_jax.inference.prediction import Prediction
 from cffm_jax.inference.prepared import Prepared
 from cffm_jax.inference.step import Step, require_unused
-from cffm_jax.inference.tiles import Tiling, tiles_of
+from cffm_jax.inference.tiles import Tiling, input_multiple, tiles_of
 from cffm_jax.inference.video_prototypes import finite_leaves
 from cffm_jax.models.methods.method import Method
 from cffm_jax.runtime.compiling import compiling
@@ -107,7 +107,6 @@ class StreamSegmenter:
         if model.reference_names:
             require_offsets(offsets, len(model.reference_names))
         self.model, self.config, self.size, self.streams = model, config, size, streams
-        self.input_size = evaluation_frames.evaluation_size(*size, config.data.frame_size)
         self._engine = Engine(
             model,
             model.rows("causal")[:1],
@@ -119,6 +118,8 @@ class StreamSegmenter:
             logits=logits,
             tiles=tiles,
         )
+        multiple = self._engine.input_multiple
+        self.input_size = evaluation_frames.evaluation_size(*size, config.data.frame_size, multiple)
         try:
             # A state's; its faults show here, before the first frame, with nothing allocated.
             self._shapes = jax.eval_shape(self.start)
@@ -285,7 +286,7 @@ def predictions(
         elif frame.shape[:2] != segmenter.size:
             problem = f"is {frame.shape[1]}x{frame.shape[0]}, the first {segmenter.size[1]}x{segmenter.size[0]}"
             raise InputError(f"frame {number}", problem, "give a stream one size, or start another")
-        fitted = evaluation_frames.fit_frame(frame, config.data.frame_size)[None]
+        fitted = evaluation_frames.fit_frame(frame, config.data.frame_size, input_multiple(model, tiles))[None]
         state, segmented = segmenter.segment(weights, state, fitted)
         finite = is_finite(state.recurrent) if causal else None
         waiting.append((number, segmented, finite))

@@ -20,7 +20,8 @@ import numpy as np
 from jaxtyping import Array, Float, Float32, Int, Shaped
 
 from cffm_jax.config.checks import require_tiles
-from cffm_jax.models.methods.frame_network import INPUT_MULTIPLE
+from cffm_jax.models.encoders.backbone import INPUT_MULTIPLE
+from cffm_jax.models.methods.method import Method
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,6 +112,12 @@ class Tiles:
 def tiles_of(tiling: Tiling | None, size: tuple[int, int]) -> Tiles:
     """The tiles of frames of a size; without a tiling one, the whole frame."""
     return tiling.over(size) if tiling else Tiles(size, ((0,), (0,)))
+
+
+def input_multiple(model: Method, tiling: Tiling | None) -> int:
+    """Of which the sides of a model's frames are multiples: with tiles, of what these are cut
+    by."""
+    return INPUT_MULTIPLE if tiling else model.input_multiple
 
 
 @functools.cache

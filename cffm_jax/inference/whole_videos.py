@@ -99,13 +99,11 @@ class VideoSegmenter:
     def lower(self, variables: dict[str, Any], size: tuple[int, int]) -> jax.stages.Lowered:
         """The chunk's program for original frames of ``size``, uncompiled, for weights or their
         shapes; where these are placed, it runs."""
-        h, w = evaluation_size(*size, self.config.data.frame_size)
-        prototypes = jax.ShapeDtypeStruct((1, self.config.prototypes.count, self.model.width), jnp.float32)
+        h, w = evaluation_size(*size, self.config.data.frame_size, self.engine.input_multiple)
+        prototypes = prototypes_shape(self, 1)
         frames = jax.ShapeDtypeStruct((1, self.chunk, h, w, len(self.model.channels)), self.model.channels.dtype)
         state = jax.eval_shape(lambda: self.engine.start((h, w)))
-        return jitted_step.lower(
-            self.engine, variables, state, frames, prototypes if self.prototypes else None, size=size
-        )
+        return jitted_step.lower(self.engine, variables, state, frames, prototypes, size=size)
 
     def segment(self, variables: dict[str, Any], videos: Sequence[Video], *, labels: bool = True) -> Iterator[Chunk]:
         """The chunks of all videos in order, every frame of each. Reading overlaps with computing,
@@ -129,8 +127,8 @@ class VideoSegmenter:
         """The chunks that were read, whether their causal prototypes are finite (None: there are
         none), and their masks, which the device is still to compute."""
         state = prototypes = None
-        size = (0, 0)
-        for video, start, loaded in load_chunks(pool, videos, self.chunk, self.config, labels):
+        size, multiple = (0, 0), self.engine.input_multiple
+        for video, start, loaded in load_chunks(pool, videos, self.chunk, self.config, labels, multiple):
             if start == 0:
                 size = loaded.size
                 # Placed like the weights: what comes back is, and another placing would compile
@@ -188,3 +186,10 @@ def placing(variables: dict[str, Any]) -> jax.sharding.Sharding | None:
     """The sharding of the weights, which is the same for all; None for arrays that are not on a
     device yet."""
     return getattr(jax.tree.leaves(variables)[0], "sharding", None)
+
+
+def prototypes_shape(segmenter: VideoSegmenter, videos: int) -> jax.ShapeDtypeStruct | None:
+    """f32[videos, P, C]; None for a segmenter that is given none."""
+    if not segmenter.prototypes:
+        return None
+    return jax.ShapeDtypeStruct((videos, segmenter.config.prototypes.count, segmenter.model.width), jnp.float32)

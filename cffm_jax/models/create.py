@@ -15,15 +15,17 @@ from cffm_jax.models.encoders.names import names
 from cffm_jax.models.methods import stppm
 from cffm_jax.models.methods.cffm import CFFM
 from cffm_jax.models.methods.cffm_families import FAMILIES
+from cffm_jax.models.methods.image_head import HEADS, ImageHead
 from cffm_jax.models.methods.method import Method
 
 METHODS: dict[str, type[Method]] = {
     **dict.fromkeys(FAMILIES, CFFM),
     stppm.FAMILY: stppm.TemporalPyramid,
+    **dict.fromkeys(HEADS, ImageHead),
 }
 """The first part of a model's public name -> its method: one row a method."""
 
-FOREIGN_NAMES = tuple(dict.fromkeys(each.foreign_names for each in METHODS.values() if each.foreign_names.families))
+FOREIGN_NAMES = tuple(dict.fromkeys(names for each in METHODS.values() for names in each.all_foreign_names()))
 """Other people's names for the methods' weights, each table once."""
 
 
@@ -68,8 +70,10 @@ def build_model(settings: ModelConfig, channels: Channels = COLOURS) -> Method:
       InputError: an unknown name, or a setting against its rule.
     """
     check_model(settings)
-    family, _, backbone = settings.name.partition("_")
-    if family not in METHODS or backbone not in names():
+    families = [family for family in METHODS if settings.name.startswith(f"{family}_")]
+    family = max(families, key=len, default="")
+    backbone = settings.name.removeprefix(f"{family}_")
+    if not family or backbone not in names():
         known = f"{', '.join(METHODS)}, each followed by _ and one of {', '.join(names())}"
         raise InputError("--model.name", f"unknown model {settings.name!r}; known: {known}", "name one of these")
     return METHODS[family].create(family, backbone, settings).clone(channels=channels)

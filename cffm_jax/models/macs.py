@@ -23,7 +23,6 @@ from __future__ import annotations
 from typing import Literal
 
 from cffm_jax.models.create import create_model
-from cffm_jax.models.methods.frame_network import INPUT_MULTIPLE
 from cffm_jax.models.methods.method import Method
 
 Convention = Literal["true", "executed", "paper"]
@@ -79,9 +78,9 @@ def macs(
     """
     if convention not in ("true", "executed", "paper"):
         raise ValueError(f"convention must be 'true', 'executed' or 'paper', not {convention!r}")
-    if height % INPUT_MULTIPLE or width % INPUT_MULTIPLE:
-        raise ValueError(f"frames are {height}x{width}: both sides must be multiples of {INPUT_MULTIPLE}")
     model = create_model(name, num_classes, projection=projection)
+    if height % model.input_multiple or width % model.input_multiple:
+        raise ValueError(f"frames are {height}x{width}: both sides must be multiples of {model.input_multiple}")
     parts = model.macs(height, width, prototypes=prototypes, executed=convention == "executed")
     if convention == "paper":
         times = PAPER_TIMES | ({"decoder_projections": 1} if projection == "normalised" else {})

@@ -99,6 +99,16 @@ def resize_axis(x: Float[Array, ...], axis: int, size: int) -> Float[Array, ...]
     return by_platform(x, cpu=lambda x: _enlarge(x, axis, size // size_in), default=gathered)
 
 
+def resize_corners(x: Float[Array, "N _ _ ..."], size: tuple[int, int]) -> Float[Array, "N _ _ ..."]:
+    """Bilinear resize to (H, W) that keeps corner pixels' centres at the corners (PyTorch's
+    ``align_corners=True``)."""
+    for axis, length in zip((1, 2), size):
+        source = np.linspace(0, x.shape[axis] - 1, length)
+        low = np.floor(source).astype(np.int32)
+        x = lerp(x, axis, low, np.minimum(low + 1, x.shape[axis] - 1), source - low)
+    return x
+
+
 def resize_bilinear(x: Float[Array, ...], size: tuple[int, int]) -> Float[Array, ...]:
     """Bilinear resize with half-pixel centres and no antialias (PyTorch's ``align_corners=False``).
 

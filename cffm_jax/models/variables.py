@@ -10,8 +10,8 @@ import flax
 import jax
 import jax.numpy as jnp
 
+from cffm_jax.models.encoders.backbone import INPUT_MULTIPLE
 from cffm_jax.models.encoders.names import repeat_blocks
-from cffm_jax.models.methods.frame_network import INPUT_MULTIPLE
 from cffm_jax.models.methods.method import Method
 
 T = TypeVar("T")
@@ -25,15 +25,13 @@ def variable_shapes(model: Method) -> dict[str, Any]:
 @functools.lru_cache(maxsize=128)
 def _traced_shapes(model: Method) -> dict[str, Any]:
     """Traced once, which takes a second or more: all that reads or writes weights asks several
-    times. One block a stage of the encoder is traced: a B5 has 52, and tracing is slower than
-    reading them."""
+    times. Of blocks that are alike one is traced: a B5 has 52, and tracing is slower than reading
+    them."""
     clips = jax.ShapeDtypeStruct(
         (1, model.clip_frames, INPUT_MULTIPLE, INPUT_MULTIPLE, len(model.channels)), jnp.float32
     )
-    if model.depths:
-        return jax.eval_shape(model.init, jax.random.key(0), clips)
-    shapes = jax.eval_shape(model.clone(depths=(1, 1, 1, 1)).init, jax.random.key(0), clips)
-    return unflatten(repeat_blocks(flatten(shapes), model.backbone))
+    shapes = jax.eval_shape(model.templated.init, jax.random.key(0), clips)
+    return shapes if model.depths else unflatten(repeat_blocks(flatten(shapes), model.backbone))
 
 
 def unflatten(arrays: Mapping[str, Any]) -> dict[str, Any]:

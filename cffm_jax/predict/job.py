@@ -236,7 +236,7 @@ class _Job(NamedTuple):
         if request.scores:
             add(ScoreImages(folder))
         if request.logits:
-            add(LogitArchives(folder, self.weights.names, self.weights.config.data.frame_size))
+            add(LogitArchives(folder, self.weights.names, lambda: self.footprints[-1].input_size))
         if request.csv:
             add(ClassShares(folder, self.weights.names, self.chosen))
         if request.overlay:

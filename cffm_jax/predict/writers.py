@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,7 +18,6 @@ import numpy as np
 from PIL import Image
 
 from cffm_jax.config import IGNORED_LABEL
-from cffm_jax.data.evaluation_frames import evaluation_size
 from cffm_jax.errors import InputError
 from cffm_jax.inference.prediction import Prediction
 from cffm_jax.media.frame import Frame
@@ -147,14 +146,13 @@ class LogitArchives(FrameFiles):
 
     kind = LOGITS
 
-    def __init__(self, folder: Path, names: Sequence[str], box: tuple[int, int]):
-        """``box``: what frames are resized to fit."""
+    def __init__(self, folder: Path, names: Sequence[str], input_size: Callable[[], tuple[int, int]]):
+        """``input_size``: that of the present frame."""
         super().__init__(folder)
-        self._names, self._box = np.array(names), box
+        self._names, self._input_size = np.array(names), input_size
 
     def write(self, frame: Frame, prediction: Prediction) -> None:
-        size = prediction.mask.shape
-        sizes = {"input_size": evaluation_size(size[0], size[1], self._box), "size": size}
+        sizes = {"input_size": self._input_size(), "size": prediction.mask.shape}
         assert prediction.logits is not None
         arrays = {"logits": prediction.logits, "names": self._names, **sizes}
         np.savez(self.path(frame), **arrays)

@@ -20,7 +20,7 @@ from cffm_jax.checkpoints.compatible import require_same_run
 from cffm_jax.checkpoints.space import require_space
 from cffm_jax.checkpoints.state import TrainState
 from cffm_jax.config import NOTHING, REQUIRED, Config, InitConfig
-from cffm_jax.config.checks import check_settings
+from cffm_jax.config.checks import check_settings, require_crop
 from cffm_jax.data.layouts.classes import Classes, numbered_classes, stated_classes
 from cffm_jax.data.layouts.read import manifest_of, read_videos
 from cffm_jax.data.layouts.video import Video
@@ -101,6 +101,7 @@ def prepare(config: Config) -> Iterator[Run]:
     with cluster.together():
         check_settings(config)
         model = build_model(config.model, config.data.frame_channels)
+        require_crop(config.data.crop, model.input_multiple)
         mesh = make_mesh(plan.devices, plan.fsdp)
     start, notes = cluster.from_first(lambda: resume_step(config))
     with cluster.together():

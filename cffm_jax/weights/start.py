@@ -123,8 +123,9 @@ def _why_fresh(part: str, weights: StoredWeights, model: Method, only: Sequence[
     if not any(part_of(weights.model, path) == part for path in weights.leaves):
         return "not there"
     there = weights.model
-    if part != ENCODER and there.width != model.width:
-        return f"{there.width} channels wide there, {model.width} here"
+    widths = [getattr(each, "width", 0) for each in (there, model)]
+    if part != ENCODER and widths[0] != widths[1]:
+        return f"{widths[0]} channels wide there, {widths[1]} here"
     if part in model.CLASSIFIERS and there.num_classes != model.num_classes:
         return f"{there.num_classes} classes there, {model.num_classes} here"
     return ""

@@ -295,6 +295,8 @@ def another(name, value):
         "pooling_form": "full",
         "target_pooling": 5,
         "mining": "positions",
+        "form": "vspw",
+        "targets": "all",
     }
     if name.startswith("model.") and name[6:] in of_model:
         return of_model[name[6:]]

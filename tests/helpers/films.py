@@ -8,6 +8,7 @@ import av
 import numpy as np
 
 from cffm_jax.config import Config, DataConfig, ModelConfig
+from cffm_jax.data.evaluation_frames import evaluation_size
 from cffm_jax.drawing.palette import palette
 from cffm_jax.inference.prediction import Prediction
 from cffm_jax.inference.streaming import Footprint
@@ -129,7 +130,8 @@ class Network:
         self.asked.append(self.config.data.offsets)
         for number, frame in enumerate(frames):
             if not number:
-                on_footprint(Footprint(frame.shape[:2], frame.shape[:2], 1, 0, 1))
+                size = evaluation_size(*frame.shape[:2], self.config.data.frame_size)
+                on_footprint(Footprint(size, size, 1, 0, 1))
             values = frame[..., ::-1] / np.float32(64)
             sure = np.exp(values.max(-1)) / np.exp(values).sum(-1)
             yield Prediction(self.mask(frame), sure if scores else None, values[::4, ::4] if logits else None)

@@ -22,6 +22,12 @@ def manifest() -> dict:
     return json.loads((FOLDER / "manifest.json").read_text())
 
 
+@functools.cache
+def compared() -> dict:
+    """The cases of the systems that the papers compare with; their arrays are below "compared/"."""
+    return json.loads((FOLDER / "compared" / "manifest.json").read_text())
+
+
 def arrays(case: str) -> dict[str, np.ndarray]:
     """The stored outputs of a case."""
     with np.load(FOLDER / f"{case}.npz") as file:
@@ -64,6 +70,7 @@ def draw_input(name: str, shape: Iterable[int], seed: int = 0) -> np.ndarray:
 
 def state_dict(case: str, names: Iterable[str] | None = None) -> dict[str, np.ndarray]:
     """The drawn weights of a case, all of them or those of the given names."""
-    entry = manifest()[case]
+    folder, _, name = case.rpartition("/")
+    entry = (compared() if folder else manifest())[name]
     shapes = entry["state_dict"]
     return {key: draw(key, shapes[key], entry["seed"]) for key in (shapes if names is None else names)}

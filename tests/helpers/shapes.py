@@ -23,7 +23,9 @@ CHECKED = (
     "cffm_jax.models.kmeans",
     "cffm_jax.models.losses",
     "cffm_jax.models.methods",
+    "cffm_jax.models.heads",
     "cffm_jax.models.normalise",
+    "cffm_jax.models.pyramid",
     "cffm_jax.models.resize",
 )
 """Modules, or packages with all in them, whose annotations are checked; not `metrics.kernels`, which Numba compiles."""

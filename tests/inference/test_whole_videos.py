@@ -22,7 +22,7 @@ from cffm_jax.evaluation.model_scores import evaluate
 from cffm_jax.inference import labelled_frames, whole_videos
 from cffm_jax.inference.whole_videos import VideoSegmenter
 from cffm_jax.metrics.confusion import Confusion
-from cffm_jax.models.methods.method import PER_FRAME as FRAME_ROW
+from cffm_jax.models.methods.frame_network import PER_FRAME as FRAME_ROW
 from cffm_jax.models.normalise import normalise
 from cffm_jax.models.resize import resize_bilinear
 

@@ -26,8 +26,12 @@ OTHERS = [name for name in encoders.names() if name not in ("b0", "b1", "b2", "b
 PUBLISHED = {
     "pvtv2_b0": 3.7, "pvtv2_b1": 14.0, "pvtv2_b2": 25.4, "pvtv2_b3": 45.2, "pvtv2_b4": 62.6, "pvtv2_b5": 82.0,
     "convnext_tiny": 28.6, "convnext_small": 50.2, "convnext_base": 88.6,
+    "r18_plain": 11.7, "r50_plain": 25.6, "r101_plain": 44.5, "mobilenetv2": 3.5,
 }  # fmt: skip
-"""Millions of parameters with ImageNet's classifier (PVTv2 paper, Table 1; ConvNeXt paper, Table 1)."""
+"""Millions of parameters with ImageNet's classifier (PVTv2 paper, Table 1; ConvNeXt paper, Table 1; torchvision's for
+the others). The counts of other stems are those of whole models, see test_image_heads."""
+AFTER_THE_LAST_MAP = {"mobilenetv2": 320 * 1280 + 2 * 1280 + (1280 - 320) * 1000}
+"""Parameters of a classifier that is more than a dense layer of the last map's mean."""
 
 
 def make(name: str, depths: tuple[int, ...] = ()) -> nn.Module:
@@ -40,12 +44,12 @@ def normal(*shape: int, seed: int = 0) -> np.ndarray:
 
 @functools.cache
 def traced(name: str) -> tuple[list[tuple[int, ...]], dict]:
-    """Shapes of the maps of three frames and of the parameters, with one trace of one block a stage: further ones are
-    alike (weights/test_conversion.py)."""
+    """Shapes of the maps of three frames and of the parameters, with one trace of a block or two a stage: further ones
+    are alike (weights/test_conversion.py)."""
     frames = jax.ShapeDtypeStruct((3, 96, 160, 3), jnp.float32)
-    encoder = make(name, depths=(1, 1, 1, 1))
+    encoder = make(name, depths=encoders.backbone_of(name).template_depths)
     maps, variables = jax.eval_shape(encoder.init_with_output, jax.random.key(0), frames)
-    assert set(variables) == {"params"} and {x.dtype for x in maps} == {jnp.dtype("float32")}
+    assert {x.dtype for x in maps} == {jnp.dtype("float32")}
     leaves = flatten({"params": {encoders.ENCODER: variables["params"]}})
     return [x.shape for x in maps], encoders.repeat_blocks(leaves, name)
 
@@ -56,11 +60,12 @@ def test_maps_of_every_size(name):
     assert traced(name)[0] == [(3, 96 // s, 160 // s, c) for s, c in zip((4, 8, 16, 32), channels, strict=True)]
 
 
-@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize("name", PUBLISHED)
 def test_parameter_counts_are_the_published_ones(name):
     leaves = traced(name)[1]
     channels = encoders.size_of(name).channels
     count = sum(int(np.prod(leaf.shape)) for leaf in leaves.values()) + 1000 * channels[-1] + 1000
+    count += AFTER_THE_LAST_MAP.get(name, 0)
     if name.startswith("convnext"):  # A classifier needs the norm of the last stage alone.
         count -= 2 * sum(channels[:-1])
     assert round(count / 1e6, 1) == PUBLISHED[name]
@@ -73,7 +78,8 @@ def test_every_method_takes_every_encoder(name):
         assert (model.backbone, model.public_name) == (name, f"{family}_{name}")
         assert model.local_blocks == (LOCAL_BLOCKS[encoders.size_of(name).like] if "blocks" in has else 0)
         assert model.global_blocks == (GLOBAL_BLOCKS[encoders.size_of(name).like] if "global_blocks" in has else 0)
-        assert model.norm_epsilons == ((1e-6, 1e-6) if name.startswith("convnext") else (1e-5, 1e-6))
+        others = {"convnext": (1e-6, 1e-6), "pvtv2": (1e-5, 1e-6)}
+        assert model.norm_epsilons == others.get(name.partition("_")[0], (1e-5, 1e-5))
 
 
 @pytest.mark.parametrize("name", ["cffm_pvtv2", "cffm_pvtv2_b6", "pvtv2_b0", "cffm_convnext", "cffm_tiny"])

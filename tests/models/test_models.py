@@ -17,7 +17,7 @@ from cffm_jax.models.losses import clip_loss
 from cffm_jax.models.methods.cffm import ClipOutputs
 from cffm_jax.models.methods.cffm_families import FAMILIES, parts_of
 from cffm_jax.models.methods.cffm_sizes import GLOBAL_BLOCKS, LOCAL_BLOCKS
-from cffm_jax.models.methods.method import PER_FRAME
+from cffm_jax.models.methods.frame_network import PER_FRAME
 from cffm_jax.models.variables import variable_shapes
 from cffm_jax.weights.naming.match import convert_state_dict, export_state_dict
 

@@ -21,7 +21,7 @@ from cffm_jax.evaluation.pictures import FrameStrips
 from cffm_jax.inference.whole_videos import Chunk
 from cffm_jax.models import macs
 from cffm_jax.models.create import build_model
-from cffm_jax.models.methods.method import PER_FRAME as FRAME_ROW
+from cffm_jax.models.methods.frame_network import PER_FRAME as FRAME_ROW
 from cffm_jax.runtime import xla
 from cffm_jax.runtime.compiling import Compilations
 from cffm_jax.training import provenance, setup, speed

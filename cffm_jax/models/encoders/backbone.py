@@ -17,7 +17,9 @@ from cffm_jax.models.foreign.layouts import LAYER_SCALE, NORM, PARAMS
 from cffm_jax.models.foreign.names import Layer, Origin, layer_at
 
 STRIDES = (4, 8, 16, 32)
-"""Strides of the four maps."""
+"""Strides of the four maps, unless the later ones are dilated."""
+INPUT_MULTIPLE = STRIDES[-1]
+"""Of which the sides of frames are multiples, but for backbones that take any."""
 ENCODER_PARTS = (
     "patch_embeddings", "attention_projections", "attention_products", "attention_reduction", "encoder_mlp",
     "depthwise",
@@ -35,12 +37,21 @@ class Size:
       like: the MiT ("b0" .. "b5") of like size. The papers give numbers of blocks for MiT alone;
         other backbones take those: our choice.
       norm_epsilons: of the norms of embeddings and reductions, of blocks and stages.
+      output_stride: the largest stride of a map; beyond it stages dilate their convolutions.
+      head_width: channels within the heads of ``methods.image_head``.
     """
 
     channels: tuple[int, int, int, int]
     depths: tuple[int, ...]
     like: str
     norm_epsilons: tuple[float, float] = (1e-6, 1e-6)
+    output_stride: int = STRIDES[-1]
+    head_width: int = 512
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Of the four maps."""
+        return tuple(min(stride, self.output_stride) for stride in STRIDES)
 
 
 class Encoder(nn.Module):
@@ -67,8 +78,8 @@ class Encoder(nn.Module):
 
     @nn.compact
     def __call__(self, frames: Float[Array, "N H W K"], train: bool = False) -> tuple[Float[Array, "N _ _ _"], ...]:
-        """Four maps [N, H/s, W/s, C_s], s in ``STRIDES``, of normalised frames; H and W are
-        multiples of 32."""
+        """Four maps [N, H/s, W/s, C_s], s in ``size.strides``, of normalised frames; H and W are
+        multiples of ``Backbone.input_multiple``."""
         rates = np.linspace(0, self.drop_path, sum(self.size.depths)).tolist()
         x, maps = frames.astype(self.dtype), []
         for i, depth in enumerate(self.size.depths):
@@ -95,6 +106,10 @@ class Backbone:
       origins: whose files are read; the same origin may stand in several families.
       afresh: template of released keys that files of an encoder alone may lack and that then start
         as in training from nothing -> what messages call them.
+      output_strides: that its encoders can have.
+      input_multiple: of which the sides of frames are multiples.
+      template_depths: from so many blocks on those of a stage are alike; () where none are, and
+        their numbers cannot be set.
     """
 
     sizes: Mapping[str, Any]
@@ -106,6 +121,9 @@ class Backbone:
     shapes: Callable[[Any], dict[str, tuple[int, ...]]]
     origins: tuple[Origin, ...]
     afresh: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    output_strides: tuple[int, ...] = (STRIDES[-1],)
+    input_multiple: int = INPUT_MULTIPLE
+    template_depths: tuple[int, ...] = (1, 1, 1, 1)
 
     def decays(self, path: str) -> bool:
         """Whether weight decay applies to an encoder's parameter: not to norms and layer scales."""

@@ -10,13 +10,15 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from cffm_jax.models import layers
-from cffm_jax.models.encoders import convnext, mit, pvtv2
-from cffm_jax.models.encoders.backbone import Backbone, Size
+from cffm_jax.models.encoders import convnext, mit, mobilenetv2, pvtv2, resnet
+from cffm_jax.models.encoders.backbone import STRIDES, Backbone, Size
 from cffm_jax.models.foreign.names import Origin, fields_of
 
 T = TypeVar("T")
 
-BACKBONES = (mit.BACKBONE, pvtv2.BACKBONE, convnext.BACKBONE)
+BACKBONES = (
+    mit.BACKBONE, pvtv2.BACKBONE, convnext.BACKBONE, resnet.V1C, resnet.VSPW, resnet.PLAIN, mobilenetv2.BACKBONE,
+)  # fmt: skip
 """One row a family."""
 
 ENCODER = "encoder"
@@ -32,10 +34,13 @@ def backbone_of(name: str) -> Backbone:
     return next(backbone for backbone in BACKBONES if name in backbone.sizes)
 
 
-def size_of(name: str, depths: tuple[int, ...] = ()) -> Size:
-    """The row of an encoder: its channels and depths by stage, its norms' epsilons."""
-    size = backbone_of(name).sizes[name]
-    return dataclasses.replace(size, depths=depths) if depths else size
+def size_of(name: str, depths: tuple[int, ...] = (), output_stride: int = STRIDES[-1]) -> Size:
+    """The row of an encoder: its channels and depths by stage, its norms' epsilons. Its output
+    stride is the one asked for, or 32 where the family has no such."""
+    family = backbone_of(name)
+    size = family.sizes[name]
+    stride = output_stride if output_stride in family.output_strides else size.output_stride
+    return dataclasses.replace(size, depths=depths or size.depths, output_stride=stride)
 
 
 def origins() -> tuple[Origin, ...]:
@@ -50,21 +55,27 @@ def make_encoder(
     dtype: jnp.dtype,
     depths: tuple[int, ...] = (),
     remat: layers.Remat = "none",
+    output_stride: int = STRIDES[-1],
 ) -> nn.Module:
-    """The encoder's module; see ``Backbone`` for the arguments."""
-    return backbone_of(name).module(size_of(name, depths), norm_epsilons, drop_path, dtype, remat)
+    """The encoder's module; see ``Encoder`` and ``size_of`` for the arguments."""
+    size = size_of(name, depths, output_stride)
+    return backbone_of(name).module(size, norm_epsilons, drop_path, dtype, remat)
 
 
 def repeat_blocks(leaves: Mapping[str, T], name: str) -> dict[str, T]:
-    """Repeats blocks: leaves of a model by "<collection>/<path>" with one block in each stage of
-    the encoder -> those of the model with the named encoder, whose blocks are alike."""
-    template, depths, repeated = backbone_of(name).block[0] + "{leaf}", size_of(name).depths, {}
+    """Repeats blocks: leaves of a model by "<collection>/<path>" with ``template_depths`` blocks in
+    the stages of the encoder -> those of the model with the named encoder: all further blocks are
+    like the last."""
+    family, depths, repeated = backbone_of(name), size_of(name).depths, {}
+    template = family.block[0] + "{leaf}"
     for path, leaf in leaves.items():
         collection, _, below = path.partition(f"/{ENCODER}/")
         fields = fields_of(template, below)
-        if fields is None:
-            repeated[path] = leaf
+        repeated[path] = leaf
+        if fields is None or not family.template_depths:
             continue
-        for i in range(depths[int(fields["stage0"])]):
-            repeated[f"{collection}/{ENCODER}/" + template.format(**fields | {"block": i})] = leaf
+        stage, block = int(fields["stage0"]), int(fields["block"])
+        if block + 1 == family.template_depths[stage]:
+            for i in range(block + 1, depths[stage]):
+                repeated[f"{collection}/{ENCODER}/" + template.format(**fields | {"block": i})] = leaf
     return repeated

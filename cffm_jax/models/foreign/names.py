@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cffm_jax.models.foreign.layouts import Combine, Kind, LayerArray, alone
+from cffm_jax.models.foreign.layouts import BATCH_NORM, CONV, Combine, Kind, LayerArray, alone
 
 RELEASED = "released"
 """The heads' naming in our files of the released layout, a key of ``MethodNames.origins``."""
@@ -64,6 +64,16 @@ class Layer(NamedTuple):
     path: str
     key: str
     kind: Kind
+
+
+def conv_norm(path: str, conv: str, norm: str) -> tuple[Layer, Layer]:
+    """A ``layers.ConvNorm``, by the keys of its convolution and of its norm."""
+    return Layer(path, conv, CONV), Layer(f"{path}/norm", norm, BATCH_NORM)
+
+
+def mm_conv(path: str, key: str) -> tuple[Layer, Layer]:
+    """A ``layers.ConvNorm`` as MMSegmentation names it."""
+    return conv_norm(path, f"{key}.conv", f"{key}.bn")
 
 
 def layer_at(layers: Iterable[Layer], collection: str, path: str) -> tuple[Layer, LayerArray, str] | None:
@@ -167,7 +177,7 @@ class MethodNames:
     """The names of a method's weights beside the encoder's: all that conversion asks of a method.
 
     Attributes:
-      prefix: of all its keys: a file with such keys holds a whole model.
+      prefix: of its keys, or several: a file with such a key holds a whole model.
       layers: every layer outside the encoder, as the release names it.
       origins: the namings of whole models; ``Origin.heads`` names one.
       families: first part of a model's public name -> the keys of ``blocks`` that it has.
@@ -179,7 +189,7 @@ class MethodNames:
       without_place: a model -> what of it the release has no place for although it has names.
     """
 
-    prefix: str
+    prefix: str | tuple[str, ...]
     layers: tuple[Layer, ...]
     origins: Mapping[str, HeadOrigin]
     families: Mapping[str, tuple[str, ...]]

@@ -22,8 +22,8 @@ from cffm_jax.models.losses import cross_entropy
 from cffm_jax.models.methods import cffm_names
 from cffm_jax.models.methods.cffm_families import FAMILIES, with_blocks
 from cffm_jax.models.methods.cffm_sizes import ContextSizes
-from cffm_jax.models.methods.frame_network import FrameFeatures
-from cffm_jax.models.methods.method import PER_FRAME, Batch, Method, Prototypes
+from cffm_jax.models.methods.frame_network import PER_FRAME, FrameFeatures, FrameNetwork
+from cffm_jax.models.methods.method import Batch, Prototypes
 from cffm_jax.models.normalise import normalise
 from cffm_jax.models.resize import resize_bilinear
 
@@ -69,7 +69,7 @@ class CFFM(ContextSizes):
     """
 
     PARTS: ClassVar[Mapping[str, str]] = {
-        **Method.PARTS,
+        **FrameNetwork.PARTS,
         "local": "local blocks",
         "clip_classifier": "clip classifier",
         "globals": "global blocks",
@@ -89,6 +89,7 @@ class CFFM(ContextSizes):
     def settings_read(self) -> tuple[str, ...]:
         local = LOCAL_SETTINGS if self.local_blocks else ()
         return (
+            *super().settings_read,
             *(f"model.{name}" for name in local),
             *(("model.global_weight", "prototypes.", "eval.prototypes") if self.global_blocks else ()),
         )

@@ -11,7 +11,7 @@ from cffm_jax.models.contexts import cffa, windows
 from cffm_jax.models.contexts.centred import context_table
 from cffm_jax.models.encoders.names import size_of
 from cffm_jax.models.methods.cffm_families import FAMILIES
-from cffm_jax.models.methods.method import Method
+from cffm_jax.models.methods.frame_network import FrameNetwork
 
 LOCAL_BLOCKS = {"b0": 1, "b1": 2, "b2": 2, "b3": 2, "b4": 4, "b5": 4}
 """Mining blocks N by MiT (CFFM section 4.1; B3 and B4, left out in the papers, as neighbours)."""
@@ -20,7 +20,7 @@ GLOBAL_BLOCKS = {"b0": 1, "b1": 1, "b2": 2, "b3": 2, "b4": 2, "b5": 2}
 """Global mining blocks N_g by MiT (CFFM++ section 5.1: 1 for the small, 2 for the large ones)."""
 
 
-class ContextSizes(Method):
+class ContextSizes(FrameNetwork):
     """How many mining blocks a network has, and which contexts they read.
 
     Attributes:
@@ -45,7 +45,7 @@ class ContextSizes(Method):
     attention: bool = True
 
     OPTIONS: ClassVar[Mapping[str, str]] = {
-        **Method.OPTIONS,
+        **FrameNetwork.OPTIONS,
         "local_blocks": "--model.blocks",
         "global_blocks": "--model.global-blocks",
         "sources": "--model.receptive, --model.pooling, --model.pooling-rule, --model.pooling-form, --model.window",

@@ -1,4 +1,4 @@
-"""The network of single frames that all methods share: an encoder, SegFormer's decoder and its
+"""The network of single frames of CFFM's methods: an encoder, SegFormer's decoder and its
 classifier; and what these count.
 
 Dimension key: as in ``method``.
@@ -6,21 +6,22 @@ Dimension key: as in ``method``.
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal, NamedTuple
 
-import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Float32
+from jaxtyping import Array, Bool, Float, Float32
 
-from cffm_jax.channels import COLOURS, Channels
 from cffm_jax.config import ModelConfig
 from cffm_jax.models import layers
 from cffm_jax.models.decoder import FrameDecoder, decoder_elements, decoder_macs
 from cffm_jax.models.encoders import names as encoders
 from cffm_jax.models.encoders.backbone import ENCODER_PARTS
+from cffm_jax.models.methods.method import Method, Prototypes, Tree
 from cffm_jax.models.resize import resize_bilinear
 
-INPUT_MULTIPLE = 32
+PER_FRAME = "per-frame (SegFormer)"
+"""Name of the logits of a frame on its own."""
 
 
 class FrameFeatures(NamedTuple):
@@ -31,75 +32,61 @@ class FrameFeatures(NamedTuple):
     coarse: Float[Array, "N h w C"]
 
 
-class FrameNetwork(nn.Module):
-    """Encoder, decoder and classifier of frames, each on its own.
+class FrameNetwork(Method):
+    """A method whose frames pass SegFormer: encoder, decoder and classifier of frames, each on its
+    own.
 
     Attributes:
-      backbone: one of ``encoders.names()``.
-      num_classes: K.
-      norm_epsilons: of the encoder's norms: those of embeddings and reductions, those of blocks and
-        stages.
       projection: of the encoder's stages, see ``FrameDecoder``.
       width: C, channels of the frame features.
-      dropout: share of channels dropped before each classifier.
-      drop_path: the encoder's largest drop path rate.
-      dtype: compute type; parameters, norms, softmax and logits are float32.
-      depths: blocks of the encoder's stages; () as the backbone has.
-      channels: of the frames.
-      remat: what the backward pass computes anew, see ``layers.rematerialised``.
     """
 
-    backbone: str
-    num_classes: int
-    norm_epsilons: tuple[float, float]
     projection: Literal["linear", "normalised"] = ModelConfig.projection
     width: int = ModelConfig.width
-    dropout: float = ModelConfig.dropout
-    drop_path: float = ModelConfig.drop_path
-    dtype: jnp.dtype = jnp.float32
-    depths: tuple[int, ...] = ()
-    remat: layers.Remat = "none"
-    channels: Channels = COLOURS
+
+    PARTS: ClassVar[Mapping[str, str]] = {
+        **Method.PARTS,
+        "decoder": "decoder",
+        "frame_classifier": "frame classifier",
+    }
+    CLASSIFIERS: ClassVar[tuple[str, ...]] = ("frame classifier",)
+    OPTIONS: ClassVar[Mapping[str, str]] = {**Method.OPTIONS, "projection": "--model.projection"}
 
     @classmethod
     def shared(cls, backbone: str, settings: ModelConfig) -> dict[str, Any]:
-        """The attributes above, for ``create``."""
-        return {
-            "backbone": backbone,
-            "num_classes": settings.num_classes,
-            "norm_epsilons": tuple(settings.norm_epsilons) or encoders.size_of(backbone).norm_epsilons,
-            "depths": settings.depths,
-            "projection": settings.projection,
-            "width": settings.width,
-            "dropout": settings.dropout,
-            "drop_path": settings.drop_path,
-            "dtype": jnp.dtype(settings.dtype),
-        }
+        return super().shared(backbone, settings) | {"projection": settings.projection, "width": settings.width}
+
+    @property
+    def settings_read(self) -> tuple[str, ...]:
+        return "model.projection", "model.width"
+
+    def rows(self, prototypes: Prototypes = "video") -> tuple[str, ...]:
+        return (PER_FRAME,)
 
     # --- the stages
 
     def setup(self) -> None:
-        self.encoder = encoders.make_encoder(
-            self.backbone, self.norm_epsilons, self.drop_path, self.dtype, self.depths, self.remat
-        )
+        super().setup()
         self.decoder = FrameDecoder(self.width, self.dtype, self.projection)
         self.frame_dropout = layers.channel_dropout(self.dropout)
         self.frame_classifier = layers.Dense(self.num_classes, self.dtype)
 
-    def encode_stages(
-        self, frames: Float[Array, "N H W K"], train: bool = False
-    ) -> tuple[Float[Array, "N _ _ _"], ...]:
-        """The encoder's four maps: [N, H/s, W/s, C_s] for s = 4, 8, 16, 32."""
-        _, h, w, _ = frames.shape
-        if h % INPUT_MULTIPLE or w % INPUT_MULTIPLE:
-            raise ValueError(f"frames are {h}x{w}: both sides must be multiples of {INPUT_MULTIPLE}")
-        return self.encoder(frames, train)
-
     def encode(self, frames: Float[Array, "N H W K"], train: bool = False) -> FrameFeatures:
-        """Features of normalised frames; each frame on its own, so that none is encoded twice."""
         fine = self.decoder(self.encode_stages(frames, train), train)
         n, h, w, c = fine.shape
         return FrameFeatures(fine, resize_bilinear(fine, (h // 2, w // 2)))
+
+    def segment(
+        self,
+        features: FrameFeatures,
+        memory: Sequence[Tree],
+        referring: Bool[Array, " N"],
+        contexts: Mapping[str, Tree],
+    ) -> dict[str, Float32[Array, "N _ _ {self.num_classes}"]]:
+        return {PER_FRAME: self.classify_frames(features.fine)}
+
+    def prototype_tokens(self, frames: Float[Array, "N H W K"]) -> Float[Array, "N H//8 W//8 C"]:
+        return self.encode(frames).coarse
 
     def classify_frames(
         self, fine: Float[Array, "*map C"], train: bool = False
@@ -113,6 +100,12 @@ class FrameNetwork(nn.Module):
         return self.classify_frames(self.encode(frames).fine)
 
     # --- counts
+
+    def macs(self, height: int, width: int, *, prototypes: int, executed: bool) -> dict[str, int]:
+        return self.frame_macs(height, width, executed=executed)
+
+    def elements(self, height: int, width: int, *, prototypes: int) -> int:
+        return self.frame_elements(height, width) + height * width // 16 * self.num_classes
 
     def frame_macs(self, height: int, width: int, *, executed: bool) -> dict[str, int]:
         """Multiply-accumulates of encoding a frame, and of its per-frame logits."""

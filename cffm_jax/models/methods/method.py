@@ -12,8 +12,8 @@ At inference frames pass four stages, which ``inference.engine`` calls:
     logits = segment(features, memory, referring, contexts)
 
 Dimension key: N frames, B clips, T frames of a clip (references oldest first, target last), R
-references, S streams, H W sides of the input, h w the map at stride 8, K classes, C channels, P
-prototypes.
+references, S streams, H W sides of the input, s stride of the logits, h w the map at stride 8, K
+classes, C channels, P prototypes.
 """
 
 from __future__ import annotations
@@ -21,16 +21,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+import flax.linen as nn
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Float32, Int32
 
+from cffm_jax.channels import COLOURS, Channels
 from cffm_jax.config import ModelConfig, PrototypeConfig
+from cffm_jax.models import layers
 from cffm_jax.models.criterion import Criterion
 from cffm_jax.models.encoders import names as encoders
 from cffm_jax.models.encoders.names import ENCODER
 from cffm_jax.models.foreign.names import NO_NAMES, MethodNames
 from cffm_jax.models.losses import Logits, clip_loss, cross_entropy
-from cffm_jax.models.methods.frame_network import FrameFeatures, FrameNetwork
 from cffm_jax.models.normalise import normalise
 
 Tree = Any
@@ -41,38 +44,65 @@ Batch = Mapping[str, jax.Array]
 labels u8[B, L, H, W] of the last L of them, size
 i32[B, 2] without padding, and where the method reads them prototypes f32[B, P, C]."""
 
-PER_FRAME = "per-frame (SegFormer)"
-"""Name of the logits of a frame on its own."""
 
+class Method(nn.Module):
+    """The interface, and the encoder that all methods have.
 
-class Method(FrameNetwork):
-    """The interface; ``encode`` is that of the network of single frames, which all methods share.
-
-    The attributes are its own too, see `FrameNetwork`; a method adds some.
+    Attributes:
+      backbone: one of ``encoders.names()``.
+      num_classes: K.
+      norm_epsilons: of the encoder's norms: those of embeddings and reductions, those of blocks and
+        stages.
+      dropout: share of channels dropped before each classifier.
+      drop_path: the encoder's largest drop path rate.
+      dtype: compute type; parameters, norms, softmax and logits are float32.
+      depths: blocks of the encoder's stages; () as the backbone has.
+      channels: of the frames.
+      remat: what the backward pass computes anew, see ``layers.rematerialised``.
     """
+
+    backbone: str
+    num_classes: int
+    norm_epsilons: tuple[float, float]
+    dropout: float = ModelConfig.dropout
+    drop_path: float = ModelConfig.drop_path
+    dtype: jnp.dtype = jnp.float32
+    depths: tuple[int, ...] = ()
+    remat: layers.Remat = "none"
+    channels: Channels = COLOURS
 
     if TYPE_CHECKING:  # Flax adds it to each of its modules, which its annotations do not tell.
 
         def __hash__(self) -> int: ...
 
-    PARTS: ClassVar[Mapping[str, str]] = {
-        ENCODER: "encoder",
-        "decoder": "decoder",
-        "frame_classifier": "frame classifier",
-    }
+    PARTS: ClassVar[Mapping[str, str]] = {ENCODER: "encoder"}
     """First names of the parameters' paths (without a block's number) -> what messages call
     them."""
-    CLASSIFIERS: ClassVar[tuple[str, ...]] = ("frame classifier",)
+    CLASSIFIERS: ClassVar[tuple[str, ...]] = ()
     """Parts that start afresh where weights are of another number of classes."""
-    OPTIONS: ClassVar[Mapping[str, str]] = {
-        "backbone": "--model.name",
-        "depths": "--model.depths",
-        "projection": "--model.projection",
-    }
+    OPTIONS: ClassVar[Mapping[str, str]] = {"backbone": "--model.name", "depths": "--model.depths"}
     """Attributes that the parameters' shapes depend on -> the option that sets them."""
 
     foreign_names: ClassVar[MethodNames] = NO_NAMES
     """Other people's names for its weights beside the encoder's."""
+
+    @classmethod
+    def all_foreign_names(cls) -> tuple[MethodNames, ...]:
+        """Those of all forms that the method has."""
+        return (cls.foreign_names,) if cls.foreign_names.families else ()
+
+    @classmethod
+    def shared(cls, backbone: str, settings: ModelConfig) -> dict[str, Any]:
+        """The attributes above, for ``create``."""
+        return {
+            "backbone": backbone,
+            "num_classes": settings.num_classes,
+            "norm_epsilons": tuple(settings.norm_epsilons) or encoders.size_of(backbone).norm_epsilons,
+            "depths": settings.depths,
+            "dropout": settings.dropout,
+            "drop_path": settings.drop_path,
+            "dtype": jnp.dtype(settings.dtype),
+        }
 
     @classmethod
     def create(cls, family: str, backbone: str, settings: ModelConfig) -> Method:
@@ -85,7 +115,33 @@ class Method(FrameNetwork):
         """
         raise NotImplementedError
 
+    def setup(self) -> None:
+        self.encoder = encoders.make_encoder(
+            self.backbone, self.norm_epsilons, self.drop_path, self.dtype, self.depths, self.remat, self.output_stride
+        )
+
     # --- what it is
+
+    @property
+    def output_stride(self) -> int:
+        """The encoder's, where it has such a one, see ``encoders.size_of``."""
+        return 32
+
+    @property
+    def input_multiple(self) -> int:
+        """Of which the sides of frames are multiples."""
+        return 32
+
+    @property
+    def stride(self) -> int:
+        """s, of the logits."""
+        return 4
+
+    @property
+    def templated(self) -> Method:
+        """The same with so few blocks that it is traced fast, and all kinds of them are there."""
+        depths = encoders.backbone_of(self.backbone).template_depths
+        return self.clone(depths=depths) if depths and not self.depths else self
 
     @property
     def family(self) -> str:
@@ -147,11 +203,26 @@ class Method(FrameNetwork):
 
         ``prototypes`` as for ``contexts``.
         """
-        return (PER_FRAME,)
+        raise NotImplementedError
 
     # --- the stages
 
-    def remember(self, features: FrameFeatures) -> tuple[Tree, ...]:
+    def encode_stages(
+        self, frames: Float[Array, "N H W K"], train: bool = False
+    ) -> tuple[Float[Array, "N _ _ _"], ...]:
+        """The encoder's four maps: [N, H/s, W/s, C_s] for s = 4, 8, 16, 32, or the output stride
+        where that is less."""
+        _, h, w, _ = frames.shape
+        if h % self.input_multiple or w % self.input_multiple:
+            raise ValueError(f"frames are {h}x{w}: both sides must be multiples of {self.input_multiple}")
+        return self.encoder(frames, train)
+
+    def encode(self, frames: Float[Array, "N H W K"], train: bool = False) -> Tree:
+        """Features [N, ...] of normalised frames; each frame on its own, so that none is encoded
+        twice."""
+        raise NotImplementedError
+
+    def remember(self, features: Tree) -> tuple[Tree, ...]:
         """Keeps of frames the arrays that later targets read: for each of the R references that a
         frame may become arrays [N, ...].
 
@@ -169,7 +240,7 @@ class Method(FrameNetwork):
         return ()
 
     def advance(
-        self, state: Tree, features: FrameFeatures, age: Int32[Array, " S"], settings: PrototypeConfig
+        self, state: Tree, features: Tree, age: Int32[Array, " S"], settings: PrototypeConfig
     ) -> tuple[Tree, Tree]:
         """The next recurrent state of S streams, and the context that their present frames are
         segmented with.
@@ -187,7 +258,7 @@ class Method(FrameNetwork):
 
     def segment(
         self,
-        features: FrameFeatures,
+        features: Tree,
         memory: Sequence[Tree],
         referring: Bool[Array, " N"],
         contexts: Mapping[str, Tree],
@@ -202,13 +273,13 @@ class Method(FrameNetwork):
             ``advance`` gave, [N, ...].
 
         Returns:
-          Those at stride 4 for each of the ``rows``.
+          Those at stride s for each of the ``rows``.
         """
-        return {PER_FRAME: self.classify_frames(features.fine)}
+        raise NotImplementedError
 
     def prototype_tokens(self, frames: Float[Array, "N H W K"]) -> Float[Array, "N H//8 W//8 C"]:
-        """The features that prototypes are clustered of."""
-        return self.encode(frames).coarse
+        """The features that prototypes are clustered of, of a method that has such."""
+        raise NotImplementedError
 
     # --- training
 
@@ -271,11 +342,11 @@ class Method(FrameNetwork):
           executed: count what the engine computes, not what the papers' equations say; see the
             module ``macs``.
         """
-        return self.frame_macs(height, width, executed=executed)
+        raise NotImplementedError
 
     def elements(self, height: int, width: int, *, prototypes: int) -> int:
         """Counts what the papers add to the products of ``macs``, see ``macs.ELEMENTWISE``."""
-        return self.frame_elements(height, width) + height * width // 16 * self.num_classes
+        raise NotImplementedError
 
     def training_macs(self, height: int, width: int, *, prototypes: int) -> int:
         """Multiply-accumulates of a training step for one clip, forward and backward, as executed;

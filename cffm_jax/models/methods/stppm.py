@@ -3,7 +3,7 @@
 TCB pools the last map of a dilated ResNet-101; here it is the frame features of this package's
 backbones at stride 8, so its figures are not those of the papers' row.
 
-Dimension key: as in ``method``; s side of a pooled map, L sides.
+Dimension key: as in ``method``.
 """
 
 from __future__ import annotations
@@ -11,24 +11,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import ClassVar, NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Bool, Float, Float32
 
 from cffm_jax.config import ModelConfig
 from cffm_jax.models import layers
-from cffm_jax.models.methods.frame_network import FrameFeatures
-from cffm_jax.models.methods.method import PER_FRAME, Method, Prototypes
+from cffm_jax.models.methods.frame_network import PER_FRAME, FrameFeatures, FrameNetwork
+from cffm_jax.models.methods.method import Prototypes
+from cffm_jax.models.pyramid import SIDES, Pyramid, pyramid
 from cffm_jax.models.resize import resize_bilinear
 
 FAMILY, ROW = "stppm", "ST-PPM"
-SIDES = (1, 2, 3, 6)
-"""Sides of the pooled maps, as PSPNet's."""
-
-Pyramid = tuple[Float[Array, "N _ _ C"], ...]
-"""The means of a map over s x s bins for each of ``SIDES``: [N, s, s, C]."""
 
 
 class ClipOutputs(NamedTuple):
@@ -38,22 +32,7 @@ class ClipOutputs(NamedTuple):
     frame_logits: Float32[Array, "B T 2*h 2*w K"]
 
 
-class ConvNormReLU(nn.Module):
-    """Convolution without bias, BatchNorm, ReLU."""
-
-    width: int
-    side: int
-    dtype: jnp.dtype
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "N h w C"], train: bool) -> Float[Array, "N h w {self.width}"]:
-        x = nn.Conv(
-            self.width, (self.side, self.side), use_bias=False, dtype=self.dtype, kernel_init=layers.truncated_init
-        )(x)
-        return nn.relu(layers.BatchNorm(name="norm")(x, train)).astype(self.dtype)
-
-
-class TemporalPyramid(Method):
+class TemporalPyramid(FrameNetwork):
     """A target's map beside the pyramid of its clip, in front of a classifier.
 
     Attributes:
@@ -63,7 +42,7 @@ class TemporalPyramid(Method):
     references: int = 3
 
     PARTS: ClassVar[Mapping[str, str]] = {
-        **Method.PARTS,
+        **FrameNetwork.PARTS,
         "project": "pyramid",
         "fuse": "fusion",
         "clip_classifier": "clip classifier",
@@ -80,7 +59,7 @@ class TemporalPyramid(Method):
 
     @property
     def settings_read(self) -> tuple[str, ...]:
-        return ("model.receptive",)  # Its length alone.
+        return (*super().settings_read, "model.receptive")  # The number of references.
 
     @property
     def reference_names(self) -> tuple[str, ...]:
@@ -91,8 +70,8 @@ class TemporalPyramid(Method):
 
     def setup(self) -> None:
         super().setup()
-        self.project = [ConvNormReLU(self.width, 1, self.dtype) for _ in SIDES]
-        self.fuse = ConvNormReLU(self.width, 3, self.dtype)
+        self.project = [layers.ConvNorm(self.width, 1, self.dtype) for _ in SIDES]
+        self.fuse = layers.ConvNorm(self.width, 3, self.dtype)
         self.clip_dropout = layers.channel_dropout(self.dropout)
         self.clip_classifier = layers.Dense(self.num_classes, self.dtype)
 
@@ -156,20 +135,3 @@ class TemporalPyramid(Method):
         frame = sum(self.frame_macs(height, width, executed=True).values())
         target = sum(self.macs(height, width, prototypes=prototypes, executed=True).values())
         return 3 * (target + self.references * frame)
-
-
-def pyramid(x: Float[Array, "N h w C"]) -> Pyramid:
-    """Averages over bins, float32: bin i of s over n positions covers floor(i n / s) to ceil((i +
-    1) n / s) - 1; bins may overlap."""
-    x = x.astype(jnp.float32)
-    sides = [tuple(jnp.asarray(_bins(n, side)) for n in x.shape[1:3]) for side in SIDES]
-    return tuple(jnp.einsum("ih,jw,nhwc->nijc", *bins, x, precision="highest") for bins in sides)
-
-
-def _bins(length: int, count: int) -> np.ndarray:
-    """f32[count, length]: the weight of each position in each bin."""
-    weights = np.zeros((count, length), np.float32)
-    for i in range(count):
-        start, stop = i * length // count, -(-(i + 1) * length // count)
-        weights[i, start:stop] = 1 / (stop - start)
-    return weights

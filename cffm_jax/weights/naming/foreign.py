@@ -12,7 +12,7 @@ import numpy as np
 from cffm_jax.errors import InputError
 from cffm_jax.models.create import create_model
 from cffm_jax.models.encoders import names as encoders
-from cffm_jax.models.encoders.backbone import STRIDES, Backbone
+from cffm_jax.models.encoders.backbone import Backbone
 from cffm_jax.models.foreign.layouts import Combine
 from cffm_jax.models.foreign.names import Sources, block_parts
 from cffm_jax.weights.files.stored_array import StoredArray
@@ -88,7 +88,8 @@ class Foreign:
         """Blocks of the stages, if they are those of this family."""
         block = backbone.block[1]
         parts = block_parts(backbone.layers, block)
-        return [self._count(BACKBONE + block, parts, stage=i + 1, stage0=i) for i in range(len(STRIDES))]
+        stages = len(next(iter(backbone.sizes.values())).depths)
+        return [self._count(BACKBONE + block, parts, stage=i + 1, stage0=i) for i in range(stages)]
 
     @property
     def has_blocks(self) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import functools
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -22,6 +23,11 @@ from cffm_jax.weights.naming.foreign import Foreign, combined_shape
 from cffm_jax.weights.naming.origins import BACKBONE, ENCODER, Naming
 from cffm_jax.weights.naming.recognise import recognise
 
+HEAD = "head"
+"""All of a model but its encoder."""
+_VSPW_HEAD = "decoder."
+"""Prefix of a head's keys beside an encoder's, which its own file lacks."""
+
 
 def released_key(model: Method, collection: str, path: str) -> tuple[str, Layout] | None:
     """Released key and layout of the model's leaf ``path`` (slash-separated); None without any."""
@@ -33,11 +39,12 @@ def released_key(model: Method, collection: str, path: str) -> tuple[str, Layout
 
 @functools.lru_cache(maxsize=16)
 def key_map(model: Method, part: str = "all") -> dict[str, tuple[str, str, Layout, tuple[int, ...]]]:
-    """Released key -> (collection, our path, layout, our shape) of each leaf, or the encoder's."""
+    """Released key -> (collection, our path, layout, our shape) of each leaf, of the encoder's, or
+    of all others ("head")."""
     result = {}
     for collection, tree in variable_shapes(model).items():
         for path, leaf in flatten(tree).items():
-            if part == ENCODER and not path.startswith(ENCODER + "/"):
+            if part != "all" and (part == ENCODER) != path.startswith(ENCODER + "/"):
                 continue
             released = released_key(model, collection, path)
             if released is None:
@@ -175,17 +182,19 @@ def convert_state_dict(
         CFFM++, MiT and SegFormer of NVlabs (with or without dead classifier), Hugging Face,
         MMSegmentation, ...; under any prefix, if nothing is beside them.
       model: the module that the weights are for.
-      part: "all", or "encoder" for the encoder's parameters alone.
+      part: "all", "encoder" for the encoder's alone, or "head" for all others: files of the VSPW
+        baselines have the two apart. A head's keys are the model's own, with or without "decoder.".
       source: what to name in errors, usually the file.
 
     Returns:
-      {"params": ..., "batch_stats": ...} of float32 arrays ("encoder": only its params).
+      {"params": ..., "batch_stats": ...} of float32 arrays ("encoder": only its own).
 
     Raises:
       InputError: keys are missing, left over or have another shape (all are listed with their
         nearest names), or values are not finite.
     """
-    foreign = recognise(describe(state_dict), source)
+    arrays = describe(state_dict)
+    foreign = _of_head(arrays, model) if part == HEAD else recognise(arrays, source)
     matched = match(foreign, model, part)
     problems = matched.problems() + [f"{path} is not there" for path in matched.fresh]
     problems += [f"left over {key}" for key in foreign.beside]
@@ -196,6 +205,14 @@ def convert_state_dict(
             "give the weights of this model, or name the model they are of",
         )
     return unflatten(load_leaves(matched.leaves, source))
+
+
+def _of_head(arrays: Mapping[str, StoredArray], model: Method) -> Foreign:
+    """Arrays by the keys of the model's own head."""
+    naming = Naming(backbone_of(model.backbone).origins[0], model.foreign_names)
+    bare = model.foreign_names.prefix == _VSPW_HEAD and not all(key.startswith(_VSPW_HEAD) for key in arrays)
+    names = {_VSPW_HEAD * bare + key: key for key in arrays}
+    return Foreign(naming, {key: arrays[name] for key, name in names.items()}, names, _VSPW_HEAD * bare)
 
 
 def describe(arrays: Mapping[str, np.ndarray]) -> dict[str, StoredArray]:
@@ -214,9 +231,9 @@ def export_state_dict(
     Collections that are absent (a gradient tree has only "params") are left out. Dead weights are
     not written, or, with ``dead``, as zeros, so that the authors' code finds all that it was built
     with. ``part`` "encoder": its alone."""
-    flat = flatten(variables)
+    flat, prefix = flatten(variables), backbone_of(model.backbone).origins[0].prefix
     live = {
-        key: np.ascontiguousarray(layout.save(np.asarray(flat[f"{collection}/{path}"])))
+        re.sub(f"^{BACKBONE}", prefix, key): np.ascontiguousarray(layout.save(np.asarray(flat[f"{collection}/{path}"])))
         for key, (collection, path, layout, _) in key_map(model, part).items()
         if collection in variables
     }

@@ -81,7 +81,7 @@ def test_evaluation_reads_it(data, root):
     config = dataclasses.replace(Config(), data=data, model=dataclasses.replace(Config().model, num_classes=3))
     videos = evaluation_videos(config)
     with ThreadPoolExecutor(2) as pool:
-        chunks = [loaded for _, _, loaded in load_chunks(pool, videos, 5, config, True)]
+        chunks = [loaded for _, _, loaded in load_chunks(pool, videos, 5, config, True, multiple=32)]
     masks = sorted((root / "Annotations" / "480p" / "swan").iterdir())
     labels = np.concatenate([chunk.labels for chunk in chunks])
     np.testing.assert_array_equal(labels, [np.asarray(Image.open(path)) for path in masks])

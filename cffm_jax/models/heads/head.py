@@ -1,0 +1,134 @@
+"""The interface of a segmentation head: four maps of an encoder -> features in front of a
+classifier.
+
+A head is one file, with its forms and their names, and one row of ``methods.image_head.HEADS``. Two
+sources differ, so there are two forms: MMSegmentation's (M), for which checkpoints are public, and
+that of the VSPW baselines (V), from which the papers' figures come.
+
+Dimension key: N frames, H W their sides, h w a map, C channels, K classes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Literal
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Float32
+
+from cffm_jax.models.foreign.layouts import DENSE_1X1
+from cffm_jax.models.foreign.names import AS_RELEASED, RELEASED, HeadOrigin, Layer, MethodNames, mm_conv
+
+Form = Literal["mmsegmentation", "vspw"]
+Maps = Sequence[Float[Array, "N _ _ _"]]
+
+
+def sides(x: Float[Array, "N h w C"]) -> tuple[int, int]:
+    """(h, w)."""
+    return x.shape[1], x.shape[2]
+
+
+class Head(nn.Module):
+    """Attributes:
+    width: channels of the features.
+    dtype: compute type.
+    """
+
+    width: int
+    dtype: jnp.dtype
+
+    def __call__(
+        self, maps: Maps, regions: Float32[Array, "N _ _ K"] | None, train: bool = False
+    ) -> Float[Array, "N h w _"]:
+        """Features of the encoder's maps; ``regions`` are the auxiliary head's logits, of forms
+        with one."""
+        raise NotImplementedError
+
+
+@dataclasses.dataclass(frozen=True)
+class Auxiliary:
+    """A head of C3 for a loss beside the head's own: 3x3 convolution, BatchNorm, ReLU, dropout of
+    channels, classifier.
+
+    Attributes:
+      width: of the convolution; 0 for half of the head's.
+      use_bias: of the convolution.
+    """
+
+    width: int = 0
+    use_bias: bool = False
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class HeadForm:
+    """A form of a head.
+
+    Attributes:
+      module: (width, dtype) -> the head.
+      names: other people's names for all but the encoder.
+      auxiliary: the head beside it, if it has one.
+      width: of the features; 0 for ``Size.head_width``.
+      dropout: share of channels dropped before classifiers; None for the model's.
+      elementwise: whether elements are dropped, not channels.
+    """
+
+    module: type[Head]
+    names: MethodNames
+    auxiliary: Auxiliary | None = Auxiliary()
+    width: int = 0
+    dropout: float | None = None
+    elementwise: bool = False
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class HeadKind:
+    """A head.
+
+    Attributes:
+      title: what the papers call it.
+      forms: by name.
+      fine: whether its logits have the first map's stride, not the last one's.
+      output_stride: the encoder's.
+    """
+
+    title: str
+    forms: dict[Form, HeadForm]
+    fine: bool = False
+    output_stride: int = 8
+
+
+MM_AUXILIARY = (
+    *mm_conv("auxiliary", "auxiliary_head.convs.0"),
+    Layer("auxiliary_classifier", "auxiliary_head.conv_seg", DENSE_1X1),
+)
+MM_CLASSIFIER = Layer("classifier", "decode_head.conv_seg", DENSE_1X1)
+
+
+def mm_names(
+    family: str, title: str, layers: Sequence[Layer], *, classifier: str = "decode_head.conv_seg"
+) -> MethodNames:
+    """MMSegmentation's names of a head."""
+    origin = HeadOrigin(names={"": f"MMSegmentation {title}"}, rules=AS_RELEASED)
+    return MethodNames(
+        prefix="decode_head.",
+        layers=tuple(layers),
+        origins={RELEASED: origin, "MMSegmentation": origin},
+        families={family: ()},
+        lengths={"num_classes": f"{classifier}.weight"},
+    )
+
+
+def vspw_names(
+    family: str, title: str, layers: Sequence[Layer], *, classifier: str, prefix: str | tuple[str, ...] = "decoder."
+) -> MethodNames:
+    """The names of a head of the VSPW baselines."""
+    origin = HeadOrigin(names={"": f"{title} of the VSPW baselines"}, rules=AS_RELEASED, settings={"form": "vspw"})
+    return MethodNames(
+        prefix=prefix,
+        layers=tuple(layers),
+        origins={RELEASED: origin},
+        families={family: ()},
+        lengths={"num_classes": f"{classifier}.weight"},
+    )

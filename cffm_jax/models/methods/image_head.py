@@ -1,0 +1,243 @@
+"""Image segmentation, frame by frame: PSPNet, DeepLabv3+, UperNet, OCRNet and FCN on any backbone.
+
+Dimension key: as in ``method``; h w the map of the logits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Float32
+
+from cffm_jax.config import ModelConfig
+from cffm_jax.errors import InputError
+from cffm_jax.models import layers
+from cffm_jax.models.criterion import Criterion
+from cffm_jax.models.encoders import names as encoders
+from cffm_jax.models.foreign.names import MethodNames
+from cffm_jax.models.heads import deeplabv3plus, fcn, ocrnet, pspnet, upernet
+from cffm_jax.models.heads.head import Form, HeadForm, HeadKind, Maps
+from cffm_jax.models.losses import cross_entropy
+from cffm_jax.models.methods.method import Batch, Method, Prototypes, Tree
+from cffm_jax.models.normalise import normalise
+from cffm_jax.models.products import Counts, counts
+
+HEADS: dict[str, HeadKind] = {
+    "pspnet": pspnet.KIND,
+    "deeplabv3plus": deeplabv3plus.KIND,
+    "upernet": upernet.KIND,
+    "ocrnet": ocrnet.KIND,
+    "fcn": fcn.KIND,
+}
+"""One row a head."""
+
+
+class FrameLogits(NamedTuple):
+    """Logits of frames, and those of the auxiliary head, if there is one."""
+
+    logits: Float32[Array, "N h w K"]
+    auxiliary: Float32[Array, "N _ _ K"] | None
+
+
+class ClipOutputs(NamedTuple):
+    """Logits of the targets, and of every frame."""
+
+    logits: Float32[Array, "B h w K"]
+    frame_logits: Float32[Array, "B T h w K"]
+
+
+class ImageHead(Method):
+    """An encoder and a head: no frame reads another.
+
+    Attributes:
+      head_name: a key of ``HEADS``.
+      form: of the head, and of a ResNet's stem.
+      auxiliary_weight: of the auxiliary head's loss.
+      targets: "last": a training clip is its target alone; "all": every frame of it is one.
+      clip_length: frames of a training clip with "all".
+    """
+
+    head_name: str = "pspnet"
+    form: Form = "mmsegmentation"
+    auxiliary_weight: float = ModelConfig.auxiliary_weight
+    targets: Literal["last", "all"] = "last"
+    clip_length: int = 1
+
+    PARTS: ClassVar[Mapping[str, str]] = {
+        **Method.PARTS,
+        "head": "head",
+        "classifier": "classifier",
+        "auxiliary": "auxiliary head",
+        "auxiliary_classifier": "auxiliary classifier",
+    }
+    CLASSIFIERS: ClassVar[tuple[str, ...]] = ("classifier", "auxiliary classifier")
+    OPTIONS: ClassVar[Mapping[str, str]] = {**Method.OPTIONS, "form": "--model.form"}
+
+    @classmethod
+    def all_foreign_names(cls) -> tuple[MethodNames, ...]:
+        return tuple(form.names for kind in HEADS.values() for form in kind.forms.values())
+
+    @classmethod
+    def create(cls, family: str, backbone: str, settings: ModelConfig) -> ImageHead:
+        forms = HEADS[family].forms
+        if settings.form not in forms:
+            remedy = f"give --model.form {' or '.join(forms)}"
+            raise InputError("--model.form", f"{settings.form}: {family} has no such form", remedy)
+        variant = f"{backbone}_{settings.form}"
+        if variant in encoders.names():
+            backbone = variant
+        return cls(
+            **cls.shared(backbone, settings),
+            head_name=family,
+            form=settings.form,
+            auxiliary_weight=settings.auxiliary_weight,
+            targets=settings.targets,
+            clip_length=len(settings.receptive) + 1 if settings.targets == "all" else 1,
+        )
+
+    # --- what it is
+
+    @property
+    def kind(self) -> HeadKind:
+        return HEADS[self.head_name]
+
+    @property
+    def head_form(self) -> HeadForm:
+        return self.kind.forms[self.form]
+
+    @property
+    def foreign_names(self) -> MethodNames:  # pyrefly: ignore
+        return self.head_form.names
+
+    @property
+    def family(self) -> str:
+        return self.head_name
+
+    @property
+    def settings_read(self) -> tuple[str, ...]:
+        lengths = ("model.receptive",) if self.targets == "all" else ()  # The number of references.
+        return "model.form", "model.auxiliary_weight", "model.targets", *lengths
+
+    @property
+    def output_stride(self) -> int:
+        return self.kind.output_stride
+
+    @property
+    def size(self) -> encoders.Size:
+        """The encoder's."""
+        return encoders.size_of(self.backbone, self.depths, self.output_stride)
+
+    @property
+    def input_multiple(self) -> int:
+        return encoders.backbone_of(self.backbone).input_multiple
+
+    @property
+    def stride(self) -> int:
+        return self.size.strides[0 if self.kind.fine else -1]
+
+    @property
+    def clip_frames(self) -> int:
+        return self.clip_length
+
+    def rows(self, prototypes: Prototypes = "video") -> tuple[str, ...]:
+        return (self.kind.title,)
+
+    # --- the stages
+
+    def setup(self) -> None:
+        super().setup()
+        form, width = self.head_form, self.head_form.width or self.size.head_width
+        rate = self.dropout if form.dropout is None else form.dropout
+        self.head = form.module(width, self.dtype)
+        self.head_dropout = layers.channel_dropout(rate) if not form.elementwise else layers.element_dropout(rate)
+        self.classifier = layers.Dense(self.num_classes, self.dtype)
+        if form.auxiliary:
+            width = form.auxiliary.width or width // 2
+            self.auxiliary = layers.ConvNorm(width, 3, self.dtype, use_bias=form.auxiliary.use_bias)
+            self.auxiliary_dropout = layers.channel_dropout(rate)
+            self.auxiliary_classifier = layers.Dense(self.num_classes, self.dtype)
+
+    def encode(self, frames: Float[Array, "N H W K"], train: bool = False) -> Maps:
+        return self.encode_stages(frames, train)
+
+    def head_logits(self, maps: Maps, train: bool = False) -> FrameLogits:
+        """Logits of an encoder's maps, each at its own stride."""
+        auxiliary = None
+        if self.head_form.auxiliary:
+            auxiliary = self.auxiliary_dropout(self.auxiliary(maps[2], train), deterministic=not train)
+            auxiliary = self.auxiliary_classifier(auxiliary).astype(jnp.float32)
+        x = self.head_dropout(self.head(maps, auxiliary, train), deterministic=not train)
+        return FrameLogits(self.classifier(x).astype(jnp.float32), auxiliary)
+
+    def segment(
+        self, features: Maps, memory: Sequence[Tree], referring: Bool[Array, " N"], contexts: Mapping[str, Tree]
+    ) -> dict[str, Float32[Array, "N _ _ {self.num_classes}"]]:
+        return {self.kind.title: self.head_logits(features).logits}
+
+    def frame_logits(self, frames: Float[Array, "N H W K"]) -> Float32[Array, "N h w {self.num_classes}"]:
+        """Logits of normalised frames."""
+        return self.head_logits(self.encode(frames)).logits
+
+    def auxiliary_logits(self, frames: Float[Array, "N H W K"]) -> Float32[Array, "N _ _ {self.num_classes}"]:
+        """The auxiliary head's logits of normalised frames; ValueError for a form without one."""
+        logits = self.head_logits(self.encode(frames)).auxiliary
+        if logits is None:
+            raise ValueError(f"{self.public_name} of form {self.form} has no auxiliary head")
+        return logits
+
+    # --- training
+
+    def __call__(
+        self, clips: Float[Array, "B T H W K"], train: bool = False
+    ) -> Float32[Array, "B h w {self.num_classes}"]:
+        """Logits of the last frame of each clip."""
+        return self.clip_outputs(clips, train).logits
+
+    def clip_outputs(self, clips: Float[Array, "B T H W K"], train: bool = False) -> ClipOutputs:
+        b, t, *_ = clips.shape
+        logits = self.head_logits(self.encode(clips.reshape(b * t, *clips.shape[2:]), train), train).logits
+        frames = logits.reshape(b, t, *logits.shape[1:])
+        return ClipOutputs(frames[:, -1], frames)
+
+    def loss(
+        self, batch: Batch, frame_loss_weight: float, criterion: Criterion = cross_entropy
+    ) -> tuple[Float32[Array, ""], dict[str, Float32[Array, ""]]]:
+        """The loss of all labelled frames, each an ordinary one, plus the weighted one of the
+        auxiliary head; ``frame_loss_weight`` is not read."""
+        labels = batch["labels"]
+        clips = normalise(batch["frames"], batch["size"], self.channels)[:, -labels.shape[1] :]
+        logits, auxiliary = self.head_logits(self.encode(clips.reshape(-1, *clips.shape[2:]), True), True)
+        labels = labels.reshape(-1, *labels.shape[2:])
+        loss = criterion(logits, labels)
+        if auxiliary is None:
+            return loss, {}
+        beside = criterion(auxiliary, labels)
+        return loss + self.auxiliary_weight * beside, {"head_loss": loss, "auxiliary_loss": beside}
+
+    def training_offsets(self, offsets: Sequence[int]) -> tuple[int, ...]:
+        return tuple(offsets) if self.targets == "all" else ()
+
+    # --- counts
+
+    def macs(self, height: int, width: int, *, prototypes: int, executed: bool) -> dict[str, int]:
+        family = encoders.backbone_of(self.backbone)
+        encoder = family.macs(self.size, height, width, len(self.channels))
+        return {**encoder, "head": self._head_counts(height, width).products}
+
+    def elements(self, height: int, width: int, *, prototypes: int) -> int:
+        encoder = encoders.backbone_of(self.backbone).elements(self.size, height, width)
+        return encoder + self._head_counts(height, width).elements
+
+    def training_macs(self, height: int, width: int, *, prototypes: int) -> int:
+        return 3 * self.clip_frames * sum(self.macs(height, width, prototypes=prototypes, executed=True).values())
+
+    def _head_counts(self, height: int, width: int) -> Counts:
+        """Of everything but the encoder, the auxiliary head included."""
+        maps = [
+            jax.ShapeDtypeStruct((1, -(-height // stride), -(-width // stride), c), jnp.float32)
+            for stride, c in zip(self.size.strides, self.size.channels, strict=True)
+        ]
+        return counts(lambda *maps: self.init_with_output(jax.random.key(0), maps, method="head_logits")[0], *maps)
