@@ -12,7 +12,7 @@ from cffm_jax.config import ModelConfig
 from cffm_jax.config.checks import check_model
 from cffm_jax.errors import InputError
 from cffm_jax.models.encoders.names import names
-from cffm_jax.models.methods import stppm
+from cffm_jax.models.methods import stppm, tcb
 from cffm_jax.models.methods.cffm import CFFM
 from cffm_jax.models.methods.cffm_families import FAMILIES
 from cffm_jax.models.methods.image_head import HEADS, ImageHead
@@ -22,6 +22,7 @@ METHODS: dict[str, type[Method]] = {
     **dict.fromkeys(FAMILIES, CFFM),
     stppm.FAMILY: stppm.TemporalPyramid,
     **dict.fromkeys(HEADS, ImageHead),
+    **dict.fromkeys(tcb.KINDS, tcb.TemporalContextBlending),
 }
 """The first part of a model's public name -> its method: one row a method."""
 

@@ -74,3 +74,27 @@ def state_dict(case: str, names: Iterable[str] | None = None) -> dict[str, np.nd
     entry = (compared() if folder else manifest())[name]
     shapes = entry["state_dict"]
     return {key: draw(key, shapes[key], entry["seed"]) for key in (shapes if names is None else names)}
+
+
+def drawn_maps(entry):
+    """The four maps of an encoder, NHWC; blank ones that the case does not read."""
+    maps = []
+    for name in ("c1", "c2", "c3", "c4"):
+        shape = entry.get(name, (entry["c4"][0], 1, 1, 1))
+        maps.append(draw_input(name, shape, entry["seed"]).transpose(0, 2, 3, 1))
+    return maps
+
+
+def assert_compared(case, found):
+    """Compares arrays, NHWC, with every stored part of them, at 5e-6 of the largest value."""
+    entry, stored = compared()[case], arrays(f"compared/{case}")
+    for name, array in found.items():
+        array = np.asarray(array).transpose(0, 3, 1, 2)
+        assert list(array.shape) == entry["shapes"][name]
+        step = entry["class_step"] if "logits" in name else entry["channel_step"]
+        parts = {name: array[:, ::step], f"{name}_mean": array.mean((2, 3))}
+        kept = [key for key in parts if key in stored]
+        assert kept, name
+        for key in kept:
+            far = np.abs(parts[key] - stored[key]).max() / entry["largest"][name]
+            assert far < 5e-6, (key, far)

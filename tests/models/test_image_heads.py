@@ -12,44 +12,22 @@ from cffm_jax.config import Config, DataConfig
 from cffm_jax.inference.streaming import StreamSegmenter
 from cffm_jax.models.losses import cross_entropy
 from cffm_jax.models.methods.image_head import HEADS
+from cffm_jax.models.methods.tcb import KINDS
 from cffm_jax.models.normalise import normalise
 from cffm_jax.models.resize import resize_bilinear
 from cffm_jax.models.variables import variable_shapes
+from cffm_jax.weights.naming.match import describe
+from cffm_jax.weights.naming.recognise import recognise
 
 from helpers import golden_values
 from helpers.drawn import lively
+from helpers.golden_values import assert_compared, drawn_maps
 
-TOLERANCE = 5e-6
-"""Of the largest value."""
 NETWORKS = [
     "fcn_mobilenetv2_65x97", "pspnet_mobilenetv2_65x97", "pspnet_r18_65x97",
     *(pytest.param(f"{head}_r101_96x128", marks=pytest.mark.long) for head in HEADS),
 ]  # fmt: skip
 VSPW = {"vspw_ppm": "pspnet", "vspw_ocr": "ocrnet", "vspw_deeplab": "deeplabv3plus", "vspw_upernet": "upernet"}
-
-
-def drawn_maps(entry):
-    """The four maps of an encoder, NHWC; blank ones that the case does not read."""
-    maps = []
-    for name in ("c1", "c2", "c3", "c4"):
-        shape = entry.get(name, (1, 1, 1, 1))
-        maps.append(golden_values.draw_input(name, shape, entry["seed"]).transpose(0, 2, 3, 1))
-    return maps
-
-
-def assert_golden(case, found):
-    """Compares arrays, NHWC, with every stored part of them."""
-    entry, stored = golden_values.compared()[case], golden_values.arrays(f"compared/{case}")
-    for name, array in found.items():
-        array = np.asarray(array).transpose(0, 3, 1, 2)
-        assert list(array.shape) == entry["shapes"][name]
-        step = entry["class_step"] if "logits" in name else entry["channel_step"]
-        parts = {name: array[:, ::step], f"{name}_mean": array.mean((2, 3))}
-        compared = [key for key in parts if key in stored]
-        assert compared, name
-        for key in compared:
-            far = np.abs(parts[key] - stored[key]).max() / entry["largest"][name]
-            assert far < TOLERANCE, (key, far)
 
 
 @pytest.mark.parametrize("case", NETWORKS)
@@ -67,7 +45,7 @@ def test_networks_of_mmsegmentation(case):
 
     found = outputs(variables, frames)
     stored = golden_values.arrays(f"compared/{case}")
-    assert_golden(case, {name: x for name, x in found.items() if {name, f"{name}_mean"} & set(stored)})
+    assert_compared(case, {name: x for name, x in found.items() if {name, f"{name}_mean"} & set(stored)})
     assert sum(x.size for x in jax.tree.leaves(variables["params"])) == entry["parameters"]
 
 
@@ -79,7 +57,7 @@ def test_heads_of_the_vspw_baselines(case, head):
     variables = cffm_jax.convert_state_dict(golden_values.state_dict(f"compared/{case}"), model, part="head")
     apply = jax.jit(functools.partial(model.apply, method="head_logits"))
     logits, auxiliary = apply(variables, drawn_maps(entry))
-    assert_golden(case, {"logits": logits} | ({} if auxiliary is None else {"aux_logits": auxiliary}))
+    assert_compared(case, {"logits": logits} | ({} if auxiliary is None else {"aux_logits": auxiliary}))
 
 
 COUNTS = {
@@ -114,6 +92,22 @@ def test_every_head_takes_every_backbone(name, stride):
         functools.partial(model.templated.init_with_output, method="frame_logits"), jax.random.key(0), frames
     )[0]
     assert logits.shape == (2, 64 // stride, 96 // stride, 7)
+
+
+@pytest.mark.parametrize(
+    ("family", "form"),
+    [(family, form) for kinds in (HEADS, KINDS) for family, kind in kinds.items() for form in kind.forms],
+)
+def test_weights_go_out_and_are_recognised(family, form):
+    model = cffm_jax.create_model(f"{family}_r18", 7, form=form)
+    variables = lively(model)
+    stored = cffm_jax.export_state_dict(variables, model, dead=True)
+    for under in ("", "module."):
+        found = recognise(describe({f"{under}{key}": array for key, array in stored.items()}), "file")
+        settings = found.settings("file")
+        assert settings.pop("name") == model.public_name and settings.pop("num_classes") == 7
+        assert settings == ({"form": "vspw"} if form == "vspw" else {})
+    assert all(jax.tree.leaves(jax.tree.map(np.array_equal, cffm_jax.convert_state_dict(stored, model), variables)))
 
 
 def test_a_form_that_a_head_has_not_is_refused():

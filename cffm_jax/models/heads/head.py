@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -45,6 +45,24 @@ class Head(nn.Module):
         """Features of the encoder's maps; ``regions`` are the auxiliary head's logits, of forms
         with one."""
         raise NotImplementedError
+
+
+class TemporalHead(Head):
+    """A head in two halves: what is kept of a frame, which may be averaged over several, and what
+    the target's map is read beside."""
+
+    def kept(self, maps: Maps, regions: Float32[Array, "N _ _ K"] | None, train: bool = False) -> Any:
+        """Arrays [N, ...] of each frame, float32."""
+        raise NotImplementedError
+
+    def beside(self, maps: Maps, kept: Any, train: bool = False) -> Float[Array, "N h w _"]:
+        """Features of targets' maps beside what was kept, of themselves or of a clip's mean."""
+        raise NotImplementedError
+
+    def __call__(
+        self, maps: Maps, regions: Float32[Array, "N _ _ K"] | None, train: bool = False
+    ) -> Float[Array, "N h w _"]:
+        return self.beside(maps, self.kept(maps, regions, train), train)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,10 +15,10 @@ from jaxtyping import Array, Float, Float32
 from cffm_jax.models import layers
 from cffm_jax.models.foreign.layouts import DENSE_1X1
 from cffm_jax.models.foreign.names import Layer, conv_norm, mm_conv
-from cffm_jax.models.heads.head import Auxiliary, Head, HeadForm, HeadKind, Maps, mm_names, vspw_names
+from cffm_jax.models.heads.head import Auxiliary, HeadForm, HeadKind, Maps, TemporalHead, mm_names, vspw_names
 
 
-class ObjectContext(Head):
+class ObjectContext(TemporalHead):
     BIASES: ClassVar[bool] = False
     """Whether convolutions have biases beside their norms."""
 
@@ -33,8 +33,15 @@ class ObjectContext(Head):
         self.value, self.out = convolution(inner), convolution(self.width)
         self.fuse = convolution(self.width)
 
-    def __call__(self, maps: Maps, regions: jax.Array | None, train: bool = False) -> jax.Array:
+    def kept(self, maps: Maps, regions: jax.Array | None, train: bool = False) -> Float32[Array, "N K C"]:
         assert regions is not None  # All of its forms have an auxiliary head.
+        return self.contexts(self.pixels(maps[-1], train), regions)
+
+    def beside(self, maps: Maps, kept: Float32[Array, "N K C"], train: bool = False) -> Float[Array, "N h w C"]:
+        return self.attend(self.pixels(maps[-1], train), kept, train)
+
+    def __call__(self, maps: Maps, regions: jax.Array | None, train: bool = False) -> jax.Array:
+        assert regions is not None
         features = self.pixels(maps[-1], train)
         return self.attend(features, self.contexts(features, regions), train)
 
@@ -64,7 +71,7 @@ class ObjectContext(Head):
         return self.fuse(jnp.concatenate([self.out(read, train), features], -1), train)
 
 
-class _WithBiases(ObjectContext):
+class WithBiases(ObjectContext):
     BIASES: ClassVar[bool] = True
 
 
@@ -110,7 +117,7 @@ KIND = HeadKind(
     {
         "mmsegmentation": HeadForm(ObjectContext, mm_names("ocrnet", "OCRNet", _M, classifier=_H + "conv_seg")),
         "vspw": HeadForm(
-            _WithBiases,
+            WithBiases,
             vspw_names("ocrnet", "OCRNet", vspw_layers("decoder."), classifier="decoder.head"),
             auxiliary=Auxiliary(512, use_bias=True),
             dropout=0.05,

@@ -15,10 +15,10 @@ from cffm_jax.models.heads.head import (
     MM_AUXILIARY,
     MM_CLASSIFIER,
     Auxiliary,
-    Head,
     HeadForm,
     HeadKind,
     Maps,
+    TemporalHead,
     mm_names,
     sides,
     vspw_names,
@@ -27,7 +27,7 @@ from cffm_jax.models.pyramid import SIDES, Pyramid, pyramid
 from cffm_jax.models.resize import resize_bilinear
 
 
-class PyramidPooling(Head):
+class PyramidPooling(TemporalHead):
     """The map's pooled forms are projected and enlarged to it, and all are fused."""
 
     ENLARGED_FIRST: ClassVar[bool] = False
@@ -37,12 +37,11 @@ class PyramidPooling(Head):
         self.levels = [layers.ConvNorm(self.width, 1, self.dtype) for _ in SIDES]
         self.fuse = layers.ConvNorm(self.width, 3, self.dtype)
 
-    def __call__(self, maps: Maps, regions: jax.Array | None, train: bool = False) -> jax.Array:
-        return self.beside(maps[-1], pyramid(maps[-1]), train)
+    def kept(self, maps: Maps, regions: jax.Array | None, train: bool = False) -> Pyramid:
+        return pyramid(maps[-1])
 
-    def beside(self, x: Float[Array, "N h w C"], pooled: Pyramid, train: bool = False) -> Float[Array, "N h w _"]:
-        """Features of a map beside a pyramid, which may be that of several."""
-        return self.fuse(self.concatenated(x, pooled, train), train)
+    def beside(self, maps: Maps, kept: Pyramid, train: bool = False) -> Float[Array, "N h w _"]:
+        return self.fuse(self.concatenated(maps[-1], kept, train), train)
 
     def concatenated(self, x: Float[Array, "N h w C"], pooled: Pyramid, train: bool = False) -> Float[Array, "N h w _"]:
         """What is fused."""

@@ -6,7 +6,7 @@ Dimension key: as in ``method``; h w the map of the logits.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -53,7 +53,7 @@ class ImageHead(Method):
     """An encoder and a head: no frame reads another.
 
     Attributes:
-      head_name: a key of ``HEADS``.
+      head_name: a key of ``KINDS``.
       form: of the head, and of a ResNet's stem.
       auxiliary_weight: of the auxiliary head's loss.
       targets: "last": a training clip is its target alone; "all": every frame of it is one.
@@ -76,33 +76,42 @@ class ImageHead(Method):
     CLASSIFIERS: ClassVar[tuple[str, ...]] = ("classifier", "auxiliary classifier")
     OPTIONS: ClassVar[Mapping[str, str]] = {**Method.OPTIONS, "form": "--model.form"}
 
-    @classmethod
-    def all_foreign_names(cls) -> tuple[MethodNames, ...]:
-        return tuple(form.names for kind in HEADS.values() for form in kind.forms.values())
+    KINDS: ClassVar[Mapping[str, HeadKind]] = HEADS
 
     @classmethod
-    def create(cls, family: str, backbone: str, settings: ModelConfig) -> ImageHead:
-        forms = HEADS[family].forms
+    def all_foreign_names(cls) -> tuple[MethodNames, ...]:
+        return tuple(form.names for kind in cls.KINDS.values() for form in kind.forms.values())
+
+    @classmethod
+    def form_of(cls, family: str, settings: ModelConfig) -> Form:
+        """The form that the settings ask for. InputError: the head has not got it."""
+        forms = cls.KINDS[family].forms
         if settings.form not in forms:
             remedy = f"give --model.form {' or '.join(forms)}"
             raise InputError("--model.form", f"{settings.form}: {family} has no such form", remedy)
-        variant = f"{backbone}_{settings.form}"
-        if variant in encoders.names():
-            backbone = variant
-        return cls(
-            **cls.shared(backbone, settings),
-            head_name=family,
-            form=settings.form,
-            auxiliary_weight=settings.auxiliary_weight,
-            targets=settings.targets,
-            clip_length=len(settings.receptive) + 1 if settings.targets == "all" else 1,
-        )
+        return settings.form
+
+    @classmethod
+    def of(cls, family: str, backbone: str, settings: ModelConfig) -> dict[str, Any]:
+        """The attributes, for ``create``."""
+        form = cls.form_of(family, settings)
+        variant = f"{backbone}_{form}"
+        return cls.shared(variant if variant in encoders.names() else backbone, settings) | {
+            "head_name": family,
+            "form": form,
+            "auxiliary_weight": settings.auxiliary_weight,
+        }
+
+    @classmethod
+    def create(cls, family: str, backbone: str, settings: ModelConfig) -> ImageHead:
+        length = len(settings.receptive) + 1 if settings.targets == "all" else 1
+        return cls(**cls.of(family, backbone, settings), targets=settings.targets, clip_length=length)
 
     # --- what it is
 
     @property
     def kind(self) -> HeadKind:
-        return HEADS[self.head_name]
+        return self.KINDS[self.head_name]
 
     @property
     def head_form(self) -> HeadForm:

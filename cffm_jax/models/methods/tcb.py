@@ -1,0 +1,169 @@
+"""TCB, temporal context blending (Miao et al., CVPR 2021): ST-PPM and ST-OCR, the heads of PSPNet
+and OCRNet whose pooled maps, or contexts of classes, are the mean of a clip's frames.
+
+As the release of the VSPW baselines has them. Its references lie after the target while there are
+so many frames; here they lie before it, as the paper says, on the same ring as CFFM's.
+
+Dimension key: as in ``method``; h w the map of the logits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Float32
+
+from cffm_jax.config import ModelConfig
+from cffm_jax.models.criterion import Criterion
+from cffm_jax.models.foreign.layouts import DENSE_1X1
+from cffm_jax.models.foreign.names import Layer, conv_norm
+from cffm_jax.models.heads import ocrnet, pspnet
+from cffm_jax.models.heads.head import Auxiliary, Form, HeadForm, HeadKind, Maps, vspw_names
+from cffm_jax.models.losses import cross_entropy
+from cffm_jax.models.methods.image_head import ClipOutputs, FrameLogits, ImageHead
+from cffm_jax.models.methods.method import Batch, Prototypes, Tree
+from cffm_jax.models.normalise import normalise
+from cffm_jax.models.products import counts
+
+_P = "ppm_conv."
+_PPM = (
+    *conv_norm("head/levels_{number}", _P + "ppm.{number}.0", _P + "ppm.{number}.1"),
+    *conv_norm("head/fuse", _P + "conv_last_.0", _P + "conv_last_.1"),
+    Layer("classifier", _P + "conv_last_.4", DENSE_1X1),
+    *conv_norm("auxiliary", "deepsup.0", "deepsup.1"),
+    Layer("auxiliary_classifier", "deepsup.4", DENSE_1X1),
+)
+
+
+def _kind(title: str, form: HeadForm) -> HeadKind:
+    return HeadKind(title, {"vspw": form})
+
+
+KINDS = {
+    "tcb_ppm": _kind(
+        "TCB ST-PPM",
+        HeadForm(
+            pspnet.PyramidPooling,
+            vspw_names("tcb_ppm", "TCB ST-PPM", _PPM, classifier=_P + "conv_last_.4", prefix=("ppm_conv.", "deepsup.")),
+            auxiliary=Auxiliary(512),
+        ),
+    ),
+    "tcb_ocr": _kind(
+        "TCB ST-OCR",
+        HeadForm(
+            ocrnet.WithBiases,
+            vspw_names(
+                "tcb_ocr", "TCB ST-OCR", ocrnet.vspw_layers(""), classifier="head",
+                prefix=("conv_3x3.", "spatial_ocr_head.", "dsn_head."),
+            ),
+            auxiliary=Auxiliary(512, use_bias=True),
+            dropout=0.05,
+        ),
+    ),
+}  # fmt: skip
+"""One row a method."""
+
+
+class TemporalContextBlending(ImageHead):
+    """A head whose frames' contexts are averaged over a target and its references.
+
+    Attributes:
+      references: R past frames.
+    """
+
+    references: int = 3
+
+    KINDS: ClassVar[Mapping[str, HeadKind]] = KINDS
+
+    @classmethod
+    def create(cls, family: str, backbone: str, settings: ModelConfig) -> TemporalContextBlending:
+        return cls(**cls.of(family, backbone, settings), references=len(settings.receptive))
+
+    @classmethod
+    def form_of(cls, family: str, settings: ModelConfig) -> Form:
+        """The only one there is."""
+        return "vspw"
+
+    @property
+    def settings_read(self) -> tuple[str, ...]:
+        return "model.auxiliary_weight", "model.receptive"  # The latter's length alone.
+
+    @property
+    def reference_names(self) -> tuple[str, ...]:
+        return tuple(f"reference{i}" for i in range(self.references))
+
+    @property
+    def clip_frames(self) -> int:
+        return self.references + 1
+
+    def training_offsets(self, offsets: Sequence[int]) -> tuple[int, ...]:
+        return tuple(offsets)
+
+    def rows(self, prototypes: Prototypes = "video") -> tuple[str, ...]:
+        return (self.kind.title,)
+
+    # --- the stages
+
+    def remember(self, features: Maps) -> tuple[Tree, ...]:
+        """What the head keeps of a frame, which all references read alike."""
+        return (self.head.kept(features, self._regions(features, False)),)
+
+    def segment(
+        self, features: Maps, memory: Sequence[Tree], referring: Bool[Array, " N"], contexts: Mapping[str, Tree]
+    ) -> dict[str, Float32[Array, "N _ _ {self.num_classes}"]]:
+        """Segments as ``Method`` says; a first frame without references is its own clip."""
+        own = self.head.kept(features, self._regions(features, False))
+        mean = jax.tree.map(lambda *each: sum(each) / len(each), own, *memory)
+        return {self.kind.title: self._classified(features, mean, False)}
+
+    def blended_logits(self, clips: Float[Array, "B T H W K"], train: bool = False) -> FrameLogits:
+        """Logits of the clips' targets, and auxiliary ones of all their frames, [B * T, ...]."""
+        b, t, *_ = clips.shape
+        maps = self.encode(clips.reshape(b * t, *clips.shape[2:]), train)
+        return self.blended_maps(maps, t, train)
+
+    def blended_maps(self, maps: Maps, length: int, train: bool = False) -> FrameLogits:
+        """The same of the maps of clips of so many frames."""
+        auxiliary = self._regions(maps, train)
+        kept = self.head.kept(maps, auxiliary, train)
+        mean = jax.tree.map(lambda x: x.reshape(-1, length, *x.shape[1:]).mean(1), kept)
+        targets = [x.reshape(-1, length, *x.shape[1:])[:, -1] for x in maps]
+        return FrameLogits(self._classified(targets, mean, train), auxiliary)
+
+    def _regions(self, maps: Maps, train: bool) -> Float32[Array, "N _ _ {self.num_classes}"]:
+        x = self.auxiliary_dropout(self.auxiliary(maps[2], train), deterministic=not train)
+        return self.auxiliary_classifier(x).astype(jnp.float32)
+
+    def _classified(self, maps: Maps, kept: Tree, train: bool) -> Float32[Array, "N h w {self.num_classes}"]:
+        x = self.head_dropout(self.head.beside(maps, kept, train), deterministic=not train)
+        return self.classifier(x).astype(jnp.float32)
+
+    # --- training
+
+    def clip_outputs(self, clips: Float[Array, "B T H W K"], train: bool = False) -> ClipOutputs:
+        """The logits of clips, and the auxiliary ones of their frames."""
+        logits, auxiliary = self.blended_logits(clips, train)
+        assert auxiliary is not None
+        return ClipOutputs(logits, auxiliary.reshape(*clips.shape[:2], *auxiliary.shape[1:]))
+
+    def loss(
+        self, batch: Batch, frame_loss_weight: float, criterion: Criterion = cross_entropy
+    ) -> tuple[Float32[Array, ""], dict[str, Float32[Array, ""]]]:
+        """The loss of the targets, plus the weighted one of the auxiliary head on all labelled
+        frames; ``frame_loss_weight`` is not read."""
+        labels = batch["labels"]
+        clips = normalise(batch["frames"], batch["size"], self.channels)
+        logits, auxiliary = self.clip_outputs(clips, True)
+        auxiliary = auxiliary[:, -labels.shape[1] :]
+        loss = criterion(logits, labels[:, -1])
+        beside = criterion(auxiliary.reshape(-1, *auxiliary.shape[2:]), labels.reshape(-1, *labels.shape[2:]))
+        return loss + self.auxiliary_weight * beside, {"head_loss": loss, "auxiliary_loss": beside}
+
+    # --- counts
+
+    def training_macs(self, height: int, width: int, *, prototypes: int) -> int:
+        clip = jax.ShapeDtypeStruct((1, self.clip_frames, height, width, len(self.channels)), jnp.float32)
+        return 3 * counts(lambda clip: self.init_with_output(jax.random.key(0), clip)[0], clip).products
