@@ -222,40 +222,42 @@ class Engine:
 
         features, remembered = each(encoded, streams, frames.reshape(streams * n, *shape))
         table = ring_buffer.how_far_back(self.offsets if self.model.reference_names else ())
-        ages = state.ages[:, None] + np.arange(first, n, dtype=np.int32)  # [S, m]
-        back = jnp.asarray(table)[jnp.clip(ages, 0, len(table) - 1)]  # [S, m, R]
+        begin = 0 if self.causal and self.model.ADVANCE_READS else first
+        ages = state.ages[:, None] + np.arange(begin, n, dtype=np.int32)  # [S, n or m]
+        back = jnp.asarray(table)[jnp.clip(ages, 0, len(table) - 1)]  # [S, n or m, R]
         ring, memory = state.ring, ()
         if ring:
             ring = ring_buffer.write(ring, remembered, state.clock)
-            times = state.clock + np.arange(first, n, dtype=np.int32)[:, None] - back
+            times = state.clock + np.arange(begin, n, dtype=np.int32)[:, None] - back
             memory = ring_buffer.read(ring, times, self.model.reference_names)
         recurrent, contexts = state.recurrent, {}
         if self.causal:
-            recurrent, causal = self._advanced(variables, recurrent, features, state.ages, n)
+            read = memory if self.model.ADVANCE_READS else ()
+            recurrent, causal = self._advanced(variables, recurrent, features, read, state.ages, n)
             contexts["causal"] = jax.tree.map(lambda x: x[:, first:].reshape(-1, *x.shape[2:]), causal)
+        if begin < first:
+            back, memory = back[:, first:], jax.tree.map(lambda x: _last(x, streams, first), memory)
         if prototypes is not None:
             given = jnp.broadcast_to(prototypes[:, None], (streams, n - first, *prototypes.shape[1:]))
             contexts["video"] = given.reshape(-1, *prototypes.shape[1:])
-        targets = jax.tree.map(
-            lambda x: x.reshape(streams, n, *x.shape[1:])[:, first:].reshape(-1, *x.shape[1:]), features
-        )
+        targets = jax.tree.map(lambda x: _last(x, streams, first), features)
         referring = (back.max(-1, initial=0) > 0).reshape(-1)
         results = each(segmented, streams, targets, memory, referring, contexts)
         results = jax.tree.map(lambda x: x.reshape(streams, n - first, *x.shape[1:]), results)
         return State(state.clock + n, state.ages + n, ring, recurrent), results
 
     def _advanced(
-        self, variables: dict[str, Any], recurrent: Tree, features: Tree, ages: jax.Array, n: int
+        self, variables: dict[str, Any], recurrent: Tree, features: Tree, memory: Any, ages: jax.Array, n: int
     ) -> tuple[Tree, Tree]:
         """The recurrent state after n frames of each stream, and the frames' contexts [S, n,
         ...]."""
         bound, settings = self.model.bind(variables), self.causal
         assert settings
-        in_time = jax.tree.map(lambda x: jnp.moveaxis(x.reshape(-1, n, *x.shape[1:]), 1, 0), features)
+        in_time = jax.tree.map(lambda x: jnp.moveaxis(x.reshape(-1, n, *x.shape[1:]), 1, 0), (features, memory))
 
-        def advance(recurrent: Tree, item: tuple[jax.Array, Tree]) -> tuple[Tree, Tree]:
-            i, frames = item
-            return bound.advance(recurrent, frames, ages + i, settings)
+        def advance(recurrent: Tree, item: tuple[jax.Array, tuple[Tree, Any]]) -> tuple[Tree, Tree]:
+            i, (frames, memory) = item
+            return bound.advance(recurrent, frames, ages + i, settings, memory)
 
         recurrent, contexts = jax.lax.scan(advance, recurrent, (jnp.arange(n, dtype=jnp.int32), in_time))
         return recurrent, jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1), contexts)
@@ -304,6 +306,11 @@ def _remembered(model: Method, size: tuple[int, int]) -> tuple[Tree, ...]:
         return small.init_with_output(key, frame, method=lambda model, x: model.remember(model.encode(x)))[0]
 
     return jax.eval_shape(remember, jax.ShapeDtypeStruct((1, *size, len(model.channels)), jnp.float32))
+
+
+def _last(x: jax.Array, streams: int, first: int) -> jax.Array:
+    """Of [S * n, ...] what comes from the ``first`` of each stream's frames on."""
+    return x.reshape(streams, -1, *x.shape[1:])[:, first:].reshape(-1, *x.shape[1:])
 
 
 def _together(function: Callable[..., Any], streams: int, *arguments: Any) -> Any:

@@ -23,6 +23,7 @@ METHODS: dict[str, type[Method]] = {
     stppm.FAMILY: stppm.TemporalPyramid,
     **dict.fromkeys(HEADS, ImageHead),
     **dict.fromkeys(tcb.KINDS, tcb.TemporalContextBlending),
+    **dict.fromkeys(tcb.MEMORY_KINDS, tcb.BlendingWithMemory),
 }
 """The first part of a model's public name -> its method: one row a method."""
 

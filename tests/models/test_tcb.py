@@ -9,6 +9,7 @@ import pytest
 
 import cffm_jax
 from cffm_jax.config import Config, DataConfig
+from cffm_jax.data.clips import reference_indices
 from cffm_jax.inference.streaming import StreamSegmenter
 from cffm_jax.models.losses import cross_entropy
 from cffm_jax.models.methods.tcb import KINDS
@@ -84,3 +85,35 @@ def test_the_loss_is_that_of_the_target_and_the_auxiliary_one_of_all_labelled_fr
     beside = [cross_entropy(outputs.frame_logits[:, -1 - i], batch["labels"][:, -1 - i]) for i in range(labelled)]
     np.testing.assert_allclose(parts["head_loss"], cross_entropy(outputs.logits, batch["labels"][:, -1]), rtol=1e-4)
     np.testing.assert_allclose(parts["auxiliary_loss"], np.mean(beside), rtol=1e-4)
+
+
+def test_the_memory_is_a_list_of_the_contexts_of_earlier_frames():
+    """As the definition, appending one after another; the references are those of ST-OCR's stream."""
+    model = cffm_jax.create_model("tcb_ocr_mem_mobilenetv2", 5, receptive=(7, 7), pooling=(7, 7))
+    variables = lively(model)
+    config = Config(data=DataConfig(frame_size=(0, 0), offsets=(2, 1)))
+    segmenter = StreamSegmenter(model, config, SIZE, logits=True)
+    frames = np.random.default_rng(0).integers(0, 256, (6, *SIZE, 3), np.uint8)
+
+    @jax.jit
+    def kept(variables, frames):
+        maps = model.apply(variables, normalise(frames), method="encode")
+        return maps, model.apply(variables, maps, method="remember")[0]
+
+    maps, contexts = kept(variables, frames)
+
+    @jax.jit
+    def classify(variables, maps, mean):
+        arguments = (maps, (), np.array([True]), {"causal": mean})
+        return model.apply(variables, *arguments, method="segment")["TCB ST-OCR-Mem"]
+
+    held, state = [], segmenter.start()
+    for t in range(len(frames)):
+        for reference in (*(reference_indices(t, (2, 1)) or (t, t)), t):
+            while len(held) > 8:
+                held.pop(0)
+            held.append(contexts[reference])
+        state, segmented = segmenter.segment(variables, state, frames[t : t + 1])
+        expected = classify(variables, [x[t : t + 1] for x in maps], np.mean(held, 0)[None])
+        np.testing.assert_allclose(segmented.logits, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
+    assert len(held) == 9

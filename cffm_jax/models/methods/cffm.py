@@ -145,7 +145,12 @@ class CFFM(ContextSizes):
         return no_prototypes(size, self.width, settings) if self.global_blocks else ()
 
     def advance(
-        self, state: RunningClusters, features: FrameFeatures, age: Int32[Array, " S"], settings: PrototypeConfig
+        self,
+        state: RunningClusters,
+        features: FrameFeatures,
+        age: Int32[Array, " S"],
+        settings: PrototypeConfig,
+        memory: Sequence[Memory] = (),
     ) -> tuple[RunningClusters, Float32[Array, "S P C"]]:
         """Prototypes of the frames so far, each stream's present one included."""
         state = with_frame(state, features.coarse, age, settings)

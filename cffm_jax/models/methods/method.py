@@ -83,6 +83,9 @@ class Method(nn.Module):
     OPTIONS: ClassVar[Mapping[str, str]] = {"backbone": "--model.name", "depths": "--model.depths"}
     """Attributes that the parameters' shapes depend on -> the option that sets them."""
 
+    ADVANCE_READS: ClassVar[bool] = False
+    """Whether ``advance`` reads the memory of each frame's references."""
+
     foreign_names: ClassVar[MethodNames] = NO_NAMES
     """Other people's names for its weights beside the encoder's."""
 
@@ -240,7 +243,12 @@ class Method(nn.Module):
         return ()
 
     def advance(
-        self, state: Tree, features: Tree, age: Int32[Array, " S"], settings: PrototypeConfig
+        self,
+        state: Tree,
+        features: Tree,
+        age: Int32[Array, " S"],
+        settings: PrototypeConfig,
+        memory: Sequence[Tree] = (),
     ) -> tuple[Tree, Tree]:
         """The next recurrent state of S streams, and the context that their present frames are
         segmented with.
@@ -250,6 +258,8 @@ class Method(nn.Module):
           features: of a frame of each stream.
           age: how many frames of its video a stream has seen.
           settings: of the state.
+          memory: with ``ADVANCE_READS``, for each of the R references arrays [S, ...], as
+            ``remember`` gave them.
 
         Returns:
           The state, and arrays [S, ...].

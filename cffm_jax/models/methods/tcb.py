@@ -10,13 +10,13 @@ Dimension key: as in ``method``; h w the map of the logits.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from typing import ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Float32
+from jaxtyping import Array, Bool, Float, Float32, Int32
 
-from cffm_jax.config import ModelConfig
+from cffm_jax.config import ModelConfig, PrototypeConfig
 from cffm_jax.models.criterion import Criterion
 from cffm_jax.models.foreign.layouts import DENSE_1X1
 from cffm_jax.models.foreign.names import Layer, conv_norm
@@ -64,7 +64,25 @@ KINDS = {
         ),
     ),
 }  # fmt: skip
-"""One row a method."""
+MEMORY_KINDS = {
+    "tcb_ocr_mem": HeadKind("TCB ST-OCR-Mem", KINDS["tcb_ocr"].forms),
+}
+"""Likewise, of those with a memory in streams."""
+
+HELD = 8
+"""Contexts that the memory holds at most before another is appended."""
+
+
+class Held(NamedTuple):
+    """The list of a stream.
+
+    Attributes:
+      contexts: the newest last; zeros where there are fewer.
+      count: of those that are there.
+    """
+
+    contexts: Float32[Array, "*S held K C"]
+    count: Int32[Array, "*S"]
 
 
 class TemporalContextBlending(ImageHead):
@@ -167,3 +185,45 @@ class TemporalContextBlending(ImageHead):
     def training_macs(self, height: int, width: int, *, prototypes: int) -> int:
         clip = jax.ShapeDtypeStruct((1, self.clip_frames, height, width, len(self.channels)), jnp.float32)
         return 3 * counts(lambda clip: self.init_with_output(jax.random.key(0), clip)[0], clip).products
+
+
+class BlendingWithMemory(TemporalContextBlending):
+    """ST-OCR-Mem: ST-OCR's weights and training; in streams the mean is over the contexts of
+    earlier frames too.
+
+    A list holds them: each frame appends its references' and its own, oldest first; before each,
+    the oldest are dropped while more than ``HELD`` are there.
+    """
+
+    KINDS: ClassVar[Mapping[str, HeadKind]] = MEMORY_KINDS
+    ADVANCE_READS: ClassVar[bool] = True
+
+    def contexts(self, prototypes: Prototypes = "video") -> tuple[Literal["video", "causal"], ...]:
+        return ("causal",)
+
+    def start(self, size: tuple[int, int], settings: PrototypeConfig) -> Held:
+        width = self.head_form.width or self.size.head_width
+        contexts = jnp.zeros((HELD + 1, self.num_classes, width), jnp.float32)
+        return Held(contexts, jnp.zeros((), jnp.int32))
+
+    def advance(
+        self,
+        state: Held,
+        features: Maps,
+        age: Int32[Array, " S"],
+        settings: PrototypeConfig,
+        memory: Sequence[Tree] = (),
+    ) -> tuple[Held, Float32[Array, "S K C"]]:
+        """The list with a frame's contexts appended, and its mean."""
+        own = self.head.kept(features, self._regions(features, False))
+        appended = jnp.stack([*memory, own], 1)
+        contexts = jnp.concatenate([state.contexts, appended], 1)[:, -(HELD + 1) :]
+        count = jnp.minimum(jnp.where(age == 0, 0, state.count) + appended.shape[1], HELD + 1)
+        there = jnp.arange(HELD + 1) >= HELD + 1 - count[:, None]  # The newest are last.
+        total = jnp.sum(jnp.where(there[..., None, None], contexts, 0.0), 1)
+        return Held(contexts, count), total / count[:, None, None]
+
+    def segment(
+        self, features: Maps, memory: Sequence[Tree], referring: Bool[Array, " N"], contexts: Mapping[str, Tree]
+    ) -> dict[str, Float32[Array, "N _ _ {self.num_classes}"]]:
+        return {self.kind.title: self._classified(features, contexts["causal"], False)}
