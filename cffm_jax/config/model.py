@@ -88,9 +88,6 @@ class ModelConfig:
     are public, or that of the VSPW baselines, from which the papers' figures come."""
     auxiliary_weight: float = setting(0.4, least=0, any_weights=True, part="method")
     """Weight of the loss of the auxiliary head that these have in training."""
-    targets: Literal["last", "all"] = setting("last", any_weights=True, part="method")
-    """Frames of a training clip that these learn from: the target alone, or all, each an ordinary
-    frame."""
     dtype: Literal["float32", "bfloat16"] = setting("float32", any_weights=True)
     """Compute type. Parameters, norms, softmax, logits and the loss stay in float32."""
     dropout: float = setting(0.1, least=0, below=1, any_weights=True)

@@ -296,7 +296,6 @@ def another(name, value):
         "target_pooling": 5,
         "mining": "positions",
         "form": "vspw",
-        "targets": "all",
     }
     if name.startswith("model.") and name[6:] in of_model:
         return of_model[name[6:]]

@@ -6,7 +6,7 @@ Dimension key: as in ``method``; h w the map of the logits.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -56,15 +56,11 @@ class ImageHead(Method):
       head_name: a key of ``KINDS``.
       form: of the head, and of a ResNet's stem.
       auxiliary_weight: of the auxiliary head's loss.
-      targets: "last": a training clip is its target alone; "all": every frame of it is one.
-      clip_length: frames of a training clip with "all".
     """
 
     head_name: str = "pspnet"
     form: Form = "mmsegmentation"
     auxiliary_weight: float = ModelConfig.auxiliary_weight
-    targets: Literal["last", "all"] = "last"
-    clip_length: int = 1
 
     PARTS: ClassVar[Mapping[str, str]] = {
         **Method.PARTS,
@@ -104,8 +100,7 @@ class ImageHead(Method):
 
     @classmethod
     def create(cls, family: str, backbone: str, settings: ModelConfig) -> ImageHead:
-        length = len(settings.receptive) + 1 if settings.targets == "all" else 1
-        return cls(**cls.of(family, backbone, settings), targets=settings.targets, clip_length=length)
+        return cls(**cls.of(family, backbone, settings))
 
     # --- what it is
 
@@ -127,8 +122,7 @@ class ImageHead(Method):
 
     @property
     def settings_read(self) -> tuple[str, ...]:
-        lengths = ("model.receptive",) if self.targets == "all" else ()  # The number of references.
-        return "model.form", "model.auxiliary_weight", "model.targets", *lengths
+        return "model.form", "model.auxiliary_weight"
 
     @property
     def output_stride(self) -> int:
@@ -146,10 +140,6 @@ class ImageHead(Method):
     @property
     def stride(self) -> int:
         return self.size.strides[0 if self.kind.fine else -1]
-
-    @property
-    def clip_frames(self) -> int:
-        return self.clip_length
 
     def rows(self, prototypes: Prototypes = "video") -> tuple[str, ...]:
         return (self.kind.title,)
@@ -227,7 +217,7 @@ class ImageHead(Method):
         return loss + self.auxiliary_weight * beside, {"head_loss": loss, "auxiliary_loss": beside}
 
     def training_offsets(self, offsets: Sequence[int]) -> tuple[int, ...]:
-        return tuple(offsets) if self.targets == "all" else ()
+        return ()
 
     # --- counts
 

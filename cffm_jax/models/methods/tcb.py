@@ -113,10 +113,6 @@ class TemporalContextBlending(ImageHead):
     def reference_names(self) -> tuple[str, ...]:
         return tuple(f"reference{i}" for i in range(self.references))
 
-    @property
-    def clip_frames(self) -> int:
-        return self.references + 1
-
     def training_offsets(self, offsets: Sequence[int]) -> tuple[int, ...]:
         return tuple(offsets)
 
