@@ -84,6 +84,6 @@ def _activations(jaxpr: Jaxpr) -> int:
 @functools.lru_cache(maxsize=64)
 def encoder_counts(module: Callable[..., nn.Module], size: Any, height: int, width: int, channels: int) -> Counts:
     """Counts of an encoder for a frame of height x width x channels."""
-    encoder = module(size, size.norm_epsilons, 0.0, jnp.float32)
+    encoder = module(size, size.norm_epsilons, 0.0, jnp.float32, parent=None)  # A method may ask.
     frame = jax.ShapeDtypeStruct((1, height, width, channels), jnp.float32)
     return counts(lambda frame: encoder.init_with_output(jax.random.key(0), frame)[0], frame)
