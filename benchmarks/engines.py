@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from model import whole
+from model import random_references, whole
 
 from cffm_jax.config import Config, DataConfig, EvalConfig, ModelConfig
 from cffm_jax.data import clips, decode, evaluation_frames
@@ -109,9 +109,10 @@ def network(name: str, scene: Scene) -> Network:
         eval=EvalConfig(chunk=scene.batch),
     )
     model = build_model(config.model)
-    count = config.prototypes.count
-    given = np.random.default_rng(0).standard_normal((count, model.width)).astype(np.float32)
-    return Network(model, jax.device_put(drawn_variables(model)), config, given if model.reads_prototypes else None)
+    given = None
+    if model.reads_prototypes:
+        given = np.random.default_rng(0).standard_normal((config.prototypes.count, model.width)).astype(np.float32)
+    return Network(model, jax.device_put(drawn_variables(model)), config, given)
 
 
 def drawn_variables(model: Method) -> dict[str, Any]:
@@ -198,10 +199,7 @@ def papers_protocol(net: Network, scene: Scene) -> Engine:
     """Batches of 2 (or as many as the row has), the references' features in memory."""
     model, variables, config, given = net
     frames = np.stack([scene.read(t) for t in range(scene.batch)])
-    references = None
-    if model.reference_names:
-        shape = (scene.batch, len(config.data.offsets), frames.shape[1] // 8, frames.shape[2] // 8, model.width)
-        references = jax.random.normal(jax.random.key(1), shape, model.dtype)
+    references = random_references(model, config, frames.shape)
     prototypes = None if given is None else jnp.stack([given] * scene.batch)
     arguments = (variables, frames, references, prototypes)
     compiled = jax.jit(functools.partial(whole, model, scene.size)).lower(*arguments).compile()

@@ -40,6 +40,7 @@ from cffm_jax.models.create import build_model
 from cffm_jax.models.encoders.backbone import INPUT_MULTIPLE
 from cffm_jax.models.macs import macs
 from cffm_jax.models.methods.cffm import CFFM
+from cffm_jax.models.methods.method import Method
 from cffm_jax.models.normalise import normalise
 from cffm_jax.models.variables import init_variables, variable_shapes
 from cffm_jax.rules import setting
@@ -161,18 +162,39 @@ def jitted(name: str, function: Callable, frames: int, *arguments: Any) -> Progr
     return Program(name, frames, functools.partial(jax.jit(function).lower, *arguments), arguments)
 
 
+def random_references(model: Method, config: Config, frames: tuple[int, ...]) -> Any:
+    """What targets u8[n, H, W, 3] are given of their references: of CFFM's the features [n, R, h, w, C], of others'
+    what they remember; None without any."""
+    n, h, w, channels = frames
+    key, count = jax.random.key(1), len(model.reference_names)
+    if isinstance(model, CFFM):
+        shape = (n, len(config.data.offsets), h // 8, w // 8, model.width)
+        return jax.random.normal(key, shape, model.dtype) if model.local_blocks else None
+    if not count:
+        return None
+    frame = jax.ShapeDtypeStruct((n, h, w, channels), jnp.float32)
+    kept = jax.eval_shape(
+        lambda x: model.templated.init_with_output(key, x, method=lambda model, x: model.remember(model.encode(x)))[0],
+        frame,
+    )
+    drawn = jax.tree.map(lambda x: jax.random.normal(key, x.shape, x.dtype), kept)
+    return drawn * count if len(drawn) == 1 else drawn
+
+
 def whole(
-    model: CFFM,
+    model: Method,
     output: tuple[int, int],
     variables: dict[str, Any],
     pixels: jax.Array,
-    references: jax.Array | None,
+    references: Any,
     prototypes: jax.Array | None,
 ) -> jax.Array:
-    """Masks u8[n, *output] of frames u8[n, H, W, 3], references' features [n, R, h, w, C] given: the papers' FPS."""
+    """Masks u8[n, *output] of frames u8[n, H, W, 3], what they read of references given: the papers' FPS."""
     bound = model.bind(variables)
     encoded = bound.encode(normalise(pixels))
-    if references is None:
+    if not isinstance(bound, CFFM):
+        logits = bound.segment(encoded, references or (), jnp.ones(len(pixels), bool), {})[model.rows()[0]]
+    elif references is None:
         logits = bound.classify_frames(encoded.fine)
     else:
         logits = bound.classify_clip(encoded.coarse, bound.mine_local(encoded.coarse, references))
@@ -181,17 +203,12 @@ def whole(
     return segmentation_masks(logits, pixels.shape[1:3], output)
 
 
-def inference_programs(model: CFFM, variables: dict[str, Any], config: Config, options: Options) -> Iterator[Program]:
+def inference_programs(model: Method, variables: dict[str, Any], config: Config, options: Options) -> Iterator[Program]:
     n, size = options.batch, (options.height, options.width)
     key = jax.random.key(0)
     pixels = jax.random.randint(key, (n, *size, 3), 0, 256, jnp.uint8)
     frames = normalise(pixels)
-    features = (n, options.height // 8, options.width // 8, model.width)
-    target = jax.random.normal(key, features, model.dtype)
-    references = jax.random.normal(key, (n, len(model.sources), *features[1:]), model.dtype)
-
-    count = config.prototypes.count
-    prototypes = jax.random.normal(key, (n, count, model.width)) if model.global_blocks else None
+    references, prototypes = random_references(model, config, frames.shape), None
 
     def mine_global(variables: dict[str, Any], target: jax.Array, prototypes: jax.Array) -> jax.Array:
         bound = model.bind(variables)
@@ -202,13 +219,17 @@ def inference_programs(model: CFFM, variables: dict[str, Any], config: Config, o
         return bound.classify_clip(target, bound.mine_local(target, references))
 
     yield jitted("encode", functools.partial(model.apply, method="encode"), n, variables, frames)
-    if model.local_blocks:
-        yield jitted("mine", mine, n, variables, target, references)
-    if model.global_blocks:
-        yield jitted("mine_global", mine_global, n, variables, target, prototypes)
+    if isinstance(model, CFFM):
+        target = jax.random.normal(key, (n, options.height // 8, options.width // 8, model.width), model.dtype)
+        if model.local_blocks:
+            yield jitted("mine", mine, n, variables, target, references)
+        if model.global_blocks:
+            prototypes = jax.random.normal(key, (n, config.prototypes.count, model.width))
+            yield jitted("mine_global", mine_global, n, variables, target, prototypes)
     yield jitted("frame_logits", functools.partial(model.apply, method="frame_logits"), n, variables, frames)
     masked = functools.partial(whole, model, options.output)
-    yield jitted("whole", masked, n, variables, pixels, references if model.local_blocks else None, prototypes)
+    if not model.ADVANCE_READS:  # Its memory is a stream's.
+        yield jitted("whole", masked, n, variables, pixels, references, prototypes)
     if evaluation_size(*options.output, config.data.frame_size) == size:
         given = prototypes if prototypes is None else prototypes[:1]
         segmenter = VideoSegmenter(model, config, types.SimpleNamespace(of=lambda video: given))
@@ -218,13 +239,15 @@ def inference_programs(model: CFFM, variables: dict[str, Any], config: Config, o
         yield Program("evaluation", n, lower, arguments, lambda old, result: (old[0], result[0], *old[2:]))
 
 
-def training_program(model: CFFM, config: Config, options: Options, variables: dict[str, Any] | None = None) -> Program:
+def training_program(
+    model: Method, config: Config, options: Options, variables: dict[str, Any] | None = None
+) -> Program:
     """A step from weights as training starts, unless there are others."""
     mesh = make_mesh(1)
     optimizer = make_optimizer(config.optim, config.train.steps, model)
     step = make_train_step(model, optimizer, mesh, frame_loss_weight=config.train.frame_loss_weight)
     state = init_state(model, variables or init_variables(model, jax.random.key(0)), optimizer, mesh)
-    frames = 1 if model.global_blocks else len(config.data.offsets) + 1
+    frames = len(model.training_offsets(config.data.offsets)) + 1
     shape = (options.train_batch, frames, *options.crop)
     key = jax.random.key(1)
     batch = {
@@ -232,7 +255,7 @@ def training_program(model: CFFM, config: Config, options: Options, variables: d
         "labels": jax.random.randint(key, shape, 0, config.model.num_classes, jnp.uint8),
         "size": jnp.tile(jnp.array(options.crop, jnp.int32), (options.train_batch, 1)),
     }
-    if model.global_blocks:
+    if model.reads_prototypes:
         count = config.prototypes.count
         batch["prototypes"] = jax.random.normal(key, (options.train_batch, count, model.width))
     arguments = (state, jax.device_put(batch, batch_sharded(mesh)), jax.device_put(key, replicated(mesh)))
@@ -248,7 +271,7 @@ def config_for(name: str, dtype: str, options: Options) -> Config:
     )
 
 
-def count_parameters(model: CFFM) -> int:
+def count_parameters(model: Method) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(variable_shapes(model)["params"]))
 
 
