@@ -14,6 +14,7 @@ PIP := $(PYTHON) -m pip -qq --disable-pip-version-check
 # Modules are compiled when they are first imported: compiling all is half of an installation's time.
 LOCKED := $(PIP) install --require-hashes --no-build-isolation --use-pep517 --no-compile
 TORCH := torch==2.13.0
+TORCHVISION := torchvision==0.28.0
 # In the order of the files: the larger ones first would all wait for the one run that is trained for them.
 TEST := $(PYTHON) -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 
@@ -121,6 +122,8 @@ $(VENV)/.reference: requirements/reference.txt $(VENV)/.test
 	@$(LOCKED) -r $<
 	@$(PIP) install --no-deps $(TORCH)
 	@$(PYTHON) -c 'import torch' 2>/dev/null || $(PIP) install $(TORCH)
+	@rm -rf $(VENV)/torchvision
+	@$(PIP) install --no-deps --target $(VENV)/torchvision $(TORCHVISION)
 	@touch $@
 
 # For maintainers: solves the locks anew. Pins stay unless UPGRADE=--upgrade.

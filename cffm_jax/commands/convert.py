@@ -88,7 +88,7 @@ def _export(options: ConvertOptions) -> None:
     warn_of_missing_platforms()
     weights = load(options.file, raw=options.raw, take=options.take)
     if not isinstance(weights.model, Method):
-        raise InputError(options.file, "holds an encoder alone", "give the weights of a whole model")
+        raise InputError(options.file, "holds an encoder alone, or optical flow", "give the weights of a whole model")
     write = export_onnx if options.to == "onnx" else export_stream
     compared = write(weights, options.output, options.size, streams=options.streams)
     frames = f"{options.streams} x {options.size[0]}x{options.size[1]}"

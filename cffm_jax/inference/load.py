@@ -19,7 +19,9 @@ from cffm_jax.inference.prediction import Prediction
 from cffm_jax.inference.streaming import Footprint
 from cffm_jax.inference.tiles import Tiling
 from cffm_jax.models.encoders.names import ENCODER, make_encoder
+from cffm_jax.models.flow.names import ORIGIN as FLOW
 from cffm_jax.models.methods.method import Method
+from cffm_jax.weights.flow import load_flow
 from cffm_jax.weights.open import complete, open_stored
 
 
@@ -28,7 +30,8 @@ class Weights:
     """A model with its weights.
 
     Attributes:
-      model: the module; of an encoder's file the encoder, f32[N, H, W, 3] -> its four maps.
+      model: the module; of an encoder's file the encoder, f32[N, H, W, 3] -> its four maps; of
+        RAFT's ``models.flow.raft.Raft``.
       variables: what it is applied with.
       config: its settings; those of the data are the run's, else the defaults.
       origin: whose weights they are.
@@ -95,12 +98,13 @@ class Weights:
             segmented.
 
         Raises:
-          InputError: these are the weights of an encoder alone, the numbers do not fit, or a frame
+          InputError: these are no weights of a whole model, the numbers do not fit, or a frame
             is no u8[H,W,3] or differs in size.
         """
         config, model = self.config, self.model
         if not isinstance(model, Method):
-            raise InputError(self.origin, "are the weights of an encoder alone", "give those of a whole model")
+            problem = "are the weights of an encoder alone, or of optical flow"
+            raise InputError(self.origin, problem, "give those of a whole model")
         if not 0 <= rate <= FASTEST or (reference_seconds and not rate):
             raise InputError("rate", f"is {rate:g}", f"give the frames a second, more than 0 and at most {FASTEST}")
         if frame_size is not None:
@@ -118,8 +122,8 @@ def load(path: str | Path, *, raw: bool = False, take: str = "") -> Weights:
       path: the folder of a run, a ``.safetensors`` of ``convert.py``, or a file that it would take:
         NVlabs', MMSegmentation's or Hugging Face's MiT and SegFormer, the authors' CFFM and CFFM++,
         PVTv2, ConvNeXt; or ``hf:owner/name``, ``hf:owner/name:file@revision`` of the Hugging Face
-        hub (extra ``hub``). Position tables and pooling weights do not depend on the size of the
-        frames: none is ever resized.
+        hub (extra ``hub``); or a file on this machine of torchvision's RAFT. Position tables and
+        pooling weights do not depend on the size of the frames: none is ever resized.
       raw: of a run with a moving average (``optim.ema``), the last weights, not the average.
       take: of a file with several sets of weights, the name of one as ``convert.py --inspect`` has
         it: "ema_model.*".
@@ -132,6 +136,8 @@ def load(path: str | Path, *, raw: bool = False, take: str = "") -> Weights:
       >>> logits = weights.model.apply(weights.variables, clips)  # doctest: +SKIP
       >>> for mask in weights.stream(frames): ...  # doctest: +SKIP
     """
+    if not take and (flow := load_flow(path)):
+        return Weights(*flow, Config(), FLOW.name, FLOW.licence)
     with open_stored(path, raw=raw, take=take) as weights:
         model, variables = weights.model, complete(weights)
         if weights.part == ENCODER:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Any, Literal, overload
 
 import jax.numpy as jnp
 
@@ -12,6 +12,8 @@ from cffm_jax.config import ModelConfig
 from cffm_jax.config.checks import check_model
 from cffm_jax.errors import InputError
 from cffm_jax.models.encoders.names import names
+from cffm_jax.models.flow import raft
+from cffm_jax.models.flow.raft import Raft
 from cffm_jax.models.methods import stppm, tcb
 from cffm_jax.models.methods.cffm import CFFM
 from cffm_jax.models.methods.cffm_families import FAMILIES
@@ -31,14 +33,19 @@ FOREIGN_NAMES = tuple(dict.fromkeys(names for each in METHODS.values() for names
 """Other people's names for the methods' weights, each table once."""
 
 
-def create_model(name: str, num_classes: int, *, channels: Channels = COLOURS, **settings: Any) -> Method:
+@overload
+def create_model(name: Literal["raft_small", "raft_large"], *, dtype: Any = ...) -> Raft: ...
+@overload
+def create_model(name: str, num_classes: int, *, channels: Channels = ..., **settings: Any) -> Method: ...
+def create_model(name: str, num_classes: int = 0, *, channels: Channels = COLOURS, **settings: Any) -> Method | Raft:
     """A model by its public name. The defaults are those of ``config.ModelConfig``.
 
     Args:
       name: method and backbone. Methods: ``segformer`` (the image baseline), ``cffm`` (local
         temporal contexts), ``cffmpp`` (local and global ones), ``cffmp`` (global ones alone, the
         papers' CFFM+), ``stppm`` (see ``methods.stppm``). Backbones: ``encoders.names.names()``,
-        such as ``b0``, ``pvtv2_b1``, ``convnext_tiny``. So ``cffm_b1``.
+        such as ``b0``, ``pvtv2_b1``, ``convnext_tiny``. So ``cffm_b1``. Or ``raft_small`` or
+        ``raft_large``: optical flow, with ``dtype`` its only setting.
       num_classes: K.
       channels: of the frames; the default is RGB.
       **settings: fields of ``config.ModelConfig``, which documents them: ``dtype``, ``depths``,
@@ -53,6 +60,10 @@ def create_model(name: str, num_classes: int, *, channels: Channels = COLOURS, *
       >>> model.local_blocks
       1
     """
+    if name in raft.SIZES:
+        if unknown := settings.keys() - {"dtype"}:
+            raise TypeError(f"{name} has no setting {min(unknown)}")
+        return Raft(name, jnp.dtype(settings.get("dtype", "float32")))
     if not num_classes:
         raise ValueError("num_classes: is 0; here are no data that say how many there are")
     settings = {key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()}

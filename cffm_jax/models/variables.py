@@ -12,21 +12,28 @@ import jax.numpy as jnp
 
 from cffm_jax.models.encoders.backbone import INPUT_MULTIPLE
 from cffm_jax.models.encoders.names import repeat_blocks
+from cffm_jax.models.flow import raft
+from cffm_jax.models.flow.raft import Raft
 from cffm_jax.models.methods.method import Method
 
 T = TypeVar("T")
+Network = Method | Raft
+"""What has names of its own for its weights: ``foreign_names``."""
 
 
-def variable_shapes(model: Method) -> dict[str, Any]:
+def variable_shapes(model: Network) -> dict[str, Any]:
     """Shapes of the model's variables, whatever the clips' size, without computing anything."""
     return jax.tree.map(lambda leaf: leaf, _traced_shapes(model))  # The dicts are the caller's own.
 
 
 @functools.lru_cache(maxsize=128)
-def _traced_shapes(model: Method) -> dict[str, Any]:
+def _traced_shapes(model: Network) -> dict[str, Any]:
     """Traced once, which takes a second or more: all that reads or writes weights asks several
     times. Of blocks that are alike one is traced: a B5 has 52, and tracing is slower than reading
     them."""
+    if isinstance(model, Raft):
+        image = jax.ShapeDtypeStruct((1, raft.LEAST, raft.LEAST, 3), jnp.float32)
+        return jax.eval_shape(model.init, jax.random.key(0), image, image)
     clips = jax.ShapeDtypeStruct(
         (1, model.clip_frames, INPUT_MULTIPLE, INPUT_MULTIPLE, len(model.channels)), jnp.float32
     )

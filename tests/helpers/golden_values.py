@@ -14,23 +14,25 @@ from pathlib import Path
 import numpy as np
 
 FOLDER = Path(__file__).parents[1] / "golden"
+COMPARED = FOLDER / "compared"
+"""Those of the systems that the papers compare with."""
 
 
 @functools.cache
 def manifest() -> dict:
     """The cases by name: backbone, shapes, state dict keys, figures."""
-    return json.loads((FOLDER / "manifest.json").read_text())
+    return {case: entry for folder in (FOLDER, COMPARED) for case, entry in _cases(folder).items()}
 
 
 @functools.cache
-def compared() -> dict:
-    """The cases of the systems that the papers compare with; their arrays are below "compared/"."""
-    return json.loads((FOLDER / "compared" / "manifest.json").read_text())
+def _cases(folder: Path) -> dict:
+    return json.loads((folder / "manifest.json").read_text())
 
 
 def arrays(case: str) -> dict[str, np.ndarray]:
     """The stored outputs of a case."""
-    with np.load(FOLDER / f"{case}.npz") as file:
+    folder = COMPARED if case in _cases(COMPARED) else FOLDER
+    with np.load(folder / f"{case}.npz") as file:
         return dict(file)
 
 
@@ -70,8 +72,7 @@ def draw_input(name: str, shape: Iterable[int], seed: int = 0) -> np.ndarray:
 
 def state_dict(case: str, names: Iterable[str] | None = None) -> dict[str, np.ndarray]:
     """The drawn weights of a case, all of them or those of the given names."""
-    folder, _, name = case.rpartition("/")
-    entry = (compared() if folder else manifest())[name]
+    entry = manifest()[case]
     shapes = entry["state_dict"]
     return {key: draw(key, shapes[key], entry["seed"]) for key in (shapes if names is None else names)}
 
@@ -87,7 +88,7 @@ def drawn_maps(entry):
 
 def assert_compared(case, found):
     """Compares arrays, NHWC, with every stored part of them, at 5e-6 of the largest value."""
-    entry, stored = compared()[case], arrays(f"compared/{case}")
+    entry, stored = manifest()[case], arrays(case)
     for name, array in found.items():
         array = np.asarray(array).transpose(0, 3, 1, 2)
         assert list(array.shape) == entry["shapes"][name]

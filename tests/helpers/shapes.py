@@ -20,6 +20,7 @@ CHECKED = (
     "cffm_jax.models.cfm",
     "cffm_jax.models.decoder",
     "cffm_jax.models.encoders.backbone",
+    "cffm_jax.models.flow",
     "cffm_jax.models.kmeans",
     "cffm_jax.models.losses",
     "cffm_jax.models.methods",

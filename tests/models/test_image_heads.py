@@ -32,9 +32,9 @@ VSPW = {"vspw_ppm": "pspnet", "vspw_ocr": "ocrnet", "vspw_deeplab": "deeplabv3pl
 
 @pytest.mark.parametrize("case", NETWORKS)
 def test_networks_of_mmsegmentation(case):
-    entry = golden_values.compared()[case]
+    entry = golden_values.manifest()[case]
     model = cffm_jax.create_model(entry["variant"], entry["classes"])
-    variables = cffm_jax.convert_state_dict(golden_values.state_dict(f"compared/{case}"), model)
+    variables = cffm_jax.convert_state_dict(golden_values.state_dict(case), model)
     frames = golden_values.draw_input("frames", entry["frames"], entry["seed"]).transpose(0, 2, 3, 1)
 
     @jax.jit
@@ -44,7 +44,7 @@ def test_networks_of_mmsegmentation(case):
         return {f"c{i}": x for i, x in enumerate(maps, 1)} | {"logits": logits, "aux_logits": auxiliary}
 
     found = outputs(variables, frames)
-    stored = golden_values.arrays(f"compared/{case}")
+    stored = golden_values.arrays(case)
     assert_compared(case, {name: x for name, x in found.items() if {name, f"{name}_mean"} & set(stored)})
     assert sum(x.size for x in jax.tree.leaves(variables["params"])) == entry["parameters"]
 
@@ -52,9 +52,9 @@ def test_networks_of_mmsegmentation(case):
 @pytest.mark.parametrize(("case", "head"), [*VSPW.items(), ("ocrnet_head", "ocrnet")])
 def test_heads_of_the_vspw_baselines(case, head):
     case = f"{case}_12x16"
-    entry = golden_values.compared()[case]
+    entry = golden_values.manifest()[case]
     model = cffm_jax.create_model(f"{head}_r101", 124, form="vspw" if case.startswith("vspw") else "mmsegmentation")
-    variables = cffm_jax.convert_state_dict(golden_values.state_dict(f"compared/{case}"), model, part="head")
+    variables = cffm_jax.convert_state_dict(golden_values.state_dict(case), model, part="head")
     apply = jax.jit(functools.partial(model.apply, method="head_logits"))
     logits, auxiliary = apply(variables, drawn_maps(entry))
     assert_compared(case, {"logits": logits} | ({} if auxiliary is None else {"aux_logits": auxiliary}))

@@ -26,9 +26,9 @@ SIZE = (33, 45)
 
 @pytest.mark.parametrize(("case", "name"), [("tcb_stppm_12x16", "tcb_ppm"), ("tcb_stocr_12x16", "tcb_ocr")])
 def test_heads_of_the_release(case, name):
-    entry = golden_values.compared()[case]
+    entry = golden_values.manifest()[case]
     model = cffm_jax.create_model(f"{name}_r101", 124)
-    variables = cffm_jax.convert_state_dict(golden_values.state_dict(f"compared/{case}"), model, part="head")
+    variables = cffm_jax.convert_state_dict(golden_values.state_dict(case), model, part="head")
     apply = jax.jit(functools.partial(model.apply, length=4, method="blended_maps"))
     logits, auxiliary = apply(variables, drawn_maps(entry))
     assert_compared(case, {"logits": logits, "aux_logits": auxiliary[-1:]})

@@ -14,10 +14,12 @@ import numpy as np
 
 from cffm_jax.errors import InputError, first_few
 from cffm_jax.models.encoders.names import backbone_of
+from cffm_jax.models.flow import names as flow_names
+from cffm_jax.models.flow.raft import Raft
 from cffm_jax.models.foreign.layouts import Layout, alone
 from cffm_jax.models.foreign.names import fields_of, layer_at
 from cffm_jax.models.methods.method import Method
-from cffm_jax.models.variables import flatten, unflatten, variable_shapes
+from cffm_jax.models.variables import Network, flatten, unflatten, variable_shapes
 from cffm_jax.weights.files.stored_array import StoredArray
 from cffm_jax.weights.naming.foreign import Foreign, combined_shape
 from cffm_jax.weights.naming.origins import BACKBONE, ENCODER, Naming
@@ -29,16 +31,16 @@ _VSPW_HEAD = "decoder."
 """Prefix of a head's keys beside an encoder's, which its own file lacks."""
 
 
-def released_key(model: Method, collection: str, path: str) -> tuple[str, Layout] | None:
+def released_key(model: Network, collection: str, path: str) -> tuple[str, Layout] | None:
     """Released key and layout of the model's leaf ``path`` (slash-separated); None without any."""
-    of_encoder = path.startswith(f"{ENCODER}/")
+    of_encoder = not isinstance(model, Raft) and path.startswith(f"{ENCODER}/")
     layers = backbone_of(model.backbone).layers if of_encoder else model.foreign_names.layers
     layer = layer_at(layers, collection, path.removeprefix(f"{ENCODER}/"))
     return (BACKBONE * of_encoder + layer[2], layer[1].layout) if layer else None
 
 
 @functools.lru_cache(maxsize=16)
-def key_map(model: Method, part: str = "all") -> dict[str, tuple[str, str, Layout, tuple[int, ...]]]:
+def key_map(model: Network, part: str = "all") -> dict[str, tuple[str, str, Layout, tuple[int, ...]]]:
     """Released key -> (collection, our path, layout, our shape) of each leaf, of the encoder's, or
     of all others ("head")."""
     result = {}
@@ -69,7 +71,7 @@ def is_dead(model: Method, key: str) -> bool:
     return Naming(backbone_of(model.backbone).origins[0], model.foreign_names).is_dead(key)
 
 
-def dead_arrays(model: Method, live: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def dead_arrays(model: Network, live: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """What the release asks for beside the model's arrays in the released layout, as zeros."""
     counted = (key.removesuffix("running_mean") for key in live if key.endswith(".running_mean"))
     counters = {key + "num_batches_tracked": np.zeros((), np.int64) for key in counted}
@@ -108,11 +110,11 @@ class Match:
         ]
 
 
-def match(foreign: Foreign, model: Method, part: str = "all") -> Match:
+def match(foreign: Foreign, model: Network, part: str = "all") -> Match:
     """Lays a recognised state dict over ``model`` (or its encoder: other keys do not matter)."""
     leaves, sources, fresh, missing, misshapen, used = {}, {}, [], [], [], set()
     naming = Naming(foreign.naming.origin, model.foreign_names)
-    may_lack = [BACKBONE + key for key in backbone_of(model.backbone).afresh]
+    may_lack = [] if isinstance(model, Raft) else [BACKBONE + key for key in backbone_of(model.backbone).afresh]
     for released, (collection, path, layout, shape) in key_map(model, part).items():
         rule = naming.sources(released)
         keys, combine = rule or ((released,), alone)
@@ -173,14 +175,15 @@ def not_finite(paths: Iterable[str]) -> str:
 
 
 def convert_state_dict(
-    state_dict: Mapping[str, np.ndarray], model: Method, *, part: str = "all", source: object = "state dict"
+    state_dict: Mapping[str, np.ndarray], model: Network, *, part: str = "all", source: object = "state dict"
 ) -> dict[str, Any]:
     """Variables of ``model`` from a state dict in torch layout.
 
     Args:
       state_dict: arrays by key, of any origin in ``Backbone.origins``: the authors' CFFM and
         CFFM++, MiT and SegFormer of NVlabs (with or without dead classifier), Hugging Face,
-        MMSegmentation, ...; under any prefix, if nothing is beside them.
+        MMSegmentation, ...; under any prefix, if nothing is beside them. Of RAFT torchvision's,
+        without a prefix.
       model: the module that the weights are for.
       part: "all", "encoder" for the encoder's alone, or "head" for all others: files of the VSPW
         baselines have the two apart. A head's keys are the model's own, with or without "decoder.".
@@ -194,14 +197,18 @@ def convert_state_dict(
         nearest names), or values are not finite.
     """
     arrays = describe(state_dict)
-    foreign = _of_head(arrays, model) if part == HEAD else recognise(arrays, source)
+    if isinstance(model, Raft):
+        foreign = Foreign(Naming(flow_names.ORIGIN, flow_names.NAMES), arrays, {key: key for key in arrays})
+    else:
+        foreign = _of_head(arrays, model) if part == HEAD else recognise(arrays, source)
     matched = match(foreign, model, part)
     problems = matched.problems() + [f"{path} is not there" for path in matched.fresh]
     problems += [f"left over {key}" for key in foreign.beside]
     if problems:
+        classes = "" if isinstance(model, Raft) else f" with {model.num_classes} classes"
         raise InputError(
             source,
-            f"does not fit {model.public_name} with {model.num_classes} classes: {'; '.join(problems)}",
+            f"does not fit {model.public_name}{classes}: {'; '.join(problems)}",
             "give the weights of this model, or name the model they are of",
         )
     return unflatten(load_leaves(matched.leaves, source))
@@ -225,13 +232,14 @@ def describe(arrays: Mapping[str, np.ndarray]) -> dict[str, StoredArray]:
 
 
 def export_state_dict(
-    variables: Mapping[str, Any], model: Method, *, part: str = "all", dead: bool = False
+    variables: Mapping[str, Any], model: Network, *, part: str = "all", dead: bool = False
 ) -> dict[str, np.ndarray]:
     """The inverse: variables, or a tree shaped like them (gradients), in the released layout.
     Collections that are absent (a gradient tree has only "params") are left out. Dead weights are
     not written, or, with ``dead``, as zeros, so that the authors' code finds all that it was built
     with. ``part`` "encoder": its alone."""
-    flat, prefix = flatten(variables), backbone_of(model.backbone).origins[0].prefix
+    flat = flatten(variables)
+    prefix = "" if isinstance(model, Raft) else backbone_of(model.backbone).origins[0].prefix
     live = {
         re.sub(f"^{BACKBONE}", prefix, key): np.ascontiguousarray(layout.save(np.asarray(flat[f"{collection}/{path}"])))
         for key, (collection, path, layout, _) in key_map(model, part).items()
