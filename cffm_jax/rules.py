@@ -48,6 +48,7 @@ class About:
         loader of the clips.
       reads_only_with: dotted names of settings, of which one has to be other than 0 for this one to
         be read.
+      reads_only_if: a setting's dotted name and its value, without which this one is not read.
       evaluated: of a section: an evaluation reads it.
       set_by_study: the study sets it for each of its runs.
       only_with, not_with: another option of the command, without which, or with which, this one has
@@ -74,6 +75,7 @@ class About:
     any_weights: bool = False
     part: Literal["", "method", "loader"] = ""
     reads_only_with: tuple[str, ...] = ()
+    reads_only_if: tuple[str, Any] | tuple[()] = ()
     evaluated: bool = False
     set_by_study: bool = False
     only_with: str = ""

@@ -439,6 +439,7 @@ def test_every_number_has_a_rule():
 
 def test_names_that_rules_give_exist():
     assert {other for known in SETTINGS.values() for other in known.goes_with} <= set(SETTINGS)
+    assert {known.reads_only_if[0] for known in SETTINGS.values() if known.reads_only_if} <= set(SETTINGS)
     of_methods = {name for name, known in SETTINGS.items() if known.part == "method"}
     sections = {f"{name.partition('.')[0]}." for name in of_methods}
     for family in METHODS:
@@ -495,6 +496,9 @@ def test_rules_hold_at_their_bounds(name):
         ({"model.dtype": "float64"}, "--model.dtype: is 'float64'; give one of float32, bfloat16"),
         ({"model.dropout": 1.0}, "--model.dropout: is 1.0; give at least 0 and less than 1"),
         ({"optim.ema": 1.0}, "--optim.ema: is 1.0; give 0 for none, or a decay below 1, such as 0.999"),
+        ({"optim.kind": "adam"}, "--optim.kind: is 'adam'; give one of adamw, sgd"),
+        ({"optim.least_rate": 1e-4}, "--optim.least-rate: 0.0001 is above --optim.rate; give at most 6e-05"),
+        ({"optim.least_rate": -1.0}, "--optim.least-rate: is -1.0; give at least 0"),
         ({"model.blocks": -1}, "--model.blocks: less than 0; give 0 for the papers' numbers"),
     ],
 )

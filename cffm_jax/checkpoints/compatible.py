@@ -32,7 +32,7 @@ def require_same_run(stored: Config, asked: Config, source: object) -> None:
         options = " ".join(as_option(name, has) for name, (has, _) in differ.items())
         remedy = f"give {options} to go on, or another --workdir"
         if set(differ) == {"train.steps"}:
-            # Its rate falls to 0 with its own steps: it has not followed a longer schedule.
+            # Its rate falls with its own steps: it has not followed a longer schedule.
             instead = " in place of --init.encoder" if asked.init.encoder not in ("", NOTHING, REQUIRED) else ""
             remedy = (
                 f"{remedy}: --init.model {source}{instead} --workdir NEW trains on from its weights, "

@@ -26,6 +26,9 @@ def check_settings(config: Config, sections: Iterable[str] = SECTIONS) -> None:
     require_tiles(config.eval.tile_size, config.eval.overlap, "eval.")
     require_offsets(config.data.offsets, len(config.model.receptive))
     _ = config.data.frame_channels  # Raises what does not fit.
+    rate, least = config.optim.rate, config.optim.least_rate
+    if least > rate:
+        raise InputError("--optim.least-rate", f"{least:g} is above --optim.rate", f"give at most {rate:g}")
     given, classes = config.loss.class_weights, config.model.num_classes
     if given and classes and len(given) != classes:
         raise InputError("--loss.class-weights", f"has {len(given)} numbers", f"give {classes}, one for each class")

@@ -16,20 +16,31 @@ _OF_PIXELS = ("loss.cross_entropy", "loss.focal")
 
 @dataclasses.dataclass(frozen=True)
 class OptimConfig:
+    kind: Literal["adamw", "sgd"] = "adamw"
+    """AdamW, or SGD with momentum as PyTorch's: the decay is added to the gradient before momentum,
+    the rate is applied after it."""
     rate: float = setting(6e-5, least=0)
-    """Peak learning rate of the encoder (AdamW)."""
+    """Peak learning rate of the encoder."""
     head_multiplier: float = setting(10.0, least=0)
     """Learning rate of everything outside the encoder, relative to the encoder's."""
-    betas: tuple[float, float] = setting((0.9, 0.999), least=0, below=1)
+    betas: tuple[float, float] = setting((0.9, 0.999), least=0, below=1, reads_only_if=("optim.kind", "adamw"))
     """AdamW moment decay rates."""
+    momentum: float = setting(0.9, least=0, below=1, reads_only_if=("optim.kind", "sgd"))
+    """Share of the direction so far that SGD adds to a gradient."""
     weight_decay: float = setting(0.01, least=0)
-    """Decoupled weight decay; the encoder's norms and layer scales have none."""
+    """Weight decay: decoupled from the gradient in AdamW, a part of it in SGD."""
+    decay: Literal["but_encoder_norms", "all", "but_biases", "but_norms_and_biases"] = "but_encoder_norms"
+    """Parameters that decay: all but the encoder's norms and layer scales, as in the papers; all;
+    all but biases, those of norms included; or all but the weights and biases of norms, layer
+    scales, and other biases."""
     warmup_steps: int = setting(1500, least=0)
     """Iterations of the linear warm-up."""
     warmup_ratio: float = setting(1e-6, least=0, most=1)
     """Share of the scheduled rate at which the warm-up starts."""
     power: float = setting(1.0, least=0)
     """Exponent of the poly schedule."""
+    least_rate: float = setting(0.0, least=0, goes_with=("optim.rate",))
+    """The encoder's rate after the last iteration, to which the poly schedule falls."""
     clip_norm: float = setting(0.0, least=0, remedy="give 0 for none, or a norm")
     """Gradients with a larger norm are scaled down to it; 0: never."""
     ema: float = setting(0.0, least=0, below=1, remedy="give 0 for none, or a decay below 1, such as 0.999")

@@ -6,6 +6,7 @@ import contextlib
 import math
 from collections.abc import Sequence
 
+from cffm_jax.checkpoints.compatible import as_option
 from cffm_jax.config import SETTINGS, Config, DataConfig
 from cffm_jax.data import decode
 from cffm_jax.data.augment import fitted_size
@@ -33,6 +34,9 @@ def unread_notes(config: Config, model: Method) -> tuple[str, ...]:
         needed = SETTINGS[name].reads_only_with
         if needed and not any(given[other] for other in needed):
             notes.append(f"without effect: {name}, as {' and '.join(needed)} {'are' if needed[1:] else 'is'} 0")
+        other, value = SETTINGS[name].reads_only_if or (name, given[name])
+        if given[other] != value:
+            notes.append(f"without effect: {name}, beside {as_option(other, given[other])}")
     return tuple(notes)
 
 

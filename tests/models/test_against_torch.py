@@ -156,6 +156,37 @@ def test_the_optimiser_is_torchs_with_three_groups(torch):
             np.testing.assert_allclose(ours, expected.detach().numpy(), rtol=0, atol=5e-6)
 
 
+def test_sgd_is_torchs_with_its_poly_rate(torch):
+    config, steps = OptimConfig("sgd", 2e-2, power=0.9, warmup_steps=0, weight_decay=0.1, decay="but_biases"), 8
+    params = {
+        "encoder": {"stem": {"kernel": normal(3, 5), "bias": normal(5, seed=1)}, "norm": {"scale": normal(5, seed=2)}},
+        "decoder": {"kernel": normal(4, 4, seed=3), "bias": normal(4, seed=4)},
+    }
+    theirs = jax.tree.map(lambda x: torch.nn.Parameter(torch.from_numpy(x.copy())), params)
+    stem, norm, head = theirs["encoder"]["stem"], theirs["encoder"]["norm"], theirs["decoder"]
+    groups = [
+        {"params": [stem["kernel"], norm["scale"]], "lr": 2e-2, "weight_decay": 0.1},
+        {"params": [stem["bias"]], "lr": 2e-2, "weight_decay": 0.0},
+        {"params": [head["kernel"]], "lr": 2e-1, "weight_decay": 0.1},
+        {"params": [head["bias"]], "lr": 2e-1, "weight_decay": 0.0},
+    ]
+    reference = torch.optim.SGD(groups, momentum=0.9)
+    schedule = torch.optim.lr_scheduler.LambdaLR(reference, lambda i: (1 - i / steps) ** 0.9)
+    optimizer = make_optimizer(config, steps, create_model("cffm_b0", 2))
+    state = optimizer.init(params)
+    update = jax.jit(optimizer.update)
+    for i in range(6):
+        gradient = jax.tree.map(lambda x, s=10 + i: normal(*x.shape, seed=s), params)
+        for parameter, g in zip(jax.tree.leaves(theirs), jax.tree.leaves(gradient), strict=True):
+            parameter.grad = torch.from_numpy(g.copy())
+        reference.step()
+        schedule.step()
+        updates, state = update(gradient, state, params)
+        params = jax.tree.map(jnp.add, params, updates)
+        for ours, expected in zip(jax.tree.leaves(params), jax.tree.leaves(theirs), strict=True):
+            np.testing.assert_allclose(ours, expected.detach().numpy(), rtol=0, atol=2e-6)
+
+
 # --- files ---------------------------------------------------------------------------------------------------------
 
 

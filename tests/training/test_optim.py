@@ -1,4 +1,4 @@
-"""AdamW, its two groups, its decay mask and its schedule, against the formulas in NumPy."""
+"""AdamW and SGD, their two groups, decay masks and schedule, against the formulas in NumPy."""
 
 import re
 from collections.abc import Sequence
@@ -39,6 +39,14 @@ WITHOUT_DECAY = {
     "encoder/stage1/block0/attn/reduce_norm/bias",
     "encoder/stage1/norm/scale",
 }
+
+SPARED = {
+    "but_encoder_norms": r"^encoder/.*(norm\d*/\w+|gamma)$",
+    "all": r"^$",
+    "but_biases": r"/bias$",
+    "but_norms_and_biases": r"/(bias|scale|gamma)$",
+}
+"""``optim.decay`` -> the paths without."""
 
 
 def flat(tree: dict) -> dict[str, np.ndarray]:
@@ -123,6 +131,14 @@ def test_other_schedules():
     np.testing.assert_allclose([halfway(i) for i in range(6)], [0.5, 0.625, 0.75, 0.875, 1, 1], atol=1e-6)
 
 
+def test_the_rate_falls_to_the_least():
+    """MMSegmentation's poly schedule, of Cityscapes' recipe."""
+    rate = learning_rate(OptimConfig(rate=0.01, least_rate=1e-4, warmup_steps=0, power=0.9), 80_000)
+    expected = [(0.01 - 1e-4) * (1 - i / 80_000) ** 0.9 + 1e-4 for i in (0, 40_000, 79_999, 80_000)]
+    np.testing.assert_allclose([rate(i) for i in (0, 40_000, 79_999, 80_000)], expected, rtol=1e-6, atol=1e-9)
+    assert rate(0) == np.float32(0.01) and rate(80_000) == rate(90_000) == np.float32(1e-4)
+
+
 def test_masks_of_the_small_tree():
     paths = flat(draw(0))
     assert {path for path in paths if not MODEL.decays(path.split("/"))} == WITHOUT_DECAY
@@ -168,6 +184,46 @@ def test_three_steps_are_adamws():
         for step, weight in enumerate(expected):
             # optax takes its bias corrections 1 - beta^t in float32: to 6e-8 of 2e-3 in the second step.
             np.testing.assert_allclose(history[step][key], weight, atol=3e-6, err_msg=f"{key}, {step}")
+
+
+def sgd(start: np.ndarray, gradients: Sequence[np.ndarray], rates: Sequence[float], decay: float) -> list[np.ndarray]:
+    """PyTorch's formula, float64: v <- 0.9 v + g + decay w; w <- w - rate v."""
+    weight, velocity, history = start.astype(np.float64), np.zeros(start.shape), []
+    for gradient, rate in zip(gradients, rates, strict=True):
+        velocity = 0.9 * velocity + gradient + decay * weight
+        weight = weight - rate * velocity
+        history.append(weight)
+    return history
+
+
+@pytest.mark.parametrize("decay", SPARED)
+def test_four_steps_are_sgds(decay):
+    config = OptimConfig(
+        "sgd", 1e-2, power=0.9, least_rate=1e-3, warmup_steps=0, weight_decay=0.1, decay=decay, head_multiplier=10.0
+    )
+    gradients = [draw(seed) for seed in (1, 2, 3, 4)]
+    history = updated(config, 8, gradients)
+    rates = (1e-2 - 1e-3) * (1 - np.arange(4) / 8) ** 0.9 + 1e-3
+    for key, start in flat(draw(0)).items():
+        times = 1 if key.startswith("encoder/") else 10
+        share = 0.0 if re.search(SPARED[decay], key) else 0.1
+        expected = sgd(start, [flat(gradient)[key] for gradient in gradients], times * rates, share)
+        for step, weight in enumerate(expected):
+            np.testing.assert_allclose(history[step][key], weight, atol=1e-6, err_msg=f"{key}, {step}")
+
+
+@pytest.mark.parametrize("name", ["cffm_b0", "segformer_convnext_tiny"])
+@pytest.mark.parametrize("decay", SPARED)
+def test_which_parameters_of_a_model_decay(name, decay):
+    """Without gradients SGD's first step is the decay alone."""
+    model = cffm_jax.create_model(name, 2)
+    optimizer = make_optimizer(OptimConfig("sgd", decay=decay), 10, model)
+    shapes = variable_shapes(model)["params"]
+    ones, zeros = (jax.tree.map(lambda leaf, x=x: np.full((1,), x, np.float32), shapes) for x in (1, 0))
+    updates, _ = optimizer.update(zeros, optimizer.init(ones), ones)
+    spared = re.compile(SPARED[decay])
+    for key, update in flat(updates).items():
+        assert (update[0] == 0) == bool(spared.search(key)), key
 
 
 def test_without_gradients_the_weights_only_decay():

@@ -51,6 +51,15 @@ def test_settings_that_a_loss_does_not_read_are_told():
     assert notes.unread_notes(config, model) == ()
 
 
+def test_settings_that_another_choice_does_not_read_are_told():
+    changed = [("optim.momentum", 0.8), ("optim.betas", (0.8, 0.9))]
+    config = with_changes(load_config(CONFIG), changed)
+    model = build_model(config.model)
+    assert notes.unread_notes(config, model) == ("without effect: optim.momentum, beside --optim.kind adamw",)
+    config = with_changes(config, [("optim.kind", "sgd")])
+    assert notes.unread_notes(config, model) == ("without effect: optim.betas, beside --optim.kind sgd",)
+
+
 @pytest.mark.long
 def test_the_loss_is_that_of_the_target():
     """Of the target's clip logits and of its own per-frame logits, nothing else; and the work is one frame's."""
