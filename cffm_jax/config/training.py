@@ -117,11 +117,18 @@ class LossConfig:
     dice: float = setting(0.0, least=0)
     """Weight of the dice loss, the mean over the classes that a batch's labels have."""
     class_weights: tuple[float, ...] = setting((), least=0, goes_with=_EACH_CLASS, reads_only_with=_OF_PIXELS)
-    """Weight of each class in cross-entropy and focal loss; without any all are 1. python -m
-    cffm_jax.data.check ROOT --class-weights log prints some for a dataset."""
+    """Weight of each class in cross-entropy and focal loss; without any all are 1. They are no part
+    of what the mean is divided by, see loss.mean. python -m cffm_jax.data.check ROOT
+    --class-weights log prints some for a dataset."""
     label_smoothing: float = setting(0.0, least=0, below=1, reads_only_with=("loss.cross_entropy",))
     """Share of the cross-entropy that is spread over all classes."""
     ohem_threshold: float = setting(0.0, least=0, below=1, reads_only_with=("loss.cross_entropy", "loss.focal"))
     """Only hard pixels count: those whose class has at most this probability; 0: all do (OHEM)."""
     ohem_kept: int = setting(100_000, least=1, reads_only_with=("loss.ohem_threshold",))
     """The hardest pixels that count in any case, of each set of logits of a batch."""
+    resized: Literal["logits", "log_probabilities"] = "logits"
+    """What is enlarged to the labels' size, bilinearly with half-pixel centres: the logits, or
+    their log-softmax at their own stride."""
+    mean: Literal["all", "labelled"] = setting("all", reads_only_with=_OF_PIXELS)
+    """Pixels whose number cross-entropy and focal loss are divided by: all, or the labelled ones of
+    the batch (OHEM: those that it keeps, in any case)."""

@@ -8,6 +8,7 @@ sides of the logits, K classes, p the predicted probabilities, y a pixel's label
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 
 import jax
@@ -15,7 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Float32, Integer
 
 from cffm_jax.config import IGNORED_LABEL, LossConfig
-from cffm_jax.models.losses import cross_entropy
+from cffm_jax.models.losses import cross_entropy, pixels_of_mean
 from cffm_jax.models.resize import resize_bilinear
 
 Criterion = Callable[[Float[Array, "B h w K"], Integer[Array, "B H W"]], Float32[Array, ""]]
@@ -23,15 +24,22 @@ Criterion = Callable[[Float[Array, "B h w K"], Integer[Array, "B H W"]], Float32
 
 def make_criterion(settings: LossConfig) -> Criterion:
     """The loss that the settings ask for: a function of logits and labels (0..K-1, 255 ignored)."""
-    return cross_entropy if settings == LossConfig() else WeightedSum(settings)
+    if settings == LossConfig():
+        return cross_entropy
+    form = {"resized": settings.resized, "mean": settings.mean}
+    alone = dataclasses.replace(LossConfig(), **form)
+    return functools.partial(cross_entropy, **form) if settings == alone else WeightedSum(settings)
 
 
 @dataclasses.dataclass(frozen=True)
 class WeightedSum:
-    """The sum of the losses by their weights, each of logits enlarged to the labels' size.
+    """The sum of the losses by their weights, each of logits, or log-probabilities, enlarged to the
+    labels' size.
 
-    Cross-entropy and focal loss are means over ALL pixels, as the papers' (OHEM: over those that it
-    keeps), dice the mean over the classes that the labels have.
+    Cross-entropy and focal loss are means over ALL pixels, as the papers', or the labelled ones
+    (OHEM: over those that it keeps), whatever the classes weigh; dice is the mean over the classes
+    that the labels have. Log-probabilities that were enlarged stand for a pixel's as they are,
+    though their shares need not sum to 1.
     """
 
     settings: LossConfig
@@ -43,19 +51,23 @@ class WeightedSum:
         # than kept.
         @jax.checkpoint
         def total(logits: jax.Array) -> jax.Array:
-            return self._of_full_size(resize_bilinear(logits.astype(jnp.float32), (height, width)), labels)
+            logits = logits.astype(jnp.float32)
+            if self.settings.resized == "logits":
+                logs = jax.nn.log_softmax(resize_bilinear(logits, (height, width)))
+            else:
+                logs = resize_bilinear(jax.nn.log_softmax(logits), (height, width))
+            return self._of_full_size(logs, labels)
 
         return total(logits)
 
-    def _of_full_size(self, logits: Float32[Array, "B H W K"], labels: Integer[Array, "B H W"]) -> Float32[Array, ""]:
+    def _of_full_size(self, logs: Float32[Array, "B H W K"], labels: Integer[Array, "B H W"]) -> Float32[Array, ""]:
         plan, counted = self.settings, labels != IGNORED_LABEL
-        is_label = labels[..., None] == jnp.arange(logits.shape[-1])
-        logs = jax.nn.log_softmax(logits)
+        is_label = labels[..., None] == jnp.arange(logs.shape[-1])
         of_label = jnp.sum(jnp.where(is_label, logs, 0.0), -1)
         share = plan.label_smoothing
-        weights = jnp.asarray(plan.class_weights or (1.0,) * logits.shape[-1], jnp.float32)
+        weights = jnp.asarray(plan.class_weights or (1.0,) * logs.shape[-1], jnp.float32)
         of_pixel = jnp.sum(jnp.where(is_label, weights, 0.0), -1)
-        kept, pixels = self._kept(jnp.exp(of_label), counted)
+        kept, pixels = self._kept(jnp.exp(of_label), labels)
 
         def mean(loss: jax.Array) -> jax.Array:
             return jnp.sum(jnp.where(kept, loss, 0.0)) / pixels
@@ -73,13 +85,13 @@ class WeightedSum:
         return loss
 
     def _kept(
-        self, right: Float32[Array, "B H W"], counted: Bool[Array, "B H W"]
-    ) -> tuple[Bool[Array, "B H W"], Array]:
+        self, right: Float32[Array, "B H W"], labels: Integer[Array, "B H W"]
+    ) -> tuple[Bool[Array, "B H W"], int | Array]:
         """The pixels that count, and what their sum is divided by. OHEM keeps those whose label has
         a probability below its threshold, and in any case the ``ohem_kept`` least certain."""
-        plan = self.settings
+        plan, counted = self.settings, labels != IGNORED_LABEL
         if not plan.ohem_threshold:
-            return counted, jnp.float32(counted.size)
+            return counted, pixels_of_mean(labels, plan.mean)
         right = jnp.where(counted, jax.lax.stop_gradient(right), jnp.inf)
         hardest = jnp.sort(right.reshape(-1))[min(plan.ohem_kept, right.size) - 1]
         kept = counted & (right <= jnp.maximum(hardest, plan.ohem_threshold))

@@ -6,6 +6,9 @@ the columns within itself, and a column's gradient is gathered from the pixels t
 is larger than logits enlarged by rows. On CPUs, where XLA would write these out, a few rows at a
 time are enlarged in the cache.
 
+Where log-probabilities are enlarged in place of logits, the sum is linear in them: their product
+with what the labels, shrunk by the transpose of the resize, weigh each of them.
+
 Dimension key: B frames, H W sides of the labels, h w sides of the logits, K classes.
 """
 
@@ -66,10 +69,7 @@ def within_sums(logits: jax.Array, labels: jax.Array) -> Both:
     for at, weight in zip(*resize.readers(logits.shape[2], width)):
         its_logs, its_labels = (take(x, 2, at)[..., None] for x in (logs, labels))
         by_rows += weight[:, None] * (jnp.exp(columns(rows, at) - its_logs) - (its_labels == classes))
-    by_rows, gradient = apart(by_rows), jnp.zeros_like(logits)
-    for at, weight in zip(*resize.readers(logits.shape[1], height)):
-        gradient += weight[:, None, None] * take(by_rows, 1, at)
-    return total, gradient
+    return total, resize.transposed(apart(by_rows), 1, logits.shape[1])
 
 
 def in_parts(logits: jax.Array, labels: jax.Array) -> Both:
@@ -93,3 +93,16 @@ def in_parts(logits: jax.Array, labels: jax.Array) -> Both:
 
     totals, gradients = jax.lax.map(part, jnp.arange(height // size))
     return jnp.sum(totals), *by_logits(jnp.moveaxis(gradients, 0, 1).reshape(rows.shape))
+
+
+def summed_of_log_probabilities(
+    logits: Float32[Array, "B h w K"], labels: Integer[Array, "B H W"]
+) -> Float32[Array, ""]:
+    """As ``summed_cross_entropy``, but it is the log-softmax of the logits that is enlarged: the
+    pixels' shares of the classes need not sum to 1."""
+    _, height, width, classes = logits.shape
+    by_rows = jnp.zeros((*labels.shape[:2], width, classes), jnp.float32)
+    for at, weight in zip(*resize.readers(width, labels.shape[2])):
+        by_rows += weight[:, None] * (take(labels, 2, at)[..., None] == jnp.arange(classes))
+    weights = resize.transposed(jax.lax.optimization_barrier(by_rows), 1, height)
+    return -jnp.sum(weights * jax.nn.log_softmax(logits))

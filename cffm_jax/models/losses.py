@@ -7,13 +7,14 @@ the logits, K classes.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Float32, Integer
 
-from cffm_jax.models.cross_entropy import summed_cross_entropy
+from cffm_jax.config import IGNORED_LABEL
+from cffm_jax.models.cross_entropy import summed_cross_entropy, summed_of_log_probabilities
 
 
 @runtime_checkable
@@ -34,10 +35,28 @@ class LossParts(NamedTuple):
     frames: Float32[Array, ""]
 
 
-def cross_entropy(logits: Float[Array, "B h w K"], labels: Integer[Array, "B H W"]) -> Float32[Array, ""]:
-    """Mean over ALL pixels of the cross-entropy of logits enlarged to the labels' size. ``labels``
-    are 0..K-1, or 255 where ignored, which counts as zero."""
-    return summed_cross_entropy(logits.astype(jnp.float32), labels) / labels.size
+def cross_entropy(
+    logits: Float[Array, "B h w K"],
+    labels: Integer[Array, "B H W"],
+    resized: Literal["logits", "log_probabilities"] = "logits",
+    mean: Literal["all", "labelled"] = "all",
+) -> Float32[Array, ""]:
+    """Mean over ALL pixels of the cross-entropy of logits enlarged to the labels' size.
+
+    Args:
+      labels: 0..K-1, or 255 where ignored, which counts as zero.
+      resized: see ``LossConfig``; log_probabilities and labelled are the VSPW baselines'.
+      mean: likewise; 0 without a labelled pixel.
+    """
+    summed = summed_cross_entropy if resized == "logits" else summed_of_log_probabilities
+    return summed(logits.astype(jnp.float32), labels) / pixels_of_mean(labels, mean)
+
+
+def pixels_of_mean(labels: Integer[Array, "B H W"], mean: Literal["all", "labelled"]) -> int | Float32[Array, ""]:
+    """The number of pixels that a mean is over, at least 1."""
+    if mean == "all":
+        return labels.size
+    return jnp.maximum(jnp.sum(labels != IGNORED_LABEL), 1).astype(jnp.float32)
 
 
 def clip_loss(

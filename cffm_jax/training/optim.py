@@ -1,4 +1,4 @@
-"""AdamW of both papers (CFFM section 4.1), or SGD: two rates, decay masks, warm-up, poly schedule."""
+"""AdamW of both papers (CFFM section 4.1), or SGD: rates, decay masks, warm-up, poly schedule."""
 
 from __future__ import annotations
 

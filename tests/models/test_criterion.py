@@ -24,6 +24,9 @@ PLANS = {
     "dice": LossConfig(cross_entropy=0, dice=1),
     "OHEM by threshold": LossConfig(ohem_threshold=0.3, ohem_kept=1),
     "OHEM by number": LossConfig(ohem_threshold=1e-6, ohem_kept=20),
+    "labelled pixels": LossConfig(mean="labelled"),
+    "VSPW's baselines": LossConfig(resized="log_probabilities", mean="labelled"),
+    "theirs in a sum": LossConfig(1, 1, 2, 1, WEIGHTS, 0.1, resized="log_probabilities", mean="labelled"),
     "all": LossConfig(0.5, 2.0, 1.5, 0.7, WEIGHTS, 0.1, 0.4, 10),
 }
 
@@ -37,13 +40,17 @@ def make(ignored=0.3):
 
 def by_pixel(plan, logits, labels):
     """The definition, a pixel at a time."""
-    full = naive_resize(logits.astype(np.float64), labels.shape[1:])
-    shares = np.exp(full - full.max(-1, keepdims=True))
-    shares /= shares.sum(-1, keepdims=True)
+
+    def normalised(logits):
+        return logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+
+    full, size = logits.astype(np.float64), labels.shape[1:]
+    logs = naive_resize(normalised(full), size) if "_" in plan.resized else normalised(naive_resize(full, size))
+    shares = np.exp(logs)
     weights = plan.class_weights or (1,) * K
     places = [place for place in np.ndindex(labels.shape) if labels[place] != 255]
     right = {place: shares[place][labels[place]] for place in places}
-    hard, count = places, labels.size
+    hard, count = places, labels.size if plan.mean == "all" else len(places)
     if plan.ohem_threshold:
         hard = sorted(places, key=right.get)
         hard = [place for i, place in enumerate(hard) if i < plan.ohem_kept or right[place] <= plan.ohem_threshold]
@@ -103,6 +110,36 @@ def test_the_papers_loss_is_the_default():
     logits, labels = make()
     ones = make_criterion(LossConfig(class_weights=(1.0,) * K))
     np.testing.assert_allclose(ones(logits, labels), cross_entropy(logits, labels), rtol=1e-6)
+
+
+def test_log_probabilities_and_logits_are_one_at_the_labels_size():
+    rng = np.random.default_rng(3)
+    logits, labels = rng.standard_normal((B, *SMALL, K)).astype(np.float32), rng.integers(0, K, (B, *SMALL))
+    other = jax.jit(make_criterion(LossConfig(resized="log_probabilities")))
+    np.testing.assert_allclose(other(logits, labels), jax.jit(cross_entropy)(logits, labels), rtol=1e-6)
+
+
+def test_the_mean_over_labelled_pixels_does_not_depend_on_the_others():
+    """One loss for all pixels: the mean over the labelled ones is that, over all their share of it."""
+    logits, labels = np.broadcast_to(np.arange(K, dtype=np.float32), (B, *SMALL, K)), np.zeros((B, *FULL), np.uint8)
+    labels[:, ::2] = 255
+    expected = np.log(np.exp(np.arange(K)).sum())
+    labelled, every = (jax.jit(make_criterion(LossConfig(mean=mean))) for mean in ("labelled", "all"))
+    np.testing.assert_allclose(labelled(logits, labels), expected, rtol=1e-6)
+    np.testing.assert_allclose(every(logits, labels), expected * np.mean(labels == 0), rtol=1e-6)
+
+
+@pytest.mark.parametrize("full", [(16, 24), (13, 24), (7, 5), (4, 6), (2, 3)])
+def test_the_sum_by_transposed_labels_is_the_enlarged_one(full):
+    """Of sizes that the plain form computes without enlarging, and the sum of losses does not."""
+    rng = np.random.default_rng(0)
+    logits = 3 * rng.standard_normal((B, 4, 6, K)).astype(np.float32)
+    labels = rng.choice([*range(K), 255], (B, *full)).astype(np.uint8)
+    form = {"resized": "log_probabilities", "mean": "labelled"}
+    ones = LossConfig(class_weights=(1.0,) * K, **form)
+    plain, summed = (jax.jit(jax.value_and_grad(make_criterion(plan))) for plan in (LossConfig(**form), ones))
+    for ours, theirs in zip(plain(logits, labels), summed(logits, labels)):
+        np.testing.assert_allclose(ours, theirs, rtol=2e-6, atol=1e-7)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cffm_jax.models import by_platform
-from cffm_jax.models.resize import interpolation_matrix, resize_bilinear
+from cffm_jax.models.resize import interpolation_matrix, resize_bilinear, transposed
 
 from helpers.resizes import naive_matrix, naive_resize
 
@@ -56,6 +56,9 @@ def test_the_weights_are_the_definition(size_in, size_out):
     assert matrix.dtype == np.float32
     np.testing.assert_allclose(matrix, naive_matrix(size_in, size_out), atol=1e-6)
     np.testing.assert_allclose(matrix.sum(1), 1, atol=1e-6)
+    x = normal(2, size_out, 3)
+    expected = np.einsum("oi,bok->bik", naive_matrix(size_in, size_out), x)
+    np.testing.assert_allclose(transposed(x, 1, size_in), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize(("size_in", "size_out"), LENGTHS)
