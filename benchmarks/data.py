@@ -111,7 +111,7 @@ def step_seconds(videos: tuple[Video, ...], data: DataConfig, clips: int) -> dic
         frames, labels = timed("resize and crop", augment.resize_and_crop, frames, labels, data, rng)
         frames, labels = timed("flip", augment.flip, frames, labels, data, rng)
         frames = timed("distort", augment.distort, frames, data, rng)
-        timed("pad", augment.pad, frames, labels, data.crop)
+        timed("pad", augment.pad, frames, labels, data)
     return spent
 
 

@@ -490,6 +490,8 @@ def test_rules_hold_at_their_bounds(name):
         ({"eval.tile_size": (512,)}, "--eval.tile-size: is 512; give a height and a width"),
         ({"eval.tile_size": (64, 96), "eval.overlap": 64}, "--eval.overlap: is 64; give a multiple of 32 below 64"),
         ({"data.ratio": (2.0, 0.5)}, "--data.ratio: is 2.0 0.5; give more than 0, the smaller number first"),
+        ({"data.ratios": (1.0, 0.0)}, "--data.ratios: is 1.0 0.0; give more than 0"),
+        ({"data.padding": "both"}, "--data.padding: is 'both'; give one of end, around"),
         ({"data.contrast": (1.5, 0.5)}, "--data.contrast: is 1.5 0.5; give at least 0, the smaller number first"),
         ({"data.brightness": float("inf")}, "--data.brightness: is inf; give a finite number"),
         ({"data.threads": 0}, "--data.threads: 0 is too small; give at least 1"),

@@ -40,17 +40,31 @@ class DataConfig:
     eval_split: str = setting("val", changes="figures")
     """Split file (without .txt; in Cityscapes a folder's name) to evaluate on."""
     offsets: tuple[int, ...] = setting((9, 6, 3), goes_with=("model.receptive",))
-    """How many frames before the target the references lie, oldest first."""
+    """How many frames before the target the references lie, oldest first. As data.reverse is drawn
+    first, and then the target, 9 6 3 with 0.5 also draws TCB's clips: i, i+3, i+6, i+9 with the
+    target i, in a video's order or the reversed one."""
+    samples: Literal["clips", "frames"] = "clips"
+    """What a training batch holds: clips, or every labelled frame of them as a sample of its own,
+    for methods that read no other frames: 9 7 4 with data.reverse 0 gives i, i+2, i+5, i+9. A clip
+    is resized, cropped and flipped alike either way. Where not every frame of the data has a mask,
+    the samples are targets alone."""
     frame_size: tuple[int, int] = setting((480, 853), goes_with=("data.ratio",), formerly="scale")
     """Height and width that frames are resized to fit, aspect kept; 0 0: their own size, which
     training does not take."""
-    ratio: tuple[float, float] = setting((0.5, 2.0), above=0, ascending=True)
+    ratio: tuple[float, float] = setting((0.5, 2.0), above=0, ascending=True, reads_only_if=("data.ratios", ()))
     """Range of the training resize, relative to data.frame_size."""
+    ratios: tuple[float, ...] = setting((), above=0, goes_with=("data.frame_size",))
+    """Training resizes that are drawn alike often; without any all within data.ratio are."""
     crop: tuple[int, int] = setting((480, 480), least=32)
     """Height and width of a training crop; multiples of 32, but for image heads on ResNets and
     MobileNetV2."""
+    padding: Literal["end", "around"] = "end"
+    """Where a clip that is smaller than the crop is padded: at the bottom and right, where the
+    network's input is 0, or on both sides with black, which the network reads as it does a frame.
+    Labels are ignored there."""
     max_class_share: float = setting(0.75, above=0, most=1)
-    """A crop is redrawn while one class covers more than this of the target's labelled pixels."""
+    """A crop is redrawn while one class covers more than this of the target's labelled pixels; 1:
+    never."""
     crop_tries: int = setting(10, least=1)
     """How often a crop is drawn at most."""
     flip: float = setting(0.5, least=0, most=1)

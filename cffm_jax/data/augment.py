@@ -33,10 +33,10 @@ def augment(
       rng: source of all draws.
 
     Returns:
-      frames u8[T,h,w,3], labels u8[L,h,w], size i32[2]: height and width of the unpadded top left.
+      frames u8[T,h,w,3], labels u8[L,h,w], size i32[2], as of `pad`.
     """
     clip, masks = flip(*resize_and_crop(frames, labels, data, rng), data, rng)
-    return pad(distort(clip, data, rng), masks, data.crop)
+    return pad(distort(clip, data, rng), masks, data)
 
 
 def fitted_size(height: int, width: int, box: tuple[int, int]) -> tuple[int, int]:
@@ -52,9 +52,10 @@ def fitted_size(height: int, width: int, box: tuple[int, int]) -> tuple[int, int
 
 
 def draw_size(height: int, width: int, data: DataConfig, rng: np.random.Generator) -> tuple[int, int]:
-    """Height and width of a frame fitted to `data.frame_size` times a factor uniform in
-    `data.ratio`."""
-    ratio = rng.uniform(*data.ratio)
+    """Height and width of a frame fitted to `data.frame_size` times a factor: one of `data.ratios`,
+    or where there are none one uniform in `data.ratio`."""
+    ratios = data.ratios
+    ratio = ratios[int(rng.integers(len(ratios)))] if ratios else rng.uniform(*data.ratio)
     rows, columns = (max(1, int(side * ratio)) for side in data.frame_size)
     return fitted_size(height, width, (rows, columns))
 
@@ -81,7 +82,7 @@ def draw_window(labels: np.ndarray, data: DataConfig, rng: np.random.Generator) 
         return slice(top, top + h), slice(left, left + w)
 
     window = draw()
-    for _ in range(data.crop_tries - 1):
+    for _ in range(data.crop_tries - 1 if data.max_class_share < 1 else 0):
         if largest_share(labels[window]) <= data.max_class_share:
             break
         window = draw()
@@ -245,17 +246,20 @@ def _linear_table(factor: float, shift: float) -> np.ndarray:
     return np.clip(values, 0, 255).astype(np.uint8)
 
 
-def pad(frames: np.ndarray, labels: np.ndarray, crop: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Pads a clip at the bottom and right to the crop size: frames with 0, labels with 255.
+def pad(frames: np.ndarray, labels: np.ndarray, data: DataConfig) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Pads a clip to the size of `data.crop`: frames with 0, labels with 255.
 
     Returns:
-      frames u8[T,h,w,3], labels u8[L,h,w] and size i32[2], height and width without padding: only
-      the model normalises frames, so it is the model's input that must be zero there.
+      frames u8[T,h,w,3], labels u8[L,h,w] and size i32[2], height and width of what the network is
+      to take for the frame, from the top left. By `data.padding` "end" it is the frame without
+      padding: only the model normalises frames, so it is the model's input that must be zero there.
+      "Around" the frame it is all, and of an odd number of rows or columns one more lies after it.
     """
-    height, width = labels.shape[1:]
-    border = ((0, 0), (0, crop[0] - height), (0, crop[1] - width))
-    size = np.array([height, width], np.int32)
-    if (height, width) != tuple(crop):
+    size = np.array(labels.shape[1:], np.int32)
+    missing = np.array(data.crop) - size
+    if missing.any():
+        before = missing // 2 if data.padding == "around" else np.zeros(2, int)
+        border = ((0, 0), *zip(before.tolist(), (missing - before).tolist()))
         frames = np.pad(frames, (*border, (0, 0)))
         labels = np.pad(labels, border, constant_values=IGNORED_LABEL)
-    return frames, labels, size
+    return frames, labels, np.array(data.crop, np.int32) if data.padding == "around" else size

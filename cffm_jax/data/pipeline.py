@@ -62,8 +62,10 @@ def training_batches(
       An iterator and context manager of frames u8[b,T,h,w,3] (f32[b,T,h,w,K] of other channels),
       labels u8[b,L,h,w] (255 = ignored) of
       the last L frames, L = T or, where not every frame has a mask, 1, size i32[b,2] (height, width
-      of the unpadded part) and video i32[b] (index into ``videos``). With data.workers > 0 its
-      processes are spawned: the program's entry needs ``if __name__ == "__main__":``.
+      of the unpadded part, see `augment.pad`) and video i32[b] (index into ``videos``). With
+      data.samples "frames" b L samples take the place of b clips, and T and L are 1. With
+      data.workers > 0 its processes are spawned: the program's entry needs
+      ``if __name__ == "__main__":``.
 
     Raises:
       InputError: a number does not fit, or there is no manifest to verify with; while iterating: a
@@ -74,6 +76,10 @@ def training_batches(
     if batch_size < 1 or batch_size % process_count:
         problem = f"{batch_size} clips cannot be shared equally by {process_count} process(es)"
         raise InputError("--train.batch-size", problem, f"give a positive multiple of {process_count}")
+    sparse = any(video.sparse for video in videos)
+    alone = data.samples == "frames"
+    if alone and sparse:
+        data = dataclasses.replace(data, offsets=())  # Nothing reads the references.
     manifest = manifest_of(data)
     if manifest is not None:
         manifest.require(path for video in videos for path in (*video.frames, *filter(None, video.masks)))
@@ -82,13 +88,13 @@ def training_batches(
         .seed(seed)
         .shuffle()
         .repeat()
-        .random_map(_LoadClip(data, num_classes, tuple(videos), manifest, any(video.sparse for video in videos)))
+        .random_map(_LoadClip(data, num_classes, tuple(videos), manifest, sparse))
         # Processes take turns at whole batches. Slicing before random_map instead would give all of
         # them the same draws, and slicing single clips would interleave the processes' parts of the
         # global batch.
         .batch(batch_size // process_count, drop_remainder=True)[process_index::process_count][start_step:]
     )
-    return TrainingBatches(batches, data)
+    return TrainingBatches(batches.map(_frames_alone) if alone else batches, data)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,6 +156,14 @@ class _LoadClip:
                 stored = data[frame], data[mask]
                 frames[i], masks[i] = decode.decode_pair(frame, mask, *stored, self.num_classes, video.coding, channels)
         return frames, masks
+
+
+def _frames_alone(batch: Batch) -> Batch:
+    """Each of the L labelled frames of a batch's clips as a clip of its own."""
+    count = batch["labels"].shape[1]
+    parts = {name: batch[name][:, -count:] for name in ("frames", "labels")}
+    each = {name: np.repeat(batch[name], count, 0) for name in ("size", "video")}
+    return batch | each | {name: part.reshape(-1, 1, *part.shape[2:]) for name, part in parts.items()}
 
 
 class TrainingBatches(Iterator[Batch]):

@@ -58,7 +58,7 @@ def clip_strips(config: Config, videos: Sequence[Video], count: int, seed: int, 
     Raises:
       InputError: a file cannot be used, or a setting does not fit.
     """
-    data = config.data
+    data = dataclasses.replace(config.data, samples="clips")
     heads = [*(f"t-{offset}" for offset in data.offsets), "t"]
     with training_batches(videos, data, num_classes=config.model.num_classes, batch_size=1, seed=seed) as batches:
         return [_clip_strip(next(batches), videos, heads, colours, data.frame_channels) for _ in range(count)]

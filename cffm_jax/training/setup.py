@@ -19,7 +19,7 @@ from cffm_jax.checkpoints.by_path import newest_whole, open_checkpoints
 from cffm_jax.checkpoints.compatible import require_same_run
 from cffm_jax.checkpoints.space import require_space
 from cffm_jax.checkpoints.state import TrainState
-from cffm_jax.config import NOTHING, REQUIRED, Config, InitConfig
+from cffm_jax.config import NOTHING, REQUIRED, Config, DataConfig, InitConfig
 from cffm_jax.config.checks import check_settings, require_crop
 from cffm_jax.data.layouts.classes import Classes, numbered_classes, stated_classes
 from cffm_jax.data.layouts.read import manifest_of, read_videos
@@ -107,6 +107,7 @@ def prepare(config: Config) -> Iterator[Run]:
     with cluster.together():
         if not start:
             require_start(model, config.init)
+        require_samples(model, config.data)
         classes = check(config, mesh)
         videos = read_videos(config.data, config.data.train_split)
         held_out = evaluation_videos(config)
@@ -147,8 +148,9 @@ def prepare(config: Config) -> Iterator[Run]:
         step = step_of(config, model, optimizer, mesh)
         # Made where it is used: the loop moves nothing.
         key = jax.jit(lambda: jax.random.fold_in(jax.random.key(plan.seed), 1), out_shardings=replicated(mesh))()
-        memory, seconds = "", 0.0
+        memory, seconds, samples = "", 0.0, plan.batch_size
         if clips:
+            samples = clips.shapes["frames"].shape[0]
             with cluster.together():
                 require_space(config.workdir, state)
             # Processes may wait for each other here, to share out what is tried.
@@ -172,7 +174,7 @@ def prepare(config: Config) -> Iterator[Run]:
             memory=memory,
             compiling=seconds,
             devices=tuple(mesh.devices.flat),
-            work=work_of_a_step(config, model, mesh),
+            work=work_of_a_step(config, model, mesh, samples),
             colours=(classes or numbered_classes(config.model.num_classes)).colours,
             about={"licence": licence, "classes": of_dataset(classes).stored()},
         )
@@ -193,14 +195,16 @@ def step_of(config: Config, model: Method, optimizer: optax.GradientTransformati
     )
 
 
-def work_of_a_step(config: Config, model: Method, mesh: Mesh) -> Work:
-    """Counted by hand (``macs.training_flops``); the devices' peak where it is known or given."""
+def work_of_a_step(config: Config, model: Method, mesh: Mesh, samples: int) -> Work:
+    """Counted by hand (``macs.training_flops``), of so many samples, clips or single frames; the
+    devices' peak where it is known or given."""
     plan, kind = config.train, mesh.devices.flat[0].device_kind
     peak = 1e12 * plan.peak_tflops
     precision = jax.config.jax_default_matmul_precision  # pyrefly: ignore[missing-attribute]  # added at run time
     peak = peak or peak_flops(kind, config.model.dtype, precision)
     flops = training_flops(model, *config.data.crop, prototypes=config.prototypes.count)
-    return Work(plan.batch_size * flops, peak * mesh.size)
+    frames = model.clip_frames if config.data.samples == "frames" else 1
+    return Work(samples * flops / frames, peak * mesh.size)
 
 
 def _classes(config: Config, classes: Classes | None) -> str:
@@ -238,6 +242,13 @@ def require_start(model: Method, init: InitConfig) -> None:
         problem = f"is missing: the config trains from ImageNet weights of {model.backbone}"
         remedy = f"name their file, or give --init.encoder {NOTHING} to train from random weights"
         raise InputError("--init.encoder", problem, remedy)
+
+
+def require_samples(model: Method, data: DataConfig) -> None:
+    """InputError if single frames are to be trained on by a method that reads more of a clip."""
+    if data.samples == "frames" and (model.reference_names or model.base):
+        problem = f"is frames, and {model.public_name} trains on clips"
+        raise InputError("--data.samples", problem, "give clips, or another --model.name")
 
 
 def check(config: Config, mesh: Mesh) -> Classes | None:

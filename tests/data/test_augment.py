@@ -75,6 +75,16 @@ def test_the_ratio_is_uniform():
     np.testing.assert_allclose(ratios, np.linspace(0.5, 2.0, 4000), atol=0.05)
 
 
+def test_ratios_are_drawn_alike_often():
+    """VSPW's baselines: {0.8, 1, 1.5, 2} times 480 rows."""
+    rng = np.random.default_rng(0)
+    data = DataConfig(ratios=(0.8, 1.0, 1.5, 2.0), frame_size=(480, 9999))
+    sizes = [augment.draw_size(480, 854, data, rng) for _ in range(4000)]
+    expected = [(384, 683), (480, 854), (720, 1281), (960, 1708)]
+    assert {*sizes} == {*expected}
+    assert [sizes.count(size) / 4000 for size in expected] == pytest.approx([0.25] * 4, abs=0.03)
+
+
 def test_the_multiple_of_the_scale_is_never_exceeded():
     rng = np.random.default_rng(0)
     for ratio in np.linspace(0.5, 2.0, 301):
@@ -198,7 +208,13 @@ def test_a_crop_is_redrawn_while_one_class_covers_too_much():
     assert tries(mixed, still(max_class_share=0.74)) == 10
     assert tries(mixed, still(max_class_share=0.74, crop_tries=3)) == 3
     assert tries(np.full((48, 80), 7, np.uint8), STILL) == 10
+    assert tries(np.full((48, 80), 7, np.uint8), still(max_class_share=1.0)) == 1
     assert tries(np.full((48, 80), 255, np.uint8), STILL) == 1, "nothing labelled, no class to cover it"
+
+
+def test_without_a_share_nothing_is_counted(monkeypatch):
+    monkeypatch.setattr(augment, "largest_share", None)
+    augment.draw_window(np.zeros((48, 80), np.uint8), still(max_class_share=1.0), np.random.default_rng(0))
 
 
 def test_ignored_pixels_do_not_count_for_the_share():
@@ -356,7 +372,7 @@ def test_no_distortion_without_its_probability():
 
 def test_padding_is_at_the_bottom_and_right():
     frames, labels = random_clip(8, 20, 27)
-    padded, marks, size = augment.pad(frames, labels, (32, 40))
+    padded, marks, size = augment.pad(frames, labels, still(crop=(32, 40)))
     assert padded.shape == (4, 32, 40, 3) and marks.shape == (4, 32, 40)
     assert size.dtype == np.int32 and size.tolist() == [20, 27]
     np.testing.assert_array_equal(padded[:, :20, :27], frames)
@@ -365,23 +381,47 @@ def test_padding_is_at_the_bottom_and_right():
         assert (padded[outside] == 0).all() and (marks[outside] == 255).all()
 
 
+@pytest.mark.parametrize(
+    ("shape", "top", "left"), [((20, 27), 5, 6), ((31, 39), 0, 0), ((31, 40), 0, 0), ((31, 1), 0, 19)]
+)
+def test_padding_around(shape, top, left):
+    """Black on both sides, of an odd number the one more after; to the network it is a whole frame."""
+    frames, labels = random_clip(8, *shape)
+    crop = (31, 40)
+    padded, marks, size = augment.pad(frames, labels, still(crop=crop, padding="around"))
+    assert size.dtype == np.int32 and size.tolist() == [*crop]
+    height, width = shape
+    inside = np.s_[:, top : top + height, left : left + width]
+    expected, ignored = np.zeros((4, *crop, 3), np.uint8), np.full((4, *crop), 255, np.uint8)
+    expected[inside], ignored[inside] = frames, labels
+    np.testing.assert_array_equal(padded, expected)
+    np.testing.assert_array_equal(marks, ignored)
+
+
 # --- all together
 
 
-def test_clips_of_any_size_come_out_alike():
-    rng = np.random.default_rng(0)
+@pytest.mark.parametrize("crop", [(32, 32), (31, 47)])
+@pytest.mark.parametrize("padding", ["end", "around"])
+def test_clips_of_any_size_come_out_alike(crop, padding):
+    rng, data = np.random.default_rng(0), dataclasses.replace(DATA, crop=crop, padding=padding)
     sizes = set()
-    for seed in range(150):
+    for seed in range(80):
         height, width = rng.integers(1, 120, 2)
         frames, labels = random_clip(seed, height, width)
-        frames, labels, size = augment.augment(frames, labels, DATA, np.random.default_rng(seed))
-        assert frames.shape == (4, 32, 32, 3) and frames.dtype == np.uint8
-        assert labels.shape == (4, 32, 32) and labels.dtype == np.uint8
-        assert (labels[:, size[0] :] == 255).all() and (labels[:, :, size[1] :] == 255).all()
-        assert (frames[:, size[0] :] == 0).all() and (frames[:, :, size[1] :] == 0).all()
-        assert (labels[:, : size[0], : size[1]] < 6).all(), "nothing but padding is ignored"
-        sizes.add(tuple(size.tolist()))
-    assert (32, 32) in sizes and len(sizes) > 10
+        frames, labels, size = augment.augment(frames, labels, data, np.random.default_rng(seed))
+        assert frames.shape == (4, *crop, 3) and frames.dtype == np.uint8
+        assert labels.shape == (4, *crop) and labels.dtype == np.uint8
+        known = (labels < 6).all(0)
+        rows, columns = known.any(1), known.any(0)
+        assert (labels[:, ~known] == 255).all() and (frames[:, ~known] == 0).all()
+        assert np.array_equal(known, rows[:, None] & columns), "nothing but padding is ignored"
+        inner = rows.sum(), columns.sum()
+        assert tuple(size) == (inner if padding == "end" else crop)
+        firsts = (0, 0) if padding == "end" else tuple((side - own) // 2 for side, own in zip(crop, inner))
+        assert (rows.argmax(), columns.argmax()) == firsts
+        sizes.add(inner)
+    assert crop in sizes and len(sizes) > 10
 
 
 def test_the_generator_alone_decides():

@@ -74,6 +74,30 @@ def test_the_order_is_reversed_with_the_probability():
         assert np.mean([clip[0] > clip[-1] for clip in drawn]) == pytest.approx(reverse, abs=0.03)
 
 
+class Listed:
+    """A generator whose draws are listed: whether a video is reversed, and which target is drawn."""
+
+    def __init__(self, draw: float, number: int):
+        self.random, self.integers = lambda: draw, lambda most: number if number < most else None
+
+
+def test_tcbs_clips():
+    """i, i+3, i+6, i+9 with the target i, of a video's order or the reversed one: each as likely as here."""
+    length = 23
+    orders = range(length), range(length - 1, -1, -1)
+    theirs = sorted((order[i], order[i + 3], order[i + 6], order[i + 9]) for order in orders for i in range(length - 9))
+    draws = [Listed(draw, number) for draw in (0.0, 0.9) for number in range(length - 9)]
+    ours = sorted(training_clip(length, draw, OFFSETS)[::-1] for draw in draws)
+    assert ours == theirs
+
+
+def test_clips_of_image_systems_and_pairs():
+    rng = np.random.default_rng(0)
+    frames = {training_clip(15, rng, (9, 7, 4), reverse=0) for _ in range(300)}
+    assert frames == {(i, i + 2, i + 5, i + 9) for i in range(6)}
+    assert {training_clip(5, rng, (1,), reverse=0) for _ in range(200)} == {(i, i + 1) for i in range(4)}
+
+
 def test_targets_are_uniform():
     rng = np.random.default_rng(2)
     targets = [training_clip(14, rng, OFFSETS, reverse=0)[-1] for _ in range(5000)]

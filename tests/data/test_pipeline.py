@@ -74,6 +74,26 @@ def test_other_clips_and_crops(videos):
     assert batch["frames"].shape == (4, 3, 24, 40, 3) and batch["labels"].shape == (4, 3, 24, 40)
 
 
+def test_frames_as_samples_of_their_own(videos):
+    """All labelled frames of the clips that there were."""
+    clips, frames = (take(videos, 2, dataclasses.replace(DATA, samples=kind)) for kind in ("clips", "frames"))
+    for clip, each in zip(clips, frames):
+        for name in ("frames", "labels"):
+            np.testing.assert_array_equal(each[name][:, 0], clip[name].reshape(16, *clip[name].shape[2:]))
+            assert each[name].shape[:2] == (16, 1)
+        for name in ("size", "video"):
+            np.testing.assert_array_equal(each[name], clip[name].repeat(4, 0))
+
+
+def test_where_targets_alone_are_labelled_they_are_the_samples(videos):
+    partly = [dataclasses.replace(v, masks=tuple(m if i % 2 else None for i, m in enumerate(v.masks))) for v in videos]
+    partly = [video for video in partly if video.targets]
+    data = dataclasses.replace(DATA, samples="frames")
+    for batch in take(partly, 2, data):
+        assert batch["frames"].shape == (4, 1, 32, 32, 3) and batch["labels"].shape == (4, 1, 32, 32)
+        assert batch["size"].shape == (4, 2) and batch["video"].shape == (4,)
+
+
 def test_the_seed_decides(videos):
     first = take(videos, 4)
     assert_same_batches(first, take(videos, 4))

@@ -15,7 +15,7 @@ import optax
 import pytest
 
 from cffm_jax.checkpoints.state import TrainState
-from cffm_jax.config import Config, TrainConfig
+from cffm_jax.config import Config, ModelConfig, TrainConfig
 from cffm_jax.drawing.palette import palette
 from cffm_jax.evaluation.pictures import FrameStrips
 from cffm_jax.inference.whole_videos import Chunk
@@ -188,10 +188,19 @@ def test_a_peak_is_that_of_the_precision_in_use():
 
 def test_the_work_of_a_step():
     config = dataclasses.replace(Config(), train=TrainConfig(batch_size=8, peak_tflops=2.0))
-    work = setup.work_of_a_step(config, build_model(config.model), make_mesh(4))
+    work = setup.work_of_a_step(config, build_model(config.model), make_mesh(4), 8)
     assert work == (8 * macs.training_flops(build_model(config.model), 480, 480), 8e12)
     config = dataclasses.replace(config, train=TrainConfig(batch_size=8))
-    assert setup.work_of_a_step(config, build_model(config.model), make_mesh(4)).peak == 0  # A CPU.
+    assert setup.work_of_a_step(config, build_model(config.model), make_mesh(4), 8).peak == 0  # A CPU.
+
+
+def test_the_work_of_single_frames():
+    """A clip of SegFormer's is four frames."""
+    config = dataclasses.replace(Config(), model=ModelConfig("segformer_b0", 19))
+    model = build_model(config.model)
+    clips = setup.work_of_a_step(config, model, make_mesh(1), 2).flops
+    config = dataclasses.replace(config, data=dataclasses.replace(config.data, samples="frames"))
+    assert setup.work_of_a_step(config, model, make_mesh(1), 8).flops == clips > 0
 
 
 # --- compilations, profile

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 
 import cffm_jax
+from cffm_jax.config import DataConfig
+from cffm_jax.errors import InputError
 from cffm_jax.models.create import build_model
 from cffm_jax.models.losses import cross_entropy
 from cffm_jax.models.normalise import normalise
@@ -52,12 +54,25 @@ def test_settings_that_a_loss_does_not_read_are_told():
 
 
 def test_settings_that_another_choice_does_not_read_are_told():
-    changed = [("optim.momentum", 0.8), ("optim.betas", (0.8, 0.9))]
+    changed = [("optim.momentum", 0.8), ("optim.betas", (0.8, 0.9)), ("data.ratio", (0.5, 1.0))]
     config = with_changes(load_config(CONFIG), changed)
     model = build_model(config.model)
     assert notes.unread_notes(config, model) == ("without effect: optim.momentum, beside --optim.kind adamw",)
-    config = with_changes(config, [("optim.kind", "sgd")])
-    assert notes.unread_notes(config, model) == ("without effect: optim.betas, beside --optim.kind sgd",)
+    config = with_changes(config, [("optim.kind", "sgd"), ("data.ratios", (0.8, 1.0))])
+    assert notes.unread_notes(config, model) == (
+        "without effect: data.ratio, beside --data.ratios 0.8 1.0",
+        "without effect: optim.betas, beside --optim.kind sgd",
+    )
+
+
+@pytest.mark.parametrize("name", ["cffm_b0", "cffmp_b0", "cffmpp_b0", "stppm_b0"])
+def test_methods_of_clips_are_not_trained_on_single_frames(name):
+    data, frames = DataConfig(), DataConfig(samples="frames")
+    model = cffm_jax.create_model(name, 4)
+    setup.require_samples(model, data)
+    setup.require_samples(cffm_jax.create_model("segformer_b0", 4), frames)
+    with pytest.raises(InputError, match=f"^--data.samples: is frames, and {name} trains on clips; give clips, or "):
+        setup.require_samples(model, frames)
 
 
 @pytest.mark.long
