@@ -116,7 +116,9 @@ def prepare(config: Config) -> Iterator[Run]:
         notes += cluster.from_first(lambda: dataset_notes(config, classes, videos, held_out))
     optimizer = make_optimizer(config.optim, plan.steps, model)
     key = jax.random.key(plan.seed)
-    prototypes, data = None, dataclasses.replace(config.data, offsets=model.training_offsets(config.data.offsets))
+    offsets = config.data.offsets  # As samples of their own all frames of a clip are read.
+    offsets = offsets if config.data.samples == "frames" else model.training_offsets(offsets)
+    prototypes, data = None, dataclasses.replace(config.data, offsets=offsets)
     with cluster.together():
         variables, origin, licence = initial_weights(model, config, jax.random.fold_in(key, 0), start)
         splits = (data.eval_split, *((data.train_split,) if start < plan.steps else ()))

@@ -121,6 +121,11 @@ class ImageHead(Method):
         return self.head_name
 
     @property
+    def public_name(self) -> str:
+        """The name that ``create_model`` takes; the form says which stem the backbone has."""
+        return f"{self.family}_{self.backbone.removesuffix(f'_{self.form}')}"
+
+    @property
     def settings_read(self) -> tuple[str, ...]:
         return "model.form", "model.auxiliary_weight"
 
