@@ -72,9 +72,9 @@ def theirs(name: str, pair: list[np.ndarray], options: Options) -> float:
     sys.path.append(str(Path(__file__).parents[1] / "tests"))
     import torch
 
-    from helpers.torchvision_raft import network
+    from helpers.torchvision_networks import network
 
-    made = network(name)
+    made = network("models.optical_flow", name)
     images = [torch.from_numpy(each.transpose(0, 3, 1, 2).copy()) for each in pair]
     with torch.inference_mode():
         return seconds(lambda: made(*images, options.updates), options.calls)

@@ -137,10 +137,10 @@ def test_a_file_is_loaded(name, tmp_path):
 @pytest.mark.parametrize("updates", [12, 20])
 @pytest.mark.parametrize("name", NAMES)
 def test_flow_of_odd_eighths_is_torchvisions(name, updates, tmp_path):
-    from helpers.torchvision_raft import network
+    from helpers.torchvision_networks import network
 
     torch = pytest.importorskip("torch")
-    theirs = network(name)
+    theirs = network("models.optical_flow", name)
     assert sum(parameter.numel() for parameter in theirs.parameters()) == PARAMETERS[name]
     torch.save(theirs.state_dict(), tmp_path / "raft.pth")
     weights = cffm_jax.load(tmp_path / "raft.pth")

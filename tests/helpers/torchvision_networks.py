@@ -1,4 +1,4 @@
-"""torchvision's RAFT with random weights, beside any build of torch."""
+"""torchvision's networks with random weights, beside any build of torch."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ FOLDER = Path(sys.prefix) / "torchvision"
 """Where ``make test-reference`` puts it: in the environment transformers would import it, and fail without CUDA."""
 
 
-def network(name: str) -> Any:
-    """``raft_small`` or ``raft_large`` in evaluation mode, with running values that are no zeros and ones; the test is
-    skipped without torchvision."""
-    # Its operators need CUDA's libraries. RAFT uses none, but the import asks for two, which are therefore declared.
+def network(module: str, name: str, **settings: Any) -> Any:
+    """A network of a module, such as ``raft_small`` of "models.optical_flow", in evaluation mode, with running values
+    that are no zeros and ones; the test is skipped without torchvision."""
+    # Its operators need CUDA's libraries. These networks use none, but the import asks for two, which are declared.
     operators = torch.library.Library("torchvision", "FRAGMENT")
     for operator in ("nms", "qnms"):
         if not hasattr(torch.ops.torchvision, operator):
             operators.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "path", [*sys.path, str(FOLDER)])
-        optical_flow = pytest.importorskip("torchvision.models.optical_flow")
+        found = pytest.importorskip(f"torchvision.{module}")
     torch.manual_seed(0)
-    made = getattr(optical_flow, name)()
+    made = getattr(found, name)(**settings)
     for key, value in made.named_buffers():
         if key.endswith(("running_mean", "running_var")):
             value.copy_(0.5 + torch.rand(value.shape))
