@@ -31,6 +31,7 @@ from cffm_jax.inference.engine import not_finite
 from cffm_jax.inference.prototype_store import PrototypeStore
 from cffm_jax.inference.tiles import Tiling, tiles_of
 from cffm_jax.models.kmeans import cluster as cluster_tokens
+from cffm_jax.models.methods.frame_network import FrameNetwork
 from cffm_jax.models.methods.method import Method
 from cffm_jax.models.normalise import normalise
 from cffm_jax.runtime import cluster
@@ -222,6 +223,9 @@ def prototype_source(
         return ImportedPrototypes(plan.imported, model.width)
     if plan.checkpoint:
         with open_stored(plan.checkpoint) as weights:
+            if not isinstance(weights.model, FrameNetwork):
+                problem = f"{plan.checkpoint} holds {weights.model.public_name}, whose features are none to cluster"
+                raise InputError("--prototypes.checkpoint", problem, "name one of SegFormer, CFFM or CFFM++")
             model, variables = weights.model, jax.device_put(complete(weights))
     folder = Path(plan.folder or folder or Path(config.workdir) / FOLDER)
     return Prototyper(model, variables, config, PrototypeStore(folder / f"{split}.sqlite"))

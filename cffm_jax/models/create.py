@@ -11,7 +11,7 @@ from cffm_jax.channels import COLOURS, Channels
 from cffm_jax.config import ModelConfig
 from cffm_jax.config.checks import check_model
 from cffm_jax.errors import InputError
-from cffm_jax.models.encoders.names import names
+from cffm_jax.models.encoders.names import names, size_of
 from cffm_jax.models.flow import raft
 from cffm_jax.models.flow.raft import Raft
 from cffm_jax.models.methods import stppm, tcb
@@ -89,4 +89,8 @@ def build_model(settings: ModelConfig, channels: Channels = COLOURS) -> Method:
     if not family or backbone not in names():
         known = f"{', '.join(METHODS)}, each followed by _ and one of {', '.join(names())}"
         raise InputError("--model.name", f"unknown model {settings.name!r}; known: {known}", "name one of these")
+    blocks = size_of(backbone).depths
+    if settings.depths and len(settings.depths) != len(blocks):
+        problem = f"{' '.join(map(str, settings.depths))}: the numbers of blocks of {backbone} cannot be set"
+        raise InputError("--model.depths", problem, "leave it out, or take another backbone")
     return METHODS[family].create(family, backbone, settings).clone(channels=channels)

@@ -164,6 +164,11 @@ def test_settings_that_are_none(setting, given, said):
         build_model(ModelConfig(**arguments))
 
 
+def test_a_backbone_whose_depths_cannot_be_set():
+    with pytest.raises(ValueError, match=r"^depths: 1 1 1 1: the numbers of blocks of mobilenetv2 cannot be set"):
+        cffm_jax.create_model("fcn_mobilenetv2", 19, depths=(1, 1, 1, 1))
+
+
 def test_a_backbone_of_other_depths():
     """Its blocks, its parameters and its counts."""
     small = cffm_jax.create_model("cffm_b0", 19, depths=[1, 2, 1, 3])

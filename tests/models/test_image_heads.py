@@ -6,10 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import safetensors.numpy
 
 import cffm_jax
-from cffm_jax.config import Config, DataConfig
+from cffm_jax.config import Config, DataConfig, PrototypeConfig
+from cffm_jax.errors import InputError
 from cffm_jax.inference.streaming import StreamSegmenter
+from cffm_jax.inference.video_prototypes import prototype_source
 from cffm_jax.models.losses import cross_entropy
 from cffm_jax.models.methods.image_head import HEADS
 from cffm_jax.models.methods.tcb import KINDS
@@ -113,6 +116,15 @@ def test_weights_go_out_and_are_recognised(family, form):
 def test_a_form_that_a_head_has_not_is_refused():
     with pytest.raises(ValueError, match="form: vspw: fcn has no such form; give form mmsegmentation"):
         cffm_jax.create_model("fcn_r18", 7, form="vspw")
+
+
+def test_its_features_are_no_prototypes(tmp_path):
+    path, model = tmp_path / "fcn.safetensors", cffm_jax.create_model("fcn_mobilenetv2", 5)
+    safetensors.numpy.save_file(cffm_jax.export_state_dict(lively(model), model), path)
+    config = Config(prototypes=PrototypeConfig(checkpoint=str(path)))
+    other = cffm_jax.create_model("cffmpp_b0", 5)
+    with pytest.raises(InputError, match="--prototypes.checkpoint: .* holds fcn_mobilenetv2, whose features are none"):
+        prototype_source(config, other, {}, "val", tmp_path)
 
 
 def test_a_stream_of_frames_of_odd_sides_is_segmented_frame_by_frame():
