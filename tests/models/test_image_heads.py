@@ -127,6 +127,7 @@ def test_its_features_are_no_prototypes(tmp_path):
         prototype_source(config, other, {}, "val", tmp_path)
 
 
+@pytest.mark.long
 def test_a_stream_of_frames_of_odd_sides_is_segmented_frame_by_frame():
     model = cffm_jax.create_model("pspnet_mobilenetv2", 5)
     variables = lively(model)

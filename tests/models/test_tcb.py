@@ -12,7 +12,6 @@ from cffm_jax.config import Config, DataConfig
 from cffm_jax.data.clips import reference_indices
 from cffm_jax.inference.streaming import StreamSegmenter
 from cffm_jax.models.losses import cross_entropy
-from cffm_jax.models.methods.tcb import KINDS
 from cffm_jax.models.normalise import normalise
 from cffm_jax.models.resize import resize_bilinear
 from cffm_jax.models.variables import variable_shapes
@@ -43,7 +42,7 @@ def test_the_parameters_are_those_of_the_image_system(name, image):
     assert counts[0] == counts[1]
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", ["tcb_ppm", pytest.param("tcb_ocr", marks=pytest.mark.long)])
 def test_a_stream_equals_the_clip(name):
     model = cffm_jax.create_model(f"{name}_mobilenetv2", 5, receptive=(7,), pooling=(7,))
     assert model.reference_names == ("reference0",) and model.clip_frames == 2
@@ -65,7 +64,7 @@ def test_a_stream_equals_the_clip(name):
         np.testing.assert_allclose(best, full.max(-1), atol=2e-3)
 
 
-@pytest.mark.parametrize("labelled", [1, 2])
+@pytest.mark.parametrize("labelled", [pytest.param(1, marks=pytest.mark.long), 2])
 def test_the_loss_is_that_of_the_target_and_the_auxiliary_one_of_all_labelled_frames(labelled):
     model = cffm_jax.create_model("tcb_ocr_mobilenetv2", 5, receptive=(7,), pooling=(7,))
     rng = np.random.default_rng(1)
