@@ -1,7 +1,7 @@
 """PSPNet with MobileNetV2 on Cityscapes, by MMSegmentation's recipe.
 
 Command:   python train.py --config configs/pspnet_mobilenetv2_cityscapes.py --init.encoder mnv2.pth
-Cost:      80k iterations of 8 frames of 1024x2048
+Cost:      80k iterations of 8 crops of 512x1024
 Expected:  mIoU 70.2 (MMSegmentation's figure, which the papers' Table 3 has)
 """
 

@@ -90,9 +90,9 @@ class ModelConfig:
     """Weight of the loss of the auxiliary head that these have in training."""
     dtype: Literal["float32", "bfloat16"] = setting("float32", any_weights=True)
     """Compute type. Parameters, norms, softmax, logits and the loss stay in float32."""
-    dropout: float = setting(0.1, least=0, below=1, any_weights=True)
+    dropout: float = setting(0.1, least=0, below=1, any_weights=True, part="method")
     """Share of whole channels dropped before each classifier."""
-    drop_path: float = setting(0.1, least=0, below=1, any_weights=True)
+    drop_path: float = setting(0.1, least=0, below=1, any_weights=True, part="method")
     """Largest probability of skipping an encoder block's branch; rises linearly from 0 over the
     blocks."""
 

@@ -69,7 +69,7 @@ class TrainConfig:
     """Training iterations."""
     batch_size: int = setting(8, least=1)
     """Clips in a global batch, over all devices."""
-    frame_loss_weight: float = setting(0.5, least=0)
+    frame_loss_weight: float = setting(0.5, least=0, part="method")
     """Weight of the per-frame logits' cross-entropy beside the clip's."""
     log_every: int = setting(50, least=1, changes="nothing")
     """Iterations between two lines of the log."""
@@ -131,4 +131,4 @@ class LossConfig:
     their log-softmax at their own stride."""
     mean: Literal["all", "labelled"] = setting("all", reads_only_with=_OF_PIXELS)
     """Pixels whose number cross-entropy and focal loss are divided by: all, or the labelled ones of
-    the batch (OHEM: those that it keeps, in any case)."""
+    the batch, with train.accumulate of each part (OHEM: those that it keeps, in any case)."""

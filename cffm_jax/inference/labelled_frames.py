@@ -85,7 +85,7 @@ def _of_clips(segmenter: VideoSegmenter, variables: dict[str, Any], videos: Sequ
 def _of_whole_videos(segmenter: VideoSegmenter, variables: dict[str, Any], videos: Sequence[Video]) -> Iterator[Chunk]:
     """All frames up to the last one with a mask are segmented."""
     for video in videos:
-        for chunk in segmenter.segment(variables, [_up_to_last_target(video)], labels=False):
+        for chunk in segmenter.segment(variables, [_up_to_last_target(video, segmenter)], labels=False):
             for i, masks in enumerate(zip(*chunk.masks.values(), strict=True), chunk.start):
                 if video.masks[i] is not None:
                     num_classes = segmenter.config.model.num_classes
@@ -93,11 +93,14 @@ def _of_whole_videos(segmenter: VideoSegmenter, variables: dict[str, Any], video
                     yield Chunk(video, i, labels[None], {row: mask[None] for row, mask in zip(chunk.masks, masks)})
 
 
-def _up_to_last_target(video: Video) -> Video:
+def _up_to_last_target(video: Video, segmenter: VideoSegmenter) -> Video:
     for number, following in itertools.pairwise(video.numbers):
         if following != number + 1:
-            problem = f"frame {number + 1} is missing, and causal prototypes need every frame"
-            raise InputError(f"video {video.name}", problem, "add it, or give --eval.prototypes video")
+            chosen = segmenter.model.reads_prototypes
+            what = "causal prototypes need" if chosen else f"the memory of {segmenter.model.public_name} needs"
+            problem = f"frame {number + 1} is missing, and {what} every frame"
+            remedy = "add it, or give --eval.prototypes video" if chosen else "add it"
+            raise InputError(f"video {video.name}", problem, remedy)
     end = video.targets[-1] + 1
     return dataclasses.replace(video, frames=video.frames[:end], masks=video.masks[:end], numbers=video.numbers[:end])
 

@@ -224,7 +224,7 @@ def prototype_source(
     if plan.checkpoint:
         with open_stored(plan.checkpoint) as weights:
             if not isinstance(weights.model, FrameNetwork):
-                problem = f"{plan.checkpoint} holds {weights.model.public_name}, whose features are none to cluster"
+                problem = f"{plan.checkpoint} holds {weights.model.public_name}, which has no features to cluster"
                 raise InputError("--prototypes.checkpoint", problem, "name one of SegFormer, CFFM or CFFM++")
             model, variables = weights.model, jax.device_put(complete(weights))
     folder = Path(plan.folder or folder or Path(config.workdir) / FOLDER)

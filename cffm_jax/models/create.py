@@ -43,9 +43,11 @@ def create_model(name: str, num_classes: int = 0, *, channels: Channels = COLOUR
     Args:
       name: method and backbone. Methods: ``segformer`` (the image baseline), ``cffm`` (local
         temporal contexts), ``cffmpp`` (local and global ones), ``cffmp`` (global ones alone, the
-        papers' CFFM+), ``stppm`` (see ``methods.stppm``). Backbones: ``encoders.names.names()``,
-        such as ``b0``, ``pvtv2_b1``, ``convnext_tiny``. So ``cffm_b1``. Or ``raft_small`` or
-        ``raft_large``: optical flow, with ``dtype`` its only setting.
+        papers' CFFM+), ``stppm`` (see ``methods.stppm``); ``pspnet``, ``deeplabv3plus``,
+        ``upernet``, ``ocrnet``, ``fcn`` (``methods.image_head``), ``tcb_ppm``, ``tcb_ocr``,
+        ``tcb_ocr_mem`` (``methods.tcb``). Backbones: ``encoders.names.names()``, such as ``b0``,
+        ``pvtv2_b1``, ``convnext_tiny``, ``r101``, ``mobilenetv2``. So ``cffm_b1``. Or
+        ``raft_small`` or ``raft_large``: optical flow, with ``dtype`` its only setting.
       num_classes: K.
       channels: of the frames; the default is RGB.
       **settings: fields of ``config.ModelConfig``, which documents them: ``dtype``, ``depths``,
@@ -63,6 +65,8 @@ def create_model(name: str, num_classes: int = 0, *, channels: Channels = COLOUR
     if name in raft.SIZES:
         if unknown := settings.keys() - {"dtype"}:
             raise TypeError(f"{name} has no setting {min(unknown)}")
+        if num_classes or channels != COLOURS:
+            raise ValueError(f"{name} has no classes, and its images are red, green and blue")
         return Raft(name, jnp.dtype(settings.get("dtype", "float32")))
     if not num_classes:
         raise ValueError("num_classes: is 0; here are no data that say how many there are")

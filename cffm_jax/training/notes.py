@@ -36,7 +36,7 @@ def unread_notes(config: Config, model: Method) -> tuple[str, ...]:
             notes.append(f"without effect: {name}, as {' and '.join(needed)} {'are' if needed[1:] else 'is'} 0")
         other, value = SETTINGS[name].reads_only_if or (name, given[name])
         if given[other] != value:
-            notes.append(f"without effect: {name}, beside {as_option(other, given[other])}")
+            notes.append(f"without effect: {name}, with {as_option(other, given[other])}")
     return tuple(notes)
 
 

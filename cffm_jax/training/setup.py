@@ -154,6 +154,7 @@ def prepare(config: Config) -> Iterator[Run]:
         if clips:
             samples = clips.shapes["frames"].shape[0]
             with cluster.together():
+                require_statistics(model, samples // plan.accumulate)
                 require_space(config.workdir, state)
             # Processes may wait for each other here, to share out what is tried.
             needed, seconds = footprint.compiled(config, step, state, clips.shapes, key)
@@ -244,6 +245,14 @@ def require_start(model: Method, init: InitConfig) -> None:
         problem = f"is missing: the config trains from ImageNet weights of {model.backbone}"
         remedy = f"name their file, or give --init.encoder {NOTHING} to train from random weights"
         raise InputError("--init.encoder", problem, remedy)
+
+
+def require_statistics(model: Method, samples: int) -> None:
+    """InputError unless batch statistics can be taken of so many samples at a time."""
+    if samples < model.least_samples:
+        problem = f"gives {samples} sample at a time, and {model.public_name} pools a frame to one value"
+        remedy = "BatchNorm needs two: give a larger one, or a smaller --train.accumulate"
+        raise InputError("--train.batch-size", problem, remedy)
 
 
 def require_samples(model: Method, data: DataConfig) -> None:

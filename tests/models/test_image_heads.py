@@ -113,7 +113,7 @@ def test_weights_go_out_and_are_recognised(family, form):
     assert all(jax.tree.leaves(jax.tree.map(np.array_equal, cffm_jax.convert_state_dict(stored, model), variables)))
 
 
-def test_a_form_that_a_head_has_not_is_refused():
+def test_a_form_that_a_head_lacks_is_refused():
     with pytest.raises(ValueError, match="form: vspw: fcn has no such form; give form mmsegmentation"):
         cffm_jax.create_model("fcn_r18", 7, form="vspw")
 
@@ -123,7 +123,7 @@ def test_its_features_are_no_prototypes(tmp_path):
     safetensors.numpy.save_file(cffm_jax.export_state_dict(lively(model), model), path)
     config = Config(prototypes=PrototypeConfig(checkpoint=str(path)))
     other = cffm_jax.create_model("cffmpp_b0", 5)
-    with pytest.raises(InputError, match="--prototypes.checkpoint: .* holds fcn_mobilenetv2, whose features are none"):
+    with pytest.raises(InputError, match="--prototypes.checkpoint: .* holds fcn_mobilenetv2, which has no features"):
         prototype_source(config, other, {}, "val", tmp_path)
 
 

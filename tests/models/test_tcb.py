@@ -28,8 +28,12 @@ def test_heads_of_the_release(case, name):
     entry = golden_values.manifest()[case]
     model = cffm_jax.create_model(f"{name}_r101", 124)
     variables = cffm_jax.convert_state_dict(golden_values.state_dict(case), model, part="head")
-    apply = jax.jit(functools.partial(model.apply, length=4, method="blended_maps"))
-    logits, auxiliary = apply(variables, drawn_maps(entry))
+
+    @jax.jit
+    def outputs(variables, maps):
+        return model.apply(variables, maps, method=lambda model, maps: model.blended(model.described(maps), 4))
+
+    logits, auxiliary = outputs(variables, drawn_maps(entry))
     assert_compared(case, {"logits": logits, "aux_logits": auxiliary[-1:]})
 
 
@@ -96,14 +100,14 @@ def test_the_memory_is_a_list_of_the_contexts_of_earlier_frames():
 
     @jax.jit
     def kept(variables, frames):
-        maps = model.apply(variables, normalise(frames), method="encode")
-        return maps, model.apply(variables, maps, method="remember")[0]
+        described = model.apply(variables, normalise(frames), method="encode")
+        return described, model.apply(variables, described, method="remember")[0]
 
-    maps, contexts = kept(variables, frames)
+    described, contexts = kept(variables, frames)
 
     @jax.jit
-    def classify(variables, maps, mean):
-        arguments = (maps, (), np.array([True]), {"causal": mean})
+    def classify(variables, described, mean):
+        arguments = (described, (), np.array([True]), {"causal": mean})
         return model.apply(variables, *arguments, method="segment")["TCB ST-OCR-Mem"]
 
     held, state = [], segmenter.start()
@@ -113,6 +117,21 @@ def test_the_memory_is_a_list_of_the_contexts_of_earlier_frames():
                 held.pop(0)
             held.append(contexts[reference])
         state, segmented = segmenter.segment(variables, state, frames[t : t + 1])
-        expected = classify(variables, [x[t : t + 1] for x in maps], np.mean(held, 0)[None])
+        expected = classify(variables, jax.tree.map(lambda x, t=t: x[t : t + 1], described), np.mean(held, 0)[None])
         np.testing.assert_allclose(segmented.logits, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
     assert len(held) == 9
+
+
+def test_training_moves_the_statistics_once():
+    """Those of the features: contexts and targets read the same ones."""
+    model = cffm_jax.create_model("tcb_ocr_mobilenetv2", 5, receptive=(7,), pooling=(7,))
+    variables = lively(model)
+    maps = [np.random.default_rng(2).standard_normal((4, 6, 7, c)).astype(np.float32) for c in (24, 32, 96, 320)]
+
+    def updates(call):
+        apply = functools.partial(model.apply, mutable=["batch_stats"], rngs={"dropout": jax.random.key(0)})
+        return jax.jit(lambda v: apply(v, method=call)[1]["batch_stats"]["head"]["pixels"])(variables)
+
+    once = updates(lambda model: model.head.features(maps, True))
+    trained = updates(lambda model: model.blended(model.described(maps, True), 2, True))
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5), trained, once)

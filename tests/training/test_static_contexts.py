@@ -57,11 +57,11 @@ def test_settings_that_another_choice_does_not_read_are_told():
     changed = [("optim.momentum", 0.8), ("optim.betas", (0.8, 0.9)), ("data.ratio", (0.5, 1.0))]
     config = with_changes(load_config(CONFIG), changed)
     model = build_model(config.model)
-    assert notes.unread_notes(config, model) == ("without effect: optim.momentum, beside --optim.kind adamw",)
+    assert notes.unread_notes(config, model) == ("without effect: optim.momentum, with --optim.kind adamw",)
     config = with_changes(config, [("optim.kind", "sgd"), ("data.ratios", (0.8, 1.0))])
     assert notes.unread_notes(config, model) == (
-        "without effect: data.ratio, beside --data.ratios 0.8 1.0",
-        "without effect: optim.betas, beside --optim.kind sgd",
+        "without effect: data.ratio, with --data.ratios 0.8 1.0",
+        "without effect: optim.betas, with --optim.kind sgd",
     )
 
 

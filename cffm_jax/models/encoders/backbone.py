@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from cffm_jax.models import layers
-from cffm_jax.models.foreign.layouts import LAYER_SCALE, NORM, PARAMS
+from cffm_jax.models.foreign.layouts import BATCH_NORM, LAYER_SCALE, NORM, PARAMS
 from cffm_jax.models.foreign.names import Layer, Origin, layer_at
 
 STRIDES = (4, 8, 16, 32)
@@ -55,7 +55,7 @@ class Size:
 
 
 class Encoder(nn.Module):
-    """Four stages in a row. Parameters and norms are float32; the blocks of a stage are alike.
+    """Stages in a row. Parameters and norms are float32; the blocks of a stage are alike.
 
     Attributes:
       size: a row of the family's.
@@ -108,6 +108,7 @@ class Backbone:
         as in training from nothing -> what messages call them.
       output_strides: that its encoders can have.
       input_multiple: of which the sides of frames are multiples.
+      drops_paths: whether training skips branches at random.
       template_depths: from so many blocks on those of a stage are alike; () where none are, and
         their numbers cannot be set.
     """
@@ -123,9 +124,10 @@ class Backbone:
     afresh: Mapping[str, str] = dataclasses.field(default_factory=dict)
     output_strides: tuple[int, ...] = (STRIDES[-1],)
     input_multiple: int = INPUT_MULTIPLE
+    drops_paths: bool = True
     template_depths: tuple[int, ...] = (1, 1, 1, 1)
 
     def decays(self, path: str) -> bool:
         """Whether weight decay applies to an encoder's parameter: not to norms and layer scales."""
         layer = layer_at(self.layers, PARAMS, path)
-        return not layer or layer[0].kind not in (NORM, LAYER_SCALE)
+        return not layer or layer[0].kind not in (NORM, BATCH_NORM, LAYER_SCALE)

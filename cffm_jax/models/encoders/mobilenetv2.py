@@ -161,5 +161,5 @@ def shapes(size: Size) -> dict[str, tuple[int, ...]]:
 
 BACKBONE = Backbone(
     SIZES, MobileNetV2, macs, elements, LAYERS, BLOCK, shapes, (MMSEGMENTATION, TORCHVISION),
-    output_strides=(8, 16, 32), input_multiple=1, template_depths=(),
+    output_strides=(8, 16, 32), input_multiple=1, drops_paths=False, template_depths=(),
 )  # fmt: skip

@@ -201,7 +201,7 @@ def _with_first(key: str, side: int, size: ResNetSize) -> dict[str, tuple[int, .
 def _family(sizes: dict[str, ResNetSize], stem: tuple[Layer, ...], first: str, side: int, origin: Origin) -> Backbone:
     return Backbone(
         sizes, ResNet, macs, elements, (*_BLOCKS, *stem), BLOCK, functools.partial(_with_first, first, side), (origin,),
-        output_strides=(8, 16, 32), input_multiple=1, template_depths=(2, 2, 2, 2),
+        output_strides=(8, 16, 32), input_multiple=1, drops_paths=False, template_depths=(2, 2, 2, 2),
     )  # fmt: skip
 
 

@@ -3,6 +3,8 @@ et al., ECCV 2018)."""
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -42,6 +44,8 @@ class SeparableConv(nn.Module):
 
 
 class DeepLabV3Plus(Head):
+    LEAST_SAMPLES: ClassVar[int] = 2
+
     @nn.compact
     def __call__(self, maps: Maps, regions: jax.Array | None, train: bool = False) -> jax.Array:
         first, x = maps[0], maps[-1]
@@ -61,6 +65,8 @@ class DeepLabV3Plus(Head):
 
 class _DeepLabV3PlusOfVSPW(Head):
     """Its rates are plain convolutions; elements are dropped after three layers."""
+
+    LEAST_SAMPLES: ClassVar[int] = 2
 
     @nn.compact
     def __call__(self, maps: Maps, regions: jax.Array | None, train: bool = False) -> jax.Array:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -39,30 +39,42 @@ class Head(nn.Module):
     width: int
     dtype: jnp.dtype
 
+    LEAST_SAMPLES: ClassVar[int] = 1
+    """Samples of a batch that BatchNorm needs in training: 2 where a map is pooled to one value."""
+    READS_REGIONS: ClassVar[bool] = False
+    """Whether it reads the auxiliary head's logits."""
+
     def __call__(
         self, maps: Maps, regions: Float32[Array, "N _ _ K"] | None, train: bool = False
     ) -> Float[Array, "N h w _"]:
-        """Features of the encoder's maps; ``regions`` are the auxiliary head's logits, of forms
-        with one."""
+        """Features of the encoder's maps, in front of the classifier; ``regions`` are the auxiliary
+        head's logits, if it reads them."""
         raise NotImplementedError
 
 
 class TemporalHead(Head):
-    """A head in two halves: what is kept of a frame, which may be averaged over several, and what
-    the target's map is read beside."""
+    """A head whose features are read beside a context of them, which may be the mean of several
+    frames'."""
 
-    def kept(self, maps: Maps, regions: Float32[Array, "N _ _ K"] | None, train: bool = False) -> Any:
+    def features(self, maps: Maps, train: bool = False) -> Float[Array, "N h w _"]:
+        """Of each frame, read once for its context and as a target."""
+        raise NotImplementedError
+
+    def context(self, features: Float[Array, "N h w _"], regions: Float32[Array, "N _ _ K"] | None) -> Any:
         """Arrays [N, ...] of each frame, float32."""
         raise NotImplementedError
 
-    def beside(self, maps: Maps, kept: Any, train: bool = False) -> Float[Array, "N h w _"]:
-        """Features of targets' maps beside what was kept, of themselves or of a clip's mean."""
+    def with_context(
+        self, features: Float[Array, "N h w _"], context: Any, train: bool = False
+    ) -> Float[Array, "N h w _"]:
+        """Features of targets beside a context, in front of the classifier."""
         raise NotImplementedError
 
     def __call__(
         self, maps: Maps, regions: Float32[Array, "N _ _ K"] | None, train: bool = False
     ) -> Float[Array, "N h w _"]:
-        return self.beside(maps, self.kept(maps, regions, train), train)
+        features = self.features(maps, train)
+        return self.with_context(features, self.context(features, regions), train)
 
 
 @dataclasses.dataclass(frozen=True)

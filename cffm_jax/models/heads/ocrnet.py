@@ -19,6 +19,7 @@ from cffm_jax.models.heads.head import Auxiliary, HeadForm, HeadKind, Maps, Temp
 
 
 class ObjectContext(TemporalHead):
+    READS_REGIONS: ClassVar[bool] = True
     BIASES: ClassVar[bool] = False
     """Whether convolutions have biases beside their norms."""
 
@@ -33,34 +34,26 @@ class ObjectContext(TemporalHead):
         self.value, self.out = convolution(inner), convolution(self.width)
         self.fuse = convolution(self.width)
 
-    def kept(self, maps: Maps, regions: jax.Array | None, train: bool = False) -> Float32[Array, "N K C"]:
-        assert regions is not None  # All of its forms have an auxiliary head.
-        return self.contexts(self.pixels(maps[-1], train), regions)
+    def features(self, maps: Maps, train: bool = False) -> Float[Array, "N h w C"]:
+        return self.pixels(maps[-1], train)
 
-    def beside(self, maps: Maps, kept: Float32[Array, "N K C"], train: bool = False) -> Float[Array, "N h w C"]:
-        return self.attend(self.pixels(maps[-1], train), kept, train)
-
-    def __call__(self, maps: Maps, regions: jax.Array | None, train: bool = False) -> jax.Array:
-        assert regions is not None
-        features = self.pixels(maps[-1], train)
-        return self.attend(features, self.contexts(features, regions), train)
-
-    def contexts(
-        self, features: Float[Array, "N h w C"], regions: Float32[Array, "N h w K"]
+    def context(
+        self, features: Float[Array, "N h w C"], regions: Float32[Array, "N h w K"] | None
     ) -> Float32[Array, "N K C"]:
         """A context a class: the features' mean, weighed by the softmax of its logits over all
         pixels."""
+        assert regions is not None  # All of its forms have an auxiliary head.
         n, h, w, k = regions.shape
         weights = jax.nn.softmax(regions.astype(jnp.float32).reshape(n, h * w, k), axis=1)
         flat = features.astype(jnp.float32).reshape(n, h * w, -1)
         return jnp.einsum("npk,npc->nkc", weights, flat, precision="highest")
 
-    def attend(
-        self, features: Float[Array, "N h w C"], contexts: Float32[Array, "N K C"], train: bool = False
+    def with_context(
+        self, features: Float[Array, "N h w C"], context: Float32[Array, "N K C"], train: bool = False
     ) -> Float[Array, "N h w C"]:
         """Features fused with what their pixels read of the contexts."""
         n, h, w, _ = features.shape
-        contexts = contexts[:, :, None].astype(self.dtype)
+        contexts = context[:, :, None].astype(self.dtype)
         query, key = features, contexts
         for of_pixels, of_contexts in zip(self.query, self.key, strict=True):
             query, key = of_pixels(query, train), of_contexts(key, train)

@@ -30,6 +30,7 @@ from cffm_jax.models.resize import resize_bilinear
 class PyramidPooling(TemporalHead):
     """The map's pooled forms are projected and enlarged to it, and all are fused."""
 
+    LEAST_SAMPLES: ClassVar[int] = 2
     ENLARGED_FIRST: ClassVar[bool] = False
     """Whether pooled maps are enlarged before they are projected."""
 
@@ -37,11 +38,17 @@ class PyramidPooling(TemporalHead):
         self.levels = [layers.ConvNorm(self.width, 1, self.dtype) for _ in SIDES]
         self.fuse = layers.ConvNorm(self.width, 3, self.dtype)
 
-    def kept(self, maps: Maps, regions: jax.Array | None, train: bool = False) -> Pyramid:
-        return pyramid(maps[-1])
+    def features(self, maps: Maps, train: bool = False) -> Float[Array, "N h w C"]:
+        """The last map."""
+        return maps[-1]
 
-    def beside(self, maps: Maps, kept: Pyramid, train: bool = False) -> Float[Array, "N h w _"]:
-        return self.fuse(self.concatenated(maps[-1], kept, train), train)
+    def context(self, features: Float[Array, "N h w C"], regions: jax.Array | None) -> Pyramid:
+        return pyramid(features)
+
+    def with_context(
+        self, features: Float[Array, "N h w C"], context: Pyramid, train: bool = False
+    ) -> Float[Array, "N h w _"]:
+        return self.fuse(self.concatenated(features, context, train), train)
 
     def concatenated(self, x: Float[Array, "N h w C"], pooled: Pyramid, train: bool = False) -> Float[Array, "N h w _"]:
         """What is fused."""

@@ -31,6 +31,7 @@ class _EnlargedFirst(PyramidPooling):
 
 
 class UPerNet(Head):
+    LEAST_SAMPLES: ClassVar[int] = 2
     POOLING: ClassVar[type[PyramidPooling]] = PyramidPooling
 
     @nn.compact

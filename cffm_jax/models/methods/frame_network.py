@@ -58,7 +58,8 @@ class FrameNetwork(Method):
 
     @property
     def settings_read(self) -> tuple[str, ...]:
-        return "model.projection", "model.width"
+        own = "model.projection", "model.width", "model.dropout", "train.frame_loss_weight"
+        return *super().settings_read, *own
 
     def rows(self, prototypes: Prototypes = "video") -> tuple[str, ...]:
         return (PER_FRAME,)

@@ -127,7 +127,8 @@ class ImageHead(Method):
 
     @property
     def settings_read(self) -> tuple[str, ...]:
-        return "model.form", "model.auxiliary_weight"
+        dropout = () if self.head_form.dropout is not None else ("model.dropout",)
+        return *super().settings_read, "model.form", "model.auxiliary_weight", *dropout
 
     @property
     def output_stride(self) -> int:
@@ -145,6 +146,10 @@ class ImageHead(Method):
     @property
     def stride(self) -> int:
         return self.size.strides[0 if self.kind.fine else -1]
+
+    @property
+    def least_samples(self) -> int:
+        return self.head_form.module.LEAST_SAMPLES
 
     def rows(self, prototypes: Prototypes = "video") -> tuple[str, ...]:
         return (self.kind.title,)
@@ -164,33 +169,44 @@ class ImageHead(Method):
             self.auxiliary_dropout = layers.channel_dropout(rate)
             self.auxiliary_classifier = layers.Dense(self.num_classes, self.dtype)
 
-    def encode(self, frames: Float[Array, "N H W K"], train: bool = False) -> Maps:
+    def encode(self, frames: Float[Array, "N H W K"], train: bool = False) -> Tree:
+        """The encoder's maps."""
         return self.encode_stages(frames, train)
 
     def head_logits(self, maps: Maps, train: bool = False) -> FrameLogits:
         """Logits of an encoder's maps, each at its own stride."""
-        auxiliary = None
-        if self.head_form.auxiliary:
-            auxiliary = self.auxiliary_dropout(self.auxiliary(maps[2], train), deterministic=not train)
-            auxiliary = self.auxiliary_classifier(auxiliary).astype(jnp.float32)
-        x = self.head_dropout(self.head(maps, auxiliary, train), deterministic=not train)
-        return FrameLogits(self.classifier(x).astype(jnp.float32), auxiliary)
+        regions = self.regions(maps, train) if self.head_form.auxiliary else None
+        return FrameLogits(self.classified(self.head(maps, regions, train), train), regions)
+
+    def own_logits(self, maps: Maps) -> Float32[Array, "N h w {self.num_classes}"]:
+        """Logits alone: without the auxiliary head, unless they read it."""
+        return self.classified(self.head(maps, self.regions(maps) if self.head.READS_REGIONS else None))
+
+    def regions(self, maps: Maps, train: bool = False) -> Float32[Array, "N _ _ {self.num_classes}"]:
+        """The auxiliary head's logits."""
+        x = self.auxiliary_dropout(self.auxiliary(maps[2], train), deterministic=not train)
+        return self.auxiliary_classifier(x).astype(jnp.float32)
+
+    def classified(
+        self, features: Float[Array, "N h w _"], train: bool = False
+    ) -> Float32[Array, "N h w {self.num_classes}"]:
+        """Logits of the head's features."""
+        return self.classifier(self.head_dropout(features, deterministic=not train)).astype(jnp.float32)
 
     def segment(
-        self, features: Maps, memory: Sequence[Tree], referring: Bool[Array, " N"], contexts: Mapping[str, Tree]
+        self, features: Tree, memory: Sequence[Tree], referring: Bool[Array, " N"], contexts: Mapping[str, Tree]
     ) -> dict[str, Float32[Array, "N _ _ {self.num_classes}"]]:
-        return {self.kind.title: self.head_logits(features).logits}
+        return {self.kind.title: self.own_logits(features)}
 
     def frame_logits(self, frames: Float[Array, "N H W K"]) -> Float32[Array, "N h w {self.num_classes}"]:
         """Logits of normalised frames."""
-        return self.head_logits(self.encode(frames)).logits
+        return self.own_logits(self.encode_stages(frames))
 
     def auxiliary_logits(self, frames: Float[Array, "N H W K"]) -> Float32[Array, "N _ _ {self.num_classes}"]:
         """The auxiliary head's logits of normalised frames; ValueError for a form without one."""
-        logits = self.head_logits(self.encode(frames)).auxiliary
-        if logits is None:
+        if not self.head_form.auxiliary:
             raise ValueError(f"{self.public_name} of form {self.form} has no auxiliary head")
-        return logits
+        return self.regions(self.encode_stages(frames))
 
     # --- training
 
@@ -202,7 +218,7 @@ class ImageHead(Method):
 
     def clip_outputs(self, clips: Float[Array, "B T H W K"], train: bool = False) -> ClipOutputs:
         b, t, *_ = clips.shape
-        logits = self.head_logits(self.encode(clips.reshape(b * t, *clips.shape[2:]), train), train).logits
+        logits = self.head_logits(self.encode_stages(clips.reshape(b * t, *clips.shape[2:]), train), train).logits
         frames = logits.reshape(b, t, *logits.shape[1:])
         return ClipOutputs(frames[:, -1], frames)
 
@@ -213,7 +229,7 @@ class ImageHead(Method):
         auxiliary head; ``frame_loss_weight`` is not read."""
         labels = batch["labels"]
         clips = normalise(batch["frames"], batch["size"], self.channels)[:, -labels.shape[1] :]
-        logits, auxiliary = self.head_logits(self.encode(clips.reshape(-1, *clips.shape[2:]), True), True)
+        logits, auxiliary = self.head_logits(self.encode_stages(clips.reshape(-1, *clips.shape[2:]), True), True)
         labels = labels.reshape(-1, *labels.shape[2:])
         loss = criterion(logits, labels)
         if auxiliary is None:
@@ -229,19 +245,21 @@ class ImageHead(Method):
     def macs(self, height: int, width: int, *, prototypes: int, executed: bool) -> dict[str, int]:
         family = encoders.backbone_of(self.backbone)
         encoder = family.macs(self.size, height, width, len(self.channels))
-        return {**encoder, "head": self._head_counts(height, width).products}
+        return {**encoder, "head": self._head_counts(height, width, "own_logits").products}
 
     def elements(self, height: int, width: int, *, prototypes: int) -> int:
         encoder = encoders.backbone_of(self.backbone).elements(self.size, height, width)
-        return encoder + self._head_counts(height, width).elements
+        return encoder + self._head_counts(height, width, "own_logits").elements
 
     def training_macs(self, height: int, width: int, *, prototypes: int) -> int:
-        return 3 * self.clip_frames * sum(self.macs(height, width, prototypes=prototypes, executed=True).values())
+        family = encoders.backbone_of(self.backbone)
+        encoder = sum(family.macs(self.size, height, width, len(self.channels)).values())
+        return 3 * (encoder + self._head_counts(height, width, "head_logits").products)
 
-    def _head_counts(self, height: int, width: int) -> Counts:
-        """Of everything but the encoder, the auxiliary head included."""
+    def _head_counts(self, height: int, width: int, method: str) -> Counts:
+        """Of a method of the encoder's maps of a frame."""
         maps = [
             jax.ShapeDtypeStruct((1, -(-height // stride), -(-width // stride), c), jnp.float32)
             for stride, c in zip(self.size.strides, self.size.channels, strict=True)
         ]
-        return counts(lambda *maps: self.init_with_output(jax.random.key(0), maps, method="head_logits")[0], *maps)
+        return counts(lambda *maps: self.init_with_output(jax.random.key(0), maps, method=method)[0], *maps)

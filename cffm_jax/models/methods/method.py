@@ -141,6 +141,11 @@ class Method(nn.Module):
         return 4
 
     @property
+    def least_samples(self) -> int:
+        """Clips, or frames, that a training batch holds at least, or each part of it."""
+        return 1
+
+    @property
     def templated(self) -> Method:
         """The same with so few blocks that it is traced fast, and all kinds of them are there."""
         depths = encoders.backbone_of(self.backbone).template_depths
@@ -172,7 +177,7 @@ class Method(nn.Module):
 
         A dot at the end stands for a section. The others change nothing.
         """
-        return ()
+        return ("model.drop_path",) if encoders.backbone_of(self.backbone).drops_paths else ()
 
     @property
     def reference_names(self) -> tuple[str, ...]:
@@ -346,7 +351,7 @@ class Method(nn.Module):
         """Multiply-accumulates of one target by part; its references are encoded already.
 
         Args:
-          height: of the input, a multiple of 32.
+          height: of the input, a multiple of ``input_multiple``.
           width: likewise.
           prototypes: P.
           executed: count what the engine computes, not what the papers' equations say; see the

@@ -9,6 +9,7 @@ Dimension key: as in ``method``; h w the map of the logits.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import ClassVar, Literal, NamedTuple
 
@@ -19,9 +20,9 @@ from jaxtyping import Array, Bool, Float, Float32, Int32
 from cffm_jax.config import ModelConfig, PrototypeConfig
 from cffm_jax.models.criterion import Criterion
 from cffm_jax.models.foreign.layouts import DENSE_1X1
-from cffm_jax.models.foreign.names import Layer, conv_norm
+from cffm_jax.models.foreign.names import Layer, MethodNames, conv_norm
 from cffm_jax.models.heads import ocrnet, pspnet
-from cffm_jax.models.heads.head import Auxiliary, Form, HeadForm, HeadKind, Maps, vspw_names
+from cffm_jax.models.heads.head import Form, HeadForm, HeadKind, Maps, vspw_names
 from cffm_jax.models.losses import cross_entropy
 from cffm_jax.models.methods.image_head import ClipOutputs, FrameLogits, ImageHead
 from cffm_jax.models.methods.method import Batch, Prototypes, Tree
@@ -38,32 +39,27 @@ _PPM = (
 )
 
 
-def _kind(title: str, form: HeadForm) -> HeadKind:
-    return HeadKind(title, {"vspw": form})
+def _kind(title: str, form: HeadForm, names: MethodNames) -> HeadKind:
+    return HeadKind(title, {"vspw": dataclasses.replace(form, names=names)})
 
 
 KINDS = {
     "tcb_ppm": _kind(
         "TCB ST-PPM",
-        HeadForm(
-            pspnet.PyramidPooling,
-            vspw_names("tcb_ppm", "TCB ST-PPM", _PPM, classifier=_P + "conv_last_.4", prefix=("ppm_conv.", "deepsup.")),
-            auxiliary=Auxiliary(512),
-        ),
+        pspnet.KIND.forms["vspw"],
+        vspw_names("tcb_ppm", "TCB ST-PPM", _PPM, classifier=_P + "conv_last_.4", prefix=(_P, "deepsup.")),
     ),
     "tcb_ocr": _kind(
         "TCB ST-OCR",
-        HeadForm(
-            ocrnet.WithBiases,
-            vspw_names(
-                "tcb_ocr", "TCB ST-OCR", ocrnet.vspw_layers(""), classifier="head",
-                prefix=("conv_3x3.", "spatial_ocr_head.", "dsn_head."),
-            ),
-            auxiliary=Auxiliary(512, use_bias=True),
-            dropout=0.05,
+        ocrnet.KIND.forms["vspw"],
+        vspw_names(
+            "tcb_ocr", "TCB ST-OCR", ocrnet.vspw_layers(""), classifier="head",
+            prefix=("conv_3x3.", "spatial_ocr_head.", "dsn_head."),
         ),
     ),
 }  # fmt: skip
+"""One row a method."""
+
 MEMORY_KINDS = {
     "tcb_ocr_mem": HeadKind("TCB ST-OCR-Mem", KINDS["tcb_ocr"].forms),
 }
@@ -71,6 +67,13 @@ MEMORY_KINDS = {
 
 HELD = 8
 """Contexts that the memory holds at most before another is appended."""
+
+
+class Described(NamedTuple):
+    """The head's features of frames, and the auxiliary head's logits."""
+
+    features: Float[Array, "N h w _"]
+    regions: Float32[Array, "N _ _ K"]
 
 
 class Held(NamedTuple):
@@ -107,7 +110,8 @@ class TemporalContextBlending(ImageHead):
 
     @property
     def settings_read(self) -> tuple[str, ...]:
-        return "model.auxiliary_weight", "model.receptive"  # The latter's length alone.
+        others = [name for name in super().settings_read if name != "model.form"]  # There is one.
+        return *others, "model.receptive"  # The number of references.
 
     @property
     def reference_names(self) -> tuple[str, ...]:
@@ -116,50 +120,39 @@ class TemporalContextBlending(ImageHead):
     def training_offsets(self, offsets: Sequence[int]) -> tuple[int, ...]:
         return tuple(offsets)
 
-    def rows(self, prototypes: Prototypes = "video") -> tuple[str, ...]:
-        return (self.kind.title,)
-
     # --- the stages
 
-    def remember(self, features: Maps) -> tuple[Tree, ...]:
-        """What the head keeps of a frame, which all references read alike."""
-        return (self.head.kept(features, self._regions(features, False)),)
+    def encode(self, frames: Float[Array, "N H W K"], train: bool = False) -> Described:
+        return self.described(self.encode_stages(frames, train), train)
+
+    def described(self, maps: Maps, train: bool = False) -> Described:
+        """The head's features of an encoder's maps, and the auxiliary logits."""
+        return Described(self.head.features(maps, train), self.regions(maps, train))
+
+    def remember(self, features: Described) -> tuple[Tree, ...]:
+        """A frame's context, which all references read alike."""
+        return (self.head.context(*features),)
 
     def segment(
-        self, features: Maps, memory: Sequence[Tree], referring: Bool[Array, " N"], contexts: Mapping[str, Tree]
+        self, features: Described, memory: Sequence[Tree], referring: Bool[Array, " N"], contexts: Mapping[str, Tree]
     ) -> dict[str, Float32[Array, "N _ _ {self.num_classes}"]]:
         """Segments as ``Method`` says; a first frame without references is its own clip."""
-        own = self.head.kept(features, self._regions(features, False))
-        mean = jax.tree.map(lambda *each: sum(each) / len(each), own, *memory)
-        return {self.kind.title: self._classified(features, mean, False)}
+        mean = jax.tree.map(lambda *each: sum(each) / len(each), self.head.context(*features), *memory)
+        return {self.kind.title: self.classified(self.head.with_context(features.features, mean))}
 
-    def blended_logits(self, clips: Float[Array, "B T H W K"], train: bool = False) -> FrameLogits:
-        """Logits of the clips' targets, and auxiliary ones of all their frames, [B * T, ...]."""
-        b, t, *_ = clips.shape
-        maps = self.encode(clips.reshape(b * t, *clips.shape[2:]), train)
-        return self.blended_maps(maps, t, train)
-
-    def blended_maps(self, maps: Maps, length: int, train: bool = False) -> FrameLogits:
-        """The same of the maps of clips of so many frames."""
-        auxiliary = self._regions(maps, train)
-        kept = self.head.kept(maps, auxiliary, train)
-        mean = jax.tree.map(lambda x: x.reshape(-1, length, *x.shape[1:]).mean(1), kept)
-        targets = [x.reshape(-1, length, *x.shape[1:])[:, -1] for x in maps]
-        return FrameLogits(self._classified(targets, mean, train), auxiliary)
-
-    def _regions(self, maps: Maps, train: bool) -> Float32[Array, "N _ _ {self.num_classes}"]:
-        x = self.auxiliary_dropout(self.auxiliary(maps[2], train), deterministic=not train)
-        return self.auxiliary_classifier(x).astype(jnp.float32)
-
-    def _classified(self, maps: Maps, kept: Tree, train: bool) -> Float32[Array, "N h w {self.num_classes}"]:
-        x = self.head_dropout(self.head.beside(maps, kept, train), deterministic=not train)
-        return self.classifier(x).astype(jnp.float32)
+    def blended(self, frames: Described, length: int, train: bool = False) -> FrameLogits:
+        """Logits of the last frames of clips of so many, and the auxiliary ones of all."""
+        context = self.head.context(*frames)
+        mean = jax.tree.map(lambda x: x.reshape(-1, length, *x.shape[1:]).mean(1), context)
+        targets = frames.features[length - 1 :: length]
+        return FrameLogits(self.classified(self.head.with_context(targets, mean, train), train), frames.regions)
 
     # --- training
 
     def clip_outputs(self, clips: Float[Array, "B T H W K"], train: bool = False) -> ClipOutputs:
         """The logits of clips, and the auxiliary ones of their frames."""
-        logits, auxiliary = self.blended_logits(clips, train)
+        t = clips.shape[1]
+        logits, auxiliary = self.blended(self.encode(clips.reshape(-1, *clips.shape[2:]), train), t, train)
         assert auxiliary is not None
         return ClipOutputs(logits, auxiliary.reshape(*clips.shape[:2], *auxiliary.shape[1:]))
 
@@ -205,13 +198,13 @@ class BlendingWithMemory(TemporalContextBlending):
     def advance(
         self,
         state: Held,
-        features: Maps,
+        features: Described,
         age: Int32[Array, " S"],
         settings: PrototypeConfig,
         memory: Sequence[Tree] = (),
     ) -> tuple[Held, Float32[Array, "S K C"]]:
         """The list with a frame's contexts appended, and its mean."""
-        own = self.head.kept(features, self._regions(features, False))
+        own = self.head.context(*features)
         appended = jnp.stack([*memory, own], 1)
         contexts = jnp.concatenate([state.contexts, appended], 1)[:, -(HELD + 1) :]
         count = jnp.minimum(jnp.where(age == 0, 0, state.count) + appended.shape[1], HELD + 1)
@@ -220,6 +213,6 @@ class BlendingWithMemory(TemporalContextBlending):
         return Held(contexts, count), total / count[:, None, None]
 
     def segment(
-        self, features: Maps, memory: Sequence[Tree], referring: Bool[Array, " N"], contexts: Mapping[str, Tree]
+        self, features: Described, memory: Sequence[Tree], referring: Bool[Array, " N"], contexts: Mapping[str, Tree]
     ) -> dict[str, Float32[Array, "N _ _ {self.num_classes}"]]:
-        return {self.kind.title: self._classified(features, contexts["causal"], False)}
+        return {self.kind.title: self.classified(self.head.with_context(features.features, contexts["causal"]))}
