@@ -197,3 +197,12 @@ def test_a_checkpoint_of_other_arithmetic_is_refused():
 def test_sizes_name_one_encoder_each():
     assert len(set(encoders.names())) == len(encoders.names())
     assert {encoders.size_of(name).like for name in encoders.names()} == set(LOCAL_BLOCKS) == set(GLOBAL_BLOCKS)
+
+
+@pytest.mark.parametrize("name", ["b0", "convnext_tiny", "r18", "mobilenetv2"])
+def test_norms_of_an_encoder_do_not_decay(name):
+    model = cffm_jax.create_model(f"segformer_{name}", 19)
+    paths = [path.split("/")[1:] for path in flatten(variable_shapes(model)) if path.startswith("params/encoder/")]
+    norms = [path for path in paths if path[-1] == "scale"]
+    kernels = [path for path in paths if path[-1] == "kernel"]
+    assert norms and kernels and not any(map(model.decays, norms)) and all(map(model.decays, kernels))
