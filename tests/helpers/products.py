@@ -7,23 +7,9 @@ import jax
 from jax.extend.core import jaxprs_in_params
 
 from cffm_jax.models import layers
+from cffm_jax.models.products import products as traced_products
 
-
-def traced_products(jaxpr) -> int:
-    """Multiply-accumulates of the matrix products and convolutions in a traced program; of branches those of one, which
-    are forms of the same (``by_platform``)."""
-    total = 0
-    for equation in jaxpr.eqns:
-        inner = [traced_products(each) for each in jaxprs_in_params(equation.params)]
-        total += max(inner, default=0) if equation.primitive.name == "cond" else sum(inner)
-        shapes = [variable.aval.shape for variable in (*equation.invars, *equation.outvars)]
-        if equation.primitive.name == "dot_general":
-            (contracted, _), _ = equation.params["dimension_numbers"]
-            total += math.prod(shapes[-1]) * math.prod(shapes[0][axis] for axis in contracted)
-        elif equation.primitive.name == "conv_general_dilated":
-            numbers = equation.params["dimension_numbers"]
-            total += math.prod(shapes[-1]) * math.prod(shapes[1]) // shapes[1][numbers.rhs_spec[0]]
-    return total
+__all__ = ["TIMES", "traced_elements", "traced_products"]
 
 
 TIMES = {
