@@ -81,8 +81,22 @@ def _activations(jaxpr: Jaxpr) -> int:
     return total
 
 
+def encoder_counters(
+    module: Callable[..., nn.Module],
+) -> tuple[Callable[[Any, int, int, int], dict[str, int]], Callable[[Any, int, int], int]]:
+    """``macs`` and ``elements`` of a ``Backbone`` whose encoder is traced."""
+
+    def macs(size: Any, height: int, width: int, channels: int) -> dict[str, int]:
+        return {"convolutions": _encoder_counts(module, size, height, width, channels).products}
+
+    def elements(size: Any, height: int, width: int) -> int:
+        return _encoder_counts(module, size, height, width, 3).elements
+
+    return macs, elements
+
+
 @functools.lru_cache(maxsize=64)
-def encoder_counts(module: Callable[..., nn.Module], size: Any, height: int, width: int, channels: int) -> Counts:
+def _encoder_counts(module: Callable[..., nn.Module], size: Any, height: int, width: int, channels: int) -> Counts:
     """Counts of an encoder for a frame of height x width x channels."""
     encoder = module(size, size.norm_epsilons, 0.0, jnp.float32, parent=None)  # A method may ask.
     frame = jax.ShapeDtypeStruct((1, height, width, channels), jnp.float32)

@@ -16,7 +16,7 @@ from cffm_jax.models import layers
 from cffm_jax.models.encoders.backbone import Backbone, Encoder, Size
 from cffm_jax.models.foreign.layouts import BATCH_NORM, DEPTHWISE
 from cffm_jax.models.foreign.names import AS_RELEASED, RELEASED, Layer, Origin, Rule, mm_conv, rules
-from cffm_jax.models.products import encoder_counts
+from cffm_jax.models.products import encoder_counters
 
 
 class Group(NamedTuple):
@@ -87,16 +87,6 @@ class MobileNetV2(Encoder):
         return tuple(maps)
 
 
-def macs(size: Size, height: int, width: int, channels: int) -> dict[str, int]:
-    """Multiply-accumulates of one frame of height x width x channels."""
-    return {"convolutions": encoder_counts(MobileNetV2, size, height, width, channels).products}
-
-
-def elements(size: Size, height: int, width: int) -> int:
-    """Counts what the papers add to the products of one frame, see ``macs.ELEMENTWISE``."""
-    return encoder_counts(MobileNetV2, size, height, width, 3).elements
-
-
 def _block(path: str, key: str, first: int) -> tuple[Layer, ...]:
     """The layers of a block, whose depthwise convolution is the one of number ``first``."""
     return (
@@ -160,6 +150,6 @@ def shapes(size: Size) -> dict[str, tuple[int, ...]]:
 
 
 BACKBONE = Backbone(
-    SIZES, MobileNetV2, macs, elements, LAYERS, BLOCK, shapes, (MMSEGMENTATION, TORCHVISION),
+    SIZES, MobileNetV2, *encoder_counters(MobileNetV2), LAYERS, BLOCK, shapes, (MMSEGMENTATION, TORCHVISION),
     output_strides=(8, 16, 32), input_multiple=1, drops_paths=False, template_depths=(),
 )  # fmt: skip

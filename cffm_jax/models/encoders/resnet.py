@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from cffm_jax.models import layers
 from cffm_jax.models.encoders.backbone import STRIDES, Backbone, Encoder, Size
 from cffm_jax.models.foreign.names import AS_RELEASED, RELEASED, Layer, Origin, conv_norm
-from cffm_jax.models.products import encoder_counts
+from cffm_jax.models.products import encoder_counters
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,43 +146,22 @@ _IN_A_ROW = tuple(
 _OF_BLOCKS = r"layer[1-4]\.\d+\.((conv|bn)\d|downsample\.\d)\..+"
 _DEAD = (r"(backbone\.|encoder\.)?fc\.(weight|bias)", r"data_preprocessor\.(mean|std)")
 
-MMSEGMENTATION = Origin(
-    name="MMSegmentation ResNet (v1c)",
-    prefix="backbone.",
-    marks=rf"stem\.\d\..+|{_OF_BLOCKS}",
-    rules=AS_RELEASED,
-    dead=_DEAD,
-    licence="MMSegmentation's weights: Apache-2.0",
-    heads=RELEASED,
+
+def _origin(name: str, prefix: str, stem: str, licence: str) -> Origin:
+    """Whose names differ in the stem alone; ``stem`` is the pattern of a layer of it."""
+    return Origin(name, prefix, rf"{stem}\..+|{_OF_BLOCKS}", AS_RELEASED, _DEAD, licence, heads=RELEASED)
+
+
+MMSEGMENTATION = _origin(
+    "MMSegmentation ResNet (v1c)", "backbone.", r"stem\.\d", "MMSegmentation's weights: Apache-2.0"
 )
-VSPW_BASELINES = Origin(
-    name="ResNet of the VSPW baselines",
-    prefix="encoder.",
-    marks=rf"(conv|bn)[23]\..+|{_OF_BLOCKS}",
-    rules=AS_RELEASED,
-    dead=_DEAD,
-    licence="weights of the VSPW baselines: no licence is known",
-    heads=RELEASED,
+VSPW_BASELINES = _origin(
+    "ResNet of the VSPW baselines", "encoder.", r"(conv|bn)[23]", "weights of the VSPW baselines: no licence is known"
 )
-TORCHVISION = Origin(
-    name="torchvision ResNet",
-    prefix="backbone.",
-    marks=rf"(conv|bn)1\..+|{_OF_BLOCKS}",
-    rules=AS_RELEASED,
-    dead=_DEAD,
-    licence="torchvision's weights: BSD-3-Clause; they were trained on ImageNet",
-    heads=RELEASED,
-)
-
-
-def macs(size: ResNetSize, height: int, width: int, channels: int) -> dict[str, int]:
-    """Multiply-accumulates of one frame of height x width x channels."""
-    return {"convolutions": encoder_counts(ResNet, size, height, width, channels).products}
-
-
-def elements(size: ResNetSize, height: int, width: int) -> int:
-    """Counts what the papers add to the products of one frame, see ``macs.ELEMENTWISE``."""
-    return encoder_counts(ResNet, size, height, width, 3).elements
+TORCHVISION = _origin(
+    "torchvision ResNet", "backbone.", r"(conv|bn)1",
+    "torchvision's weights: BSD-3-Clause; they were trained on ImageNet",
+)  # fmt: skip
 
 
 def shapes(size: ResNetSize) -> dict[str, tuple[int, ...]]:
@@ -200,7 +179,8 @@ def _with_first(key: str, side: int, size: ResNetSize) -> dict[str, tuple[int, .
 
 def _family(sizes: dict[str, ResNetSize], stem: tuple[Layer, ...], first: str, side: int, origin: Origin) -> Backbone:
     return Backbone(
-        sizes, ResNet, macs, elements, (*_BLOCKS, *stem), BLOCK, functools.partial(_with_first, first, side), (origin,),
+        sizes, ResNet, *encoder_counters(ResNet), (*_BLOCKS, *stem), BLOCK,
+        functools.partial(_with_first, first, side), (origin,),
         output_strides=(8, 16, 32), input_multiple=1, drops_paths=False, template_depths=(2, 2, 2, 2),
     )  # fmt: skip
 

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, ClassVar
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, Float32, Shaped
 
 from cffm_jax.models.flow import names
@@ -21,6 +20,7 @@ from cffm_jax.models.flow.bilinear import pixels
 from cffm_jax.models.flow.correlation import correlate, look_up
 from cffm_jax.models.flow.raft_layers import SIZES, STRIDE, Encoder, MaskPredictor, RaftSize, Update
 from cffm_jax.models.foreign.names import MethodNames
+from cffm_jax.models.resize import resize_corners
 
 LEAST = 128
 """Pixels that a side of the images has at least: the coarsest level of the correlation has to have
@@ -149,8 +149,8 @@ class Raft(nn.Module):
         """Flow of the frames' size from that at stride 8."""
         if self.size.convex:
             return convex(STRIDE * flow, self.mask_predictor(state))
-        along_y, along_x = (corner_matrix(n, STRIDE * n) for n in flow.shape[1:3])
-        return jnp.einsum("ih,jw,nhwc->nijc", along_y, along_x, STRIDE * flow, precision="highest")
+        _, h, w, _ = flow.shape
+        return resize_corners(STRIDE * flow, (STRIDE * h, STRIDE * w))
 
 
 def convex(flow: Float32[Array, "N h w 2"], mask: Float32[Array, "N h w 9 8 8"]) -> Float32[Array, "N 8*h 8*w 2"]:
@@ -160,12 +160,6 @@ def convex(flow: Float32[Array, "N h w 2"], mask: Float32[Array, "N h w 9 8 8"])
     neighbours = [padded[:, i : i + h, j : j + w] for i in range(3) for j in range(3)]
     means = jnp.einsum("nhwkij,nhwkc->nhiwjc", jax.nn.softmax(mask, 3), jnp.stack(neighbours, 3), precision="highest")
     return means.reshape(n, STRIDE * h, STRIDE * w, 2)
-
-
-def corner_matrix(size_in: int, size_out: int) -> Float32[np.ndarray, "{size_out} {size_in}"]:
-    """Bilinear weights of a resize that keeps the corners in place, for sizes of 2 or more."""
-    source = np.arange(size_out) * ((size_in - 1) / (size_out - 1))
-    return np.maximum(0, 1 - np.abs(source[:, None] - np.arange(size_in))).astype(np.float32)
 
 
 def require_size(image: Float[Array, "N H W 3"]) -> None:

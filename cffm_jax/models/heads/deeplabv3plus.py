@@ -43,15 +43,20 @@ class SeparableConv(nn.Module):
         return layers.ConvNorm(self.width, 1, self.dtype, name="pointwise")(x, train)
 
 
+def _mean(head: Head, x: jax.Array, train: bool) -> jax.Array:
+    """The mean of a map, projected, at each of its positions."""
+    mean = layers.ConvNorm(head.width, 1, head.dtype, name="mean")(jnp.mean(x, (1, 2), keepdims=True), train)
+    return jnp.broadcast_to(mean, (*x.shape[:3], head.width))
+
+
 class DeepLabV3Plus(Head):
     LEAST_SAMPLES: ClassVar[int] = 2
 
     @nn.compact
     def __call__(self, maps: Maps, regions: jax.Array | None, train: bool = False) -> jax.Array:
         first, x = maps[0], maps[-1]
-        mean = layers.ConvNorm(self.width, 1, self.dtype, name="mean")(jnp.mean(x, (1, 2), keepdims=True), train)
         branches = [
-            jnp.broadcast_to(mean, (*x.shape[:3], self.width)),
+            _mean(self, x, train),
             layers.ConvNorm(self.width, 1, self.dtype, name="rate1")(x, train),
             *(SeparableConv(self.width, self.dtype, rate, name=f"rate{rate}")(x, train) for rate in RATES),
         ]
@@ -71,14 +76,13 @@ class _DeepLabV3PlusOfVSPW(Head):
     @nn.compact
     def __call__(self, maps: Maps, regions: jax.Array | None, train: bool = False) -> jax.Array:
         first, x = maps[0], maps[-1]
-        mean = layers.ConvNorm(self.width, 1, self.dtype, name="mean")(jnp.mean(x, (1, 2), keepdims=True), train)
         branches = [
             layers.ConvNorm(self.width, 1, self.dtype, name="rate1")(x, train),
             *(
                 layers.ConvNorm(self.width, 3, self.dtype, dilation=rate, name=f"rate{rate}")(x, train)
                 for rate in RATES
             ),
-            jnp.broadcast_to(mean, (*x.shape[:3], self.width)),
+            _mean(self, x, train),
         ]
         y = layers.ConvNorm(self.width, 1, self.dtype, name="fuse")(jnp.concatenate(branches, -1), train)
         y = resize_corners(nn.Dropout(0.5)(y, deterministic=not train), sides(first))

@@ -70,9 +70,10 @@ HELD = 8
 
 
 class Described(NamedTuple):
-    """The head's features of frames, and the auxiliary head's logits."""
+    """The head's features of frames, their contexts, and the auxiliary head's logits."""
 
     features: Float[Array, "N h w _"]
+    context: Tree
     regions: Float32[Array, "N _ _ K"]
 
 
@@ -126,24 +127,24 @@ class TemporalContextBlending(ImageHead):
         return self.described(self.encode_stages(frames, train), train)
 
     def described(self, maps: Maps, train: bool = False) -> Described:
-        """The head's features of an encoder's maps, and the auxiliary logits."""
-        return Described(self.head.features(maps, train), self.regions(maps, train))
+        """Of an encoder's maps."""
+        features, regions = self.head.features(maps, train), self.regions(maps, train)
+        return Described(features, self.head.context(features, regions), regions)
 
     def remember(self, features: Described) -> tuple[Tree, ...]:
         """A frame's context, which all references read alike."""
-        return (self.head.context(*features),)
+        return (features.context,)
 
     def segment(
         self, features: Described, memory: Sequence[Tree], referring: Bool[Array, " N"], contexts: Mapping[str, Tree]
     ) -> dict[str, Float32[Array, "N _ _ {self.num_classes}"]]:
         """Segments as ``Method`` says; a first frame without references is its own clip."""
-        mean = jax.tree.map(lambda *each: sum(each) / len(each), self.head.context(*features), *memory)
+        mean = jax.tree.map(lambda *each: sum(each) / len(each), features.context, *memory)
         return {self.kind.title: self.classified(self.head.with_context(features.features, mean))}
 
     def blended(self, frames: Described, length: int, train: bool = False) -> FrameLogits:
         """Logits of the last frames of clips of so many, and the auxiliary ones of all."""
-        context = self.head.context(*frames)
-        mean = jax.tree.map(lambda x: x.reshape(-1, length, *x.shape[1:]).mean(1), context)
+        mean = jax.tree.map(lambda x: x.reshape(-1, length, *x.shape[1:]).mean(1), frames.context)
         targets = frames.features[length - 1 :: length]
         return FrameLogits(self.classified(self.head.with_context(targets, mean, train), train), frames.regions)
 
@@ -204,8 +205,7 @@ class BlendingWithMemory(TemporalContextBlending):
         memory: Sequence[Tree] = (),
     ) -> tuple[Held, Float32[Array, "S K C"]]:
         """The list with a frame's contexts appended, and its mean."""
-        own = self.head.context(*features)
-        appended = jnp.stack([*memory, own], 1)
+        appended = jnp.stack([*memory, features.context], 1)
         contexts = jnp.concatenate([state.contexts, appended], 1)[:, -(HELD + 1) :]
         count = jnp.minimum(jnp.where(age == 0, 0, state.count) + appended.shape[1], HELD + 1)
         there = jnp.arange(HELD + 1) >= HELD + 1 - count[:, None]  # The newest are last.
