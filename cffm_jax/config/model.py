@@ -88,6 +88,14 @@ class ModelConfig:
     are public, or that of the VSPW baselines, from which the papers' figures come."""
     auxiliary_weight: float = setting(0.4, least=0, any_weights=True, part="method")
     """Weight of the loss of the auxiliary head that these have in training."""
+    flow: Literal["raft_small", "raft_large"] = setting("raft_large", part="method")
+    """The RAFT that NetWarp and ETC read optical flow of."""
+    flow_updates: int = setting(20, least=1, any_weights=True, part="method")
+    """Its updates of the flow."""
+    warp: Literal["release", "exact"] = setting("release", any_weights=True, part="method")
+    """Where warps sample: as the code that the VSPW authors released, or where the flow points."""
+    motion_weight: float = setting(0.1, least=0, any_weights=True, part="method")
+    """Weight of ETC's motion loss in training."""
     dtype: Literal["float32", "bfloat16"] = setting("float32", any_weights=True)
     """Compute type. Parameters, norms, softmax, logits and the loss stay in float32."""
     dropout: float = setting(0.1, least=0, below=1, any_weights=True, part="method")

@@ -57,6 +57,10 @@ class InitConfig:
     """File (released CFFM or SegFormer state dict), checkpoint folder or hf:owner/name with weights
     of the whole model; for CFFM++ those of its CFFM will do: the global blocks start at random."""
 
+    flow: str = setting("", path=True, part="method")
+    """File with torchvision's weights of RAFT, for methods that read optical flow and do not start
+    from weights that hold it. none: random ones, to try things out."""
+
     @property
     def source(self) -> str:
         """The file or folder that is named; "" to start at random."""

@@ -14,7 +14,7 @@ from cffm_jax.errors import InputError
 from cffm_jax.models.encoders.names import names, size_of
 from cffm_jax.models.flow import raft
 from cffm_jax.models.flow.raft import Raft
-from cffm_jax.models.methods import stppm, tcb
+from cffm_jax.models.methods import etc, netwarp, stppm, tcb
 from cffm_jax.models.methods.cffm import CFFM
 from cffm_jax.models.methods.cffm_families import FAMILIES
 from cffm_jax.models.methods.image_head import HEADS, ImageHead
@@ -26,6 +26,8 @@ METHODS: dict[str, type[Method]] = {
     **dict.fromkeys(HEADS, ImageHead),
     **dict.fromkeys(tcb.KINDS, tcb.TemporalContextBlending),
     **dict.fromkeys(tcb.MEMORY_KINDS, tcb.BlendingWithMemory),
+    **dict.fromkeys(netwarp.KINDS, netwarp.NetWarp),
+    **dict.fromkeys(etc.KINDS, etc.MotionConsistent),
 }
 """The first part of a model's public name -> its method: one row a method."""
 
@@ -45,8 +47,9 @@ def create_model(name: str, num_classes: int = 0, *, channels: Channels = COLOUR
         temporal contexts), ``cffmpp`` (local and global ones), ``cffmp`` (global ones alone, the
         papers' CFFM+), ``stppm`` (see ``methods.stppm``); ``pspnet``, ``deeplabv3plus``,
         ``upernet``, ``ocrnet``, ``fcn`` (``methods.image_head``), ``tcb_ppm``, ``tcb_ocr``,
-        ``tcb_ocr_mem`` (``methods.tcb``). Backbones: ``encoders.names.names()``, such as ``b0``,
-        ``pvtv2_b1``, ``convnext_tiny``, ``r101``, ``mobilenetv2``. So ``cffm_b1``. Or
+        ``tcb_ocr_mem`` (``methods.tcb``), ``netwarp_psp``, ``netwarp_ocr`` (``methods.netwarp``),
+        ``etc_psp``, ``etc_ocr`` (``methods.etc``). Backbones: ``encoders.names.names()``, such as
+        ``b0``, ``pvtv2_b1``, ``convnext_tiny``, ``r101``, ``mobilenetv2``. So ``cffm_b1``. Or
         ``raft_small`` or ``raft_large``: optical flow, with ``dtype`` its only setting.
       num_classes: K.
       channels: of the frames; the default is RGB.
@@ -97,4 +100,8 @@ def build_model(settings: ModelConfig, channels: Channels = COLOURS) -> Method:
     if settings.depths and len(settings.depths) != len(blocks):
         problem = f"{' '.join(map(str, settings.depths))}: the numbers of blocks of {backbone} cannot be set"
         raise InputError("--model.depths", problem, "leave it out, or take another backbone")
-    return METHODS[family].create(family, backbone, settings).clone(channels=channels)
+    model = METHODS[family].create(family, backbone, settings).clone(channels=channels)
+    if model.BORROWED and channels != COLOURS:
+        problem = f"{settings.name} reads optical flow, which is of red, green and blue"
+        raise InputError("--data.channels", problem, "leave it out, or take another --model.name")
+    return model

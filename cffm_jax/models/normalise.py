@@ -9,6 +9,11 @@ from jaxtyping import Array, Float32, Int32, Shaped
 from cffm_jax.channels import COLOURS, Channels
 
 
+def denormalise(frames: Float32[Array, "*more 3"]) -> Float32[Array, "*more 3"]:
+    """RGB in 0..255 of normalised frames; the mean colour where they are padding."""
+    return frames * np.array(COLOURS.std, np.float32) + np.array(COLOURS.mean, np.float32)
+
+
 def normalise(
     frames: Shaped[Array, "b *more h w K"], size: Int32[Array, "b 2"] | None = None, channels: Channels = COLOURS
 ) -> Float32[Array, "b *more h w K"]:

@@ -54,7 +54,8 @@ def products(jaxpr: Jaxpr) -> int:
     those of one, which are forms of the same (``by_platform``)."""
     total = 0
     for equation in jaxpr.eqns:
-        inner = [products(each) for each in jaxprs_in_params(equation.params)]
+        times = equation.params["length"] if equation.primitive.name == "scan" else 1
+        inner = [times * products(each) for each in jaxprs_in_params(equation.params)]
         total += max(inner, default=0) if equation.primitive.name == "cond" else sum(inner)
         shapes = [_shape(variable) for variable in (*equation.invars, *equation.outvars)]
         if equation.primitive.name == "dot_general":

@@ -46,6 +46,7 @@ from cffm_jax.training.sharding import init_state, make_mesh, replicated, requir
 from cffm_jax.training.speed import Work, peak_flops
 from cffm_jax.training.step import Step, make_train_step
 from cffm_jax.weights.class_names import of_dataset
+from cffm_jax.weights.flow import with_flow
 from cffm_jax.weights.open import RANDOM, inherited, licence_of_run, open_stored
 from cffm_jax.weights.start import start_from
 
@@ -257,7 +258,7 @@ def require_statistics(model: Method, samples: int) -> None:
 
 def require_samples(model: Method, data: DataConfig) -> None:
     """InputError if single frames are to be trained on by a method that reads more of a clip."""
-    if data.samples == "frames" and (model.reference_names or model.base):
+    if data.samples == "frames" and (model.reference_names or model.base or model.BORROWED):
         problem = f"is frames, and {model.public_name} trains on clips"
         raise InputError("--data.samples", problem, "give clips, or another --model.name")
 
@@ -288,7 +289,8 @@ def initial_weights(model: Method, config: Config, key: jax.Array, start: int = 
             return variables, f"step {start} of {config.workdir}", licence
     require_start(model, init)
     if not init.source:
-        return init_variables(model, key), "random", RANDOM
+        variables, flow = with_flow(init_variables(model, key), model, init.flow, held=False)
+        return variables, "; ".join(filter(None, ("random", flow))), "; ".join(filter(None, (RANDOM, flow)))
     with open_stored(init.source) as weights:
         variables, report = start_from(
             weights,
@@ -297,4 +299,7 @@ def initial_weights(model: Method, config: Config, key: jax.Array, start: int = 
             only=() if init.model else (ENCODER,),
             may_be_fresh=model.fresh_parts,
         )
-    return variables, str(report), inherited(report.source, report.licence)
+    lacks = {model.PARTS[part] for part in model.BORROWED} & report.fresh.keys()
+    variables, flow = with_flow(variables, model, init.flow, held=not lacks)
+    notice = inherited(report.source, report.licence)
+    return variables, "; ".join(filter(None, (str(report), flow))), "; ".join(filter(None, (notice, flow)))

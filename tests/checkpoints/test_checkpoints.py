@@ -296,6 +296,8 @@ def another(name, value):
         "target_pooling": 5,
         "mining": "positions",
         "form": "vspw",
+        "flow": "raft_small",
+        "warp": "exact",
     }
     if name.startswith("model.") and name[6:] in of_model:
         return of_model[name[6:]]

@@ -8,7 +8,7 @@ Dimension key: N pairs of frames, H W their sides, h w = H/8 W/8, C channels.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import flax.linen as nn
 import jax
@@ -26,6 +26,7 @@ LEAST = 128
 """Pixels that a side of the images has at least: the coarsest level of the correlation has to have
 two."""
 UPDATES = 12
+Name = Literal["raft_small", "raft_large"]
 
 
 class Raft(nn.Module):
@@ -46,6 +47,7 @@ class Raft(nn.Module):
     name_of_size: str = "raft_small"
     dtype: jnp.dtype = jnp.dtype("float32")
 
+    BORROWED: ClassVar[tuple[str, ...]] = ()
     foreign_names: ClassVar[MethodNames] = names.NAMES
     """torchvision's names for its weights."""
 

@@ -11,11 +11,12 @@ Dimension key: N frames, H W their sides, h w a map, C channels, K classes.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import flax.linen as nn
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Float32
 
 from cffm_jax.models.foreign.layouts import DENSE_1X1
@@ -64,11 +65,23 @@ class TemporalHead(Head):
         """Arrays [N, ...] of each frame, float32."""
         raise NotImplementedError
 
+    def read(self, features: Float[Array, "N h w _"], context: Any, train: bool = False) -> Any:
+        """What the features read of a context: arrays [N, ...]."""
+        raise NotImplementedError
+
+    def beside(self, features: Float[Array, "N h w _"], read: Any) -> Float[Array, "N h w _"]:
+        """The features and what they read, in front of the last layers."""
+        raise NotImplementedError
+
+    def finished(self, x: Float[Array, "N h w _"], train: bool = False) -> Float[Array, "N h w _"]:
+        """The last layers, if there are any."""
+        return x
+
     def with_context(
         self, features: Float[Array, "N h w _"], context: Any, train: bool = False
     ) -> Float[Array, "N h w _"]:
         """Features of targets beside a context, in front of the classifier."""
-        raise NotImplementedError
+        return self.finished(self.beside(features, self.read(features, context, train)), train)
 
     def __call__(
         self, maps: Maps, regions: Float32[Array, "N _ _ K"] | None, train: bool = False
@@ -151,14 +164,22 @@ def mm_names(
 
 
 def vspw_names(
-    family: str, title: str, layers: Sequence[Layer], *, classifier: str, prefix: str | tuple[str, ...] = "decoder."
+    family: str,
+    title: str,
+    layers: Sequence[Layer],
+    *,
+    classifier: str,
+    prefix: str | tuple[str, ...] = "decoder.",
+    dead: tuple[str, ...] = (),
+    dead_arrays: Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]] = lambda live: {},
 ) -> MethodNames:
     """The names of a head of the VSPW baselines."""
-    origin = HeadOrigin(names={"": f"{title} of the VSPW baselines"}, rules=AS_RELEASED, settings={"form": "vspw"})
+    origin = HeadOrigin({"": f"{title} of the VSPW baselines"}, AS_RELEASED, dead, {"form": "vspw"})
     return MethodNames(
         prefix=prefix,
         layers=tuple(layers),
         origins={RELEASED: origin},
         families={family: ()},
         lengths={"num_classes": f"{classifier}.weight"},
+        dead_arrays=dead_arrays,
     )

@@ -48,7 +48,7 @@ class ObjectContext(TemporalHead):
         flat = features.astype(jnp.float32).reshape(n, h * w, -1)
         return jnp.einsum("npk,npc->nkc", weights, flat, precision="highest")
 
-    def with_context(
+    def read(
         self, features: Float[Array, "N h w C"], context: Float32[Array, "N K C"], train: bool = False
     ) -> Float[Array, "N h w C"]:
         """Features fused with what their pixels read of the contexts."""
@@ -62,6 +62,9 @@ class ObjectContext(TemporalHead):
         weights = layers.softmax(layers.logits("npc,nkc->npk", query, key) / key.shape[-1] ** 0.5, self.dtype)
         read = jnp.einsum("npk,nkc->npc", weights, value).reshape(n, h, w, -1)
         return self.fuse(jnp.concatenate([self.out(read, train), features], -1), train)
+
+    def beside(self, features: Float[Array, "N h w _"], read: Float[Array, "N h w C"]) -> Float[Array, "N h w C"]:
+        return read
 
 
 class WithBiases(ObjectContext):
@@ -83,8 +86,8 @@ _M = (
 )
 
 
-def vspw_layers(prefix: str) -> tuple[Layer, ...]:
-    """The layers as the VSPW baselines name them, all below a prefix."""
+def vspw_layers(prefix: str, classifier: str) -> tuple[Layer, ...]:
+    """The layers as the VSPW baselines name them, all but the classifier below a prefix."""
     block = f"{prefix}spatial_ocr_head.object_context_block."
     return (
         *conv_norm("head/pixels", prefix + "conv_3x3.0", prefix + "conv_3x3.1"),
@@ -99,7 +102,7 @@ def vspw_layers(prefix: str) -> tuple[Layer, ...]:
             prefix + "spatial_ocr_head.conv_bn_dropout.0",
             prefix + "spatial_ocr_head.conv_bn_dropout.1",
         ),
-        Layer("classifier", prefix + "head", DENSE_1X1),
+        Layer("classifier", classifier, DENSE_1X1),
         *conv_norm("auxiliary", prefix + "dsn_head.0", prefix + "dsn_head.1"),
         Layer("auxiliary_classifier", prefix + "dsn_head.4", DENSE_1X1),
     )
@@ -111,7 +114,7 @@ KIND = HeadKind(
         "mmsegmentation": HeadForm(ObjectContext, mm_names("ocrnet", "OCRNet", _M, classifier=_H + "conv_seg")),
         "vspw": HeadForm(
             WithBiases,
-            vspw_names("ocrnet", "OCRNet", vspw_layers("decoder."), classifier="decoder.head"),
+            vspw_names("ocrnet", "OCRNet", vspw_layers("decoder.", "decoder.head"), classifier="decoder.head"),
             auxiliary=Auxiliary(512, use_bias=True),
             dropout=0.05,
         ),

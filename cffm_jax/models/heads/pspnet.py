@@ -26,6 +26,9 @@ from cffm_jax.models.heads.head import (
 from cffm_jax.models.pyramid import SIDES, Pyramid, pyramid
 from cffm_jax.models.resize import resize_bilinear
 
+Levels = tuple[Float[Array, "N _ _ _"], ...]
+"""The pooled maps, projected."""
+
 
 class PyramidPooling(TemporalHead):
     """The map's pooled forms are projected and enlarged to it, and all are fused."""
@@ -45,20 +48,17 @@ class PyramidPooling(TemporalHead):
     def context(self, features: Float[Array, "N h w C"], regions: jax.Array | None) -> Pyramid:
         return pyramid(features)
 
-    def with_context(
-        self, features: Float[Array, "N h w C"], context: Pyramid, train: bool = False
-    ) -> Float[Array, "N h w _"]:
-        return self.fuse(self.concatenated(features, context, train), train)
+    def read(self, features: Float[Array, "N h w C"], context: Pyramid, train: bool = False) -> Levels:
+        levels = [level.astype(self.dtype) for level in context]
+        if self.ENLARGED_FIRST:
+            levels = [resize_bilinear(level, sides(features)) for level in levels]
+        return tuple(project(level, train) for project, level in zip(self.levels, levels, strict=True))
 
-    def concatenated(self, x: Float[Array, "N h w C"], pooled: Pyramid, train: bool = False) -> Float[Array, "N h w _"]:
-        """What is fused."""
-        size = sides(x)
-        enlarged = [x]
-        for project, level in zip(self.levels, pooled, strict=True):
-            level = level.astype(self.dtype)
-            level = project(resize_bilinear(level, size) if self.ENLARGED_FIRST else level, train)
-            enlarged.append(resize_bilinear(level, size))
-        return jnp.concatenate(enlarged, -1)
+    def beside(self, features: Float[Array, "N h w _"], read: Levels) -> Float[Array, "N h w _"]:
+        return jnp.concatenate([features, *(resize_bilinear(level, sides(features)) for level in read)], -1)
+
+    def finished(self, x: Float[Array, "N h w _"], train: bool = False) -> Float[Array, "N h w _"]:
+        return self.fuse(x, train)
 
 
 _M = (
@@ -67,20 +67,27 @@ _M = (
     MM_CLASSIFIER,
     *MM_AUXILIARY,
 )
-_V = (
-    *conv_norm("head/levels_{number}", "decoder.ppm.{number}.1", "decoder.ppm.{number}.2"),
-    *conv_norm("head/fuse", "decoder.conv_last_.0", "decoder.conv_last_.1"),
-    Layer("classifier", "decoder.conv_last_.4", DENSE_1X1),
-    *conv_norm("auxiliary", "decoder.cbr_deepsup.0", "decoder.cbr_deepsup.1"),
-    Layer("auxiliary_classifier", "decoder.conv_last_deepsup_", DENSE_1X1),
-)
+
+
+def vspw_layers(last: str) -> tuple[Layer, ...]:
+    """The layers as the VSPW baselines name them; ``last``: the key of fusion and classifier."""
+    return (
+        *conv_norm("head/levels_{number}", "decoder.ppm.{number}.1", "decoder.ppm.{number}.2"),
+        *conv_norm("head/fuse", f"{last}.0", f"{last}.1"),
+        Layer("classifier", f"{last}.4", DENSE_1X1),
+        *conv_norm("auxiliary", "decoder.cbr_deepsup.0", "decoder.cbr_deepsup.1"),
+        Layer("auxiliary_classifier", "decoder.conv_last_deepsup_", DENSE_1X1),
+    )
+
+
+_LAST = "decoder.conv_last_"
 KIND = HeadKind(
     "PSPNet",
     {
         "mmsegmentation": HeadForm(PyramidPooling, mm_names("pspnet", "PSPNet", _M)),
         "vspw": HeadForm(
             PyramidPooling,
-            vspw_names("pspnet", "PSPNet", _V, classifier="decoder.conv_last_.4"),
+            vspw_names("pspnet", "PSPNet", vspw_layers(_LAST), classifier=f"{_LAST}.4"),
             auxiliary=Auxiliary(512),
         ),
     },

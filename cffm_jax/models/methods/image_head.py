@@ -10,7 +10,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Float32
+from jaxtyping import Array, Bool, Float, Float32, Integer
 
 from cffm_jax.config import ModelConfig
 from cffm_jax.errors import InputError
@@ -230,11 +230,24 @@ class ImageHead(Method):
         labels = batch["labels"]
         clips = normalise(batch["frames"], batch["size"], self.channels)[:, -labels.shape[1] :]
         logits, auxiliary = self.head_logits(self.encode_stages(clips.reshape(-1, *clips.shape[2:]), True), True)
-        labels = labels.reshape(-1, *labels.shape[2:])
-        loss = criterion(logits, labels)
+        auxiliary = None if auxiliary is None else auxiliary[:, None]
+        return self.weighted_loss(logits, auxiliary, labels.reshape(-1, 1, *labels.shape[2:]), criterion)
+
+    def weighted_loss(
+        self,
+        logits: Float32[Array, "B h w {self.num_classes}"],
+        auxiliary: Float32[Array, "B T _ _ {self.num_classes}"] | None,
+        labels: Integer[Array, "B L H W"],
+        criterion: Criterion,
+    ) -> tuple[Float32[Array, ""], dict[str, Float32[Array, ""]]]:
+        """The loss of targets, plus the weighted one of the auxiliary logits, if there are any, of
+        the last frames of each clip that have both labels and such."""
+        loss = criterion(logits, labels[:, -1])
         if auxiliary is None:
             return loss, {}
-        beside = criterion(auxiliary, labels)
+        frames = min(labels.shape[1], auxiliary.shape[1])
+        labels, auxiliary = labels[:, -frames:], auxiliary[:, -frames:]
+        beside = criterion(auxiliary.reshape(-1, *auxiliary.shape[2:]), labels.reshape(-1, *labels.shape[2:]))
         return loss + self.auxiliary_weight * beside, {"head_loss": loss, "auxiliary_loss": beside}
 
     def training_offsets(self, offsets: Sequence[int]) -> tuple[int, ...]:

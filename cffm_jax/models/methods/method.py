@@ -83,6 +83,10 @@ class Method(nn.Module):
     OPTIONS: ClassVar[Mapping[str, str]] = {"backbone": "--model.name", "depths": "--model.depths"}
     """Attributes that the parameters' shapes depend on -> the option that sets them."""
 
+    BORROWED: ClassVar[tuple[str, ...]] = ()
+    """First names of the parameters of other networks, such as optical flow's: they come from files
+    of their own, are not trained, and do not count as its own."""
+
     ADVANCE_READS: ClassVar[bool] = False
     """Whether ``advance`` reads the memory of each frame's references."""
 
@@ -316,7 +320,7 @@ class Method(nn.Module):
 
     def is_trained(self, name: str) -> bool:
         """Whether training updates the parameters of this first name; all others are frozen."""
-        return True
+        return name not in self.BORROWED
 
     def training_offsets(self, offsets: Sequence[int]) -> tuple[int, ...]:
         """Offsets of the references that a training clip holds, oldest first; () where targets

@@ -53,7 +53,7 @@ KINDS = {
         "TCB ST-OCR",
         ocrnet.KIND.forms["vspw"],
         vspw_names(
-            "tcb_ocr", "TCB ST-OCR", ocrnet.vspw_layers(""), classifier="head",
+            "tcb_ocr", "TCB ST-OCR", ocrnet.vspw_layers("", "head"), classifier="head",
             prefix=("conv_3x3.", "spatial_ocr_head.", "dsn_head."),
         ),
     ),
@@ -164,11 +164,7 @@ class TemporalContextBlending(ImageHead):
         frames; ``frame_loss_weight`` is not read."""
         labels = batch["labels"]
         clips = normalise(batch["frames"], batch["size"], self.channels)
-        logits, auxiliary = self.clip_outputs(clips, True)
-        auxiliary = auxiliary[:, -labels.shape[1] :]
-        loss = criterion(logits, labels[:, -1])
-        beside = criterion(auxiliary.reshape(-1, *auxiliary.shape[2:]), labels.reshape(-1, *labels.shape[2:]))
-        return loss + self.auxiliary_weight * beside, {"head_loss": loss, "auxiliary_loss": beside}
+        return self.weighted_loss(*self.clip_outputs(clips, True), labels, criterion)
 
     # --- counts
 

@@ -26,7 +26,7 @@ from cffm_jax.weights.naming.origins import BACKBONE, ENCODER, Naming
 from cffm_jax.weights.naming.recognise import recognise
 
 HEAD = "head"
-"""All of a model but its encoder."""
+"""All of a model but its encoder and what it borrows."""
 _VSPW_HEAD = "decoder."
 """Prefix of a head's keys beside an encoder's, which its own file lacks."""
 
@@ -46,7 +46,8 @@ def key_map(model: Network, part: str = "all") -> dict[str, tuple[str, str, Layo
     result = {}
     for collection, tree in variable_shapes(model).items():
         for path, leaf in flatten(tree).items():
-            if part != "all" and (part == ENCODER) != path.startswith(ENCODER + "/"):
+            top = path.partition("/")[0]
+            if part != "all" and (part == ENCODER) != (top == ENCODER) or part == HEAD and top in model.BORROWED:
                 continue
             released = released_key(model, collection, path)
             if released is None:
@@ -123,7 +124,11 @@ def match(foreign: Foreign, model: Network, part: str = "all") -> Match:
         if absent:
             lacks = len(absent) == len(keys) and any(fields_of(key, released) is not None for key in may_lack)
             fresh += [f"{collection}/{path}"] if lacks else []
-            missing += [] if lacks else [name for name in map(foreign.name_of, absent) if name not in missing]
+            names = [*map(foreign.name_of, absent)]
+            top = released.partition(".")[0] + "."
+            if path.partition("/")[0] in model.BORROWED and not any(key.startswith(top) for key in foreign.arrays):
+                names = [f"{top}* (another network's weights, by their own names below this prefix)"]
+            missing += [] if lacks else [name for name in names if name not in missing]
             continue
         expected = layout.save(np.empty(shape, np.bool_)).shape
         parts = [foreign.arrays[key] for key in keys]
@@ -217,7 +222,8 @@ def convert_state_dict(
 def _of_head(arrays: Mapping[str, StoredArray], model: Method) -> Foreign:
     """Arrays by the keys of the model's own head."""
     naming = Naming(backbone_of(model.backbone).origins[0], model.foreign_names)
-    bare = model.foreign_names.prefix == _VSPW_HEAD and not all(key.startswith(_VSPW_HEAD) for key in arrays)
+    wanted = key_map(model, HEAD)
+    bare = sum(key in wanted for key in arrays) < sum(_VSPW_HEAD + key in wanted for key in arrays)
     names = {_VSPW_HEAD * bare + key: key for key in arrays}
     return Foreign(naming, {key: arrays[name] for key, name in names.items()}, names, _VSPW_HEAD * bare)
 

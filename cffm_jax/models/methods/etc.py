@@ -1,0 +1,73 @@
+"""ETC (Liu et al., ECCV 2020) as the VSPW baselines have it: PSPNet and OCRNet that are trained to
+segment neighbouring frames alike along optical flow. They segment each frame on its own.
+
+Their distillation from a larger network, which the baselines leave out, is not here.
+
+Dimension key: as in ``method``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+import jax
+from jaxtyping import Array, Float, Float32
+
+from cffm_jax.config import ModelConfig
+from cffm_jax.models.criterion import Criterion
+from cffm_jax.models.flow.motion import motion_loss
+from cffm_jax.models.heads.head import HeadKind
+from cffm_jax.models.losses import cross_entropy
+from cffm_jax.models.methods.flow_head import FlowHead, heads
+from cffm_jax.models.methods.image_head import ClipOutputs
+from cffm_jax.models.methods.method import Batch
+from cffm_jax.models.normalise import normalise
+
+KINDS = heads("etc", "ETC", (), "conv_last_")
+"""One row a method."""
+
+
+class MotionConsistent(FlowHead):
+    """A head with ETC's loss.
+
+    Attributes:
+      motion_weight: of the motion loss.
+    """
+
+    motion_weight: float = ModelConfig.motion_weight
+
+    KINDS: ClassVar[Mapping[str, HeadKind]] = KINDS
+
+    @classmethod
+    def create(cls, family: str, backbone: str, settings: ModelConfig) -> MotionConsistent:
+        return cls(**cls.of(family, backbone, settings), motion_weight=settings.motion_weight)
+
+    @property
+    def settings_read(self) -> tuple[str, ...]:
+        return *super().settings_read, "model.motion_weight"
+
+    def clip_outputs(self, clips: Float[Array, "B T H W K"], train: bool = False) -> ClipOutputs:
+        """As of an image head; to initialise them the flow's weights are read too."""
+        if self.is_initializing():
+            self.flow_to(clips[:, 0], clips[:, -1])
+        return super().clip_outputs(clips, train)
+
+    def loss(
+        self, batch: Batch, frame_loss_weight: float, criterion: Criterion = cross_entropy
+    ) -> tuple[Float32[Array, ""], dict[str, Float32[Array, ""]]]:
+        """The loss of the targets, plus the weighted one of the auxiliary head (of PSPNet's on
+        targets, of OCRNet's on both frames, if labelled), plus the weighted motion loss;
+        ``frame_loss_weight`` is not read."""
+        clips = normalise(batch["frames"], batch["size"], self.channels)
+        b, t, *shape = clips.shape
+        logits, auxiliary = jax.tree.map(
+            lambda x: x.reshape(b, t, *x.shape[1:]),
+            self.head_logits(self.encode_stages(clips.reshape(b * t, *shape), True), True),
+        )
+        assert auxiliary is not None  # All kinds have one.
+        auxiliary = auxiliary if self.head.READS_REGIONS else auxiliary[:, -1:]
+        loss, parts = self.weighted_loss(logits[:, -1], auxiliary, batch["labels"], criterion)
+        pair = clips[:, 1], clips[:, 0]
+        motion = motion_loss(*pair, logits[:, 1], logits[:, 0], self.flow_to(clips[:, 0], clips[:, 1]), self.grid)
+        return loss + self.motion_weight * motion, {**parts, "motion_loss": motion}
