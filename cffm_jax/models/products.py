@@ -76,7 +76,7 @@ def _activations(jaxpr: Jaxpr) -> int:
     total = 0
     for equation in jaxpr.eqns:
         if equation.params.get("name") in ("relu", "relu6"):
-            total += math.prod(_shape(equation.outvars[0]))
+            total += sum(math.prod(_shape(variable)) for variable in equation.outvars)  # Of what is used.
         else:
             total += sum(map(_activations, jaxprs_in_params(equation.params)))
     return total

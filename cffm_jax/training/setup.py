@@ -46,7 +46,7 @@ from cffm_jax.training.sharding import init_state, make_mesh, replicated, requir
 from cffm_jax.training.speed import Work, peak_flops
 from cffm_jax.training.step import Step, make_train_step
 from cffm_jax.weights.class_names import of_dataset
-from cffm_jax.weights.flow import with_flow
+from cffm_jax.weights.flow import flow_weights
 from cffm_jax.weights.open import RANDOM, inherited, licence_of_run, open_stored
 from cffm_jax.weights.start import start_from
 
@@ -289,17 +289,22 @@ def initial_weights(model: Method, config: Config, key: jax.Array, start: int = 
             return variables, f"step {start} of {config.workdir}", licence
     require_start(model, init)
     if not init.source:
-        variables, flow = with_flow(init_variables(model, key), model, init.flow, held=False)
-        return variables, "; ".join(filter(None, ("random", flow))), "; ".join(filter(None, (RANDOM, flow)))
-    with open_stored(init.source) as weights:
-        variables, report = start_from(
-            weights,
-            model,
-            key,
-            only=() if init.model else (ENCODER,),
-            may_be_fresh=model.fresh_parts,
-        )
-    lacks = {model.PARTS[part] for part in model.BORROWED} & report.fresh.keys()
-    variables, flow = with_flow(variables, model, init.flow, held=not lacks)
-    notice = inherited(report.source, report.licence)
-    return variables, "; ".join(filter(None, (str(report), flow))), "; ".join(filter(None, (notice, flow)))
+        flow = flow_weights(model, init.flow)
+        variables, origin, licence = init_variables(model, key), "random", RANDOM
+    else:
+        with open_stored(init.source) as weights:
+            variables, report = start_from(
+                weights,
+                model,
+                key,
+                only=() if init.model else (ENCODER,),
+                may_be_fresh=model.fresh_parts,
+            )
+        lacks = {model.PARTS[part] for part in model.BORROWED} & report.fresh.keys()
+        flow = flow_weights(model, init.flow, held=not lacks)
+        origin, licence = str(report), inherited(report.source, report.licence)
+    return flow.beside(variables), _joined(origin, flow.origin), _joined(licence, flow.licence)
+
+
+def _joined(*parts: str) -> str:
+    return "; ".join(filter(None, parts))

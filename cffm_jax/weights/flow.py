@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from cffm_jax.config import NOTHING
 from cffm_jax.errors import InputError
@@ -36,22 +36,34 @@ def load_flow(path: str | Path) -> tuple[Raft, dict[str, Any]] | None:
         return model, convert_state_dict({key: x.load() for key, x in file.arrays.items()}, model, source=path)
 
 
-def with_flow(variables: dict[str, Any], model: Method, path: str, *, held: bool) -> tuple[dict[str, Any], str]:
-    """The variables of a model with the weights of the RAFT that it reads, and a line about them.
+class FlowWeights(NamedTuple):
+    """Variables of the RAFT that a model reads, by its paths there; in words what they are, and
+    what is known of their use. Empty where it needs no others."""
+
+    variables: dict[str, Any] = {}
+    origin: str = ""
+    licence: str = ""
+
+    def beside(self, variables: dict[str, Any]) -> dict[str, Any]:
+        """The model's variables with these."""
+        return {name: {**tree, **self.variables.get(name, {})} for name, tree in variables.items()}
+
+
+def flow_weights(model: Method, path: str, *, held: bool = False) -> FlowWeights:
+    """The weights of the RAFT that a model of any method reads, if it reads one.
 
     Args:
-      variables: of the model.
-      model: of any method; of one without optical flow nothing changes, and the line is "".
+      model: that is to be trained.
       path: ``init.flow``.
-      held: whether ``variables`` holds trained ones.
+      held: whether trained ones are there already, which are kept where ``path`` is "".
 
     Raises:
       InputError: they are missing, or of another RAFT.
     """
     if not isinstance(model, FlowHead) or (held and not path):
-        return variables, ""
+        return FlowWeights()
     if path == NOTHING:
-        return variables, "optical flow: random"
+        return FlowWeights(origin="optical flow: random")
     if not path:
         problem = f"is missing: {model.public_name} reads the optical flow of {model.flow_name}"
         remedy = f"name the file of its weights, or give --init.flow {NOTHING} to try things out with random ones"
@@ -60,5 +72,5 @@ def with_flow(variables: dict[str, Any], model: Method, path: str, *, held: bool
     if not found or found[0].public_name != model.flow_name:
         problem = f"holds {found[0].public_name}" if found else "holds no weights of RAFT by torchvision's names"
         raise InputError(path, problem, f"give those of {model.flow_name}, or set --model.flow")
-    weights = {collection: {**tree, FLOW: found[1].get(collection, {})} for collection, tree in variables.items()}
-    return weights, f"optical flow from {path} ({ORIGIN.licence})"
+    flow = {collection: {FLOW: tree} for collection, tree in found[1].items()}
+    return FlowWeights(flow, f"optical flow from {path}", f"optical flow: {ORIGIN.licence}")

@@ -186,3 +186,20 @@ def test_flow_is_of_colours():
 
     with pytest.raises(ValueError, match="reads optical flow"):
         cffm_jax.create_model("etc_psp_r18", 3, channels=Channels(("grey",), (0.0,), (1.0,)))
+
+
+@pytest.mark.long
+def test_macs_count_every_update():
+    """The flow of two updates more costs twice as much more as that of one more."""
+    flows = [
+        cffm_jax.create_model("netwarp_psp_mobilenetv2", 5, **(SMALL | {"flow_updates": n})).macs(
+            128, 128, prototypes=0, executed=True
+        )["flow"]
+        for n in (1, 2, 4)
+    ]
+    assert flows[2] - flows[1] == 2 * (flows[1] - flows[0]) > 0
+    etc = cffm_jax.create_model("etc_ocr_mobilenetv2", 5, **SMALL)
+    image = cffm_jax.create_model("ocrnet_mobilenetv2", 5, form="vspw")
+    sizes = {"prototypes": 0, "executed": True}
+    assert etc.macs(128, 128, **sizes) == image.macs(128, 128, **sizes)
+    assert etc.training_macs(128, 128, prototypes=0) > 2 * image.training_macs(128, 128, prototypes=0)

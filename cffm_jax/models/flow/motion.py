@@ -30,7 +30,7 @@ def motion_loss(
       flow: from the frames to the previous ones, in pixels.
       grid: of ``warp``.
     """
-    size = frames.shape[1:3]
+    _, height, width, _ = frames.shape
     mask = jnp.exp(-jnp.abs(jnp.sum(frames - warp(previous, flow, grid), -1, keepdims=True)))
-    here, there = (resize_bilinear(each, size) for each in (logits, previous_logits))
+    here, there = (resize_bilinear(each, (height, width)) for each in (logits, previous_logits))
     return jnp.mean(jnp.square(mask * (here - warp(there, flow, grid))))
