@@ -42,7 +42,7 @@ from cffm_jax.models.macs import macs
 from cffm_jax.models.methods.cffm import CFFM
 from cffm_jax.models.methods.method import Method
 from cffm_jax.models.normalise import normalise
-from cffm_jax.models.variables import init_variables, variable_shapes
+from cffm_jax.models.variables import count_parameters, init_variables
 from cffm_jax.rules import setting
 from cffm_jax.runtime.command_line import parse_command, run_command
 from cffm_jax.runtime.devices import planned_bytes
@@ -269,10 +269,6 @@ def config_for(name: str, dtype: str, options: Options) -> Config:
         data=DataConfig(frame_size=options.output, crop=options.crop),
         eval=EvalConfig(chunk=options.batch),
     )
-
-
-def count_parameters(model: Method) -> int:
-    return sum(leaf.size for leaf in jax.tree.leaves(variable_shapes(model)["params"]))
 
 
 def published_figures(name: str, options: Options) -> tuple[float | None, float | None]:

@@ -41,6 +41,12 @@ def _traced_shapes(model: Network) -> dict[str, Any]:
     return shapes if model.depths else unflatten(repeat_blocks(flatten(shapes), model.backbone))
 
 
+def count_parameters(model: Method) -> int:
+    """The model's own parameters: what it borrows (``Method.BORROWED``) does not count."""
+    own = {name: tree for name, tree in variable_shapes(model)["params"].items() if name not in model.BORROWED}
+    return sum(leaf.size for leaf in jax.tree.leaves(own))
+
+
 def unflatten(arrays: Mapping[str, Any]) -> dict[str, Any]:
     """Leaves by "<collection>/<path>" -> variables."""
     return flax.traverse_util.unflatten_dict(dict(arrays), sep="/")

@@ -302,7 +302,8 @@ def initial_weights(model: Method, config: Config, key: jax.Array, start: int = 
             )
         lacks = {model.PARTS[part] for part in model.BORROWED} & report.fresh.keys()
         flow = flow_weights(model, init.flow, held=not lacks)
-        origin, licence = str(report), inherited(report.source, report.licence)
+        fresh = {part: why for part, why in report.fresh.items() if part not in lacks}
+        origin, licence = str(report._replace(fresh=fresh)), inherited(report.source, report.licence)
     return flow.beside(variables), _joined(origin, flow.origin), _joined(licence, flow.licence)
 
 

@@ -94,3 +94,11 @@ def test_of_a_trained_model_they_are_kept_unless_others_are_named(tmp_path, flow
     config = dataclasses.replace(config, init=InitConfig(model=path, flow=flow_file))
     with pytest.raises(InputError, match=r"holds raft_small; give those of raft_large"):
         initial_weights(model, config, jax.random.key(0))
+
+
+def test_what_the_file_gives_is_not_told_as_random(tmp_path, flow_file):
+    encoder = build_model(dataclasses.replace(SETTINGS, name="pspnet_mobilenetv2"))
+    released = export_state_dict(lively(encoder), encoder, part="encoder")
+    write_safetensors(tmp_path / "encoder.safetensors", released, {})
+    _, said, _ = start(encoder=str(tmp_path / "encoder.safetensors"), flow=flow_file)
+    assert said.count("optical flow") == 1 and f"optical flow from {flow_file}" in said
