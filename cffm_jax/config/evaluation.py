@@ -26,6 +26,9 @@ class EvalConfig:
     prototypes: Literal["video", "causal", "both"] = setting("video", changes="figures", part="method")
     """Prototypes of the whole video, of the frames seen so far, or a row of figures for each
     (CFFM++)."""
+    references: Literal["past", "following"] = setting("past", changes="figures")
+    """Where the references of an evaluated frame lie: before it, or as many frames after it while
+    the video has them all, as TCB's release evaluates. Streams have past ones alone."""
     devices: int = setting(0, least=0, changes="nothing")
     """Devices that share the videos, of each process; 0 uses all."""
     short_videos: Literal["auto", "left_out", "counted"] = setting("auto", changes="figures")

@@ -88,6 +88,9 @@ class ModelConfig:
     are public, or that of the VSPW baselines, from which the papers' figures come."""
     auxiliary_weight: float = setting(0.4, least=0, any_weights=True, part="method")
     """Weight of the loss of the auxiliary head that these have in training."""
+    memory: Literal["newest", "first"] = setting("newest", changes="figures", any_weights=True, part="method")
+    """Which earlier contexts ST-OCR-Mem keeps: the newest, as its paper says, or a video's first
+    ones for good, as its release does."""
     flow: Literal["raft_small", "raft_large"] = setting("raft_large", part="method")
     """The RAFT that NetWarp and ETC read optical flow of."""
     flow_updates: int = setting(20, least=1, any_weights=True, part="method")

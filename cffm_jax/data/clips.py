@@ -34,6 +34,16 @@ def reference_indices(target: int, offsets: Sequence[int] = (9, 6, 3)) -> tuple[
     return tuple(-(-target * (longest - offset) // longest) for offset in offsets)
 
 
+def evaluation_indices(
+    target: int, length: int, offsets: Sequence[int] = (9, 6, 3), following: bool = False
+) -> tuple[int, ...] | None:
+    """``reference_indices`` of a target in a video of so many frames; with ``following`` those
+    after it, the farthest first, while there are all of them (as TCB's release evaluates)."""
+    if following and target + max(offsets, default=0) < length:
+        return tuple(target + offset for offset in offsets)
+    return reference_indices(target, offsets)
+
+
 def require_seconds(seconds: Sequence[float]) -> None:
     """InputError unless references can lie so many seconds back: above 0, to 10, longest first."""
     for each in seconds:

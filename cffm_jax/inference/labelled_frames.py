@@ -72,7 +72,8 @@ def _is_sooner_whole(segmenter: VideoSegmenter, video: Video) -> bool:
     """Whether it has to be segmented up to its last target, or that takes no more frames than the
     clips. Where references go by numbers one that is missing has another in its place."""
     of_clips = len(video.targets) * (1 + len(_offsets(segmenter)))
-    return segmenter.causal or (not video.numbers and max(video.targets, default=0) < of_clips)
+    last = len(video.frames) - 1 if segmenter.following else max(video.targets, default=0)
+    return segmenter.causal or (not video.numbers and last < of_clips)
 
 
 def _of_clips(segmenter: VideoSegmenter, variables: dict[str, Any], videos: Sequence[Video]) -> Iterator[Chunk]:
@@ -85,7 +86,8 @@ def _of_clips(segmenter: VideoSegmenter, variables: dict[str, Any], videos: Sequ
 def _of_whole_videos(segmenter: VideoSegmenter, variables: dict[str, Any], videos: Sequence[Video]) -> Iterator[Chunk]:
     """All frames up to the last one with a mask are segmented."""
     for video in videos:
-        for chunk in segmenter.segment(variables, [_up_to_last_target(video, segmenter)], labels=False):
+        read = video if segmenter.following else _up_to_last_target(video, segmenter)
+        for chunk in segmenter.segment(variables, [read], labels=False):
             for i, masks in enumerate(zip(*chunk.masks.values(), strict=True), chunk.start):
                 if video.masks[i] is not None:
                     num_classes = segmenter.config.model.num_classes
@@ -162,7 +164,11 @@ def _groups(clips: Iterator[_Clip], count: int) -> Iterator[list[_Clip]]:
 def _load(pool: ThreadPoolExecutor, segmenter: VideoSegmenter, videos: Sequence[Video], ahead: int) -> Iterator[_Clip]:
     """Reads some clips ahead of the one in use."""
     offsets = _offsets(segmenter)
-    targets = ((video, target, video.references(target, offsets)) for video in videos for target in video.targets)
+    targets = (
+        (video, target, video.references(target, offsets, segmenter.following))
+        for video in videos
+        for target in video.targets
+    )
     wanted = (
         (video, (*((target,) * len(offsets) if references is None else references), target), references is not None)
         for video, target, references in targets

@@ -3,6 +3,7 @@ with computing."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -85,6 +86,11 @@ class VideoSegmenter:
         contexts = model.contexts(config.eval.prototypes)
         self.prototypes = prototypes if "video" in contexts else None
         self.causal = "causal" in contexts
+        self.following = config.eval.references == "following"
+        if self.following and (contexts or not model.reference_names):
+            what = "a memory of past frames" if contexts else "no other frames"
+            problem = f"is following, and {model.public_name} reads {what}"
+            raise InputError("--eval.references", problem, "leave it out, or evaluate another model")
         self.tiles = Tiling.of(config.eval.tile_size, config.eval.overlap, "eval.")
         self.engine = Engine(
             model,
@@ -114,6 +120,35 @@ class VideoSegmenter:
           InputError: a file cannot be read, frames of a video differ in size, or a video has no
             prototypes, or causal ones that are not finite.
         """
+        if self.following:
+            for video in videos:
+                yield from self._with_following(variables, video, labels)
+            return
+        yield from self._in_order(variables, videos, labels)
+
+    def _with_following(self, variables: dict[str, Any], video: Video, labels: bool) -> Iterator[Chunk]:
+        """What follows a frame precedes it in the video read backwards. There the last frames,
+        which lack some of it, are the first, and are taken of the video read forwards."""
+        longest, length = max(self.config.data.offsets), len(video.frames)
+        first = max(0, length - 2 * longest)  # From here on the last ones' references are there.
+        found: dict[int, tuple[np.ndarray | None, dict[str, np.ndarray]]] = {}
+        for backwards in (True, False):
+            order = range(length - 1, -1, -1) if backwards else range(first, length)
+            frames = tuple(video.frames[i] for i in order)
+            masks = tuple(video.masks[i] for i in order)
+            part = dataclasses.replace(video, frames=frames, masks=masks, numbers=())
+            for chunk in self._in_order(variables, [part], labels):
+                for i in range(len(chunk.predictions)):
+                    target = order[chunk.start + i]
+                    if backwards == (target + longest < length):
+                        label = None if chunk.labels is None else chunk.labels[i]
+                        found[target] = label, {row: mask[i] for row, mask in chunk.masks.items()}
+        for start in range(0, length, self.chunk):
+            truths, predictions = zip(*(found[i] for i in range(start, min(start + self.chunk, length))))
+            stacked = {row: np.stack([each[row] for each in predictions]) for row in self.rows}
+            yield Chunk(video, start, np.stack(truths) if labels else None, stacked)
+
+    def _in_order(self, variables: dict[str, Any], videos: Sequence[Video], labels: bool) -> Iterator[Chunk]:
         with ThreadPoolExecutor(max(1, self.config.data.threads)) as pool:
             for (video, start, loaded, finite), masks in fetched(self._dispatched(pool, variables, videos, labels)):
                 count = len(loaded.frames)

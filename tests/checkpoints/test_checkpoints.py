@@ -298,7 +298,10 @@ def another(name, value):
         "form": "vspw",
         "flow": "raft_small",
         "warp": "exact",
+        "memory": "first",
     }
+    if name == "eval.references":
+        return "following"
     if name.startswith("model.") and name[6:] in of_model:
         return of_model[name[6:]]
     if isinstance(value, bool | str):

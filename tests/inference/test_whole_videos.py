@@ -20,6 +20,7 @@ from cffm_jax.data.layouts.vspw import CODING
 from cffm_jax.errors import InputError
 from cffm_jax.evaluation.model_scores import evaluate
 from cffm_jax.inference import labelled_frames, whole_videos
+from cffm_jax.inference.labelled_frames import segment_targets
 from cffm_jax.inference.whole_videos import VideoSegmenter
 from cffm_jax.metrics.confusion import Confusion
 from cffm_jax.models.methods.frame_network import PER_FRAME as FRAME_ROW
@@ -241,3 +242,36 @@ def test_a_frame_of_another_size_is_named(setting, tmp_path, frame):
     )
     with pytest.raises(InputError, match="odd_000.jpg: is 40x30"):
         list(VideoSegmenter(model, config).segment(variables, [video]))
+
+
+@pytest.mark.parametrize("length", [14, 7])
+def test_following_references(setting, length):
+    """Those of the video read backwards; a frame with too few after it has those before it, as otherwise."""
+    config, model, variables, videos = setting
+    video = dataclasses.replace(videos[0], frames=videos[0].frames[:length], masks=videos[0].masks[:length])
+    plan = dataclasses.replace(config, data=dataclasses.replace(config.data, offsets=(4, 2, 1)))
+    other = dataclasses.replace(plan, eval=dataclasses.replace(config.eval, references="following"))
+    reversed_video = dataclasses.replace(video, frames=video.frames[::-1], masks=video.masks[::-1])
+    found = list(VideoSegmenter(model, other).segment(variables, [video]))
+    past, backwards = (
+        np.concatenate([chunk.predictions for chunk in VideoSegmenter(model, plan).segment(variables, [each])])
+        for each in (video, reversed_video)
+    )
+    expected = np.concatenate([backwards[::-1][: length - 4], past[length - 4 :]])
+    np.testing.assert_array_equal(np.concatenate([chunk.predictions for chunk in found]), expected)
+    assert [chunk.start for chunk in found] == list(range(0, length, 4))
+    labels = np.concatenate([chunk.labels for chunk in VideoSegmenter(model, plan).segment(variables, [video])])
+    np.testing.assert_array_equal(np.concatenate([chunk.labels for chunk in found]), labels)
+    sparse = dataclasses.replace(
+        video, masks=tuple(m if i in (1, length - 2) else None for i, m in enumerate(video.masks))
+    )
+    for chunk in segment_targets(VideoSegmenter(model, other), variables, [sparse]):
+        assert (chunk.predictions[0] != expected[chunk.start]).mean() < 2e-3
+
+
+def test_following_references_need_a_method_that_reads_them_alone(setting):
+    config, *_ = setting
+    plan = dataclasses.replace(config, eval=EvalConfig(references="following"))
+    for name, what in (("segformer_b0", "no other frames"), ("tcb_ocr_mem_r18", "a memory of past frames")):
+        with pytest.raises(InputError, match=f"--eval.references: is following, and {name} reads {what}"):
+            VideoSegmenter(create_model(name, CLASSES), plan)

@@ -90,9 +90,11 @@ def test_the_loss_is_that_of_the_target_and_the_auxiliary_one_of_all_labelled_fr
     np.testing.assert_allclose(parts["auxiliary_loss"], np.mean(beside), rtol=1e-4)
 
 
-def test_the_memory_is_a_list_of_the_contexts_of_earlier_frames():
-    """As the definition, appending one after another; the references are those of ST-OCR's stream."""
-    model = cffm_jax.create_model("tcb_ocr_mem_mobilenetv2", 5, receptive=(7, 7), pooling=(7, 7))
+@pytest.mark.parametrize("memory", ["newest", pytest.param("first", marks=pytest.mark.long)])
+def test_the_memory_is_a_list_of_the_contexts_of_earlier_frames(memory):
+    """As the definition, appending one after another; the references are those of ST-OCR's stream. The release's
+    list is that of the first frame."""
+    model = cffm_jax.create_model("tcb_ocr_mem_mobilenetv2", 5, receptive=(7, 7), pooling=(7, 7), memory=memory)
     variables = lively(model)
     config = Config(data=DataConfig(frame_size=(0, 0), offsets=(2, 1)))
     segmenter = StreamSegmenter(model, config, SIZE, logits=True)
@@ -112,6 +114,8 @@ def test_the_memory_is_a_list_of_the_contexts_of_earlier_frames():
 
     held, state = [], segmenter.start()
     for t in range(len(frames)):
+        if memory == "first":
+            held = held[:3]
         for reference in (*(reference_indices(t, (2, 1)) or (t, t)), t):
             while len(held) > 8:
                 held.pop(0)
@@ -119,7 +123,7 @@ def test_the_memory_is_a_list_of_the_contexts_of_earlier_frames():
         state, segmented = segmenter.segment(variables, state, frames[t : t + 1])
         expected = classify(variables, jax.tree.map(lambda x, t=t: x[t : t + 1], described), np.mean(held, 0)[None])
         np.testing.assert_allclose(segmented.logits, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
-    assert len(held) == 9
+    assert len(held) == {"newest": 9, "first": 6}[memory]
 
 
 def test_training_moves_the_statistics_once():

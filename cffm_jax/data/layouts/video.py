@@ -102,15 +102,17 @@ class Video:
         assert mask is not None, f"frame {target} of {self.name} is no target"
         return mask
 
-    def references(self, target: int, offsets: Sequence[int]) -> tuple[int, ...] | None:
+    def references(self, target: int, offsets: Sequence[int], following: bool = False) -> tuple[int, ...] | None:
         """Indices of a frame's references, oldest first; None where too few frames precede it.
+        With ``following`` those after it, the farthest first, while there are such.
 
         Raises:
           InputError: references go by numbers, and one is missing both before and after the target.
         """
         if not self.numbers:
-            return clips.reference_indices(target, offsets)
-        return self._all_there(clips.numbered_references(target, self.numbers, offsets), target, offsets)
+            return clips.evaluation_indices(target, len(self.frames), offsets, following)
+        indices = clips.numbered_references(target, self.numbers, offsets, backwards=following)
+        return self._all_there(indices, target, offsets)
 
     def training_clip(self, rng: np.random.Generator, offsets: Sequence[int], reverse: float) -> tuple[int, ...]:
         """Draws a clip whose target has a mask: the references, oldest first, then the target.

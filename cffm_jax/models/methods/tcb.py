@@ -10,8 +10,9 @@ Dimension key: as in ``method``; h w the map of the logits.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -101,8 +102,8 @@ class TemporalContextBlending(ImageHead):
     KINDS: ClassVar[Mapping[str, HeadKind]] = KINDS
 
     @classmethod
-    def create(cls, family: str, backbone: str, settings: ModelConfig) -> TemporalContextBlending:
-        return cls(**cls.of(family, backbone, settings), references=len(settings.receptive))
+    def of(cls, family: str, backbone: str, settings: ModelConfig) -> dict[str, Any]:
+        return super().of(family, backbone, settings) | {"references": len(settings.receptive)}
 
     @classmethod
     def form_of(cls, family: str, settings: ModelConfig) -> Form:
@@ -173,16 +174,35 @@ class TemporalContextBlending(ImageHead):
         return 3 * counts(lambda clip: self.init_with_output(jax.random.key(0), clip)[0], clip).products
 
 
+def _of_first(age: Int32[Array, " S"], new: Array, kept: Array) -> Array:
+    """The new arrays [S, ...] of streams at their first frame, those that are kept of others."""
+    return jnp.where(jnp.reshape(age == 0, (-1, *[1] * (new.ndim - 1))), new, kept)
+
+
 class BlendingWithMemory(TemporalContextBlending):
     """ST-OCR-Mem: ST-OCR's weights and training; in streams the mean is over the contexts of
     earlier frames too.
 
     A list holds them: each frame appends its references' and its own, oldest first; before each,
     the oldest are dropped while more than ``HELD`` are there.
+
+    Attributes:
+      memory: "newest", or "first": the list of a video's first frame is kept for good, and a frame
+        reads it beside its own four, as the release does.
     """
+
+    memory: Literal["newest", "first"] = ModelConfig.memory
 
     KINDS: ClassVar[Mapping[str, HeadKind]] = MEMORY_KINDS
     ADVANCE_READS: ClassVar[bool] = True
+
+    @classmethod
+    def of(cls, family: str, backbone: str, settings: ModelConfig) -> dict[str, Any]:
+        return super().of(family, backbone, settings) | {"memory": settings.memory}
+
+    @property
+    def settings_read(self) -> tuple[str, ...]:
+        return *super().settings_read, "model.memory"
 
     def contexts(self, prototypes: Prototypes = "video") -> tuple[Literal["video", "causal"], ...]:
         return ("causal",)
@@ -206,7 +226,10 @@ class BlendingWithMemory(TemporalContextBlending):
         count = jnp.minimum(jnp.where(age == 0, 0, state.count) + appended.shape[1], HELD + 1)
         there = jnp.arange(HELD + 1) >= HELD + 1 - count[:, None]  # The newest are last.
         total = jnp.sum(jnp.where(there[..., None, None], contexts, 0.0), 1)
-        return Held(contexts, count), total / count[:, None, None]
+        held = Held(contexts, count)
+        if self.memory == "first":
+            held = jax.tree.map(functools.partial(_of_first, age), held, state)
+        return held, total / count[:, None, None]
 
     def segment(
         self, features: Described, memory: Sequence[Tree], referring: Bool[Array, " N"], contexts: Mapping[str, Tree]
