@@ -18,10 +18,11 @@ has been trained here. Numbers are those of the second paper (CFFM++, TPAMI 2024
 (CFFM, CVPR 2022) Table 1 is Table 1 here, Table 2 is Table 3, Table 3 is Table 4 and Table 4 is
 Table 5, for the rows that it has.
 
-The commands expect VSPW_480p in `data/VSPW_480p` and SegFormer's ImageNet weights `mit_b0.pth` ..
-`mit_b5.pth` in the current folder. A network's commands stand below the first table that has it,
-after those of the networks it starts from; run them in that order. A row's figures are the first
-line of its evaluation.
+The commands expect VSPW_480p in `data/VSPW_480p`, and in the current folder ImageNet weights:
+SegFormer's `mit_b0.pth` .. `mit_b5.pth`, for [compared systems](compared_systems.md#weights)
+`resnet101.pth`, that of the VSPW baselines, and `mnv2.pth`, of MobileNetV2. A network's commands
+stand below the first table that has it, after those of the networks it starts from; run them in
+that order. A row's figures are the first line of its evaluation.
 
 The rows of Tables 4 to 11 and of the text can be compared in small, on the built-in videos or one's
 own, with `python -m cffm_jax.study table8 --seeds 0 1 2`.
@@ -34,11 +35,11 @@ def markdown() -> str:
     for table in TABLES:
         fresh = {}
         for row in table.rows:
-            for network in row.network.needs():
+            for network in row.network.needs() if row.network else ():
                 if network not in shown:
                     fresh.setdefault(network, []).append(train_command(network))
                     shown.add(network)
-            if row.network in fresh and row.where != TEST_SERVER:
+            if row.network and row.network in fresh and row.where != TEST_SERVER:
                 fresh[row.network].append(eval_command(row.network))
         parts.append(_section(table, [command for network in fresh for command in fresh[network]]))
     return "\n".join(parts)
@@ -53,9 +54,12 @@ def _section(table: Table, fresh: Sequence[Command]) -> str:
         lines += [*textwrap.wrap(table.note, 100, break_on_hyphens=False), ""]
     lines += ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
     for row in table.rows:
-        cells = [row.label, row.method, *(str(getattr(row.costs, cost)) for cost in costs.values())]
-        cells += [str(getattr(row, figure)) for figure in given.values()]
-        lines.append("| " + " | ".join([*cells, f"`{row.network.run}`"]) + " |")
+        figures = [getattr(row.costs, cost) for cost in costs.values()]
+        figures += [getattr(row, figure) for figure in given.values()]
+        cells = [row.label, row.method, *("-" if figure is None else str(figure) for figure in figures)]
+        lines.append("| " + " | ".join([*cells, f"`{row.network.run}`" if row.network else "-"]) + " |")
+    if not all(row.network for row in table.rows):
+        lines += ["", "A system without a run is not here yet: its figures are the papers' alone."]
     if fresh:
         lines += ["", "```", *("python " + " ".join(command) for command in fresh), "```"]
     return "\n".join(lines) + "\n"

@@ -12,8 +12,11 @@ from cffm_jax.rules import option_name
 Value = int | str | tuple[int, ...]
 Changes = tuple[tuple[str, Value], ...]
 """Settings by dotted name, as ``("model.blocks", 3)``."""
+Dataset = Literal["vspw", "cityscapes"]
 Command = tuple[str, ...]
 """Arguments of ``python``."""
+ENCODER_FILES = {"r18": "resnet18.pth", "r101": "resnet101.pth", "mobilenetv2": "mnv2.pth"}
+"""Backbone -> the file of its ImageNet weights; MiT's have its name."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,13 +24,14 @@ class Network:
     """A network that is trained, by the run in the folder ``run``.
 
     Attributes:
-      family: of ``cffm_families.FAMILIES``.
-      backbone: of ``models.encoders.names()``; the tables have "b0", "b1", "b2" and "b5".
+      family: first part of the model's name, see ``models.create.METHODS``.
+      backbone: of ``models.encoders.names()``.
       variant: what tells its run from the family's own; "" for that.
       changes: settings in which it differs from the family's config.
       base: the network it starts from; those with global contexts have one.
       prototypes: the network whose features are clustered; None for its own.
       data: the dataset that it is trained on.
+      called: what the papers call it, if it is none of ``cffm_families.FAMILIES``.
     """
 
     family: str
@@ -36,7 +40,8 @@ class Network:
     changes: Changes = ()
     base: Network | None = None
     prototypes: Network | None = None
-    data: Literal["vspw", "cityscapes"] = "vspw"
+    data: Dataset = "vspw"
+    called: str = ""
 
     @property
     def model(self) -> str:
@@ -45,7 +50,7 @@ class Network:
     @property
     def title(self) -> str:
         """What the papers call it, with their settings."""
-        return f"{FAMILIES[self.family].title}, {self.backbone.upper()}"
+        return self.called or f"{FAMILIES[self.family].title}, {self.backbone.upper()}"
 
     @property
     def run(self) -> str:
@@ -80,6 +85,13 @@ def with_global(
     return Network(family, base.backbone, name, added, base, prototypes, base.data)
 
 
+def compared(
+    family: str, backbone: str, called: str, changes: Mapping[str, Value] | None = None, data: Dataset = "vspw"
+) -> Network:
+    """A system that the papers compare with, which has a config of its own."""
+    return Network(family, backbone, changes=tuple((changes or {}).items()), data=data, called=called)
+
+
 def on_cityscapes(network: Network) -> Network:
     """The same, and what it starts from, trained on Cityscapes."""
     base = on_cityscapes(network.base) if network.base else None
@@ -88,13 +100,19 @@ def on_cityscapes(network: Network) -> Network:
 
 def config_file(network: Network) -> str:
     """The config whose settings the network's changes are relative to."""
-    return f"configs/{network.backbone}_{network.data}{'_pp' if network.base else ''}.py"
+    name = network.model if network.called else network.backbone
+    return f"configs/{name}_{network.data}{'_pp' if network.base else ''}.py"
+
+
+def encoder_file(network: Network) -> str:
+    """ImageNet weights of the network's backbone."""
+    return ENCODER_FILES.get(network.backbone, f"mit_{network.backbone}.pth")
 
 
 def train_command(network: Network) -> Command:
     """Trains the network, after those that it needs."""
     argv = ["train.py", "--config", config_file(network)]
-    if network.family not in ("cffm", "cffmpp"):
+    if network.family in ("segformer", "cffmp"):  # They share the configs of CFFM and CFFM++.
         argv += ["--model.name", network.model]
     for name, value in network.changes:
         argv += [option_name(name), *(map(str, value) if isinstance(value, tuple) else [str(value)])]
@@ -103,7 +121,7 @@ def train_command(network: Network) -> Command:
     if network.base:
         argv += ["--init.model", network.base.run]
     else:
-        argv += ["--init.encoder", f"mit_{network.backbone}.pth"]
+        argv += ["--init.encoder", encoder_file(network)]
     return (*argv, "--workdir", network.run)
 
 

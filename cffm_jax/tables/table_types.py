@@ -24,9 +24,9 @@ class Costs(NamedTuple):
       fps: frames a second on one RTX 6000.
     """
 
-    parameters: float
-    macs: float | None
-    fps: float
+    parameters: float | None
+    macs: float | None = None
+    fps: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,8 +35,8 @@ class Row:
 
     Attributes:
       label: names it within its table.
-      method: what the paper calls it.
-      network: what is measured.
+      method: what the paper calls it, and if what is here is another system, which.
+      network: what is measured; None for a system that is not here.
       miou, vc8, vc16, weighted_iou: as published.
       where: the data it is measured on.
       costs: as published.
@@ -45,7 +45,7 @@ class Row:
 
     label: str
     method: str
-    network: Network
+    network: Network | None
     miou: float
     vc8: float | None = None
     vc16: float | None = None
@@ -64,7 +64,7 @@ class Table:
       title: as the document's heading has it.
       rows: in the paper's order.
       note: what the paper leaves open, and what is chosen here.
-      ablation: whether the rows can be compared on other videos too.
+      ablation: whether the rows differ in settings of a method; else in the systems or backbones.
       keeps_backbones: whether even there backbones differ; else all of them get the same.
     """
 

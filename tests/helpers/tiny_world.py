@@ -22,9 +22,12 @@ from cffm_jax.commands.convert import convert_command
 from cffm_jax.commands.train import train_command
 from cffm_jax.data.synthetic.generate import SyntheticConfig, generate
 from cffm_jax.inference import video_prototypes, whole_videos
-from cffm_jax.models.encoders import mit
+from cffm_jax.models.encoders import mit, mobilenetv2, resnet
+from cffm_jax.models.encoders.names import backbone_of
 from cffm_jax.models.variables import flatten
 from cffm_jax.settings import load_config
+from cffm_jax.tables.networks import config_file
+from cffm_jax.tables.rows import TABLES
 from cffm_jax.training import setup
 from cffm_jax.weights import open as weights_open
 from cffm_jax.weights import start as weights_start
@@ -32,15 +35,23 @@ from cffm_jax.weights import start as weights_start
 from helpers import datasets, documented, exports, films, runs, weight_files
 from helpers.drawn import lively
 
+_RESNET = resnet.ResNetSize((8, 16, 32, 48), runs.DEPTHS, "b3", head_width=16)
 SIZES = {
     f"b{i}": mit.MiTSize(channels, runs.DEPTHS, f"b{i}")
     for i, channels in enumerate([(4, 8, 20, 32), *((8, 16, 40, 64 + 8 * i) for i in range(5))])
+} | {
+    "r101": _RESNET,
+    "r101_vspw": dataclasses.replace(_RESNET, stem=(4, 4, 8)),
+    "mobilenetv2": dataclasses.replace(mobilenetv2.SIZES["mobilenetv2"], head_width=16),
 }
-"""Instead of MiT's: no two alike, as weights are told by their shapes."""
+"""Instead of the backbones': no two alike, as weights are told by their shapes."""
 SMALL = (
     *runs.TINY, "--model.width", "8", "--model.blocks", "1", "--model.global_blocks", "1", "--train.batch_size", "1",
 )  # fmt: skip
 """Before what a command says itself."""
+COMPARED = {config_file(row.network) for table in TABLES for row in table.rows if row.network and row.network.called}
+SMALL_COMPARED = (*SMALL[SMALL.index("--model.width") :], "--train.batch_size", "2")
+"""Of configs of compared systems: not all backbones have depths, and BatchNorm needs two samples."""
 DATASET = SyntheticConfig(videos_train=1, videos_val=1, videos_test=1, frames=18, height=64, width=96)
 ONCE = ("--train.steps", "1")
 """Behind it."""
@@ -82,7 +93,7 @@ def sized(sizes=SIZES):
     """Backbones of few channels."""
     with pytest.MonkeyPatch.context() as patch:
         for name, size in sizes.items():
-            patch.setitem(mit.SIZES, name, size)
+            patch.setitem(backbone_of(name).sizes, name, size)
         forget()
         yield
     forget()
@@ -114,6 +125,8 @@ class World:
             "studies/cffmpp_b0-e417f84f/seed0": study, "thermal": thermal,
             "films": movies, "video.mp4": lambda path: films.film(path, 12, size=(48, 64)),
             **{f"mit_{size}.pth": encoder for size in ("b0", "b1", "b2", "b5")},
+            "resnet101.pth": lambda path: encoder_of(path, "pspnet_r101", "encoder.", form="vspw"),
+            "mnv2.pth": lambda path: encoder_of(path, "fcn_mobilenetv2"),
         }  # fmt: skip
 
     def run(self, words, execute):
@@ -197,7 +210,7 @@ def small(words):
     """The command with options that make it small."""
     name, rest = words[:2], words[2:]
     if "train.py" in words:
-        return (*name, *SMALL, *rest, *ONCE)
+        return (*name, *(SMALL_COMPARED if value(words, "--config") in COMPARED else SMALL), *rest, *ONCE)
     if "eval.py" in words and "--config" in words:
         return (*name, *SMALL, *rest)
     if "predict.py" in words:
@@ -267,8 +280,13 @@ def segformer(path):
 
 
 def encoder(path):
-    arrays = exported(cffm_jax.create_model(f"segformer_{path.stem[-2:]}", num_classes=13))
-    weight_files.torch_file(path, {key: array for key, array in arrays.items() if key.startswith("backbone.")})
+    encoder_of(path, f"segformer_{path.stem[-2:]}")
+
+
+def encoder_of(path, model, prefix="backbone.", **settings):
+    """The file of a model's encoder, with the prefix that its authors give it."""
+    arrays = exported(cffm_jax.create_model(model, num_classes=13, **settings))
+    weight_files.torch_file(path, {key: array for key, array in arrays.items() if key.startswith(prefix)})
 
 
 def demo(path):

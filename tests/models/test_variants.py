@@ -16,6 +16,7 @@ from cffm_jax.models.contexts import cffa
 from cffm_jax.models.create import build_model
 from cffm_jax.models.encoders import mit
 from cffm_jax.models.encoders import names as encoders
+from cffm_jax.models.methods.cffm_families import FAMILIES
 from cffm_jax.models.variables import _traced_shapes, variable_shapes
 from cffm_jax.rules import with_changes
 from cffm_jax.tables.networks import Network
@@ -33,8 +34,8 @@ def config_of(network: Network) -> Config:
 
 
 def variants() -> dict[str, Config]:
-    """The tables' networks with MiT-B0, each model once."""
-    rows = [row.network for table in TABLES for row in table.rows if row.network]
+    """The papers' own networks of the tables with MiT-B0, each model once."""
+    rows = [row.network for table in TABLES for row in table.rows if row.network and row.network.family in FAMILIES]
     found = {}
     for network in [needed.on("b0") for row in rows for needed in row.needs()]:
         config = config_of(network)
