@@ -128,7 +128,7 @@ def test_training_leaves_what_tells_about_it(trained):
     """Where the time went, what it was started with, and pictures."""
     workdir, _ = trained
     time = log_lines(workdir, "time")[-1]
-    assert time["compilations"] == 1 and 0 < time["goodput"] < 1
+    assert time["compilations"] == 1 and 0 < time["goodput"] < 1 and time["step_bytes"] > 1e6
     assert all(line["tflops"] > 0 and "mfu" not in line for line in log_lines(workdir, "train")[1:])
     (start,) = map(json.loads, (workdir / "run.jsonl").read_text().splitlines())
     assert start["config"] == json.loads((workdir / "config.json").read_text())

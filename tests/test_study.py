@@ -10,18 +10,20 @@ import pytest
 from cffm_jax.data.synthetic import generate
 from cffm_jax.errors import InputError
 from cffm_jax.metrics.all_metrics import METRICS
-from cffm_jax.rules import with_changes
+from cffm_jax.rules import values, with_changes
 from cffm_jax.runtime.command_line import run_command
 from cffm_jax.settings import load_config
 from cffm_jax.study import command, plan
 from cffm_jax.study.plan import StudyOptions, prepare
 from cffm_jax.study.results import COMPARED, mean_and_spread
-from cffm_jax.training import loop
+from cffm_jax.tables.rows import TABLE1
+from cffm_jax.training import log, loop
 
 from helpers.runs import CONFIG, ROOT, STEPS, TINY, files
 
 pytestmark = pytest.mark.long
 
+ABLATIONS = [table.name for table in plan.STUDIED if table.ablation]
 TABLE8 = ("table8", "--rows", "A", "C", "F")
 
 
@@ -56,6 +58,7 @@ def trained_names(monkeypatch):
         return {"own": Pretended(0.5 + 0.1 * config.train.seed), "part": Pretended(0.1)}
 
     monkeypatch.setattr(loop, "train", train)
+    monkeypatch.setattr(log, "last_times", lambda workdir: {"productive": 90.0, "step_bytes": 2.5e9})
     return done
 
 
@@ -88,6 +91,7 @@ def test_figures_are_those_of_the_own_row(small):
         assert row["mean"] == {name: pytest.approx(value) for name, value in row["figures"][0].items()}
         assert set(row["spread"].values()) == {None}
     assert owns == ["per-frame (SegFormer)", "CFFM", "CFFM++"]
+    assert all(row["minutes"] > 0 and row["gigabytes"] > 1e-3 for row in tree["rows"])
 
 
 def test_second_stage_starts_from_its_base(small):
@@ -117,7 +121,7 @@ def test_what_is_done_is_not_done_again(small, monkeypatch, capfd):
 
 
 def test_rows_of_the_same_network_share_a_run():
-    opts = options(*(table.name for table in plan.STUDIED))
+    opts = options(*ABLATIONS)
     found = {row: run.name for row, run in names(opts).items()}
     cffm, segformer, whole = (found[f"table8 {label}"] for label in "CAF")
     for row in ("table4 b0-n1", "table4 b1-n1", "table5 9-6-3", "table6 49-20-6", "table9 4-cffm", "table10 cffm"):
@@ -142,7 +146,7 @@ def test_bases_are_those_of_the_rows():
 
 
 def test_all_rows_have_the_backbone_of_the_config():
-    opts = changed(options(*(table.name for table in plan.STUDIED)), ("model.name", "cffm_b2"))
+    opts = changed(options(*ABLATIONS), ("model.name", "cffm_b2"))
     for row, run in names(opts).items():
         wanted = "b0" if row.startswith("table11") else "b2"
         assert {run.config.model.name[-2:]} | {run.needs[0].config.model.name[-2:] for _ in run.needs} == {wanted}
@@ -181,6 +185,24 @@ def test_second_stage_is_that_of_the_vspw_configs():
     assert (given.train.steps, given.optim.rate) == (5, 0.1)
 
 
+def test_systems_of_table_1_in_small():
+    """Each once, with what the papers have on the backbone of the study; one budget for all."""
+    found = {row.removeprefix("table1 "): run for row, run in names(options("table1")).items()}
+    models = {label: run.config.model.name for label, run in found.items()}
+    assert list(models)[:3] == ["segformer-b0", "cffm-b0", "cffm++-b0"]
+    here = [row.network for row in TABLE1.rows if row.network]
+    assert set(models.values()) == {f"{of.family}_{'r18' if of.called else 'b0'}" for of in here}
+    assert len({run.name for run in found.values()}) == len(found)
+    usual, of_system = values(load_config(CONFIG)), {"workdir", "model.name", "model.form", "data.samples"}
+    for run in found.values():
+        own = values(run.config)
+        assert run.needs or {name for name in own if own[name] != usual[name]} <= of_system
+    assert found["pspnet-resnet-101"].config.data.samples == "frames"
+    assert found["pspnet-resnet-101"].config.model.form == "vspw"
+    other = names(changed(options("table1"), ("model.name", "cffm_b2")))
+    assert [row for row in other if "cffm" in row] == ["table1 cffm-b2", "table1 cffm++-b2"]
+
+
 # --- what is kept and printed
 
 
@@ -197,6 +219,7 @@ def test_table_of_three_seeds(trained_names, data, tmp_path, capfd):
     out = capfd.readouterr().out
     line = "| C | A + static/motional (CFFM) | 38.5 | 60.0 ± 10.0 | 88.6 | 50.0 ± 0.0 | 84.1 | - |"
     assert line in out and "3 seed(s)" in out and "| 39.9 | 50.0 | 89.1 |" in out  # After the first seed, and the last.
+    assert "| cffm_b0 | 1.50 | 2.50 |" in out
     tree = json.loads((tmp_path / "table8.json").read_text())
     assert tree["seeds"] == [0, 1, 2] and len(trained_names) == len(set(trained_names)) == 6
     row = tree["rows"][0]
@@ -252,7 +275,8 @@ def test_built_in_videos_are_written_where_there_are_none(trained_names, tmp_pat
     ("argv", "said"),
     [
         (["table12"], ["table12", "is no table that can be studied", "table4"]),
-        (["table1"], ["table1", "is no table that can be studied"]),
+        (["table2"], ["table2", "is no table that can be studied", "table1"]),
+        (["table1", "--rows", "etc"], ["--rows", "etc is no row of table1", "segformer-b0"]),
         (["table8", "--rows", "A", "G"], ["--rows", "G is no row of table8", "A, B, C, D, E, F"]),
         (["--rows", "7-5-3"], ["--rows", "7-5-3 is no row of table8, table10, table4"]),
         (["table8", "--seeds", "1", "1"], ["--seeds", "is 1 1"]),
@@ -285,4 +309,5 @@ def test_faults_of_a_run_are_one_line(tmp_path, refused, monkeypatch):
     monkeypatch.setattr(loop, "train", train)
     refused(command.main, argv, "has no data folder inside")
     monkeypatch.setattr(loop, "train", lambda config: {"own": Pretended(0.5)})
+    monkeypatch.setattr(log, "last_times", lambda workdir: {})
     refused(command.main, argv, tmp_path / "file", "cannot be written")

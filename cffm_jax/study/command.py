@@ -1,5 +1,7 @@
-"""Trains and measures the papers' ablations in small for several seeds, beside published figures.
+"""Trains and measures the papers' systems and ablations in small for several seeds, beside
+published figures.
 
+    python -m cffm_jax.study table1
     python -m cffm_jax.study table8 --seeds 0 1 2
     python -m cffm_jax.study table8 --rows A C F --config configs/synthetic.py --train.steps 900
 

@@ -15,13 +15,15 @@ from cffm_jax.config import SETTINGS, Config
 from cffm_jax.errors import InputError
 from cffm_jax.rules import earlier_names, option_name, require_values, setting, values, with_changes, with_paths
 from cffm_jax.settings import Settings, load_config
-from cffm_jax.tables.networks import Network
-from cffm_jax.tables.rows import TABLE4, TABLE8, TABLE10, TABLES
+from cffm_jax.tables.networks import Network, config_file
+from cffm_jax.tables.rows import TABLE1, TABLE4, TABLE8, TABLE10, TABLES
 from cffm_jax.tables.table_types import Row, Table
 
 DEFAULT_CONFIG = "synthetic"
 DEFAULT_TABLES = (TABLE8, TABLE10, TABLE4)
-STUDIED = tuple(table for table in TABLES if table.ablation)
+STUDIED = (TABLE1, *(table for table in TABLES if table.ablation))
+SMALL_RESNET = "r18"
+"""What compared systems have in a study, in place of ResNet-101."""
 
 SECOND_STAGE_STEPS = 40_000 / 160_000
 SECOND_STAGE_RATE = 2e-4 / 6e-5
@@ -33,10 +35,11 @@ _OR_PAPERS = {"least": 0, "problem": "less than 0", "remedy": "give 0 for the pa
 @dataclasses.dataclass(frozen=True)
 class StudyOptions:
     tables: tyro.conf.Positional[tuple[str, ...]] = ()
-    """table4 .. table11, cffa; without any: table8 table10 table4."""
+    """table1, table4 .. table11, cffa; without any: table8 table10 table4."""
     config: str = setting(DEFAULT_CONFIG, path=True)
     """Config file; the options below override its fields, and a row's settings those. Its backbone
-    is that of all rows (but Table 11's)."""
+    is that of all rows (but Table 11's; the systems of Table 1 that are on ResNet-101 have
+    ResNet-18)."""
     rows: tuple[str, ...] = ()
     """Only the rows with these labels, see docs/tables.md."""
     seeds: tuple[int, ...] = setting((0,), least=0)
@@ -151,13 +154,42 @@ def chosen_tables(options: StudyOptions) -> list[tuple[Table, tuple[Row, ...]]]:
         if name not in known:
             raise InputError(name, "is no table that can be studied", f"name some of {', '.join(known)}")
     tables = [known[name] for name in dict.fromkeys(options.tables)] or DEFAULT_TABLES
-    labels = {row.label for table in tables for row in table.rows}
+    there = {table: tuple(row for row in table.rows if row.network) for table in tables}
+    labels = [row.label for rows in there.values() for row in rows]
     for label in options.rows:
         if label not in labels:
-            remedy = "name some of " + ", ".join(row.label for table in tables for row in table.rows)
+            remedy = "name some of " + ", ".join(labels)
             raise InputError("--rows", f"{label} is no row of {', '.join(table.name for table in tables)}", remedy)
-    kept = [(table, tuple(r for r in table.rows if not options.rows or r.label in options.rows)) for table in tables]
+    kept = [(t, tuple(r for r in rows if not options.rows or r.label in options.rows)) for t, rows in there.items()]
     return [(table, rows) for table, rows in kept if rows]
+
+
+def small_networks(table: Table, rows: Sequence[Row], backbone: str) -> list[tuple[Row, Network]]:
+    """What stands for the rows' networks in a study on this backbone. Of a system that a table has
+    in several sizes the row with this backbone is kept, else the first."""
+    if table.keeps_backbones:
+        return [(row, row.network) for row in rows if row.network]
+    found = [(row, _small(row.one_backbone or row.network, backbone)) for row in rows if row.network]
+    if table.ablation:
+        return found
+    kept: dict[Network, Row] = {}
+    for row, network in found:
+        if network not in kept or (row.network and row.network.backbone == backbone):
+            kept[network] = row
+    return [(row, network) for network, row in kept.items()]
+
+
+def _small(network: Network, backbone: str) -> Network:
+    """The network on this backbone. A compared system has a small ResNet, and what its own config
+    says of the method: form of the head, samples, references; nothing of the recipe."""
+    if not network.called:
+        return network.on(backbone)
+    own, usual = values(load_config(Path(config_file(network)).stem)), values(Config())
+    of_method = ["data.samples", *(name for name in own if name.startswith("model.") and name != "model.name")]
+    if own["data.samples"] == usual["data.samples"]:
+        of_method.append("data.offsets")
+    changes = tuple((name, own[name]) for name in of_method if own[name] != usual[name])
+    return dataclasses.replace(network, backbone=SMALL_RESNET, changes=changes)
 
 
 def prepare(options: StudyOptions) -> list[Study]:
@@ -183,8 +215,7 @@ def prepare(options: StudyOptions) -> list[Study]:
     studies = []
     for table, rows in chosen_tables(options):
         runs = []
-        for row in rows:
-            network = row.network if table.keeps_backbones else (row.one_backbone or row.network).on(backbone)
+        for row, network in small_networks(table, rows, backbone):
             runs.append((row, tuple(plan(network, options, seed) for seed in options.seeds)))
         studies.append(Study(table, tuple(runs)))
     return studies

@@ -12,7 +12,7 @@ from typing import Any
 from cffm_jax.metrics.all_metrics import METRICS
 from cffm_jax.metrics.metric import number
 from cffm_jax.runtime.atomic import write_json
-from cffm_jax.study.plan import Run, Study, StudyOptions
+from cffm_jax.study.plan import SMALL_RESNET, Run, Study, StudyOptions
 
 COMPARED = {metric.title: metric.key for metric in METRICS if metric.key in ("miou", "vc8", "vc16")}
 """Heading -> key of the metric, and field of `Row`: what every table of the papers has."""
@@ -27,6 +27,7 @@ def measure(run: Run) -> dict[str, Any]:
     if run.result.is_file():
         return json.loads(run.result.read_text())
     from cffm_jax.training import loop
+    from cffm_jax.training.log import last_times
 
     began = time.time()
     scores = loop.train(run.config)
@@ -35,6 +36,7 @@ def measure(run: Run) -> dict[str, Any]:
         "row": next(iter(rows)),  # The first is the network's own, the others are its parts'.
         "rows": rows,
         "minutes": round((time.time() - began) / 60, 2),
+        "times": last_times(run.workdir),
         "config": dataclasses.asdict(run.config),
     }
     write_json(run.result, result, "name another --folder")
@@ -63,6 +65,9 @@ def results(study: Study, seeds: int) -> list[dict[str, Any]]:
                 "published": {figure: getattr(row, figure) for figure in COMPARED.values()},
                 "mean": {figure: mean for figure, (mean, _) in ours.items()},
                 "spread": {figure: spread for figure, (_, spread) in ours.items()},
+                "model": runs[0].config.model.name,
+                "minutes": mean_and_spread([_time(result, "productive", 60) for result in measured])[0],
+                "gigabytes": mean_and_spread([_time(result, "step_bytes", 1e9) for result in measured])[0],
                 "runs": [str(run.workdir) for run in runs[:seeds]],
                 "figures": by_seed,
             }
@@ -70,15 +75,31 @@ def results(study: Study, seeds: int) -> list[dict[str, Any]]:
     return tree
 
 
+def _time(result: dict[str, Any], name: str, unit: float) -> float | None:
+    """Of a run's last line of times; None where it does not say, as in results of earlier
+    versions."""
+    value = result.get("times", {}).get(name)
+    return None if value is None else value / unit
+
+
 def markdown(study: Study, options: StudyOptions, seeds: int) -> str:
-    """Published figures beside ours: mean ± sample standard deviation of the first ``seeds``."""
+    """Published figures beside ours: mean ± sample standard deviation of the first ``seeds``; then
+    the network that stands for the papers', the minutes of its steps alone, and what a step
+    takes."""
     settings = options.settings
+    heads = ["row", "method", *(f"{head} {whose}" for head in COMPARED for whose in ("papers", "ours"))]
+    heads += ["ours is", "minutes", "GB"]
+    backbones = settings.model.name.partition("_")[2]
+    if any(row.network and row.network.called for row, _ in study.runs):
+        backbones += f", {SMALL_RESNET} in place of ResNet-101"
+    absent = "; ".join(row.method for row in study.table.rows if row.network is None)
     lines = [
-        f"{study.table.title}. Ours: {settings.model.name.partition('_')[2]}, {settings.train.steps} steps, "
-        f"{settings.data.eval_split} of {settings.data.root}, {seeds} seed(s). Papers: VSPW val.",
+        f"{study.table.title}. Ours: {backbones}, {settings.train.steps} steps, "
+        f"{settings.data.eval_split} of {settings.data.root}, {seeds} seed(s). Papers: VSPW val."
+        + (f" Not here yet: {absent}." if absent else ""),
         "",
-        "| row | method | " + " | ".join(f"{head} papers | {head} ours" for head in COMPARED) + " |",
-        "|---" * (2 + 2 * len(COMPARED)) + "|",
+        "| " + " | ".join(heads) + " |",
+        "|---" * len(heads) + "|",
     ]
     for row in results(study, seeds):
         cells = [row["label"], row["method"]]
@@ -87,5 +108,6 @@ def markdown(study: Study, options: StudyOptions, seeds: int) -> str:
             cells.append("-" if published is None else f"{published:.1f}")
             ours = "-" if mean is None else f"{100 * mean:.1f}"
             cells.append(ours if spread is None else f"{ours} ± {100 * spread:.1f}")
+        cells += [row["model"], *("-" if row[of] is None else f"{row[of]:.2f}" for of in ("minutes", "gigabytes"))]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)

@@ -24,8 +24,8 @@ SegFormer's `mit_b0.pth` .. `mit_b5.pth`, for [compared systems](compared_system
 stand below the first table that has it, after those of the networks it starts from; run them in
 that order. A row's figures are the first line of its evaluation.
 
-The rows of Tables 4 to 11 and of the text can be compared in small, on the built-in videos or one's
-own, with `python -m cffm_jax.study table8 --seeds 0 1 2`.
+The rows of Tables 1, 4 to 11 and of the text can be compared in small, on the built-in videos or
+one's own, with `python -m cffm_jax.study table8 --seeds 0 1 2`.
 """
 
 

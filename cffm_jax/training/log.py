@@ -19,6 +19,8 @@ from cffm_jax.runtime.atomic import write_text
 from cffm_jax.runtime.progress import Progress
 from cffm_jax.training.speed import CAUSES, Clock, Work, device_peak, goodput, in_words, taken_up
 
+LOG = "log.jsonl"
+
 
 class Figure(Protocol):
     """A figure of a step that was sent to the devices: a jax.Array."""
@@ -54,10 +56,10 @@ class RunLog:
         work: Work | None = None,
     ):
         self._writes = writes
-        before = _drop_after(start, workdir / "log.jsonl") if writes else {}
+        before = _drop_after(start, workdir / LOG) if writes else {}
         self.clock = Clock(time.perf_counter() if began is None else began, before)
         self._work = work or Work()
-        self._file = (workdir / "log.jsonl").open("a", buffering=1) if writes else None
+        self._file = (workdir / LOG).open("a", buffering=1) if writes else None
         self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=start + 1) if writes else None
         self._bar = Progress(total=steps, initial=start, unit="step", desc="train", disable=not writes)
         self._sent: deque[tuple[int, Figure]] = deque()
@@ -137,10 +139,12 @@ class RunLog:
                 self._board.add_image(f"eval/{name}", picture, step, dataformats="HWC")
         self.say(f"step {step}:\n{table}")
 
-    def finish(self, step: int, compilations: int) -> None:
-        """The last line of times, with how often the step was compiled, and the same in words."""
+    def finish(self, step: int, compilations: int, step_bytes: int | None = None) -> None:
+        """The last line of times, with how often the step was compiled and what it takes of each
+        device's memory, where that is known; and the times in words."""
         seconds = self.clock.seconds()
-        self._times(step, {**seconds, "compilations": compilations})
+        known = {} if step_bytes is None else {"step_bytes": step_bytes}
+        self._times(step, {**seconds, "compilations": compilations, **known})
         self.say(in_words(seconds))
 
     def _times(self, step: int, seconds: dict[str, float]) -> None:
@@ -159,6 +163,12 @@ class RunLog:
         self._file.write(json.dumps({"step": step, "group": group, **finite}) + "\n")
         for name, value in values.items():
             self._board.add_scalar(f"{group}/{name}", value, step)
+
+
+def last_times(workdir: Path) -> dict[str, float]:
+    """The last line of times of a run that has ended."""
+    lines = map(json.loads, (workdir / LOG).read_text().splitlines())
+    return [line for line in lines if line["group"] == "time"][-1]
 
 
 def _drop_after(step: int, path: Path) -> dict[str, float]:

@@ -155,7 +155,7 @@ class _Training:
     def say_times(self) -> None:
         """Says where the time went; once, at the end."""
         self._profile.close(self.step)
-        self._log.finish(self.step, self._compiled)
+        self._log.finish(self.step, self._compiled, self._run.step_bytes)
 
     def _agree(self) -> None:
         """Stops all processes after the same step, where one of them got a signal; one process

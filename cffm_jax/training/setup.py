@@ -66,6 +66,7 @@ class Run(NamedTuple):
       held_out: the videos to evaluate on.
       summary: one line about it.
       memory: one about what a step takes.
+      step_bytes: that, of each device; None where the compiler does not tell.
       compiling: seconds that went into compiling the step.
       devices: those of the mesh.
       work: floating point operations of a step, and the devices' peak.
@@ -84,6 +85,7 @@ class Run(NamedTuple):
     held_out: tuple[Video, ...]
     summary: str
     memory: str = ""
+    step_bytes: int | None = None
     compiling: float = 0.0
     devices: Sequence[jax.Device] = ()
     work: Work = Work()
@@ -151,7 +153,7 @@ def prepare(config: Config) -> Iterator[Run]:
         step = step_of(config, model, optimizer, mesh)
         # Made where it is used: the loop moves nothing.
         key = jax.jit(lambda: jax.random.fold_in(jax.random.key(plan.seed), 1), out_shardings=replicated(mesh))()
-        memory, seconds, samples = "", 0.0, plan.batch_size
+        memory, needed, seconds, samples = "", None, 0.0, plan.batch_size
         if clips:
             samples = clips.shapes["frames"].shape[0]
             with cluster.together():
@@ -176,6 +178,7 @@ def prepare(config: Config) -> Iterator[Run]:
                 f"weights: {origin}"
             ),
             memory=memory,
+            step_bytes=needed,
             compiling=seconds,
             devices=tuple(mesh.devices.flat),
             work=work_of_a_step(config, model, mesh, samples),

@@ -218,7 +218,8 @@ def small(words):
     if "cffm_jax.data.show" in words:
         return (*words, *SMALL, "--clips", "1")
     if "cffm_jax.study" in words:
-        rows = () if "--rows" in words else ("--rows", "A")  # All of them would take a minute.
+        row = "pspnet-resnet-101" if "table1" in words else "A"
+        rows = () if "--rows" in words else ("--rows", row)  # All of them would take a minute.
         return (*words, *rows, *SMALL, *ONCE, "--seeds", "0", "--train.checkpoint_every", "1")
     if "cffm_jax.data.synthetic" in words:
         counts = (f"--{name}={count}" for name, count in dataclasses.asdict(DATASET).items())

@@ -25,7 +25,7 @@ from cffm_jax.models.methods.frame_network import PER_FRAME as FRAME_ROW
 from cffm_jax.runtime import xla
 from cffm_jax.runtime.compiling import Compilations
 from cffm_jax.training import provenance, setup, speed
-from cffm_jax.training.log import RunLog
+from cffm_jax.training.log import RunLog, last_times
 from cffm_jax.training.sharding import make_mesh
 from cffm_jax.training.speed import Clock, Profile, Work, goodput, in_words, peak_flops, taken_up
 from cffm_jax.training.step import next_state
@@ -96,7 +96,8 @@ def test_the_log_tells_rates_and_goes_on_with_the_time(now, tmp_path, monkeypatc
         assert [(entry["step"], entry["lost"]) for entry in lines_of(tmp_path, "time")] == [(2, 0), (2, 2)]
         now[0] += 9
         log.finish(3, 1)
-    last = lines_of(tmp_path, "time")[-1]
+    last = last_times(tmp_path)
+    assert last == lines_of(tmp_path, "time")[-1] and "step_bytes" not in last
     assert (last["wall"], last["lost"], last["productive"], last["compilations"]) == (20, 2, 11, 1)
     with RunLog(tmp_path, 20, 3, 4) as log:
         now[0] += 1
