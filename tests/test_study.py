@@ -187,19 +187,21 @@ def test_second_stage_is_that_of_the_vspw_configs():
 
 def test_systems_of_table_1_in_small():
     """Each once, with what the papers have on the backbone of the study; one budget for all."""
-    found = {row.removeprefix("table1 "): run for row, run in names(options("table1")).items()}
+    whole = changed(options("table1"), ("init.flow", "none"))
+    found = {row.removeprefix("table1 "): run for row, run in names(whole).items()}
     models = {label: run.config.model.name for label, run in found.items()}
     assert list(models)[:3] == ["segformer-b0", "cffm-b0", "cffm++-b0"]
     here = [row.network for row in TABLE1.rows if row.network]
     assert set(models.values()) == {f"{of.family}_{'r18' if of.called else 'b0'}" for of in here}
     assert len({run.name for run in found.values()}) == len(found)
-    usual, of_system = values(load_config(CONFIG)), {"workdir", "model.name", "model.form", "data.samples"}
-    for run in found.values():
-        own = values(run.config)
-        assert run.needs or {name for name in own if own[name] != usual[name]} <= of_system
+    usual, of_system = values(whole.settings), {"workdir", "model.name", "model.form", "data.samples"}
+    for label, run in found.items():
+        own, references = values(run.config), {"data.offsets", "model.receptive", "model.pooling"}
+        others = {name for name in own if own[name] != usual[name]} - of_system
+        assert run.needs or others == (references if "etc" in label or "netwarp" in label else set())
     assert found["pspnet-resnet-101"].config.data.samples == "frames"
     assert found["pspnet-resnet-101"].config.model.form == "vspw"
-    other = names(changed(options("table1"), ("model.name", "cffm_b2")))
+    other = names(changed(whole, ("model.name", "cffm_b2")))
     assert [row for row in other if "cffm" in row] == ["table1 cffm-b2", "table1 cffm++-b2"]
 
 
@@ -276,6 +278,7 @@ def test_built_in_videos_are_written_where_there_are_none(trained_names, tmp_pat
     [
         (["table12"], ["table12", "is no table that can be studied", "table4"]),
         (["table2"], ["table2", "is no table that can be studied", "table1"]),
+        (["table1"], ["--init.flow", "is missing: etc_psp_r18", "--init.flow none"]),
         (["table1", "--rows", "etc"], ["--rows", "etc is no row of table1", "segformer-b0"]),
         (["table8", "--rows", "A", "G"], ["--rows", "G is no row of table8", "A, B, C, D, E, F"]),
         (["--rows", "7-5-3"], ["--rows", "7-5-3 is no row of table8, table10, table4"]),

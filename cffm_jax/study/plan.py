@@ -99,7 +99,7 @@ def plan(network: Network, options: StudyOptions, seed: int) -> Run:
     """The run of a network, and of those that it needs, with the study's settings.
 
     Raises:
-      InputError: the settings fit no model.
+      InputError: the settings fit no model, or do not say where optical flow comes from.
     """
     config = with_changes(options.settings, [("model.name", network.model), ("train.seed", seed), *network.changes])
     needs = []
@@ -119,8 +119,10 @@ def _digest(config: Config, needs: Sequence[str]) -> str:
     """Digests all that a network's figures depend on but the seed."""
     from cffm_jax.evaluation.options import cutoff_of
     from cffm_jax.models.create import build_model
+    from cffm_jax.weights.flow import flow_weights
 
     model = build_model(config.model, config.data.frame_channels)
+    flow_weights(model, config.init.flow)  # Raises what would stop its run.
     resolved = model.settings_resolved
     flat = values(config) | {f"model.{name}": resolved.get(name, 0) for name in ("blocks", "global_blocks")}
     # Runs that differ in nothing else are one.

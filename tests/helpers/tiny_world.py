@@ -57,8 +57,8 @@ ONCE = ("--train.steps", "1")
 """Behind it."""
 PLACEHOLDERS = {"RUN": "runs/cffm_b1_vspw", "/shared/runs/b1": "shared/runs/b1"}
 READ = (
-    "--checkpoint", "--init.model", "--init.encoder", "--prototypes.checkpoint", "--predictions", "--data.root",
-    "--inspect",
+    "--checkpoint", "--init.model", "--init.encoder", "--init.flow", "--prototypes.checkpoint", "--predictions",
+    "--data.root", "--inspect",
 )  # fmt: skip
 """Options that name what is there before a command runs."""
 INPUTS = {"-": "video.mp4", "0": "video.mp4", "frames/": "frames", "frames/*.jpg": "frames", "films/": "films"}
@@ -127,6 +127,7 @@ class World:
             **{f"mit_{size}.pth": encoder for size in ("b0", "b1", "b2", "b5")},
             "resnet101.pth": lambda path: encoder_of(path, "pspnet_r101", "encoder.", form="vspw"),
             "mnv2.pth": lambda path: encoder_of(path, "fcn_mobilenetv2"),
+            "raft_large.pth": lambda path: weight_files.torch_file(path, exported(cffm_jax.create_model(path.stem))),
         }  # fmt: skip
 
     def run(self, words, execute):
