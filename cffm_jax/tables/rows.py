@@ -87,8 +87,7 @@ TABLE1 = Table(
     "SegFormer is trained here as CFFM is, on clips of four frames, with the cross-entropy of the target and half of "
     "the mean of all four. How the papers trained the baseline they do not say. The systems on ResNet-101 have the "
     "form of the VSPW baselines ([two forms](compared_systems.md#two-forms)). The papers count its parameters, but for "
-    "DeepLabv3+: their 62.7 M are of MMSegmentation's form; the one that is trained here has 59.5 M. Of the 89.4 M of "
-    "ETC and NetWarp 18.9 M are layers that the baselines build and never use; RAFT's are not counted.",
+    "DeepLabv3+: their 62.7 M are of MMSegmentation's form; the one that is trained here has 59.5 M.",
     ablation=False,
 )
 TABLE2 = Table(

@@ -20,6 +20,7 @@ from PIL import Image
 import cffm_jax
 from cffm_jax.commands.convert import convert_command
 from cffm_jax.commands.train import train_command
+from cffm_jax.config import NOTHING
 from cffm_jax.data.synthetic.generate import SyntheticConfig, generate
 from cffm_jax.inference import video_prototypes, whole_videos
 from cffm_jax.models.encoders import mit, mobilenetv2, resnet
@@ -204,7 +205,7 @@ def read(words):
     if "SegFormer-B1" in names:
         names.insert(0, "masks")
     made = "cffm_jax.data.synthetic" in words
-    return [name for name in names if name and not name.startswith(("-", "hf:")) and not made]
+    return [name for name in names if name not in (None, NOTHING) and not name.startswith(("-", "hf:")) and not made]
 
 
 def small(words):
