@@ -15,8 +15,6 @@ Changes = tuple[tuple[str, Value], ...]
 Dataset = Literal["vspw", "cityscapes"]
 Command = tuple[str, ...]
 """Arguments of ``python``."""
-ENCODER_FILES = {"r18": "resnet18.pth", "r101": "resnet101.pth", "mobilenetv2": "mnv2.pth"}
-"""Backbone -> the file of its ImageNet weights; MiT's have its name."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +29,9 @@ class Network:
       base: the network it starts from; those with global contexts have one.
       prototypes: the network whose features are clustered; None for its own.
       data: the dataset that it is trained on.
-      called: what the papers call it, if it is none of ``cffm_families.FAMILIES``.
+      called: what the papers call it, and if it is another system, which; "" for one of
+        ``cffm_families.FAMILIES``.
+      files: weights that it starts from, as ("init.encoder", "resnet101.pth"); () for MiT's.
     """
 
     family: str
@@ -42,6 +42,7 @@ class Network:
     prototypes: Network | None = None
     data: Dataset = "vspw"
     called: str = ""
+    files: Changes = ()
 
     @property
     def model(self) -> str:
@@ -85,11 +86,9 @@ def with_global(
     return Network(family, base.backbone, name, added, base, prototypes, base.data)
 
 
-def compared(
-    family: str, backbone: str, called: str, changes: Mapping[str, Value] | None = None, data: Dataset = "vspw"
-) -> Network:
+def compared(family: str, backbone: str, called: str, files: Mapping[str, Value], data: Dataset = "vspw") -> Network:
     """A system that the papers compare with, which has a config of its own."""
-    return Network(family, backbone, changes=tuple((changes or {}).items()), data=data, called=called)
+    return Network(family, backbone, data=data, called=called, files=tuple(files.items()))
 
 
 def on_cityscapes(network: Network) -> Network:
@@ -104,9 +103,11 @@ def config_file(network: Network) -> str:
     return f"configs/{name}_{network.data}{'_pp' if network.base else ''}.py"
 
 
-def encoder_file(network: Network) -> str:
-    """ImageNet weights of the network's backbone."""
-    return ENCODER_FILES.get(network.backbone, f"mit_{network.backbone}.pth")
+def starts(network: Network) -> Changes:
+    """The settings that name what the network starts from."""
+    if network.base:
+        return (("init.model", network.base.run),)
+    return network.files or (("init.encoder", f"mit_{network.backbone}.pth"),)
 
 
 def train_command(network: Network) -> Command:
@@ -118,10 +119,8 @@ def train_command(network: Network) -> Command:
         argv += [option_name(name), *(map(str, value) if isinstance(value, tuple) else [str(value)])]
     if network.prototypes:
         argv += ["--prototypes.checkpoint", network.prototypes.run]
-    if network.base:
-        argv += ["--init.model", network.base.run]
-    else:
-        argv += ["--init.encoder", encoder_file(network)]
+    for name, value in starts(network):
+        argv += [option_name(name), str(value)]
     return (*argv, "--workdir", network.run)
 
 

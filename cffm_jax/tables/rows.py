@@ -26,7 +26,8 @@ def _row(system: Network | str, *figures: Any, **others: Any) -> Row:
     """The row of a network under its own name; of a system that is not here only the name is
     given."""
     network, title = (None, system) if isinstance(system, str) else (system, system.title)
-    return Row(title.lower().replace(", ", "-").replace(" ", "-"), title, network, *figures, **others)
+    label = title.partition(" (")[0].lower().replace(", ", "-").replace(" ", "-")
+    return Row(label, title, network, *figures, **others)
 
 
 def _test(system: Network | str, *figures: Any) -> Row:
@@ -40,21 +41,24 @@ def _city(system: Network | str, miou: float, parameters: float | None, fps: flo
     return _row(system, miou, where=CITYSCAPES, costs=Costs(parameters, None, fps))
 
 
-# Systems that the papers compare with. One that is not here is its name alone.
-_DEEPLABV3PLUS = compared("deeplabv3plus", "r101", "DeepLabv3+, ResNet-101")
-_UPERNET = compared("upernet", "r101", "UperNet, ResNet-101")
-_PSPNET = compared("pspnet", "r101", "PSPNet, ResNet-101")
-_OCRNET = compared("ocrnet", "r101", "OCRNet, ResNet-101")
-_FLOW = {"init.flow": "raft_large.pth"}
+# Systems that the papers compare with. One that is not here is its name alone. Where another
+# system stands for the papers', the name ends with it: "DFF, ResNet-101 (here: after DFF)".
+_RESNET = {"init.encoder": "resnet101.pth"}
+_FLOW = _RESNET | {"init.flow": "raft_large.pth"}
+_MOBILENET = {"init.encoder": "mnv2.pth"}
+_DEEPLABV3PLUS = compared("deeplabv3plus", "r101", "DeepLabv3+, ResNet-101", _RESNET)
+_UPERNET = compared("upernet", "r101", "UperNet, ResNet-101", _RESNET)
+_PSPNET = compared("pspnet", "r101", "PSPNet, ResNet-101", _RESNET)
+_OCRNET = compared("ocrnet", "r101", "OCRNet, ResNet-101", _RESNET)
 _ETC_PSPNET = compared("etc_psp", "r101", "ETC, PSPNet", _FLOW)
 _NETWARP_PSPNET = compared("netwarp_psp", "r101", "NetWarp, PSPNet", _FLOW)
 _ETC_OCRNET = compared("etc_ocr", "r101", "ETC, OCRNet", _FLOW)
 _NETWARP_OCRNET = compared("netwarp_ocr", "r101", "NetWarp, OCRNet", _FLOW)
-_TCB_PPM = compared("tcb_ppm", "r101", "TCB ST-PPM, ResNet-101")
-_TCB_OCR = compared("tcb_ocr", "r101", "TCB ST-OCR, ResNet-101")
-_TCB_OCR_MEM = compared("tcb_ocr_mem", "r101", "TCB ST-OCR-Mem, ResNet-101")
-_FCN_CITY = compared("fcn", "mobilenetv2", "FCN, MobileNetV2", data="cityscapes")
-_PSPNET_CITY = compared("pspnet", "mobilenetv2", "PSPNet, MobileNetV2", data="cityscapes")
+_TCB_PPM = compared("tcb_ppm", "r101", "TCB ST-PPM, ResNet-101", _RESNET)
+_TCB_OCR = compared("tcb_ocr", "r101", "TCB ST-OCR, ResNet-101", _RESNET)
+_TCB_OCR_MEM = compared("tcb_ocr_mem", "r101", "TCB ST-OCR-Mem, ResNet-101", _RESNET)
+_FCN_CITY = compared("fcn", "mobilenetv2", "FCN, MobileNetV2", _MOBILENET, data="cityscapes")
+_PSPNET_CITY = compared("pspnet", "mobilenetv2", "PSPNet, MobileNetV2", _MOBILENET, data="cityscapes")
 
 TABLE1 = Table(
     "table1",
