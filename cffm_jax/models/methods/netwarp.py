@@ -118,6 +118,10 @@ class NetWarp(FlowHead):
         return cls(**cls.of(family, backbone, settings))
 
     @property
+    def settings_read(self) -> tuple[str, ...]:
+        return *super().settings_read, "model.receptive"  # The number of references.
+
+    @property
     def reference_names(self) -> tuple[str, ...]:
         return tuple(f"reference{i}" for i in range(self.references))
 
