@@ -148,7 +148,7 @@ def test_configs_build_on_those_of_the_package(tmp_path):
 def test_unknown_names_of_configs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert fault_of(load_config, "b1_vpsw").startswith("b1_vpsw: no such config file; did you mean b1_vspw, ")
-    assert "no such config file; name a file, or one of b0_cityscapes, " in fault_of(load_config, "zzzz")
+    assert "no such config file; name a file, or one of accel_r101_cityscapes, " in fault_of(load_config, "zzzz")
 
 
 def test_files_that_are_no_python(tmp_path):

@@ -13,6 +13,7 @@ POOLINGS = {1: (7, 1), 2: (3, 2), 3: (2, 3), 4: (2, 3), 5: (1, 7), 7: (1, 7)}
 whose windows of 7 hold whole cells: 5 is 7 there, 4 is 3 and 2 is 2 on a resize to 6 (3 goes as
 4)."""
 _OR_PAPERS = {"least": 0, "problem": "less than 0", "remedy": "give 0 for the papers' numbers"}
+_OR_AUTHORS = {"least": 0, "problem": "less than 0", "remedy": "give 0 for the authors' number"}
 _EPSILONS = {
     "lengths": (0, 2),
     "above": 0,
@@ -83,22 +84,32 @@ class ModelConfig:
     width: int = setting(256, least=8, multiple_of=8, part="method", remedy="give a multiple of the 8 heads")
     """Channels of the frame features; the papers have 256 for every backbone, SegFormer's own B2 to
     B5 768."""
-    form: Literal["mmsegmentation", "vspw"] = setting("mmsegmentation", part="method")
+    form: Literal["mmsegmentation", "vspw", "etc"] = setting("mmsegmentation", part="method")
     """Whose form of PSPNet, DeepLabv3+, UperNet and OCRNet: MMSegmentation's, for which checkpoints
-    are public, or that of the VSPW baselines, from which the papers' figures come."""
+    are public, or that of the VSPW baselines, from which the papers' figures on VSPW come. Of ETC
+    on PSPNet that of its own code too (etc), which is for Cityscapes."""
     auxiliary_weight: float = setting(0.4, least=0, any_weights=True, part="method")
     """Weight of the loss of the auxiliary head that these have in training."""
     memory: Literal["newest", "first"] = setting("newest", changes="figures", any_weights=True, part="method")
     """Which earlier contexts ST-OCR-Mem keeps: the newest, as its paper says, or a video's first
     ones for good, as its release does."""
     flow: Literal["raft_small", "raft_large"] = setting("raft_large", part="method")
-    """The RAFT that NetWarp and ETC read optical flow of."""
+    """The RAFT that methods read optical flow of."""
     flow_updates: int = setting(20, least=1, any_weights=True, part="method")
     """Its updates of the flow."""
     warp: Literal["release", "exact"] = setting("release", any_weights=True, part="method")
     """Where warps sample: as the code that the VSPW authors released, or where the flow points."""
     motion_weight: float = setting(0.1, least=0, any_weights=True, part="method")
     """Weight of ETC's motion loss in training."""
+    key_interval: int = setting(0, any_weights=True, part="method", **_OR_AUTHORS)
+    """Every so many frames of a stream one is a key frame of the systems after DFF, Accel, GRFP and
+    CC; 0: their authors' 5, of CC 2."""
+    update_share: float = setting(0.25, least=0, most=1, any_weights=True, part="method")
+    """Share of the pixels whose lower score has to change its class before CC updates the upper
+    one; 0: it does every key_interval frames."""
+    least_agreement: float = setting(90.0, least=0, most=100, any_weights=True, part="method")
+    """Percentage of pixels on which warped masks have to agree with new ones, as DVSN predicts it;
+    below it a frame is segmented anew."""
     dtype: Literal["float32", "bfloat16"] = setting("float32", any_weights=True)
     """Compute type. Parameters, norms, softmax, logits and the loss stay in float32."""
     dropout: float = setting(0.1, least=0, below=1, any_weights=True, part="method")

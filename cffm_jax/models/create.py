@@ -14,7 +14,7 @@ from cffm_jax.errors import InputError
 from cffm_jax.models.encoders.names import names, size_of
 from cffm_jax.models.flow import raft
 from cffm_jax.models.flow.raft import Raft
-from cffm_jax.models.methods import etc, netwarp, stppm, tcb
+from cffm_jax.models.methods import clockwork, dff, dvsn, etc, grfp, netwarp, stppm, tcb
 from cffm_jax.models.methods.cffm import CFFM
 from cffm_jax.models.methods.cffm_families import FAMILIES
 from cffm_jax.models.methods.image_head import HEADS, ImageHead
@@ -28,6 +28,11 @@ METHODS: dict[str, type[Method]] = {
     **dict.fromkeys(tcb.MEMORY_KINDS, tcb.BlendingWithMemory),
     **dict.fromkeys(netwarp.KINDS, netwarp.NetWarp),
     **dict.fromkeys(etc.KINDS, etc.MotionConsistent),
+    "dff": dff.DeepFeatureFlow,
+    "accel": dff.Accel,
+    "grfp": grfp.GatedRecurrence,
+    "dvsn": dvsn.DynamicNetwork,
+    "cc": clockwork.Clockwork,
 }
 """The first part of a model's public name -> its method: one row a method."""
 
@@ -48,7 +53,8 @@ def create_model(name: str, num_classes: int = 0, *, channels: Channels = COLOUR
         papers' CFFM+), ``stppm`` (see ``methods.stppm``); ``pspnet``, ``deeplabv3plus``,
         ``upernet``, ``ocrnet``, ``fcn`` (``methods.image_head``), ``tcb_ppm``, ``tcb_ocr``,
         ``tcb_ocr_mem`` (``methods.tcb``), ``netwarp_psp``, ``netwarp_ocr`` (``methods.netwarp``),
-        ``etc_psp``, ``etc_ocr`` (``methods.etc``). Backbones: ``encoders.names.names()``, such as
+        ``etc_psp``, ``etc_ocr`` (``methods.etc``), ``dff``, ``accel`` (``methods.dff``), ``grfp``,
+        ``dvsn``, ``cc`` (``methods.clockwork``). Backbones: ``encoders.names.names()``, such as
         ``b0``, ``pvtv2_b1``, ``convnext_tiny``, ``r101``, ``mobilenetv2``. So ``cffm_b1``. Or
         ``raft_small`` or ``raft_large``: optical flow, with ``dtype`` its only setting.
       num_classes: K.

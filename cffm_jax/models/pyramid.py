@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Float32
 
 SIDES = (1, 2, 3, 6)
 """Sides of the pooled maps."""
@@ -19,9 +19,13 @@ Pyramid = tuple[Float[Array, "N _ _ C"], ...]
 def pyramid(x: Float[Array, "N h w C"]) -> Pyramid:
     """Averages over bins, float32: bin i of s over n positions covers floor(i n / s) to ceil((i +
     1) n / s) - 1; bins may overlap."""
-    x = x.astype(jnp.float32)
-    sides = [tuple(jnp.asarray(_bins(n, side)) for n in x.shape[1:3]) for side in SIDES]
-    return tuple(jnp.einsum("ih,jw,nhwc->nijc", *bins, x, precision="highest") for bins in sides)
+    return tuple(bin_means(x, (side, side)) for side in SIDES)
+
+
+def bin_means(x: Float[Array, "N h w C"], size: tuple[int, int]) -> Float32[Array, "N {size[0]} {size[1]} C"]:
+    """Averages over so many bins along y and x."""
+    bins = (jnp.asarray(_bins(n, count)) for n, count in zip(x.shape[1:3], size, strict=True))
+    return jnp.einsum("ih,jw,nhwc->nijc", *bins, x.astype(jnp.float32), precision="highest")
 
 
 def _bins(length: int, count: int) -> np.ndarray:

@@ -295,15 +295,16 @@ def initial_weights(model: Method, config: Config, key: jax.Array, start: int = 
         flow = flow_weights(model, init.flow)
         variables, origin, licence = init_variables(model, key), "random", RANDOM
     else:
+        borrowed = tuple(model.PARTS[part] for part in model.BORROWED)
         with open_stored(init.source) as weights:
             variables, report = start_from(
                 weights,
                 model,
                 key,
                 only=() if init.model else (ENCODER,),
-                may_be_fresh=model.fresh_parts,
+                may_be_fresh=None if model.fresh_parts is None else (*model.fresh_parts, *borrowed),
             )
-        lacks = {model.PARTS[part] for part in model.BORROWED} & report.fresh.keys()
+        lacks = {*borrowed} & report.fresh.keys()
         flow = flow_weights(model, init.flow, held=not lacks)
         fresh = {part: why for part, why in report.fresh.items() if part not in lacks}
         origin, licence = str(report._replace(fresh=fresh)), inherited(report.source, report.licence)

@@ -206,3 +206,19 @@ def test_norms_of_an_encoder_do_not_decay(name):
     norms = [path for path in paths if path[-1] == "scale"]
     kernels = [path for path in paths if path[-1] == "kernel"]
     assert norms and kernels and not any(map(model.decays, norms)) and all(map(model.decays, kernels))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", ["b0", "convnext_tiny", "r18", "mobilenetv2"])
+def test_stages_one_after_the_other_are_the_encoder(name):
+    encoder, frames = make(name), normal(1, 64, 96, 3)
+    variables = jax.jit(encoder.init)(jax.random.key(0), frames)
+
+    def in_parts(encoder, frames):
+        between, lower = encoder.stages(frames, last=1)
+        between, third = encoder.stages(between, first=2, last=2)
+        return *lower, *third, *encoder.stages(between, first=3)[1]
+
+    found = jax.jit(lambda v: encoder.apply(v, frames, method=in_parts))(variables)
+    for one, other in zip(found, jax.jit(encoder.apply)(variables, frames), strict=True):
+        np.testing.assert_allclose(one, other, rtol=0, atol=1e-5 * np.abs(other).max())

@@ -17,6 +17,7 @@ from cffm_jax.models.foreign import layouts
 from cffm_jax.models.foreign.names import HeadOrigin, Layer, MethodNames, fields_of, rules
 from cffm_jax.models.methods import cffm_names
 from cffm_jax.weights.naming import recognise as recognition
+from cffm_jax.weights.naming.foreign import Foreign
 from cffm_jax.weights.naming.match import convert_state_dict, dead_arrays, describe, is_dead, key_map
 from cffm_jax.weights.naming.origins import BACKBONE, Naming
 from cffm_jax.weights.naming.recognise import recognise
@@ -34,6 +35,7 @@ SETTINGS = {
     "MMSegmentation ResNet (v1c)": ("pspnet_r18", {}),
     "ResNet of the VSPW baselines": ("ocrnet_r18", {"form": "vspw"}),
     "torchvision ResNet": ("upernet_r18_plain", {}),
+    "ResNet of ETC's code": ("etc_psp_r18", {"form": "etc"}),
     "MMSegmentation MobileNetV2": ("fcn_mobilenetv2", {}),
     "torchvision MobileNetV2": ("fcn_mobilenetv2", {}),
 }
@@ -114,7 +116,8 @@ def test_its_names_give_the_same_weights(origin):
         assert_same(convert_state_dict(theirs, model), convert_state_dict(exported(model, state_dict), model))
     if origin is convnext.TIMM:
         return  # Without norms of the stages it fills no model: see test_open_and_start.py.
-    bare = {key.removeprefix(origin.prefix): value for key, value in theirs.items() if key.startswith(origin.prefix)}
+    of_encoder = Foreign(naming_of(origin), {}, {}).is_encoder_key
+    bare = {key.removeprefix(origin.prefix): value for key, value in theirs.items() if of_encoder(key)}
     expected = convert_state_dict(exported(model, released(model, True)), model, part="encoder")
     for names in (bare, {f"module.{key}": value for key, value in bare.items()}):
         found = recognise(describe(names), "file")

@@ -39,6 +39,8 @@ class Size:
       norm_epsilons: of the norms of embeddings and reductions, of blocks and stages.
       output_stride: the largest stride of a map; beyond it stages dilate their convolutions.
       head_width: channels within the heads of ``methods.image_head``.
+      dilates_second: whether it is the second 3x3 of a ResNet's basic blocks that is dilated, alike
+        in all blocks of a stage; otherwise it is the first.
     """
 
     channels: tuple[int, int, int, int]
@@ -47,6 +49,7 @@ class Size:
     norm_epsilons: tuple[float, float] = (1e-6, 1e-6)
     output_stride: int = STRIDES[-1]
     head_width: int = 512
+    dilates_second: bool = False
 
     @property
     def strides(self) -> tuple[int, ...]:
@@ -76,17 +79,25 @@ class Encoder(nn.Module):
         reads, the stage's map). ``drop_paths``: those of its blocks."""
         raise NotImplementedError
 
-    @nn.compact
     def __call__(self, frames: Float[Array, "N H W K"], train: bool = False) -> tuple[Float[Array, "N _ _ _"], ...]:
         """Four maps [N, H/s, W/s, C_s], s in ``size.strides``, of normalised frames; H and W are
         multiples of ``Backbone.input_multiple``."""
-        rates = np.linspace(0, self.drop_path, sum(self.size.depths)).tolist()
-        x, maps = frames.astype(self.dtype), []
+        return self.stages(frames.astype(self.dtype), train)[1]
+
+    @nn.compact
+    def stages(
+        self, x: Float[Array, "N _ _ _"], train: bool = False, first: int = 0, last: int = 3
+    ) -> tuple[Float[Array, "N _ _ _"], tuple[Float[Array, "N _ _ _"], ...]]:
+        """Some stages, counted from 0: what the stage after ``last`` reads, and their maps; ``x``:
+        what the ``first`` one reads, frames in the compute type or the first result of stages
+        before."""
+        rates, maps = np.linspace(0, self.drop_path, sum(self.size.depths)).tolist(), []
         for i, depth in enumerate(self.size.depths):
-            x, stage_map = self.stage(i, tuple(rates[:depth]))(x, train)
+            if first <= i <= last:
+                x, stage_map = self.stage(i, tuple(rates[:depth]))(x, train)
+                maps.append(stage_map)
             rates = rates[depth:]
-            maps.append(stage_map)
-        return tuple(maps)
+        return x, tuple(maps)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

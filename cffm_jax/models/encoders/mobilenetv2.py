@@ -67,16 +67,19 @@ class MobileNetV2(Encoder):
     """Encoder of the frames, of any size; it skips no branches (``drop_path``), as its authors'."""
 
     @nn.compact
-    def __call__(self, frames: jax.Array, train: bool = False) -> tuple[jax.Array, ...]:
+    def stages(
+        self, x: jax.Array, train: bool = False, first: int = 0, last: int = 3
+    ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
         epsilon, block = self.norm_epsilons[1], layers.rematerialised(Block, self.remat, 1)
-        x = layers.ConvNorm(STEM, 3, self.dtype, 2, activation=nn.relu6, epsilon=epsilon, name="stem")(
-            frames.astype(self.dtype), train
-        )
+        if first == 0:
+            x = layers.ConvNorm(STEM, 3, self.dtype, 2, activation=nn.relu6, epsilon=epsilon, name="stem")(x, train)
         maps, reached, dilation = [], 2, 1
         for i, group in enumerate(GROUPS):
             stride = group.stride if reached * group.stride <= self.size.output_stride else 1
             dilation *= group.stride // stride
             reached *= stride
+            if not (-1, *MAPS)[first] < i <= MAPS[last]:
+                continue
             for j in range(group.blocks):
                 own = (stride, dilation) if j == 0 else (1, 1)
                 x = block(group.channels, group.expansion, *own, epsilon, self.dtype, name=f"layer{i + 1}_{j}")(
@@ -84,7 +87,7 @@ class MobileNetV2(Encoder):
                 )
             if i in MAPS:
                 maps.append(x)
-        return tuple(maps)
+        return x, tuple(maps)
 
 
 def _block(path: str, key: str, first: int) -> tuple[Layer, ...]:

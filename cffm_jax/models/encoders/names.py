@@ -56,9 +56,10 @@ def make_encoder(
     depths: tuple[int, ...] = (),
     remat: layers.Remat = "none",
     output_stride: int = STRIDES[-1],
+    dilates_second: bool = False,
 ) -> nn.Module:
-    """The encoder's module; see ``Encoder`` and ``size_of`` for the arguments."""
-    size = size_of(name, depths, output_stride)
+    """The encoder's module; see ``Encoder``, ``Size`` and ``size_of`` for the arguments."""
+    size = dataclasses.replace(size_of(name, depths, output_stride), dilates_second=dilates_second)
     return backbone_of(name).module(size, norm_epsilons, drop_path, dtype, remat)
 
 

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from cffm_jax.models import layers
 from cffm_jax.models.encoders.backbone import STRIDES, Backbone, Encoder, Size
-from cffm_jax.models.foreign.names import AS_RELEASED, RELEASED, Layer, Origin, conv_norm
+from cffm_jax.models.foreign.names import AS_RELEASED, RELEASED, Layer, Origin, conv_norm, rules
 from cffm_jax.models.products import encoder_counters
 
 
@@ -56,6 +56,7 @@ class Block(nn.Module):
       expansion: see ``ResNetSize``.
       stride: of the first 3x3.
       dilation: likewise.
+      second: dilation of a basic block's second 3x3.
       epsilon: of the norms.
     """
 
@@ -63,6 +64,7 @@ class Block(nn.Module):
     expansion: int
     stride: int
     dilation: int
+    second: int
     epsilon: float
     dtype: jnp.dtype
 
@@ -73,7 +75,7 @@ class Block(nn.Module):
         moved = {"stride": self.stride, "dilation": self.dilation}
         if self.expansion == 1:
             y = conv(inner, 3, **moved, name="conv1")(x, train)
-            y = conv(inner, 3, activation=None, name="conv2")(y, train)
+            y = conv(inner, 3, dilation=self.second, activation=None, name="conv2")(y, train)
         else:
             y = conv(inner, 1, name="conv1")(x, train)
             y = conv(inner, 3, **moved, name="conv2")(y, train)
@@ -119,8 +121,9 @@ class Stage(nn.Module):
         first = STRIDES[max(self.index - 1, 0)] // before
         for i in range(size.depths[self.index]):
             stride, rate = (after // before, first) if i == 0 else (1, dilation)
+            rates = (1, dilation) if size.dilates_second and size.expansion == 1 else (rate, 1)
             x = block(
-                size.channels[self.index], size.expansion, stride, rate, self.epsilon, self.dtype, name=f"block{i}"
+                size.channels[self.index], size.expansion, stride, *rates, self.epsilon, self.dtype, name=f"block{i}"
             )(x, train)
         return x, x
 
@@ -162,6 +165,11 @@ TORCHVISION = _origin(
     "torchvision ResNet", "backbone.", r"(conv|bn)1",
     "torchvision's weights: BSD-3-Clause; they were trained on ImageNet",
 )  # fmt: skip
+ETC = Origin(
+    "ResNet of ETC's code", "", rf"layer0\.[01]\..+|{_OF_BLOCKS}",
+    rules(("conv1.{leaf}", "layer0.0.{leaf}"), ("bn1.{leaf}", "layer0.1.{leaf}"), ("{leaf}", "{leaf}")),
+    _DEAD, "weights of ETC's code: no licence is known", heads=RELEASED,
+)  # fmt: skip
 
 
 def shapes(size: ResNetSize) -> dict[str, tuple[int, ...]]:
@@ -177,14 +185,14 @@ def _with_first(key: str, side: int, size: ResNetSize) -> dict[str, tuple[int, .
     return shapes(size) | {key: (size.stem[0], 3, side, side)}
 
 
-def _family(sizes: dict[str, ResNetSize], stem: tuple[Layer, ...], first: str, side: int, origin: Origin) -> Backbone:
+def _family(sizes: dict[str, ResNetSize], stem: tuple[Layer, ...], first: str, side: int, *origins: Origin) -> Backbone:
     return Backbone(
         sizes, ResNet, *encoder_counters(ResNet), (*_BLOCKS, *stem), BLOCK,
-        functools.partial(_with_first, first, side), (origin,),
+        functools.partial(_with_first, first, side), origins,
         output_strides=(8, 16, 32), input_multiple=1, drops_paths=False, template_depths=(2, 2, 2, 2),
     )  # fmt: skip
 
 
 V1C = _family(_V1C, _IN_A_ROW, "stem.0.weight", 3, MMSEGMENTATION)
 VSPW = _family(_with_stem("vspw", (64, 64, 128)), _NUMBERED, "conv1.weight", 3, VSPW_BASELINES)
-PLAIN = _family(_with_stem("plain", (64,)), _NUMBERED, "conv1.weight", 7, TORCHVISION)
+PLAIN = _family(_with_stem("plain", (64,)), _NUMBERED, "conv1.weight", 7, TORCHVISION, ETC)

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Float32, Shaped
 
 from cffm_jax.models.flow import names
-from cffm_jax.models.flow.bilinear import pixels
+from cffm_jax.models.flow.bilinear import pad, pixels, sample
 from cffm_jax.models.flow.correlation import correlate, look_up
 from cffm_jax.models.flow.raft_layers import SIZES, STRIDE, Encoder, MaskPredictor, RaftSize, Update
 from cffm_jax.models.foreign.names import MethodNames
@@ -189,3 +190,17 @@ def crop_flow(flow: Float32[Array, "N _ _ 2"], size: tuple[int, int]) -> Float32
     """The flow of frames of this (height, width) from that of the padded ones."""
     (top, _), (left, _) = _margins(*size)
     return flow[:, top : top + size[0], left : left + size[1]]
+
+
+def crop_map(
+    x: Float[Array, "N _ _ C"], frame: tuple[int, int], size: tuple[int, int]
+) -> Float32[Array, "N {size[0]} {size[1]} C"]:
+    """A map of padded frames, at stride 8, at the positions of a map of the frames themselves, of
+    sides ``size``; bilinear."""
+    at = []
+    for n, length, (before, _), most in zip(frame, size, _margins(*frame), x.shape[1:3], strict=True):
+        pixels_of = (np.arange(length) + 0.5) * (n / length) + before
+        at.append(np.clip(pixels_of / STRIDE - 0.5, 0, most - 1).astype(np.float32))
+    positions = np.stack(np.meshgrid(*at, indexing="ij")[::-1], -1).reshape(1, -1, 2)
+    found = sample(pad(x.astype(jnp.float32)), jnp.broadcast_to(positions, (len(x), *positions.shape[1:])))
+    return found.reshape(len(x), *size, -1)

@@ -22,7 +22,9 @@ from jaxtyping import Array, Float, Float32
 from cffm_jax.models.foreign.layouts import DENSE_1X1
 from cffm_jax.models.foreign.names import AS_RELEASED, RELEASED, HeadOrigin, Layer, MethodNames, mm_conv
 
-Form = Literal["mmsegmentation", "vspw"]
+Form = Literal["mmsegmentation", "vspw", "etc"]
+STEMS: Mapping[Form, str] = {"vspw": "_vspw", "etc": "_plain"}
+"""Ends of the names of the ResNets whose stem a form has."""
 Maps = Sequence[Float[Array, "N _ _ _"]]
 
 
@@ -115,6 +117,7 @@ class HeadForm:
       width: of the features; 0 for ``Size.head_width``.
       dropout: share of channels dropped before classifiers; None for the model's.
       elementwise: whether elements are dropped, not channels.
+      dilates_second: of the encoder, see ``encoders.Size``.
     """
 
     module: type[Head]
@@ -123,6 +126,7 @@ class HeadForm:
     width: int = 0
     dropout: float | None = None
     elementwise: bool = False
+    dilates_second: bool = False
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -24,7 +24,7 @@ from cffm_jax.models.heads.head import (
     vspw_names,
 )
 from cffm_jax.models.pyramid import SIDES, Pyramid, pyramid
-from cffm_jax.models.resize import resize_bilinear
+from cffm_jax.models.resize import resize_bilinear, resize_corners
 
 Levels = tuple[Float[Array, "N _ _ _"], ...]
 """The pooled maps, projected."""
@@ -36,9 +36,11 @@ class PyramidPooling(TemporalHead):
     LEAST_SAMPLES: ClassVar[int] = 2
     ENLARGED_FIRST: ClassVar[bool] = False
     """Whether pooled maps are enlarged before they are projected."""
+    NARROWER: ClassVar[int] = 1
+    """How much narrower than the features a projected map is."""
 
     def setup(self) -> None:
-        self.levels = [layers.ConvNorm(self.width, 1, self.dtype) for _ in SIDES]
+        self.levels = [layers.ConvNorm(self.width // self.NARROWER, 1, self.dtype) for _ in SIDES]
         self.fuse = layers.ConvNorm(self.width, 3, self.dtype)
 
     def features(self, maps: Maps, train: bool = False) -> Float[Array, "N h w C"]:
@@ -51,14 +53,28 @@ class PyramidPooling(TemporalHead):
     def read(self, features: Float[Array, "N h w C"], context: Pyramid, train: bool = False) -> Levels:
         levels = [level.astype(self.dtype) for level in context]
         if self.ENLARGED_FIRST:
-            levels = [resize_bilinear(level, sides(features)) for level in levels]
+            levels = [self.enlarged(level, sides(features)) for level in levels]
         return tuple(project(level, train) for project, level in zip(self.levels, levels, strict=True))
 
     def beside(self, features: Float[Array, "N h w _"], read: Levels) -> Float[Array, "N h w _"]:
-        return jnp.concatenate([features, *(resize_bilinear(level, sides(features)) for level in read)], -1)
+        return jnp.concatenate([features, *(self.enlarged(level, sides(features)) for level in read)], -1)
+
+    @staticmethod
+    def enlarged(level: Float[Array, "N _ _ C"], size: tuple[int, int]) -> Float[Array, "N _ _ C"]:
+        return resize_bilinear(level, size)
 
     def finished(self, x: Float[Array, "N h w _"], train: bool = False) -> Float[Array, "N h w _"]:
         return self.fuse(x, train)
+
+
+class CornerPooling(PyramidPooling):
+    """ETC's: projections half as wide as the features, resized with corners kept."""
+
+    NARROWER: ClassVar[int] = 2
+
+    @staticmethod
+    def enlarged(level: Float[Array, "N _ _ C"], size: tuple[int, int]) -> Float[Array, "N _ _ C"]:
+        return resize_corners(level, size)
 
 
 _M = (
@@ -79,6 +95,15 @@ def vspw_layers(last: str) -> tuple[Layer, ...]:
         Layer("auxiliary_classifier", "decoder.conv_last_deepsup_", DENSE_1X1),
     )
 
+
+ETC_LAYERS = (
+    *conv_norm("head/levels_{number}", "ppm.features.{number}.1", "ppm.features.{number}.2"),
+    *conv_norm("head/fuse", "cls.0", "cls.1"),
+    Layer("classifier", "cls.4", DENSE_1X1),
+    *conv_norm("auxiliary", "aux.0", "aux.1"),
+    Layer("auxiliary_classifier", "aux.4", DENSE_1X1),
+)
+"""As ETC's code names them."""
 
 _LAST = "decoder.conv_last_"
 KIND = HeadKind(

@@ -1,7 +1,8 @@
-"""ETC (Liu et al., ECCV 2020) as the VSPW baselines have it: PSPNet and OCRNet that are trained to
-segment neighbouring frames alike along optical flow. They segment each frame on its own.
+"""ETC (Liu et al., ECCV 2020) as the VSPW baselines have it, and on PSPNet as its own code too:
+heads that are trained to segment neighbouring frames alike along optical flow. They segment each
+frame on its own.
 
-Their distillation from a larger network, which the baselines leave out, is not here.
+Its distillation from a larger network, which the baselines leave out, is not here.
 
 Dimension key: as in ``method``.
 """
@@ -17,14 +18,31 @@ from jaxtyping import Array, Float, Float32
 from cffm_jax.config import ModelConfig
 from cffm_jax.models.criterion import Criterion
 from cffm_jax.models.flow.motion import motion_loss
-from cffm_jax.models.heads.head import HeadKind
+from cffm_jax.models.foreign.names import AS_RELEASED, RELEASED, HeadOrigin, MethodNames
+from cffm_jax.models.heads import pspnet
+from cffm_jax.models.heads.head import Auxiliary, Form, HeadForm, HeadKind
 from cffm_jax.models.losses import cross_entropy
-from cffm_jax.models.methods.flow_head import FlowHead, heads
+from cffm_jax.models.methods.flow_head import RAFT_LAYERS, FlowHead, heads
 from cffm_jax.models.methods.image_head import ClipOutputs
 from cffm_jax.models.methods.method import Batch
 from cffm_jax.models.normalise import normalise
 
-KINDS = heads("etc", "ETC", (), "conv_last_")
+_HEADS = heads("etc", "ETC", (), "conv_last_")
+_OWN = HeadForm(
+    pspnet.CornerPooling,
+    MethodNames(
+        prefix=("ppm.features.", "cls.", "aux."),
+        layers=(*pspnet.ETC_LAYERS, *RAFT_LAYERS),
+        origins={RELEASED: HeadOrigin({"": "ETC's code (PSPNet)"}, AS_RELEASED, settings={"form": "etc"})},
+        families={"etc_psp": ()},
+        lengths={"num_classes": "cls.4.weight"},
+    ),
+    auxiliary=Auxiliary(256),
+    width=256,
+    dilates_second=True,
+)
+_PSP = _HEADS["etc_psp"]
+KINDS = _HEADS | {"etc_psp": HeadKind(_PSP.title, {**_PSP.forms, "etc": _OWN})}
 """One row a method."""
 
 
@@ -38,6 +56,13 @@ class MotionConsistent(FlowHead):
     motion_weight: float = ModelConfig.motion_weight
 
     KINDS: ClassVar[Mapping[str, HeadKind]] = KINDS
+    ONE_FORM: ClassVar[bool] = False
+
+    @classmethod
+    def form_of(cls, family: str, settings: ModelConfig) -> Form:
+        """The VSPW baselines', unless ETC's own is asked for. InputError: the head has not got
+        it."""
+        return super().form_of(family, settings) if settings.form == "etc" else "vspw"
 
     @classmethod
     def create(cls, family: str, backbone: str, settings: ModelConfig) -> MotionConsistent:

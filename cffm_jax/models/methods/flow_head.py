@@ -24,14 +24,14 @@ from cffm_jax.models.flow.raft import Name, Raft, pad_frames
 from cffm_jax.models.flow.warp import Grid
 from cffm_jax.models.foreign.names import Layer
 from cffm_jax.models.heads import ocrnet, pspnet
-from cffm_jax.models.heads.head import Form, HeadKind, vspw_names
+from cffm_jax.models.heads.head import HeadKind, vspw_names
 from cffm_jax.models.methods.image_head import ImageHead
 from cffm_jax.models.normalise import denormalise
 from cffm_jax.models.products import counts
 
 FLOW = "flow"
 """First name of the paths of RAFT's weights."""
-_RAFT = tuple(Layer(f"{FLOW}/{layer.path}", f"raft.{layer.key}", layer.kind) for layer in names.LAYERS)
+RAFT_LAYERS = tuple(Layer(f"{FLOW}/{layer.path}", f"raft.{layer.key}", layer.kind) for layer in names.LAYERS)
 _LAST = "conv_last_"
 """Key of PSPNet's last layers; those below "decoder." are built by the release, and not used."""
 
@@ -54,7 +54,7 @@ def heads(family: str, title: str, own: Sequence[Layer], classifier: str) -> dic
 
     def kind(head: str, kind: HeadKind, layers: Sequence[Layer], classifier: str, **names: Any) -> HeadKind:
         name, whole = f"{family}_{head}", f"{title} ({kind.title})"
-        all_names = vspw_names(name, whole, (*own, *layers, *_RAFT), classifier=classifier, **names)
+        all_names = vspw_names(name, whole, (*own, *layers, *RAFT_LAYERS), classifier=classifier, **names)
         return HeadKind(whole, {"vspw": dataclasses.replace(kind.forms["vspw"], names=all_names)})
 
     dead = {"dead": (rf"decoder\.{_LAST}\..*",), "dead_arrays": _dead_arrays}
@@ -82,11 +82,7 @@ class FlowHead(ImageHead):
     PARTS: ClassVar[Mapping[str, str]] = {**ImageHead.PARTS, FLOW: "optical flow"}
     BORROWED: ClassVar[tuple[str, ...]] = (FLOW,)
     OPTIONS: ClassVar[Mapping[str, str]] = {**ImageHead.OPTIONS, "flow_name": "--model.flow"}
-
-    @classmethod
-    def form_of(cls, family: str, settings: ModelConfig) -> Form:
-        """The only one there is."""
-        return "vspw"
+    ONE_FORM: ClassVar[bool] = True
 
     @classmethod
     def of(cls, family: str, backbone: str, settings: ModelConfig) -> dict[str, Any]:
@@ -99,8 +95,7 @@ class FlowHead(ImageHead):
 
     @property
     def settings_read(self) -> tuple[str, ...]:
-        others = [name for name in super().settings_read if name != "model.form"]  # There is one.
-        return *others, "model.flow", "model.flow_updates", "model.warp", "init.flow"
+        return *super().settings_read, "model.flow", "model.flow_updates", "model.warp", "init.flow"
 
     @property
     def clip_frames(self) -> int:

@@ -19,7 +19,7 @@ from cffm_jax.models.criterion import Criterion
 from cffm_jax.models.encoders import names as encoders
 from cffm_jax.models.foreign.names import MethodNames
 from cffm_jax.models.heads import deeplabv3plus, fcn, ocrnet, pspnet, upernet
-from cffm_jax.models.heads.head import Form, HeadForm, HeadKind, Maps
+from cffm_jax.models.heads.head import STEMS, Form, HeadForm, HeadKind, Maps
 from cffm_jax.models.losses import cross_entropy
 from cffm_jax.models.methods.method import Batch, Method, Prototypes, Tree
 from cffm_jax.models.normalise import normalise
@@ -73,6 +73,8 @@ class ImageHead(Method):
     OPTIONS: ClassVar[Mapping[str, str]] = {**Method.OPTIONS, "form": "--model.form"}
 
     KINDS: ClassVar[Mapping[str, HeadKind]] = HEADS
+    ONE_FORM: ClassVar[bool] = False
+    """Whether each has one form, whatever ``model.form`` says."""
 
     @classmethod
     def all_foreign_names(cls) -> tuple[MethodNames, ...]:
@@ -82,6 +84,8 @@ class ImageHead(Method):
     def form_of(cls, family: str, settings: ModelConfig) -> Form:
         """The form that the settings ask for. InputError: the head has not got it."""
         forms = cls.KINDS[family].forms
+        if cls.ONE_FORM:
+            return next(iter(forms))
         if settings.form not in forms:
             remedy = f"give --model.form {' or '.join(forms)}"
             raise InputError("--model.form", f"{settings.form}: {family} has no such form", remedy)
@@ -91,7 +95,7 @@ class ImageHead(Method):
     def of(cls, family: str, backbone: str, settings: ModelConfig) -> dict[str, Any]:
         """The attributes, for ``create``."""
         form = cls.form_of(family, settings)
-        variant = f"{backbone}_{form}"
+        variant = backbone + STEMS.get(form, "")
         return cls.shared(variant if variant in encoders.names() else backbone, settings) | {
             "head_name": family,
             "form": form,
@@ -123,16 +127,22 @@ class ImageHead(Method):
     @property
     def public_name(self) -> str:
         """The name that ``create_model`` takes; the form says which stem the backbone has."""
-        return f"{self.family}_{self.backbone.removesuffix(f'_{self.form}')}"
+        return f"{self.family}_{self.backbone.removesuffix(STEMS.get(self.form, ''))}"
 
     @property
     def settings_read(self) -> tuple[str, ...]:
         dropout = () if self.head_form.dropout is not None else ("model.dropout",)
-        return *super().settings_read, "model.form", "model.auxiliary_weight", *dropout
+        form = () if self.ONE_FORM else ("model.form",)
+        auxiliary = ("model.auxiliary_weight",) if self.head_form.auxiliary else ()
+        return *super().settings_read, *form, *auxiliary, *dropout
 
     @property
     def output_stride(self) -> int:
         return self.kind.output_stride
+
+    @property
+    def dilates_second(self) -> bool:
+        return self.head_form.dilates_second
 
     @property
     def size(self) -> encoders.Size:

@@ -124,8 +124,9 @@ class Method(nn.Module):
 
     def setup(self) -> None:
         self.encoder = encoders.make_encoder(
-            self.backbone, self.norm_epsilons, self.drop_path, self.dtype, self.depths, self.remat, self.output_stride
-        )
+            self.backbone, self.norm_epsilons, self.drop_path, self.dtype, self.depths, self.remat, self.output_stride,
+            self.dilates_second,
+        )  # fmt: skip
 
     # --- what it is
 
@@ -133,6 +134,11 @@ class Method(nn.Module):
     def output_stride(self) -> int:
         """The encoder's, where it has such a one, see ``encoders.size_of``."""
         return 32
+
+    @property
+    def dilates_second(self) -> bool:
+        """The encoder's, see ``encoders.Size``."""
+        return False
 
     @property
     def input_multiple(self) -> int:
@@ -224,10 +230,14 @@ class Method(nn.Module):
     ) -> tuple[Float[Array, "N _ _ _"], ...]:
         """The encoder's four maps: [N, H/s, W/s, C_s] for s = 4, 8, 16, 32, or the output stride
         where that is less."""
+        self.require_sides(frames)
+        return self.encoder(frames, train)
+
+    def require_sides(self, frames: Float[Array, "N H W K"]) -> None:
+        """ValueError for frames that the encoder cannot take."""
         _, h, w, _ = frames.shape
         if h % self.input_multiple or w % self.input_multiple:
             raise ValueError(f"frames are {h}x{w}: both sides must be multiples of {self.input_multiple}")
-        return self.encoder(frames, train)
 
     def encode(self, frames: Float[Array, "N H W K"], train: bool = False) -> Tree:
         """Features [N, ...] of normalised frames; each frame on its own, so that none is encoded

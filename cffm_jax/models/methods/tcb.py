@@ -23,7 +23,7 @@ from cffm_jax.models.criterion import Criterion
 from cffm_jax.models.foreign.layouts import DENSE_1X1
 from cffm_jax.models.foreign.names import Layer, MethodNames, conv_norm
 from cffm_jax.models.heads import ocrnet, pspnet
-from cffm_jax.models.heads.head import Form, HeadForm, HeadKind, Maps, vspw_names
+from cffm_jax.models.heads.head import HeadForm, HeadKind, Maps, vspw_names
 from cffm_jax.models.losses import cross_entropy
 from cffm_jax.models.methods.image_head import ClipOutputs, FrameLogits, ImageHead
 from cffm_jax.models.methods.method import Batch, Prototypes, Tree
@@ -100,20 +100,15 @@ class TemporalContextBlending(ImageHead):
     references: int = 3
 
     KINDS: ClassVar[Mapping[str, HeadKind]] = KINDS
+    ONE_FORM: ClassVar[bool] = True
 
     @classmethod
     def of(cls, family: str, backbone: str, settings: ModelConfig) -> dict[str, Any]:
         return super().of(family, backbone, settings) | {"references": len(settings.receptive)}
 
-    @classmethod
-    def form_of(cls, family: str, settings: ModelConfig) -> Form:
-        """The only one there is."""
-        return "vspw"
-
     @property
     def settings_read(self) -> tuple[str, ...]:
-        others = [name for name in super().settings_read if name != "model.form"]  # There is one.
-        return *others, "model.receptive"  # The number of references.
+        return *super().settings_read, "model.receptive"  # The number of references.
 
     @property
     def reference_names(self) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -46,7 +47,8 @@ class Foreign:
         return self.names.get(key) or key.removeprefix(self.added)
 
     def is_encoder_key(self, key: str) -> bool:
-        return key.startswith(self.naming.origin.prefix)
+        origin = self.naming.origin
+        return key.startswith(origin.prefix) if origin.prefix else bool(re.fullmatch(origin.marks, key))
 
     def find(self, released: str) -> Sources | None:
         """Sources as of ``Naming.sources``, if the file has at least one of the keys."""

@@ -7,7 +7,8 @@ import pytest
 
 from cffm_jax.models.flow.bilinear import pad, sample
 from cffm_jax.models.flow.correlation import correlate, look_up
-from cffm_jax.models.flow.warp import warp
+from cffm_jax.models.flow.raft import crop_map
+from cffm_jax.models.flow.warp import resize_flow, warp
 
 from helpers import golden_values
 
@@ -43,6 +44,29 @@ def test_whole_steps_move_the_map_with_zeros_outside():
     np.testing.assert_array_equal(warp(x, flow), expected)
     for far in (8, -8, -9, -10, -11, 1e3, -1e3, 1e12):
         np.testing.assert_array_equal(warp(x, np.full_like(flow, far)), np.zeros_like(x))
+
+
+def test_outside_may_be_the_border():
+    x, far = normal(1, 3, 4, 2), np.full((1, 3, 4, 2), 99, np.float32)
+    np.testing.assert_array_equal(warp(x, far, outside="border"), np.broadcast_to(x[:, -1:, -1:], x.shape))
+    np.testing.assert_array_equal(warp(x, -far, outside="border"), np.broadcast_to(x[:, :1, :1], x.shape))
+    np.testing.assert_allclose(warp(x, 0 * far, outside="border"), x)
+
+
+def test_a_flow_is_resized_with_its_pixels():
+    flow = np.broadcast_to(np.array([6, -8], np.float32), (1, 8, 12, 2))
+    np.testing.assert_allclose(resize_flow(flow, (4, 4)), np.broadcast_to([2, -4], (1, 4, 4, 2)), rtol=1e-6)
+
+
+@pytest.mark.parametrize(("frame", "size"), [((128, 136), (16, 17)), ((33, 140), (5, 18)), ((129, 131), (17, 17))])
+def test_a_map_of_padded_frames_at_the_positions_of_frames(frame, size):
+    """Where a pixel of such a map holds where it lies in the frame, bilinear samples are exact."""
+    margins = [max(-n % 8, 128 - n) for n in frame]
+    centres = [(np.arange((n + m) // 8) + 0.5) * 8 - m // 2 for n, m in zip(frame, margins)]
+    x = np.stack(np.meshgrid(*centres, indexing="ij"), -1)[None].astype(np.float32)
+    wanted = [np.clip((np.arange(k) + 0.5) * n / k, c[0], c[-1]) for n, k, c in zip(frame, size, centres)]
+    expected = np.stack(np.meshgrid(*wanted, indexing="ij"), -1)[None]
+    np.testing.assert_allclose(crop_map(x, frame, size), expected, atol=1e-3)
 
 
 def test_a_plane_is_sampled_exactly():
