@@ -20,10 +20,11 @@ Table 5, for the rows that it has.
 
 The commands expect VSPW_480p in `data/VSPW_480p`, and in the current folder ImageNet weights:
 SegFormer's `mit_b0.pth` .. `mit_b5.pth`, for [compared systems](compared_systems.md#weights)
-`resnet101.pth`, that of the VSPW baselines, and `mnv2.pth`, of MobileNetV2, and torchvision's
-`raft_large.pth`, optical flow. A network's commands stand below the first table that has it, after
-those of the networks it starts from; run them in that order. A row's figures are the first line of
-its evaluation.
+`resnet101.pth`, that of the VSPW baselines, `resnet101_v1c.pth` and `mnv2.pth`, of MMSegmentation,
+torchvision's `resnet18.pth`, and for optical flow its `raft_small.pth` and `raft_large.pth`;
+`pspnet_r101.pth` is MMSegmentation's PSPNet of Cityscapes. A network's commands stand below the
+first table that has it, after those of the networks it starts from; run them in that order. A row's
+figures are the first line of its evaluation.
 
 The rows of Tables 1, 4 to 11 and of the text can be compared in small, on the built-in videos or
 one's own, with `python -m cffm_jax.study table8 --seeds 0 1 2`.

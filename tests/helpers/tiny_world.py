@@ -37,12 +37,15 @@ from helpers import datasets, documented, exports, films, runs, weight_files
 from helpers.drawn import lively
 
 _RESNET = resnet.ResNetSize((8, 16, 32, 48), runs.DEPTHS, "b3", head_width=16)
+_BASIC = resnet.ResNetSize((8, 16, 32, 40), runs.DEPTHS, "b1", expansion=1, head_width=16)
 SIZES = {
     f"b{i}": mit.MiTSize(channels, runs.DEPTHS, f"b{i}")
     for i, channels in enumerate([(4, 8, 20, 32), *((8, 16, 40, 64 + 8 * i) for i in range(5))])
 } | {
     "r101": _RESNET,
     "r101_vspw": dataclasses.replace(_RESNET, stem=(4, 4, 8)),
+    "r18": _BASIC,
+    "r18_plain": dataclasses.replace(_BASIC, stem=(16,)),
     "mobilenetv2": dataclasses.replace(mobilenetv2.SIZES["mobilenetv2"], head_width=16),
 }
 """Instead of the backbones': no two alike, as weights are told by their shapes."""
@@ -126,9 +129,14 @@ class World:
             "studies/cffmpp_b0-e417f84f/seed0": study, "thermal": thermal,
             "films": movies, "video.mp4": lambda path: films.film(path, 12, size=(48, 64)),
             **{f"mit_{size}.pth": encoder for size in ("b0", "b1", "b2", "b5")},
-            "resnet101.pth": lambda path: encoder_of(path, "pspnet_r101", "encoder.", form="vspw"),
+            "resnet101.pth": lambda path: encoder_of(path, "pspnet_r101", form="vspw"),
+            "resnet101_v1c.pth": lambda path: encoder_of(path, "pspnet_r101"),
+            "resnet18.pth": lambda path: encoder_of(path, "pspnet_r18_plain"),
+            "pspnet_r101.pth": lambda path: weight_files.torch_file(
+                path, exported(cffm_jax.create_model("pspnet_r101", num_classes=19))
+            ),
             "mnv2.pth": lambda path: encoder_of(path, "fcn_mobilenetv2"),
-            "raft_large.pth": lambda path: weight_files.torch_file(path, exported(cffm_jax.create_model(path.stem))),
+            **dict.fromkeys(("raft_small.pth", "raft_large.pth"), flow),
         }  # fmt: skip
 
     def run(self, words, execute):
@@ -286,10 +294,14 @@ def encoder(path):
     encoder_of(path, f"segformer_{path.stem[-2:]}")
 
 
-def encoder_of(path, model, prefix="backbone.", **settings):
+def flow(path):
+    weight_files.torch_file(path, exported(cffm_jax.create_model(path.stem)))
+
+
+def encoder_of(path, model, **settings):
     """The file of a model's encoder, with the prefix that its authors give it."""
-    arrays = exported(cffm_jax.create_model(model, num_classes=13, **settings))
-    weight_files.torch_file(path, {key: array for key, array in arrays.items() if key.startswith(prefix)})
+    model = cffm_jax.create_model(model, num_classes=13, **settings)
+    weight_files.torch_file(path, cffm_jax.export_state_dict(lively(model), model, part="encoder"))
 
 
 def demo(path):
