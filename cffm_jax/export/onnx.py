@@ -80,7 +80,7 @@ def export_onnx(weights: Weights, path: str | Path, size: tuple[int, int], *, st
     assert isinstance(weights.model, Method)  # Not of an encoder alone.
     if weights.model.reads_prototypes:
         problem = f"{weights.model.public_name} has prototypes, which do not convert to ONNX"
-        raise InputError(path, problem, "take --to jax-export, or a model of the families cffm and segformer")
+        raise InputError(path, problem, "take --to jax-export, or a model without prototypes")
     jax2onnx, onnxruntime = require_jax2onnx(path)
     model = weights.model.clone(dtype=jnp.float32)
     segmenter = StreamSegmenter(model, weights.config, size, streams, apart=False)

@@ -18,6 +18,7 @@ from cffm_jax.errors import InputError
 from cffm_jax.export import onnx, stablehlo
 from cffm_jax.inference import load as weights
 from cffm_jax.inference import streaming
+from cffm_jax.models.methods.image_head import HEADS
 from cffm_jax.models.variables import flatten
 
 from helpers.streams import CLASSES, CONFIG, made
@@ -31,8 +32,8 @@ def config():
     return dataclasses.replace(CONFIG, data=dataclasses.replace(CONFIG.data, frame_size=(64, 96)))
 
 
-def loaded(name, config):
-    return weights.Weights(*made(name), config, "ours", "Apache-2.0", *read_classes("nowhere", CLASSES))
+def loaded(name, config, **settings):
+    return weights.Weights(*made(name, **settings), config, "ours", "Apache-2.0", *read_classes("nowhere", CLASSES))
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +78,13 @@ np.savez(sys.argv[4], masks=np.stack(masks), **state)
 
 
 @pytest.mark.onnx
-def test_with_onnxruntime_alone_the_masks_and_the_state_are_the_same(network, config, frames, file, tmp_path):
+@pytest.mark.parametrize("name", ["cffm_b0", "tcb_ocr_mem_r18"])
+def test_with_onnxruntime_alone_the_masks_and_the_state_are_the_same(name, config, frames, request, tmp_path):
+    if name == "cffm_b0":
+        network, file = map(request.getfixturevalue, ("network", "file"))
+    else:
+        network, file = loaded(name, config), tmp_path / "stream.onnx"
+        onnx.export_onnx(network, file, SIZE, streams=STREAMS)
     np.save(tmp_path / "frames.npy", frames)
     argv = [sys.executable, "-c", ALONE, str(file), str(tmp_path / "frames.npy"), str(AGAIN), str(tmp_path / "out.npz")]
     done = subprocess.run(argv, capture_output=True, text=True, timeout=300, check=False)
@@ -118,6 +125,28 @@ def test_a_model_without_a_ring(config, tmp_path):
     """What is written was compared with the model: it has a state of two numbers."""
     onnx.export_onnx(loaded("segformer_b0", config), tmp_path / "x.onnx", SIZE)
     assert (tmp_path / "x.onnx").stat().st_size > 1e6
+
+
+@pytest.mark.onnx
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        *((f"{head}_r18", {"form": form}) for head, kind in HEADS.items() for form in kind.forms),
+        ("fcn_mobilenetv2", {"depths": ()}),
+        ("tcb_ppm_r18", {}),
+        ("stppm_b0", {}),
+    ],
+)
+def test_other_methods(name, settings, config, frames, tmp_path):
+    """What is written was compared with the model; masks of several classes make that a comparison."""
+    import onnxruntime
+
+    onnx.export_onnx(loaded(name, config, **settings), tmp_path / "x.onnx", SIZE)
+    session = onnxruntime.InferenceSession(tmp_path / "x.onnx", providers=["CPUExecutionProvider"])
+    types = {"tensor(float)": np.float32, "tensor(int32)": np.int32}
+    state = {each.name: np.zeros(each.shape, types[each.type]) for each in session.get_inputs()[:-1]}
+    *_, masks = session.run(None, {**state, "frames": frames[0, :1]})
+    assert len(np.unique(masks)) > 1
 
 
 def test_how_near_a_step_is(tmp_path):

@@ -18,8 +18,8 @@ CONFIG = Config(
 )
 
 
-def made(name):
-    model = create_model(name, CLASSES, depths=(1, 1, 1, 1))
+def made(name, **settings):
+    model = create_model(name, CLASSES, **{"depths": (1, 1, 1, 1), **settings})
     return model, lively(model)
 
 
