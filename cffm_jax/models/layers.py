@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import flax.linen as nn
 import jax
@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float32
 
-from cffm_jax.models.by_platform import by_platform
+from cffm_jax.models.convolutions import depthwise, padded_convolution
 
 # JAX cuts at two standard deviations without correcting for it: what is left has 0.87962566 of the
 # one asked for.
@@ -54,23 +54,6 @@ class Dense(nn.Module):
         return matmul(x, kernel, self.dtype) + bias.astype(self.dtype)
 
 
-def convolution(
-    x: Float[Array, "N _ _ C"], kernel: Float[Array, "K K C F"], strides: Sequence[int], padding: Any, **settings: Any
-) -> Float[Array, "N _ _ F"]:
-    """``jax.lax.conv_general_dilated`` for ``nn.Conv``. On GPUs the filters come with their outputs
-    first, as cuDNN has them: turned here, that is work on weights alone."""
-    settings |= {"window_strides": strides, "padding": padding}
-
-    def of(order: str) -> Callable[[jax.Array, jax.Array, jax.Array], jax.Array]:
-        def convolved(x: jax.Array, kernel: jax.Array, turned: jax.Array) -> jax.Array:
-            chosen: dict[str, Any] = {**settings, "dimension_numbers": ("NHWC", order, "NHWC")}
-            return jax.lax.conv_general_dilated(x, kernel if order == "HWIO" else turned, **chosen)
-
-        return convolved
-
-    return by_platform(x, kernel, kernel.transpose(3, 0, 1, 2), cpu=of("HWIO"), default=of("OHWI"))
-
-
 def layer_norm(epsilon: float, dtype: jnp.dtype, name: str | None = None) -> nn.LayerNorm:
     """LayerNorm, float32 statistics, two-pass variance (the fast one fails the golden values)."""
     return nn.LayerNorm(epsilon=epsilon, dtype=dtype, use_fast_variance=False, name=name)
@@ -92,57 +75,6 @@ class DepthwiseConv(nn.Module):
         zeros = nn.initializers.zeros
         bias = self.param("bias", zeros, (channels,)) if self.use_bias else jnp.zeros(channels)
         return depthwise(x.astype(self.dtype), kernel.astype(self.dtype), bias.astype(self.dtype), self.dilation)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
-def depthwise(x: jax.Array, kernel: jax.Array, bias: jax.Array, dilation: int = 1) -> jax.Array:
-    """[N, H, W, C] with filters [K, K, C] and a bias [C], by K * K shifted multiply-adds: on CPUs
-    an order of magnitude faster than XLA's grouped convolution (for K = 3 and 7), on GPUs one fused
-    kernel. So is the pass back to ``x``, which is the same with turned filters. It has no
-    derivative in forward mode."""
-    _, h, w, _ = x.shape
-    padded, taps = _shifts(x, kernel, dilation)
-    return bias + sum(padded[:, i : i + h, j : j + w] * kernel[at] for at, i, j in taps)
-
-
-def _shifts(x: jax.Array, kernel: jax.Array, dilation: int) -> tuple[jax.Array, list[tuple[tuple[int, int], int, int]]]:
-    """``x`` with zeros around it; the places of a filter's elements, and their rows and columns in
-    it."""
-    side = kernel.shape[0]
-    around = (side // 2 * dilation,) * 2
-    taps = [((i, j), i * dilation, j * dilation) for i in range(side) for j in range(side)]
-    return jnp.pad(x, ((0, 0), around, around, (0, 0))), taps
-
-
-def _depthwise_back(
-    dilation: int, saved: tuple[jax.Array, jax.Array], cotangent: jax.Array
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    x, kernel = saved
-    padded, taps = _shifts(x, kernel, dilation)
-    n, h, w, c = x.shape
-
-    def sums() -> tuple[jax.Array, ...]:
-        products = (padded[:, i : i + h, j : j + w] * cotangent for _, i, j in taps)
-        return tuple(jnp.sum(each, (0, 1, 2), jnp.float32) for each in (cotangent, *products))
-
-    # XLA on CPUs sums over all but the last axis one channel at a time: a row after the other takes
-    # an eighth of the time.
-    def sums_by_rows() -> tuple[jax.Array, ...]:
-        def add(row: jax.Array, totals: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
-            above = jax.lax.dynamic_slice_in_dim(padded, row, 1 + taps[-1][1], 1).astype(jnp.float32)
-            at = jax.lax.dynamic_slice_in_dim(cotangent, row, 1, 1)[:, 0].astype(jnp.float32)
-            products = (above[:, i, j : j + w] * at for _, i, j in taps)
-            return tuple(total + each for total, each in zip(totals, (at, *products), strict=True))
-
-        zeros = (jnp.zeros((n, w, c), jnp.float32),) * (1 + len(taps))
-        return tuple(jnp.sum(each, (0, 1)) for each in jax.lax.fori_loop(0, h, add, zeros))
-
-    bias, *filters = by_platform(cpu=sums_by_rows, default=sums)
-    turned = depthwise(cotangent, kernel[::-1, ::-1], jnp.zeros_like(bias, x.dtype), dilation)
-    return turned, jnp.stack(filters).reshape(kernel.shape).astype(kernel.dtype), bias.astype(kernel.dtype)
-
-
-depthwise.defvjp(lambda x, kernel, bias, dilation: (depthwise(x, kernel, bias, dilation), (x, kernel)), _depthwise_back)
 
 
 def alignment(dtype: jnp.dtype) -> int:
@@ -268,11 +200,7 @@ class ConvNorm(nn.Module):
         if self.side == 1:
             y = matmul(x[:, :: self.stride, :: self.stride], kernel[0, 0], self.dtype)
         else:
-            around = (self.side // 2 * self.dilation,) * 2
-            y = convolution(
-                x.astype(self.dtype), kernel.astype(self.dtype), (self.stride,) * 2, (around,) * 2,
-                rhs_dilation=(self.dilation,) * 2,
-            )  # fmt: skip
+            y = padded_convolution(x.astype(self.dtype), kernel.astype(self.dtype), self.stride, self.dilation)
         if self.use_bias:
             y += self.param("bias", nn.initializers.zeros, (self.width,)).astype(self.dtype)
         y = BatchNorm(self.epsilon, name="norm")(y, train)

@@ -13,7 +13,7 @@ import cffm_jax
 from cffm_jax.checkpoints.compatible import require_same_model
 from cffm_jax.config import Config, ModelConfig
 from cffm_jax.errors import InputError
-from cffm_jax.models import by_platform, layers
+from cffm_jax.models import by_platform, convolutions
 from cffm_jax.models.create import build_model
 from cffm_jax.models.encoders import names as encoders
 from cffm_jax.models.methods.cffm_families import FAMILIES
@@ -108,8 +108,8 @@ def test_depthwise_convolution_and_its_gradients_are_xlas(side, platform):
 
     expected, expected_back = jax.vjp(grouped, x, kernel, bias)
     with by_platform.only(platform):
-        ours, back = jax.vjp(layers.depthwise, x, kernel, bias)
-        half = jax.vjp(layers.depthwise, *(each.astype(jnp.bfloat16) for each in (x, kernel, bias)))[1]
+        ours, back = jax.vjp(convolutions.depthwise, x, kernel, bias)
+        half = jax.vjp(convolutions.depthwise, *(each.astype(jnp.bfloat16) for each in (x, kernel, bias)))[1]
         gradients, halves = back(cotangent), half(cotangent.astype(jnp.bfloat16))
     np.testing.assert_allclose(ours, expected, rtol=0, atol=2e-5)
     for gradient, other in zip(gradients, expected_back(cotangent), strict=True):

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cffm_jax.models import by_platform, layers
+from cffm_jax.models import by_platform, convolutions, layers
 
 EQUATION = "nlad,nsad->nals"
 
@@ -77,7 +77,28 @@ def test_convolutions_are_jaxs(form):
     x, kernel = normal(2, 9, 11, 3), normal(3, 3, 3, 5, seed=1)
     pad = ((1, 1), (1, 1))
     with by_platform.only(form):
-        found = layers.convolution(x, kernel, (2, 2), pad, dimension_numbers=None)
+        found = convolutions.convolution(x, kernel, (2, 2), pad, dimension_numbers=None)
     numbers = ("NHWC", "HWIO", "NHWC")
     expected = jax.lax.conv_general_dilated(x, kernel, (2, 2), pad, dimension_numbers=numbers)
     np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("form", ["cpu", "default"])
+@pytest.mark.parametrize(("stride", "dilation"), [(1, 1), (2, 1), (1, 8), (1, 12)])
+def test_dilated_convolutions_and_their_gradients_are_jaxs(stride, dilation, form):
+    """At 12 a part of the filter lies outside at every position."""
+    x, kernel = normal(2, 11, 19, 3), normal(3, 3, 3, 5, seed=1)
+
+    def jaxs(x, kernel):
+        return jax.lax.conv_general_dilated(
+            x, kernel, (stride,) * 2, ((dilation,) * 2,) * 2,
+            rhs_dilation=(dilation,) * 2, dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )  # fmt: skip
+
+    def ours(x, kernel):
+        return convolutions.padded_convolution(x, kernel, stride, dilation)
+
+    with by_platform.only(form):
+        np.testing.assert_allclose(ours(x, kernel), jaxs(x, kernel), atol=1e-5)
+        for found, expected in zip(gradients(ours, x, kernel), gradients(jaxs, x, kernel), strict=True):
+            np.testing.assert_allclose(found, expected, atol=1e-4)

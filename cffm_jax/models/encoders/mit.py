@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cffm_jax.models import layers
+from cffm_jax.models.convolutions import convolution
 from cffm_jax.models.encoders.backbone import STRIDES, Backbone, Encoder, Size
 from cffm_jax.models.foreign.layouts import CONV, DENSE, DEPTHWISE, NORM, dense, first_third, other_thirds
 from cffm_jax.models.foreign.names import AS_RELEASED, RELEASED, Layer, Origin, rules
@@ -119,7 +120,7 @@ class Stage(nn.Module):
         pad = self.kernel // 2
         x = nn.Conv(
             self.channels, (self.kernel, self.kernel), self.stride, ((pad, pad), (pad, pad)),
-            dtype=self.dtype, kernel_init=layers.conv_init, conv_general_dilated=layers.convolution, name="embed",
+            dtype=self.dtype, kernel_init=layers.conv_init, conv_general_dilated=convolution, name="embed",
         )(x)  # fmt: skip
         x = layers.layer_norm(self.norm_epsilons[0], self.dtype, "embed_norm")(x)
         block = layers.rematerialised(Block, self.remat, 1)

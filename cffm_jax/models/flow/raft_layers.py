@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Float32
 
 from cffm_jax.models import layers
+from cffm_jax.models.convolutions import convolution
 
 STRIDE = 8
 Norm = Literal["instance", "batch", "none"]
@@ -72,7 +73,7 @@ def conv(features: int, side: int | tuple[int, int], dtype: jnp.dtype, stride: i
     sides = (side, side) if isinstance(side, int) else side
     return nn.Conv(
         features, sides, (stride, stride), [(s // 2, s // 2) for s in sides], dtype=dtype,
-        kernel_init=layers.conv_init, conv_general_dilated=layers.convolution, name=name,
+        kernel_init=layers.conv_init, conv_general_dilated=convolution, name=name,
     )  # fmt: skip
 
 
