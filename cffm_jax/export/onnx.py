@@ -81,6 +81,9 @@ def export_onnx(weights: Weights, path: str | Path, size: tuple[int, int], *, st
     if weights.model.reads_prototypes:
         problem = f"{weights.model.public_name} has prototypes, which do not convert to ONNX"
         raise InputError(path, problem, "take --to jax-export, or a model without prototypes")
+    if weights.model.BORROWED and (weights.model.reference_names or weights.model.contexts()):
+        problem = f"{weights.model.public_name} reads optical flow, which does not convert to ONNX"
+        raise InputError(path, problem, "take --to jax-export, or a model without")
     jax2onnx, onnxruntime = require_jax2onnx(path)
     model = weights.model.clone(dtype=jnp.float32)
     segmenter = StreamSegmenter(model, weights.config, size, streams, apart=False)

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Float32
 
-from cffm_jax.models import layers
+from cffm_jax.models.convolutions import convolution
 from cffm_jax.models.flow.warp import resize_flow, warp
 from cffm_jax.models.heads import pspnet
 from cffm_jax.models.heads.head import HeadKind, sides
@@ -70,7 +70,7 @@ class Gate(nn.Module):
 
         def conv(name: str, channels: int, x: jax.Array, init: nn.initializers.Initializer = _small) -> jax.Array:
             kernel = self.param(name, init, (_SIDE, _SIDE, x.shape[-1], channels))
-            return layers.convolution(x, kernel, (1, 1), (((_SIDE // 2,) * 2),) * 2)
+            return convolution(x, kernel, (1, 1), (((_SIDE // 2,) * 2),) * 2)
 
         change = frames - warp(frames_before, resize_flow(flow, sides(frames)))
         bias = self.param("trust_bias", nn.initializers.zeros, (1,))
