@@ -183,10 +183,9 @@ def benchmark(argv: list[str]) -> None:
         import torch
     except ImportError as error:
         raise InputError("torch", "is not installed", "install it: make .venv/.reference") from error
-    print(
-        f"{len(os.sched_getaffinity(0))} cores, jax {jax.__version__}, torch {torch.__version__}, "
-        f"{datetime.date.today()}, {options.height}x{options.width}, {options.classes} classes"
-    )
+    cores, versions = len(os.sched_getaffinity(0)), f"jax {jax.__version__}, torch {torch.__version__}"
+    size = f"{options.height}x{options.width}, {options.classes} classes"
+    print(f"cores: {cores}, clock: {options.clock}, {versions}, {datetime.date.today()}, {size}")
     header(
         "PyTorch's", "ours", "GMAC, ours", "GMAC, PyTorch's", "ours, ms", "PyTorch, ms", "PyTorch, channels last, ms",
         "ours / the faster", "differs",
