@@ -30,7 +30,7 @@ def correlate(
     first = features1.astype(jnp.float32) / jnp.sqrt(jnp.float32(c))
     second, volumes = features2.astype(jnp.float32), []
     for level in range(LEVELS):
-        second = nn.avg_pool(second, (2, 2), (2, 2)) if level else second
+        second = nn.avg_pool(second, window_shape=(2, 2), strides=(2, 2)) if level else second
         volume = jnp.einsum("nhwc,nyxc->nhwyx", first, pad(second, radius), precision="highest")
         volumes.append(volume.reshape(n * h * w, *volume.shape[3:], 1))
     return volumes
