@@ -22,7 +22,7 @@ _SUBMITTED = "test"
 
 COMMON = (
     "data.root", "data.layout",
-    "eval.prototypes", "eval.references", "eval.devices", "eval.max_videos", "eval.tile_size", "eval.overlap",
+    "eval.prototypes", "eval.devices", "eval.max_videos", "eval.tile_size", "eval.overlap",
 )  # fmt: skip
 """Settings that ``--help`` shows."""
 

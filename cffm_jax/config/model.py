@@ -101,13 +101,13 @@ class ModelConfig:
     """Where warps sample: as the code that the VSPW authors released, or where the flow points."""
     motion_weight: float = setting(0.1, least=0, any_weights=True, part="method")
     """Weight of ETC's motion loss in training."""
-    key_interval: int = setting(0, any_weights=True, part="method", **_OR_AUTHORS)
+    key_interval: int = setting(0, changes="figures", any_weights=True, part="method", **_OR_AUTHORS)
     """Every so many frames of a stream one is a key frame of the systems after DFF, Accel, GRFP and
     CC; 0: their authors' 5, of CC 2."""
-    update_share: float = setting(0.25, least=0, most=1, any_weights=True, part="method")
+    update_share: float = setting(0.25, least=0, most=1, changes="figures", any_weights=True, part="method")
     """Share of the pixels whose lower score has to change its class before CC updates the upper
     one; 0: it does every key_interval frames."""
-    least_agreement: float = setting(90.0, least=0, most=100, any_weights=True, part="method")
+    least_agreement: float = setting(90.0, least=0, most=100, changes="figures", any_weights=True, part="method")
     """Percentage of pixels on which warped masks have to agree with new ones, as DVSN predicts it;
     below it a frame is segmented anew."""
     dtype: Literal["float32", "bfloat16"] = setting("float32", any_weights=True)

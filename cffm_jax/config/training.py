@@ -59,7 +59,7 @@ class InitConfig:
 
     flow: str = setting("", path=True, part="method")
     """File with torchvision's weights of RAFT, for methods that read optical flow and do not start
-    from weights that hold it. none: random ones, to try things out."""
+    from weights that hold it. none: random ones in their place, to try things out."""
 
     @property
     def source(self) -> str:

@@ -135,7 +135,7 @@ class VideoSegmenter:
         for backwards in (True, False):
             order = range(length - 1, -1, -1) if backwards else range(first, length)
             frames = tuple(video.frames[i] for i in order)
-            masks = tuple(video.masks[i] for i in order)
+            masks = tuple(video.masks[i] for i in order) if video.masks else ()
             part = dataclasses.replace(video, frames=frames, masks=masks, numbers=())
             for chunk in self._in_order(variables, [part], labels):
                 for i in range(len(chunk.predictions)):

@@ -261,7 +261,7 @@ def require_statistics(model: Method, samples: int) -> None:
 
 def require_samples(model: Method, data: DataConfig) -> None:
     """InputError if single frames are to be trained on by a method that reads more of a clip."""
-    if data.samples == "frames" and (model.reference_names or model.base or model.BORROWED):
+    if data.samples == "frames" and (model.READS_CLIPS or model.reference_names or model.base):
         problem = f"is frames, and {model.public_name} trains on clips"
         raise InputError("--data.samples", problem, "give clips, or another --model.name")
 
@@ -306,8 +306,10 @@ def initial_weights(model: Method, config: Config, key: jax.Array, start: int = 
             )
         lacks = {*borrowed} & report.fresh.keys()
         flow = flow_weights(model, init.flow, held=not lacks)
+        replaced = borrowed if flow.variables else ()
         fresh = {part: why for part, why in report.fresh.items() if part not in lacks}
-        origin, licence = str(report._replace(fresh=fresh)), inherited(report.source, report.licence)
+        loaded = tuple(part for part in report.loaded if part not in replaced)
+        origin, licence = str(report._replace(fresh=fresh, loaded=loaded)), inherited(report.source, report.licence)
     return flow.beside(variables), _joined(origin, flow.origin), _joined(licence, flow.licence)
 
 

@@ -55,12 +55,12 @@ def flow_weights(model: Method, path: str, *, held: bool = False) -> FlowWeights
     Args:
       model: that is to be trained.
       path: ``init.flow``.
-      held: whether trained ones are there already, which are kept where ``path`` is "".
+      held: whether trained ones are there already, which are kept unless a file is named.
 
     Raises:
       InputError: they are missing, or of another RAFT.
     """
-    if not isinstance(model, FlowHead) or (held and not path):
+    if not isinstance(model, FlowHead) or (held and path in ("", NOTHING)):
         return FlowWeights()
     if path == NOTHING:
         return FlowWeights(origin="optical flow: random")
@@ -68,6 +68,8 @@ def flow_weights(model: Method, path: str, *, held: bool = False) -> FlowWeights
         problem = f"is missing: {model.public_name} reads the optical flow of {model.flow_name}"
         remedy = f"name the file of its weights, or give --init.flow {NOTHING} to try things out with random ones"
         raise InputError("--init.flow", problem, remedy)
+    if not Path(path).is_file():
+        raise InputError(path, "no such file", f"name the file with the weights of {model.flow_name}")
     found = load_flow(path)
     if not found or found[0].public_name != model.flow_name:
         problem = f"holds {found[0].public_name}" if found else "holds no weights of RAFT by torchvision's names"

@@ -14,7 +14,9 @@ from helpers import documented, in_process, runs, tiny_world
 
 pytestmark = pytest.mark.long
 
-COMMANDS = [words for words, _ in documented.CASES if words[1].startswith("benchmarks/")]
+WITH_TORCH = "benchmarks/compared_systems.py"
+"""It has a test of its own (pytest -m reference)."""
+COMMANDS = [words for words, _ in documented.CASES if words[1].startswith("benchmarks/") and words[1] != WITH_TORCH]
 FRAMES = ("--height", "64", "--width", "96")
 TINY = {
     "context.py": (*FRAMES, "--seconds", "0.01"),

@@ -13,8 +13,9 @@ def lively(model, seed=3):
     def draw(path, leaf):
         if leaf.ndim < 2:
             # Norms, statistics; poolings that take the mean; biases.
-            ones = {"scale": 1, "var": 1, "gamma": 1, "weight": 1 / leaf.size}.get(path[-1].key, 0)
-            return np.full(leaf.shape, ones, np.float32)
+            given = {"scale": 1, "var": 1, "gamma": 1, "weight": 1 / leaf.size}
+            given |= {"present": 1, "before": 0.5, "strength": 2}  # NetWarp's blends, GRFP's lambda.
+            return np.full(leaf.shape, given.get(path[-1].key, 0), np.float32)
         spread = 5 if "classifier" in path[1].key else 1.5
         return (spread / np.sqrt(np.prod(leaf.shape[:-1])) * rng.standard_normal(leaf.shape)).astype(np.float32)
 

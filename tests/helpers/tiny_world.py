@@ -25,6 +25,7 @@ from cffm_jax.data.synthetic.generate import SyntheticConfig, generate
 from cffm_jax.inference import video_prototypes, whole_videos
 from cffm_jax.models.encoders import mit, mobilenetv2, resnet
 from cffm_jax.models.encoders.names import backbone_of
+from cffm_jax.models.methods.image_head import HEADS
 from cffm_jax.models.variables import flatten
 from cffm_jax.settings import load_config
 from cffm_jax.tables.networks import config_file
@@ -220,7 +221,9 @@ def small(words):
     """The command with options that make it small."""
     name, rest = words[:2], words[2:]
     if "train.py" in words:
-        return (*name, *(SMALL_COMPARED if value(words, "--config") in COMPARED else SMALL), *rest, *ONCE)
+        pooled = (value(words, "--model.name") or "").startswith(tuple(f"{head}_" for head in HEADS))
+        own = (*SMALL, "--train.batch_size", "2") if pooled else SMALL
+        return (*name, *(SMALL_COMPARED if value(words, "--config") in COMPARED else own), *rest, *ONCE)
     if "eval.py" in words and "--config" in words:
         return (*name, *SMALL, *rest)
     if "predict.py" in words:

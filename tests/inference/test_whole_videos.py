@@ -265,7 +265,12 @@ def test_following_references(setting, length):
     sparse = dataclasses.replace(
         video, masks=tuple(m if i in (1, length - 2) else None for i, m in enumerate(video.masks))
     )
-    for chunk in segment_targets(VideoSegmenter(model, other), variables, [sparse]):
+    unlabelled = dataclasses.replace(video, masks=())
+    bare = VideoSegmenter(model, other).segment(variables, [unlabelled], labels=False)
+    np.testing.assert_array_equal(np.concatenate([chunk.predictions for chunk in bare]), expected)
+    chunks = list(segment_targets(VideoSegmenter(model, other), variables, [sparse]))
+    assert [chunk.start for chunk in chunks] == [1, length - 2]
+    for chunk in chunks:
         assert (chunk.predictions[0] != expected[chunk.start]).mean() < 2e-3
 
 

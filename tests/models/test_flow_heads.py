@@ -127,6 +127,8 @@ def test_a_stream_equals_the_clip(name):
         state, segmented = segmenter.segment(variables, state, frame)
         clip = normalise(np.stack([frames[max(t - 1, 0)], frame], 1).reshape(2, *SIZE, 3))[None]
         expected = apply(variables, clip).logits
+        swapped = apply(variables, clip[:, [1, 1]]).logits
+        assert np.abs(expected - swapped).max() > 0.01 * np.abs(expected).max() or t == 0
         np.testing.assert_allclose(segmented.logits, expected, rtol=0, atol=1e-3 * np.abs(expected).max())
 
 

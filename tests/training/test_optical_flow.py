@@ -54,7 +54,7 @@ def test_training_starts_with_the_files_weights(raft, flow_file):
     ("init", "problem"),
     [
         ({}, "--init.flow: is missing: etc_ocr_mobilenetv2 reads the optical flow of raft_small; name the file of"),
-        ({"flow": "nowhere.pth"}, "nowhere.pth: holds no weights of RAFT by torchvision's names; give those of raft_"),
+        ({"flow": "nowhere.pth"}, "nowhere.pth: no such file; name the file with the weights of raft_small"),
     ],
 )
 def test_training_does_not_start_without_them(init, problem):

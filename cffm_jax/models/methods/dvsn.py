@@ -21,11 +21,12 @@ from jaxtyping import Array, Float32, Int32
 
 from cffm_jax.config import ModelConfig, PrototypeConfig
 from cffm_jax.models.criterion import Criterion
+from cffm_jax.models.flow.raft import crop_map
 from cffm_jax.models.flow.warp import resize_flow, warp
 from cffm_jax.models.heads import pspnet
 from cffm_jax.models.heads.head import HeadKind, sides
 from cffm_jax.models.losses import cross_entropy
-from cffm_jax.models.methods.flow_key_frames import FlowKeyFrames, Frame, Held, Scale
+from cffm_jax.models.methods.flow_key_frames import FlowKeyFrames, Frame, Held, Scale, half
 from cffm_jax.models.methods.key_frames import kind_after, select
 from cffm_jax.models.methods.method import Batch, Tree
 from cffm_jax.models.normalise import normalise
@@ -93,8 +94,11 @@ class DynamicNetwork(FlowKeyFrames):
         size, flow = sides(state.kept), self.flow_from(features, state.flow)
         warped = warp(state.kept, resize_flow(flow, size), outside="border")
         logits = warped * self.scale(self.flow_context(features, size))
-        on_features = resize_flow(flow, sides(features.flow))
-        change = jnp.abs(features.flow - warp(state.flow, on_features, outside="border"))
+        halves = half(sides(features.frames))
+        at_stride_8 = -(-halves[0] // 8), -(-halves[1] // 8)
+        now, before = (crop_map(each, halves, at_stride_8) for each in (features.flow, state.flow))
+        on_features = resize_flow(flow, at_stride_8)
+        change = jnp.abs(now - warp(before, on_features, outside="border"))
         return logits, self.decision(bin_means(jnp.concatenate([change, on_features], -1), _BINS))
 
     def moved(
@@ -130,6 +134,10 @@ class DynamicNetwork(FlowKeyFrames):
         decision = jnp.mean(jnp.square(percentage / 100 - jax.lax.stop_gradient(share)))
         loss, _ = self.weighted_loss(logits, None, batch["labels"], criterion)
         return loss + decision, {"warped_loss": loss, "decision_loss": decision}
+
+    def training_macs(self, height: int, width: int, *, prototypes: int) -> int:
+        """With the image system on the target, which warped logits are compared with."""
+        return super().training_macs(height, width, prototypes=prototypes) + self.image_macs(height, width)
 
     def frozen_macs(self, height: int, width: int) -> int:
         return super().frozen_macs(height, width) + self.image_macs(height, width)

@@ -82,6 +82,7 @@ class FlowHead(ImageHead):
     PARTS: ClassVar[Mapping[str, str]] = {**ImageHead.PARTS, FLOW: "optical flow"}
     BORROWED: ClassVar[tuple[str, ...]] = (FLOW,)
     OPTIONS: ClassVar[Mapping[str, str]] = {**ImageHead.OPTIONS, "flow_name": "--model.flow"}
+    READS_CLIPS: ClassVar[bool] = True
     ONE_FORM: ClassVar[bool] = True
 
     @classmethod

@@ -87,6 +87,9 @@ class Method(nn.Module):
     """First names of the parameters of other networks, such as optical flow's: they come from files
     of their own, are not trained, and do not count as its own."""
 
+    READS_CLIPS: ClassVar[bool] = False
+    """Whether training reads other frames of a clip although segmenting reads no references."""
+
     ADVANCE_READS: ClassVar[bool] = False
     """Whether ``advance`` reads the memory of each frame's references."""
 
