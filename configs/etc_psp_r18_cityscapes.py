@@ -4,7 +4,7 @@ Command:   python train.py --config configs/etc_psp_r18_cityscapes.py \\
                --init.encoder resnet18.pth --init.flow raft_small.pth
 Cost:      74k iterations of 8 clips of two frames, 769x769, and their optical flow
 Expected:  not known; the authors' code has mIoU 71.7 with the motion loss and 73.1 with
-           distillation, which is not here, the papers' Table 3 71.1
+           distillation (--train.teacher, but for its ConvLSTM), the papers' Table 3 71.1
 """
 
 import dataclasses

@@ -46,7 +46,9 @@ NO_PATHS = {
     "ignored", "name",
 }  # fmt: skip
 """Options that are words, but name neither a file nor a folder."""
-OF_WEIGHTS = {"checkpoint", "beside", "init.encoder", "init.model", "prototypes.checkpoint", "file"}
+OF_WEIGHTS = {
+    "checkpoint", "beside", "init.encoder", "init.model", "train.teacher", "prototypes.checkpoint", "file",
+}  # fmt: skip
 """Options that take hf:owner/name."""
 
 

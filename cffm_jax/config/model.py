@@ -14,6 +14,7 @@ whose windows of 7 hold whole cells: 5 is 7 there, 4 is 3 and 2 is 2 on a resize
 4)."""
 _OR_PAPERS = {"least": 0, "problem": "less than 0", "remedy": "give 0 for the papers' numbers"}
 _OR_AUTHORS = {"least": 0, "problem": "less than 0", "remedy": "give 0 for the authors' number"}
+_TAUGHT = {"least": 0, "reads_only_with": ("train.teacher",)}
 _EPSILONS = {
     "lengths": (0, 2),
     "above": 0,
@@ -101,6 +102,8 @@ class ModelConfig:
     """Where warps sample: as the code that the VSPW authors released, or where the flow points."""
     motion_weight: float = setting(0.1, least=0, any_weights=True, part="method")
     """Weight of ETC's motion loss in training."""
+    distillation_weight: float = setting(0.1, any_weights=True, part="method", **_TAUGHT)
+    """Weight of each of ETC's losses of a teacher's outputs, with train.teacher."""
     key_interval: int = setting(0, changes="figures", any_weights=True, part="method", **_OR_AUTHORS)
     """Every so many frames of a stream one is a key frame of the systems after DFF, Accel, GRFP and
     CC; 0: their authors' 5, of CC 2."""

@@ -75,6 +75,9 @@ class TrainConfig:
     """Clips in a global batch, over all devices."""
     frame_loss_weight: float = setting(0.5, least=0, part="method")
     """Weight of the per-frame logits' cross-entropy beside the clip's."""
+    teacher: str = setting("", path=True, hub=True, part="method")
+    """Run, file or hf:owner/name with a larger network of single frames and the same classes, of
+    whose outputs ETC learns too; default: none."""
     log_every: int = setting(50, least=1, changes="nothing")
     """Iterations between two lines of the log."""
     eval_every: int = setting(16_000, least=0, changes="nothing")

@@ -12,6 +12,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from cffm_jax.training.sharding import batch_sharded
+from cffm_jax.training.teacher import Teacher
 
 AHEAD = 2
 """Batches on the devices beside the one in use."""
@@ -21,14 +22,22 @@ class BatchesAhead:
     """An iterator that sends batches two steps ahead, while the devices compute; the first is read
     at once, so that its faults show.
 
-    ``prototypes`` f32[V, P, C] of all videos: a batch then holds those of its own.
+    ``prototypes`` f32[V, P, C] of all videos: a batch then holds those of its own; of a ``teacher``
+    its outputs.
 
     Attributes:
       shapes: of a batch, with where it lies.
     """
 
-    def __init__(self, batches: Iterator[dict[str, Any]], mesh: Mesh, prototypes: np.ndarray | None = None):
+    def __init__(
+        self,
+        batches: Iterator[dict[str, Any]],
+        mesh: Mesh,
+        prototypes: np.ndarray | None = None,
+        teacher: Teacher | None = None,
+    ):
         self._batches, self._sharding, self._prototypes = batches, batch_sharded(mesh), prototypes
+        self._teacher = teacher
         self._ahead = deque([self._sent(next(batches))])
         shape_of = functools.partial(jax.ShapeDtypeStruct, sharding=self._sharding)
         self.shapes = {name: shape_of(array.shape, array.dtype) for name, array in self._ahead[0].items()}
@@ -47,4 +56,5 @@ class BatchesAhead:
         arrays = {name: value for name, value in batch.items() if name != "video"}
         if self._prototypes is not None:
             arrays["prototypes"] = self._prototypes[batch["video"]]
-        return {name: jax.make_array_from_process_local_data(self._sharding, value) for name, value in arrays.items()}
+        sent = {name: jax.make_array_from_process_local_data(self._sharding, value) for name, value in arrays.items()}
+        return self._teacher(sent) if self._teacher else sent

@@ -26,9 +26,9 @@ MOST = 0.95
 _SMALLER = "smaller"
 
 
-def compiled(config: Config, step: Any, state: Any, batch: Any, key: Any) -> tuple[int | None, float]:
+def compiled(config: Config, step: Any, state: Any, batch: Any, key: Any, held: int = 0) -> tuple[int | None, float]:
     """Compiles a jitted step for such arguments, of which shapes will do, and says so; its first
-    call then does not.
+    call then does not. ``held``: bytes that lie beside them.
 
     Returns:
       Bytes that it takes of each device, those of the batches ahead included (None where the
@@ -39,7 +39,7 @@ def compiled(config: Config, step: Any, state: Any, batch: Any, key: Any) -> tup
     with compiling("the training step", *kind):
         planned = planned_bytes(step.lower(state, batch, key).compile())
     seconds = time.perf_counter() - began
-    return None if planned is None else planned + AHEAD * batch_bytes(batch), seconds
+    return None if planned is None else planned + held + AHEAD * batch_bytes(batch), seconds
 
 
 def batch_bytes(batch: Any) -> int:

@@ -33,7 +33,8 @@ def unread_notes(config: Config, model: Method) -> tuple[str, ...]:
     for name in changed:
         needed = SETTINGS[name].reads_only_with
         if needed and not any(given[other] for other in needed):
-            notes.append(f"without effect: {name}, as {' and '.join(needed)} {'are' if needed[1:] else 'is'} 0")
+            value = "not given" if given[needed[0]] == "" else "0"
+            notes.append(f"without effect: {name}, as {' and '.join(needed)} {'are' if needed[1:] else 'is'} {value}")
         other, value = SETTINGS[name].reads_only_if or (name, given[name])
         if given[other] != value:
             notes.append(f"without effect: {name}, with {as_option(other, given[other])}")

@@ -45,6 +45,7 @@ from cffm_jax.training.optim import learning_rate, make_optimizer
 from cffm_jax.training.sharding import init_state, make_mesh, replicated, require_shares, state_shapes
 from cffm_jax.training.speed import Work, peak_flops
 from cffm_jax.training.step import Step, make_train_step
+from cffm_jax.training.teacher import open_teacher
 from cffm_jax.weights.class_names import of_dataset
 from cffm_jax.weights.flow import flow_weights
 from cffm_jax.weights.open import RANDOM, inherited, licence_of_run, open_stored
@@ -126,6 +127,9 @@ def prepare(config: Config) -> Iterator[Run]:
         variables, origin, licence = initial_weights(model, config, jax.random.fold_in(key, 0), start)
         splits = (data.eval_split, *((data.train_split,) if start < plan.steps else ()))
         read = splits if model.reads_prototypes else ()
+        teacher = open_teacher(model, config, mesh) if start < plan.steps else None
+        if teacher:
+            origin, licence = _joined(origin, teacher.origin), licence if start else _joined(licence, teacher.licence)
         # What is trained on is of whole frames: tiles change figures, and no training.
         configs = {data.train_split: with_changes(config, [("eval.tile_size", ()), ("eval.overlap", -1)])}
         configs[data.eval_split] = config
@@ -143,7 +147,7 @@ def prepare(config: Config) -> Iterator[Run]:
         process_count=jax.process_count(),
     ) as batches:
         with cluster.together():
-            clips = BatchesAhead(batches, mesh, prototypes) if start < plan.steps else None
+            clips = BatchesAhead(batches, mesh, prototypes, teacher) if start < plan.steps else None
         average = config.optim.ema > 0
         if start:
             state = state_shapes(model, optimizer, mesh, ema=average)
@@ -160,7 +164,8 @@ def prepare(config: Config) -> Iterator[Run]:
                 require_statistics(model, samples // plan.accumulate)
                 require_space(config.workdir, state)
             # Processes may wait for each other here, to share out what is tried.
-            needed, seconds = footprint.compiled(config, step, state, clips.shapes, key)
+            held = teacher.held if teacher else 0
+            needed, seconds = footprint.compiled(config, step, state, clips.shapes, key, held)
             with cluster.together():
                 memory = footprint.require_memory(needed, config, model, mesh, goes_on=start > 0)
         yield Run(

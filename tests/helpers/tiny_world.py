@@ -63,7 +63,7 @@ ONCE = ("--train.steps", "1")
 PLACEHOLDERS = {"RUN": "runs/cffm_b1_vspw", "/shared/runs/b1": "shared/runs/b1"}
 READ = (
     "--checkpoint", "--init.model", "--init.encoder", "--init.flow", "--prototypes.checkpoint", "--predictions",
-    "--data.root", "--inspect",
+    "--train.teacher", "--data.root", "--inspect",
 )  # fmt: skip
 """Options that name what is there before a command runs."""
 INPUTS = {"-": "video.mp4", "0": "video.mp4", "frames/": "frames", "frames/*.jpg": "frames", "films/": "films"}

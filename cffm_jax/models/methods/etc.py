@@ -2,7 +2,8 @@
 heads that are trained to segment neighbouring frames alike along optical flow. They segment each
 frame on its own.
 
-Its distillation from a larger network, which the baselines leave out, is not here.
+With a teacher they learn of its outputs too, as in the paper; the baselines leave that out. A third
+term of it, of the states of a small convolutional LSTM, is not here: its form was not at hand.
 
 Dimension key: as in ``method``.
 """
@@ -12,11 +13,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar
 
-import jax
 from jaxtyping import Array, Float, Float32
 
 from cffm_jax.config import ModelConfig
 from cffm_jax.models.criterion import Criterion
+from cffm_jax.models.distillation import FrameOutputs, distillation
 from cffm_jax.models.flow.motion import motion_loss
 from cffm_jax.models.foreign.names import AS_RELEASED, RELEASED, HeadOrigin, MethodNames
 from cffm_jax.models.heads import pspnet
@@ -51,10 +52,13 @@ class MotionConsistent(FlowHead):
 
     Attributes:
       motion_weight: of the motion loss.
+      distillation_weight: of each loss of a teacher's outputs.
     """
 
     motion_weight: float = ModelConfig.motion_weight
+    distillation_weight: float = ModelConfig.distillation_weight
 
+    LEARNS: ClassVar[bool] = True
     KINDS: ClassVar[Mapping[str, HeadKind]] = KINDS
     ONE_FORM: ClassVar[bool] = False
 
@@ -66,11 +70,12 @@ class MotionConsistent(FlowHead):
 
     @classmethod
     def create(cls, family: str, backbone: str, settings: ModelConfig) -> MotionConsistent:
-        return cls(**cls.of(family, backbone, settings), motion_weight=settings.motion_weight)
+        own = {"motion_weight": settings.motion_weight, "distillation_weight": settings.distillation_weight}
+        return cls(**cls.of(family, backbone, settings), **own)
 
     @property
     def settings_read(self) -> tuple[str, ...]:
-        return *super().settings_read, "model.motion_weight"
+        return *super().settings_read, "model.motion_weight", "model.distillation_weight", "train.teacher"
 
     def clip_outputs(self, clips: Float[Array, "B T H W K"], train: bool = False) -> ClipOutputs:
         """As of an image head; to initialise them the flow's weights are read too."""
@@ -82,17 +87,18 @@ class MotionConsistent(FlowHead):
         self, batch: Batch, frame_loss_weight: float, criterion: Criterion = cross_entropy
     ) -> tuple[Float32[Array, ""], dict[str, Float32[Array, ""]]]:
         """The loss of the targets, plus the weighted one of the auxiliary head (of PSPNet's on
-        targets, of OCRNet's on both frames, if labelled), plus the weighted motion loss;
-        ``frame_loss_weight`` is not read."""
+        targets, of OCRNet's on both frames, if labelled), plus the weighted motion loss, plus the
+        weighted ones of a teacher's outputs, if there is one; ``frame_loss_weight`` is not read."""
         clips = normalise(batch["frames"], batch["size"], self.channels)
         b, t, *shape = clips.shape
-        logits, auxiliary = jax.tree.map(
-            lambda x: x.reshape(b, t, *x.shape[1:]),
-            self.head_logits(self.encode_stages(clips.reshape(b * t, *shape), True), True),
-        )
-        assert auxiliary is not None  # All kinds have one.
-        auxiliary = auxiliary if self.head.READS_REGIONS else auxiliary[:, -1:]
-        loss, parts = self.weighted_loss(logits[:, -1], auxiliary, batch["labels"], criterion)
+        maps = self.encode_stages(clips.reshape(b * t, *shape), True)
+        regions = self.regions(maps, True)
+        features = self.head(maps, regions, True)
+        outputs = FrameOutputs(features, self.classified(features, True))
+        logits, auxiliary = (x.reshape(b, t, *x.shape[1:]) for x in (outputs.logits, regions))
+        loss, parts = self.target_loss(logits[:, -1], auxiliary, batch["labels"], criterion)
         pair = clips[:, 1], clips[:, 0]
         motion = motion_loss(*pair, logits[:, 1], logits[:, 0], self.flow_to(clips[:, 0], clips[:, 1]), self.grid)
-        return loss + self.motion_weight * motion, {**parts, "motion_loss": motion}
+        taught = distillation(outputs, batch)
+        loss += self.motion_weight * motion + self.distillation_weight * sum(taught.values())
+        return loss, {**parts, "motion_loss": motion, **taught}

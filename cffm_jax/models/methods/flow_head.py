@@ -16,9 +16,10 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Float32
+from jaxtyping import Array, Float, Float32, Integer
 
 from cffm_jax.config import ModelConfig
+from cffm_jax.models.criterion import Criterion
 from cffm_jax.models.flow import names
 from cffm_jax.models.flow.raft import Name, Raft, pad_frames
 from cffm_jax.models.flow.warp import Grid
@@ -115,6 +116,20 @@ class FlowHead(ImageHead):
         flow = self.flow.flow_between(denormalise(frames), denormalise(previous), self.flow_updates)
         return jax.lax.stop_gradient(flow)
 
+    # --- training
+
+    def target_loss(
+        self,
+        logits: Float32[Array, "B h w {self.num_classes}"],
+        auxiliary: Float32[Array, "B T _ _ {self.num_classes}"],
+        labels: Integer[Array, "B L H W"],
+        criterion: Criterion,
+    ) -> tuple[Float32[Array, ""], dict[str, Float32[Array, ""]]]:
+        """The loss of targets, plus the weighted one of the auxiliary head: of PSPNet's on targets,
+        of OCRNet's on both frames, if labelled."""
+        auxiliary = auxiliary if self.head.READS_REGIONS else auxiliary[:, -1:]
+        return self.weighted_loss(logits, auxiliary, labels, criterion)
+
     # --- counts
 
     def flow_macs(self, height: int, width: int, frames: int = 2) -> int:
@@ -133,6 +148,4 @@ class FlowHead(ImageHead):
         return both - (2 - frames) * one
 
     def training_macs(self, height: int, width: int, *, prototypes: int) -> int:
-        clip = jax.ShapeDtypeStruct((1, self.clip_frames, height, width, len(self.channels)), jnp.float32)
-        whole = counts(lambda clip: self.init_with_output(jax.random.key(0), clip)[0], clip).products
-        return 3 * whole - 2 * self.flow_macs(height, width)  # Backwards there is no flow.
+        return 3 * self.clip_macs(height, width) - 2 * self.flow_macs(height, width)  # Backwards there is no flow.

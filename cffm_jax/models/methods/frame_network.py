@@ -15,6 +15,7 @@ from jaxtyping import Array, Bool, Float, Float32
 from cffm_jax.config import ModelConfig
 from cffm_jax.models import layers
 from cffm_jax.models.decoder import FrameDecoder, decoder_elements, decoder_macs
+from cffm_jax.models.distillation import FrameOutputs
 from cffm_jax.models.encoders import names as encoders
 from cffm_jax.models.encoders.backbone import ENCODER_PARTS
 from cffm_jax.models.methods.method import Method, Prototypes, Tree
@@ -99,6 +100,10 @@ class FrameNetwork(Method):
     def frame_logits(self, frames: Float[Array, "N H W K"]) -> Float32[Array, "N H//4 W//4 {self.num_classes}"]:
         """SegFormer's logits of normalised frames."""
         return self.classify_frames(self.encode(frames).fine)
+
+    def frame_outputs(self, frames: Float[Array, "N H W K"]) -> FrameOutputs:
+        fine = self.encode(frames).fine
+        return FrameOutputs(fine, self.classify_frames(fine))
 
     # --- counts
 

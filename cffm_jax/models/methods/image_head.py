@@ -16,6 +16,7 @@ from cffm_jax.config import ModelConfig
 from cffm_jax.errors import InputError
 from cffm_jax.models import layers
 from cffm_jax.models.criterion import Criterion
+from cffm_jax.models.distillation import FrameOutputs
 from cffm_jax.models.encoders import names as encoders
 from cffm_jax.models.foreign.names import MethodNames
 from cffm_jax.models.heads import deeplabv3plus, fcn, ocrnet, pspnet, upernet
@@ -190,7 +191,11 @@ class ImageHead(Method):
 
     def own_logits(self, maps: Maps) -> Float32[Array, "N h w {self.num_classes}"]:
         """Logits alone: without the auxiliary head, unless they read it."""
-        return self.classified(self.head(maps, self.regions(maps) if self.head.READS_REGIONS else None))
+        return self.classified(self.head_features(maps))
+
+    def head_features(self, maps: Maps) -> Float[Array, "N h w _"]:
+        """What these are of."""
+        return self.head(maps, self.regions(maps) if self.head.READS_REGIONS else None)
 
     def regions(self, maps: Maps, train: bool = False) -> Float32[Array, "N _ _ {self.num_classes}"]:
         """The auxiliary head's logits."""
@@ -217,6 +222,10 @@ class ImageHead(Method):
         if not self.head_form.auxiliary:
             raise ValueError(f"{self.public_name} of form {self.form} has no auxiliary head")
         return self.regions(self.encode_stages(frames))
+
+    def frame_outputs(self, frames: Float[Array, "N H W K"]) -> FrameOutputs:
+        features = self.head_features(self.encode_stages(frames))
+        return FrameOutputs(features, self.classified(features))
 
     # --- training
 
@@ -278,6 +287,11 @@ class ImageHead(Method):
         family = encoders.backbone_of(self.backbone)
         encoder = sum(family.macs(self.size, height, width, len(self.channels)).values())
         return 3 * (encoder + self._head_counts(height, width, "head_logits").products)
+
+    def clip_macs(self, height: int, width: int) -> int:
+        """Multiply-accumulates of a training clip, forward."""
+        clip = jax.ShapeDtypeStruct((1, self.clip_frames, height, width, len(self.channels)), jnp.float32)
+        return counts(lambda clip: self.init_with_output(jax.random.key(0), clip)[0], clip).products
 
     def _head_counts(self, height: int, width: int, method: str) -> Counts:
         """Of a method of the encoder's maps of a frame."""

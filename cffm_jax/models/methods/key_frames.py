@@ -229,9 +229,7 @@ class KeyFrames(ImageHead):
         return every, key_alone, between
 
     def training_macs(self, height: int, width: int, *, prototypes: int) -> int:
-        clip = jax.ShapeDtypeStruct((1, self.clip_frames, height, width, len(self.channels)), jnp.float32)
-        whole = counts(lambda clip: self.init_with_output(jax.random.key(0), clip)[0], clip).products
-        return 3 * whole - 2 * self.frozen_macs(height, width)
+        return 3 * self.clip_macs(height, width) - 2 * self.frozen_macs(height, width)
 
     def frozen_macs(self, height: int, width: int) -> int:
         """Multiply-accumulates of a training clip that have no backward pass."""

@@ -30,6 +30,7 @@ from cffm_jax.channels import COLOURS, Channels
 from cffm_jax.config import ModelConfig, PrototypeConfig
 from cffm_jax.models import layers
 from cffm_jax.models.criterion import Criterion
+from cffm_jax.models.distillation import FrameOutputs
 from cffm_jax.models.encoders import names as encoders
 from cffm_jax.models.encoders.names import ENCODER
 from cffm_jax.models.foreign.names import NO_NAMES, MethodNames
@@ -42,7 +43,8 @@ Prototypes = Literal["video", "causal", "both"]
 Batch = Mapping[str, jax.Array]
 """A training batch: frames u8[B, T, H, W, 3] (f32[B, T, H, W, K] of other channels),
 labels u8[B, L, H, W] of the last L of them, size
-i32[B, 2] without padding, and where the method reads them prototypes f32[B, P, C]."""
+i32[B, 2] without padding, and where the method reads them prototypes f32[B, P, C], or a teacher's
+outputs of all frames, taught_features [B, T, h, w, D] and taught_logits f32[B, T, h, w, K]."""
 
 
 class Method(nn.Module):
@@ -89,6 +91,9 @@ class Method(nn.Module):
 
     READS_CLIPS: ClassVar[bool] = False
     """Whether training reads other frames of a clip although segmenting reads no references."""
+
+    LEARNS: ClassVar[bool] = False
+    """Whether training can read a teacher's outputs, see ``TrainConfig.teacher``."""
 
     ADVANCE_READS: ClassVar[bool] = False
     """Whether ``advance`` reads the memory of each frame's references."""
@@ -214,6 +219,11 @@ class Method(nn.Module):
         return ()
 
     @property
+    def teaches(self) -> bool:
+        """Whether it can be a teacher: it segments each frame on its own."""
+        return not self.reference_names and not self.contexts()
+
+    @property
     def reads_prototypes(self) -> bool:
         """Whether it can be given prototypes of whole videos."""
         return "video" in self.contexts("video")
@@ -311,6 +321,10 @@ class Method(nn.Module):
 
     def prototype_tokens(self, frames: Float[Array, "N H W K"]) -> Float[Array, "N H//8 W//8 C"]:
         """The features that prototypes are clustered of, of a method that has such."""
+        raise NotImplementedError
+
+    def frame_outputs(self, frames: Float[Array, "N H W K"]) -> FrameOutputs:
+        """What a method learns by whose teacher this is, of normalised frames."""
         raise NotImplementedError
 
     # --- training

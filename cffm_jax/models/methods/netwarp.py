@@ -203,8 +203,7 @@ class NetWarp(FlowHead):
         targets, of OCRNet's on both frames, if labelled; ``frame_loss_weight`` is not read."""
         clips = normalise(batch["frames"], batch["size"], self.channels)
         logits, auxiliary = self.clip_outputs(clips, True)
-        auxiliary = auxiliary if self.head.READS_REGIONS else auxiliary[:, -1:]
-        return self.weighted_loss(logits, auxiliary, batch["labels"], criterion)
+        return self.target_loss(logits, auxiliary, batch["labels"], criterion)
 
     # --- counts
 
