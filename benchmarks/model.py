@@ -162,6 +162,11 @@ def jitted(name: str, function: Callable, frames: int, *arguments: Any) -> Progr
     return Program(name, frames, functools.partial(jax.jit(function).lower, *arguments), arguments)
 
 
+def of_stream(model: Method) -> bool:
+    """Whether its masks are made with what it keeps of all frames so far, which a clip alone has not got."""
+    return model.contexts("video") == ("causal",)
+
+
 def random_references(model: Method, config: Config, frames: tuple[int, ...]) -> Any:
     """What targets u8[n, H, W, 3] are given of their references: of CFFM's the features [n, R, h, w, C], of others'
     what they remember; None without any."""
@@ -228,7 +233,7 @@ def inference_programs(model: Method, variables: dict[str, Any], config: Config,
             yield jitted("mine_global", mine_global, n, variables, target, prototypes)
     yield jitted("frame_logits", functools.partial(model.apply, method="frame_logits"), n, variables, frames)
     masked = functools.partial(whole, model, options.output)
-    if not model.ADVANCE_READS:  # Its memory is a stream's.
+    if not of_stream(model):
         yield jitted("whole", masked, n, variables, pixels, references, prototypes)
     if evaluation_size(*options.output, config.data.frame_size) == size:
         given = prototypes if prototypes is None else prototypes[:1]

@@ -55,6 +55,19 @@ def test_a_row_that_fails_says_so_and_the_run_goes_on(tmp_path):
     assert "| cffmpp_b0 | float32 | clip by clip | gave up after 0.001 minutes |" in out
 
 
+def test_what_keeps_a_state_has_no_masks_of_a_clip_alone():
+    script = """
+import sys
+sys.path.insert(0, "benchmarks")
+import inference
+for name in ("tcb_ocr_r18", "tcb_ocr_mem_r18", "dff_r18"):
+    plans = inference.plans(inference.Options(models=(name,), torch=(), dtypes=("float32",)))
+    print(name, len({plan.mode for plan in plans} & {"clip", "papers"}))
+"""
+    status, out, err = finished("-c", script)
+    assert status == 0 and out.split() == ["tcb_ocr_r18", "2", "tcb_ocr_mem_r18", "0", "dff_r18", "0"], err
+
+
 REFUSED = [
     (["--streams", "1"], "error: --streams: 1 is too small; "),
     (["--size", "20", "40"], "error: --size: 20 is too small; "),
