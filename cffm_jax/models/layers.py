@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float32
 
+from cffm_jax.models.by_platform import by_platform
 from cffm_jax.models.convolutions import depthwise, padded_convolution
 
 # JAX cuts at two standard deviations without correcting for it: what is left has 0.87962566 of the
@@ -123,6 +124,22 @@ def _softmax_back(dtype: jnp.dtype, weights: jax.Array, gradient: jax.Array) -> 
 
 
 softmax.defvjp(lambda logits, dtype: (softmax(logits, dtype),) * 2, _softmax_back)
+
+
+@jax.custom_jvp
+def relu_of_sum(x: Float[Array, "*shape"], y: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """``nn.relu(x + y)`` of finite numbers, bit for bit, for blocks in a row that end so. XLA on
+    CPUs computes a ReLU anew for each of its readers, and with it the sums of all blocks before. A
+    sum of two arrays it keeps, so there the ReLU comes first. (An infinite y gives NaN there.)"""
+    return by_platform(x, y, cpu=lambda x, y: jnp.maximum(x, -y) + y, default=lambda x, y: nn.relu(x + y))
+
+
+@relu_of_sum.defjvp
+def _relu_of_sum_jvp(
+    operands: tuple[jax.Array, jax.Array], tangents: tuple[jax.Array, jax.Array]
+) -> tuple[jax.Array, jax.Array]:
+    result = relu_of_sum(*operands)
+    return result, jnp.where(result > 0, sum(tangents), 0)
 
 
 class PatchConv(nn.Module):

@@ -102,3 +102,32 @@ def test_dilated_convolutions_and_their_gradients_are_jaxs(stride, dilation, for
         np.testing.assert_allclose(ours(x, kernel), jaxs(x, kernel), atol=1e-5)
         for found, expected in zip(gradients(ours, x, kernel), gradients(jaxs, x, kernel), strict=True):
             np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("form", ["cpu", "default"])
+def test_the_relu_of_a_sum_and_its_gradients_are_jaxs(form):
+    x, y = normal(5, 7), normal(5, 7, seed=1)
+    y = y.at[0].set(-x[0]).at[1, :3].set(jnp.nan).at[2].set(1e-9)  # Sums of 0, of nothing, that are rounded.
+
+    def jaxs(x, y):
+        return jax.nn.relu(x + y)
+
+    with by_platform.only(form):
+        np.testing.assert_array_equal(layers.relu_of_sum(x, y), jaxs(x, y))
+        for found, expected in zip(gradients(layers.relu_of_sum, x, y), gradients(jaxs, x, y), strict=True):
+            np.testing.assert_array_equal(found, expected)
+
+
+def test_blocks_in_a_row_are_computed_once():
+    """Each adds the same to the memory that is read and written, however many stand before it."""
+
+    def accessed(blocks: int) -> float:
+        def row(x, kernels):
+            for kernel in kernels:
+                x = layers.relu_of_sum(x, jax.nn.relu(x @ kernel) @ kernel.T)
+            return x
+
+        compiled = jax.jit(row).lower(normal(640, 64), [normal(64, 16)] * blocks).compile()
+        return compiled.cost_analysis()["bytes accessed"]
+
+    assert accessed(6) - accessed(4) == accessed(4) - accessed(2)

@@ -82,7 +82,7 @@ class Block(nn.Module):
             y = conv(self.width, 1, activation=None, name="conv3")(y, train)
         if self.stride > 1 or x.shape[-1] != self.width:
             x = conv(self.width, 1, stride=self.stride, activation=None, name="downsample")(x, train)
-        return nn.relu(x + y)
+        return layers.relu_of_sum(x, y)
 
 
 class Stem(nn.Module):
