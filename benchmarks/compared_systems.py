@@ -1,13 +1,14 @@
-"""Time of a frame through the compared systems, beside the nearest networks of PyTorch on the same cores.
+"""Time of a frame through the compared systems, beside the same networks of PyTorch on the same cores.
 
     python benchmarks/compared_systems.py                            # all rows, 480x853; make .venv/.reference first
-    python benchmarks/compared_systems.py --rows fcn upernet --height 96 --width 128
+    python benchmarks/compared_systems.py --rows resnet18 upernet --height 96 --width 128
     taskset -c 0 python benchmarks/compared_systems.py --clock cpu   # on one core, whatever else runs on the machine
 
-A row is a network of torchvision or transformers and ours that is nearest to it, both from a normalised frame to maps
-or to logits at the head's own stride, with random weights and every core. Calls take turns: ours, PyTorch's, and
-PyTorch's with channels last in memory, as ours. A time is the least of the calls: what else runs on the machine can
-only add to it. GMAC, of each, tell how far the two forms differ, the last column in what.
+A row is a network of torchvision, transformers or MMSegmentation and ours, both from a normalised frame to maps or to
+logits at the head's own stride, with random weights and every core. Calls take turns: ours, PyTorch's, and PyTorch's
+with channels last in memory, as ours. A time is the least of the calls: what else runs on the machine can only add to
+it. MMSegmentation's networks have our weights, under its names: the last column is the largest difference of a logit,
+relative to the largest logit.
 """
 
 from __future__ import annotations
@@ -15,12 +16,15 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import functools
+import importlib.util
 import os
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
+from unittest import mock
 
 import jax
 import numpy as np
@@ -32,8 +36,12 @@ from cffm_jax.models.create import create_model
 from cffm_jax.models.methods.method import Method
 from cffm_jax.runtime.command_line import parse_command, run_command
 from cffm_jax.runtime.memory import use_huge_pages
+from cffm_jax.weights.naming.match import export_state_dict
 
 DILATED = {"replace_stride_with_dilation": [False, True, True]}
+INSTALL = "pip install --no-deps mmsegmentation==1.2.2 mmcv-lite==2.1.0 mmengine==0.10.7 addict ftfy wcwidth yapf"
+"""Beside ``make .venv/.reference``; some of their own dependencies, which these networks do not need, would replace
+ours."""
 Theirs = tuple[Any, Callable[[Any], Any]]
 """A network, and what is called with a frame [1, 3, H, W]."""
 
@@ -76,11 +84,6 @@ def mobilenetv2(classes: int) -> Theirs:
     return net, net.features[:-1]
 
 
-def segmentation(name: str, classes: int) -> Theirs:
-    net = of_torchvision("segmentation", name, weights_backbone=None, num_classes=classes)
-    return net, lambda x: net.classifier(net.backbone(x)["out"])
-
-
 def upernet(classes: int) -> Theirs:
     import transformers
 
@@ -92,44 +95,64 @@ def upernet(classes: int) -> Theirs:
     return net, lambda x: net.decode_head(net.backbone(x).feature_maps)
 
 
+def mmsegmentation(config: str, classes: int) -> Theirs:
+    # mmcv-lite lacks the compiled operators of mmcv: MMSegmentation imports them all, these networks call none.
+    sys.modules["mmcv._ext"] = mock.MagicMock()
+    from mmengine.hub import get_config
+    from mmseg.apis import init_model
+
+    settings = get_config(f"mmseg::{config}_cityscapes-512x1024.py")
+    heads = settings.model.decode_head
+    for head in (*(heads if isinstance(heads, list) else [heads]), settings.model.get("auxiliary_head", {})):
+        head["num_classes"] = classes
+    with warnings.catch_warnings(action="ignore"):  # It warns of itself.
+        net = init_model(settings, device="cpu")
+    return net, net
+
+
 class Row(NamedTuple):
-    """Ours, the method of it, PyTorch's for so many classes, and in what that differs."""
+    """Ours, the method of it, whose the other is, and that for so many classes."""
 
     name: str
-    form: Literal["mmsegmentation", "vspw"]
     method: Literal["encode_stages", "frame_logits"]
+    library: Literal["torchvision", "transformers", "MMSegmentation"]
     theirs: Callable[[int], Theirs]
-    differs: str = ""
 
 
+CONFIGS = {
+    "pspnet_r101": "pspnet/pspnet_r101-d8_4xb2-40k",
+    "ocrnet_r101": "ocrnet/ocrnet_r101-d8_4xb2-40k",
+    "upernet_r101": "upernet/upernet_r101_4xb2-40k",
+    "deeplabv3plus_r101": "deeplabv3plus/deeplabv3plus_r101-d8_4xb2-40k",
+    "fcn_r101": "fcn/fcn_r101-d8_4xb2-40k",
+    "pspnet_mobilenetv2": "mobilenet_v2/mobilenet-v2-d8_pspnet_4xb2-80k",
+    "fcn_mobilenetv2": "mobilenet_v2/mobilenet-v2-d8_fcn_4xb2-80k",
+}
+"""Ours -> MMSegmentation's config."""
 ROWS = {
-    "resnet18": Row("upernet_r18_plain", "mmsegmentation", "encode_stages", lambda _: resnet("resnet18")),
-    "resnet101": Row("upernet_r101_plain", "mmsegmentation", "encode_stages", lambda _: resnet("resnet101")),
+    "resnet18": Row("upernet_r18_plain", "encode_stages", "torchvision", lambda _: resnet("resnet18")),
+    "resnet101": Row("upernet_r101_plain", "encode_stages", "torchvision", lambda _: resnet("resnet101")),
     "resnet101_dilated": Row(
-        "pspnet_r101_plain", "mmsegmentation", "encode_stages", lambda _: resnet("resnet101", **DILATED)
+        "pspnet_r101_plain", "encode_stages", "torchvision", lambda _: resnet("resnet101", **DILATED)
     ),
-    "mobilenetv2": Row("upernet_mobilenetv2", "mmsegmentation", "encode_stages", mobilenetv2),
-    "fcn": Row(
-        "fcn_r101_plain", "mmsegmentation", "frame_logits", functools.partial(segmentation, "fcn_resnet101"),
-        "its head has one 3x3 convolution, ours three",
-    ),
-    "deeplabv3": Row(
-        "deeplabv3plus_r101_plain", "vspw", "frame_logits", functools.partial(segmentation, "deeplabv3_resnet101"),
-        "it has no decoder at stride 4; ours is DeepLabv3+",
-    ),
-    "upernet": Row("upernet_r101_plain", "mmsegmentation", "frame_logits", upernet),
-}  # fmt: skip
+    "mobilenetv2": Row("upernet_mobilenetv2", "encode_stages", "torchvision", mobilenetv2),
+    "upernet": Row("upernet_r101_plain", "frame_logits", "transformers", upernet),
+    **{
+        name: Row(name, "frame_logits", "MMSegmentation", functools.partial(mmsegmentation, config))
+        for name, config in CONFIGS.items()
+    },
+}
 
 
 def seconds(calls: dict[str, Callable[[], Any]], count: int, clock: Callable[[], float]) -> dict[str, float]:
     """The least time of each, called in turns."""
     times: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(1 + count):
+    for _ in range(count):
         for name, call in calls.items():
             start = clock()
             call()
             times[name].append(clock() - start)
-    return {name: min(each[1:]) for name, each in times.items()}
+    return {name: min(each) for name, each in times.items()}
 
 
 def gmac(model: Method, method: str, options: Options) -> float:
@@ -144,10 +167,15 @@ def measured(row: Row, options: Options) -> tuple[str, ...]:
 
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     frame = np.random.default_rng(0).standard_normal((1, options.height, options.width, 3)).astype(np.float32)
-    model = create_model(row.name, options.classes, form=row.form)
+    model = create_model(row.name, options.classes)
     variables = jax.device_put(drawn_variables(model))
     compiled = jax.jit(functools.partial(model.apply, method=row.method)).lower(variables, frame).compile()
     nets = [row.theirs(options.classes) for _ in range(2)]
+    same_weights = row.library == "MMSegmentation"
+    if same_weights:
+        for net, _ in nets:
+            state = export_state_dict(variables, model, dead=True)
+            net.load_state_dict({key: torch.from_numpy(np.array(value)) for key, value in state.items()})
     first = torch.from_numpy(frame.transpose(0, 3, 1, 2).copy())
     with torch.inference_mode():
         for net, _ in nets:
@@ -155,9 +183,11 @@ def measured(row: Row, options: Options) -> tuple[str, ...]:
         nets[1][0].to(memory_format=torch.channels_last)
         last = first.contiguous(memory_format=torch.channels_last)
         with FlopCounterMode(display=False) as counter:
-            shape = nets[0][1](first).shape
-        found = jax.tree.leaves(compiled.out_info)[-1].shape
-        assert row.differs or found == (shape[0], *shape[2:], shape[1])
+            expected = nets[0][1](first).numpy().transpose(0, 2, 3, 1)
+        nets[1][1](last)
+        found = np.asarray(jax.tree.leaves(compiled(variables, frame))[-1])
+        assert found.shape == expected.shape
+        difference = f"{np.abs(found - expected).max() / np.abs(expected).max():.0e}" if same_weights else "-"
         calls = {
             "ours": lambda: jax.block_until_ready(compiled(variables, frame)),
             "first": lambda: nets[0][1](first),
@@ -167,11 +197,12 @@ def measured(row: Row, options: Options) -> tuple[str, ...]:
     ratio = times["ours"] / min(times["first"], times["last"])
     numbers = (gmac(model, row.method, options), counter.get_total_flops() / 2e9)
     return (
-        f"{row.name}, form {row.form}" if row.form == "vspw" else row.name,
+        row.library,
+        row.name,
         *(f"{number:.1f}" for number in numbers),
         *(f"{1e3 * each:.0f}" for each in times.values()),
         f"{ratio:.2f}",
-        row.differs or "-",
+        difference,
     )
 
 
@@ -179,18 +210,22 @@ def benchmark(argv: list[str]) -> None:
     options = parse_command(Options, argv, lambda _: Options(), "Time a frame of the compared systems.")
     if unknown := set(options.rows) - set(ROWS):
         raise InputError("--rows", f"{min(unknown)} is none", f"name some of {', '.join(ROWS)}")
+    rows = options.rows or tuple(ROWS)
     try:
         import torch
     except ImportError as error:
         raise InputError("torch", "is not installed", "install it: make .venv/.reference") from error
+    if {*rows} & {*CONFIGS} and not importlib.util.find_spec("mmseg"):
+        others = " ".join(name for name in ROWS if name not in CONFIGS)
+        raise InputError("MMSegmentation", "is not installed", f"{INSTALL}; or leave it out: --rows {others}")
     cores, versions = len(os.sched_getaffinity(0)), f"jax {jax.__version__}, torch {torch.__version__}"
     size = f"{options.height}x{options.width}, {options.classes} classes"
     print(f"cores: {cores}, clock: {options.clock}, {versions}, {datetime.date.today()}, {size}")
     header(
-        "PyTorch's", "ours", "GMAC, ours", "GMAC, PyTorch's", "ours, ms", "PyTorch, ms", "PyTorch, channels last, ms",
-        "ours / the faster", "differs",
+        "row", "of", "ours", "GMAC, ours", "GMAC, PyTorch's", "ours, ms", "PyTorch, ms", "PyTorch, channels last, ms",
+        "ours / the faster", "difference",
     )  # fmt: skip
-    for name in options.rows or ROWS:
+    for name in rows:
         line(name, *measured(ROWS[name], options))
 
 
