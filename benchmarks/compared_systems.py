@@ -98,10 +98,11 @@ def upernet(classes: int) -> Theirs:
 def mmsegmentation(config: str, classes: int) -> Theirs:
     # mmcv-lite lacks the compiled operators of mmcv: MMSegmentation imports them all, these networks call none.
     sys.modules["mmcv._ext"] = mock.MagicMock()
-    from mmengine.hub import get_config
+    import mmseg
+    from mmengine.config import Config
     from mmseg.apis import init_model
 
-    settings = get_config(f"mmseg::{config}_cityscapes-512x1024.py")
+    settings = Config.fromfile(Path(mmseg.__file__).parent / f".mim/configs/{config}_cityscapes-512x1024.py")
     heads = settings.model.decode_head
     for head in (*(heads if isinstance(heads, list) else [heads]), settings.model.get("auxiliary_head", {})):
         head["num_classes"] = classes
