@@ -108,11 +108,12 @@ class RunLog:
         # On CPUs the next step is done too by the time that a line is written.
         now = self._done.get(step) or time.perf_counter()
         self._done = {later: when for later, when in self._done.items() if later > step}
-        per_second = (step - before) / max(now - then, 1e-9)
+        seconds, steps = max(now - then, 1e-9), step - before  # No steps: the clock restarted after this one.
+        per_second = steps / seconds
         values = {
             **values,
             "clips_per_second": per_second * self._batch_size,
-            "data_wait": self._waited / max(now - then, 1e-9),
+            "data_wait": self._waited / seconds if steps else 0.0,
         }
         if self._work.flops:
             values["tflops"] = per_second * self._work.flops / 1e12
@@ -120,7 +121,8 @@ class RunLog:
             values["mfu"] = per_second * self._work.flops / self._work.peak
         if peak := device_peak():
             values["device_bytes"] = peak
-        self._since, self._waited = (now, step), 0.0
+        if steps:
+            self._since, self._waited = (now, step), 0.0
         self._write(step, "train", values)
         self._times(step, self.clock.seconds())
         self._bar.set_postfix_str(

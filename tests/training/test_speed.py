@@ -77,6 +77,19 @@ def lines_of(workdir, group):
     return [entry for entry in entries if entry["group"] == group]
 
 
+def test_a_line_without_steps_has_no_rates(now, tmp_path):
+    """The clock restarts after the first step, and the wait for the next one's data is of its line."""
+    with RunLog(tmp_path, 3, 0, 4) as log:
+        log.restart_clock(1)
+        log.waited(1.0)
+        log.scalars(1, {"loss": 1.0, "rate": 0.1})
+        now[0] += 4
+        log.scalars(2, {"loss": 1.0, "rate": 0.1})
+    first, second = lines_of(tmp_path, "train")
+    assert (first["clips_per_second"], first["data_wait"]) == (0, 0)
+    assert (second["clips_per_second"], second["data_wait"]) == (1, 0.25)
+
+
 def test_the_log_tells_rates_and_goes_on_with_the_time(now, tmp_path, monkeypatch):
     options = {"work": Work(flops=6e12, peak=10e12)}
     with RunLog(tmp_path, 20, 0, 4, began=95.0, **options) as log:
