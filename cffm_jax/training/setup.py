@@ -124,10 +124,10 @@ def prepare(config: Config) -> Iterator[Run]:
     offsets = offsets if config.data.samples == "frames" else model.training_offsets(offsets)
     prototypes, data = None, dataclasses.replace(config.data, offsets=offsets)
     with cluster.together():
+        teacher = open_teacher(model, config, mesh) if start < plan.steps else None
         variables, origin, licence = initial_weights(model, config, jax.random.fold_in(key, 0), start)
         splits = (data.eval_split, *((data.train_split,) if start < plan.steps else ()))
         read = splits if model.reads_prototypes else ()
-        teacher = open_teacher(model, config, mesh) if start < plan.steps else None
         if teacher:
             origin, licence = _joined(origin, teacher.origin), licence if start else _joined(licence, teacher.licence)
         # What is trained on is of whole frames: tiles change figures, and no training.
