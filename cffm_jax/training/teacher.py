@@ -75,6 +75,7 @@ def open_teacher(student: Method, config: Config, mesh: Mesh) -> Teacher | None:
         raise InputError(_OPTION, f"{student.public_name} does not learn of a teacher", "leave it out, or train ETC")
     with open_stored(path) as weights:
         model, problem = weights.model, ""
+        remedy = f"name an image network trained on these classes for {_OPTION}"
         if weights.part == ENCODER:
             problem = "holds an encoder alone"
         elif not model.teaches:
@@ -86,7 +87,8 @@ def open_teacher(student: Method, config: Config, mesh: Mesh) -> Teacher | None:
         elif any(side % model.input_multiple for side in config.data.crop):
             crop = " ".join(map(str, config.data.crop))
             problem = f"takes frames with sides that are multiples of {model.input_multiple}, and --data.crop is {crop}"
+            remedy = f"give such a --data.crop, or name an image network on a ResNet or MobileNetV2 for {_OPTION}"
         if problem:
-            raise InputError(path, problem, f"name an image network trained on these classes for {_OPTION}")
+            raise InputError(path, problem, remedy)
         weights.require_sound()
         return Teacher(weights, mesh)

@@ -70,7 +70,7 @@ def test_networks_that_do_not_teach_are_refused(written, name, classes, part, pr
 
 def test_crops_that_the_teacher_cannot_read_are_refused(written):
     path, *_ = written("segformer_b0")
-    with pytest.raises(InputError, match="sides that are multiples of 32, and --data.crop is 40 64"):
+    with pytest.raises(InputError, match="multiples of 32, and --data.crop is 40 64; give such a --data.crop, or"):
         opened(path, crop=(40, 64))
 
 
