@@ -247,7 +247,7 @@ def require_start(model: Method, init: InitConfig) -> None:
     if init.model and init.encoder not in ("", NOTHING, REQUIRED):
         raise InputError("--init.encoder", "given together with --init.model", "give one of them")
     if model.base and not init.model:
-        parts = " and ".join(model.fresh_parts or ())
+        parts = ", ".join(model.fresh_parts or ())
         problem = f"is missing: {model.public_name} trains its {parts} on top of a trained {model.base.public_name}"
         raise InputError("--init.model", problem, "name the folder of its run, or a file with its weights")
     if init.encoder == REQUIRED and not init.model:
