@@ -30,7 +30,7 @@ class ConvertOptions:
     """What to write: our .safetensors; the released layout as torch's .pth or as .safetensors; a
     folder for the Hugging Face hub, of a SegFormer as transformers reads it; a folder with the step
     of a stream as StableHLO, which runs with JAX alone, on CPUs and CUDA; or the step as a file of
-    ONNX (not of CFFM++, CFFM+ and what reads optical flow; needs the extra onnx)."""
+    ONNX (not of CFFM++, CFFM+, with optical flow or key frames; needs the extra onnx)."""
     size: tuple[int, int] = setting((480, 853), least=1)
     """jax-export, onnx: height and width of the frames."""
     streams: int = setting(1, least=1)

@@ -199,10 +199,19 @@ def test_another_result_is_not_written(network, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_models_with_prototypes_are_refused(config, tmp_path):
-    of_prototypes = weights.Weights(create_model("cffmpp_b0", CLASSES), {}, config, "", "")
-    with pytest.raises(InputError, match="x.onnx: cffmpp_b0 has prototypes.*jax-export"):
-        onnx.export_onnx(of_prototypes, tmp_path / "x.onnx", SIZE)
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [
+        ("cffmpp_b0", "has prototypes.*jax-export"),
+        ("netwarp_psp_r18", "reads optical flow.*jax-export"),
+        ("dff_r18", "has key frames.*jax-export"),
+        ("cc_r18", "has key frames.*jax-export"),
+    ],
+)
+def test_models_that_do_not_convert_are_refused(name, problem, config, tmp_path):
+    refused = weights.Weights(create_model(name, CLASSES), {}, config, "", "")
+    with pytest.raises(InputError, match=f"x.onnx: {name} {problem}"):
+        onnx.export_onnx(refused, tmp_path / "x.onnx", SIZE)
 
 
 def test_misuse_of_the_command(tmp_path, refused, monkeypatch):
