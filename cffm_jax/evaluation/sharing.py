@@ -8,6 +8,7 @@ import jax
 
 from cffm_jax.data.layouts.video import Video
 from cffm_jax.errors import InputError
+from cffm_jax.runtime.balance import balanced
 
 
 def chosen_devices(number: int, available: Sequence[jax.Device]) -> tuple[jax.Device, ...]:
@@ -25,14 +26,5 @@ def shares(videos: Sequence[Video], slots: Sequence[int]) -> list[list[tuple[Vid
       videos: in the order in which a device takes those that it gets.
       slots: the number of devices of each process.
     """
-    places = [(process, device) for process, count in enumerate(slots) for device in range(count)]
-    frames = dict.fromkeys(places, 0)
-    mine: dict[tuple[int, int], list[int]] = {place: [] for place in places}
-    for i in sorted(range(len(videos)), key=lambda i: -len(videos[i].targets)):
-        place = min(places, key=frames.__getitem__)
-        frames[place] += len(videos[i].targets)
-        mine[place].append(i)
-    return [
-        [tuple(videos[i] for i in sorted(mine[process, device])) for device in range(count)]
-        for process, count in enumerate(slots)
-    ]
+    mine = iter(balanced([len(video.targets) for video in videos], sum(slots)))
+    return [[tuple(videos[i] for i in next(mine)) for _ in range(count)] for count in slots]

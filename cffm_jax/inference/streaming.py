@@ -305,7 +305,7 @@ def _on_host(number: int, segmented: Segmented, finite: jax.Array | None) -> Pre
     return Prediction(np.asarray(masks)[0], *first)
 
 
-@functools.lru_cache(maxsize=8)
+@functools.lru_cache(maxsize=32)
 def _segmenter(
     model: Method, config: Config, size: tuple[int, int], scores: bool, logits: bool, tiles: Tiling | None
 ) -> StreamSegmenter:

@@ -14,11 +14,6 @@ from cffm_jax.errors import InputError, first_few
 from cffm_jax.media.frame import Selection, Source
 
 STDIN = "-"
-_VIDEOS = (
-    ".3gp", ".asf", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".mxf", ".ogv",
-    ".ts", ".webm", ".wmv",
-)  # fmt: skip
-"""How names of videos end, where several are meant; one alone is known by what is in it."""
 
 
 @contextlib.contextmanager
@@ -55,36 +50,6 @@ def open_source(inputs: Sequence[str], selection: Selection, rate: float) -> Ite
             else:
                 source = stack.enter_context(videos.open_video(paths[0], selection))
         yield source
-
-
-def several_videos(inputs: Sequence[str]) -> list[str]:
-    """The videos, where each is an input by itself: several arguments or those that a pattern fits,
-    if all are videos by their names, or a folder's, if it holds no image; [] of any other input.
-
-    Raises:
-      InputError: the folder cannot be listed.
-    """
-    from cffm_jax.media import images
-
-    name = inputs[0]
-    if len(inputs) > 1:
-        return list(inputs) if all(map(_is_video, inputs)) else []
-    if has_magic(name) and not os.path.lexists(name):
-        paths = glob.glob(name, recursive=True)
-        return images.in_order(paths) if len(paths) > 1 and all(map(_is_video, paths)) else []
-    if not os.path.isdir(name):
-        return []
-    try:
-        paths = [os.path.join(name, each) for each in os.listdir(name) if not each.startswith(".")]
-    except OSError as error:
-        raise InputError(name, f"cannot be listed ({error.strerror})", "check the folder's permissions") from error
-    if any(path.lower().endswith(images.SUFFIXES) for path in paths):
-        return []
-    return images.in_order([path for path in paths if _is_video(path)])
-
-
-def _is_video(path: str) -> bool:
-    return path.lower().endswith(_VIDEOS) and not os.path.isdir(path)
 
 
 def has_magic(name: str) -> bool:

@@ -1,4 +1,4 @@
-"""Masks of any video: frames are read, segmented as a stream and written; memory does not grow."""
+"""Masks of one input: frames are read, segmented as a stream and written; memory does not grow."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 from tqdm import tqdm
@@ -17,15 +18,13 @@ from cffm_jax.config import IGNORED_LABEL
 from cffm_jax.data import clips
 from cffm_jax.errors import InputError, Stopped
 from cffm_jax.media.frame import Damage, Selection, Source
-from cffm_jax.media.images import left_out
 from cffm_jax.media.pyav import require_av
-from cffm_jax.media.source import open_source, several_videos
+from cffm_jax.media.source import open_source
 from cffm_jax.predict import overlays
 from cffm_jax.predict.class_choice import chosen_classes
 from cffm_jax.predict.input_frames import KeptFrames, first_frame, whole_frames
 from cffm_jax.predict.request import Request
 from cffm_jax.predict.writers import (
-    ABOUT,
     ClassShares,
     LogitArchives,
     MaskArchive,
@@ -48,64 +47,57 @@ _AHEAD = 2
 _BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_noinv_fmt}{postfix}]"
 
 
-def predict(request: Request) -> str:
-    """Reads the input, and writes what is wanted into one new folder, whole or not at all; of
-    several videos into a folder each, in the one that is named.
+class Written(NamedTuple):
+    """A prediction that is there: its folder, how many frames it has, and the seconds they took."""
 
-    Returns:
-      A line for the user: what was written.
+    folder: Path
+    frames: int
+    seconds: float
+
+    def __str__(self) -> str:
+        files = ", ".join(sorted(os.listdir(self.folder)))
+        return f"{shown(self.folder)}: {self.frames} frames, {self.frames / self.seconds:.2f} a second ({files})"
+
+
+class Surroundings:
+    """What is around the prediction of an input: here, of one that is alone."""
+
+    def weights(self, request: Request, interruption: Interruption) -> Weights:
+        """The weights that are asked for."""
+        with interruption.deferred():  # What is raised within an extension that is being loaded may end in an abort.
+            from cffm_jax.inference.load import load
+        return load(request.checkpoint)
+
+    def bar(self, source: Source) -> Bar:
+        """Shows how far it is."""
+        return Progress(total=source.count, unit="frame", desc="predict", bar_format=_BAR)
+
+    def compiled(self, size: tuple[int, ...], predictions: Iterator[Prediction]) -> Iterator[Prediction]:
+        """The predictions of frames of a size; the first waits until its program is compiled."""
+        return predictions
+
+
+class Bar(Protocol):
+    """A context manager, as ``Progress``."""
+
+    def __enter__(self) -> Any: ...
+
+    def __exit__(self, kind: Any, value: Any, traceback: Any, /) -> Any: ...
+
+    def update(self) -> Any: ...
+
+    def set_postfix_str(self, s: str = "", refresh: bool = True) -> Any: ...
+
+
+def predict(request: Request, around: Surroundings | None = None) -> Written:
+    """Reads an input, and writes what is wanted into one new folder, whole or not at all.
 
     Raises:
       InputError: anything that was given cannot be used, or the folder cannot be written.
       Stopped: by a signal; of an input that has no end of its own what came is written first.
     """
     request.require_sound()
-    videos = several_videos(request.inputs)
-    return _predict_each(request, videos) if videos else _predict(request, {})
-
-
-def _predict_each(request: Request, videos: Sequence[str]) -> str:
-    """Each video as by itself, one after another, with the weights loaded once. Every video is
-    opened, and every place looked at, before anything is written."""
-    folder = request.output or default_output(request.inputs)
-    if os.path.lexists(os.path.join(folder, ABOUT)):
-        problem = "is the prediction of one input, and these are several videos"
-        raise InputError(folder, problem, "name another folder with --output")
-    requests: dict[str, Request] = {}
-    loaded: dict[str, Weights] = {}
-    for path in videos:
-        name = os.path.splitext(os.path.basename(path))[0]
-        if path in (each.inputs[0] for each in requests.values()):
-            raise InputError(path, "is named twice", "name it once")
-        if name in requests:
-            problem = f"has the name of {requests[name].inputs[0]}, and each video gets a folder of its name"
-            raise InputError(path, problem, "rename one of them, or segment it by itself")
-        requests[name] = dataclasses.replace(request, inputs=(path,), output=os.path.join(folder, name))
-    for each in requests.values():
-        OutputFolder(each.output, each.overwrite)
-        selection = Selection(each.start, each.end, each.every)
-        with Interruption(), open_source(each.inputs, selection, each.rate) as source:
-            first_frame(source, selection)
-    for remark in left_out(request.inputs[0], videos) if os.path.isdir(request.inputs[0]) else ():
-        print(f"warning: {shown(remark)}", file=sys.stderr)
-    faulty = []
-    for i, each in enumerate(requests.values(), 1):
-        try:
-            print(_predict(each, loaded, f"predict {i}/{len(requests)}"), flush=True)
-        except InputError as error:  # Of this video: the others go on.
-            if each.checkpoint not in loaded:
-                raise
-            print(f"warning: {error}", file=sys.stderr, flush=True)
-            faulty.append(each.inputs[0])
-    if faulty:
-        problem = f"{len(faulty)} of {len(requests)} videos could not be segmented, {os.path.basename(faulty[0])} first"
-        raise InputError(folder, problem, "see the lines above, and name these alone when they are mended")
-    return f"{shown(folder)}: {len(requests)} videos"
-
-
-def _predict(request: Request, loaded: dict[str, Weights], title: str = "predict") -> str:
-    """``predict`` of one input; ``loaded``: weights by path, which it adds to; ``title``: of the
-    progress."""
+    around = around or Surroundings()
     selection = Selection(request.start, request.end, request.every)
     folder = OutputFolder(request.output or default_output(request.inputs), request.overwrite)
     with contextlib.ExitStack() as stack:
@@ -118,17 +110,14 @@ def _predict(request: Request, loaded: dict[str, Weights], title: str = "predict
         if request.overlay and not source.single:
             require_av("--overlay", "give --no-overlay")
         first = None if source.files else first_frame(source, selection)
-        with interruption.deferred():  # What is raised within an extension that is being loaded may end in an abort.
-            import jax
-
-            from cffm_jax.inference.load import load
-            from cffm_jax.inference.streaming import stream_settings
-
         if request.reference_seconds is not None and source.rate > clips.FASTEST:
             problem = f"claims {float(source.rate):g} frames a second"
             raise InputError(source.name, problem, "leave out --reference-seconds, or convert it to its true rate")
-        weights = loaded.get(request.checkpoint) or load(request.checkpoint)
-        loaded[request.checkpoint] = weights
+        weights = around.weights(request, interruption)
+        import jax
+
+        from cffm_jax.inference.streaming import stream_settings
+
         settings = stream_settings(
             weights.config,
             every=request.every,
@@ -141,7 +130,7 @@ def _predict(request: Request, loaded: dict[str, Weights], title: str = "predict
         first = first or first_frame(source, selection)
         stack.enter_context(folder)
         chosen = chosen_classes(request.classes, weights.names)
-        job = _Job(request, source, folder, weights, chosen, [], title)
+        job = _Job(request, source, folder, weights, chosen, [], around)
         frames = KeptFrames(first, source.frames)
         ahead = 0 if source.live or jax.default_backend() == "cpu" else _AHEAD
         predictions = weights.predictions(
@@ -154,19 +143,19 @@ def _predict(request: Request, loaded: dict[str, Weights], title: str = "predict
             on_footprint=job.tell,
         )
         damage = Damage(), Damage("blank")
+        predictions = around.compiled(first.pixels.shape, predictions)
         count, took = job.write(interruption, frames, predictions, damage)
         with folder.writing():
             folder.describe(job.about(count, first.pixels.shape, damage))
     source.warnings += [f"{source.name}: {each.in_words}" for each in damage if each.count]
     for warning in source.warnings:
-        print(f"warning: {shown(warning)}", file=sys.stderr)
-    written = ", ".join(sorted(os.listdir(folder.folder)))
-    return f"{shown(folder.folder)}: {count} frames, {count / took:.2f} a second ({written})"
+        tqdm.write(f"warning: {shown(warning)}", file=sys.stderr)
+    return Written(folder.folder, count, took)
 
 
 class _Job(NamedTuple):
     """A prediction: its frames, its segmenter, its outputs and their place; ``footprints``: of a
-    step of the segmenter, once it is known; ``title``: of the progress."""
+    step of the segmenter, once it is known."""
 
     request: Request
     source: Source
@@ -174,7 +163,7 @@ class _Job(NamedTuple):
     weights: Weights
     chosen: Sequence[int]
     footprints: list[Footprint]
-    title: str
+    around: Surroundings
 
     def tell(self, footprint: Footprint) -> None:
         """Notes what a step takes, and says it of frames of another size, or in tiles."""
@@ -195,8 +184,7 @@ class _Job(NamedTuple):
         keep[list(self.chosen)] = self.chosen
         count, began = 0, time.perf_counter()
         with contextlib.ExitStack() as stack:
-            look = {"unit": "frame", "desc": self.title, "bar_format": _BAR}
-            bar = stack.enter_context(Progress(total=self.source.count, **look))
+            bar = stack.enter_context(self.around.bar(self.source))
             with self.folder.writing():
                 writers = self._writers(stack)
             try:
@@ -277,6 +265,7 @@ class _Job(NamedTuple):
             "classes": {k: self.weights.names[k] for k in self.chosen},
             "colours": {k: self.weights.colours[k].tolist() for k in self.chosen},
             "ignored": IGNORED_LABEL,
+            "asked": request.asked,
         }
 
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
+import json
+from typing import Any, Literal
 
 import tyro
 
-from cffm_jax.config import TILE
+from cffm_jax.config import TILE, ClusterConfig
 from cffm_jax.config.checks import require_frame_size, require_tiles
 from cffm_jax.data import clips
 from cffm_jax.drawing.masks import ALPHA
 from cffm_jax.errors import InputError
 from cffm_jax.rules import require_values, setting
 
+_OF_THE_RUN = {"inputs", "output", "overwrite", "jobs", "cluster"}
 _RATES = f"give 0.01 to {clips.FASTEST} frames a second"
 _ADDRESSES = "download it, or pipe it: ffmpeg -i ADDRESS -f matroska - | python predict.py - --output FOLDER"
 
@@ -25,13 +27,14 @@ class Request:
     inputs: tyro.conf.Positional[tuple[str, ...]] = setting((), path=True, remedy=_ADDRESSES)
     """A video, an image, several images, a folder of images or a pattern in quotes (one video in
     the order of their numbers), a camera's index, or - for a video on standard input. Of several
-    videos, and of a folder of them, each is segmented by itself."""
+    videos, of a folder of them and in it, a pattern, or a list (.txt, a path in each line), each is
+    segmented by itself."""
     checkpoint: str = setting("", path=True, hub=True)
     """Folder of a run, a file of weights of any kind, see convert.py, or hf:owner/name of the
     Hugging Face hub. CFFM++ has prototypes of the frames so far."""
     output: str = setting("", path=True)
-    """Folder to write into, of several videos FOLDER/<video>; default: <input>_prediction, beside
-    the input."""
+    """Folder to write into, of several videos FOLDER/<video>, by their paths below what was given;
+    default: <input>_prediction, beside the input."""
     masks: Literal["png", "npz", "none"] = "png"
     """Masks at the input's size: masks/<frame>.png with the classes' colours, or all of them in
     masks.npz; the index is the class, 255 what --classes leaves out."""
@@ -80,12 +83,27 @@ class Request:
     """Refuse a video with a damaged frame, or one that cannot be decoded, and frames without one
     finite value; without this they are counted, with those that may build on damaged ones."""
     overwrite: bool = False
-    """Replace the folder of an earlier prediction."""
+    """Replace the folder of an earlier prediction; of several videos, those that are there are
+    otherwise left as they are."""
+    jobs: int = setting(2, least=1)
+    """Of several videos, how many are in work at a time on each device: while one is computed,
+    others are read and written."""
+    cluster: ClusterConfig = ClusterConfig()
+
+    @property
+    def asked(self) -> dict[str, Any]:
+        """What two predictions of a video have to have in common to be the same, for JSON."""
+        settings = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return json.loads(json.dumps({name: value for name, value in settings.items() if name not in _OF_THE_RUN}))
 
     def require_sound(self) -> None:
         """InputError if it asks for nothing, or for what cannot be."""
         if not self.inputs or not all(self.inputs):
             raise InputError("command line", "names no input", "give a video, images, a folder, - or a camera's index")
+        self.require_settings()
+
+    def require_settings(self) -> None:
+        """The same of all but the inputs."""
         if not self.checkpoint:
             raise InputError("--checkpoint", "is missing", "name a run's folder, or a file of weights")
         if self.masks == "none" and not any((self.scores, self.logits, self.overlay, self.csv)):

@@ -78,6 +78,37 @@ def find_place(cluster: ClusterConfig, environ: Mapping[str, str]) -> Place | No
     return place._replace(coordinator=coordinator, processes=processes, process=process)
 
 
+def share_of(cluster: ClusterConfig, environ: Mapping[str, str]) -> tuple[int, int]:
+    """The number of this process, and of how many, for work of which each does a share without
+    meeting the others: by the options, or by the variables of a scheduler. Each task of a SLURM job
+    array is one, or each of its processes.
+
+    Raises:
+      InputError: one of the two is not told, or they do not fit.
+    """
+    require_values(cluster, "cluster.")
+    place = _scheduled(environ)
+    process = place.process if cluster.process < 0 else cluster.process
+    processes = cluster.processes or place.processes
+    if cluster.processes == 1 and process is None:
+        process = 0
+    names = ("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_MIN", "SLURM_ARRAY_TASK_STEP", "SLURM_ARRAY_TASK_COUNT")
+    if cluster.process < 0 and not cluster.processes and all(environ.get(name, "").isdecimal() for name in names):
+        task, least, step, tasks = (int(environ[name]) for name in names)
+        process = (task - least) // step * (processes or 1) + (process or 0)
+        processes = tasks * (processes or 1)
+    if process is None and processes is None:
+        return 0, 1
+    for name, value in (("processes", processes), ("process", process)):
+        if value is None:
+            remedy = "give --cluster.processes N and --cluster.process 0..N-1"
+            raise InputError(f"--cluster.{name}", "is missing, and the scheduler's variables do not tell it", remedy)
+    assert process is not None and processes is not None
+    if process >= processes:
+        raise InputError("--cluster.process", f"is {process}, of {processes} processes", f"give 0..{processes - 1}")
+    return process, processes
+
+
 def _scheduled(environ: Mapping[str, str]) -> Place:
     def number(name: str) -> int | None:
         return int(environ[name]) if environ.get(name, "").isdecimal() else None

@@ -33,6 +33,10 @@ _GUARDED = 30.0
 """Seconds after which one that takes a left file away, which is done at once, counts as gone."""
 
 
+class InUse(InputError):
+    """Another process holds the lock."""
+
+
 class Lock:
     """A lock on a place, held by one process: a context manager.
 
@@ -54,7 +58,7 @@ class Lock:
     def acquire(self) -> None:
         """
         Raises:
-          InputError: another process holds it.
+          InUse: another process holds it.
           OSError: the file cannot be written.
         """
         until = time.monotonic() + self._patience
@@ -108,7 +112,7 @@ class Lock:
         except FileNotFoundError:
             return b"", 0.0
 
-    def _holder(self) -> InputError | None:
+    def _holder(self) -> InUse | None:
         """What to say of the process that holds it; None if it is free, or was left behind and is
         free now."""
         found, sign = self._read()
@@ -128,7 +132,7 @@ class Lock:
             if not looked_for:
                 remedy += f" (if it is gone: it counts as that after {_SILENT / 60:g} minutes, or remove {self._file})"
             problem = f"is in use by {who}{since}, of which the last sign came {silent:.0f} s ago"
-            return InputError(self._place, problem, remedy)
+            return InUse(self._place, problem, remedy)
         if self._take_away(found) and not looked_for:
             said = f"{self._place}: was in use by {who}, which gave no sign for {silent / 60:.0f} minutes: taken over"
             print(said, file=sys.stderr)

@@ -123,6 +123,7 @@ class Network:
     config: Config = Config(model=ModelConfig("cffm_b0", len(NAMES)), data=DataConfig(root="none", layout="folder"))
     asked: list = dataclasses.field(default_factory=list)
     names: tuple = NAMES
+    variables: dict = dataclasses.field(default_factory=dict)
     licence: str = "as nobody knows"
     colours: np.ndarray = dataclasses.field(default_factory=lambda: palette(len(NAMES)))
 

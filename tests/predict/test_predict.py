@@ -230,48 +230,6 @@ def test_side_by_side_and_the_legend():
     np.testing.assert_array_equal(without, frame)
 
 
-def test_each_of_several_videos_is_segmented_as_by_itself(tmp_path, capfd, refused, monkeypatch):
-    """A folder, a pattern and arguments are the same; the weights are loaded once; of a fault in the last nothing is
-    written."""
-    loaded, folder = [], folder_of(tmp_path / "films")
-    monkeypatch.setattr("cffm_jax.inference.load.load", lambda path: loaded.append(path) or Network())
-    for name, count in {"2.mp4": 4, "10.mkv": 3}.items():
-        film(folder / name, count)
-    (folder / "notes.txt").write_text("")
-    ran(folder)
-    said = capfd.readouterr()
-    assert len(loaded) == 1 and "predict 2/2" in said.err and f"such as {folder}/notes.txt" in said.err
-    last = said.out.splitlines()
-    assert [line.split(":")[0] for line in last] == [f"{folder}_prediction{x}" for x in ("/2", "/10", "")]
-    ran(folder / "2.mp4", "--output", tmp_path / "alone")
-    written = Path(f"{folder}_prediction")
-    for path in files(tmp_path / "alone"):
-        there = written / "2" / path.relative_to(tmp_path / "alone")
-        assert there.is_dir() if path.is_dir() else there.read_bytes() == path.read_bytes(), path
-    assert len(masks_in(written / "10")) == 3
-    for i, inputs in enumerate((["films/*.m*"], ["films/2.mp4", "films/10.mkv"])):
-        ran(*(tmp_path / each for each in inputs), "--output", tmp_path / f"{i}")
-        assert sorted(path.name for path in files(tmp_path / f"{i}")) == sorted(path.name for path in files(written))
-    argv = [folder, "--checkpoint", "none"]
-    refused(predict_command, argv, written / "2", "is there already")
-    cut(folder / "10.mkv", 0.1)
-    refused(predict_command, [*argv, "--output", tmp_path / "new"], folder / "10.mkv")
-    argv[1:1] = [folder / "notes.txt", "--output", tmp_path / "new"]
-    refused(predict_command, [folder / "2.mp4", *argv[1:]], "name videos alone")
-
-
-def test_a_fault_in_one_of_several_videos_leaves_the_others(tmp_path, refused, capfd, monkeypatch):
-    monkeypatch.setattr("cffm_jax.inference.load.load", lambda path: Network())
-    folder = folder_of(tmp_path / "films")
-    first, last = (film(folder / f"{name}.mp4", 12) for name in "az")
-    spoilt = spoilt_at(first, 5, 50).rename(first.with_name("b.mp4"))
-    argv = [first.parent, "--checkpoint", "none", "--refuse-damaged", "--output", tmp_path / "out"]
-    status, said = run_command(predict_command, list(map(str, argv))), capfd.readouterr().err
-    refused.check(status, said, tmp_path / "out", "1 of 3 videos could not be segmented, b.mp4", progress=True)
-    assert [len(masks_in(tmp_path / "out" / path.stem)) for path in (first, last)] == [12, 12]
-    assert not (tmp_path / "out" / spoilt.stem).exists()
-
-
 def test_overwriting_replaces_only_what_is_ours(shared, tmp_path, refused):
     argv = [shared / "a.mp4", "--output", tmp_path / "out", "--end", "0.2", "--checkpoint", "none"]
     ran(*argv[:-2])
@@ -446,7 +404,6 @@ REFUSED = {
     "WebP bomb": (lambda f: huge(f / "a.webp"), "claims more than"),
     "floats": (lambda f: saved(f / "a.tif", np.zeros((8, 8), np.float32)), "floats"),
     "empty folder": (lambda f: folder_of(f / "d"), "holds no image"),
-    "folder of films, one cut": (lambda f: cut(film(folder_of(f / "d") / "a.mp4"), 0.6).parent, "is cut off"),
     "folder of films of one name": (
         lambda f: film(film(folder_of(f / "d") / "a.mkv").with_name("a.mp4")).parent,
         "has the name of",

@@ -1,0 +1,125 @@
+"""Which videos are meant, where each is an input by itself: arguments, folders, patterns, lists."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from cffm_jax.errors import InputError
+from cffm_jax.media import images
+from cffm_jax.media.source import STDIN, has_magic
+
+_VIDEOS = (
+    ".3gp", ".asf", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".mxf", ".ogv",
+    ".ts", ".webm", ".wmv",
+)  # fmt: skip
+"""How names of videos end, where several are meant; one alone is known by what is in it."""
+_LIST = ".txt"
+"""How the name of a list of videos ends."""
+
+
+class Video(NamedTuple):
+    """A video, and its name among the others: its path below what was given, without the end."""
+
+    path: str
+    name: str
+
+
+def several_videos(inputs: Sequence[str]) -> list[Video]:
+    """The videos that are meant, by their names, in order; [] where the inputs are one: an image, a
+    folder that holds images, a camera, a single video.
+
+    An argument is a video, a folder with videos in it or below, a pattern, or a list: a text file
+    with a path in each line, from the list's folder. A list means several even if it names one.
+
+    Raises:
+      InputError: a folder or a list cannot be read, an argument among several is none of these, a
+        video is named twice, or two have one name.
+    """
+    if STDIN in inputs:
+        return []
+    each = [list(_of_argument(name)) for name in inputs]
+    videos = [video for some in each for video in some]
+    lists = any(_is_list(name) for name in inputs)
+    if not videos or (len(videos) == 1 and not lists and not os.path.isdir(inputs[0])):
+        return []
+    for name, some in zip(inputs, each, strict=True):
+        if not some:
+            problem = "is no video, and of several inputs each is one"
+            remedy = f"name videos alone, or images alone (of HEIC: {images.INSTALL_HEIF})"
+            raise InputError(name, problem, remedy)
+    known: dict[str, str] = {}
+    for path, name in videos:
+        before = known.setdefault(name, path)
+        if before != path:
+            problem = f"has the name of {before}, and each video gets a folder of its name"
+            raise InputError(path, problem, "rename one of them, or segment it by itself")
+    paths = {os.path.realpath(video.path): video for video in reversed(videos)}
+    if len(paths) < len(videos):
+        doubled = next(video.path for video in reversed(videos) if paths[os.path.realpath(video.path)] is not video)
+        raise InputError(doubled, "is named twice", "name it once")
+    return videos
+
+
+def _of_argument(name: str) -> Iterator[Video]:
+    if _is_list(name):
+        yield from _listed(name)
+    elif os.path.isdir(name):
+        yield from (Video(path, _below(name, path)) for path in _in_folder(name))
+    elif has_magic(name) and not os.path.lexists(name):
+        paths = [path for path in glob.glob(name, recursive=True) if os.path.isfile(path)]
+        if all(map(_is_video, paths)):
+            root = _fixed_part(name)
+            yield from (Video(path, _below(root, path)) for path in images.in_order(paths))
+    elif _is_video(name):
+        yield Video(name, _below(os.path.dirname(name), name))
+
+
+def _is_list(name: str) -> bool:
+    return name.lower().endswith(_LIST) and os.path.isfile(name)
+
+
+def _is_video(path: str) -> bool:
+    return path.lower().endswith(_VIDEOS) and not os.path.isdir(path)
+
+
+def _below(folder: str, path: str) -> str:
+    return os.path.splitext(os.path.relpath(path, folder or "."))[0]
+
+
+def _fixed_part(pattern: str) -> str:
+    """The folder in front of what varies."""
+    parts = pattern.split(os.sep)
+    fixed = next(i for i, part in enumerate(parts) if has_magic(part))
+    return os.sep.join(parts[:fixed]) or (os.sep if pattern.startswith(os.sep) else "")
+
+
+def _in_folder(folder: str) -> list[str]:
+    """Its videos and those of the folders in it, hidden ones left out; none if it holds images."""
+
+    def refuse(error: OSError) -> None:
+        raise InputError(error.filename, f"cannot be listed ({error.strerror})", "check the folder's permissions")
+
+    found = []
+    for place, folders, names in os.walk(folder, onerror=refuse):
+        folders[:] = images.in_order([name for name in folders if not name.startswith(".")])
+        paths = [os.path.join(place, name) for name in names if not name.startswith(".")]
+        if place == folder and any(path.lower().endswith(images.SUFFIXES) for path in paths):
+            return []
+        found += images.in_order([path for path in paths if _is_video(path)])
+    return found
+
+
+def _listed(path: str) -> Iterator[Video]:
+    try:
+        with open(path, encoding="utf-8", errors="surrogateescape") as file:
+            lines = [line.rstrip("\r\n") for line in file]
+    except OSError as error:
+        raise InputError(path, f"cannot be read ({error.strerror})", "check its permissions") from error
+    named = [os.path.join(os.path.dirname(path), line) for line in lines if line.strip()]
+    if not named:
+        raise InputError(path, "names no video", "write a path into each line")
+    root = os.path.commonpath([os.path.dirname(os.path.abspath(each)) for each in named])
+    yield from (Video(each, _below(root, os.path.abspath(each))) for each in named)
