@@ -66,7 +66,10 @@ READ = (
     "--train.teacher", "--data.root", "--inspect",
 )  # fmt: skip
 """Options that name what is there before a command runs."""
-INPUTS = {"-": "video.mp4", "0": "video.mp4", "frames/": "frames", "frames/*.jpg": "frames", "films/": "films"}
+INPUTS = {
+    "-": "video.mp4", "0": "video.mp4", "frames/": "frames", "frames/*.jpg": "frames", "films/": "films",
+    "films/**/*.mp4": "films",
+}  # fmt: skip
 """What ``predict.py`` is given -> the file or folder that this is of; 0 is a camera."""
 KEPT = ("configs", "data", "runs", "studies")
 """What is not removed after a command."""
@@ -128,7 +131,7 @@ class World:
             "SegFormer-B1": lambda path: shutil.copytree(folder / "masks", path),
             "data/cityscapes": cityscapes, "data/synthetic": synthetic, "demo_b0/videos": synthetic, "own": own,
             "studies/cffmpp_b0-e417f84f/seed0": study, "thermal": thermal,
-            "films": movies, "video.mp4": lambda path: films.film(path, 12, size=(48, 64)),
+            "films": movies, "list.txt": listed, "video.mp4": lambda path: films.film(path, 12, size=(48, 64)),
             **{f"mit_{size}.pth": encoder for size in ("b0", "b1", "b2", "b5")},
             "resnet101.pth": lambda path: encoder_of(path, "pspnet_r101", form="vspw"),
             "resnet101_v1c.pth": lambda path: encoder_of(path, "pspnet_r101"),
@@ -283,6 +286,11 @@ def movies(folder):
     folder.mkdir()
     for name in ("one.mp4", "two.mp4"):
         films.film(folder / name, 12, size=(48, 64))
+
+
+def listed(path):
+    path.with_name("films").exists() or movies(path.with_name("films"))
+    path.write_text("films/one.mp4\nfilms/two.mp4\n")
 
 
 def exported(model):
