@@ -72,6 +72,10 @@ class Surroundings:
         """Shows how far it is."""
         return Progress(total=source.count, unit="frame", desc="predict", bar_format=_BAR)
 
+    def tell(self, line: str) -> None:
+        """Says what a step takes."""
+        tqdm.write(line, file=sys.stderr)
+
     def compiled(self, size: tuple[int, ...], predictions: Iterator[Prediction]) -> Iterator[Prediction]:
         """The predictions of frames of a size; the first waits until its program is compiled."""
         return predictions
@@ -169,7 +173,7 @@ class _Job(NamedTuple):
         """Notes what a step takes, and says it of frames of another size, or in tiles."""
         self.footprints.append(footprint)
         if self.request.frame_size or self.request.tile_size:
-            tqdm.write(str(footprint), file=sys.stderr)
+            self.around.tell(str(footprint))
 
     def write(
         self,

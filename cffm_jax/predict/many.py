@@ -31,7 +31,7 @@ from cffm_jax.predict.class_choice import chosen_classes
 from cffm_jax.predict.job import Bar, Surroundings, predict, shown
 from cffm_jax.predict.request import Request
 from cffm_jax.predict.writers import ABOUT, OutputFolder, default_output
-from cffm_jax.runtime.atomic import write_text
+from cffm_jax.runtime.atomic import unwritable, write_text
 from cffm_jax.runtime.balance import balanced
 from cffm_jax.runtime.cluster import share_of
 from cffm_jax.runtime.lock import InUse, Lock
@@ -67,17 +67,16 @@ class Outcome(NamedTuple):
 
 
 class Predictor:
-    """Predicts one video after another with weights that are loaded once, and compiled once for
-    each size of frames. Several threads may call it at a time.
+    """Predicts one video after another with weights that are loaded once, and steps that are
+    compiled once for each size of frames. Several threads may call it at a time.
 
     For what shares videos out by itself, such as Ray Data and Beam: one for each worker.
     """
 
-    def __init__(self, request: Request, devices: Sequence[jax.Device] = ()):
+    def __init__(self, request: Request):
         """
         Args:
-          request: the inputs, the output and how many jobs there are do not count.
-          devices: to compute on, which calls name by their number; default: JAX's first.
+          request: its inputs, output and jobs do not count.
 
         Raises:
           InputError: something other than a video is wrong.
@@ -86,8 +85,7 @@ class Predictor:
         with Interruption() as interruption:
             weights = Surroundings().weights(request, interruption)
         chosen_classes(request.classes, weights.names)
-        self.request, self.devices = request, tuple(devices)
-        self._around = _OnDevices(weights, self.devices)
+        self.request, self._loaded = request, _Loaded(weights)
 
     def __call__(self, video: str, folder: str) -> Outcome:
         """Predicts a video into a folder, whole or not at all, if it is not there.
@@ -96,24 +94,23 @@ class Predictor:
           InputError: the folder cannot be used: it holds something else, or cannot be written.
           InUse: another process is making it.
         """
-        return self.outcome(video, folder, self._around)
+        return self.predict_on(None, video, folder)
 
-    def on(self, device: int, watch: _Watch) -> _OnDevices:
-        """What surrounds predictions on a device, that tell ``watch`` how far they are."""
-        return self._around.at(device, watch)
+    def predict_on(self, device: jax.Device | None, video: str, folder: str, watch: _Watch | None = None) -> Outcome:
+        """As a call, on a device; ``watch`` is told how far it is."""
+        import jax
 
-    def outcome(self, video: str, folder: str, around: _OnDevices) -> Outcome:
-        """As a call."""
         if self.is_there(folder):
             return Outcome(video, folder, 0, "")
         request = dataclasses.replace(self.request, inputs=(video,), output=folder)
         try:
-            with around.computing():
-                return Outcome(video, folder, predict(request, around).frames, "")
+            with jax.default_device(device):
+                written = predict(request, _Lane(self._loaded, device, watch))
+            return Outcome(video, folder, written.frames, "")
         except InUse:
             raise
         except InputError as error:
-            if self.is_there(folder):  # Of another process, since.
+            if self.is_there(folder):  # Another process has made it since.
                 return Outcome(video, folder, 0, "")
             if error.where.startswith(os.path.abspath(folder)):
                 raise
@@ -141,51 +138,56 @@ class Predictor:
         return True
 
 
-class _OnDevices(Surroundings):
-    """Around the predictions of many videos."""
+class _Loaded:
+    """Weights on each device, and what was compiled for them."""
 
-    def __init__(self, weights: Weights, devices: Sequence[jax.Device]):
-        self._weights: dict[int, Weights] = {}
-        self._host, self._devices, self._device = weights, devices, 0
-        self._lock = threading.Lock()
-        self._compiled: set[Any] = set()
-        self._watch: _Watch | None = None
+    def __init__(self, weights: Weights):
+        self._host, self._on = weights, dict[Any, "Weights"]()
+        self._moving, self._compiling = threading.Lock(), threading.Lock()
+        self._compiled, self._told = set[Any](), set[str]()
 
-    def at(self, device: int, watch: _Watch) -> _OnDevices:
-        other = object.__new__(_OnDevices)
-        other.__dict__ = {**self.__dict__, "_device": device, "_watch": watch}
-        return other
-
-    @contextlib.contextmanager
-    def computing(self) -> Iterator[None]:
-        """On its device."""
+    def on(self, device: jax.Device | None) -> Weights:
         import jax
 
-        with jax.default_device(self._devices[self._device]) if self._devices else contextlib.nullcontext():
-            yield
+        with self._moving:
+            if device not in self._on:
+                there = jax.device_put(self._host.variables, device)
+                self._on[device] = dataclasses.replace(self._host, variables=there)
+            return self._on[device]
 
-    def weights(self, request: Request, interruption: Interruption) -> Weights:
-        import jax
-
-        with self._lock:
-            if self._device not in self._weights:
-                there = jax.device_put(self._host.variables, *self._devices[self._device : self._device + 1])
-                self._weights[self._device] = dataclasses.replace(self._host, variables=there)
-        return self._weights[self._device]
-
-    def bar(self, source: Source) -> Bar:
-        return _Part(self._watch, source)
-
-    def compiled(self, size: tuple[int, ...], predictions: Iterator[Prediction]) -> Iterator[Prediction]:
-        """One thread compiles, and others that have frames of this size wait for it."""
-        kind = (self._device, size)
+    def compiled(self, kind: Any, predictions: Iterator[Prediction]) -> Iterator[Prediction]:
+        """One thread compiles, and others that have frames of this kind wait for it."""
         if kind not in self._compiled:
-            with self._lock:
+            with self._compiling:
                 first = next(predictions, None)
                 self._compiled.add(kind)
             if first is not None:
                 yield first
         yield from predictions
+
+    def tell(self, line: str) -> None:
+        if line not in self._told:
+            self._told.add(line)
+            tqdm.write(line, file=sys.stderr)
+
+
+class _Lane(Surroundings):
+    """Around the predictions of one video of many."""
+
+    def __init__(self, loaded: _Loaded, device: jax.Device | None, watch: _Watch | None):
+        self._loaded, self._device, self._watch = loaded, device, watch
+
+    def weights(self, request: Request, interruption: Interruption) -> Weights:
+        return self._loaded.on(self._device)
+
+    def bar(self, source: Source) -> Bar:
+        return _Part(self._watch, source)
+
+    def compiled(self, size: tuple[int, ...], predictions: Iterator[Prediction]) -> Iterator[Prediction]:
+        return self._loaded.compiled((self._device, size), predictions)
+
+    def tell(self, line: str) -> None:
+        self._loaded.tell(line)
 
 
 class _Abandoned(Exception):
@@ -258,15 +260,20 @@ class Failures:
     def note(self, tried: Collection[str], failed: Mapping[str, str]) -> None:
         """Takes out what was tried again, and adds what failed (path -> line); without any there is
         no list. InputError: it cannot be written."""
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        with Lock(self._path.with_name(f".{FAILED}.of_all"), self._path, _PATIENCE):
-            kept = {video: line for video, line in self.rows().items() if video not in tried} | dict(failed)
-            if kept:
-                text = io.StringIO()
-                csv.writer(text, lineterminator="\n").writerows([("video", "error"), *sorted(kept.items())])
-                write_text(self._path, text.getvalue(), errors="surrogateescape")
-            else:
-                self._path.unlink(missing_ok=True)
+        if not failed and not self._path.exists():
+            return
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with Lock(self._path.with_name(f".{FAILED}.of_all"), self._path, _PATIENCE):
+                kept = {video: line for video, line in self.rows().items() if video not in tried} | dict(failed)
+                if kept:
+                    text = io.StringIO()
+                    csv.writer(text, lineterminator="\n").writerows([("video", "error"), *sorted(kept.items())])
+                    write_text(self._path, text.getvalue(), errors="surrogateescape")
+                else:
+                    self._path.unlink(missing_ok=True)
+        except OSError as error:
+            raise unwritable(self._path, error) from error
 
     def rows(self) -> dict[str, str]:
         """Path -> line."""
@@ -295,14 +302,15 @@ def predict_many(request: Request, videos: Sequence[Video]) -> tuple[str, int]:
         problem = "is the prediction of one input, and these are several videos"
         raise InputError(folder, problem, "name another folder with --output")
     with Interruption() as interruption:
-        predictor = Predictor(request, _devices(interruption))
+        devices = _devices(interruption)
+        predictor = Predictor(request)
         places = {video.path: os.path.join(folder, video.name) for video in videos}
         there = {path for path, place in places.items() if predictor.is_there(place)}
         sizes = {video.path: _size(video.path) for video in videos}
         mine = [videos[i].path for i in balanced(list(sizes.values()), processes)[process]]
         mine = sorted(mine, key=lambda path: -sizes[path])
         work = _Work(predictor, places, [path for path in mine if path not in there], Failures(folder), sizes)
-        work.run(request.jobs, interruption)
+        work.run([device for device in devices for _ in range(request.jobs)], interruption)
     done, failed = [each for each in work.outcomes if not each.error], [each for each in work.outcomes if each.error]
     Failures(folder).note(mine, {each.video: each.error for each in failed})
     said = [f"{len(done)} videos, {sum(each.frames for each in done)} frames"]
@@ -330,23 +338,21 @@ class _Work:
         self.outcomes: list[Outcome] = []
         self.others: list[str] = []
 
-    def run(self, jobs: int, interruption: Interruption) -> None:
-        """All of them, so many at a time on each device."""
+    def run(self, devices: Sequence[jax.Device], interruption: Interruption) -> None:
+        """All of them, one at a time on each of these, which may name a device several times."""
         from cffm_jax.runtime.jobs import run_together
 
-        devices = max(1, len(self._predictor.devices))
-        lanes = min(jobs * devices, len(self._left))
+        lanes = [functools.partial(self._lane, device) for device in devices]
         try:
-            run_together([functools.partial(self._lane, number % devices) for number in range(lanes)], interruption)
+            run_together(lanes[: len(self._left)], interruption)
         finally:
             self._watch.close()
 
-    def _lane(self, device: int, stop: threading.Event) -> None:
+    def _lane(self, device: jax.Device, stop: threading.Event) -> None:
         self._watch.stop = stop  # The same of all lanes.
-        around = self._predictor.on(device, self._watch)
         with contextlib.suppress(_Abandoned):
             while not stop.is_set() and (path := self._next()):
-                self._one(path, around)
+                self._one(path, device)
 
     def _next(self) -> str:
         """A video that no lane has; "" if there is none."""
@@ -355,9 +361,9 @@ class _Work:
         except IndexError:
             return ""
 
-    def _one(self, path: str, around: _OnDevices) -> None:
+    def _one(self, path: str, device: jax.Device) -> None:
         try:
-            outcome = self._predictor.outcome(path, self._places[path], around)
+            outcome = self._predictor.predict_on(device, path, self._places[path], self._watch)
         except InUse:
             self.others.append(path)
             return

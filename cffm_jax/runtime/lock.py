@@ -91,6 +91,19 @@ class Lock:
         self.release()
 
     def _created(self, record: bytes) -> bool:
+        """Makes the file, if there is none: with what it holds at once where the file system can,
+        as a process that is killed between would leave one that does not tell whose it was."""
+        with contextlib.suppress(OSError, AttributeError):  # The other way says what is wrong.
+            nameless = os.open(self._file.parent, os.O_TMPFILE | os.O_WRONLY, 0o644)
+            try:
+                os.write(nameless, record)
+                # With a folder given the link is followed, which it is not otherwise.
+                os.link(f"/proc/self/fd/{nameless}", self._file, src_dir_fd=nameless)
+                return True
+            except FileExistsError:
+                return False
+            finally:
+                os.close(nameless)
         try:
             file = os.open(self._file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
         except FileExistsError:

@@ -1,6 +1,7 @@
 """Locks: one process writes a place, and what a killed one left behind holds nobody up."""
 
 import dataclasses
+import errno
 import json
 import os
 import signal
@@ -74,6 +75,39 @@ def test_a_process_that_was_killed_holds_nobody_up(file):
     finally:
         process.kill()
         process.communicate()
+
+
+LOCKING = """
+import itertools, sys
+from pathlib import Path
+from cffm_jax.runtime.lock import Lock
+print("begun", flush=True)
+for number in itertools.count():
+    with Lock(Path(sys.argv[1]) / f"{number % 50}.lock", "there"):
+        pass
+"""
+
+
+@pytest.mark.long
+def test_one_that_is_killed_as_it_makes_the_file_holds_nobody_up(tmp_path):
+    """At some moment of twenty."""
+    for i in range(20):
+        process = started("-c", LOCKING, tmp_path)
+        assert process.stdout.readline() == "begun\n"
+        time.sleep(0.005 * i)
+        process.kill()
+        process.communicate()
+        assert all(file.stat().st_size for file in tmp_path.glob("*.lock"))
+
+
+def test_file_systems_without_nameless_files(file, monkeypatch):
+    def refuse(*_, **__):
+        raise OSError(errno.EOPNOTSUPP, "not supported")
+
+    monkeypatch.setattr(os, "link", refuse)
+    with Lock(file, "a"):
+        assert "a: is in use by process" in fault(file)
+    assert not file.exists()
 
 
 def test_another_process_with_the_number_of_one_that_is_gone_is_told_from_it(file):
