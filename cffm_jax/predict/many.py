@@ -88,16 +88,20 @@ class Predictor:
         self.request, self._loaded = request, _Loaded(weights)
 
     def __call__(self, video: str, folder: str) -> Outcome:
-        """Predicts a video into a folder, whole or not at all, if it is not there.
+        """Predicts a video into a folder, whole or not at all, if it is not there. That another
+        process is making it is an error of the outcome.
 
         Raises:
           InputError: the folder cannot be used: it holds something else, or cannot be written.
-          InUse: another process is making it.
         """
-        return self.predict_on(None, video, folder)
+        try:
+            return self.predict_on(None, video, folder)
+        except InUse as error:
+            return Outcome(video, folder, 0, str(error))
 
     def predict_on(self, device: jax.Device | None, video: str, folder: str, watch: _Watch | None = None) -> Outcome:
-        """As a call, on a device; ``watch`` is told how far it is."""
+        """As a call, on a device; ``watch`` is told how far it is. InUse: another process is making
+        it."""
         import jax
 
         if self.is_there(folder):

@@ -20,6 +20,7 @@ from cffm_jax.errors import InputError
 from cffm_jax.media.many import several_videos
 from cffm_jax.predict.many import Predictor, predict_many
 from cffm_jax.predict.request import Request
+from cffm_jax.predict.writers import OutputFolder
 from cffm_jax.runtime.balance import balanced
 from cffm_jax.runtime.cluster import share_of
 from cffm_jax.runtime.command_line import run_command
@@ -193,6 +194,8 @@ def test_a_function_of_one_video(tree, tmp_path):
     outcome = predictor(str(tree / "0.mp4"), str(tmp_path / "0"))
     assert (outcome.frames, outcome.error) == (6, "") and len(masks_of(tmp_path / "0")) == 6
     assert predictor(str(tree / "0.mp4"), str(tmp_path / "0")).frames == 0
+    with OutputFolder(str(tmp_path / "2")):
+        assert "2: is in use by" in predictor(str(tree / "0.mp4"), str(tmp_path / "2")).error
     assert "nowhere.mp4: " in predictor("nowhere.mp4", str(tmp_path / "1")).error and not (tmp_path / "1").exists()
 
 
