@@ -19,7 +19,7 @@ TORCHVISION := torchvision==0.28.0
 TEST := $(PYTHON) -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-cuda12 install-cuda13 install-video install-heif install-tiff install-hub install-import install-onnx install-cuda-compile check test test-long test-cuda test-reference test-browser test-onnx docs demo bench-data gpu-check lock clean
+.PHONY: help install install-cuda12 install-cuda13 install-video install-heif install-tiff install-hub install-import install-onnx install-ray install-cuda-compile check test test-long test-cuda test-reference test-browser test-onnx test-ray docs demo bench-data gpu-check lock clean
 .DELETE_ON_ERROR:
 
 help:  ## List the targets
@@ -34,6 +34,7 @@ install-tiff: $(VENV)/.tiff  ## The same, with tifffile for TIFF frames of other
 install-hub: $(VENV)/.hub  ## The same, with huggingface_hub for weights by name (hf:owner/name); joins any of the above
 install-import: $(VENV)/.import  ## The same, with pycocotools for polygons of COCO (data.import_labels); joins any of the above
 install-onnx: $(VENV)/.onnx  ## The same, with jax2onnx and onnxruntime for convert.py --to onnx; joins any of the above
+install-ray: $(VENV)/.ray  ## The same, with Ray Data, to share many videos out (docs/many_videos.md); joins any of the above
 install-cuda-compile: $(VENV)/.cuda-compile  ## XLA's compiler for CUDA and ptxas, no driver and no GPU, in VENV/cuda-compile (benchmarks/roofline.py)
 
 check: $(VENV)/.check $(VENV)/.video  ## Lint, format and types (those of PyAV are its own)
@@ -45,7 +46,7 @@ test: $(VENV)/.test  ## Short suite (PYTEST_ARGS="-k metrics"), in JOBS processe
 	@$(TEST) --durations=10 $(PYTEST_ARGS)
 
 test-long: $(VENV)/.test  ## Long tests, in JOBS processes
-	@$(TEST) -m "long and not reference and not browser and not onnx" $(PYTEST_ARGS)
+	@$(TEST) -m "long and not reference and not browser and not onnx and not ray" $(PYTEST_ARGS)
 
 # Programs that are compiled take seconds or a minute each: who has none left takes another's.
 test-cuda: $(VENV)/.test $(VENV)/.cuda-compile  ## Every program compiled for GPUs, without one (CUDA_MODELS="b1 b5" for more than B0)
@@ -60,6 +61,9 @@ test-browser: $(VENV)/.browser  ## Tests of the report in Chromium, which has to
 
 test-onnx: $(VENV)/.test $(VENV)/.onnx  ## Tests of the streams as ONNX, in onnxruntime
 	@$(PYTHON) -m pytest -m onnx $(PYTEST_ARGS)
+
+test-ray: $(VENV)/.test $(VENV)/.ray $(VENV)/.beam  ## Tests of many videos on Ray Data and Apache Beam, on this host
+	@$(PYTHON) -m pytest -m ray $(PYTEST_ARGS)
 
 docs: $(VENV)/.base $(VENV)/.docs  ## The documentation as a site in build/site; a broken link or reference is an error
 	@NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict --quiet --site-dir build/site
@@ -92,12 +96,13 @@ $(VENV)/.base: requirements/build.txt requirements/base.txt pyproject.toml setup
 	@$(PIP) install --no-deps --no-build-isolation -e .
 	@touch $@
 
-$(VENV)/.check $(VENV)/.test $(VENV)/.video $(VENV)/.heif $(VENV)/.tiff $(VENV)/.hub $(VENV)/.import $(VENV)/.docs $(VENV)/.cuda12 $(VENV)/.cuda13: $(VENV)/.%: requirements/%.txt $(VENV)/.base
+$(VENV)/.check $(VENV)/.test $(VENV)/.video $(VENV)/.heif $(VENV)/.tiff $(VENV)/.hub $(VENV)/.import $(VENV)/.ray $(VENV)/.docs $(VENV)/.cuda12 $(VENV)/.cuda13: $(VENV)/.%: requirements/%.txt $(VENV)/.base
 	@$(LOCKED) -r $<
 	@touch $@
 
-# As it stands: jax2onnx asks for an older orbax-checkpoint than base's, which conversions do not use.
-$(VENV)/.onnx: requirements/onnx.txt $(VENV)/.base
+# As they stand: jax2onnx asks for an older orbax-checkpoint than base's, which conversions do not use; Beam for older
+# pyarrow and protobuf.
+$(VENV)/.onnx $(VENV)/.beam: $(VENV)/.%: requirements/%.txt $(VENV)/.base
 	@$(LOCKED) --no-deps -r $<
 	@touch $@
 
@@ -139,6 +144,8 @@ lock:  ## Solve the locks anew (needs uv; UPGRADE=--upgrade moves the pins)
 	$(COMPILE) requirements/import.in -c requirements/base.txt -o requirements/import.txt
 	$(COMPILE) requirements/onnx.in --override requirements/base.txt -o requirements/onnx.txt
 	$(COMPILE) requirements/test.in -c requirements/base.txt -c requirements/video.txt -o requirements/test.txt
+	$(COMPILE) requirements/ray.in -c requirements/base.txt -c requirements/test.txt -o requirements/ray.txt
+	$(COMPILE) requirements/beam.in --override requirements/base.txt --override requirements/test.txt --override requirements/ray.txt -o requirements/beam.txt
 	$(COMPILE) requirements/check.in -c requirements/base.txt -o requirements/check.txt
 	$(COMPILE) requirements/docs.in -c requirements/base.txt -c requirements/test.txt -o requirements/docs.txt
 	$(COMPILE) requirements/cuda12.in -c requirements/base.txt -o requirements/cuda12.txt

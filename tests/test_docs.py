@@ -5,7 +5,7 @@ import runpy
 
 from cffm_jax.settings import find_config
 
-from helpers.documented import CASES, COMMANDS, TARGETS, TEXTS, blocks_of
+from helpers.documented import CASES, COMMANDS, TARGETS, TEXTS, python_of
 from helpers.runs import ROOT
 
 
@@ -24,9 +24,8 @@ def test_every_target_of_make_is_there():
 
 
 def test_every_import_works():
-    blocks = [block for text in TEXTS.values() for language, block in blocks_of(text) if language == "python"]
-    lines = {line for block in blocks for line in block.splitlines() if line.startswith(("import ", "from "))}
-    lines = sorted(line for line in lines if "onnxruntime" not in line)
+    lines = {line for text in TEXTS.values() for block in python_of(text) for line in block.splitlines()}
+    lines = sorted(line for line in lines if line.startswith(("import ", "from ")) and "onnxruntime" not in line)
     assert len(lines) >= 3
     exec("\n".join(lines), {})
 

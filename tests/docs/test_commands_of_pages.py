@@ -88,11 +88,7 @@ def test_the_commands_of_two_hosts_train_one_run(world, monkeypatch):
     world.run(HOSTS[0], together)
 
 
-BLOCKS = {
-    page: [block for language, block in documented.blocks_of(text) if language == "python"]
-    for page, text in documented.TEXTS.items()
-    if "```python" in text
-}
+BLOCKS = {page: blocks for page, text in documented.TEXTS.items() if (blocks := documented.python_of(text))}
 """Of each page, in its order: they share their names."""
 
 

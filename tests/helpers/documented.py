@@ -11,12 +11,19 @@ from helpers.runs import ROOT
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 TEXTS = {page.name: page.read_text() for page in PAGES}
 TEXTS["train.sbatch"] = "\n".join(("```", (ROOT / "docs" / "train.sbatch").read_text() + "```", ""))
+APART = r"(?m)^import (ray|apache_beam)\b"
+"""In a block of Python that has a test of its own (pytest -m ray)."""
 COMMANDS = {"train.py": "train", "eval.py": "eval", "predict.py": "predict", "convert.py": "convert"}
 
 
 def blocks_of(text):
     """Each block of code: its language, "" without one, and its lines."""
     return re.findall(r"^```(\w*)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+
+
+def python_of(text):
+    """The blocks of Python but those that have a test of their own."""
+    return [block for language, block in blocks_of(text) if language == "python" and not re.search(APART, block)]
 
 
 def spoken(text):
