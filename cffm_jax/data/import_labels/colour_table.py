@@ -79,13 +79,16 @@ def _packed(colours: np.ndarray) -> np.ndarray:
     return colours.astype(np.uint32) @ np.array([1 << 16, 1 << 8, 1], np.uint32)
 
 
-def read_coloured(path: FileName, table: ColourTable, size: tuple[int, int] | None = None) -> Drawn:
+def read_coloured(
+    path: FileName, table: ColourTable, size: tuple[int, int] | None = None, *, blended: bool = False
+) -> Drawn:
     """Reads a mask in a table's colours: a PNG in RGB, with a palette, or grey.
 
     Args:
       path: of the mask.
       table: of the colours.
       size: of its frame, which others than masks need.
+      blended: whether pixels of colours that the table lacks have no label, and are no error.
 
     Raises:
       InputError: it is no such PNG, or holds a colour that the table lacks.
@@ -93,7 +96,7 @@ def read_coloured(path: FileName, table: ColourTable, size: tuple[int, int] | No
     packed = _packed(_read_rgb(path))
     labels = table.labels[packed]
     unknown = packed[labels == NO_LABEL]
-    if len(unknown):
+    if len(unknown) and not blended:
         found, counts = np.unique(unknown, return_counts=True)
         most = int(found[counts.argmax()])
         colour = np.array([most >> 16, most >> 8 & 255, most & 255])

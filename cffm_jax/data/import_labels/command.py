@@ -1,4 +1,4 @@
-"""Brings labels as annotation programs export them into the layout folder.
+"""Brings labels as annotation programs export them, and datasets, into the layout folder.
 
     python -m cffm_jax.data.import_labels SOURCE OUT
     python -m cffm_jax.data.import_labels SOURCE OUT --background ignored --ignored void
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Literal
 import tyro
 
 from cffm_jax.config import IGNORED_LABEL, DataConfig
-from cffm_jax.data.import_labels import coco, colour_masks, label_studio, labelme, roboflow, voc
+from cffm_jax.data.import_labels import camvid, coco, colour_masks, davis, label_studio, labelme, roboflow, voc
 from cffm_jax.data.import_labels.interface import Format, Labels
 from cffm_jax.data.import_labels.source import Source, bytes_of
 from cffm_jax.data.import_labels.videos import Placed, Way, arrange
@@ -33,7 +33,16 @@ from cffm_jax.runtime.command_line import parse_command
 
 FORMATS = {
     each.name: each
-    for each in (voc.FORMAT, roboflow.FORMAT, label_studio.FORMAT, colour_masks.FORMAT, coco.FORMAT, labelme.FORMAT)
+    for each in (
+        voc.FORMAT,
+        roboflow.FORMAT,
+        label_studio.FORMAT,
+        colour_masks.FORMAT,
+        coco.FORMAT,
+        labelme.FORMAT,
+        camvid.FORMAT,
+        davis.FORMAT,
+    )
 }
 _UNPACKED = "name the folder of the unpacked export"
 _START = 4096
@@ -66,13 +75,14 @@ class Command:
     """All classes, in the order that they are to have; default: as the labels have them."""
     videos: Way = "auto"
     """What a video is: the frames of a folder, or those whose file names are the same before the
-    number at the end. Auto: the folders where there are some."""
+    number at the end. Auto: as a dataset has them, else the folders where there are some."""
     threads: int = setting(min(8, os.cpu_count() or 1), least=1)
     """Frames written at the same time; the result does not depend on it."""
 
 
 def main(argv: Sequence[str]) -> None:
-    """Brings labels of CVAT, Roboflow, Label Studio, labelme or COCO into the layout "folder"."""
+    """Brings labels of CVAT, Roboflow, Label Studio, labelme or COCO, CamVid and DAVIS into the
+    layout "folder"."""
     default = Command(source=tyro.MISSING, output=tyro.MISSING)
     options = parse_command(Command, argv, lambda _: default, main.__doc__)
     require_values(options)

@@ -46,6 +46,7 @@ class Frame(NamedTuple):
       draw: from height and width of the frame to its mask; None: it has no label.
       where: the file that its labels are read from.
       data: gives the bytes of an image that is in another file.
+      video: name of its video, where the format knows it, and not its path alone.
     """
 
     file: str
@@ -53,6 +54,7 @@ class Frame(NamedTuple):
     draw: Callable[[tuple[int, int]], Drawn] | None = None
     where: str = ""
     data: Callable[[], bytes] | None = None
+    video: str = ""
 
 
 class Labels(NamedTuple):

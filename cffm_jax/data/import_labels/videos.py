@@ -46,8 +46,9 @@ class Videos(NamedTuple):
 def arrange(frames: Sequence[Frame], way: Way = "auto", root: Path = Path()) -> Videos:
     """Puts frames into videos.
 
-    A folder is a video, but for those that a format has for its images or splits; where there is
-    none but these, what stands before the number at the end of a file's name is.
+    Where the format names the videos, they are these. Else a folder is one, but for those that a
+    format has for its images or splits; where there is none but these, what stands before the
+    number at the end of a file's name is.
 
     Args:
       frames: in any order.
@@ -71,6 +72,9 @@ def arrange(frames: Sequence[Frame], way: Way = "auto", root: Path = Path()) -> 
     for frame in frames:
         folder, name, changed = _folder(frame.file), *_name(frame.file, prefixed)
         cleaned += changed
+        if way == "auto" and frame.video:
+            by_video["", frame.video].append((frame, name))
+            continue
         numbered = _NUMBERED.fullmatch(name)
         stem = numbered[1] if numbered else name
         stems[folder].add(stem)
@@ -83,7 +87,7 @@ def arrange(frames: Sequence[Frame], way: Way = "auto", root: Path = Path()) -> 
     _require_usable(placed, root)
     _require_distinct(placed, root)
     placed.sort(key=lambda each: (each.split, numeric_order(each.video), numeric_order(each.name)))
-    return Videos(placed, _notes(placed, way, cut, unknown, cleaned, prefixed, any(stems)))
+    return Videos(placed, _notes(placed, way, cut, unknown, cleaned, prefixed, set(stems)))
 
 
 def _are_uploads(frames: Sequence[Frame]) -> bool:
@@ -160,13 +164,15 @@ def _require_distinct(placed: Sequence[Placed], root: Path) -> None:
 
 
 def _notes(
-    placed: Sequence[Placed], way: Way, cut: list[str], unknown: int, cleaned: int, prefixed: bool, folders: bool
+    placed: Sequence[Placed], way: Way, cut: list[str], unknown: int, cleaned: int, prefixed: bool, folders: set[str]
 ) -> tuple[str, ...]:
     lengths = Counter(each.video for each in placed)
     rule = {"folder": "a folder is a video", "stem": "what stands before a name's last number is a video"}
-    said = rule["folder"] if way == "folder" or (way == "auto" and folders) else rule["stem"]
-    if way == "stem" and folders:
+    said = rule["folder"] if way == "folder" or (way == "auto" and any(folders)) else rule["stem"]
+    if way == "stem" and any(folders):
         said += ", in each folder"
+    if not folders:
+        said = "videos are those of the dataset"
     notes = [
         f"{said}: {first_few((f'{video} ({count})' for video, count in lengths.items()), 6)}; in order of the numbers"
     ]
