@@ -38,6 +38,14 @@ def test_folders_or_names(files, videos):
     assert ("a folder is a video" in said) == ("/x/" in files[0] or files[0] == "..a/1.jpg")
 
 
+def test_a_format_may_name_the_videos():
+    frames = [Frame(f"x/c_{i}.jpg", "val", video="drive") for i in (10, 9)]
+    found, said = placed(frames)
+    assert found == [("drive", "c_9", "val"), ("drive", "c_10", "val")]
+    assert "videos are those of the dataset: drive (2)" in said
+    assert {each[0] for each in placed(frames, "folder")[0]} == {"x"}
+
+
 def test_several_names_in_a_folder_are_asked_for():
     files = ["day/c_1.jpg", "day/d_1.jpg"]
     with pytest.raises(InputError, match=r"day: holds frames of 2 names \(c, d\).*--videos folder .* or stem"):
