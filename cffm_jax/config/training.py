@@ -52,7 +52,7 @@ class OptimConfig:
 class InitConfig:
     encoder: str = setting("", path=True, hub=True)
     """File with ImageNet weights of the encoder, or hf:owner/name; the rest starts at random. none:
-    all of it does. Configs of VSPW and Cityscapes say required: one of the two has to be given."""
+    all of it does. Configs of real datasets say required: one of the two has to be given."""
     model: str = setting("", set_by_study=True, path=True, hub=True)
     """File (released CFFM or SegFormer state dict), checkpoint folder or hf:owner/name with weights
     of the whole model; for CFFM++ those of its CFFM will do: the global blocks start at random."""

