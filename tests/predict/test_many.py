@@ -4,6 +4,7 @@ import csv
 import itertools
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,23 +19,27 @@ from cffm_jax.commands.predict import predict_command
 from cffm_jax.config import ClusterConfig
 from cffm_jax.errors import InputError
 from cffm_jax.media.many import several_videos
-from cffm_jax.predict.many import Predictor, predict_many
+from cffm_jax.predict.many import predict_many
+from cffm_jax.predict.predictor import Predictor
 from cffm_jax.predict.request import Request
+from cffm_jax.predict.workers import core_shares
 from cffm_jax.predict.writers import OutputFolder
 from cffm_jax.runtime.balance import balanced
 from cffm_jax.runtime.cluster import share_of
 from cffm_jax.runtime.command_line import run_command
 
 from helpers.films import Network, film, picture, spoilt_at
-from helpers.runs import ROOT, files
+from helpers.runs import ROOT, files, finished
+from helpers.runs import started as started_command
 
 PLAIN = ("--no-overlay", "--checkpoint", "none")
 
 
 @pytest.fixture(autouse=True)
 def loaded(monkeypatch):
-    """The paths of the weights that were loaded; a stand-in is."""
+    """The paths of the weights that were loaded; a stand-in is, and in this process alone."""
     paths = []
+    monkeypatch.setattr("cffm_jax.predict.many.core_shares", lambda jobs: [])
     monkeypatch.setattr("cffm_jax.inference.load.load", lambda path: paths.append(path) or Network())
     return paths
 
@@ -276,6 +281,7 @@ sys.path.insert(0, "tests")
 from helpers import films
 import cffm_jax.inference.load
 from cffm_jax.commands.predict import predict_command
+from cffm_jax.predict import many
 from cffm_jax.runtime.command_line import run_command
 
 class Slow(films.Network):
@@ -285,6 +291,7 @@ class Slow(films.Network):
             yield prediction
 
 cffm_jax.inference.load.load = lambda path: Slow()
+many.core_shares = lambda jobs: []
 sys.exit(run_command(predict_command, sys.argv[1:]))
 """
 
@@ -330,3 +337,38 @@ def test_runs_that_are_killed_go_on(tmp_path):
     assert contents(out) == contents(whole)
     left = [path for path in out.rglob(".*") if not path.name.endswith((".lock", ".partial"))]
     assert not left and done(out) == 60
+
+
+def test_cores_are_shared_out(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {7, 1, 2, 3, 4}, raising=False)
+    assert core_shares(2) == [(1, 2), (3, 4, 7)] and core_shares(5) == [(1,), (2,), (3,), (4,), (7,)]
+    assert not core_shares(1) and not core_shares(6)
+    monkeypatch.delattr(os, "sched_getaffinity")
+    assert not core_shares(2)
+
+
+@pytest.mark.long
+def test_processes_on_cores_of_their_own(trained, tree, tmp_path):
+    """As in one: masks, failures, what is wrong with the weights, and a signal."""
+    videos = tmp_path / "videos"
+    shutil.copytree(tree, videos)
+    (videos / "broken.mp4").write_bytes(b"")
+    argv = ["predict.py", videos, "--checkpoint", trained[0], "--no-overlay", "--frame-size", 64, 96]
+    for jobs in (1, 2):
+        status, out, err = finished(*argv, "--output", tmp_path / f"out{jobs}", "--jobs", jobs)
+        assert status == 1 and "4 videos, 18 frames, 1 failed, see failed.csv" in out, err
+        assert "5/5 videos" in err and "Traceback" not in err
+    assert contents(tmp_path / "out1") == contents(tmp_path / "out2")
+    status, _, err = finished(*argv[:3], tmp_path / "none", "--output", tmp_path / "new", "--no-overlay")
+    assert status == 2 and err.count("no such file or folder") == 1 and not (tmp_path / "new").exists(), err
+    for i in range(20):
+        shutil.copy(tree / "0.mp4", videos / f"more{i}.mp4")
+    process = started_command(*argv, "--output", tmp_path / "out2")
+    until = time.monotonic() + 120
+    while not (tmp_path / "out2" / "more3").exists():
+        assert time.monotonic() < until and process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM and "Traceback" not in err, err
+    assert not [path for path in (tmp_path / "out2").rglob(".*") if path.name.endswith((".partial", ".lock"))]
