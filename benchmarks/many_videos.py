@@ -144,6 +144,9 @@ def killed(folder: Path, options: Options) -> tuple[int, list[int]]:
 
 
 def main(argv: list[str]) -> int:
+    if argv[:1] == ["--weights"]:
+        write_weights(Path(argv[1]), argv[2])
+        return 0
     options = parse_command(Options, argv, lambda _: Options(), __doc__)
     about = environment(argv)
     about["command"] = about["command"].replace("model.py", "many_videos.py", 1)
@@ -151,7 +154,7 @@ def main(argv: list[str]) -> int:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         frames = write_videos(folder / "videos", options)
-        write_weights(folder / "weights.safetensors", options.model)
+        run(sys.executable, __file__, "--weights", folder / "weights.safetensors", options.model)
         print(f"- {options.videos} videos, {frames} frames of {options.size[0]}x{options.size[1]}; {options.model}")
         one = sorted((folder / "videos" / "0").iterdir())[0].relative_to(folder)
         run(*command(folder, str(one), "first", options))

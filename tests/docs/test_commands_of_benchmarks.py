@@ -18,6 +18,7 @@ WITH_TORCH = "benchmarks/compared_systems.py"
 """It has a test of its own (pytest -m reference)."""
 COMMANDS = [words for words, _ in documented.CASES if words[1].startswith("benchmarks/") and words[1] != WITH_TORCH]
 FRAMES = ("--height", "64", "--width", "96")
+SIZES = ("--size", "64", "96", "--frame-size", "64", "96")
 TINY = {
     "context.py": (*FRAMES, "--seconds", "0.01"),
     "convert.py": (),
@@ -26,6 +27,7 @@ TINY = {
     "gpu_check.py": ("--tiny", "--parts", "device"),
     "inference.py": ("--size", "96", "96", "--seconds", "0", "--calls", "1"),
     "kmeans.py": (*FRAMES, "--length", "10", "--k", "4", "--iterations", "1", "--rounds", "1"),
+    "many_videos.py": (*"--model segformer_b0 --videos 2 --frames 1 --kills 0".split(), *SIZES),
     "memory.py": ("--frames", "20"),
     "metrics.py": ("--size", "96", "160", "--frames", "16", "--repeats", "1"),
     "model.py": (*FRAMES, "--output", "64", "96", "--crop", "64", "64", "--seconds", "0"),
@@ -37,7 +39,7 @@ TINY = {
     "training_memory.py": ("--crop", "64", "64", "--batch", "1"),
 }
 """Script -> what makes its commands tiny."""
-REAL, COMPUTED = ("gpu_check.py", "soak.py"), ("context.py", "kmeans.py")
+REAL, COMPUTED = ("gpu_check.py", "many_videos.py", "soak.py"), ("context.py", "kmeans.py")
 COMPILED = ("roofline.py", "scaling.py", "training_memory.py")
 """Scripts whose processes are real ones, to be ended; of small programs; and what reads compiled ones."""
 ALIKE = {f"b{i}": mit.MiTSize((8, 16, 40, 64), runs.DEPTHS, f"b{i}") for i in range(6)}
