@@ -22,7 +22,8 @@ def get_config() -> Config:
         # Half of 480p.
         ("data.frame_size", (240, 427)),
         ("data.crop", (224, 416)),
-        # Background covers more than the default of 98 % of the frames: all crops would be redrawn.
+        # In 98 % of the frames background covers more than the default share: nearly all crops
+        # would be redrawn.
         ("data.max_class_share", 1.0),
     ]
     return with_changes(b0_camvid.get_config(), changes)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import os
 from collections.abc import Iterator, Sequence
+from pathlib import PurePath
 from typing import NamedTuple
 
 from cffm_jax.errors import InputError
@@ -16,6 +17,8 @@ _VIDEOS = (
     ".ts", ".webm", ".wmv",
 )  # fmt: skip
 """How names of videos end, where several are meant; one alone is known by what is in it."""
+ABOUT = "prediction.json"
+"""Marks the folder of a prediction, whose overlay is not another video."""
 _LIST = ".txt"
 """How the name of a list of videos ends."""
 
@@ -56,6 +59,11 @@ def several_videos(inputs: Sequence[str]) -> list[Video]:
         if before != path:
             problem = f"has the name of {before}, and each video gets a folder of its name"
             raise InputError(path, problem, "rename one of them, or segment it by itself")
+    for name, path in known.items():
+        above = next((str(each) for each in PurePath(name).parents if str(each) in known), None)
+        if above:
+            problem = f"would lie in the folder of {known[above]}, as each video gets one of its name"
+            raise InputError(path, problem, "rename one of them, or segment it by itself")
     paths = {os.path.realpath(video.path): video for video in reversed(videos)}
     if len(paths) < len(videos):
         doubled = next(video.path for video in reversed(videos) if paths[os.path.realpath(video.path)] is not video)
@@ -69,7 +77,7 @@ def _of_argument(name: str) -> Iterator[Video]:
     elif os.path.isdir(name):
         yield from (Video(path, _below(name, path)) for path in _in_folder(name))
     elif has_magic(name) and not os.path.lexists(name):
-        paths = [path for path in glob.glob(name, recursive=True) if os.path.isfile(path)]
+        paths = [path for path in glob.glob(name, recursive=True) if os.path.isfile(path) and not _is_made(path)]
         if all(map(_is_video, paths)):
             root = _fixed_part(name)
             yield from (Video(path, _below(root, path)) for path in images.in_order(paths))
@@ -85,6 +93,11 @@ def _is_video(path: str) -> bool:
     return path.lower().endswith(_VIDEOS) and not os.path.isdir(path)
 
 
+def _is_made(path: str) -> bool:
+    """Whether it is of a prediction."""
+    return os.path.exists(os.path.join(os.path.dirname(path), ABOUT))
+
+
 def _below(folder: str, path: str) -> str:
     return os.path.splitext(os.path.relpath(path, folder or "."))[0]
 
@@ -97,19 +110,33 @@ def _fixed_part(pattern: str) -> str:
 
 
 def _in_folder(folder: str) -> list[str]:
-    """Its videos and those of the folders in it, hidden ones left out; none if it holds images."""
+    """Its videos and those of the folders in it; none if it holds images."""
+    if any(path.lower().endswith(images.SUFFIXES) for path in next(_files(folder), ())):
+        return []
+    return [path for paths in _files(folder) for path in images.in_order(paths) if _is_video(path)]
+
+
+def left_out(folder: str) -> list[str]:
+    """The files in a folder and the folders in it that are no videos."""
+    return [path for paths in _files(folder) for path in sorted(paths) if not _is_video(path)]
+
+
+def _files(folder: str) -> Iterator[list[str]]:
+    """The files of a folder and of each folder in it, links too; without hidden ones and
+    predictions. InputError: one cannot be listed."""
 
     def refuse(error: OSError) -> None:
         raise InputError(error.filename, f"cannot be listed ({error.strerror})", "check the folder's permissions")
 
-    found = []
-    for place, folders, names in os.walk(folder, onerror=refuse):
+    seen: set[str] = set()
+    for place, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
+        real = os.path.realpath(place)
+        if real in seen or ABOUT in names:
+            folders.clear()
+            continue
+        seen.add(real)
         folders[:] = images.in_order([name for name in folders if not name.startswith(".")])
-        paths = [os.path.join(place, name) for name in names if not name.startswith(".")]
-        if place == folder and any(path.lower().endswith(images.SUFFIXES) for path in paths):
-            return []
-        found += images.in_order([path for path in paths if _is_video(path)])
-    return found
+        yield [os.path.join(place, name) for name in names if not name.startswith(".")]
 
 
 def _listed(path: str) -> Iterator[Video]:

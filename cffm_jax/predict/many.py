@@ -21,13 +21,14 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from cffm_jax.data.layouts.names import passed_over_in_words
 from cffm_jax.errors import InputError
-from cffm_jax.media.many import Video
+from cffm_jax.media.many import ABOUT, Video, left_out
 from cffm_jax.predict.job import shown
 from cffm_jax.predict.predictor import Outcome, Predictor, Watch, is_there
 from cffm_jax.predict.request import Request
 from cffm_jax.predict.workers import Worker, core_shares
-from cffm_jax.predict.writers import ABOUT, default_output
+from cffm_jax.predict.writers import default_output
 from cffm_jax.runtime.atomic import unwritable, write_text
 from cffm_jax.runtime.balance import balanced
 from cffm_jax.runtime.cluster import share_of
@@ -37,6 +38,8 @@ from cffm_jax.runtime.signals import Interruption
 
 FAILED = "failed.csv"
 _BAR = "{l_bar}{bar}| {postfix} [{elapsed}<{remaining}]"
+_NOTES = 5.0
+"""Seconds between two writes of what failed."""
 _PATIENCE = 60.0
 """Seconds to wait for another process that writes what failed."""
 
@@ -108,12 +111,14 @@ class Failures:
             raise unwritable(self._path, error) from error
 
     def rows(self) -> dict[str, str]:
-        """Path -> line."""
+        """Path -> line. InputError: it is another file."""
         try:
             with self._path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
                 return {row["video"]: row["error"] for row in csv.DictReader(file)}
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):  # Writing tells of the folder.
             return {}
+        except (KeyError, csv.Error) as error:
+            raise InputError(self._path, "is no list of videos that failed", "move it away") from error
 
 
 def predict_many(request: Request, videos: Sequence[Video]) -> tuple[str, int]:
@@ -133,16 +138,28 @@ def predict_many(request: Request, videos: Sequence[Video]) -> tuple[str, int]:
     if os.path.lexists(os.path.join(folder, ABOUT)):
         problem = "is the prediction of one input, and these are several videos"
         raise InputError(folder, problem, "name another folder with --output")
+    failures = Failures(folder)
+    failures.rows()  # Raises what would be found after the work.
+    for name in filter(os.path.isdir, request.inputs):
+        if others := left_out(name):
+            print(f"warning: {shown(name)}: {shown(passed_over_in_words(others))}", file=sys.stderr)
+    if processes > 1 and not request.cluster.processes:
+        line = f"takes a share of the videos, as process {process} of the {processes} that the scheduler tells of"
+        print(f"warning: {line}; --cluster.processes 1 takes all", file=sys.stderr)
     with Interruption() as interruption:
         places = {video.path: os.path.join(folder, video.name) for video in videos}
         there = {path for path, place in places.items() if is_there(request, place)}
         sizes = {video.path: _size(video.path) for video in videos}
         mine = [videos[i].path for i in balanced(list(sizes.values()), processes)[process]]
         mine = sorted(mine, key=lambda path: -sizes[path])
-        work = _Work(places, [path for path in mine if path not in there], Failures(folder), sizes)
-        work.run(request, interruption)
-    done, failed = [each for each in work.outcomes if not each.error], [each for each in work.outcomes if each.error]
-    Failures(folder).note(mine, {each.video: each.error for each in failed})
+        work = _Work(places, [path for path in mine if path not in there], failures, sizes)
+        try:
+            work.run(request, interruption)
+        finally:
+            failed = [each for each in work.outcomes if each.error]
+            tried = {each.video for each in work.outcomes} | {*mine} & there
+            failures.note(tried, {each.video: each.error for each in failed})
+    done = [each for each in work.outcomes if not each.error]
     said = [f"{len(done)} videos, {sum(each.frames for each in done)} frames"]
     said += [f"{len(there & set(mine))} were there"] * bool(there & set(mine))
     said += [f"{len(work.others)} in work by another process"] * bool(work.others)
@@ -158,6 +175,7 @@ class _Work:
         self._places, self._failures = places, failures
         self._watch = _Watch({path: sizes[path] for path in paths})
         self._left = deque(paths)
+        self._noting, self._note_at = threading.Lock(), 0.0
         self.outcomes: list[Outcome] = []
         self.others: list[str] = []
 
@@ -176,8 +194,8 @@ class _Work:
                 calls = [stack.enter_context(Worker(request, cores)) for cores in shares]
             elif most:
                 predictor = Predictor(request)
-                on = (functools.partial(predictor.predict_on, device) for device in jax.local_devices())
-                calls = [call for call in on for _ in range(request.jobs)][:most]
+                on = [functools.partial(predictor.predict_on, device) for device in jax.local_devices()]
+                calls = (on * request.jobs)[:most]
             else:
                 calls = []
             run_together([functools.partial(self._lane, call) for call in calls], interruption)
@@ -187,6 +205,13 @@ class _Work:
         with contextlib.suppress(_Abandoned):
             while not stop.is_set() and (path := self._next()):
                 self._one(call, path)
+
+    def _note(self) -> None:
+        """Writes what failed so far, now and then: each time all is written."""
+        with self._noting:
+            if time.monotonic() >= self._note_at:
+                self._note_at = time.monotonic() + _NOTES
+                self._failures.note((), {each.video: each.error for each in self.outcomes if each.error})
 
     def _next(self) -> str:
         """A video that no lane has; "" if there is none."""
@@ -204,7 +229,7 @@ class _Work:
         self.outcomes.append(outcome)
         if outcome.error:
             tqdm.write(f"warning: {shown(outcome.error)}", file=sys.stderr)
-            self._failures.note((), {path: outcome.error})
+            self._note()
         self._watch.video(path)
 
 

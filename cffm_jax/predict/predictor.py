@@ -15,10 +15,12 @@ from tqdm import tqdm
 
 from cffm_jax.errors import InputError
 from cffm_jax.media.frame import Source
+from cffm_jax.media.pyav import require_av
 from cffm_jax.predict.class_choice import chosen_classes
 from cffm_jax.predict.job import Bar, Surroundings, predict
 from cffm_jax.predict.request import Request
 from cffm_jax.predict.writers import ABOUT, OutputFolder
+from cffm_jax.runtime.devices import device_fault
 from cffm_jax.runtime.lock import InUse
 from cffm_jax.runtime.signals import Interruption
 
@@ -68,6 +70,7 @@ class Predictor:
           InputError: something other than a video is wrong.
         """
         request.require_settings()
+        require_av("the command line")
         with Interruption() as interruption:
             weights = Surroundings().weights(request, interruption)
         chosen_classes(request.classes, weights.names)
@@ -102,9 +105,15 @@ class Predictor:
         except InputError as error:
             if is_there(self.request, folder):  # Another process has made it since.
                 return Outcome(video, folder, 0, "")
-            if error.where.startswith(os.path.abspath(folder)):
+            # Of the folder, or of what is asked of all videos.
+            if error.where in {os.path.abspath(folder), os.path.realpath(folder)} or error.where.startswith("--"):
                 raise
             return Outcome(video, folder, 0, str(error))
+        except (RuntimeError, MemoryError) as error:
+            fault = device_fault(error)
+            if fault is None:
+                raise
+            return Outcome(video, folder, 0, str(InputError(video, f"{fault.where} {fault.problem}", fault.remedy)))
 
 
 def is_there(request: Request, folder: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from typing import Any, Literal
 
 import tyro
@@ -94,6 +95,8 @@ class Request:
     def asked(self) -> dict[str, Any]:
         """What two predictions of a video have to have in common to be the same, for JSON."""
         settings = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        if not self.checkpoint.startswith("hf:"):
+            settings["checkpoint"] = os.path.abspath(self.checkpoint)
         return json.loads(json.dumps({name: value for name, value in settings.items() if name not in _OF_THE_RUN}))
 
     def require_sound(self) -> None:

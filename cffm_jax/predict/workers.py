@@ -24,11 +24,13 @@ _PATIENCE = 10.0
 
 
 def core_shares(jobs: int) -> list[tuple[int, ...]]:
-    """This process's cores, shared out to so many; [] where they cannot be, or are too few."""
+    """This process's cores, shared out to so many, or as many as there are; [] where they cannot
+    be."""
     if not hasattr(os, "sched_getaffinity"):
         return []
     cores = sorted(os.sched_getaffinity(0))
-    if not 1 < jobs <= len(cores):
+    jobs = min(jobs, len(cores))
+    if jobs < 2:
         return []
     bounds = [len(cores) * i // jobs for i in range(jobs + 1)]
     return [tuple(cores[a:b]) for a, b in zip(bounds, bounds[1:])]
@@ -90,8 +92,10 @@ def _serve(request: Request, cores: Sequence[int], connection: Connection) -> No
     """The process: answers each video with its outcome, or an exception."""
     os.sched_setaffinity(0, cores)  # Before JAX starts its threads.
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the first ends the others.
+    from cffm_jax.runtime.memory import share_freed_memory
     from cffm_jax.runtime.xla import cache_compilations
 
+    share_freed_memory()
     cache_compilations()
     predictor, watch = None, _Sending(connection)
     try:

@@ -21,10 +21,11 @@ from cffm_jax.config import IGNORED_LABEL
 from cffm_jax.errors import InputError
 from cffm_jax.inference.prediction import Prediction
 from cffm_jax.media.frame import Frame
+from cffm_jax.media.many import ABOUT
 from cffm_jax.media.source import STDIN, has_magic
 from cffm_jax.runtime.atomic import WholeFolder
 
-MASKS, ARCHIVE, SHARES, ABOUT = "masks", "masks.npz", "shares.csv", "prediction.json"
+MASKS, ARCHIVE, SHARES = "masks", "masks.npz", "shares.csv"
 SCORES, LOGITS = "scores", "logits"
 _FOLDERS = {MASKS: ".png", SCORES: ".png", LOGITS: ".npz"}
 """Folders of a file a frame, and what their names end with."""

@@ -95,6 +95,9 @@ def share_of(cluster: ClusterConfig, environ: Mapping[str, str]) -> tuple[int, i
     names = ("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_MIN", "SLURM_ARRAY_TASK_STEP", "SLURM_ARRAY_TASK_COUNT")
     if cluster.process < 0 and not cluster.processes and all(environ.get(name, "").isdecimal() for name in names):
         task, least, step, tasks = (int(environ[name]) for name in names)
+        if (task - least) // max(step, 1) >= tasks:
+            remedy = "give --cluster.processes N and --cluster.process 0..N-1"
+            raise InputError("SLURM's job array", "has tasks at uneven numbers, which do not tell the share", remedy)
         process = (task - least) // step * (processes or 1) + (process or 0)
         processes = tasks * (processes or 1)
     if process is None and processes is None:

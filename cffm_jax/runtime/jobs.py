@@ -78,7 +78,7 @@ def run_together(jobs: Sequence[Callable[[threading.Event], T]], interruption: I
         error = next(filter(None, (future.exception() for future in futures)), None)
         if error is not None and not isinstance(error, InputError):
             raise error  # A fault of the program: nothing to agree on.
-        if error is None and interruption.wish:
+        if interruption.wish:  # It may have ended what a job waited for.
             error = Stopped(signal.Signals(interruption.wish))
         ends = cluster.gathered(([] if error else [future.result() for future in futures], error))
     for _, ended in ends:

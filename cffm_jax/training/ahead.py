@@ -22,25 +22,26 @@ class BatchesAhead:
     """An iterator that sends batches two steps ahead, while the devices compute; the first is read
     at once, so that its faults show.
 
-    ``prototypes`` f32[V, P, C] of all videos: a batch then holds those of its own; of a ``teacher``
-    its outputs.
+    ``prototypes`` f32[V, P, C] of all videos: a batch then holds those of its own.
 
     Attributes:
-      shapes: of a batch, with where it lies.
+      shapes: of a batch, with where it lies; until the first is taken.
     """
 
-    def __init__(
-        self,
-        batches: Iterator[dict[str, Any]],
-        mesh: Mesh,
-        prototypes: np.ndarray | None = None,
-        teacher: Teacher | None = None,
-    ):
+    def __init__(self, batches: Iterator[dict[str, Any]], mesh: Mesh, prototypes: np.ndarray | None = None):
         self._batches, self._sharding, self._prototypes = batches, batch_sharded(mesh), prototypes
-        self._teacher = teacher
+        self._teacher: Teacher | None = None
         self._ahead = deque([self._sent(next(batches))])
+
+    @property
+    def shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
         shape_of = functools.partial(jax.ShapeDtypeStruct, sharding=self._sharding)
-        self.shapes = {name: shape_of(array.shape, array.dtype) for name, array in self._ahead[0].items()}
+        return {name: shape_of(array.shape, array.dtype) for name, array in self._ahead[0].items()}
+
+    def teach(self, teacher: Teacher) -> None:
+        """Adds a teacher's outputs to all batches, before the first is taken; all processes have to
+        call it."""
+        self._teacher, self._ahead = teacher, deque(map(teacher, self._ahead))
 
     def __iter__(self) -> BatchesAhead:
         return self

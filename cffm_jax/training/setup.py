@@ -124,7 +124,7 @@ def prepare(config: Config) -> Iterator[Run]:
     offsets = offsets if config.data.samples == "frames" else model.training_offsets(offsets)
     prototypes, data = None, dataclasses.replace(config.data, offsets=offsets)
     with cluster.together():
-        teacher = open_teacher(model, config, mesh) if start < plan.steps else None
+        teacher = open_teacher(model, config) if start < plan.steps else None
         variables, origin, licence = initial_weights(model, config, jax.random.fold_in(key, 0), start)
         splits = (data.eval_split, *((data.train_split,) if start < plan.steps else ()))
         read = splits if model.reads_prototypes else ()
@@ -147,7 +147,10 @@ def prepare(config: Config) -> Iterator[Run]:
         process_count=jax.process_count(),
     ) as batches:
         with cluster.together():
-            clips = BatchesAhead(batches, mesh, prototypes, teacher) if start < plan.steps else None
+            clips = BatchesAhead(batches, mesh, prototypes) if start < plan.steps else None
+        if teacher and clips:
+            teacher.start(mesh)
+            clips.teach(teacher)
         average = config.optim.ema > 0
         if start:
             state = state_shapes(model, optimizer, mesh, ema=average)

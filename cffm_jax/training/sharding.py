@@ -103,20 +103,23 @@ def on_each_device(variables: Any, number: int = 0) -> list[Any]:
     return [on(device) for device in range(number or there)]
 
 
+def everywhere(variables: Any, mesh: Mesh) -> Any:
+    """The first process's arrays, whole on each device of all; all processes have to call it."""
+    if jax.process_count() == 1:
+        # Restored weights lie on one device, and a jitted function does not move what it is given.
+        return jax.device_put(variables, replicated(mesh))
+    # Another kind of processor may have drawn others in the last bit.
+    variables = multihost_utils.broadcast_one_to_all(jax.device_get(variables))
+    whole = replicated(mesh)
+    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(whole, x, x.shape), variables)
+
+
 def init_state(
     model: Method, variables: dict[str, Any], optimizer: optax.GradientTransformation, mesh: Mesh, *, ema: bool = False
 ) -> TrainState:
     """State before the first step, placed as in training; what is not trained needs no optimiser
     state, nor an average, which starts (with ``ema``) as the initial parameters."""
-    if jax.process_count() > 1:
-        # Those of the first process: another kind of processor may have drawn others in the last
-        # bit.
-        variables = multihost_utils.broadcast_one_to_all(jax.device_get(variables))
-        whole = replicated(mesh)
-        variables = jax.tree.map(lambda x: jax.make_array_from_process_local_data(whole, x, x.shape), variables)
-    else:
-        # Restored weights lie on one device, and a jitted function does not move what it is given.
-        variables = jax.device_put(variables, replicated(mesh))
+    variables = everywhere(variables, mesh)
     start = functools.partial(_start, model, optimizer, ema)
     shardings = (
         replicated(mesh) if FSDP_AXIS not in mesh.shape else state_sharded(mesh, jax.eval_shape(start, variables))

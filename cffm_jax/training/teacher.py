@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -16,7 +16,7 @@ from cffm_jax.models.encoders.names import ENCODER
 from cffm_jax.models.methods.method import Batch, Method
 from cffm_jax.models.normalise import normalise
 from cffm_jax.runtime.compiling import compiling
-from cffm_jax.training.sharding import batch_sharded, replicated
+from cffm_jax.training.sharding import batch_sharded, everywhere, replicated
 from cffm_jax.weights.described import StoredWeights
 from cffm_jax.weights.open import complete, inherited, open_stored
 
@@ -31,17 +31,22 @@ class Teacher:
       licence: the notice about its use.
     """
 
-    def __init__(self, weights: StoredWeights, mesh: Mesh):
-        whole, split = replicated(mesh), batch_sharded(mesh)
+    def __init__(self, weights: StoredWeights):
         self._name = weights.model.public_name
         self.origin = f"teacher: {self._name} from {weights.source}"
         self.licence = f"teacher: {inherited(weights.source, weights.licence)}"
-        self._variables = jax.device_put(complete(weights), whole)
-        outputs = functools.partial(outputs_of_batch, weights.model)
-        self._outputs = jax.jit(outputs, in_shardings=(whole, split), out_shardings=split)
+        self._model, self._variables = weights.model, complete(weights)
+        self._outputs: Callable[..., dict[str, jax.Array]] | None = None
+
+    def start(self, mesh: Mesh) -> None:
+        """Places it, before the first call; all processes have to call it."""
+        split, outputs = batch_sharded(mesh), functools.partial(outputs_of_batch, self._model)
+        self._variables = everywhere(self._variables, mesh)
+        self._outputs = jax.jit(outputs, in_shardings=(replicated(mesh), split), out_shardings=split)
 
     def __call__(self, batch: Batch) -> dict[str, jax.Array]:
         """The batch with the outputs of its frames."""
+        assert self._outputs is not None
         read = {name: batch[name] for name in ("frames", "size")}
         with compiling("the teacher", self._name, *read["frames"].shape):
             return {**batch, **self._outputs(self._variables, read)}
@@ -61,8 +66,8 @@ def outputs_of_batch(model: Method, variables: Mapping[str, Any], batch: Batch) 
     return {FEATURES: features, LOGITS: logits}
 
 
-def open_teacher(student: Method, config: Config, mesh: Mesh) -> Teacher | None:
-    """The network that ``train.teacher`` names; None without any.
+def open_teacher(student: Method, config: Config) -> Teacher | None:
+    """The network that ``train.teacher`` names, to be started; None without any.
 
     Raises:
       InputError: it cannot be read, does not segment frames on their own, or has other classes,
@@ -91,4 +96,4 @@ def open_teacher(student: Method, config: Config, mesh: Mesh) -> Teacher | None:
         if problem:
             raise InputError(path, problem, remedy)
         weights.require_sound()
-        return Teacher(weights, mesh)
+        return Teacher(weights)

@@ -53,11 +53,14 @@ def test_pixels_are_the_divergence_of_the_student_from_the_teacher():
 
 
 def test_a_teacher_of_another_stride_and_width():
-    """Its maps are resized; what is the same all over stays so."""
-    outputs = FrameOutputs(drawn(2, 4, 6, 3), np.broadcast_to(drawn(3), (2, 4, 6, 3)))
-    features = np.broadcast_to(drawn(7), (1, 2, 8, 12, 7))
-    parts = distillation(outputs, {FEATURES: features, LOGITS: np.broadcast_to(drawn(3), (1, 2, 8, 12, 3))})
-    assert abs(float(parts["pixel_loss"])) < 1e-6
-    alike = np.ones((1, 2, 4, 6, 1), np.float32)  # Cosines of 1.
-    assert float(parts["pair_loss"]) == pytest.approx(all_pairs(outputs.features[None], alike), rel=1e-5)
+    """Its maps are resized, clip by clip, by pixels' middles."""
+    outputs = FrameOutputs(drawn(4, 4, 6, 3), drawn(4, 4, 6, 5, seed=1))
+    features, logits = drawn(2, 2, 8, 12, 7, seed=2), drawn(2, 2, 8, 12, 5, seed=3)
+    # Half the size: each pixel lies amid four.
+    small, wanted = (x.reshape(2, 2, 4, 2, 6, 2, -1).mean((3, 5)) for x in (features, logits))
+    parts = distillation(outputs, {FEATURES: features, LOGITS: logits})
+    pairs = outputs.features.reshape(2, 2, 4, 6, 3)
+    assert float(parts["pair_loss"]) == pytest.approx(all_pairs(pairs.astype(np.float64), small), rel=1e-4)
+    student, teacher = softmax(outputs.logits, -1), softmax(wanted.reshape(4, 4, 6, 5), -1)
+    assert float(parts["pixel_loss"]) == pytest.approx(rel_entr(teacher, student).sum(-1).mean(), rel=1e-4)
     assert distillation(outputs, {}) == {}

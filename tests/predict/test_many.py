@@ -66,8 +66,10 @@ def masks_of(folder):
 
 
 def contents(folder):
-    """Of all files below, but for the list of what failed."""
-    return {path.relative_to(folder): path.read_bytes() for path in sorted(folder.rglob("*.[pc][ns][gv]"))}
+    """Of the masks and the shares of classes below."""
+    return {
+        path.relative_to(folder): path.read_bytes() for end in ("0*.png", "shares.csv") for path in folder.rglob(end)
+    }
 
 
 def failed(folder):
@@ -109,14 +111,35 @@ def test_what_is_one_input(tree, tmp_path):
 def test_lists_and_names_that_do_not_fit(tree, tmp_path):
     (tmp_path / "empty.txt").write_text("\n")
     film(tmp_path / "1.mp4", 1)
+    (tmp_path / "nested" / "a").mkdir(parents=True)
+    for name in ("a.mp4", "a/1.mp4"):
+        os.link(tree / "0.mp4", tmp_path / "nested" / name)
     for inputs, said in (
         ([tree, tmp_path / "notes.md"], "notes.md: is no video, and of several inputs each is one; name videos alone"),
         ([tree / "0.mp4", tree], "0.mp4: is named twice"),
         ([tree / "a", tmp_path / "1.mp4"], f"1.mp4: has the name of {tree}/a/1.mp4, and each video gets a folder"),
+        ([tmp_path / "nested"], "a/1.mp4: would lie in the folder of .*a.mp4, as each video gets one of its name"),
         ([tmp_path / "empty.txt"], "empty.txt: names no video; write a path into each line"),
     ):
         with pytest.raises(InputError, match=said):
             found(*inputs)
+
+
+def test_predictions_that_lie_among_the_videos_are_none(tree, tmp_path, capfd):
+    """Nor is what a folder holds besides, which is told; links to folders are followed."""
+    videos = tmp_path / "videos"
+    videos.mkdir()
+    (videos / "link").symlink_to(tree)
+    (videos / "notes.vob").write_bytes(b"")
+    for _ in range(2):
+        assert (
+            run_command(predict_command, [*map(str, (videos, "--output", videos / "masks", "--checkpoint", "none"))])
+            == 0
+        )
+    said = capfd.readouterr()
+    assert (videos / "masks" / "link" / "a" / "1" / "overlay.mp4").exists()
+    assert said.out.splitlines()[-1].endswith("0 videos, 0 frames, 4 were there") and "1 .vob" in said.err
+    assert not any("overlay" in name for name in found(f"{videos}/**/*.m*"))
 
 
 # --- what is written
@@ -335,14 +358,13 @@ def test_runs_that_are_killed_go_on(tmp_path):
         _, err = each.communicate(timeout=300)
         assert each.returncode == 0, err
     assert contents(out) == contents(whole)
-    left = [path for path in out.rglob(".*") if not path.name.endswith((".lock", ".partial"))]
-    assert not left and done(out) == 60
+    assert not list(out.rglob(".*")) and done(out) == 60
 
 
 def test_cores_are_shared_out(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: {7, 1, 2, 3, 4}, raising=False)
-    assert core_shares(2) == [(1, 2), (3, 4, 7)] and core_shares(5) == [(1,), (2,), (3,), (4,), (7,)]
-    assert not core_shares(1) and not core_shares(6)
+    assert core_shares(2) == [(1, 2), (3, 4, 7)] and core_shares(6) == [(1,), (2,), (3,), (4,), (7,)]
+    assert not core_shares(1)
     monkeypatch.delattr(os, "sched_getaffinity")
     assert not core_shares(2)
 
@@ -363,12 +385,12 @@ def test_processes_on_cores_of_their_own(trained, tree, tmp_path):
     assert status == 2 and err.count("no such file or folder") == 1 and not (tmp_path / "new").exists(), err
     for i in range(20):
         shutil.copy(tree / "0.mp4", videos / f"more{i}.mp4")
-    process = started_command(*argv, "--output", tmp_path / "out2")
+    process = started_command(*argv, "--output", tmp_path / "out2", start_new_session=True)
     until = time.monotonic() + 120
     while not (tmp_path / "out2" / "more3").exists():
         assert time.monotonic() < until and process.poll() is None
         time.sleep(0.02)
-    process.send_signal(signal.SIGTERM)
+    os.killpg(process.pid, signal.SIGINT)  # As a terminal does.
     _, err = process.communicate(timeout=60)
-    assert process.returncode == 128 + signal.SIGTERM and "Traceback" not in err, err
+    assert process.returncode == 128 + signal.SIGINT and "Traceback" not in err, err
     assert not [path for path in (tmp_path / "out2").rglob(".*") if path.name.endswith((".partial", ".lock"))]

@@ -37,7 +37,7 @@ def written(tmp_path):
 
 def opened(path, settings=STUDENT, crop=(64, 64)):
     config = Config(model=settings, data=DataConfig(crop=crop), train=TrainConfig(teacher=path))
-    return open_teacher(build_model(settings), config, make_mesh(1))
+    return open_teacher(build_model(settings), config)
 
 
 @pytest.mark.long
@@ -46,7 +46,9 @@ def test_a_batch_has_the_teachers_outputs(written):
     path, model, variables = written("segformer_b0")
     frames = np.random.default_rng(0).integers(0, 256, (2, 2, 64, 64, 3), np.uint8)
     batch = {"frames": frames, "size": np.full((2, 2), 64, np.int32), "labels": np.zeros((2, 1, 64, 64), np.uint8)}
-    taught = opened(path)(batch)
+    teacher = opened(path)
+    teacher.start(make_mesh(1))
+    taught = teacher(batch)
     assert taught["labels"] is batch["labels"] and taught[FEATURES].shape == (2, 2, 16, 16, 256)
     alone = normalise(frames, batch["size"], model.channels)[1, 0][None]
     expected = model.apply(variables, alone, method="frame_logits")[0]
