@@ -19,7 +19,7 @@ from helpers.runs import ROOT, address, ended, seeing, started
 pytestmark = pytest.mark.long
 
 COMMANDS = [words for words, page in documented.CASES if page != "tables.md" and not words[1].startswith("benchmarks/")]
-HOSTS = [words for words in COMMANDS if "--cluster.process" in words]
+HOSTS = [words for words in COMMANDS if "train.py" in words and "--cluster.process" in words]
 """Those of one run on several hosts, in the order of their numbers."""
 
 

@@ -27,6 +27,7 @@ from cffm_jax.models.encoders import mit, mobilenetv2, resnet
 from cffm_jax.models.encoders.names import backbone_of
 from cffm_jax.models.methods.image_head import HEADS
 from cffm_jax.models.variables import flatten
+from cffm_jax.predict import many
 from cffm_jax.settings import load_config
 from cffm_jax.tables.networks import config_file
 from cffm_jax.tables.rows import TABLES
@@ -102,6 +103,7 @@ def sized(sizes=SIZES):
     with pytest.MonkeyPatch.context() as patch:
         for name, size in sizes.items():
             patch.setitem(backbone_of(name).sizes, name, size)
+        patch.setattr(many, "core_shares", lambda jobs: [])  # Other processes would have the usual ones.
         forget()
         yield
     forget()
