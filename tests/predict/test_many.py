@@ -358,7 +358,8 @@ def test_runs_that_are_killed_go_on(tmp_path):
         _, err = each.communicate(timeout=300)
         assert each.returncode == 0, err
     assert contents(out) == contents(whole)
-    assert not list(out.rglob(".*")) and done(out) == 60
+    # One that was killed between its folder and its lock leaves the lock, which holds nobody up.
+    assert not [path for path in out.rglob(".*") if path.suffix != ".lock"] and done(out) == 60
 
 
 def test_cores_are_shared_out(monkeypatch):
