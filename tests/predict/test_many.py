@@ -384,7 +384,7 @@ def test_processes_on_cores_of_their_own(trained, tree, tmp_path):
     assert contents(tmp_path / "out1") == contents(tmp_path / "out2")
     status, _, err = finished(*argv[:3], tmp_path / "none", "--output", tmp_path / "new", "--no-overlay")
     assert status == 2 and err.count("no such file or folder") == 1 and not (tmp_path / "new").exists(), err
-    for i in range(20):
+    for i in range(80):
         shutil.copy(tree / "0.mp4", videos / f"more{i}.mp4")
     process = started_command(*argv, "--output", tmp_path / "out2", start_new_session=True)
     until = time.monotonic() + 120
