@@ -46,8 +46,8 @@ class About:
       any_weights: an evaluation may have another value than the training of its weights.
       part: its only readers: some methods (`models.methods.method.Method.settings_read`), or the
         loader of the clips.
-      reads_only_with: dotted names of settings, of which one has to be other than 0 for this one to
-        be read.
+      reads_only_with: dotted names of settings, of which one has to be other than 0, or given, for
+        this one to be read.
       reads_only_if: a setting's dotted name and its value, without which this one is not read.
       evaluated: of a section: an evaluation reads it.
       set_by_study: the study sets it for each of its runs.

@@ -29,7 +29,6 @@ from cffm_jax.export import stablehlo
 from cffm_jax.inference.load import Weights
 from cffm_jax.inference.streaming import StreamSegmenter
 from cffm_jax.models import by_platform
-from cffm_jax.models.methods.key_frames import KeyFrames
 from cffm_jax.models.methods.method import Method
 from cffm_jax.models.variables import flatten
 from cffm_jax.runtime.atomic import whole_file
@@ -82,7 +81,7 @@ def export_onnx(weights: Weights, path: str | Path, size: tuple[int, int], *, st
     if weights.model.reads_prototypes:
         problem = f"{weights.model.public_name} has prototypes, which do not convert to ONNX"
         raise InputError(path, problem, "take --to jax-export, or a model without prototypes")
-    if isinstance(weights.model, KeyFrames):  # onnxruntime misses an input of a condition within a loop.
+    if weights.model.BRANCHES:  # onnxruntime misses an input of a condition within a loop.
         problem = f"{weights.model.public_name} has key frames, which do not convert to ONNX"
         raise InputError(path, problem, "take --to jax-export, or a model without key frames")
     if weights.model.BORROWED and (weights.model.reference_names or weights.model.contexts()):

@@ -111,9 +111,11 @@ def _fixed_part(pattern: str) -> str:
 
 def _in_folder(folder: str) -> list[str]:
     """Its videos and those of the folders in it; none if it holds images."""
-    if any(path.lower().endswith(images.SUFFIXES) for path in next(_files(folder), ())):
+    below = _files(folder)
+    first = next(below, [])
+    if any(path.lower().endswith(images.SUFFIXES) for path in first):
         return []
-    return [path for paths in _files(folder) for path in images.in_order(paths) if _is_video(path)]
+    return [path for paths in (first, *below) for path in images.in_order(paths) if _is_video(path)]
 
 
 def left_out(folder: str) -> list[str]:

@@ -86,9 +86,8 @@ class MotionConsistent(FlowHead):
     def loss(
         self, batch: Batch, frame_loss_weight: float, criterion: Criterion = cross_entropy
     ) -> tuple[Float32[Array, ""], dict[str, Float32[Array, ""]]]:
-        """The loss of the targets, plus the weighted one of the auxiliary head (of PSPNet's on
-        targets, of OCRNet's on both frames, if labelled), plus the weighted motion loss, plus the
-        weighted ones of a teacher's outputs, if there is one; ``frame_loss_weight`` is not read."""
+        """``target_loss``, plus the weighted motion loss, plus the weighted ones of a teacher's
+        outputs, if there is one; ``frame_loss_weight`` is not read."""
         clips = normalise(batch["frames"], batch["size"], self.channels)
         b, t, *shape = clips.shape
         maps = self.encode_stages(clips.reshape(b * t, *shape), True)

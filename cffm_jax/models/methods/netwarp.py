@@ -199,8 +199,7 @@ class NetWarp(FlowHead):
     def loss(
         self, batch: Batch, frame_loss_weight: float, criterion: Criterion = cross_entropy
     ) -> tuple[Float32[Array, ""], dict[str, Float32[Array, ""]]]:
-        """The loss of the targets, plus the weighted one of the auxiliary head, of PSPNet's on
-        targets, of OCRNet's on both frames, if labelled; ``frame_loss_weight`` is not read."""
+        """``target_loss``; ``frame_loss_weight`` is not read."""
         clips = normalise(batch["frames"], batch["size"], self.channels)
         logits, auxiliary = self.clip_outputs(clips, True)
         return self.target_loss(logits, auxiliary, batch["labels"], criterion)
