@@ -102,15 +102,22 @@ def step(
 def description(weights: Weights, segmenter: StreamSegmenter) -> dict[str, Any]:
     """Metadata of an export."""
     config = segmenter.config
-    return {
+    about = {
         "model": dataclasses.asdict(config.model),
         "origin": weights.origin,
         "licence": weights.licence,
         "frames": {"streams": segmenter.streams, "height": segmenter.size[0], "width": segmenter.size[1]},
         "channels": dataclasses.asdict(config.data.frame_channels),
+        "input_size": segmenter.input_size,
         "offsets": list(config.data.offsets),
         "classes": list(weights.names),
         "colours": weights.colours[: len(weights.names)].tolist(),
         "jax": jax.__version__,
         "written_by": f"cffm_jax {metadata.version('cffm-jax')}",
     }
+    if segmenter.model.reads_prototypes:  # By which those of the frames so far are computed.
+        plan = dataclasses.asdict(config.prototypes)
+        about["prototypes"] = {
+            name: plan[name] for name in ("count", "start", "iterations", "seed", "memory", "interval")
+        }
+    return about
