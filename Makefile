@@ -19,7 +19,7 @@ TORCHVISION := torchvision==0.28.0
 TEST := $(PYTHON) -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-cuda12 install-cuda13 install-video install-heif install-tiff install-hub install-import install-onnx install-ray install-cuda-compile check test test-long test-cuda test-reference test-browser test-onnx test-ray docs demo bench-data gpu-check lock clean
+.PHONY: help install install-cuda12 install-cuda13 install-video install-heif install-tiff install-hub install-import install-onnx install-openvino install-ray install-cuda-compile check test test-long test-cuda test-reference test-browser test-onnx test-ray docs demo bench-data gpu-check lock clean
 .DELETE_ON_ERROR:
 
 help:  ## List the targets
@@ -34,6 +34,7 @@ install-tiff: $(VENV)/.tiff  ## The same, with tifffile for TIFF frames of other
 install-hub: $(VENV)/.hub  ## The same, with huggingface_hub for weights by name (hf:owner/name); joins any of the above
 install-import: $(VENV)/.import  ## The same, with pycocotools for polygons of COCO (data.import_labels); joins any of the above
 install-onnx: $(VENV)/.onnx  ## The same, with jax2onnx and onnxruntime for convert.py --to onnx; joins any of the above
+install-openvino: $(VENV)/.openvino  ## The same, with OpenVINO for predict.py --engine openvino; joins any of the above
 install-ray: $(VENV)/.ray  ## The same, with Ray Data, to share many videos out (docs/many_videos.md); joins any of the above
 install-cuda-compile: $(VENV)/.cuda-compile  ## XLA's compiler for CUDA and ptxas, no driver and no GPU, in VENV/cuda-compile (benchmarks/roofline.py)
 
@@ -59,7 +60,7 @@ test-reference: $(VENV)/.reference  ## Tests against torch and transformers
 test-browser: $(VENV)/.browser  ## Tests of the report in Chromium, which has to be there (apt install chromium)
 	@$(PYTHON) -m pytest -m browser $(PYTEST_ARGS)
 
-test-onnx: $(VENV)/.test $(VENV)/.onnx  ## Tests of the streams as ONNX, in onnxruntime
+test-onnx: $(VENV)/.test $(VENV)/.onnx $(VENV)/.openvino  ## Tests of the streams as ONNX, in onnxruntime and OpenVINO
 	@$(PYTHON) -m pytest -m onnx $(PYTEST_ARGS)
 
 test-ray: $(VENV)/.test $(VENV)/.ray $(VENV)/.beam  ## Tests of many videos on Ray Data and Apache Beam, on this host
@@ -96,7 +97,7 @@ $(VENV)/.base: requirements/build.txt requirements/base.txt pyproject.toml setup
 	@$(PIP) install --no-deps --no-build-isolation -e .
 	@touch $@
 
-$(VENV)/.check $(VENV)/.test $(VENV)/.video $(VENV)/.heif $(VENV)/.tiff $(VENV)/.hub $(VENV)/.import $(VENV)/.ray $(VENV)/.docs $(VENV)/.cuda12 $(VENV)/.cuda13: $(VENV)/.%: requirements/%.txt $(VENV)/.base
+$(VENV)/.check $(VENV)/.test $(VENV)/.video $(VENV)/.heif $(VENV)/.tiff $(VENV)/.hub $(VENV)/.import $(VENV)/.openvino $(VENV)/.ray $(VENV)/.docs $(VENV)/.cuda12 $(VENV)/.cuda13: $(VENV)/.%: requirements/%.txt $(VENV)/.base
 	@$(LOCKED) -r $<
 	@touch $@
 
@@ -143,6 +144,7 @@ lock:  ## Solve the locks anew (needs uv; UPGRADE=--upgrade moves the pins)
 	$(COMPILE) requirements/hub.in -c requirements/base.txt -o requirements/hub.txt
 	$(COMPILE) requirements/import.in -c requirements/base.txt -o requirements/import.txt
 	$(COMPILE) requirements/onnx.in --override requirements/base.txt -o requirements/onnx.txt
+	$(COMPILE) requirements/openvino.in -c requirements/base.txt -o requirements/openvino.txt
 	$(COMPILE) requirements/test.in -c requirements/base.txt -c requirements/video.txt -o requirements/test.txt
 	$(COMPILE) requirements/ray.in -c requirements/base.txt -c requirements/test.txt -o requirements/ray.txt
 	$(COMPILE) requirements/beam.in --override requirements/base.txt --override requirements/test.txt --override requirements/ray.txt -o requirements/beam.txt

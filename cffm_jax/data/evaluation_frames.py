@@ -26,6 +26,16 @@ def evaluation_size(height: int, width: int, box: tuple[int, int], multiple: int
     return h, w
 
 
+def checked_frame(number: int, frame: np.ndarray, channels: Channels) -> np.ndarray:
+    """A frame of a stream as an array. InputError unless it is u8[H,W,3] in RGB, or f32[H,W,K] of
+    other channels."""
+    frame = np.asarray(frame)
+    if frame.ndim != 3 or frame.shape[-1] != len(channels) or frame.dtype != channels.dtype or not frame.size:
+        wanted = "u8[H,W,3] in RGB" if channels.coloured else f"f32[H,W,{len(channels)}] of {', '.join(channels.names)}"
+        raise InputError(f"frame {number}", f"is {frame.dtype}{list(frame.shape)}", f"give frames {wanted}")
+    return frame
+
+
 def load_evaluation_frame(
     path: FileName, box: tuple[int, int], channels: Channels = COLOURS, multiple: int = _MULTIPLE
 ) -> tuple[np.ndarray, tuple[int, int]]:

@@ -265,18 +265,14 @@ def predictions(
       InputError: a frame is no such array or differs in size from the first; where prototypes are
         causal, its features or the weights are not finite.
     """
-    segmenter, state, channels = None, None, model.channels
-    wanted = "u8[H,W,3] in RGB" if channels.coloured else f"f32[H,W,{len(channels)}] of {', '.join(channels.names)}"
+    segmenter, state = None, None
     causal = "causal" in model.contexts("causal")
     if causal:
         deque(finite_leaves(variables), maxlen=0)
     waiting: deque[tuple[int, Segmented, jax.Array | None]] = deque()
     weights: dict[str, Any] | Prepared = jax.device_put(variables)
     for number, frame in enumerate(frames):
-        frame = np.asarray(frame)
-        if frame.ndim != 3 or frame.shape[-1] != len(channels) or frame.dtype != channels.dtype or not frame.size:
-            problem = f"is {frame.dtype}{list(frame.shape)}"
-            raise InputError(f"frame {number}", problem, f"give frames {wanted}")
+        frame = evaluation_frames.checked_frame(number, frame, model.channels)
         if segmenter is None:
             segmenter = _segmenter(model, config, frame.shape[:2], scores, logits, tiles)
             weights = segmenter.segment.suited(weights)

@@ -39,6 +39,7 @@ from cffm_jax.runtime.signals import Interruption
 
 if TYPE_CHECKING:
     from cffm_jax.inference.load import Weights
+    from cffm_jax.inference.onnx_stream import OnnxStream
     from cffm_jax.inference.prediction import Prediction
     from cffm_jax.inference.streaming import Footprint
 
@@ -62,11 +63,12 @@ class Written(NamedTuple):
 class Surroundings:
     """What is around the prediction of an input: here, of one that is alone."""
 
-    def weights(self, request: Request, interruption: Interruption) -> Weights:
+    def weights(self, request: Request, interruption: Interruption) -> Weights | OnnxStream:
         """The weights that are asked for."""
         with interruption.deferred():  # What is raised within an extension that is being loaded may end in an abort.
             from cffm_jax.inference.load import load
-        return load(request.checkpoint)
+            from cffm_jax.inference.onnx_stream import open_onnx
+        return open_onnx(request.checkpoint, request.onnx_engine) if request.onnx_engine else load(request.checkpoint)
 
     def bar(self, source: Source) -> Bar:
         """Shows how far it is."""
@@ -164,7 +166,7 @@ class _Job(NamedTuple):
     request: Request
     source: Source
     folder: OutputFolder
-    weights: Weights
+    weights: Weights | OnnxStream
     chosen: Sequence[int]
     footprints: list[Footprint]
     around: Surroundings

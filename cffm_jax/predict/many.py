@@ -189,7 +189,8 @@ class _Work:
         most = len(self._left)
         with contextlib.ExitStack() as stack:
             stack.callback(self._watch.close)
-            shares = core_shares(min(request.jobs, most)) if jax.default_backend() == "cpu" else []
+            on_cpu = request.onnx_engine or jax.default_backend() == "cpu"
+            shares = core_shares(min(request.jobs, most)) if on_cpu else []
             if shares:
                 calls = [stack.enter_context(Worker(request, cores)) for cores in shares]
             elif most:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     import jax
 
     from cffm_jax.inference.load import Weights
+    from cffm_jax.inference.onnx_stream import OnnxStream
     from cffm_jax.inference.prediction import Prediction
 
 
@@ -141,12 +142,12 @@ def is_there(request: Request, folder: str) -> bool:
 class _Loaded:
     """Weights on each device, and what was compiled for them."""
 
-    def __init__(self, weights: Weights):
-        self._host, self._on = weights, dict[Any, "Weights"]()
+    def __init__(self, weights: Weights | OnnxStream):
+        self._host, self._on = weights, dict[Any, "Weights | OnnxStream"]()
         self._moving, self._compiling = threading.Lock(), threading.Lock()
         self._compiled, self._told = set[Any](), set[str]()
 
-    def on(self, device: jax.Device | None) -> Weights:
+    def on(self, device: jax.Device | None) -> Weights | OnnxStream:
         import jax
 
         with self._moving:
@@ -177,7 +178,7 @@ class _Lane(Surroundings):
     def __init__(self, loaded: _Loaded, device: jax.Device | None, watch: Watch | None):
         self._loaded, self._device, self._watch = loaded, device, watch
 
-    def weights(self, request: Request, interruption: Interruption) -> Weights:
+    def weights(self, request: Request, interruption: Interruption) -> Weights | OnnxStream:
         return self._loaded.on(self._device)
 
     def bar(self, source: Source) -> Bar:

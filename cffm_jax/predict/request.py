@@ -14,9 +14,15 @@ from cffm_jax.config.checks import require_frame_size, require_tiles
 from cffm_jax.data import clips
 from cffm_jax.drawing.masks import ALPHA
 from cffm_jax.errors import InputError
-from cffm_jax.rules import require_values, setting
+from cffm_jax.rules import option_name, require_values, setting
 
 _OF_THE_RUN = {"inputs", "output", "overwrite", "jobs", "cluster"}
+_NOT_OF_ONNX = {
+    "scores": "gives masks alone",
+    "logits": "gives masks alone",
+    "frame_size": "resizes frames as its run did",
+    "tile_size": "segments whole frames",
+}
 _RATES = f"give 0.01 to {clips.FASTEST} frames a second"
 _ADDRESSES = "download it, or pipe it: ffmpeg -i ADDRESS -f matroska - | python predict.py - --output FOLDER"
 
@@ -32,7 +38,11 @@ class Request:
     segmented by itself."""
     checkpoint: str = setting("", path=True, hub=True)
     """Folder of a run, a file of weights of any kind, see convert.py, or hf:owner/name of the
-    Hugging Face hub. CFFM++ has prototypes of the frames so far."""
+    Hugging Face hub; or a file of convert.py --to onnx for frames of the input's size. CFFM++ has
+    prototypes of the frames so far."""
+    engine: Literal["onnxruntime", "openvino"] | None = None
+    """What runs a --checkpoint that is a file of convert.py --to onnx, on CPUs; default:
+    onnxruntime. All other checkpoints run in JAX."""
     output: str = setting("", path=True)
     """Folder to write into, of several videos FOLDER/<video>, by their paths below what was given;
     default: <input>_prediction, beside the input."""
@@ -92,6 +102,11 @@ class Request:
     cluster: ClusterConfig = ClusterConfig()
 
     @property
+    def onnx_engine(self) -> str:
+        """What runs the checkpoint, if it is a file of ONNX; "" for all others."""
+        return (self.engine or "onnxruntime") if self.checkpoint.lower().endswith(".onnx") else ""
+
+    @property
     def asked(self) -> dict[str, Any]:
         """What two predictions of a video have to have in common to be the same, for JSON."""
         settings = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
@@ -109,6 +124,7 @@ class Request:
         """The same of all but the inputs."""
         if not self.checkpoint:
             raise InputError("--checkpoint", "is missing", "name a run's folder, or a file of weights")
+        self._require_engine()
         if self.masks == "none" and not any((self.scores, self.logits, self.overlay, self.csv)):
             raise InputError("command line", "leaves nothing to write", "give --masks png, --overlay or --csv")
         require_values(self)
@@ -116,3 +132,16 @@ class Request:
             require_frame_size("--frame-size", self.frame_size)
         require_tiles(self.tile_size, self.overlap)
         clips.require_seconds(self.reference_seconds or ())
+
+    def _require_engine(self) -> None:
+        """InputError for an engine of another checkpoint than one of ONNX, and for what that cannot
+        do."""
+        if self.engine and not self.onnx_engine:
+            problem = f"is {self.engine}, which runs files of ONNX alone"
+            raise InputError(
+                "--engine", problem, "leave it out, or name a file of convert.py --to onnx as --checkpoint"
+            )
+        for name, what in _NOT_OF_ONNX.items() if self.onnx_engine else ():
+            if getattr(self, name):
+                remedy = "leave it out, or name the run itself with --checkpoint"
+                raise InputError(option_name(name), f"is given, and a file of ONNX {what}", remedy)

