@@ -11,8 +11,11 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 from collections.abc import Collection, Sequence
 from multiprocessing.connection import Connection
+
+from tqdm import tqdm
 
 from cffm_jax.errors import InputError, Stopped
 from cffm_jax.predict.predictor import Outcome, Predictor, Watch
@@ -97,6 +100,7 @@ def _serve(request: Request, cores: Sequence[int], connection: Connection) -> No
 
     share_freed_memory()
     cache_compilations()
+    tqdm.set_lock(threading.RLock())  # Its own is of all processes, and would be left behind by the abrupt end.
     predictor, watch = None, _Sending(connection)
     try:
         while True:
