@@ -146,4 +146,5 @@ def _coloured(path: Path, blended: bool, size: tuple[int, int]) -> Drawn:
     return Drawn(_UNITED[read_coloured(path, _TABLE, size, blended=blended).labels])
 
 
-FORMAT = Format("camvid", "CamVid's masks", _recognise, _read, whole=True)
+_TRAINING = "--config b0_camvid --init.encoder mit_b0.pth"
+FORMAT = Format("camvid", "CamVid's masks", _recognise, _read, whole=True, training=_TRAINING)

@@ -115,7 +115,7 @@ def main(argv: Sequence[str]) -> None:
     shown = shlex.quote(options.output)
     print(f"{options.output}: written. To check it, and to train:")
     print(f"  python -m cffm_jax.data.check {shown} --layout folder")
-    print(f"  python train.py --config finetune --data.root {shown} --init.encoder mit_b1.pth --workdir runs/own")
+    print(f"  python train.py {chosen.training} --data.root {shown}")
 
 
 def _format(source: Source, name: str, table: bool) -> Format:

@@ -123,4 +123,5 @@ def _values(path: Path) -> np.ndarray:
         raise UnreadableFile(path, "cannot be read (truncated or damaged)", "copy it again") from error
 
 
-FORMAT = Format("davis", "DAVIS' masks", _recognise, _read, whole=True)
+_TRAINING = "--config b0_davis --init.encoder mit_b0.pth"
+FORMAT = Format("davis", "DAVIS' masks", _recognise, _read, whole=True, training=_TRAINING)

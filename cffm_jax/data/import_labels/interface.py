@@ -90,6 +90,7 @@ class Format(NamedTuple):
         opened. InputError: something is missing, or would have to be guessed.
       table: whether it can use ``--colours``.
       whole: whether a mask states what every pixel is, so that there is nothing without a label.
+      training: options of ``train.py`` that suit what is imported.
     """
 
     name: str
@@ -98,6 +99,7 @@ class Format(NamedTuple):
     read: Callable[[Source, str], Labels]
     table: bool = False
     whole: bool = False
+    training: str = "--config finetune --init.encoder mit_b1.pth --workdir runs/own"
 
 
 class Canvas:

@@ -71,6 +71,7 @@ def test_camvid(form, source, out, said, capfd):
     original = form == "camvid_original"
     assert "6 videos (test 2, train 3, val 1), 69 frames, 69 with labels" in told and "0001TP_train (10)" in told
     assert ("32 labels become 11 classes" in told) == original and "left out" not in told
+    assert "train.py --config b0_camvid --init.encoder mit_b0.pth --data.root" in told
     assert frames_of(out) == PARTS
     for mask in out.glob("*/masks/*.png"):
         values, palette = mask_values(mask)
@@ -98,6 +99,7 @@ def test_davis(year, source, out, said, capfd):
     told = said()
     assert "6 videos (train 4, val 2), 60 frames, 60 with labels" in told
     assert "soccerball is left out: its object, a ball, is of no class" in told
+    assert "train.py --config b0_davis --init.encoder mit_b0.pth --data.root" in told
     new = "2 videos are left out, as DAVIS 2016 does not have them: boxing-fisheye, bike-packing"
     assert (new in told) == (year == 2017)
     assert frames_of(out) == {
