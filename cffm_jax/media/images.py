@@ -95,7 +95,8 @@ def list_images(folder: str) -> list[str]:
             raise InputError(os.path.join(folder, name), problem, "take one of them away, or name a pattern in quotes")
     paths = [os.path.join(folder, name) for name in names]
     if not paths:
-        raise InputError(folder, f"holds no image ({', '.join(SUFFIXES)}) and no video", "name another folder")
+        problem = f"holds no image ({', '.join(SUFFIXES)}) and no video"
+        raise InputError(folder, problem, "name another folder; of several folders of frames a pattern in quotes")
     return paths
 
 

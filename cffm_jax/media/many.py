@@ -24,18 +24,20 @@ _LIST = ".txt"
 
 
 class Video(NamedTuple):
-    """A video, and its name among the others: its path below what was given, without the end."""
+    """A video or a folder of frames, and its name among the others: its path below what was given,
+    of a file without the end."""
 
     path: str
     name: str
 
 
 def several_videos(inputs: Sequence[str]) -> list[Video]:
-    """The videos that are meant, by their names, in order; [] where the inputs are one: an image, a
-    folder that holds images, a camera, a single video.
+    """The videos that are meant, by their names, in order; [] where the inputs are one: images, a
+    folder that holds some, a camera, a single video.
 
     An argument is a video, a folder with videos in it or below, a pattern, or a list: a text file
-    with a path in each line, from the list's folder. A list means several even if it names one.
+    with one of these in each line, from the list's folder. Among several a folder that holds images
+    is a video of these frames. A list means several even if it names one.
 
     Raises:
       InputError: a folder or a list cannot be read, an argument among several is none of these, a
@@ -45,8 +47,7 @@ def several_videos(inputs: Sequence[str]) -> list[Video]:
         return []
     each = [list(_of_argument(name)) for name in inputs]
     videos = [video for some in each for video in some]
-    lists = any(_is_list(name) for name in inputs)
-    if not videos or (len(videos) == 1 and not lists and not os.path.isdir(inputs[0])):
+    if not videos or (len(inputs) == 1 and _is_one(inputs[0], videos)):
         return []
     for name, some in zip(inputs, each, strict=True):
         if not some:
@@ -64,25 +65,47 @@ def several_videos(inputs: Sequence[str]) -> list[Video]:
         if above:
             problem = f"would lie in the folder of {known[above]}, as each video gets one of its name"
             raise InputError(path, problem, "rename one of them, or segment it by itself")
-    paths = {os.path.realpath(video.path): video for video in reversed(videos)}
-    if len(paths) < len(videos):
-        doubled = next(video.path for video in reversed(videos) if paths[os.path.realpath(video.path)] is not video)
-        raise InputError(doubled, "is named twice", "name it once")
+    files: dict[str, Video] = {}
+    for video in videos:
+        before = files.setdefault(os.path.realpath(video.path), video)
+        if before is not video:
+            problem = "is named twice" if before == video else f"is the same video as {before.path}"
+            raise InputError(video.path, problem, "name it once, or take one of the links away")
     return videos
+
+
+def _is_one(name: str, videos: Sequence[Video]) -> bool:
+    """Whether an argument names one video itself, or is a pattern that fits one file."""
+    path = videos[0].path
+    return len(videos) == 1 and (path == name or (_is_pattern(name) and os.path.isfile(path)))
 
 
 def _of_argument(name: str) -> Iterator[Video]:
     if _is_list(name):
         yield from _listed(name)
-    elif os.path.isdir(name):
-        yield from (Video(path, _below(name, path)) for path in _in_folder(name))
-    elif has_magic(name) and not os.path.lexists(name):
-        paths = [path for path in glob.glob(name, recursive=True) if os.path.isfile(path) and not _is_made(path)]
-        if all(map(_is_video, paths)):
-            root = _fixed_part(name)
-            yield from (Video(path, _below(root, path)) for path in images.in_order(paths))
-    elif _is_video(name):
-        yield Video(name, _below(os.path.dirname(name), name))
+    elif paths := _videos(name):
+        if _is_pattern(name):
+            root = fixed_part(name)
+        else:
+            root = os.path.dirname(os.path.abspath(name)) if paths == [name] else name
+        yield from (Video(path, _below(root, path)) for path in paths)
+
+
+def _videos(name: str) -> list[str]:
+    """The videos that a path or a pattern names, [] if it names something else."""
+    if os.path.isdir(name):
+        return [name] if _holds_images(name) else _in_folder(name)
+    if _is_pattern(name):
+        paths = [path for path in glob.glob(name, recursive=True) if not _is_made(path)]
+        files = [path for path in paths if os.path.isfile(path)]
+        if not files:
+            return images.in_order([path for path in paths if os.path.isdir(path) and _holds_images(path)])
+        return images.in_order(files) if all(map(_is_video, files)) else []
+    return [name] if _is_video(name) else []
+
+
+def _is_pattern(name: str) -> bool:
+    return has_magic(name) and not os.path.lexists(name)
 
 
 def _is_list(name: str) -> bool:
@@ -99,23 +122,24 @@ def _is_made(path: str) -> bool:
 
 
 def _below(folder: str, path: str) -> str:
-    return os.path.splitext(os.path.relpath(path, folder or "."))[0]
+    name = os.path.relpath(path, folder or ".")
+    return name if os.path.isdir(path) else os.path.splitext(name)[0]
 
 
-def _fixed_part(pattern: str) -> str:
-    """The folder in front of what varies."""
+def fixed_part(pattern: str) -> str:
+    """The folder in front of what varies; "" for the current one."""
     parts = pattern.split(os.sep)
     fixed = next(i for i, part in enumerate(parts) if has_magic(part))
     return os.sep.join(parts[:fixed]) or (os.sep if pattern.startswith(os.sep) else "")
 
 
+def _holds_images(folder: str) -> bool:
+    return any(path.lower().endswith(images.SUFFIXES) for path in next(_files(folder), []))
+
+
 def _in_folder(folder: str) -> list[str]:
-    """Its videos and those of the folders in it; none if it holds images."""
-    below = _files(folder)
-    first = next(below, [])
-    if any(path.lower().endswith(images.SUFFIXES) for path in first):
-        return []
-    return [path for paths in (first, *below) for path in images.in_order(paths) if _is_video(path)]
+    """Its videos and those of the folders in it."""
+    return [path for paths in _files(folder) for path in images.in_order(paths) if _is_video(path)]
 
 
 def left_out(folder: str) -> list[str]:
@@ -143,12 +167,16 @@ def _files(folder: str) -> Iterator[list[str]]:
 
 def _listed(path: str) -> Iterator[Video]:
     try:
-        with open(path, encoding="utf-8", errors="surrogateescape") as file:
+        with open(path, encoding="utf-8-sig", errors="surrogateescape") as file:  # Windows' programs put a mark first.
             lines = [line.rstrip("\r\n") for line in file]
     except OSError as error:
         raise InputError(path, f"cannot be read ({error.strerror})", "check its permissions") from error
+    if any("\0" in line for line in lines):
+        raise InputError(path, "is no text in UTF-8", "save it as UTF-8 (in PowerShell: Out-File -Encoding utf8)")
     named = [os.path.join(os.path.dirname(path), line) for line in lines if line.strip()]
     if not named:
         raise InputError(path, "names no video", "write a path into each line")
-    root = os.path.commonpath([os.path.dirname(os.path.abspath(each)) for each in named])
-    yield from (Video(each, _below(root, os.path.abspath(each))) for each in named)
+    # What is none is one that fails, by itself.
+    paths = [each for name in named for each in _videos(name) or [name]]
+    root = os.path.commonpath([os.path.dirname(os.path.abspath(each)) for each in paths])
+    yield from (Video(each, _below(root, os.path.abspath(each))) for each in paths)

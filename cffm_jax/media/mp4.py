@@ -30,8 +30,10 @@ def announced_size(file: io.BufferedIOBase) -> int:
 
 
 def require_whole(file: io.BufferedIOBase, name: str) -> None:
-    """InputError for an MP4 that was cut off."""
+    """InputError for a file that is empty, or an MP4 that was cut off."""
     there, announced = file.seek(0, 2), announced_size(file)
+    if not there:
+        raise InputError(name, "is empty", "copy it again")
     if announced > there:
         problem = f"is cut off: {there:,} bytes are there, at least {announced:,} should be"
         raise InputError(name, problem, "copy it again: the index at its end is missing")

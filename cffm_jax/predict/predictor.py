@@ -77,13 +77,14 @@ class Predictor:
         chosen_classes(request.classes, weights.names)
         self.request, self._loaded = request, _Loaded(weights)
 
-    def __call__(self, video: str, folder: str) -> Outcome:
+    def __call__(self, video: str | os.PathLike[str], folder: str | os.PathLike[str]) -> Outcome:
         """Predicts a video into a folder, whole or not at all, if it is not there. That another
         process is making it is an error of the outcome.
 
         Raises:
           InputError: the folder cannot be used: it holds something else, or cannot be written.
         """
+        video, folder = os.fspath(video), os.fspath(folder)
         try:
             return self.predict_on(None, video, folder)
         except InUse as error:
@@ -99,7 +100,7 @@ class Predictor:
         request = dataclasses.replace(self.request, inputs=(video,), output=folder)
         try:
             with jax.default_device(device):
-                written = predict(request, _Lane(self._loaded, device, watch))
+                written = predict(request, _Lane(self._loaded, device, video, watch))
             return Outcome(video, folder, written.frames, "")
         except InUse:
             raise
@@ -175,14 +176,14 @@ class _Loaded:
 class _Lane(Surroundings):
     """Around the predictions of one video of many."""
 
-    def __init__(self, loaded: _Loaded, device: jax.Device | None, watch: Watch | None):
-        self._loaded, self._device, self._watch = loaded, device, watch
+    def __init__(self, loaded: _Loaded, device: jax.Device | None, video: str, watch: Watch | None):
+        self._loaded, self._device, self._video, self._watch = loaded, device, video, watch
 
     def weights(self, request: Request, interruption: Interruption) -> Weights | OnnxStream:
         return self._loaded.on(self._device)
 
     def bar(self, source: Source) -> Bar:
-        return _Part(self._watch, source)
+        return _Part(self._watch, self._video, source.count)
 
     def compiled(self, size: tuple[int, ...], predictions: Iterator[Prediction]) -> Iterator[Prediction]:
         return self._loaded.compiled((self._device, size), predictions)
@@ -194,8 +195,8 @@ class _Lane(Surroundings):
 class _Part:
     """The bar of one of the videos."""
 
-    def __init__(self, watch: Watch | None, source: Source):
-        self._watch, self._source = watch, source
+    def __init__(self, watch: Watch | None, video: str, count: int | None):
+        self._watch, self._video, self._count = watch, video, count
 
     def __enter__(self) -> _Part:
         return self
@@ -205,7 +206,7 @@ class _Part:
 
     def update(self) -> None:
         if self._watch:
-            self._watch.frame(self._source.name, self._source.count)
+            self._watch.frame(self._video, self._count)
 
     def set_postfix_str(self, s: str = "", refresh: bool = True) -> None:
         pass

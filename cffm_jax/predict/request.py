@@ -34,8 +34,8 @@ class Request:
     inputs: tyro.conf.Positional[tuple[str, ...]] = setting((), path=True, remedy=_ADDRESSES)
     """A video, an image, several images, a folder of images or a pattern in quotes (one video in
     the order of their numbers), a camera's index, or - for a video on standard input. Of several
-    videos, of a folder of them and in it, a pattern, or a list (.txt, a path in each line), each is
-    segmented by itself."""
+    videos or folders of frames, of a folder of videos and in it, a pattern, or a list (.txt, a path
+    in each line), each is segmented by itself."""
     checkpoint: str = setting("", path=True, hub=True)
     """Folder of a run, a file of weights of any kind, see convert.py, or hf:owner/name of the
     Hugging Face hub; or a file of convert.py --to onnx for frames of the input's size. CFFM++ has

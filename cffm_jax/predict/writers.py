@@ -21,7 +21,7 @@ from cffm_jax.config import IGNORED_LABEL
 from cffm_jax.errors import InputError
 from cffm_jax.inference.prediction import Prediction
 from cffm_jax.media.frame import Frame
-from cffm_jax.media.many import ABOUT
+from cffm_jax.media.many import ABOUT, fixed_part
 from cffm_jax.media.source import STDIN, has_magic
 from cffm_jax.runtime.atomic import WholeFolder
 
@@ -87,9 +87,7 @@ def default_output(inputs: Sequence[str]) -> str:
     if name == STDIN:
         return "stdin_prediction"
     if not os.path.lexists(name):  # A camera's index, or a pattern, whose folder is named.
-        folder = os.path.dirname(name) if has_magic(name) else f"camera{name}"
-        folder = folder or "images"
-        return "images_prediction" if has_magic(folder) else f"{folder}_prediction"
+        return f"{(fixed_part(name) or 'images') if has_magic(name) else f'camera{name}'}_prediction"
     name = os.path.abspath(name)
     if len(inputs) > 1:
         return f"{os.path.dirname(name)}_prediction"

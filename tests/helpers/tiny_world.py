@@ -69,7 +69,7 @@ READ = (
 """Options that name what is there before a command runs."""
 INPUTS = {
     "-": "video.mp4", "0": "video.mp4", "frames/": "frames", "frames/*.jpg": "frames", "films/": "films",
-    "films/**/*.mp4": "films",
+    "films/**/*.mp4": "films", "DAVIS/JPEGImages/480p/*": "DAVIS",
 }  # fmt: skip
 """What ``predict.py`` is given -> the file or folder that this is of; 0 is a camera."""
 KEPT = ("configs", "data", "runs", "studies")

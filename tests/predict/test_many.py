@@ -94,8 +94,31 @@ def test_a_folder_a_pattern_a_list_and_arguments_name_the_same(tree, tmp_path):
     beside = tree / "list.txt"
     beside.write_text("a/1.mp4\r\nb/1.mp4\n")
     assert found(beside) == {"a/1": "1.mp4", "b/1": "1.mp4"}
+    beside.write_text("a\nb/*.mp4\n0.*\n", encoding="utf-8-sig")  # As of Windows' editors.
+    assert found(beside) == everything
     beside.unlink()
     assert found(tree / "a", tree / "0.mp4") == {"1": "1.mp4", "2": "2.mkv", "0": "0.mp4"}
+
+
+def test_folders_of_frames_are_videos_among_others(tree, tmp_path, capfd):
+    """A folder is not searched for them: of a dataset its masks would be videos too. Names of folders have no end."""
+    names = {"frames/cam.1": "cam.1", "frames/2": "2"}
+    for name in names:
+        (tmp_path / name).mkdir(parents=True)
+        for i in range(3):
+            Image.fromarray(picture(number=i)).save(tmp_path / name / f"{i}.png")
+    (tmp_path / "frames" / "none").mkdir()
+    each = {"2": "2", "cam.1": "cam.1"}
+    assert found(f"{tmp_path}/frames/*") == found(tmp_path / "frames/cam.1", f"{tmp_path}/frames/2/") == each
+    assert found(tmp_path / "frames/2", tree / "0.mp4") == {"2": "2", "0": "0.mp4"}
+    assert found(f"{tmp_path}/frames/c*") == {"cam.1": "cam.1"} and not found(tmp_path / "frames/2")
+    (tmp_path / "list.txt").write_text(f"frames/2/\nframes/cam.1/*.png\n{tree}/b/*.mp4\n")
+    assert run(tmp_path / "list.txt", "--output", tmp_path / "out") == 0
+    assert "3 videos, 9 frames" in capfd.readouterr().out
+    assert run(tmp_path / "frames/2", tmp_path / "frames/cam.1", "--output", tmp_path / "two") == 0
+    assert "warning" not in capfd.readouterr().err
+    assert run(tmp_path / "frames", "--output", tmp_path / "no") == 2
+    assert "of several folders of frames a pattern in quotes" in capfd.readouterr().err
 
 
 def test_what_is_one_input(tree, tmp_path):
@@ -114,12 +137,19 @@ def test_lists_and_names_that_do_not_fit(tree, tmp_path):
     (tmp_path / "nested" / "a").mkdir(parents=True)
     for name in ("a.mp4", "a/1.mp4"):
         os.link(tree / "0.mp4", tmp_path / "nested" / name)
+    (tmp_path / "wide.txt").write_text("a.mp4\n", encoding="utf-16")
+    (tmp_path / "links").mkdir()
+    (tmp_path / "links" / "2.mp4").symlink_to(tree / "0.mp4")
+    os.link(tree / "0.mp4", tmp_path / "links" / "1.mp4")
+    (tmp_path / "links" / "3.mp4").symlink_to("1.mp4")
     for inputs, said in (
         ([tree, tmp_path / "notes.md"], "notes.md: is no video, and of several inputs each is one; name videos alone"),
         ([tree / "0.mp4", tree], "0.mp4: is named twice"),
         ([tree / "a", tmp_path / "1.mp4"], f"1.mp4: has the name of {tree}/a/1.mp4, and each video gets a folder"),
         ([tmp_path / "nested"], "a/1.mp4: would lie in the folder of .*a.mp4, as each video gets one of its name"),
         ([tmp_path / "empty.txt"], "empty.txt: names no video; write a path into each line"),
+        ([tmp_path / "wide.txt"], "wide.txt: is no text in UTF-8; save it as UTF-8"),
+        ([tmp_path / "links"], "3.mp4: is the same video as .*links/1.mp4; name it once, or take one of the links"),
     ):
         with pytest.raises(InputError, match=said):
             found(*inputs)
@@ -201,6 +231,7 @@ def test_one_that_fails_is_listed_and_the_others_go_on(tmp_path, capfd):
     rows = failed(out)
     assert [row["video"] for row in rows] == [str(spoilt), str(folder / "empty.mp4")]
     assert all(row["error"].startswith(f"{row['video']}: ") and "; " in row["error"] for row in rows)
+    assert rows[1]["error"].endswith("empty.mp4: is empty; copy it again")
     assert sorted(path.name for path in out.iterdir()) == ["a", "failed.csv", "z"]
     spoilt.write_bytes(whole)
     assert run(folder, "--refuse-damaged", "--output", out) == 1
@@ -221,7 +252,7 @@ def test_a_function_of_one_video(tree, tmp_path):
     predictor = Predictor(Request(checkpoint="none", overlay=False))
     outcome = predictor(str(tree / "0.mp4"), str(tmp_path / "0"))
     assert (outcome.frames, outcome.error) == (6, "") and len(masks_of(tmp_path / "0")) == 6
-    assert predictor(str(tree / "0.mp4"), str(tmp_path / "0")).frames == 0
+    assert predictor(tree / "0.mp4", tmp_path / "0") == (str(tree / "0.mp4"), str(tmp_path / "0"), 0, "")
     with OutputFolder(str(tmp_path / "2")):
         assert "2: is in use by" in predictor(str(tree / "0.mp4"), str(tmp_path / "2")).error
     assert "nowhere.mp4: " in predictor("nowhere.mp4", str(tmp_path / "1")).error and not (tmp_path / "1").exists()

@@ -381,7 +381,7 @@ SDP = "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=video 50
 
 REFUSED = {
     "missing": (lambda f: f / "nothing.mp4", "No such file"),
-    "empty": (lambda f: raw(f / "a.mp4", b""), "no video"),
+    "empty": (lambda f: raw(f / "a.mp4", b""), "is empty"),
     "zeros": (lambda f: raw(f / "a.mp4", bytes(10_000)), "no video"),
     "noise": (lambda f: raw(f / "a.mkv", np.random.default_rng(0).bytes(10_000)), "no video"),
     "text": (lambda f: text(f / "a.mp4", "hello " * 500), "no video"),

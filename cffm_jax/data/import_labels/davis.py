@@ -124,4 +124,4 @@ def _values(path: Path) -> np.ndarray:
 
 
 _TRAINING = "--config b0_davis --init.encoder mit_b0.pth"
-FORMAT = Format("davis", "DAVIS' masks", _recognise, _read, whole=True, training=_TRAINING)
+FORMAT = Format("davis", "DAVIS' masks (480p)", _recognise, _read, whole=True, training=_TRAINING)

@@ -88,9 +88,9 @@ def beside(paths: Sequence[str]) -> str:
     return f" ({_in_words(paths)})" if paths else ""
 
 
-def passed_over_in_words(paths: Sequence[str]) -> str:
+def passed_over_in_words(paths: Sequence[str], reason: str = "neither frames nor masks") -> str:
     """Says how many files of which suffix were left out, with the first for an example."""
-    return f"left out, as neither frames nor masks: {_in_words(paths)}, such as {paths[0]}"
+    return f"left out, as {reason}: {_in_words(paths)}, such as {paths[0]}"
 
 
 def _in_words(paths: Iterable[str]) -> str:
