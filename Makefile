@@ -33,12 +33,12 @@ install-heif: $(VENV)/.heif  ## The same, with pillow-heif for HEIC pictures (pr
 install-tiff: $(VENV)/.tiff  ## The same, with tifffile for TIFF frames of other channels than RGB; joins any of the above
 install-hub: $(VENV)/.hub  ## The same, with huggingface_hub for weights by name (hf:owner/name); joins any of the above
 install-import: $(VENV)/.import  ## The same, with pycocotools for polygons of COCO (data.import_labels); joins any of the above
-install-onnx: $(VENV)/.onnx  ## The same, with jax2onnx and onnxruntime for convert.py --to onnx; joins any of the above
+install-onnx: $(VENV)/.onnx  ## The same, with onnx and onnxruntime for convert.py --to onnx; joins any of the above
 install-openvino: $(VENV)/.openvino  ## The same, with OpenVINO for predict.py --engine openvino; joins any of the above
 install-ray: $(VENV)/.ray  ## The same, with Ray Data, to share many videos out (docs/many_videos.md); joins any of the above
 install-cuda-compile: $(VENV)/.cuda-compile  ## XLA's compiler for CUDA and ptxas, no driver and no GPU, in VENV/cuda-compile (benchmarks/roofline.py)
 
-check: $(VENV)/.check $(VENV)/.video  ## Lint, format and types (those of PyAV are its own)
+check: $(VENV)/.check $(VENV)/.video $(VENV)/.onnx  ## Lint, format and types (those of PyAV and onnx are their own)
 	@$(VENV)/bin/ruff check
 	@$(VENV)/bin/ruff format --check
 	@$(VENV)/bin/pyrefly check --python-interpreter-path $(PYTHON) --min-severity error --summary=none
@@ -97,13 +97,12 @@ $(VENV)/.base: requirements/build.txt requirements/base.txt pyproject.toml setup
 	@$(PIP) install --no-deps --no-build-isolation -e .
 	@touch $@
 
-$(VENV)/.check $(VENV)/.test $(VENV)/.video $(VENV)/.heif $(VENV)/.tiff $(VENV)/.hub $(VENV)/.import $(VENV)/.openvino $(VENV)/.ray $(VENV)/.docs $(VENV)/.cuda12 $(VENV)/.cuda13: $(VENV)/.%: requirements/%.txt $(VENV)/.base
+$(VENV)/.check $(VENV)/.test $(VENV)/.video $(VENV)/.heif $(VENV)/.tiff $(VENV)/.hub $(VENV)/.import $(VENV)/.onnx $(VENV)/.openvino $(VENV)/.ray $(VENV)/.docs $(VENV)/.cuda12 $(VENV)/.cuda13: $(VENV)/.%: requirements/%.txt $(VENV)/.base
 	@$(LOCKED) -r $<
 	@touch $@
 
-# As they stand: jax2onnx asks for an older orbax-checkpoint than base's, which conversions do not use; Beam for older
-# pyarrow and protobuf.
-$(VENV)/.onnx $(VENV)/.beam: $(VENV)/.%: requirements/%.txt $(VENV)/.base
+# As they stand: Beam asks for older pyarrow and protobuf.
+$(VENV)/.beam: $(VENV)/.%: requirements/%.txt $(VENV)/.base
 	@$(LOCKED) --no-deps -r $<
 	@touch $@
 
@@ -143,7 +142,7 @@ lock:  ## Solve the locks anew (needs uv; UPGRADE=--upgrade moves the pins)
 	$(COMPILE) requirements/tiff.in -c requirements/base.txt -o requirements/tiff.txt
 	$(COMPILE) requirements/hub.in -c requirements/base.txt -o requirements/hub.txt
 	$(COMPILE) requirements/import.in -c requirements/base.txt -o requirements/import.txt
-	$(COMPILE) requirements/onnx.in --override requirements/base.txt -o requirements/onnx.txt
+	$(COMPILE) requirements/onnx.in -c requirements/base.txt -o requirements/onnx.txt
 	$(COMPILE) requirements/openvino.in -c requirements/base.txt -o requirements/openvino.txt
 	$(COMPILE) requirements/test.in -c requirements/base.txt -c requirements/video.txt -o requirements/test.txt
 	$(COMPILE) requirements/ray.in -c requirements/base.txt -c requirements/test.txt -o requirements/ray.txt

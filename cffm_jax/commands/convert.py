@@ -30,7 +30,7 @@ class ConvertOptions:
     """What to write: our .safetensors; the released layout as torch's .pth or as .safetensors; a
     folder for the Hugging Face hub, of a SegFormer as transformers reads it; a folder with the step
     of a stream as StableHLO, which runs with JAX alone, on CPUs and CUDA; or the step as a file of
-    ONNX (not of CFFM++, CFFM+, with optical flow or key frames; needs the extra onnx)."""
+    ONNX (needs the extra onnx)."""
     size: tuple[int, int] = setting((480, 853), least=1)
     """jax-export, onnx: height and width of the frames."""
     streams: int = setting(1, least=1)
@@ -78,13 +78,13 @@ def convert_command(argv: Sequence[str]) -> None:
 
 def _export(options: ConvertOptions) -> None:
     require_values(options)
-    from cffm_jax.export.onnx import export_onnx, require_jax2onnx
+    from cffm_jax.export.onnx import export_onnx, require_onnx
     from cffm_jax.export.stablehlo import export_stream
     from cffm_jax.inference.load import load
     from cffm_jax.models.methods.method import Method
 
     if options.to == "onnx":
-        require_jax2onnx("--to onnx")
+        require_onnx("--to onnx")
     warn_of_missing_platforms()
     weights = load(options.file, raw=options.raw, take=options.take)
     if not isinstance(weights.model, Method):

@@ -1,25 +1,21 @@
-"""A stream's step as one ONNX file, weights and all: runs with onnxruntime alone.
+"""A stream's step as one ONNX file, weights and all: runs with onnxruntime or OpenVINO alone.
 
-Inputs are the state's arrays by name and ``frames`` u8[S,H0,W0,3] in RGB; outputs the next state's,
-in the same order as ``next_`` and the name, and ``masks`` u8[S,H0,W0]. A state of zeros has seen
-nothing. Computes in float32.
+Inputs are the state's arrays by name, ``frames`` u8[S,H0,W0,3] in RGB and, with global contexts,
+``prototypes`` f32[S,P,C]; outputs the next state's, in the same order as ``next_`` and the name,
+``masks`` u8[S,H0,W0] and, with global contexts, ``features`` f32[S,h,w,C], of which prototypes are
+clustered and which do not depend on them. A state of zeros has seen nothing. Computes in float32.
 
-CFFM++ does not convert: docs/onnx.md says why.
+The graph is that of the traced step (``lowering``): LayerNormalization, Conv, MatMul, Softmax,
+Gelu, Resize and so on, as the network's layers have them.
 """
 
 from __future__ import annotations
 
-import contextlib
-import importlib
-import io
 import json
-import logging
-import types
-import warnings
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -27,42 +23,31 @@ import numpy as np
 from cffm_jax.errors import InputError
 from cffm_jax.export import stablehlo
 from cffm_jax.inference.load import Weights
+from cffm_jax.inference.onnx_engines import OnnxRuntime, Run, required
+from cffm_jax.inference.onnx_stream import FEATURES, FRAMES, MASKS, PROTOTYPES
 from cffm_jax.inference.streaming import StreamSegmenter
-from cffm_jax.models import by_platform
+from cffm_jax.models import by_platform, operators
 from cffm_jax.models.methods.method import Method
-from cffm_jax.models.variables import flatten
+from cffm_jax.models.normalise import normalise
+from cffm_jax.models.variables import flatten, unflatten
 from cffm_jax.runtime.atomic import whole_file
 
-OPSET = 23
 _CLOSE = 1e-3
 """Share of the masks and of the state's largest number that onnxruntime may change in a step."""
+Step = Callable[..., tuple[jax.Array, ...]]
 
 
-def require_jax2onnx(where: object) -> tuple[types.ModuleType, types.ModuleType]:
-    """jax2onnx and onnxruntime. InputError if they are not installed."""
-    try:
-        with _quiet():
-            return importlib.import_module("jax2onnx"), importlib.import_module("onnxruntime")
-    except ImportError as error:
-        problem = "needs jax2onnx and onnxruntime, and they are not installed"
-        raise InputError(where, problem, "install them: make install-onnx, or pip install 'cffm-jax[onnx]'") from error
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without jax2onnx's leftover prints and its warnings of skipped parts, which we do not use."""
-    for name in ("jax2onnx", "onnx_ir"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
+def require_onnx(where: object) -> None:
+    """InputError unless onnx and onnxruntime are installed."""
+    for package in ("onnx", "onnxruntime"):
+        required(package, where, "onnx")
 
 
 def export_onnx(weights: Weights, path: str | Path, size: tuple[int, int], *, streams: int = 1) -> str:
     """Writes a stream's step for frames of one size, whole or not at all, once it computes as ours.
 
     Args:
-      weights: as of ``cffm_jax.load``, of a model without global contexts.
+      weights: as of ``cffm_jax.load``.
       path: a new file.
       size: (H0, W0) of the frames.
       streams: S, frames of a step, of one stream each.
@@ -71,47 +56,74 @@ def export_onnx(weights: Weights, path: str | Path, size: tuple[int, int], *, st
       How near a step of onnxruntime was, in words.
 
     Raises:
-      InputError: the file is there already or cannot be written, jax2onnx or onnxruntime is not
-        installed, the model has global contexts, or onnxruntime computes something else.
+      InputError: the file is there already or cannot be written, onnx or onnxruntime is not
+        installed, the model computes what does not convert, or onnxruntime computes something else.
     """
     path = Path(path)
     if path.exists():
         raise InputError(path, "is there already", "name a new file")
     assert isinstance(weights.model, Method)  # Not of an encoder alone.
-    if weights.model.reads_prototypes:
-        problem = f"{weights.model.public_name} has prototypes, which do not convert to ONNX"
-        raise InputError(path, problem, "take --to jax-export, or a model without prototypes")
-    if weights.model.BRANCHES:  # onnxruntime misses an input of a condition within a loop.
-        problem = f"{weights.model.public_name} has key frames, which do not convert to ONNX"
-        raise InputError(path, problem, "take --to jax-export, or a model without key frames")
-    if weights.model.BORROWED and (weights.model.reference_names or weights.model.contexts()):
-        problem = f"{weights.model.public_name} reads optical flow, which does not convert to ONNX"
-        raise InputError(path, problem, "take --to jax-export, or a model without")
-    jax2onnx, onnxruntime = require_jax2onnx(path)
+    require_onnx(path)
     model = weights.model.clone(dtype=jnp.float32)
-    segmenter = StreamSegmenter(model, weights.config, size, streams, apart=False)
-    arrays = {name: np.asarray(array) for name, array in flatten(weights.variables).items()}
+    given = model.reads_prototypes
+    segmenter = StreamSegmenter(model, weights.config, size, streams, apart=False, given=given)
     leaves = jax.tree.leaves(jax.eval_shape(segmenter.start))
-
-    def step(*inputs: jax.Array) -> tuple[jax.Array, ...]:
-        state, masks = stablehlo.step(segmenter, arrays, inputs[:-1], inputs[-1])
-        return (*state, masks)
-
     names = state_names(segmenter)
-    specs = [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves]
-    specs.append(jax.ShapeDtypeStruct((streams, *size, len(segmenter.model.channels)), segmenter.model.channels.dtype))
-    with _quiet(), by_platform.only("cpu"):
-        made = jax2onnx.to_onnx(
-            step, specs, model_name=weights.model.public_name, opset=OPSET,
-            input_names=[*names, "frames"], output_names=[*(f"next_{name}" for name in names), "masks"],
-        )  # fmt: skip
-    for key, value in _description(weights, segmenter).items():
-        made.metadata_props.add(key=key, value=value)
-    data = made.SerializeToString()
-    compared = _compare(path, _session(onnxruntime, data), step, specs)
+    inputs = dict(zip(names, (jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves), strict=True))
+    channels = model.channels
+    inputs[FRAMES] = jax.ShapeDtypeStruct((streams, *size, len(channels)), channels.dtype)
+    outputs = [*(f"next_{name}" for name in names), MASKS]
+    if given:
+        shape = (streams, weights.config.prototypes.count, model.width)
+        inputs[PROTOTYPES] = jax.ShapeDtypeStruct(shape, jnp.float32)
+        outputs.append(FEATURES)
+    data = _converted(path, weights, segmenter, inputs, outputs)
+    run = OnnxRuntime(path, data).runner()
+    compared = _compare(path, run, jax.jit(_step(segmenter, weights)), inputs, outputs)
     with whole_file(path) as partial:
         partial.write_bytes(data)
     return compared
+
+
+def _step(segmenter: StreamSegmenter, weights: Weights) -> Step:
+    """Of the inputs in order, the outputs in order. A new function each time: JAX keeps what it has
+    traced of one."""
+    arrays = {name: np.asarray(array) for name, array in flatten(weights.variables).items()}
+
+    def step(*inputs: jax.Array) -> tuple[jax.Array, ...]:
+        if not segmenter.model.reads_prototypes:
+            state, masks = stablehlo.step(segmenter, arrays, inputs[:-1], inputs[-1])
+            return (*state, masks)
+        *leaves, frames, prototypes = inputs
+        state, masks = stablehlo.step(segmenter, arrays, leaves, frames, prototypes)
+        x = normalise(stablehlo.resized(segmenter, frames), channels=segmenter.model.channels)
+        features = segmenter.model.apply(unflatten(arrays), x, method="prototype_tokens")
+        return (*state, masks, jnp.asarray(features, jnp.float32))
+
+    return step
+
+
+def _converted(
+    path: Path,
+    weights: Weights,
+    segmenter: StreamSegmenter,
+    inputs: dict[str, jax.ShapeDtypeStruct],
+    outputs: list[str],
+) -> bytes:
+    from cffm_jax.export.lowering.lower import Unsupported
+    from cffm_jax.export.lowering.operators import with_layer_norms
+    from cffm_jax.export.lowering.program import converted
+
+    with by_platform.only("default"), operators.shown(), nn.intercept_methods(with_layer_norms):
+        program = jax.make_jaxpr(_step(segmenter, weights))(*inputs.values())
+    try:
+        made = converted(program, weights.model.public_name, list(inputs), outputs)
+    except Unsupported as error:
+        problem = f"{weights.model.public_name} {error}, which does not convert to ONNX"
+        raise InputError(path, problem, "take --to jax-export") from error
+    for key, value in _description(weights, segmenter).items():
+        made.metadata_props.add(key=key, value=value)
+    return made.SerializeToString()
 
 
 def state_names(segmenter: StreamSegmenter) -> list[str]:
@@ -131,29 +143,28 @@ def _description(weights: Weights, segmenter: StreamSegmenter) -> dict[str, str]
     return {key: value if isinstance(value, str) else json.dumps(value) for key, value in about.items()}
 
 
-def _session(onnxruntime: types.ModuleType, data: bytes) -> Any:
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # Errors alone: it warns of every constant that it folds away.
-    return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-
-
-def _compare(path: Path, session: Any, step: Any, specs: list[jax.ShapeDtypeStruct]) -> str:
-    """How near a step from the midst of a stream, with a ring of any numbers, is to ours, in words.
-    InputError unless it is near."""
+def _compare(path: Path, run: Run, step: Step, inputs: dict[str, jax.ShapeDtypeStruct], outputs: list[str]) -> str:
+    """How near steps from the midst of a stream, with a ring of any numbers, are to ours, in words:
+    of a frame that is a key frame at any interval, and of the next. InputError unless they are
+    near."""
     rng = np.random.default_rng(0)
-    inputs = [rng.standard_normal(spec.shape).astype(spec.dtype) for spec in specs[2:-1]]
-    clock, ages = (np.full(spec.shape, 1_000, spec.dtype) for spec in specs[:2])
-    inputs = [clock, ages, *inputs, rng.integers(0, 256, specs[-1].shape).astype(specs[-1].dtype)]
-    *state, masks = map(np.asarray, jax.jit(step)(*inputs))
-    *other, others = session.run(None, {each.name: value for each, value in zip(session.get_inputs(), inputs)})
-    alike = all(mine.shape == theirs.shape for mine, theirs in zip((*state, masks), (*other, others), strict=True))
-    differ = np.count_nonzero(masks != others) if alike else masks.size
-    pairs = zip(state, other, strict=True) if alike else ()
-    off = [np.abs(mine - theirs).max() / max(1, np.abs(mine).max()) for mine, theirs in pairs]
+    drawn = {name: rng.standard_normal(spec.shape).astype(spec.dtype) for name, spec in inputs.items()}
+    if inputs[FRAMES].dtype == np.uint8:
+        drawn[FRAMES] = rng.integers(0, 256, inputs[FRAMES].shape, np.uint8)
+    differ, pixels, off = 0, 0, [0.0]
+    for age in (0, 1_001):
+        for name in ("clock", "ages"):
+            drawn[name] = np.full(inputs[name].shape, age, inputs[name].dtype)
+        pairs = dict(zip(outputs, zip(map(np.asarray, step(*drawn.values())), run(drawn, outputs)), strict=True))
+        masks, others = pairs.pop(MASKS)
+        alike = all(mine.shape == other.shape for mine, other in (*pairs.values(), (masks, others)))
+        differ += np.count_nonzero(masks != others) if alike else masks.size
+        pixels += masks.size
+        off += [np.abs(mine - other).max() / max(1, np.abs(mine).max()) for mine, other in pairs.values() if alike]
     # Put so that nan is too far.
-    if not (alike and differ < _CLOSE * masks.size and all(each < _CLOSE for each in off)):
+    if not (differ < _CLOSE * pixels and all(each < _CLOSE for each in off)):
         raise InputError(path, "onnxruntime computes something else", "install the versions of requirements/onnx.txt")
     return (
-        f"a step of onnxruntime beside JAX's: {differ} of {masks.size} pixels have another class, the state is off by "
+        f"steps of onnxruntime beside JAX's: {differ} of {pixels} pixels have another class, the state is off by "
         f"{max(off):.0e} of its largest number"
     )

@@ -86,17 +86,23 @@ def step(
     arrays: Mapping[str, jax.Array | np.ndarray],
     leaves: Sequence[jax.Array],
     frames: jax.Array,
+    prototypes: jax.Array | None = None,
 ) -> tuple[tuple[jax.Array, ...], jax.Array]:
     """The next state's arrays in order and the masks of frames u8[S, H0, W0, 3], resized here."""
     state = jax.tree.unflatten(jax.tree.structure(jax.eval_shape(segmenter.start)), leaves)
+    state, masks = segmenter.function(unflatten(arrays), state, resized(segmenter, frames), prototypes)
+    return tuple(jax.tree.leaves(state)), masks
+
+
+def resized(segmenter: StreamSegmenter, frames: jax.Array) -> jax.Array:
+    """Frames [S, H0, W0, K] as the segmenter takes them, [S, H, W, K]."""
     x = frames.astype(jnp.float32)
     channels = segmenter.model.channels
     # Bytes are rounded in between as well, where the other engines have bytes.
     for size in (augment.fitted_size(*segmenter.size, segmenter.config.data.frame_size), segmenter.input_size):
         x = resize_bilinear(x, size)
         x = jnp.round(x) if channels.coloured else x
-    state, masks = segmenter.function(unflatten(arrays), state, x.astype(channels.dtype))
-    return tuple(jax.tree.leaves(state)), masks
+    return x.astype(channels.dtype)
 
 
 def description(weights: Weights, segmenter: StreamSegmenter) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 
 from cffm_jax.models import resize
 from cffm_jax.models.by_platform import by_platform
+from cffm_jax.models.operators import operator
 
 Best = tuple[jax.Array, jax.Array, jax.Array]
 
@@ -24,6 +25,7 @@ _SLACK = 1e-5
 """Rounding of a resize at most, by the largest logit: a class left out must lie lower by more."""
 
 
+@operator
 def segmentation_masks(logits: jax.Array, input_size: tuple[int, int], output_size: tuple[int, int]) -> jax.Array:
     """The class of every pixel: logits are resized to the input's size, then to the original one.
 

@@ -1,15 +1,16 @@
-"""What runs a file of ONNX: onnxruntime or OpenVINO, on CPUs, in float32, on all cores of this
-process."""
+"""What runs a file of ONNX: onnxruntime or OpenVINO, on CPUs, on all cores of this process. In
+float32, but for OpenVINO in bfloat16."""
 
 from __future__ import annotations
 
+import functools
 import importlib
 import os
 import sys
 import types
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
@@ -42,9 +43,10 @@ class OnnxEngine(Protocol):
 class OnnxRuntime:
     """A file in onnxruntime."""
 
-    def __init__(self, path: Path):
-        """InputError: onnxruntime is not installed, or does not take the file."""
-        onnxruntime = _required("onnxruntime", path, "onnx")
+    def __init__(self, path: Path, data: bytes = b""):
+        """``data``: of the file, where it is not written yet. InputError: onnxruntime is not
+        installed, or does not take the file."""
+        onnxruntime = required("onnxruntime", path, "onnx")
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3  # Errors alone: it warns of every constant that it folds away.
         # By default a thread for each of the machine's cores, whichever this process may use.
@@ -52,7 +54,7 @@ class OnnxRuntime:
         said = onnxruntime.capi.onnxruntime_pybind11_state
         faults = (said.Fail, said.InvalidProtobuf, said.InvalidGraph, said.InvalidArgument, said.NotImplemented)
         try:
-            session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            session = onnxruntime.InferenceSession(data or str(path), options, providers=["CPUExecutionProvider"])
         except faults as error:
             raise _refused(path, "onnxruntime", error) from error
         self._session = session
@@ -69,18 +71,21 @@ class OnnxRuntime:
 class OpenVino:
     """A file in OpenVINO."""
 
-    def __init__(self, path: Path):
-        """InputError: OpenVINO is not installed, or does not take the file."""
+    def __init__(self, path: Path, dtype: Literal["f32", "bf16"] = "f32"):
+        """InputError: OpenVINO is not installed, or does not take the file, or the processor does
+        not compute in bfloat16, for which OpenVINO would take float32."""
         # With this module its import reports to its makers, and leaves an identifier in ~/intel.
         sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
-        openvino = _required("openvino", path, "openvino")
+        openvino = required("openvino", path, "openvino")
         settings = {
-            "INFERENCE_PRECISION_HINT": "f32",
+            "INFERENCE_PRECISION_HINT": dtype,
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_NUM_THREADS": _cores(),
             "ENABLE_CPU_PINNING": False,  # Two processes would be on the same cores.
         }
         core = openvino.Core()
+        if dtype == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+            raise InputError("--engine", "openvino-bf16 needs a processor with bfloat16", "take openvino")
         try:
             model = core.read_model(path)
             self._compiled = core.compile_model(model, "CPU", settings)
@@ -102,11 +107,15 @@ class OpenVino:
         return run
 
 
-ENGINES: dict[str, Callable[[Path], OnnxEngine]] = {"onnxruntime": OnnxRuntime, "openvino": OpenVino}
+ENGINES: dict[str, Callable[[Path], OnnxEngine]] = {
+    "onnxruntime": OnnxRuntime,
+    "openvino": OpenVino,
+    "openvino-bf16": functools.partial(OpenVino, dtype="bf16"),
+}
 """By the names of ``predict.py --engine``."""
 
 
-def _required(package: str, where: object, extra: str) -> types.ModuleType | Any:
+def required(package: str, where: object, extra: str) -> types.ModuleType | Any:
     """A package. InputError if it is not installed."""
     try:
         return importlib.import_module(package)

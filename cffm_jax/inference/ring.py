@@ -44,7 +44,9 @@ def read(ring: tuple[Tree, ...], times: jax.Array, references: Sequence[str]) ->
 
     def of(places: jax.Array, at: jax.Array) -> jax.Array:
         count, streams = places.shape[:2]
-        flat = places.reshape(-1, *places.shape[2:])  # One axis to gather on: to ONNX no other form converts.
+        flat = places.reshape(
+            -1, *places.shape[2:]
+        )  # One axis to gather on: engines of ONNX have that as one operator.
         index = (at % count) * streams + np.arange(streams, dtype=np.int32)[:, None]
         return flat.at[index.reshape(-1)].get(mode="promise_in_bounds")
 

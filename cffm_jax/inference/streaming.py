@@ -84,6 +84,7 @@ class StreamSegmenter:
         scores: bool = False,
         logits: bool = False,
         tiles: Tiling | None = None,
+        given: bool = False,
     ):
         """A step of so many streams.
 
@@ -97,6 +98,7 @@ class StreamSegmenter:
           scores: whether ``segment`` gives the probabilities of the masks' classes.
           logits: whether it gives the logits.
           tiles: how frames, once resized, are cut; None: not at all.
+          given: whether ``function`` is given prototypes, in place of those of the frames so far.
 
         Raises:
           InputError: the offsets are no such numbers, or not as many as the references, or the
@@ -109,10 +111,10 @@ class StreamSegmenter:
         self.model, self.config, self.size, self.streams = model, config, size, streams
         self._engine = Engine(
             model,
-            model.rows("causal")[:1],
+            model.rows("video" if given else "causal")[:1],
             offsets,
             memory=max(offsets, default=0),
-            causal=config.prototypes if "causal" in model.contexts("causal") else None,
+            causal=config.prototypes if "causal" in model.contexts("causal") and not given else None,
             apart=jax.default_backend() == "cpu" if apart is None else apart,
             scores=scores,
             logits=logits,
@@ -149,14 +151,18 @@ class StreamSegmenter:
         overlap = tiling.overlap if tiling and tiles.count > 1 else 0
         return Footprint(self.input_size, tiles.size, tiles.count, overlap, planned_bytes(program))
 
-    def function(self, variables: dict[str, Any], state: State, frames: jax.Array) -> tuple[State, jax.Array]:
+    def function(
+        self, variables: dict[str, Any], state: State, frames: jax.Array, prototypes: jax.Array | None = None
+    ) -> tuple[State, jax.Array]:
         """The next state and masks u8[S, H0, W0]; ValueError unless frames are u8[S, H, W, 3], or
-        f32[S, H, W, K] of other channels."""
-        state, segmented = self._segment(variables, state, frames)
+        f32[S, H, W, K] of other channels. ``prototypes``: f32[S, P, C], where they are given."""
+        state, segmented = self._segment(variables, state, frames, prototypes)
         (mask,) = segmented.masks.values()
         return state, mask
 
-    def _segment(self, variables: dict[str, Any], state: State, frames: jax.Array) -> tuple[State, Segmented]:
+    def _segment(
+        self, variables: dict[str, Any], state: State, frames: jax.Array, prototypes: jax.Array | None = None
+    ) -> tuple[State, Segmented]:
         shapes, own = (jax.tree.map(lambda leaf: leaf.shape, each) for each in (state, self._shapes))
         if shapes != own:
             raise ValueError(
@@ -167,7 +173,7 @@ class StreamSegmenter:
         if frames.shape != expected.shape or frames.dtype != expected.dtype:
             given, wanted = (f"{each.dtype}{list(each.shape)}" for each in (frames, expected))
             raise ValueError(f"frames are {given}, not {wanted}, as pipeline.fit_frame makes them")
-        state, segmented = self._engine.segment(variables, state, frames[:, None], size=self.size)
+        state, segmented = self._engine.segment(variables, state, frames[:, None], prototypes, size=self.size)
         return state, jax.tree.map(lambda x: x[:, 0], segmented)
 
 

@@ -46,7 +46,7 @@ class MLP(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "*lead C"]) -> Float[Array, "*lead C"]:
         c = x.shape[-1]
-        x = jax.nn.gelu(layers.Dense(MLP_RATIO * c, self.dtype, name="fc1")(x), approximate=False)
+        x = layers.gelu(layers.Dense(MLP_RATIO * c, self.dtype, name="fc1")(x))
         return layers.Dense(c, self.dtype, name="fc2")(x)
 
 
@@ -178,7 +178,7 @@ class MiningBlock(_ContextBlock):
         logits = layers.logits("zabqd,zabkd->zabqk", layers.align(queries, -2, self.dtype), keys)
         # XLA on GPUs would write the bias out for every window, for the product to begin with.
         logits = jax.lax.optimization_barrier(logits)
-        return self._weigh(logits.reshape(n, HEADS, *logits.shape[1:]) + bias + mask, values, target)
+        return self._weigh(logits.reshape(n, HEADS, *logits.shape[1:]) + (bias + mask), values, target)
 
     def _cells(self, grid: jax.Array) -> Cells:
         _, keys, values = _split_heads(self.qkv(grid), 3)

@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from cffm_jax.models.by_platform import by_platform
+from cffm_jax.models.operators import operator
 
 WIDE, MANY = 8, 2048
 """The dilation, and the number of channels, from which ``padded_convolution`` is a sum of products
@@ -68,12 +69,17 @@ def padded_convolution(
     return by_platform(x, kernel, cpu=by_products, default=by_xla)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+@operator
 def depthwise(x: jax.Array, kernel: jax.Array, bias: jax.Array, dilation: int = 1) -> jax.Array:
     """[N, H, W, C] with filters [K, K, C] and a bias [C], by K * K shifted multiply-adds: on CPUs
     an order of magnitude faster than XLA's grouped convolution (for K = 3 and 7), on GPUs one fused
     kernel. So is the pass back to ``x``, which is the same with turned filters. It has no
     derivative in forward mode."""
+    return _depthwise(x, kernel, bias, dilation)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _depthwise(x: jax.Array, kernel: jax.Array, bias: jax.Array, dilation: int) -> jax.Array:
     _, h, w, _ = x.shape
     padded, taps = _shifts(x, kernel, dilation)
     return bias + sum(padded[:, i : i + h, j : j + w] * kernel[at] for at, i, j in taps)
@@ -112,8 +118,10 @@ def _depthwise_back(
         return tuple(jnp.sum(each, (0, 1)) for each in jax.lax.fori_loop(0, h, add, zeros))
 
     bias, *filters = by_platform(cpu=sums_by_rows, default=sums)
-    turned = depthwise(cotangent, kernel[::-1, ::-1], jnp.zeros_like(bias, x.dtype), dilation)
+    turned = _depthwise(cotangent, kernel[::-1, ::-1], jnp.zeros_like(bias, x.dtype), dilation)
     return turned, jnp.stack(filters).reshape(kernel.shape).astype(kernel.dtype), bias.astype(kernel.dtype)
 
 
-depthwise.defvjp(lambda x, kernel, bias, dilation: (depthwise(x, kernel, bias, dilation), (x, kernel)), _depthwise_back)
+_depthwise.defvjp(
+    lambda x, kernel, bias, dilation: (_depthwise(x, kernel, bias, dilation), (x, kernel)), _depthwise_back
+)

@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, Float32
 
 from cffm_jax.models.by_platform import by_platform
 from cffm_jax.models.convolutions import depthwise, padded_convolution
+from cffm_jax.models.operators import operator
 
 # JAX cuts at two standard deviations without correcting for it: what is left has 0.87962566 of the
 # one asked for.
@@ -58,6 +59,12 @@ class Dense(nn.Module):
 def layer_norm(epsilon: float, dtype: jnp.dtype, name: str | None = None) -> nn.LayerNorm:
     """LayerNorm, float32 statistics, two-pass variance (the fast one fails the golden values)."""
     return nn.LayerNorm(epsilon=epsilon, dtype=dtype, use_fast_variance=False, name=name)
+
+
+@operator
+def gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """The exact GELU."""
+    return jax.nn.gelu(x, approximate=False)
 
 
 class DepthwiseConv(nn.Module):
@@ -111,10 +118,15 @@ def _logits_back(equation: str, read: tuple[jax.Array, jax.Array], gradient: jax
 logits.defvjp(lambda equation, queries, keys: (logits(equation, queries, keys), (queries, keys)), _logits_back)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+@operator
 def softmax(logits: Float32[Array, ...], dtype: jnp.dtype) -> Float[Array, ...]:
     """Weights of the last axis, computed in float32. They are all that is kept for the gradient, in
     their own type."""
+    return _softmax(logits, dtype)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _softmax(logits: jax.Array, dtype: jnp.dtype) -> jax.Array:
     return jax.nn.softmax(logits, axis=-1).astype(dtype)
 
 
@@ -123,7 +135,7 @@ def _softmax_back(dtype: jnp.dtype, weights: jax.Array, gradient: jax.Array) -> 
     return (weights * (gradient - jnp.sum(weights * gradient, -1, keepdims=True)),)
 
 
-softmax.defvjp(lambda logits, dtype: (softmax(logits, dtype),) * 2, _softmax_back)
+_softmax.defvjp(lambda logits, dtype: (_softmax(logits, dtype),) * 2, _softmax_back)
 
 
 @jax.custom_jvp

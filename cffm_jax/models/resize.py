@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Float32, Float64, Int32
 
 from cffm_jax.models.by_platform import by_platform
 from cffm_jax.models.gather import take
+from cffm_jax.models.operators import operator
 
 
 @functools.cache
@@ -117,6 +118,7 @@ def resize_corners(x: Float[Array, "N _ _ ..."], size: tuple[int, int]) -> Float
     return x
 
 
+@operator
 def resize_bilinear(x: Float[Array, ...], size: tuple[int, int]) -> Float[Array, ...]:
     """Bilinear resize with half-pixel centres and no antialias (PyTorch's ``align_corners=False``).
 

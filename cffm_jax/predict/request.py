@@ -40,7 +40,7 @@ class Request:
     """Folder of a run, a file of weights of any kind, see convert.py, or hf:owner/name of the
     Hugging Face hub; or a file of convert.py --to onnx for frames of the input's size. CFFM++ has
     prototypes of the frames so far."""
-    engine: Literal["onnxruntime", "openvino"] | None = None
+    engine: Literal["onnxruntime", "openvino", "openvino-bf16"] | None = None
     """What runs a --checkpoint that is a file of convert.py --to onnx, on CPUs; default:
     onnxruntime. All other checkpoints run in JAX."""
     output: str = setting("", path=True)

@@ -17,6 +17,8 @@ pytestmark = pytest.mark.long
 WITH_TORCH = "benchmarks/compared_systems.py"
 """It has a test of its own (pytest -m reference)."""
 COMMANDS = [words for words, _ in documented.CASES if words[1].startswith("benchmarks/") and words[1] != WITH_TORCH]
+OF_ONNX = "onnx_engines.py"
+"""It needs an extra."""
 FRAMES = ("--height", "64", "--width", "96")
 SIZES = ("--size", "64", "96", "--frame-size", "64", "96")
 TINY = {
@@ -29,6 +31,7 @@ TINY = {
     "kmeans.py": (*FRAMES, "--length", "10", "--k", "4", "--iterations", "1", "--rounds", "1"),
     "many_videos.py": (*"--model segformer_b0 --videos 2 --frames 1 --kills 0".split(), *SIZES),
     "memory.py": ("--frames", "20"),
+    OF_ONNX: (*"--models cffm_b0 --size 64 96 --frames 2 --engines onnxruntime".split(),),
     "metrics.py": ("--size", "96", "160", "--frames", "16", "--repeats", "1"),
     "model.py": (*FRAMES, "--output", "64", "96", "--crop", "64", "64", "--seconds", "0"),
     "roofline.py": ("--frame", "64", "96", "--crop", "64", "64", "--chunk", "2", "--clips", "1"),
@@ -39,7 +42,7 @@ TINY = {
     "training_memory.py": ("--crop", "64", "64", "--batch", "1"),
 }
 """Script -> what makes its commands tiny."""
-REAL, COMPUTED = ("gpu_check.py", "many_videos.py", "soak.py"), ("context.py", "kmeans.py")
+REAL, COMPUTED = ("gpu_check.py", "many_videos.py", "soak.py"), ("context.py", "kmeans.py", OF_ONNX)
 COMPILED = ("roofline.py", "scaling.py", "training_memory.py")
 """Scripts whose processes are real ones, to be ended; of small programs; and what reads compiled ones."""
 ALIKE = {f"b{i}": mit.MiTSize((8, 16, 40, 64), runs.DEPTHS, f"b{i}") for i in range(6)}
@@ -69,7 +72,13 @@ def test_every_script_that_docs_name_has_its_sizes():
     assert {*TINY} == {script(words) for words in COMMANDS}
 
 
-@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+@pytest.mark.parametrize(
+    "words",
+    [
+        pytest.param(words, id=" ".join(words), marks=[pytest.mark.onnx] if script(words) == OF_ONNX else [])
+        for words in COMMANDS
+    ],
+)
 def test_a_command_prints_its_table(words, monkeypatch, capfd):
     name, status = script(words), 0
     with contextlib.ExitStack() as stack:

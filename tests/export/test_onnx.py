@@ -1,30 +1,34 @@
 """A stream's step as ONNX gives in onnxruntime what it gives in JAX."""
 
+import collections
 import dataclasses
 import functools
 import json
 import subprocess
 import sys
-import types
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cffm_jax import create_model
 from cffm_jax.commands import convert as commands
 from cffm_jax.data.layouts.classes import read_classes
 from cffm_jax.errors import InputError
 from cffm_jax.export import onnx, stablehlo
 from cffm_jax.inference import load as weights
-from cffm_jax.inference import streaming
+from cffm_jax.inference import onnx_engines, streaming
 from cffm_jax.models.methods.image_head import HEADS
+from cffm_jax.models.normalise import normalise
 from cffm_jax.models.variables import flatten
 
 from helpers.streams import CLASSES, CONFIG, made
 
 SIZE, STREAMS, LENGTH, AGAIN = (64, 90), 2, 13, 7
 """The model sees 64x96: masks are resized on the way out, frames on the way in. Stream 1 starts anew at step 7."""
+
+
+FLOW = {"flow": "raft_small", "flow_updates": 2}
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +62,7 @@ import sys
 import types
 class Refuse:
     def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in {"cffm_jax", "jax", "flax", "jax2onnx", "onnx", "torch", "tensorflow"}:
+        if name.split(".")[0] in {"cffm_jax", "jax", "flax", "onnx", "torch", "tensorflow"}:
             raise ImportError(name + " must not be needed")
 sys.meta_path.insert(0, Refuse())
 import numpy as np
@@ -133,8 +137,13 @@ def test_a_model_without_a_ring(config, tmp_path):
     [
         *((f"{head}_r18", {"form": form}) for head, kind in HEADS.items() for form in kind.forms),
         ("fcn_mobilenetv2", {"depths": ()}),
+        ("cffm_convnext_tiny", {}),
+        ("cffm_pvtv2_b0", {}),
         ("tcb_ppm_r18", {}),
         ("stppm_b0", {}),
+        ("cc_r18", {}),
+        ("netwarp_psp_r18", FLOW),
+        *((f"{name}_r18", FLOW) for name in ("dff", "accel", "grfp", "dvsn")),
     ],
 )
 def test_other_methods(name, settings, config, frames, tmp_path):
@@ -149,74 +158,100 @@ def test_other_methods(name, settings, config, frames, tmp_path):
     assert len(np.unique(masks)) > 1
 
 
+@pytest.mark.onnx
+def test_prototypes_are_given(config, frames, tmp_path):
+    """The features do not depend on them, and are those that prototypes are clustered of; the masks do."""
+    import onnxruntime
+
+    network = loaded("cffmpp_b0", config)
+    onnx.export_onnx(network, tmp_path / "x.onnx", SIZE)
+    session = onnxruntime.InferenceSession(tmp_path / "x.onnx", providers=["CPUExecutionProvider"])
+    count, width = config.prototypes.count, network.model.width
+    assert {each.name: each.shape for each in session.get_inputs()}["prototypes"] == [1, count, width]
+    inputs = {each.name: np.zeros(each.shape, np.float32) for each in session.get_inputs()}
+    inputs |= {"clock": np.zeros((), np.int32), "ages": np.zeros(1, np.int32), "frames": frames[0, :1]}
+    results = []
+    for prototypes in np.random.default_rng(0).standard_normal((2, 1, count, width)).astype(np.float32):
+        results.append(session.run(["features", "masks"], {**inputs, "prototypes": prototypes}))
+    (features, masks), (again, others) = results
+    assert np.array_equal(features, again) and (masks != others).any()
+    segmenter = streaming.StreamSegmenter(network.model, config, SIZE)
+    x = normalise(stablehlo.resized(segmenter, jnp.asarray(frames[0, :1])))
+    expected = network.model.apply(network.variables, x, method="prototype_tokens")
+    np.testing.assert_allclose(features, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+
+
+@pytest.mark.onnx
+def test_layers_are_operators(network, file):
+    """Each layer is the operator that engines have a program for, and nothing is computed twice."""
+    import onnx as package
+
+    nodes = list(package.load(file).graph.node)
+    kinds = collections.Counter(node.op_type for node in nodes)
+    blocks = 4 + network.model.local_blocks  # Of the encoder one a stage.
+    assert kinds["Gelu"] == kinds["Softmax"] == blocks
+    # Of a stage's embedding and its end, two of a block, and of the reduction but in the last one. A mining block has
+    # one of the target's and the references' features, which are the same in the first, and one before its MLP.
+    assert network.model.local_blocks == 1 and kinds["LayerNormalization"] == 4 * 4 + 3 + 2
+    assert kinds["Conv"] == 4 + 4 and kinds["ArgMax"] == 1
+    assert not {"Erf", "Sqrt", "ReduceMean", "Einsum", "Loop"} & set(kinds)
+    computed = {(node.op_type, *node.input, str(node.attribute)) for node in nodes}
+    assert len(computed) == len(nodes)
+
+
 def test_how_near_a_step_is(tmp_path):
-    """Against sessions of the very step: moved by a little, by too much, by nan, in the state and in the masks."""
+    """Against engines of the very step: moved by a little, by too much, by nan, in the state and in the masks; and in
+    one of two branches alone."""
 
     def step(clock, ages, state, frames):
         return clock + 1, ages + 1, 2 * state, frames[..., 0]
 
-    specs = [jax.ShapeDtypeStruct(shape, kind) for shape, kind in (((), "i4"), ((1,), "i4"), ((3, 5), "f4"))]
-    specs.append(jax.ShapeDtypeStruct((1, 40, 50, 3), "u1"))
+    shapes = {"clock": ((), "i4"), "ages": ((1,), "i4"), "x": ((3, 5), "f4"), "frames": ((1, 40, 50, 3), "u1")}
+    inputs = {name: jax.ShapeDtypeStruct(*shape) for name, shape in shapes.items()}
+    outputs = ["next_clock", "next_ages", "next_x", "masks"]
 
-    class Session:
-        def __init__(self, state=0.0, pixels=0):
-            self.state, self.pixels = state, pixels
+    def engine(state=0.0, pixels=0, of_keys=0):
+        def run(inputs, _):
+            clock, ages, x, masks = map(np.array, step(*inputs.values()))
+            masks.reshape(-1)[: pixels + of_keys * (inputs["ages"][0] % 5 == 0)] += 1
+            return [clock, ages, x + state, masks]
 
-        def get_inputs(self):
-            return [types.SimpleNamespace(name=name) for name in ("clock", "ages", "x", "frames")]
+        return run
 
-        def run(self, _, inputs):
-            clock, ages, state, masks = map(np.array, step(*inputs.values()))
-            masks.reshape(-1)[: self.pixels] += 1
-            return [clock, ages, state + self.state, masks]
-
-    for session, said in {Session(): "0 of 2000 pixels", Session(pixels=1): "1 of 2000 pixels"}.items():
-        assert said in onnx._compare(tmp_path, session, step, specs)
-    for session in (Session(pixels=2), Session(state=0.1), Session(state=np.nan)):
+    for run, said in {engine(): "0 of 4000 pixels", engine(pixels=1): "2 of 4000 pixels"}.items():
+        assert said in onnx._compare(tmp_path, run, step, inputs, outputs)
+    for run in (engine(pixels=2), engine(of_keys=4), engine(state=0.1), engine(state=np.nan)):
         with pytest.raises(InputError, match="computes something else"):
-            onnx._compare(tmp_path, session, step, specs)
+            onnx._compare(tmp_path, run, step, inputs, outputs)
 
 
 @pytest.mark.onnx
 def test_another_result_is_not_written(network, tmp_path, monkeypatch):
     """As if the converter had lost a weight."""
+    honest = onnx_engines.OnnxRuntime.runner
 
-    class Lossy:
-        def __init__(self, session):
-            self.session = session
+    def lossy(engine):
+        run = honest(engine)
+        return lambda inputs, wanted: [np.roll(each, 1, -1) if each.ndim == 3 else each for each in run(inputs, wanted)]
 
-        def get_inputs(self):
-            return self.session.get_inputs()
-
-        def run(self, names, inputs):
-            *state, masks = self.session.run(names, inputs)
-            return [*state, np.roll(masks, 1, -1)]
-
-    honest = onnx._session
-    monkeypatch.setattr(onnx, "_session", lambda *args: Lossy(honest(*args)))
+    monkeypatch.setattr(onnx_engines.OnnxRuntime, "runner", lossy)
     with pytest.raises(InputError, match="something else"):
         onnx.export_onnx(network, tmp_path / "x.onnx", SIZE)
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(
-    ("name", "problem"),
-    [
-        ("cffmpp_b0", "has prototypes.*jax-export"),
-        ("netwarp_psp_r18", "reads optical flow.*jax-export"),
-        ("dff_r18", "has key frames.*jax-export"),
-        ("cc_r18", "has key frames.*jax-export"),
-    ],
-)
-def test_models_that_do_not_convert_are_refused(name, problem, config, tmp_path):
-    refused = weights.Weights(create_model(name, CLASSES), {}, config, "", "")
-    with pytest.raises(InputError, match=f"x.onnx: {name} {problem}"):
-        onnx.export_onnx(refused, tmp_path / "x.onnx", SIZE)
+@pytest.mark.onnx
+def test_what_does_not_convert_is_refused(network, tmp_path, monkeypatch):
+    loop = functools.partial(jax.lax.while_loop, lambda x: x < 3, lambda x: x + 1)
+    monkeypatch.setattr(stablehlo, "step", lambda *arguments: ((), loop(arguments[3].max())))
+    with pytest.raises(InputError, match="x.onnx: cffm_b0 computes while, which does not convert.*jax-export"):
+        onnx.export_onnx(network, tmp_path / "x.onnx", SIZE)
+    assert not list(tmp_path.iterdir())
 
 
 def test_misuse_of_the_command(tmp_path, refused, monkeypatch):
     (tmp_path / "there.onnx").touch()
     refused(commands.convert_command, ["x", tmp_path / "there.onnx", "--to", "onnx"], "is there already")
     refused(commands.convert_command, ["x", tmp_path / "new.onnx", "--to", "onnx", "--size", 0, 5], "--size")
-    monkeypatch.setitem(sys.modules, "jax2onnx", None)
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
     refused(commands.convert_command, ["x", tmp_path / "new.onnx", "--to", "onnx"], "make install-onnx")

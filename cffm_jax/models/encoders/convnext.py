@@ -39,7 +39,7 @@ class Block(nn.Module):
         y = layers.DepthwiseConv(self.dtype, KERNEL, layers.truncated_init, name="dwconv")(x)
         y = layers.layer_norm(self.norm_epsilon, self.dtype, "norm")(y)
         y = layers.Dense(MLP_RATIO * c, self.dtype, name="pwconv1")(y)
-        y = jax.nn.gelu(y, approximate=False)
+        y = layers.gelu(y)
         y = layers.Dense(c, self.dtype, name="pwconv2")(y)
         y = y * self.param("gamma", nn.initializers.constant(INITIAL_SCALE), (c,)).astype(self.dtype)
         return x + layers.DropPath(self.drop_path)(y, train)

@@ -77,7 +77,7 @@ class MixFFN(nn.Module):
         c = x.shape[-1]
         x = layers.Dense(self.ratio * c, self.dtype, name="fc1")(x)
         x = layers.DepthwiseConv(self.dtype, name="dwconv")(x)
-        x = jax.nn.gelu(x, approximate=False)
+        x = layers.gelu(x)
         return layers.Dense(c, self.dtype, name="fc2")(x)
 
 

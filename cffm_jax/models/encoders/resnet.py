@@ -98,9 +98,7 @@ class Stem(nn.Module):
         for i, width in enumerate(self.widths):
             stride = 2 if i == 0 else 1
             x = layers.ConvNorm(width, side, self.dtype, stride, epsilon=self.epsilon, name=f"conv{i + 1}")(x, train)
-        # Padded apart and by names, as it converts to ONNX; XLA makes one operation of both.
-        x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=-jnp.inf)
-        return nn.max_pool(x, window_shape=(3, 3), strides=(2, 2), padding="VALID")
+        return nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
 
 
 class Stage(nn.Module):

@@ -52,7 +52,6 @@ class KeyFrames(ImageHead):
         def __hash__(self) -> int: ...
 
     READS_CLIPS: ClassVar[bool] = True
-    BRANCHES: ClassVar[bool] = True
     ONE_FORM: ClassVar[bool] = True
     INTERVAL: ClassVar[int] = 5
     """The authors' ``key_interval``."""

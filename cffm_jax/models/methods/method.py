@@ -95,9 +95,6 @@ class Method(nn.Module):
     LEARNS: ClassVar[bool] = False
     """Whether training can read a teacher's outputs, see ``TrainConfig.teacher``."""
 
-    BRANCHES: ClassVar[bool] = False
-    """Whether ``advance`` computes parts only where frames need them, such as key frames."""
-
     ADVANCE_READS: ClassVar[bool] = False
     """Whether ``advance`` reads the memory of each frame's references."""
 
