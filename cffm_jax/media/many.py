@@ -36,12 +36,13 @@ def several_videos(inputs: Sequence[str]) -> list[Video]:
     folder that holds some, a camera, a single video.
 
     An argument is a video, a folder with videos in it or below, a pattern, or a list: a text file
-    with one of these in each line, from the list's folder. Among several a folder that holds images
-    is a video of these frames. A list means several even if it names one.
+    with one of these in each line, from the list's folder. Among several, and of a pattern, a
+    folder that holds images is a video of these frames. A list means several even if it names one.
 
     Raises:
       InputError: a folder or a list cannot be read, an argument among several is none of these, a
-        video is named twice, or two have one name.
+        pattern in a list fits no video, a pattern fits images and folders of others, a video is
+        named twice, or two have one name.
     """
     if STDIN in inputs:
         return []
@@ -54,6 +55,12 @@ def several_videos(inputs: Sequence[str]) -> list[Video]:
             problem = "is no video, and of several inputs each is one"
             remedy = f"name videos alone, or images alone (of HEIC: {images.INSTALL_HEIF})"
             raise InputError(name, problem, remedy)
+    files: dict[str, Video] = {}
+    for video in videos:
+        before = files.setdefault(os.path.realpath(video.path), video)
+        if before is not video:
+            problem = "is named twice" if before == video else f"is the same video as {before.path}"
+            raise InputError(video.path, problem, "name it once, or take one of the links away")
     known: dict[str, str] = {}
     for path, name in videos:
         before = known.setdefault(name, path)
@@ -65,19 +72,13 @@ def several_videos(inputs: Sequence[str]) -> list[Video]:
         if above:
             problem = f"would lie in the folder of {known[above]}, as each video gets one of its name"
             raise InputError(path, problem, "rename one of them, or segment it by itself")
-    files: dict[str, Video] = {}
-    for video in videos:
-        before = files.setdefault(os.path.realpath(video.path), video)
-        if before is not video:
-            problem = "is named twice" if before == video else f"is the same video as {before.path}"
-            raise InputError(video.path, problem, "name it once, or take one of the links away")
     return videos
 
 
 def _is_one(name: str, videos: Sequence[Video]) -> bool:
-    """Whether an argument names one video itself, or is a pattern that fits one file."""
+    """Whether an argument names one video itself, or is a pattern that fits this file alone."""
     path = videos[0].path
-    return len(videos) == 1 and (path == name or (_is_pattern(name) and os.path.isfile(path)))
+    return len(videos) == 1 and (path == name or (_is_pattern(name) and _fitting(name)[0] == [path]))
 
 
 def _of_argument(name: str) -> Iterator[Video]:
@@ -95,13 +96,25 @@ def _videos(name: str) -> list[str]:
     """The videos that a path or a pattern names, [] if it names something else."""
     if os.path.isdir(name):
         return [name] if _holds_images(name) else _in_folder(name)
-    if _is_pattern(name):
-        paths = [path for path in glob.glob(name, recursive=True) if not _is_made(path)]
-        files = [path for path in paths if os.path.isfile(path)]
-        if not files:
-            return images.in_order([path for path in paths if os.path.isdir(path) and _holds_images(path)])
-        return images.in_order(files) if all(map(_is_video, files)) else []
-    return [name] if _is_video(name) else []
+    if not _is_pattern(name):
+        return [name] if _is_video(name) else []
+    files, folders = _fitting(name)
+    videos = [path for path in files if _is_video(path)]
+    if not videos and any(map(_is_image, files)):
+        others = folders.keys() - set(map(os.path.dirname, files))
+        if others:
+            problem = f"fits images, and folders of others, such as {folders[min(others)]}"
+            raise InputError(name, problem, "end it with a / for the folders, or as the images' names do")
+        return []
+    return images.in_order([*videos, *folders.values()])
+
+
+def _fitting(pattern: str) -> tuple[list[str], dict[str, str]]:
+    """The files that a pattern fits, and the folders that hold images, by their paths without a /
+    at the end; none of a prediction."""
+    paths = [path for path in glob.glob(pattern, recursive=True) if not _is_made(path)]
+    folders = [path for path in paths if os.path.isdir(path) and _holds_images(path)]
+    return [path for path in paths if os.path.isfile(path)], {path.rstrip(os.sep): path for path in folders}
 
 
 def _is_pattern(name: str) -> bool:
@@ -114,6 +127,10 @@ def _is_list(name: str) -> bool:
 
 def _is_video(path: str) -> bool:
     return path.lower().endswith(_VIDEOS) and not os.path.isdir(path)
+
+
+def _is_image(path: str) -> bool:
+    return path.lower().endswith(images.SUFFIXES)
 
 
 def _is_made(path: str) -> bool:
@@ -134,7 +151,7 @@ def fixed_part(pattern: str) -> str:
 
 
 def _holds_images(folder: str) -> bool:
-    return any(path.lower().endswith(images.SUFFIXES) for path in next(_files(folder), []))
+    return any(map(_is_image, next(_files(folder), [])))
 
 
 def _in_folder(folder: str) -> list[str]:
@@ -142,9 +159,16 @@ def _in_folder(folder: str) -> list[str]:
     return [path for paths in _files(folder) for path in images.in_order(paths) if _is_video(path)]
 
 
-def left_out(folder: str) -> list[str]:
-    """The files in a folder and the folders in it that are no videos."""
-    return [path for paths in _files(folder) for path in sorted(paths) if not _is_video(path)]
+def left_out(name: str) -> list[str]:
+    """Of an argument among several the files that are no videos: in a folder of videos and the
+    folders in it, or those that a pattern fits, also of a list. Folders of frames tell of other
+    files by themselves."""
+    if _is_list(name):
+        return [path for line in _lines(name) for path in left_out(line)]
+    files, folders = _fitting(name) if _is_pattern(name) else ([], {})
+    if os.path.isdir(name) and not _holds_images(name):
+        files = [path for paths in _files(name) for path in sorted(paths)]
+    return [path for path in files if not _is_video(path) and os.path.dirname(path) not in folders]
 
 
 def _files(folder: str) -> Iterator[list[str]]:
@@ -165,7 +189,8 @@ def _files(folder: str) -> Iterator[list[str]]:
         yield [os.path.join(place, name) for name in names if not name.startswith(".")]
 
 
-def _listed(path: str) -> Iterator[Video]:
+def _lines(path: str) -> list[str]:
+    """What a list names, each from the list's folder."""
     try:
         with open(path, encoding="utf-8-sig", errors="surrogateescape") as file:  # Windows' programs put a mark first.
             lines = [line.rstrip("\r\n") for line in file]
@@ -176,7 +201,16 @@ def _listed(path: str) -> Iterator[Video]:
     named = [os.path.join(os.path.dirname(path), line) for line in lines if line.strip()]
     if not named:
         raise InputError(path, "names no video", "write a path into each line")
-    # What is none is one that fails, by itself.
-    paths = [each for name in named for each in _videos(name) or [name]]
+    return named
+
+
+def _listed(path: str) -> Iterator[Video]:
+    paths: list[str] = []
+    for name in _lines(path):
+        videos = _videos(name)
+        if not videos and _is_pattern(name):
+            problem = f"names {name}, which fits no video and no folder of images"
+            raise InputError(path, problem, "write paths of videos, or of folders of images, or take the line out")
+        paths += videos or [name]  # What is none is one that fails, by itself.
     root = os.path.commonpath([os.path.dirname(os.path.abspath(each)) for each in paths])
     yield from (Video(each, _below(root, os.path.abspath(each))) for each in paths)

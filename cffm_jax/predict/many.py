@@ -140,9 +140,8 @@ def predict_many(request: Request, videos: Sequence[Video]) -> tuple[str, int]:
         raise InputError(folder, problem, "name another folder with --output")
     failures = Failures(folder)
     failures.rows()  # Raises what would be found after the work.
-    frames = {video.path for video in videos}  # Folders of frames tell of other files by themselves.
     for name in request.inputs:
-        if os.path.isdir(name) and name not in frames and (others := left_out(name)):
+        if others := left_out(name):
             print(f"warning: {shown(name)}: {shown(passed_over_in_words(others, 'no videos'))}", file=sys.stderr)
     if processes > 1 and not request.cluster.processes:
         line = f"takes a share of the videos, as process {process} of the {processes} that the scheduler tells of"

@@ -112,13 +112,37 @@ def test_folders_of_frames_are_videos_among_others(tree, tmp_path, capfd):
     assert found(f"{tmp_path}/frames/*") == found(tmp_path / "frames/cam.1", f"{tmp_path}/frames/2/") == each
     assert found(tmp_path / "frames/2", tree / "0.mp4") == {"2": "2", "0": "0.mp4"}
     assert found(f"{tmp_path}/frames/c*") == {"cam.1": "cam.1"} and not found(tmp_path / "frames/2")
-    (tmp_path / "list.txt").write_text(f"frames/2/\nframes/cam.1/*.png\n{tree}/b/*.mp4\n")
+    (tmp_path / "list.txt").write_text(f"frames/2/\nframes/cam*\n{tree}/b/*.mp4\n")
     assert run(tmp_path / "list.txt", "--output", tmp_path / "out") == 0
     assert "3 videos, 9 frames" in capfd.readouterr().out
     assert run(tmp_path / "frames/2", tmp_path / "frames/cam.1", "--output", tmp_path / "two") == 0
     assert "warning" not in capfd.readouterr().err
     assert run(tmp_path / "frames", "--output", tmp_path / "no") == 2
     assert "of several folders of frames a pattern in quotes" in capfd.readouterr().err
+
+
+def test_a_pattern_takes_videos_and_folders_of_frames_together(tree, tmp_path, capfd, refused):
+    """What is neither is told, whichever way the pattern is given."""
+    mixed, out = tmp_path / "mixed", tmp_path / "out"
+    (mixed / "x").mkdir(parents=True)
+    (mixed / "empty").mkdir()
+    Image.fromarray(picture()).save(mixed / "x" / "0.png")
+    assert found(f"{mixed}/*") == {"x": "x"} and not found(f"{mixed}/**/*")  # Images in folders are one input.
+    (mixed / "README").touch()
+    assert found(f"{mixed}/*") == found(f"{mixed}/*/") == {"x": "x"}
+    os.link(tree / "0.mp4", mixed / "a.mkv")
+    assert found(f"{mixed}/*") == found(f"{mixed}/**/*") == {"a": "a.mkv", "x": "x"}
+    assert found(f"{mixed}/[aR]*") == {"a": "a.mkv"} and not found(f"{mixed}/a*")
+    (tmp_path / "list.txt").write_text("mixed/*\n")
+    for name in (f"{mixed}/*", f"{mixed}/**/*", tmp_path / "list.txt"):
+        assert run(name, "--output", out) == 0
+        said = capfd.readouterr().err
+        assert f"{name}: left out, as no videos: 1 no suffix, such as {mixed}/README\n" in said and ".png" not in said
+    assert sorted(path.name for path in out.iterdir()) == ["a", "x"]
+    (mixed / "a.mkv").rename(mixed / "cover.png")
+    said = f"{mixed}/*: fits images, and folders of others, such as {mixed}/x; end it with a /"
+    refused(predict_command, [f"{mixed}/*", *PLAIN], said)
+    assert not found(f"{mixed}/*.png") and not found(f"{mixed}/**")
 
 
 def test_what_is_one_input(tree, tmp_path):
@@ -142,6 +166,10 @@ def test_lists_and_names_that_do_not_fit(tree, tmp_path):
     (tmp_path / "links" / "2.mp4").symlink_to(tree / "0.mp4")
     os.link(tree / "0.mp4", tmp_path / "links" / "1.mp4")
     (tmp_path / "links" / "3.mp4").symlink_to("1.mp4")
+    (tmp_path / "f").mkdir()
+    Image.fromarray(picture()).save(tmp_path / "f" / "0.png")
+    for name, text in {"images": "1.mp4\nf/*.png\n", "none": "1.mp4\nz*\n", "slash": "f\nf/\n"}.items():
+        (tmp_path / f"{name}.txt").write_text(text)
     for inputs, said in (
         ([tree, tmp_path / "notes.md"], "notes.md: is no video, and of several inputs each is one; name videos alone"),
         ([tree / "0.mp4", tree], "0.mp4: is named twice"),
@@ -149,6 +177,9 @@ def test_lists_and_names_that_do_not_fit(tree, tmp_path):
         ([tmp_path / "nested"], "a/1.mp4: would lie in the folder of .*a.mp4, as each video gets one of its name"),
         ([tmp_path / "empty.txt"], "empty.txt: names no video; write a path into each line"),
         ([tmp_path / "wide.txt"], "wide.txt: is no text in UTF-8; save it as UTF-8"),
+        ([tmp_path / "images.txt"], r"images.txt: names .*f/\*.png, which fits no video and no folder of images"),
+        ([tmp_path / "none.txt"], r"none.txt: names .*z\*, which fits no video and no folder of images"),
+        ([tmp_path / "slash.txt"], "f/: is the same video as .*/f; name it once"),
         ([tmp_path / "links"], "3.mp4: is the same video as .*links/1.mp4; name it once, or take one of the links"),
     ):
         with pytest.raises(InputError, match=said):
