@@ -8,7 +8,7 @@ import importlib
 import os
 import sys
 import types
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -29,10 +29,12 @@ class OnnxEngine(Protocol):
 
     Attributes:
       inputs: zeros of the inputs' shapes and types, by name in the file's order.
+      outputs: names.
       metadata: words by key.
     """
 
     inputs: Arrays
+    outputs: Collection[str]
     metadata: Mapping[str, str]
 
     def runner(self) -> Run:
@@ -62,6 +64,7 @@ class OnnxRuntime:
         self._options = onnxruntime.RunOptions()
         self._options.only_execute_path_to_fetches = True
         self.inputs: Arrays = {x.name: np.zeros(x.shape, _TYPES[x.type]) for x in session.get_inputs()}
+        self.outputs: Collection[str] = {x.name for x in session.get_outputs()}
         self.metadata: Mapping[str, str] = session.get_modelmeta().custom_metadata_map
 
     def runner(self) -> Run:
@@ -94,6 +97,7 @@ class OpenVino:
             }
         except RuntimeError as error:
             raise _refused(path, "OpenVINO", error) from error
+        self.outputs: Collection[str] = {name for x in model.outputs for name in x.names}
         place = ["framework"]
         self.metadata: Mapping[str, str] = model.get_rt_info(place).value if model.has_rt_info(place) else {}
 

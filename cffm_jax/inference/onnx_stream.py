@@ -7,6 +7,7 @@ frame.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -21,7 +22,7 @@ import numpy as np
 from cffm_jax.config import Config, PrototypeConfig
 from cffm_jax.data.evaluation_frames import checked_frame
 from cffm_jax.drawing.palette import colour_table
-from cffm_jax.errors import InputError
+from cffm_jax.errors import InputError, first_few
 from cffm_jax.inference.engine import is_finite, not_finite
 from cffm_jax.inference.onnx_engines import ENGINES, OnnxEngine
 from cffm_jax.inference.prediction import Prediction
@@ -69,6 +70,11 @@ class OnnxStream:
         """Of a stream that has seen nothing, by name."""
         return {name: zeros for name, zeros in self.engine.inputs.items() if name not in (FRAMES, PROTOTYPES)}
 
+    @property
+    def outputs(self) -> list[str]:
+        """Names of what a step gives: the next state, in the order of ``state``, and the masks."""
+        return [*(f"next_{name}" for name in self.state), MASKS]
+
     def predictions(
         self,
         frames: Iterable[np.ndarray],
@@ -97,11 +103,10 @@ class OnnxStream:
         asked = self.config.data.offsets
         if asked != self.offsets and not all(name.startswith(_NO_MEMORY) for name in self.state):
             at, wanted = (", ".join(map(str, offsets)) for offsets in (self.offsets, asked))
-            problem = f"has references {at} frames back, and {wanted} are asked for"
-            remedy = "leave out --every and --reference-seconds, or name the run itself with --checkpoint"
-            raise InputError(self.path, problem, remedy)
+            problem = f"ask for references {wanted} frames back, and {self.path} has them {at} frames back"
+            remedy = "leave them out, or name the run itself with --checkpoint"
+            raise InputError("--every, --reference-seconds", problem, remedy)
         run, state, prototypes = self.engine.runner(), self.state, self._no_prototypes()
-        outputs = [*(f"next_{name}" for name in state), MASKS]
         for number, frame in enumerate(frames):
             inputs = {**state, FRAMES: self._checked(number, frame)[None]}
             if not number and on_footprint:
@@ -112,11 +117,12 @@ class OnnxStream:
                 if number % self.config.prototypes.interval == 0:
                     (features,) = run(inputs, [FEATURES])
                     age = np.array([number], np.int32)
-                    prototypes = _with_frame(prototypes, features, age, self.config.prototypes)
-                    if not is_finite(prototypes):
-                        raise not_finite(f"frame {number}")
+                    with _on_cpu():
+                        prototypes = _with_frame(prototypes, features, age, self.config.prototypes)
+                        if not is_finite(prototypes):
+                            raise not_finite(f"frame {number}")
                     inputs[PROTOTYPES] = np.asarray(prototypes.centres)
-            *after, masks = run(inputs, outputs)
+            *after, masks = run(inputs, self.outputs)
             state = dict(zip(state, after, strict=True))
             yield Prediction(masks[0])
 
@@ -133,7 +139,16 @@ class OnnxStream:
         if PROTOTYPES not in self.engine.inputs:
             return None
         width = self.engine.inputs[PROTOTYPES].shape[-1]
-        return jax.tree.map(lambda x: x[None], no_prototypes(self.input_size, width, self.config.prototypes))
+        with _on_cpu():
+            return jax.tree.map(lambda x: x[None], no_prototypes(self.input_size, width, self.config.prototypes))
+
+
+def _on_cpu() -> contextlib.AbstractContextManager:
+    """Within it JAX computes beside the engine, unless JAX_PLATFORMS leaves CPUs out. On a GPU each
+    process would reserve memory."""
+    if "cpu" not in (jax.config.jax_platforms or "cpu"):  # type: ignore[attr-defined]
+        return contextlib.nullcontext()
+    return jax.default_device(jax.local_devices(backend="cpu")[0])
 
 
 @functools.partial(jax.jit, static_argnums=3)
@@ -156,7 +171,7 @@ def open_onnx(path: str | Path, engine: str) -> OnnxStream:
     try:
         opened = ENGINES[engine](path)
         stream = _described(path, opened, opened.metadata)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         problem = f"is not of this version's convert.py --to onnx ({error!r})"
         raise InputError(path, problem, "export its model again") from error
     streams = opened.inputs[FRAMES].shape[0]
@@ -166,7 +181,8 @@ def open_onnx(path: str | Path, engine: str) -> OnnxStream:
 
 
 def _described(path: Path, engine: OnnxEngine, metadata: Mapping[str, str]) -> OnnxStream:
-    """What the file says of itself. KeyError, TypeError, ValueError: that is not what we write."""
+    """What the file says of itself. KeyError, TypeError, ValueError, OverflowError: that is
+    not what we write."""
     about = {key: json.loads(metadata[key]) for key in ("model", "channels", "offsets", "classes", "colours")}
     names, mean, std = (about["channels"][key] for key in ("names", "mean", "std"))
     data = {"channels": names, "mean": mean, "std": std, "offsets": about["offsets"]}
@@ -176,7 +192,11 @@ def _described(path: Path, engine: OnnxEngine, metadata: Mapping[str, str]) -> O
     config = config_from_dict(sections, path)
     _, height, width, _ = engine.inputs[FRAMES].shape
     h, w = json.loads(metadata["input_size"])
-    return OnnxStream(
+    stream = OnnxStream(
         path, engine, config, config.data.offsets, (height, width), (h, w), metadata["licence"],
         tuple(about["classes"]), colour_table(np.array(about["colours"], np.uint8)),
     )  # fmt: skip
+    wanted = [*stream.outputs, *[FEATURES] * (PROTOTYPES in engine.inputs)]
+    if missing := [name for name in wanted if name not in engine.outputs]:
+        raise ValueError(f"no output {first_few(missing, 3)}")
+    return stream

@@ -112,6 +112,7 @@ class Request:
         settings = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         if not self.checkpoint.startswith("hf:"):
             settings["checkpoint"] = os.path.abspath(self.checkpoint)
+        settings["engine"] = self.onnx_engine or None
         return json.loads(json.dumps({name: value for name, value in settings.items() if name not in _OF_THE_RUN}))
 
     def require_sound(self) -> None:

@@ -15,15 +15,17 @@ import pytest
 from PIL import Image
 
 from cffm_jax.commands.predict import predict_command
-from cffm_jax.config import ModelConfig
+from cffm_jax.config import ModelConfig, PrototypeConfig
 from cffm_jax.data.layouts.classes import read_classes
 from cffm_jax.errors import InputError
 from cffm_jax.export.onnx import export_onnx
-from cffm_jax.inference import onnx_engines
+from cffm_jax.inference import onnx_engines, onnx_stream
 from cffm_jax.inference.engine import Engine
 from cffm_jax.inference.load import Weights
 from cffm_jax.inference.onnx_stream import OnnxStream, open_onnx
 from cffm_jax.models.normalise import normalise
+from cffm_jax.predict.predictor import Predictor
+from cffm_jax.predict.request import Request
 from cffm_jax.runtime.command_line import run_command
 
 from helpers.films import drifting, film, frames_of
@@ -58,6 +60,7 @@ class StandIn:
         "keys_0_far": np.zeros((6, 1, 2), np.float32),
         "frames": np.zeros((1, *SIZE, 3), np.uint8),
     }
+    outputs = ("next_clock", "next_ages", "next_keys_0_far", "masks")
     metadata = metadata()
 
     def __init__(self, path):
@@ -116,6 +119,9 @@ def test_classes_colours_and_licence_are_the_files(video, file, engine, tmp_path
     assert about["licence"] == "as nobody knows" and about["model"] == "cffm_b0" and about["offsets"] == [5, 3, 1]
     assert about["input_size"] == [*SIZE] and about["memory"] is None
     assert (tmp_path / "out" / "overlay.mp4").stat().st_size > 500
+    assert about["asked"]["engine"] == "onnxruntime"  # The default's name asks for the same.
+    assert Request(checkpoint="a.onnx").asked == Request(checkpoint="a.onnx", engine="onnxruntime").asked
+    assert Request(checkpoint="run").asked["engine"] is None
 
 
 def test_the_state_goes_from_step_to_step(file, engine):
@@ -141,8 +147,10 @@ def test_what_a_file_cannot_do(video, file, engine, tmp_path, refused):
 
 def test_references_are_where_the_file_has_them(video, file, engine, tmp_path, refused):
     argv = [video, "--checkpoint", file, "--output", tmp_path / "out", "--every", "3"]
-    said = f"{file}: has references 5, 3, 1 frames back, and 2, 1, 1 are asked for; leave out --every"
-    refused(predict_command, argv, said, progress=True)
+    said = "--every, --reference-seconds: ask for references 2, 1, 1 frames back, and "
+    refused(predict_command, argv, f"{said}{file} has them 5, 3, 1 frames back; leave them out", progress=True)
+    with pytest.raises(InputError, match=said):  # Of many videos it ends the run.
+        Predictor(Request(checkpoint=str(file), every=3))(video, tmp_path / "out")
     engine.inputs = {name: x for name, x in engine.inputs.items() if not name.startswith("keys")}
     assert len(predicted(video, file, tmp_path / "out", "--every", "3")) == 5  # It reads none.
 
@@ -159,6 +167,9 @@ def test_frames_of_another_size(file, engine, tmp_path, refused):
         ("metadata", {}, "is not of this version's convert.py --to onnx (KeyError('model'))"),
         ("metadata", metadata(channels=3), "is not of this version's convert.py"),
         ("metadata", metadata(model={"name": "cffm_b0", "depth": 3}), "use the version of cffm_jax that wrote it"),
+        ("metadata", metadata(colours=[[300, 2, 3]]), "is not of this version's convert.py"),
+        ("outputs", StandIn.outputs[1:], "(ValueError('no output next_clock')); export its model again"),
+        ("inputs", {**StandIn.inputs, "prototypes": np.zeros((1, 4, 8))}, "convert.py --to onnx"),
         ("inputs", {"x": np.zeros(3)}, "is not of this version's convert.py"),
         ("inputs", {**StandIn.inputs, "frames": np.zeros((4, *SIZE, 3), np.uint8)}, "export again without --streams"),
     ],
@@ -223,6 +234,30 @@ def test_prototypes_are_those_of_the_frames_so_far():
     expected = masks(3, False)
     assert len(np.unique(expected)) > 1 and (masks(3, True) != expected).mean() < 1e-3
     assert (masks(10, True) != expected).mean() > 1e-2  # They count.
+
+
+def test_prototypes_are_clustered_on_the_cpu(monkeypatch):
+    """Whichever device is JAX's default: a GPU's memory would be reserved by each process."""
+    places = []
+
+    class Clustering(StandIn):
+        inputs = {"frames": StandIn.inputs["frames"], "prototypes": np.zeros((1, 4, 8), np.float32)}
+
+        def runner(self):
+            known = {"features": np.ones((1, 8, 12, 8), np.float32), "masks": np.zeros((1, *SIZE), np.uint8)}
+            return lambda inputs, wanted: [known[name] for name in wanted]
+
+    def noted(state, *_):
+        places.extend(x.device for x in (*jax.tree.leaves(state), jax.numpy.zeros(())))
+        return state
+
+    monkeypatch.setattr(onnx_stream, "_with_frame", noted)
+    monkeypatch.setattr(onnx_stream, "is_finite", lambda state: noted(state) is state)
+    config = dataclasses.replace(CONFIGURED, prototypes=PrototypeConfig(count=4))
+    stream = OnnxStream(Path("x"), Clustering(Path("x")), config, (5, 3, 1), SIZE, SIZE, "", (), np.zeros((256, 3)))
+    with jax.default_device(jax.devices()[1]):
+        assert len(list(stream.predictions(np.zeros((2, *SIZE, 3), np.uint8)))) == 2
+    assert set(places) == {jax.devices("cpu")[0]}
 
 
 def test_no_other_type_in_place_of_bfloat16(tmp_path, monkeypatch):
