@@ -152,7 +152,9 @@ def test_exports_have_them():
     classes = ClassNames(OWN, SHADES).classes(19)
     config = Config(model=ModelConfig("segformer_b0", 19))
     weights = SimpleNamespace(names=classes.names, colours=classes.colours, origin="", licence="")
-    about = description(weights, SimpleNamespace(config=config, streams=1, size=(2, 2)))
+    model = SimpleNamespace(reads_prototypes=False)
+    segmenter = SimpleNamespace(config=config, streams=1, size=(2, 2), input_size=(32, 32), model=model)
+    about = description(weights, segmenter)
     assert about["classes"] == list(OWN) and about["colours"] == [list(shade) for shade in SHADES]
 
 
