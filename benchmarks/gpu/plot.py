@@ -15,7 +15,7 @@ from cffm_jax.drawing.text import shortened
 
 from .targets import Target
 
-_INK, _PALE, _GRID = (32, 33, 36), (110, 114, 120), (232, 234, 237)
+INK, PALE, GRID = (32, 33, 36), (110, 114, 120), (232, 234, 237)
 COLOURS = {
     "bandwidth": (38, 110, 180),
     "products": (200, 80, 50),
@@ -57,11 +57,12 @@ class Dot(NamedTuple):
     waits: str
 
 
-class _Panel:
-    """Draws with points of the finished panel's size; text's places are anchored as Pillow does."""
+class Panel:
+    """Draws with points of the finished panel's size, in pixels; text's places are anchored as Pillow does."""
 
-    def __init__(self) -> None:
-        self.image = Image.new("RGB", (_WIDTH * _FINE, _HEIGHT * _FINE), PAPER)
+    def __init__(self, width: int, height: int) -> None:
+        self._size = width, height
+        self.image = Image.new("RGB", (width * _FINE, height * _FINE), PAPER)
         self._draw = ImageDraw.Draw(self.image, "RGBA")
         self._fonts = {size: ImageFont.load_default(size * _FINE) for size in (_TEXT - 2, _TEXT, _TEXT + 2)}
 
@@ -94,7 +95,7 @@ class _Panel:
         self.image.paste(label, (x * _FINE - label.width // 2, y * _FINE - label.height // 2))
 
     def finished(self) -> np.ndarray:
-        return np.asarray(self.image.resize((_WIDTH, _HEIGHT), Image.Resampling.LANCZOS))
+        return np.asarray(self.image.resize(self._size, Image.Resampling.LANCZOS))
 
 
 class _Axes:
@@ -127,7 +128,7 @@ def roofline_plot(target: Target, title: str, dots: Iterable[Dot], note: str = "
     roofs = {"bfloat16": "bfloat16 products", "tf32": "TF32 products", "float32": "float32"}
     peaks = {words: target.product_peak(kind) for kind, words in roofs.items()}
     top = max(peaks.values())
-    axes, panel = _Axes(dots, top, top / target.bandwidth_peak), _Panel()
+    axes, panel = _Axes(dots, top, top / target.bandwidth_peak), Panel(_WIDTH, _HEIGHT)
     _draw_axes(panel, axes)
     taken = _draw_roofs(panel, axes, target.bandwidth_peak, peaks)
     total = sum(dot.ms for dot in dots) or 1
@@ -135,50 +136,50 @@ def roofline_plot(target: Target, title: str, dots: Iterable[Dot], note: str = "
     for dot, (x, y, radius) in zip(dots, places):
         panel.circle(x, y, radius, (*COLOURS[dot.waits], 110), (*COLOURS[dot.waits], 255))
     _name(panel, dots[:named], places, taken)
-    panel.text(_LEFT, 18, title, _INK, _TEXT + 2)
-    panel.text(_LEFT, 38, f"Prediction for {target.title}, not a measurement", _PALE)
+    panel.text(_LEFT, 18, title, INK, _TEXT + 2)
+    panel.text(_LEFT, 38, f"Prediction for {target.title}, not a measurement", PALE)
     _legend(panel, dots, _HEIGHT - 34)
-    panel.text(_LEFT, _HEIGHT - 14, note, _PALE, _TEXT - 2)
+    panel.text(_LEFT, _HEIGHT - 14, note, PALE, _TEXT - 2)
     return panel.finished()
 
 
-def _draw_axes(panel: _Panel, axes: _Axes) -> None:
+def _draw_axes(panel: Panel, axes: _Axes) -> None:
     bottom, right = _HEIGHT - _BOTTOM, _WIDTH - _RIGHT
     for power in range(axes.x[0], axes.x[1] + 1):
         x, _ = axes.place(10.0**power, 1)
-        panel.line([(x, _TOP), (x, bottom)], _GRID)
-        panel.text(x, bottom + 6, f"{10.0**power:g}", _PALE, _TEXT - 2, "ma")
+        panel.line([(x, _TOP), (x, bottom)], GRID)
+        panel.text(x, bottom + 6, f"{10.0**power:g}", PALE, _TEXT - 2, "ma")
     for power in range(axes.y[0], math.floor(axes.y[1]) + 1):
         _, y = axes.place(1, 10.0**power)
-        panel.line([(_LEFT, y), (right, y)], _GRID)
-        panel.text(_LEFT - 6, y, f"{10 ** (power % 3)}{_PREFIXES[power - power % 3]}", _PALE, _TEXT - 2, "rm")
-    panel.text((_LEFT + right) / 2, bottom + 22, "operations per byte", _PALE, anchor="ma")
-    panel.sideways(18, (_TOP + bottom) // 2, "operations/s", _PALE)
+        panel.line([(_LEFT, y), (right, y)], GRID)
+        panel.text(_LEFT - 6, y, f"{10 ** (power % 3)}{_PREFIXES[power - power % 3]}", PALE, _TEXT - 2, "rm")
+    panel.text((_LEFT + right) / 2, bottom + 22, "operations per byte", PALE, anchor="ma")
+    panel.sideways(18, (_TOP + bottom) // 2, "operations/s", PALE)
 
 
-def _draw_roofs(panel: _Panel, axes: _Axes, bandwidth: float, peaks: dict[str, float]) -> list[_Box]:
+def _draw_roofs(panel: Panel, axes: _Axes, bandwidth: float, peaks: dict[str, float]) -> list[_Box]:
     """Returns where their names stand."""
     taken: list[_Box] = []
 
     def name(x: float, y: float, words: str) -> None:
         width = panel.length(words, _TEXT - 2)
         taken.append((x - width, y - 7, x, y + 7))
-        panel.text(x, y, words, _INK, _TEXT - 2, "rm")
+        panel.text(x, y, words, INK, _TEXT - 2, "rm")
 
     (least, most), top = axes.x, max(peaks.values())
     for words, peak in peaks.items():
-        panel.line([axes.place(peak / bandwidth, peak), axes.place(10.0**most, peak)], _INK, 1.3)
+        panel.line([axes.place(peak / bandwidth, peak), axes.place(10.0**most, peak)], INK, 1.3)
         x, y = axes.place(10.0**most, peak)
         name(x - 4, y - 9 if peak == top else y + 9, f"{words} {peak / 1e12:.0f} T/s")
     start = max(10.0**least, 10.0 ** axes.y[0] / bandwidth)
-    panel.line([axes.place(start, bandwidth * start), axes.place(top / bandwidth, top)], _INK, 1.3)
+    panel.line([axes.place(start, bandwidth * start), axes.place(top / bandwidth, top)], INK, 1.3)
     middle = start**0.2 * (top / bandwidth) ** 0.8
     x, y = axes.place(middle, bandwidth * middle)
     name(x - 14, y - 14, f"memory {bandwidth / 1e12:.2f} TB/s")
     return taken
 
 
-def _name(panel: _Panel, dots: Sequence[Dot], places: Sequence[tuple[float, float, float]], taken: list[_Box]) -> None:
+def _name(panel: Panel, dots: Sequence[Dot], places: Sequence[tuple[float, float, float]], taken: list[_Box]) -> None:
     """Labels, each beside its dot at the first place where it meets no other words and does not leave the panel."""
     for dot, (x, y, radius) in zip(dots, places):
         words = f"{panel.shortened(dot.label, 270, _TEXT - 2)}, {dot.ms:.3g} ms"
@@ -189,8 +190,8 @@ def _name(panel: _Panel, dots: Sequence[Dot], places: Sequence[tuple[float, floa
             box = (start, middle - height / 2, start + width, middle + height / 2)
             inside = box[0] > _LEFT and box[2] < _WIDTH - 4 and _TOP < box[1] and box[3] < _HEIGHT - _BOTTOM
             if inside and not any(_meet(box, other) for other in taken):
-                panel.line([(x, y), (start - 3 if right else box[2] + 3, middle)], (*_PALE, 200), 0.7)
-                panel.text(start, middle, words, _INK, _TEXT - 2, halo=True)
+                panel.line([(x, y), (start - 3 if right else box[2] + 3, middle)], (*PALE, 200), 0.7)
+                panel.text(start, middle, words, INK, _TEXT - 2, halo=True)
                 taken.append(box)
                 break
 
@@ -199,13 +200,13 @@ def _meet(one: _Box, other: _Box) -> bool:
     return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
 
 
-def _legend(panel: _Panel, dots: Sequence[Dot], y: float) -> None:
+def _legend(panel: Panel, dots: Sequence[Dot], y: float) -> None:
     total, x = sum(dot.ms for dot in dots) or 1, float(_LEFT)
     for waits, colour in COLOURS.items():
         share = sum(dot.ms for dot in dots if dot.waits == waits) / total
         words = f"waits for {waits}: {100 * share:.0f} % of the time"
         panel.circle(x + 5, y, 5, (*colour, 110), (*colour, 255))
-        panel.text(x + 14, y, words.replace(" of the time", ""), _INK, _TEXT - 2)
+        panel.text(x + 14, y, words.replace(" of the time", ""), INK, _TEXT - 2)
         x += 34 + panel.length(words.replace(" of the time", ""), _TEXT - 2)
 
 

@@ -14,9 +14,9 @@ from helpers import documented, in_process, runs, tiny_world
 
 pytestmark = pytest.mark.long
 
-WITH_TORCH = "benchmarks/compared_systems.py"
-"""It has a test of its own (pytest -m reference)."""
-COMMANDS = [words for words, _ in documented.CASES if words[1].startswith("benchmarks/") and words[1] != WITH_TORCH]
+APART = ("benchmarks/compared_systems.py", "benchmarks/real_videos.py")
+"""They have tests of their own: one needs torch (pytest -m reference), one whole datasets."""
+COMMANDS = [words for words, _ in documented.CASES if words[1].startswith("benchmarks/") and words[1] not in APART]
 OF_ONNX = "onnx_engines.py"
 """It needs an extra."""
 FRAMES = ("--height", "64", "--width", "96")

@@ -1,0 +1,1 @@
+"""Parts of ``benchmarks/real_videos.py``: its recipe, tables and pictures."""
