@@ -178,7 +178,7 @@ class MiningBlock(_ContextBlock):
         logits = layers.logits("zabqd,zabkd->zabqk", layers.align(queries, -2, self.dtype), keys)
         # XLA on GPUs would write the bias out for every window, for the product to begin with.
         logits = jax.lax.optimization_barrier(logits)
-        return self._weigh(logits.reshape(n, HEADS, *logits.shape[1:]) + (bias + mask), values, target)
+        return self._weigh(logits.reshape(n, HEADS, *logits.shape[1:]) + bias + mask, values, target)
 
     def _cells(self, grid: jax.Array) -> Cells:
         _, keys, values = _split_heads(self.qkv(grid), 3)

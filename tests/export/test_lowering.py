@@ -71,6 +71,7 @@ PROGRAMS = {
     "a number to all": (lambda x: (jnp.where(x[0, 0] > 0, jnp.ones((5, 7)), 0.0), x.sum().reshape(1) + 1.0), ROWS),
     "sums of what moved": (lambda x: x.transpose(0, 3, 1, 2).reshape(-1, 9) + np.arange(9.0, dtype=np.float32), MAP),
     "softmax of another axis": (jax.jit(lambda x: jax.nn.softmax(x, 0)), ROWS),
+    "sums of constants": (lambda x: ((x + ROWS[0] + ROWS) * 2 + 1 - ROWS[:1] + 0, 1 + (2 + x) + x), ROWS),
     "more numbers": (lambda x: (jnp.round(3 * x), jnp.floor(x), jnp.clip(x, -0.5, 0.25), jax.lax.rsqrt(x * x)), ROWS),
     "integers": (lambda x: (x // 3, x % 3, -x // 3, -x % 3, jax.lax.rem(-x, jnp.int32(3)), x == 1), NUMBERS),
     "broadcasts": (lambda x: (x + jnp.zeros((3, 5, 7)), jnp.broadcast_to(x[:, None], (5, 2, 7)) * x[:, None]), ROWS),
@@ -122,6 +123,8 @@ def test_elements_go_next_to_the_product_that_they_can_be_part_of():
     assert kinds == ["Transpose", "Conv", "Add", "Mul", "Add", "Relu", "Transpose"]
     _, kinds = by_onnxruntime(lambda x: (x.reshape(-1, 4) @ KERNEL[0, 0]).reshape(2, 6, 9, 8) + ROWS[0, 0], MAP)
     assert kinds == ["Reshape", "MatMul", "Add", "Reshape"]
+    _, kinds = by_onnxruntime(lambda x: x + ROWS[0] + ROWS + 1, ROWS)
+    assert kinds == ["Add"]
 
 
 @pytest.mark.parametrize(

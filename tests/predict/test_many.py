@@ -394,7 +394,7 @@ def done(out):
 @pytest.mark.long
 def test_runs_that_are_killed_go_on(tmp_path):
     """Two processes, killed or stopped five times at some moment: every mask is there once, as of an unbroken run."""
-    folder, dice = tmp_path / "films", random.Random(3)
+    folder, dice, stopped = tmp_path / "films", random.Random(3), 0
     for i in range(60):
         path = folder / str(i % 4) / f"{i}.mp4"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -413,8 +413,11 @@ def test_runs_that_are_killed_go_on(tmp_path):
             each.send_signal(number)
         for each in both:
             _, err = each.communicate(timeout=60)
-            assert each.returncode in (128 + number, -number) and "Traceback" not in err, err
+            # One may have done its share before.
+            assert each.returncode in (0, 128 + number, -number) and "Traceback" not in err, err
+            stopped += each.returncode != 0
         assert not (out / "failed.csv").exists()
+    assert stopped >= 5
     both = [started(folder, out, process) for process in range(2)]
     for each in both:
         _, err = each.communicate(timeout=300)

@@ -73,7 +73,8 @@ def test_the_whole_chain(mit, tmp_path, capfd):
                 assert f"licence       {licence}" in summary.description(weights)
                 assert path != second or weights.origin.endswith("EMA weights") != raw
     assert licence.startswith(f"inherited from {converted['torch']}: inherited from {first}: inherited from {mit}: ")
-    exported = SimpleNamespace(config=config_of(), streams=1, size=(2, 2))
+    model = SimpleNamespace(reads_prototypes=False)
+    exported = SimpleNamespace(config=config_of(), streams=1, size=(2, 2), input_size=(32, 32), model=model)
     assert description(cffm_jax.load(second), exported)["licence"] == licence.split(": ", 1)[1]
 
 

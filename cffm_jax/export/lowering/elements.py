@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 from jax.extend.core import JaxprEqn
 
 from cffm_jax.export.lowering.graph import Tensor, constant
-from cffm_jax.export.lowering.lower import Lowering, Rule, Unsupported, integers, shape_and_type
+from cffm_jax.export.lowering.lower import FOLDED, Lowering, Rule, Unsupported, integers, shape_and_type
 
 Elements = Callable[[Lowering, JaxprEqn, list[Tensor]], Tensor]
 """A rule with one result."""
@@ -23,17 +24,34 @@ def elements(kind: str, **attributes: Any) -> Elements:
     return rule
 
 
-def _unless(neutral: float, kind: str) -> Elements:
-    """Not of a constant that changes nothing; what is taken off is added."""
+def _multiply(lowering: Lowering, equation: JaxprEqn, inputs: list[Tensor]) -> Tensor:
+    """Not by 1."""
+    shape, dtype = shape_and_type(equation)
+    for one, other in (inputs, inputs[::-1]):
+        if other.constant is not None and one.shape == shape and (other.constant == 1).all():
+            return one
+    return lowering.graph.elementwise("Mul", inputs, dtype, shape)
 
-    def rule(lowering: Lowering, equation: JaxprEqn, inputs: list[Tensor]) -> Tensor:
-        shape, dtype = shape_and_type(equation)
-        for one, other in (inputs, inputs[::-1]):
-            if other.constant is not None and one.shape == shape and (other.constant == neutral).all():
-                return one
-        return lowering.graph.elementwise(kind, inputs, dtype, shape)
 
-    return rule
+def _add(lowering: Lowering, equation: JaxprEqn, inputs: list[Tensor]) -> Tensor:
+    """Constants one after the other are added up first: large ones by the engine, as it loads the
+    graph."""
+    graph, (shape, dtype) = lowering.graph, shape_and_type(equation)
+    x, y = inputs if inputs[0].constant is None else inputs[::-1]
+    if y.constant is None or x.shape != shape:
+        return graph.elementwise("Add", inputs, dtype, shape)
+    if not y.constant.any():
+        return x
+    source, before = graph.sums.get(x.name, (x, None))
+    if before is None or before.constant is None:
+        total, source = y, x
+    elif math.prod(np.broadcast_shapes(before.stored, y.stored)) <= FOLDED:
+        total = constant(before.constant + y.constant, shape)
+    else:
+        total = graph.elementwise("Add", [before, y], dtype, shape)
+    result = graph.elementwise("Add", [source, total], dtype, shape)
+    graph.sums[result.name] = source, total
+    return result
 
 
 def _subtract(lowering: Lowering, equation: JaxprEqn, inputs: list[Tensor]) -> Tensor:
@@ -41,7 +59,7 @@ def _subtract(lowering: Lowering, equation: JaxprEqn, inputs: list[Tensor]) -> T
     x, y = inputs
     if y.constant is None or y.dtype.kind != "f":
         return elements("Sub")(lowering, equation, inputs)
-    return _unless(0.0, "Add")(lowering, equation, [x, constant(-y.constant, y.shape)])
+    return _add(lowering, equation, [x, constant(-y.constant, y.shape)])
 
 
 def _composed(function: Callable[..., Tensor]) -> Rule:
@@ -153,7 +171,7 @@ def _one(x: Tensor) -> Tensor:
 
 RULES: dict[str, Rule] = {
     "abs": elements("Abs"),
-    "add": _unless(0.0, "Add"),
+    "add": _add,
     "and": _logical("And"),
     "argmax": _arg("ArgMax"),
     "argmin": _arg("ArgMin"),
@@ -180,7 +198,7 @@ RULES: dict[str, Rule] = {
     "lt": elements("Less"),
     "max": _larger,
     "min": elements("Min"),
-    "mul": _unless(1.0, "Mul"),
+    "mul": _multiply,
     "ne": _composed(lambda apply, x, y: apply("Not", apply("Equal", x, y))),
     "neg": elements("Neg"),
     "not": _logical("Not"),

@@ -52,13 +52,20 @@ def constant(array: Any, shape: Sequence[int] | None = None) -> Tensor:
 
 class Graph:
     """Nodes in order. Branches (``branch``) add to their own, and read those of the graph around
-    them."""
+    them.
+
+    Attributes:
+      nodes: so far.
+      computed: their results, by what they compute.
+      sums: by the name of a sum with a constant, what that was added to, and the constant.
+    """
 
     def __init__(self, outer: Graph | None = None):
         self.root: Graph = outer.root if outer else self
         self.outer = outer
         self.nodes: list[onnx.NodeProto] = []
         self.computed: dict[Any, list[Tensor]] = {}
+        self.sums: dict[str, tuple[Tensor, Tensor]] = {}
         if outer is None:
             self.initializers: dict[str, np.ndarray] = {}
             self._names: dict[Any, str] = {}

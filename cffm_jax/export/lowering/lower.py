@@ -16,7 +16,7 @@ from cffm_jax.export.lowering.graph import Graph, Tensor, constant
 
 Rule = Callable[["Lowering", JaxprEqn, list[Tensor]], "Tensor | list[Tensor] | None"]
 """What an equation gives of its inputs. None, of a call: what its own program gives."""
-_FOLDED = 2**16
+FOLDED = 2**16
 """Numbers of a constant's size that are computed here whatever they are computed of; of more, only
 where they are no more than those they come from: runtimes do the rest as they load the graph."""
 _CALLS = ("jit", "pjit", "custom_jvp_call", "custom_vjp_call", "remat2", "checkpoint", "closed_call", "core_call")
@@ -94,7 +94,7 @@ class Lowering:
         if not known:  # Of nothing: numbers in a row.
             return True
         size = sum(math.prod(shape_and_type(equation, at)[0]) for at in range(len(equation.outvars)))
-        return size <= max(_FOLDED, *(array.size for array in known))
+        return size <= max(FOLDED, *(array.size for array in known))
 
 
 def _listed(found: Tensor | list[Tensor]) -> list[Tensor]:
