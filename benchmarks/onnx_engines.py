@@ -36,7 +36,7 @@ from cffm_jax.errors import InputError
 from cffm_jax.export.onnx import export_onnx
 from cffm_jax.inference.load import Weights
 from cffm_jax.inference.onnx_engines import ENGINES, OnnxEngine
-from cffm_jax.inference.onnx_stream import FRAMES, MASKS, PROTOTYPES
+from cffm_jax.inference.onnx_stream import FRAMES, PROTOTYPES, outputs_of, start
 from cffm_jax.inference.streaming import StreamSegmenter
 from cffm_jax.media.frame import Selection
 from cffm_jax.media.source import open_source
@@ -95,8 +95,8 @@ def in_jax(weights: Weights, size: tuple[int, int], prototypes: np.ndarray | Non
 def in_engine(engine: OnnxEngine, prototypes: np.ndarray | None) -> Step:
     """As ``inference.onnx_stream`` runs it."""
     run, given = engine.runner(), {} if prototypes is None else {PROTOTYPES: prototypes}
-    state = {name: zeros for name, zeros in engine.inputs.items() if name not in (FRAMES, PROTOTYPES)}
-    outputs = [*(f"next_{name}" for name in state), MASKS]
+    state = start(engine)
+    outputs = outputs_of(state)
 
     def call(frame: np.ndarray) -> np.ndarray:
         nonlocal state

@@ -24,7 +24,7 @@ from cffm_jax.errors import InputError
 from cffm_jax.export import stablehlo
 from cffm_jax.inference.load import Weights
 from cffm_jax.inference.onnx_engines import OnnxRuntime, Run, required
-from cffm_jax.inference.onnx_stream import FEATURES, FRAMES, MASKS, PROTOTYPES
+from cffm_jax.inference.onnx_stream import FEATURES, FRAMES, MASKS, PROTOTYPES, outputs_of
 from cffm_jax.inference.streaming import StreamSegmenter
 from cffm_jax.models import by_platform, operators
 from cffm_jax.models.methods.method import Method
@@ -72,7 +72,7 @@ def export_onnx(weights: Weights, path: str | Path, size: tuple[int, int], *, st
     inputs = dict(zip(names, (jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves), strict=True))
     channels = model.channels
     inputs[FRAMES] = jax.ShapeDtypeStruct((streams, *size, len(channels)), channels.dtype)
-    outputs = [*(f"next_{name}" for name in names), MASKS]
+    outputs = outputs_of(names)
     if given:
         shape = (streams, weights.config.prototypes.count, model.width)
         inputs[PROTOTYPES] = jax.ShapeDtypeStruct(shape, jnp.float32)
@@ -144,9 +144,9 @@ def _description(weights: Weights, segmenter: StreamSegmenter) -> dict[str, str]
 
 
 def _compare(path: Path, run: Run, step: Step, inputs: dict[str, jax.ShapeDtypeStruct], outputs: list[str]) -> str:
-    """How near steps from the midst of a stream, with a ring of any numbers, are to ours, in words:
-    of a frame that is a key frame at any interval, and of the next. InputError unless they are
-    near."""
+    """How near two steps with states of any numbers are to ours, in words: of a stream's first
+    frame, which is a key frame, and of one from its midst, which is none at the usual intervals.
+    InputError unless they are near."""
     rng = np.random.default_rng(0)
     drawn = {name: rng.standard_normal(spec.shape).astype(spec.dtype) for name, spec in inputs.items()}
     if inputs[FRAMES].dtype == np.uint8:

@@ -37,6 +37,16 @@ _NO_MEMORY = ("clock", "ages", "recurrent")
 """How names of the state begin that do not depend on where references lie."""
 
 
+def start(engine: OnnxEngine) -> dict[str, np.ndarray]:
+    """The state of streams that have seen nothing, by name."""
+    return {name: zeros for name, zeros in engine.inputs.items() if name not in (FRAMES, PROTOTYPES)}
+
+
+def outputs_of(state: Iterable[str]) -> list[str]:
+    """Names of what a step gives, by those of the state: the next one, and the masks."""
+    return [*(f"next_{name}" for name in state), MASKS]
+
+
 @dataclasses.dataclass(frozen=True)
 class OnnxStream:
     """A stream's step, to be used as ``inference.load.Weights``.
@@ -68,12 +78,12 @@ class OnnxStream:
     @property
     def state(self) -> dict[str, np.ndarray]:
         """Of a stream that has seen nothing, by name."""
-        return {name: zeros for name, zeros in self.engine.inputs.items() if name not in (FRAMES, PROTOTYPES)}
+        return start(self.engine)
 
     @property
     def outputs(self) -> list[str]:
         """Names of what a step gives: the next state, in the order of ``state``, and the masks."""
-        return [*(f"next_{name}" for name in self.state), MASKS]
+        return outputs_of(self.state)
 
     def predictions(
         self,

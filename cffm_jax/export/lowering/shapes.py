@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 from collections.abc import Sequence
 
@@ -158,13 +157,12 @@ def _slices(graph: Graph, x: Tensor, index: Tensor, equation: JaxprEqn, lasts: l
     numbers, sizes = equation.params["dimension_numbers"], equation.params["slice_sizes"]
     strides = [math.prod(x.shape[axis + 1 :]) for axis in range(len(x.shape))]
     lead = index.shape[:-1]
-    number = functools.partial(constant, shape=lead)
-    flat = number(np.zeros((1,) * len(lead), np.int32))
+    flat = constant(np.zeros((1,) * len(lead), np.int32), lead)
     for i, axis in enumerate(numbers.start_index_map):
         begins, ends = [0] * len(lead) + [i], [*lead, i + 1]
         start = graph.reshape(cut(graph, graph.cast(index, np.int32), begins, ends, [1] * len(ends)), lead)
         start = _within(graph, start, lasts[i]) if lasts else start
-        start = graph.elementwise("Mul", [start, number(np.array(strides[axis], np.int32))], np.int32, lead)
+        start = graph.elementwise("Mul", [start, constant(np.int32(strides[axis]))], np.int32, lead)
         flat = graph.elementwise("Add", [flat, start], np.int32, lead)
     for axis, at in zip(numbers.operand_batching_dims, numbers.start_indices_batching_dims, strict=True):
         steps = np.arange(lead[at], dtype=np.int32) * strides[axis]
@@ -178,15 +176,8 @@ def _slices(graph: Graph, x: Tensor, index: Tensor, equation: JaxprEqn, lasts: l
     slices = tuple(sizes[axis] for axis in kept)
     shape = (*lead, *slices)
     flat = graph.reshape(flat, (*lead, *(1,) * len(kept)))
-    flat = graph.elementwise(
-        "Add",
-        [
-            dataclasses.replace(flat, shape=flat.stored),
-            constant(np.asarray(within, np.int32).reshape((1,) * len(lead) + slices)),
-        ],
-        np.int32,
-        shape,
-    )
+    offsets = constant(np.asarray(within, np.int32).reshape((1,) * len(lead) + slices))
+    flat = graph.elementwise("Add", [flat, offsets], np.int32, shape)
     return _at(graph, graph.reshape(x, (-1,)), flat, 0)
 
 
