@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -95,6 +97,16 @@ def test_a_flipped_bit_is_found(folder, tmp_path, name):
     (copy / name).write_bytes(data)
     with pytest.raises(ValueError, match=f"{name}: is not what was written"):
         exported.load(copy)
+
+
+def test_bytes_do_not_depend_on_the_compilers_last_digit(network, config):
+    """A resize to 64x85 and then to 64x96 has many halves."""
+    frames = np.random.default_rng(0).integers(0, 256, (1, 180, 240, 3), np.uint8)
+    frames, segmenter = jnp.asarray(frames), streaming.StreamSegmenter(network[0], config, (180, 240))
+    fused = jax.jit(stablehlo.resized, static_argnums=0)(segmenter, frames)
+    np.testing.assert_array_equal(stablehlo.resized(segmenter, frames), fused)
+    own = streaming.StreamSegmenter(network[0], config, SIZE)
+    np.testing.assert_array_equal(stablehlo.resized(own, frames[:, :64, :96]), frames[:, :64, :96])
 
 
 def test_misuse_of_the_command(tmp_path, refused):
