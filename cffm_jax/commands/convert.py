@@ -35,6 +35,9 @@ class ConvertOptions:
     """jax-export, onnx: height and width of the frames."""
     streams: int = setting(1, least=1)
     """jax-export, onnx: streams, of which a step takes a frame each."""
+    offsets: tuple[int, ...] = ()
+    """jax-export, onnx: how many frames before the target the references lie, oldest first, for
+    streams of another frame rate than the training's. Default: as in training."""
     inspect: bool = False
     """Say what the file holds, and write nothing."""
     raw: bool = False
@@ -51,6 +54,9 @@ def convert_command(argv: Sequence[str]) -> None:
         raise InputError("command line", "names no file", "give the file to convert, and the one to write")
     if bool(options.output) == options.inspect:
         raise InputError("command line", "give either --inspect or a file to write", "see --help")
+    if options.output and options.output.lower().endswith(".onnx") != (options.to == "onnx"):
+        remedy = "give --to onnx a name that ends in .onnx, by which predict.py knows it, and nothing else such a name"
+        raise InputError(options.output, f"is no name for --to {options.to}", remedy)
     from cffm_jax.weights import authors_prototypes, summary
     from cffm_jax.weights.convert import convert
     from cffm_jax.weights.files.write import write_safetensors
@@ -78,6 +84,7 @@ def convert_command(argv: Sequence[str]) -> None:
 
 def _export(options: ConvertOptions) -> None:
     require_values(options)
+    from cffm_jax.config.checks import require_offsets
     from cffm_jax.export.onnx import export_onnx, require_onnx
     from cffm_jax.export.stablehlo import export_stream
     from cffm_jax.inference.load import load
@@ -89,6 +96,10 @@ def _export(options: ConvertOptions) -> None:
     weights = load(options.file, raw=options.raw, take=options.take)
     if not isinstance(weights.model, Method):
         raise InputError(options.file, "holds an encoder alone, or optical flow", "give the weights of a whole model")
+    if options.offsets:
+        require_offsets(options.offsets, len(weights.model.reference_names), "--offsets")
+        data = dataclasses.replace(weights.config.data, offsets=options.offsets)
+        weights = dataclasses.replace(weights, config=dataclasses.replace(weights.config, data=data))
     write = export_onnx if options.to == "onnx" else export_stream
     compared = write(weights, options.output, options.size, streams=options.streams)
     frames = f"{options.streams} x {options.size[0]}x{options.size[1]}"

@@ -38,11 +38,14 @@ def check_settings(config: Config, sections: Iterable[str] = SECTIONS) -> None:
         raise InputError("--loss.cross-entropy", "no loss has a weight above 0", "give one of the three a weight")
 
 
-def require_offsets(offsets: Sequence[int], references: int) -> None:
+def require_offsets(offsets: Sequence[int], references: int, option: str = "--data.offsets") -> None:
     """InputError unless these can be how many frames before the target that many references lie."""
+    if offsets and not references:
+        raise InputError(option, "is given, and the method reads no references", "leave it out")
     if len(offsets) != references or min(offsets, default=0) < 1 or list(offsets) != sorted(offsets)[::-1]:
-        remedy = f"give {references} numbers of at least 1, the largest first; as many as --model.receptive"
-        raise InputError("--data.offsets", f"is {' '.join(map(str, offsets))}", remedy)
+        remedy = f"give {references} numbers of at least 1, the largest first"
+        remedy += "; as many as --model.receptive" if option.startswith("--data.") else ""
+        raise InputError(option, f"is {' '.join(map(str, offsets))}", remedy)
 
 
 def require_crop(crop: tuple[int, int], multiple: int) -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import functools
 import importlib
 import os
+import re
 import sys
 import types
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -129,7 +130,7 @@ def required(package: str, where: object, extra: str) -> types.ModuleType | Any:
 
 
 def _refused(path: Path, engine: str, error: Exception) -> InputError:
-    words = " ".join(str(error).split())
+    words = re.sub(r"Exception from \S+:\d+: ", "", " ".join(str(error).split()))  # OpenVINO's lines of C++.
     return InputError(path, f"{engine} does not take it ({words[:200]})", _REMEDY)
 
 

@@ -114,7 +114,8 @@ class OnnxStream:
         if asked != self.offsets and not all(name.startswith(_NO_MEMORY) for name in self.state):
             at, wanted = (", ".join(map(str, offsets)) for offsets in (self.offsets, asked))
             problem = f"ask for references {wanted} frames back, and {self.path} has them {at} frames back"
-            remedy = "leave them out, or name the run itself with --checkpoint"
+            remedy = "leave them out, or name the run itself with --checkpoint, or for these --reference-seconds "
+            remedy += f"export again with --offsets {' '.join(map(str, asked))}"
             raise InputError("--every, --reference-seconds", problem, remedy)
         run, state, prototypes = self.engine.runner(), self.state, self._no_prototypes()
         for number, frame in enumerate(frames):

@@ -249,9 +249,29 @@ def test_what_does_not_convert_is_refused(network, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("to", ["onnx", "jax-export"])
+def test_references_lie_where_they_are_asked_for(to, config, tmp_path, refused, monkeypatch):
+    written = []
+    for module, name in ((onnx, "export_onnx"), (stablehlo, "export_stream")):
+        monkeypatch.setattr(module, name, lambda weights, *_, **__: written.append(weights.config.data.offsets))
+    monkeypatch.setattr(onnx, "require_onnx", lambda _: None)
+    monkeypatch.setattr(weights, "load", lambda name, **_: loaded(name, config))
+    argv = [tmp_path / "x.onnx" if to == "onnx" else tmp_path / "x", "--to", to]
+    commands.convert_command(["cffm_b0", *map(str, argv), "--offsets", "18", "12", "6"])
+    commands.convert_command(["cffm_b0", *map(str, argv)])
+    assert written == [(18, 12, 6), config.data.offsets]
+    said = "--offsets: is 6 12 18; give 3 numbers of at least 1, the largest first"
+    refused(commands.convert_command, ["cffm_b0", *argv, "--offsets", "6", "12", "18"], said)
+    said = "--offsets: is given, and the method reads no references; leave it out"
+    refused(commands.convert_command, ["segformer_b0", *argv, "--offsets", "18", "12", "6"], said)
+
+
 def test_misuse_of_the_command(tmp_path, refused, monkeypatch):
     (tmp_path / "there.onnx").touch()
     refused(commands.convert_command, ["x", tmp_path / "there.onnx", "--to", "onnx"], "is there already")
     refused(commands.convert_command, ["x", tmp_path / "new.onnx", "--to", "onnx", "--size", 0, 5], "--size")
+    said = f"{tmp_path / 'new'}: is no name for --to onnx; give --to onnx a name that ends in .onnx"
+    refused(commands.convert_command, ["x", tmp_path / "new", "--to", "onnx"], said)
+    refused(commands.convert_command, ["x", tmp_path / "new.onnx"], "new.onnx: is no name for --to cffm_jax")
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     refused(commands.convert_command, ["x", tmp_path / "new.onnx", "--to", "onnx"], "make install-onnx")
