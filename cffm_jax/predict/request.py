@@ -42,7 +42,8 @@ class Request:
     prototypes of the frames so far."""
     engine: Literal["onnxruntime", "openvino", "openvino-bf16"] | None = None
     """What runs a --checkpoint that is a file of convert.py --to onnx, on CPUs; default:
-    onnxruntime. All other checkpoints run in JAX."""
+    onnxruntime, of one that OpenVINO wrote again (.xml) openvino. All other checkpoints run in
+    JAX."""
     output: str = setting("", path=True)
     """Folder to write into, of several videos FOLDER/<video>, by their paths below what was given;
     default: <input>_prediction, beside the input."""
@@ -104,7 +105,8 @@ class Request:
     @property
     def onnx_engine(self) -> str:
         """What runs the checkpoint, if it is a file of ONNX; "" for all others."""
-        return (self.engine or "onnxruntime") if self.checkpoint.lower().endswith(".onnx") else ""
+        default = {".onnx": "onnxruntime", ".xml": "openvino"}.get(os.path.splitext(self.checkpoint)[1].lower())
+        return (self.engine or default) if default else ""
 
     @property
     def asked(self) -> dict[str, Any]:
@@ -142,6 +144,8 @@ class Request:
             raise InputError(
                 "--engine", problem, "leave it out, or name a file of convert.py --to onnx as --checkpoint"
             )
+        if self.onnx_engine == "onnxruntime" and self.checkpoint.lower().endswith(".xml"):
+            raise InputError("--engine", "is onnxruntime, and an .xml is of OpenVINO alone", "leave it out")
         for name, what in _NOT_OF_ONNX.items() if self.onnx_engine else ():
             if getattr(self, name):
                 remedy = "leave it out, or name the run itself with --checkpoint"

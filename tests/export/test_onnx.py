@@ -110,6 +110,18 @@ def test_with_onnxruntime_alone_the_masks_and_the_state_are_the_same(name, confi
 
 
 @pytest.mark.onnx
+def test_nodes_are_named_by_the_modules_that_they_are_of(network, file):
+    import onnx as format_of
+
+    model = format_of.load(file)
+    places = {tuple(node.name.split("/")[:-1]) for node in model.graph.node}
+    modules = {tuple(name.split("/")[1:-1]) for name, array in flatten(network.variables).items() if array.ndim > 1}
+    # The head's fusion reads its projections' parameters itself.
+    assert len(modules) > 30 and all({module, module[:-1]} & places for module in modules)
+    assert ("encoder", "stage1", "block0", "attn", "q") in places
+
+
+@pytest.mark.onnx
 def test_what_the_file_says_of_itself(file):
     import onnxruntime
 

@@ -143,6 +143,8 @@ def test_what_a_file_cannot_do(video, file, engine, tmp_path, refused):
         refused(predict_command, [*argv, *option], said, "name the run itself with --checkpoint")
     argv[2] = "run"
     refused(predict_command, [*argv, "--engine", "openvino"], "--engine: is openvino, which runs files of ONNX alone")
+    argv[2] = "model.xml"
+    refused(predict_command, [*argv, "--engine", "onnxruntime"], "--engine: is onnxruntime, and an .xml is of OpenVINO")
 
 
 def test_references_are_where_the_file_has_them(video, file, engine, tmp_path, refused):
@@ -289,6 +291,18 @@ def test_masks_are_the_networks(engine, exported, video, tmp_path):
     masks = predicted(video, path, tmp_path / "out", "--engine", engine)
     expected = np.stack(list(network.stream(frames_of(video)[0])))
     assert len(np.unique(expected)) > 1 and (masks != expected).mean() < 1e-3
+
+
+@pytest.mark.onnx
+def test_a_file_that_openvino_wrote_again(exported, video, tmp_path):
+    """As one in 8 bits is; it says of itself what the file of ONNX does."""
+    masks = predicted(video, exported[1], tmp_path / "out", "--engine", "openvino")
+    import openvino  # Not before the engine's own import, which keeps it from reporting.
+
+    openvino.save_model(openvino.Core().read_model(exported[1]), tmp_path / "again.xml", compress_to_fp16=False)
+    assert np.array_equal(predicted(video, tmp_path / "again.xml", tmp_path / "again"), masks)
+    about = (json.loads((tmp_path / name / "prediction.json").read_text()) for name in ("again", "out"))
+    assert len({(*each["classes"], each["licence"]) for each in about}) == 1
 
 
 @pytest.mark.onnx

@@ -58,6 +58,7 @@ class Graph:
       nodes: so far.
       computed: their results, by what they compute.
       sums: by the name of a sum with a constant, what that was added to, and the constant.
+      place: of the root: the modules whose nodes are added now, as in the parameters' names.
     """
 
     def __init__(self, outer: Graph | None = None):
@@ -70,6 +71,7 @@ class Graph:
             self.initializers: dict[str, np.ndarray] = {}
             self._names: dict[Any, str] = {}
             self.count = 0
+            self.place: tuple[str, ...] = ()
 
     def branch(self) -> Graph:
         return Graph(self)
@@ -101,7 +103,8 @@ class Graph:
         results = [
             Tensor(self.new_name(kind.lower()), tuple(shape), np.dtype(dtype), tuple(shape)) for shape, dtype in outputs
         ]
-        self.nodes.append(helper.make_node(kind, names, [each.name for each in results], **attributes))
+        name = "/".join((*self.root.place, results[0].name))
+        self.nodes.append(helper.make_node(kind, names, [each.name for each in results], name, **attributes))
         if key:
             self.computed[key] = results
         return results

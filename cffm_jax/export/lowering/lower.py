@@ -63,13 +63,18 @@ class Lowering:
 
         values.update(zip(jaxpr.constvars, constants, strict=True))
         values.update(zip(jaxpr.invars, inputs, strict=True))
+        root, place = self.graph.root, self.graph.root.place
         for equation in jaxpr.eqns:
             if not equation.outvars:  # What is left of a call whose result nobody reads.
                 continue
+            # Beside modules there are their methods, "CFFM.encode", and what einsum computes.
+            scopes = str(equation.source_info.name_stack).split("/")
+            root.place = (*place, *filter(str.isidentifier, scopes))
             results = self.equation(equation, [read(atom) for atom in equation.invars])
             for at, (variable, result) in enumerate(zip(equation.outvars, results, strict=True)):
                 assert (result.shape, result.dtype) == shape_and_type(equation, at), (equation, result)
                 values[variable] = result
+        root.place = place
         return [read(atom) for atom in jaxpr.outvars]
 
     def equation(self, equation: JaxprEqn, inputs: list[Tensor]) -> list[Tensor]:
