@@ -235,7 +235,11 @@ class _Work:
 
 
 def _size(path: str) -> int:
+    """Bytes; of a folder of frames about, by the first one: there may be millions of them."""
     try:
-        return os.path.getsize(path)
+        if not os.path.isdir(path):
+            return os.path.getsize(path)
+        frames = os.listdir(path)
+        return len(frames) * os.path.getsize(os.path.join(path, min(frames))) if frames else 0
     except OSError:  # Reading it tells.
         return 0

@@ -360,6 +360,18 @@ def test_processes_share_the_videos(tree, tmp_path):
     assert all(done) and sum(map(len, done)) == 4
 
 
+def test_folders_of_frames_are_shared_by_what_is_in_them(tree, tmp_path, capfd):
+    """Not by the folders' own sizes, which are all the same."""
+    for name, count in {"long": 9, "a": 3, "b": 3, "c": 3}.items():
+        (tmp_path / "frames" / name).mkdir(parents=True)
+        for i in range(count):
+            Image.fromarray(picture(number=0)).save(tmp_path / "frames" / name / f"{i}.png")
+    for process, said in enumerate(("1 videos, 9 frames", "3 videos, 9 frames")):
+        shares = "--cluster.processes", 2, "--cluster.process", process
+        assert run(f"{tmp_path}/frames/*", "--output", tmp_path / "out", *shares) == 0
+        assert said in capfd.readouterr().out
+
+
 STAND_IN = """
 import sys, time
 sys.path.insert(0, "tests")
