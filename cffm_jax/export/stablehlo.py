@@ -5,8 +5,7 @@
     <folder>/model.json           what it is, and the files' sha256
     <folder>/exported.py          the loader, 30 lines of code
 
-The frames are resized inside the step, in float32 and rounded; OpenCV, which the other engines use,
-rounds its weights to 11 bits besides, so that its bytes differ by at most one here and there.
+The frames are resized inside the step, to the bytes that OpenCV gives the other engines.
 """
 
 from __future__ import annotations
@@ -28,6 +27,7 @@ import numpy as np
 from cffm_jax.data import augment
 from cffm_jax.errors import InputError
 from cffm_jax.export import exported
+from cffm_jax.export.resize_bytes import resize_bytes
 from cffm_jax.inference.load import Weights
 from cffm_jax.inference.streaming import StreamSegmenter
 from cffm_jax.models.methods.method import Method
@@ -39,8 +39,6 @@ from cffm_jax.weights.files.write import write_safetensors
 
 PLATFORMS = ("cpu", "cuda")
 """Where the step runs; none of them needs to be here."""
-_HALF = 0.50037
-"""For rounding. A resize gives many halves, and a compiler's last digit would decide each."""
 STEP, WEIGHTS, ABOUT = "step.jax", "weights.safetensors", "model.json"
 
 
@@ -100,10 +98,9 @@ def resized(segmenter: StreamSegmenter, frames: jax.Array) -> jax.Array:
     """Frames [S, H0, W0, K] as the segmenter takes them, [S, H, W, K]."""
     x = frames.astype(jnp.float32)
     channels = segmenter.model.channels
-    # Bytes are rounded in between as well, where the other engines have bytes.
+    resize = resize_bytes if channels.coloured else resize_bilinear
     for size in (augment.fitted_size(*segmenter.size, segmenter.config.data.frame_size), segmenter.input_size):
-        x = resize_bilinear(x, size)
-        x = jnp.floor(x + _HALF) if channels.coloured else x
+        x = resize(x, size)
     return x.astype(channels.dtype)
 
 

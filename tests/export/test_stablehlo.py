@@ -8,14 +8,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from cffm_jax.commands.convert import convert_command
+from cffm_jax.data import evaluation_frames
 from cffm_jax.data.layouts.classes import read_classes
 from cffm_jax.export import exported, stablehlo
+from cffm_jax.export.resize_bytes import resize_bytes
 from cffm_jax.inference import streaming
 from cffm_jax.inference.load import Weights
 
@@ -99,14 +102,27 @@ def test_a_flipped_bit_is_found(folder, tmp_path, name):
         exported.load(copy)
 
 
-def test_bytes_do_not_depend_on_the_compilers_last_digit(network, config):
-    """A resize to 64x85 and then to 64x96 has many halves."""
+RESIZED = [
+    ((64, 90), (64, 96)), ((64, 96), (101, 96)), ((90, 120), (64, 96)), ((90, 120), (97, 131)), ((72, 96), (36, 48)),
+    ((108, 192), (48, 85)), ((1, 2), (3, 5)), ((9, 9), (9, 9)), ((97, 50), (33, 64)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("size", "wanted"), RESIZED)
+def test_frames_are_resized_as_opencv_resizes_bytes(size, wanted):
+    """Noise has every remainder, and the extremes."""
+    frame = np.random.default_rng(0).choice(np.array([0, 1, 2, *range(5, 250, 7), 254, 255], np.uint8), (*size, 3))
+    expected = cv2.resize(frame, wanted[::-1])
+    for resize in (resize_bytes, jax.jit(resize_bytes, static_argnums=1)):
+        np.testing.assert_array_equal(resize(jnp.float32(frame[None]), wanted)[0], expected)
+
+
+def test_the_step_sees_the_bytes_that_the_other_engines_see(network, config):
+    """Twice resized: to fit the box, and to multiples of 32."""
     frames = np.random.default_rng(0).integers(0, 256, (1, 180, 240, 3), np.uint8)
-    frames, segmenter = jnp.asarray(frames), streaming.StreamSegmenter(network[0], config, (180, 240))
-    fused = jax.jit(stablehlo.resized, static_argnums=0)(segmenter, frames)
-    np.testing.assert_array_equal(stablehlo.resized(segmenter, frames), fused)
-    own = streaming.StreamSegmenter(network[0], config, SIZE)
-    np.testing.assert_array_equal(stablehlo.resized(own, frames[:, :64, :96]), frames[:, :64, :96])
+    segmenter = streaming.StreamSegmenter(network[0], config, (180, 240))
+    found = stablehlo.resized(segmenter, jnp.asarray(frames))
+    np.testing.assert_array_equal(found[0], evaluation_frames.fit_frame(frames[0], config.data.frame_size))
 
 
 def test_misuse_of_the_command(tmp_path, refused):
