@@ -11,7 +11,7 @@ from typing import Literal, NoReturn
 import tyro
 
 from cffm_jax.errors import InputError
-from cffm_jax.rules import require_values, setting
+from cffm_jax.rules import option_name, require_values, setting
 from cffm_jax.runtime.atomic import require_writable
 from cffm_jax.runtime.command_line import parse_command, run_command
 from cffm_jax.runtime.devices import warn_of_missing_platforms
@@ -55,8 +55,12 @@ def convert_command(argv: Sequence[str]) -> None:
     if bool(options.output) == options.inspect:
         raise InputError("command line", "give either --inspect or a file to write", "see --help")
     if options.output and options.output.lower().endswith(".onnx") != (options.to == "onnx"):
-        remedy = "give --to onnx a name that ends in .onnx, by which predict.py knows it, and nothing else such a name"
+        remedy = "end it in .onnx, by which predict.py knows it" if options.to == "onnx" else "add --to onnx"
         raise InputError(options.output, f"is no name for --to {options.to}", remedy)
+    exports = options.to in ("jax-export", "onnx")
+    for name in () if exports else ("size", "streams", "offsets"):
+        if getattr(options, name) != getattr(ConvertOptions, name):
+            raise InputError(option_name(name), f"is given, and --to {options.to} writes no step", "leave it out")
     from cffm_jax.weights import authors_prototypes, summary
     from cffm_jax.weights.convert import convert
     from cffm_jax.weights.files.write import write_safetensors
@@ -76,7 +80,7 @@ def convert_command(argv: Sequence[str]) -> None:
             print(summary.description(weights, weights.faults()))
     else:
         _require_new(Path(options.output))
-        if options.to in ("jax-export", "onnx"):
+        if exports:
             _export(options)
         else:
             print(convert(options.file, Path(options.output), options.to, raw=options.raw, take=options.take))

@@ -5,7 +5,7 @@
     <folder>/model.json           what it is, and the files' sha256
     <folder>/exported.py          the loader, 30 lines of code
 
-The frames are resized inside the step, to the bytes that OpenCV gives the other engines.
+The frames are resized inside the step, bytes as OpenCV does it (``resize_bytes``).
 """
 
 from __future__ import annotations
@@ -96,9 +96,9 @@ def step(
 
 def resized(segmenter: StreamSegmenter, frames: jax.Array) -> jax.Array:
     """Frames [S, H0, W0, K] as the segmenter takes them, [S, H, W, K]."""
-    x = frames.astype(jnp.float32)
     channels = segmenter.model.channels
-    resize = resize_bytes if channels.coloured else resize_bilinear
+    resize, dtype = (resize_bytes, jnp.int32) if channels.coloured else (resize_bilinear, jnp.float32)
+    x = frames.astype(dtype)
     for size in (augment.fitted_size(*segmenter.size, segmenter.config.data.frame_size), segmenter.input_size):
         x = resize(x, size)
     return x.astype(channels.dtype)

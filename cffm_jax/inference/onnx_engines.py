@@ -21,7 +21,6 @@ Arrays = Mapping[str, np.ndarray]
 Run = Callable[[Arrays, Sequence[str]], list[np.ndarray]]
 """All inputs by name, and the names of the outputs that are wanted -> those."""
 
-_REMEDY = "write it again with convert.py --to onnx"
 _TYPES = {"tensor(float)": "float32", "tensor(int32)": "int32", "tensor(uint8)": "uint8"}
 
 
@@ -130,8 +129,16 @@ def required(package: str, where: object, extra: str) -> types.ModuleType | Any:
 
 
 def _refused(path: Path, engine: str, error: Exception) -> InputError:
-    words = re.sub(r"Exception from \S+:\d+: ", "", " ".join(str(error).split()))  # OpenVINO's lines of C++.
-    return InputError(path, f"{engine} does not take it ({words[:200]})", _REMEDY)
+    # OpenVINO names its lines of C++.
+    words = re.sub(r"(Exception from|at) \S+:\d+: ", "", " ".join(str(error).split()))
+    return InputError(path, f"{engine} does not take it ({words[:200]})", remedy_for(path))
+
+
+def remedy_for(path: Path) -> str:
+    """How to come by a file of this kind."""
+    if path.suffix.lower() == ".xml":
+        return "give it the .bin that OpenVINO wrote with it, or write both again"
+    return "write it again with convert.py --to onnx"
 
 
 def _cores() -> int:

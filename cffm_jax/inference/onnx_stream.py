@@ -24,7 +24,7 @@ from cffm_jax.data.evaluation_frames import checked_frame
 from cffm_jax.drawing.palette import colour_table
 from cffm_jax.errors import InputError, first_few
 from cffm_jax.inference.engine import is_finite, not_finite
-from cffm_jax.inference.onnx_engines import ENGINES, OnnxEngine
+from cffm_jax.inference.onnx_engines import ENGINES, OnnxEngine, remedy_for
 from cffm_jax.inference.prediction import Prediction
 from cffm_jax.inference.streaming import Footprint
 from cffm_jax.models.causal_prototypes import no_prototypes, with_frame
@@ -114,8 +114,8 @@ class OnnxStream:
         if asked != self.offsets and not all(name.startswith(_NO_MEMORY) for name in self.state):
             at, wanted = (", ".join(map(str, offsets)) for offsets in (self.offsets, asked))
             problem = f"ask for references {wanted} frames back, and {self.path} has them {at} frames back"
-            remedy = "leave them out, or name the run itself with --checkpoint, or for these --reference-seconds "
-            remedy += f"export again with --offsets {' '.join(map(str, asked))}"
+            remedy = "leave them out, name the run itself with --checkpoint, or export again with --offsets: "
+            remedy += "seconds times frames a second, of which --every takes every so many-th"
             raise InputError("--every, --reference-seconds", problem, remedy)
         run, state, prototypes = self.engine.runner(), self.state, self._no_prototypes()
         for number, frame in enumerate(frames):
@@ -178,7 +178,7 @@ def open_onnx(path: str | Path, engine: str) -> OnnxStream:
     """
     path = Path(path)
     if not path.is_file():
-        raise InputError(path, "no such file", "name a file of convert.py --to onnx")
+        raise InputError(path, "no such file", remedy_for(path))
     try:
         opened = ENGINES[engine](path)
         stream = _described(path, opened, opened.metadata)

@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from cffm_jax.data.layouts.names import passed_over_in_words
 from cffm_jax.errors import InputError
+from cffm_jax.media.images import list_images
 from cffm_jax.media.many import ABOUT, Video, left_out
 from cffm_jax.predict.job import shown
 from cffm_jax.predict.predictor import Outcome, Predictor, Watch, is_there
@@ -239,7 +240,7 @@ def _size(path: str) -> int:
     try:
         if not os.path.isdir(path):
             return os.path.getsize(path)
-        frames = os.listdir(path)
-        return len(frames) * os.path.getsize(os.path.join(path, min(frames))) if frames else 0
-    except OSError:  # Reading it tells.
+        frames = list_images(path)
+        return len(frames) * os.path.getsize(frames[0])
+    except (OSError, InputError):  # Reading it tells.
         return 0

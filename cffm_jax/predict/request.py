@@ -38,12 +38,12 @@ class Request:
     in each line), each is segmented by itself."""
     checkpoint: str = setting("", path=True, hub=True)
     """Folder of a run, a file of weights of any kind, see convert.py, or hf:owner/name of the
-    Hugging Face hub; or a file of convert.py --to onnx for frames of the input's size. CFFM++ has
-    prototypes of the frames so far."""
+    Hugging Face hub; or a file of convert.py --to onnx for frames of the input's size, or what
+    OpenVINO wrote of one (.xml). CFFM++ has prototypes of the frames so far."""
     engine: Literal["onnxruntime", "openvino", "openvino-bf16"] | None = None
     """What runs a --checkpoint that is a file of convert.py --to onnx, on CPUs; default:
-    onnxruntime, of one that OpenVINO wrote again (.xml) openvino. All other checkpoints run in
-    JAX."""
+    onnxruntime. What OpenVINO wrote of such a file (.xml) runs in openvino. All other checkpoints
+    run in JAX."""
     output: str = setting("", path=True)
     """Folder to write into, of several videos FOLDER/<video>, by their paths below what was given;
     default: <input>_prediction, beside the input."""
@@ -105,7 +105,7 @@ class Request:
     @property
     def onnx_engine(self) -> str:
         """What runs the checkpoint, if it is a file of ONNX; "" for all others."""
-        default = {".onnx": "onnxruntime", ".xml": "openvino"}.get(os.path.splitext(self.checkpoint)[1].lower())
+        default = _engine_of(self.checkpoint)
         return (self.engine or default) if default else ""
 
     @property
@@ -140,13 +140,18 @@ class Request:
         """InputError for an engine of another checkpoint than one of ONNX, and for what that cannot
         do."""
         if self.engine and not self.onnx_engine:
-            problem = f"is {self.engine}, which runs files of ONNX alone"
+            problem = f"is {self.engine}, which runs files of ONNX (.onnx, .xml) alone"
             raise InputError(
                 "--engine", problem, "leave it out, or name a file of convert.py --to onnx as --checkpoint"
             )
-        if self.onnx_engine == "onnxruntime" and self.checkpoint.lower().endswith(".xml"):
+        if self.onnx_engine == "onnxruntime" != _engine_of(self.checkpoint):
             raise InputError("--engine", "is onnxruntime, and an .xml is of OpenVINO alone", "leave it out")
         for name, what in _NOT_OF_ONNX.items() if self.onnx_engine else ():
             if getattr(self, name):
                 remedy = "leave it out, or name the run itself with --checkpoint"
                 raise InputError(option_name(name), f"is given, and a file of ONNX {what}", remedy)
+
+
+def _engine_of(checkpoint: str) -> str:
+    """What runs a file of ONNX unless something else is asked for; "" for all others."""
+    return {".onnx": "onnxruntime", ".xml": "openvino"}.get(os.path.splitext(checkpoint)[1].lower(), "")

@@ -92,6 +92,13 @@ def test_the_commands_of_two_hosts_train_one_run(world, monkeypatch):
     world.run(HOSTS[0], together)
 
 
+def quantize(model, inputs, subset_size, **_):
+    """NNCF's, which reads the model's inputs by name."""
+    assert len(inputs) == subset_size > 0
+    assert all({each.any_name for each in model.inputs} == set(step) for step in inputs)
+    return model
+
+
 BLOCKS = {page: blocks for page, text in documented.TEXTS.items() if (blocks := documented.python_of(text))}
 """Of each page, in its order: they share their names."""
 
@@ -102,7 +109,7 @@ BLOCKS = {page: blocks for page, text in documented.TEXTS.items() if (blocks := 
 def test_the_python_of_a_page_runs(page, world, monkeypatch):
     """With what it leaves to the reader: frames, clips, a key. NNCF need not be installed."""
     monkeypatch.chdir(world.folder)
-    monkeypatch.setitem(sys.modules, "nncf", mock.Mock(quantize=lambda model, *_, **__: model))
+    monkeypatch.setitem(sys.modules, "nncf", mock.Mock(Dataset=list, quantize=quantize))
     for file in re.findall(r'(?:load|InferenceSession)\("([^"]+)"', "".join(BLOCKS[page])):
         world.make(file, executing(monkeypatch.setattr))
     rng, frames = np.random.default_rng(0), [np.zeros((64, 96, 3), np.uint8)]

@@ -2,12 +2,14 @@
 
 import functools
 
+import cv2
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from cffm_jax.export.resize_bytes import resize_bytes
 from cffm_jax.models import by_platform, layers, operators
 from cffm_jax.models.convolutions import convolution, depthwise
 from cffm_jax.models.flow.bilinear import pad, sample
@@ -24,21 +26,27 @@ FLAGS = RNG.integers(0, 2, (5, 7)).astype(bool)
 NUMBER, NUMBERS = np.array(1, np.int32), np.arange(12, dtype=np.int32)
 
 
-def by_onnxruntime(function, *arrays):
-    import onnxruntime
-
+def converted_of(function, *arrays):
+    """The model, with inputs x0, x1 and so on, and outputs y0, y1."""
     from cffm_jax.export.lowering.operators import with_layer_norms
     from cffm_jax.export.lowering.program import converted
 
     with by_platform.only("default"), operators.shown(), nn.intercept_methods(with_layer_norms):
         program = jax.make_jaxpr(lambda *values: function(*values))(*arrays)
     names = [f"x{i}" for i in range(len(arrays))]
-    model = converted(program, "test", names, [f"y{i}" for i in range(len(program.out_avals))])
+    return converted(program, "test", names, [f"y{i}" for i in range(len(program.out_avals))])
+
+
+def by_onnxruntime(function, *arrays):
+    import onnxruntime
+
+    model = converted_of(function, *arrays)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     read = {each.name for each in session.get_inputs()}
-    found = session.run(None, {name: array for name, array in zip(names, arrays) if name in read})
+    given = {f"x{i}": array for i, array in enumerate(arrays) if f"x{i}" in read}
+    found = session.run(None, given)
     return found, [node.op_type for node in model.graph.node]
 
 
@@ -104,6 +112,21 @@ def test_programs(name):
     for mine, theirs in zip(expected, found, strict=True):
         assert mine.shape == theirs.shape and mine.dtype == theirs.dtype
         np.testing.assert_allclose(theirs, mine, rtol=1e-5, atol=1e-5)
+
+
+def test_bytes_are_resized_in_both_engines_as_in_opencv(tmp_path):
+    """Noise has every remainder, and the extremes."""
+    from cffm_jax.inference.onnx_engines import ENGINES
+
+    frames = RNG.choice(np.array([0, 1, 2, *range(5, 250, 7), 254, 255], np.uint8), (2, 97, 131, 3))
+    for size in ((64, 96), (97, 160), (130, 131), (192, 256)):
+        expected = [cv2.resize(frame, size[::-1]) for frame in frames]
+        resize = functools.partial(resize_bytes, size=size)
+        model = converted_of(resize, frames.astype(np.int32))
+        (tmp_path / "resize.onnx").write_bytes(model.SerializeToString())
+        for engine in ("onnxruntime", "openvino"):
+            (found,) = ENGINES[engine](tmp_path / "resize.onnx").runner()({"x0": frames.astype(np.int32)}, ["y0"])
+            np.testing.assert_array_equal(found, expected)
 
 
 def test_every_class_that_may_win_is_compared():

@@ -114,7 +114,7 @@ def test_frames_are_resized_as_opencv_resizes_bytes(size, wanted):
     frame = np.random.default_rng(0).choice(np.array([0, 1, 2, *range(5, 250, 7), 254, 255], np.uint8), (*size, 3))
     expected = cv2.resize(frame, wanted[::-1])
     for resize in (resize_bytes, jax.jit(resize_bytes, static_argnums=1)):
-        np.testing.assert_array_equal(resize(jnp.float32(frame[None]), wanted)[0], expected)
+        np.testing.assert_array_equal(resize(jnp.int32(frame[None]), wanted)[0], expected)
 
 
 def test_the_step_sees_the_bytes_that_the_other_engines_see(network, config):

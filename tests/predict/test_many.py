@@ -366,6 +366,7 @@ def test_folders_of_frames_are_shared_by_what_is_in_them(tree, tmp_path, capfd):
         (tmp_path / "frames" / name).mkdir(parents=True)
         for i in range(count):
             Image.fromarray(picture(number=0)).save(tmp_path / "frames" / name / f"{i}.png")
+        (tmp_path / "frames" / name / ".0.png").touch()
     for process, said in enumerate(("1 videos, 9 frames", "3 videos, 9 frames")):
         shares = "--cluster.processes", 2, "--cluster.process", process
         assert run(f"{tmp_path}/frames/*", "--output", tmp_path / "out", *shares) == 0

@@ -142,7 +142,7 @@ def test_what_a_file_cannot_do(video, file, engine, tmp_path, refused):
     }.items():
         refused(predict_command, [*argv, *option], said, "name the run itself with --checkpoint")
     argv[2] = "run"
-    refused(predict_command, [*argv, "--engine", "openvino"], "--engine: is openvino, which runs files of ONNX alone")
+    refused(predict_command, [*argv, "--engine", "openvino"], "--engine: is openvino, which runs files of ONNX (.onnx")
     argv[2] = "model.xml"
     refused(predict_command, [*argv, "--engine", "onnxruntime"], "--engine: is onnxruntime, and an .xml is of OpenVINO")
 
@@ -152,7 +152,9 @@ def test_references_are_where_the_file_has_them(video, file, engine, tmp_path, r
     said = "--every, --reference-seconds: ask for references 2, 1, 1 frames back, and "
     refused(predict_command, argv, f"{said}{file} has them 5, 3, 1 frames back; leave them out", progress=True)
     argv[-2:] = ["--reference-seconds", "0.4", "0.2", "0.12"]
-    refused(predict_command, argv, "for these --reference-seconds export again with --offsets 6 3 2", progress=True)
+    refused(
+        predict_command, argv, "ask for references 6, 3, 2 frames back", "export again with --offsets", progress=True
+    )
     with pytest.raises(InputError, match=said):  # Of many videos it ends the run.
         Predictor(Request(checkpoint=str(file), every=3))(video, tmp_path / "out")
     engine.inputs = {name: x for name, x in engine.inputs.items() if not name.startswith("keys")}
