@@ -144,7 +144,7 @@ class Request:
             raise InputError(
                 "--engine", problem, "leave it out, or name a file of convert.py --to onnx as --checkpoint"
             )
-        if self.onnx_engine == "onnxruntime" != _engine_of(self.checkpoint):
+        if self.onnx_engine == "onnxruntime" and _engine_of(self.checkpoint) == "openvino":
             raise InputError("--engine", "is onnxruntime, and an .xml is of OpenVINO alone", "leave it out")
         for name, what in _NOT_OF_ONNX.items() if self.onnx_engine else ():
             if getattr(self, name):

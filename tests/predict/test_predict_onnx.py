@@ -305,6 +305,9 @@ def test_a_file_that_openvino_wrote_again(exported, video, tmp_path):
     assert np.array_equal(predicted(video, tmp_path / "again.xml", tmp_path / "again"), masks)
     about = (json.loads((tmp_path / name / "prediction.json").read_text()) for name in ("again", "out"))
     assert len({(*each["classes"], each["licence"]) for each in about}) == 1
+    (tmp_path / "again.bin").unlink()
+    with pytest.raises(InputError, match=r"again.xml: OpenVINO does not take it \((?!.*\.cpp).*\); give it the .bin"):
+        open_onnx(tmp_path / "again.xml", "openvino")
 
 
 @pytest.mark.onnx
