@@ -106,7 +106,7 @@ class Request:
     def onnx_engine(self) -> str:
         """What runs the checkpoint, if it is a file of ONNX; "" for all others."""
         default = _engine_of(self.checkpoint)
-        return (self.engine or default) if default else ""
+        return default and (self.engine or default)
 
     @property
     def asked(self) -> dict[str, Any]:
