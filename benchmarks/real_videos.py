@@ -24,7 +24,6 @@ from real.plan import (
     DATASETS,
     RECIPE,
     SPLITS,
-    STEPS,
     SYSTEMS,
     Evaluated,
     figures_file,
@@ -51,8 +50,8 @@ class Options:
     """Where everything goes."""
     seeds: tuple[int, ...] = setting((0, 1, 2), least=0)
     """Every network is trained for each; masks in the strip are of the first."""
-    steps: int = setting(STEPS, least=1)
-    """Training iterations; CFFM++ takes a quarter of them on top."""
+    steps: int = setting(0, least=0)
+    """Training iterations of each dataset; 0: the plan's (benchmarks/real/plan.py)."""
     part: Literal["all", "evaluate", "draw"] = "all"
     """evaluate: train nothing; draw: nor evaluate."""
 
@@ -68,10 +67,11 @@ def run(*words: object) -> None:
 
 def train(options: Options, dataset: str, seeds: Sequence[int]) -> None:
     """Trains the systems with these seeds, but those that are there."""
+    plan = DATASETS[dataset]
     rows = (title.lower() for title in SYSTEMS.values())
     run(
-        "-m", "cffm_jax.study", "table1", "--rows", *rows, *DATASETS[dataset].options, *RECIPE,
-        "--data.root", getattr(options, dataset), "--train.steps", options.steps, "--seeds", *seeds,
+        "-m", "cffm_jax.study", "table1", "--rows", *rows, *plan.options, *RECIPE,
+        "--data.root", getattr(options, dataset), "--train.steps", options.steps or plan.steps, "--seeds", *seeds,
         "--folder", Path(options.folder) / dataset,
     )  # fmt: skip
 

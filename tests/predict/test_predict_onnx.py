@@ -296,6 +296,18 @@ def test_masks_are_the_networks(engine, exported, video, tmp_path):
 
 
 @pytest.mark.onnx
+def test_masks_in_bfloat16_where_the_processor_has_it(exported, video, tmp_path):
+    network, path = exported
+    try:
+        open_onnx(path, "openvino-bf16")
+    except InputError as error:
+        pytest.skip(str(error))
+    masks = predicted(video, path, tmp_path / "out", "--engine", "openvino-bf16")
+    expected = np.stack(list(network.stream(frames_of(video)[0])))
+    assert 0 < (masks != expected).mean() < 0.1  # Rounding moves prototypes too.
+
+
+@pytest.mark.onnx
 def test_a_file_that_openvino_wrote_again(exported, video, tmp_path):
     """As one in 8 bits is; it says of itself what the file of ONNX does."""
     masks = predicted(video, exported[1], tmp_path / "out", "--engine", "openvino")
