@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 import tyro
 
+from cffm_jax.commands.convert import convert_command
 from cffm_jax.commands.eval import eval_command
 from cffm_jax.commands.train import TrainOptions, train_command
 from cffm_jax.config import EVALUATED, SETTINGS, Config, DataConfig, ModelConfig
@@ -385,6 +386,8 @@ def test_a_signal_waits_while_modules_are_loaded(command, capsys, monkeypatch):
         (eval_command, [], "--checkpoint: give either"),
         (eval_command, ["--checkpoint", "a", "--predictions", "b"], "--checkpoint: give either"),
         (eval_command, ["--chekpoint", "a"], "did you mean --checkpoint?"),
+        (convert_command, ["a", "--output", "b"], "--output: is no option: OUTPUT is given without a name"),
+        (convert_command, ["a", "b", "--outpu", "b"], "--outpu: is no option or config key; see --help"),
     ],
 )
 def test_faults_of_the_commands(command, argv, told, capsys, monkeypatch):

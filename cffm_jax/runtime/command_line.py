@@ -120,7 +120,11 @@ class CommandLine(Generic[T]):
             if asked == f"__{_shown(earlier)}":
                 problem, remedy = renamed_in_words(_shown(now)), "give it by this name, in this order"
                 return InputError(argument.split("=")[0], problem, remedy)
-        close = difflib.get_close_matches(asked, [f"__{name}" for name in self._kinds], n=1, cutoff=0.6)
+        places = {f"__{name}": name.upper() for name, kind in self._kinds.items() if _is_positional(kind)}
+        if asked in places:
+            return InputError(argument, f"is no option: {places[asked]} is given without a name", "see --help")
+        named = [name for name in map("__{}".format, self._kinds) if name not in places]
+        close = difflib.get_close_matches(asked, named, n=1, cutoff=0.6)
         remedy = f"did you mean {close[0].replace('_', '-')}?" if close else "see --help"
         return InputError(argument, "is no option or config key", remedy)
 
